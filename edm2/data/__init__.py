@@ -1,0 +1,1 @@
+"""Images and latents on disk, and the stream of training batches."""

@@ -1,0 +1,23 @@
+"""Which images are trained on, and which are held out."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edm2.runtime.randomness import generator
+
+
+def split(
+    labels: NDArray[np.int64], held_out: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices for training and held-out, each in random order.
+
+    The fraction `held_out` is taken of every class, and at least one image of it.
+    """
+    rng = generator(seed, "split")
+    chosen = []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(held_out * len(members)))])
+    held = rng.permutation(np.concatenate(chosen))
+    train = np.setdiff1d(np.arange(len(labels)), held)
+    return rng.permutation(train), held

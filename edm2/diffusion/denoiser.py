@@ -1,0 +1,133 @@
+"""The denoiser D(x; σ, c): preconditioning around the raw network, and the uncertainty head."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edm2.diffusion.ladder import LADDER, Ladder
+from edm2.diffusion.layers import Layer, noise_embedding
+from edm2.diffusion.sizes import SIZES
+from edm2.diffusion.unet import Shape, Unet
+from edm2.params.diffusion import Letter, Size
+
+SIGMA_DATA = 0.5
+UNCERTAINTY_CHANNELS = 128
+
+
+class Denoiser(nn.Module):
+    """D = c_skip·x + c_out·F(c_in·x; c_noise, c) (Karras et al. 2022, Table 1).
+
+    Attributes:
+        unet: the raw network F.
+        dtype: precision of its activations.
+    """
+
+    def __init__(self, ladder: Ladder, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.ladder, self.dtype = ladder, dtype
+        self.unet = Unet(ladder, shape)
+        self.head = Uncertainty(ladder) if ladder.uncertainty else None
+
+    def forward(
+        self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Denoised x, float32.
+
+        Args:
+            x: noisy data float32 [N, C, R, R], of data with standard deviation 0.5.
+            sigma: noise level float32 [N], above 0.
+            labels: class indices int64 [N], or one-hot float [N, num_classes]; None: no class.
+        """
+        x, sigma = x.float(), sigma.float()
+        s = sigma[:, None, None, None]
+        total = s.square() + SIGMA_DATA**2
+        c_skip, c_out, c_in = SIGMA_DATA**2 / total, s * SIGMA_DATA / total.sqrt(), total.rsqrt()
+        raw = self.unet((c_in * x).to(self.dtype), c_noise(sigma), self._one_hot(labels, len(x)))
+        return c_skip * x + c_out * raw.float()
+
+    def uncertainty(self, sigma: torch.Tensor) -> torch.Tensor:
+        """u(σ), the logarithm of the loss's variance at each noise level (EDM2 eq. 15): [N] → [N].
+
+        Zero for configs that learn none.
+        """
+        return torch.zeros_like(sigma) if self.head is None else self.head(c_noise(sigma))
+
+    def force_norms(self) -> None:
+        """Set all weights back to their norm, where the config forces it; before each step."""
+        for module in self.modules():
+            if isinstance(module, Layer):
+                module.force_norm()
+
+    def _one_hot(self, labels: torch.Tensor | None, count: int) -> torch.Tensor | None:
+        classes = self.unet.shape.num_classes
+        if classes == 0:
+            return None
+        if labels is None:
+            return torch.zeros(count, classes, device=self.unet.out_conv.weight.device)
+        return labels.float() if labels.is_floating_point() else F.one_hot(labels, classes).float()
+
+
+class Uncertainty(nn.Module):
+    """One layer on features of the noise level, built like the config's other layers."""
+
+    def __init__(self, ladder: Ladder) -> None:
+        super().__init__()
+        self.features = noise_embedding(ladder, UNCERTAINTY_CHANNELS)
+        self.linear = Layer(ladder, UNCERTAINTY_CHANNELS, 1, kernel=0)
+
+    def forward(self, c_noise: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.linear(self.features(c_noise)).squeeze(1)
+        return out
+
+
+def c_noise(sigma: torch.Tensor) -> torch.Tensor:
+    """ln(σ)/4, what the network is told of the noise level."""
+    return sigma.float().log() / 4
+
+
+def build_denoiser(
+    config: Letter = "G",
+    size: Size | None = None,
+    channels: int | None = None,
+    *,
+    resolution: int = 64,
+    channels_in: int = 4,
+    num_classes: int = 1000,
+    channel_mult: Sequence[int] = (1, 2, 3, 4),
+    blocks: int = 3,
+    attention_resolutions: Sequence[int] | None = None,
+    dropout: float | None = None,
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> Denoiser:
+    """A freshly initialized denoiser.
+
+    Args:
+        config: letter of the training configuration.
+        size: size of the paper, "S" if neither it nor `channels` is given.
+        channels: width of the first level, instead of a size.
+        resolution, channels_in: of the data; 64 and 4 are the paper's latents.
+        num_classes: 0 for an unconditional network.
+        attention_resolutions, dropout: None: as the paper has it for config and size.
+        dtype: precision of activations; parameters are float32.
+
+    Raises:
+        ValueError: both size and channels are given, or a name is unknown.
+    """
+    if size is not None and channels is not None:
+        raise ValueError(f"size {size!r} and channels {channels}: expected one of the two")
+    if config not in LADDER or (size is not None and size not in SIZES):
+        raise ValueError(f"config {config!r}, size {size!r}: expected one of {', '.join(LADDER)} "
+                         f"and one of {', '.join(SIZES)}")  # fmt: skip
+    ladder = LADDER[config]
+    width = SIZES[size or "S"].channels if channels is None else channels
+    if attention_resolutions is None:
+        attention_resolutions = ladder.attention_resolutions
+    if dropout is None:
+        dropout = max(ladder.dropout, SIZES[size].dropout if size else 0.0)
+    shape = Shape(resolution, channels_in, num_classes, width, tuple(channel_mult), blocks,
+                  tuple(attention_resolutions), dropout)  # fmt: skip
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return Denoiser(ladder, shape, dtypes[dtype])

@@ -1,0 +1,42 @@
+"""Denoisers as params describe them, and their weights on disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from edm2.diffusion.denoiser import Denoiser, build_denoiser
+from edm2.params import Params
+from edm2.params.diffusion import Letter
+
+
+def denoiser_for(
+    config: Letter, params: Params, shape: tuple[int, int, int], num_classes: int
+) -> Denoiser:
+    """The denoiser of one config for data [C, R, R] of `num_classes` classes."""
+    diffusion = params.diffusion
+    return build_denoiser(
+        config,
+        diffusion.size,
+        diffusion.channels,
+        resolution=shape[1],
+        channels_in=shape[0],
+        num_classes=num_classes if diffusion.conditional else 0,
+        channel_mult=diffusion.channel_mult,
+        blocks=diffusion.blocks,
+        attention_resolutions=diffusion.attention_resolutions,
+        dropout=diffusion.dropout,
+        dtype=params.runtime.precision,
+    )
+
+
+def save_network(denoiser: Denoiser, path: Path) -> None:
+    """The weights of the end of training, float32, uncertainty head included."""
+    save_file({name: tensor.cpu() for name, tensor in denoiser.state_dict().items()}, path)
+
+
+def set_network(denoiser: Denoiser, tensors: Mapping[str, torch.Tensor]) -> Denoiser:
+    """Give the raw network these weights, for sampling."""
+    denoiser.unet.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return denoiser.eval().requires_grad_(False)

@@ -1,0 +1,162 @@
+"""Training of the denoiser."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from edm2.data.latents import LatentShards
+from edm2.data.stream import stream
+from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.hyperparameters import Hyperparameters
+from edm2.diffusion.loss import DenoisingLoss
+from edm2.diffusion.schedule import learning_rate
+from edm2.params.diffusion import Diffusion
+from edm2.runtime.distributed import data_parallel, ranks
+from edm2.runtime.loop import Metrics, Scalar
+from edm2.runtime.randomness import normals, torch_seed
+
+# clean latents, noise, ln σ, labels
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+BETA1 = 0.9
+EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of noise-level bins, in standard deviations of ln σ
+
+
+class Average(Protocol):
+    """An average of the network's parameters that follows training."""
+
+    def update(self, nimg: int, batch: int) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class DenoiserTask:
+    """One training step: force norms, loss, gradients, Adam, averages."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        average: Average,
+        params: Diffusion,
+        hyper: Hyperparameters,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.denoiser, self.average, self.device, self.seed = denoiser, average, device, seed
+        self.params, self.hyper = params, hyper
+        self.loss = data_parallel(DenoisingLoss(denoiser), device)
+        self.optimizer = torch.optim.Adam(
+            denoiser.parameters(), lr=hyper.lr_ref, betas=(BETA1, hyper.adam_beta2), fused=True
+        )
+
+    def step(self, batch: Batch, nimg: int) -> Metrics:
+        self.denoiser.train()
+        self.denoiser.force_norms()
+        torch.manual_seed(torch_seed(self.seed, f"diffusion/dropout/{ranks().rank}", nimg))
+        losses, weighted, ln_sigma = self._gradients(batch)
+        nonfinite = self._zero_nonfinite()
+        rate = self._set_learning_rate(nimg)
+        self.optimizer.step()
+        self.average.update(nimg, self.params.batch)
+        return {
+            "train/loss": losses.mean(),
+            "train/weighted_mse": weighted.mean(),
+            "train/lr": rate,
+            "train/nonfinite_gradients": nonfinite,
+            **self._by_noise_level(weighted, ln_sigma),
+        }
+
+    def _gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Accumulate gradients over microbatches; per-image loss, weighted error and ln σ."""
+        data, noise, ln_sigma, labels = (tensor.to(self.device) for tensor in batch)
+        self.optimizer.zero_grad()
+        found = []
+        parts = range(0, len(data), self.params.microbatch or len(data))
+        for start in parts:
+            part = slice(start, start + parts.step)
+            with self._synchronized(start == parts[-1]):
+                loss, weighted = self.loss(data[part], noise[part], ln_sigma[part].exp(),
+                                           labels[part] if self.params.conditional else None)  # fmt: skip
+                pixels = data[0].numel()
+                total = loss.sum() * (self.hyper.loss_scaling * pixels / len(data))
+                total.backward()
+            found.append((loss.detach(), weighted.detach()))
+        losses, errors = (torch.cat(column) for column in zip(*found, strict=True))
+        return losses, errors, ln_sigma
+
+    def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Ranks exchange gradients with the last microbatch only."""
+        if isinstance(self.loss, DistributedDataParallel) and not last:
+            return self.loss.no_sync()
+        return contextlib.nullcontext()
+
+    def _zero_nonfinite(self) -> torch.Tensor:
+        """Replace non-finite gradients by 0 and count them."""
+        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
+        count = torch.stack([(~g.isfinite()).sum() for g in gradients]).sum()
+        for gradient in gradients:
+            torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0, out=gradient)
+        return count
+
+    def _set_learning_rate(self, nimg: int) -> float:
+        hyper = self.hyper
+        rate = learning_rate(nimg, self.params.batch, hyper.lr_ref, hyper.lr_decay_batches,
+                             hyper.lr_rampup_nimg)  # fmt: skip
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _by_noise_level(
+        self, weighted: torch.Tensor, ln_sigma: torch.Tensor
+    ) -> dict[str, tuple[Scalar, Scalar]]:
+        """Sum and count of the weighted error in each bin of ln σ, named by a σ inside."""
+        hyper = self.hyper
+        edges = torch.tensor([hyper.p_mean + hyper.p_std * e for e in EDGES], device=self.device)
+        bins = torch.bucketize(ln_sigma, edges)
+        count = torch.bincount(bins, minlength=len(EDGES) + 1)
+        total = torch.bincount(bins, weighted.double(), minlength=len(EDGES) + 1)
+        names = bin_names(hyper)
+        return {name: (total[k], count[k]) for k, name in enumerate(names)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "denoiser": self.denoiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+
+
+def bin_names(hyper: Hyperparameters) -> list[str]:
+    """weighted_mse/sigma_<σ> of each bin, σ at its middle (outermost: half a width outside)."""
+    middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in zip(EDGES, EDGES[1:], strict=False)),
+               EDGES[-1] + 0.5]  # fmt: skip
+    return [f"weighted_mse/sigma_{np.exp(hyper.p_mean + hyper.p_std * m):.3g}" for m in middles]
+
+
+def batches(
+    latents: LatentShards, params: Diffusion, hyper: Hyperparameters, seed: int
+) -> Callable[[int], Iterator[Batch]]:
+    """Training batches from a given time on.
+
+    Each image comes with a fresh sample of its latent, noise, and ln σ ~ N(P_mean, P_std²).
+    """
+    shape = latents.shape
+    pixels = int(np.prod(shape))
+
+    def read(numbers: range, indices: list[int]) -> Batch:
+        draws = torch.from_numpy(normals(seed, "diffusion/batch", numbers, (2 * pixels + 1,)))
+        fresh, noise, level = draws.split([pixels, pixels, 1], dim=1)
+        mean, std, labels = latents.batch(indices)
+        data = latents.normalization.normalize(mean + std * fresh.reshape(-1, *shape))
+        ln_sigma = hyper.p_mean + hyper.p_std * level.squeeze(1)
+        return data, noise.reshape(-1, *shape).contiguous(), ln_sigma, labels
+
+    return lambda nimg: stream(read, len(latents), params.batch, seed, nimg)

@@ -1,0 +1,165 @@
+"""The raw network F(x; c_noise, labels)."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edm2.diffusion.blocks import Block
+from edm2.diffusion.ladder import Ladder
+from edm2.diffusion.layers import GroupNorm, Layer, mp_cat, mp_silu, mp_sum, noise_embedding
+
+BALANCE = 0.5  # share of labels in the embedding, and of skips in concatenations
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network is besides its config.
+
+    Attributes:
+        resolution, channels_in: of its input and output.
+        num_classes: 0 for an unconditional network.
+        channels, channel_mult, blocks: width, width of each level over it, blocks per level.
+        attention_resolutions: resolutions whose blocks attend.
+    """
+
+    resolution: int
+    channels_in: int
+    num_classes: int
+    channels: int
+    channel_mult: tuple[int, ...]
+    blocks: int
+    attention_resolutions: tuple[int, ...]
+    dropout: float
+
+
+class Embedding(nn.Module):
+    """Noise level and class → one vector [N, 4·channels at paper shape], in fp32."""
+
+    def __init__(self, ladder: Ladder, shape: Shape, width: int) -> None:
+        super().__init__()
+        self.ladder = ladder
+        self.features = noise_embedding(ladder, shape.channels)
+        self.layer0 = Layer(ladder, shape.channels, width, kernel=0)
+        two = ladder.embedding_layers == 2
+        self.layer1 = Layer(ladder, width, width, kernel=0) if two else None
+        labelled = shape.num_classes > 0
+        self.label = (
+            Layer(ladder, shape.num_classes, width, kernel=0, embeds_labels=True)
+            if labelled
+            else None
+        )
+
+    def forward(self, c_noise: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """c_noise [N]; labels float [N, num_classes], one-hot or zero."""
+        silu = mp_silu if self.ladder.magnitude_preserving else F.silu
+        x: torch.Tensor = self.layer0(self.features(c_noise))
+        if self.layer1 is not None:
+            x = self.layer1(F.silu(x))
+        if self.label is not None and labels is not None:
+            scale = math.sqrt(labels.shape[1]) if self.ladder.scaled_labels else 1.0
+            y = self.label(labels * scale)
+            x = mp_sum(x, y, BALANCE) if self.ladder.magnitude_preserving else x + y
+        return silu(x)
+
+
+class Unet(nn.Module):
+    """U-Net with residual blocks named as in the paper's figures: enc-64x64-block0 and so on.
+
+    The parameter `enc.64x64-block0.conv0.weight` is the paper's `enc-64x64-block0-conv0`.
+    """
+
+    out_gain: nn.Parameter | None
+
+    def __init__(self, ladder: Ladder, shape: Shape) -> None:
+        super().__init__()
+        self.ladder, self.shape = ladder, shape
+        widths = [shape.channels * mult for mult in shape.channel_mult]
+        self.map = Embedding(ladder, shape, max(widths))
+        block = partial(Block, ladder, embedding=max(widths), dropout=shape.dropout)
+        attends = shape.attention_resolutions
+        self.enc, skips = _encoder(ladder, shape, widths, partial(block, flavor="enc"), attends)
+        self.dec = _decoder(shape, widths, skips, partial(block, flavor="dec"), attends)
+        has_norm = ladder.group_norm != "none"
+        self.out_norm = GroupNorm(ladder, widths[0]) if has_norm else None
+        self.out_conv = Layer(ladder, widths[0], shape.channels_in, kernel=3, ends_branch=True)
+        self.out_gain = nn.Parameter(torch.zeros([])) if ladder.magnitude_preserving else None
+
+    def forward(
+        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Args:
+            x: [N, channels_in, R, R] in the precision of the activations.
+            c_noise: float32 [N].
+            labels: float32 [N, num_classes], one-hot or zero; None if unconditional.
+        """
+        embedding = self.map(c_noise, labels)
+        if self.ladder.ones_channel:
+            x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        skips = []
+        for module in self.enc.values():
+            x = module(x, embedding) if isinstance(module, Block) else module(x)
+            skips.append(x)
+        for name, module in self.dec.items():
+            if "-block" in name:
+                skip = skips.pop()
+                mp = self.ladder.magnitude_preserving
+                x = mp_cat(x, skip, BALANCE) if mp else torch.cat([x, skip], dim=1)
+            x = module(x, embedding)
+        return self._out(x)
+
+    def _out(self, x: torch.Tensor) -> torch.Tensor:
+        if self.out_norm is not None:
+            x = self.out_norm(x)
+        if self.ladder.output_silu:
+            x = F.silu(x)
+        out: torch.Tensor = self.out_conv(x, gain=1.0 if self.out_gain is None else self.out_gain)
+        return out
+
+
+def _encoder(
+    ladder: Ladder, shape: Shape, widths: list[int], block: partial[Block], attends: tuple[int, ...]
+) -> tuple[nn.ModuleDict, list[int]]:
+    """The encoder's modules in order, and the channels each hands to the decoder."""
+    inputs = shape.channels_in + (1 if ladder.ones_channel else 0)
+    modules: dict[str, nn.Module] = {}
+    skips, before = [], 0
+    for level, width in enumerate(widths):
+        side = shape.resolution >> level
+        if level == 0:
+            modules[f"{side}x{side}-conv"] = Layer(ladder, inputs, width, kernel=3)
+            before = width
+        else:
+            modules[f"{side}x{side}-down"] = block(before, before, resample="down")
+        skips.append(before)
+        for k in range(shape.blocks):
+            modules[f"{side}x{side}-block{k}"] = block(before, width, attention=side in attends)
+            before = width
+            skips.append(before)
+    return nn.ModuleDict(modules), skips
+
+
+def _decoder(
+    shape: Shape, widths: list[int], skips: list[int], block: partial[Block],
+    attends: tuple[int, ...],
+) -> nn.ModuleDict:  # fmt: skip
+    """The decoder's modules in order; "-block" ones take a skip, last one first."""
+    modules: dict[str, nn.Module] = {}
+    before = widths[-1]
+    for level, width in reversed(list(enumerate(widths))):
+        side = shape.resolution >> level
+        if level == len(widths) - 1:
+            modules[f"{side}x{side}-in0"] = block(before, before, attention=side in attends)
+            modules[f"{side}x{side}-in1"] = block(before, before)
+        else:
+            modules[f"{side}x{side}-up"] = block(before, before, resample="up")
+        for k in range(shape.blocks + 1):
+            channels_in = before + skips.pop()
+            name = f"{side}x{side}-block{k}"
+            modules[name] = block(channels_in, width, attention=side in attends)
+            before = width
+    return nn.ModuleDict(modules)

@@ -1,0 +1,1 @@
+"""Backbones that see images: feature maps for losses, feature vectors for metrics."""

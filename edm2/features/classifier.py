@@ -1,0 +1,80 @@
+"""A small classifier of the data set: the offline stand-in for VGG16 and Inception."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edm2.data.images import to_float
+from edm2.runtime.manifest import read_manifest, write_manifest
+
+
+class Classifier(nn.Module):
+    """Convolutional slices that halve the resolution, then a feature vector, then class scores.
+
+    Both a `Backbone` (slices) and a `Detector` (features).
+    """
+
+    name = "classifier"
+
+    def __init__(
+        self, channels: int, slices: int, dims: int, num_classes: int, resolution: int
+    ) -> None:
+        super().__init__()
+        self.dims = dims
+        self.facts = {"channels": channels, "slices": slices, "dims": dims,
+                      "num_classes": num_classes, "resolution": resolution}  # fmt: skip
+        widths = [3] + [channels * 2**k for k in range(slices)]
+        self.stages = nn.ModuleList(
+            nn.Sequential(_unit(a, b), _unit(b, b))
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        side = min(4, resolution // 2 ** (slices - 1))
+        self.pool = nn.AdaptiveAvgPool2d(side)
+        self.embed = nn.Linear(widths[-1] * side * side, dims)
+        self.head = nn.Linear(dims, num_classes)
+
+    def slices(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps, x = [], images
+        for k, stage in enumerate(self.stages):
+            x = stage(x if k == 0 else nn.functional.avg_pool2d(x, 2))
+            maps.append(x)
+        return maps
+
+    def embedding(self, images: torch.Tensor) -> torch.Tensor:
+        """float [N, 3, R, R] in [-1, 1] → [N, dims]."""
+        return nn.functional.silu(self.embed(self.pool(self.slices(images)[-1]).flatten(1)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float [N, 3, R, R] in [-1, 1] → class scores [N, num_classes]."""
+        scores: torch.Tensor = self.head(self.embedding(images))
+        return scores
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        if images.dtype != torch.uint8:
+            raise TypeError(f"a detector takes uint8 images, got {images.dtype}")
+        return self.embedding(to_float(images)).float()
+
+
+def _unit(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.GroupNorm(max(1, channels_out // 8), channels_out),
+        nn.SiLU(),
+    )
+
+
+def save_classifier(classifier: Classifier, folder: Path, **facts: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(classifier.state_dict(), folder / "network.safetensors")
+    write_manifest(folder, network=classifier.facts, **facts)
+
+
+def load_classifier(folder: Path, device: torch.device) -> Classifier:
+    """The frozen classifier of a folder that `save_classifier` wrote."""
+    classifier = Classifier(**read_manifest(folder)["network"])
+    classifier.load_state_dict(load_file(folder / "network.safetensors"))
+    return classifier.to(device).eval().requires_grad_(False)

@@ -1,0 +1,87 @@
+"""Mean and covariance of features, streamed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edm2.metrics.frechet import frechet_distance
+from edm2.params import UserError
+
+
+class Detector(Protocol):
+    """Anything that turns uint8 images [N, 3, R, R] into features float32 [N, dims]."""
+
+    name: str
+    dims: int
+
+    def features(self, images: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass
+class Statistics:
+    """Running count, mean [D] and scatter matrix [D, D] in float64 (Chan et al. 1979)."""
+
+    count: int
+    mean: NDArray[np.float64]
+    scatter: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, dims: int) -> "Statistics":
+        return cls(0, np.zeros(dims), np.zeros((dims, dims)))
+
+    def update(self, features: NDArray[np.floating]) -> None:
+        """Add a batch [N, D]."""
+        batch = np.asarray(features, np.float64)
+        mean = batch.mean(axis=0)
+        centred = batch - mean
+        self.merge(Statistics(len(batch), mean, centred.T @ centred))
+
+    def merge(self, other: "Statistics") -> None:
+        """Add what another stream has seen."""
+        total = self.count + other.count
+        if total == 0:
+            return
+        shift = other.mean - self.mean
+        self.scatter += other.scatter + np.outer(shift, shift) * (self.count * other.count / total)
+        self.mean = self.mean + shift * (other.count / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Unbiased covariance [D, D]."""
+        return self.scatter / (self.count - 1)
+
+
+def image_statistics(
+    images: Iterable[torch.Tensor], detector: Detector, device: torch.device
+) -> Statistics:
+    """Feature statistics of batches of uint8 images."""
+    statistics = Statistics.empty(detector.dims)
+    for batch in images:
+        statistics.update(detector.features(batch.to(device)).cpu().numpy())
+    return statistics
+
+
+def distance(a: Statistics, b: Statistics) -> float:
+    """Fréchet distance of two streams.
+
+    Raises:
+        UserError: a stream has no more samples than dimensions, so its covariance is singular.
+    """
+    for statistics in (a, b):
+        if statistics.count <= len(statistics.mean):
+            raise UserError(
+                f"Fréchet distance of {statistics.count} images: expected more than the "
+                f"{len(statistics.mean)} feature dimensions, or the covariance is singular. "
+                "Use more images or fewer features.dims."
+            )
+    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+
+
+def metric_name(detector: str, samples: int) -> str:
+    """fd_<detector>_<samples>, thousands as k: fd_classifier_1k, fd_classifier_270."""
+    return f"fd_{detector}_{f'{samples // 1000}k' if samples % 1000 == 0 else samples}"

@@ -1,0 +1,160 @@
+"""Combinations that cannot work, found before any work is done."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edm2.params.section import Training
+from edm2.params.tree import Params
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong value: its key path, the value, what is allowed, and what to do."""
+
+    key: str
+    value: Any
+    allowed: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.value!r}: expected {self.allowed}. {self.remedy}"
+
+
+def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
+    """All wrong combinations of `params`.
+
+    Args:
+        world_size: number of processes of this launch.
+        root: folder that relative paths start from.
+    """
+    yield from _dataset(params, root)
+    yield from _resolutions(params)
+    for key in ("features", "vae", "diffusion"):
+        yield from _training(key, getattr(params, key), world_size)
+    yield from _denoiser(params)
+    yield from _ema(params)
+    yield from _evaluation(params)
+
+
+def _dataset(params: Params, root: Path) -> Iterator[Problem]:
+    dataset = params.dataset
+    if dataset.source == "folder":
+        if dataset.path is None:
+            yield Problem("dataset.path", None, "the folder of your images (source: folder)",
+                          "Set dataset.path, one sub-folder per class.")  # fmt: skip
+        elif not (root / dataset.path).is_dir():
+            yield Problem("dataset.path", dataset.path, "a folder that exists",
+                          f"Looked for {root / dataset.path}.")  # fmt: skip
+    elif dataset.path is not None:
+        yield Problem("dataset.path", dataset.path, f"null with source: {dataset.source}",
+                      "Set it to null, or set dataset.source to folder.")  # fmt: skip
+    if len(set(params.configs)) != len(params.configs):
+        yield Problem("configs", list(params.configs), "each letter once", "Remove the repeated.")
+
+
+def _resolutions(params: Params) -> Iterator[Problem]:
+    resolution, downscale = params.dataset.resolution, params.vae.downscale
+    if resolution % downscale:
+        yield Problem("dataset.resolution", resolution,
+                      f"a multiple of {downscale} (vae.channel_mult has "
+                      f"{len(params.vae.channel_mult)} levels, each after the first halves it)",
+                      _nearest(resolution, downscale))  # fmt: skip
+        return
+    latent, halvings = resolution // downscale, len(params.diffusion.channel_mult) - 1
+    if latent % 2**halvings:
+        yield Problem("diffusion.channel_mult", list(params.diffusion.channel_mult),
+                      f"levels that {latent}x{latent} latents can be halved for",
+                      f"{halvings} halvings need a multiple of {2**halvings}: "
+                      "use fewer levels or a larger dataset.resolution.")  # fmt: skip
+    if resolution % params.vae.losses.reconstruction_pool:
+        yield Problem("vae.losses.reconstruction_pool", params.vae.losses.reconstruction_pool,
+                      f"a divisor of dataset.resolution ({resolution})",
+                      "Use a power of two below it.")  # fmt: skip
+    if resolution % 2 ** (params.features.slices - 1):
+        yield Problem("features.slices", params.features.slices,
+                      f"slices that halve {resolution} evenly", "Use fewer slices.")  # fmt: skip
+
+
+def _training(key: str, training: Training, world_size: int) -> Iterator[Problem]:
+    batch = training.batch
+    if batch % world_size:
+        yield Problem(f"{key}.batch", batch, f"a multiple of the {world_size} ranks",
+                      _nearest(batch, world_size))  # fmt: skip
+    intervals = ("duration_nimg", "log_nimg", "evaluate_nimg")
+    for name in (name for name in intervals if hasattr(training, name)):
+        nimg = getattr(training, name)
+        if nimg % batch:
+            yield Problem(f"{key}.{name}", nimg, f"a multiple of {key}.batch ({batch})",
+                          _nearest(nimg, batch))  # fmt: skip
+        if nimg > training.duration_nimg:
+            yield Problem(f"{key}.{name}", nimg,
+                          f"at most {key}.duration_nimg ({training.duration_nimg})",
+                          "Make it shorter.")  # fmt: skip
+
+
+def _denoiser(params: Params) -> Iterator[Problem]:
+    diffusion = params.diffusion
+    if (diffusion.size is None) == (diffusion.channels is None):
+        yield Problem("diffusion.size, diffusion.channels", (diffusion.size, diffusion.channels),
+                      "one of the two, the other null", "Name a size or a width.")  # fmt: skip
+    if diffusion.channels is not None:
+        for width in (diffusion.channels * mult for mult in diffusion.channel_mult):
+            if width % max(1, width // 64) or width % 4:
+                yield Problem("diffusion.channels", diffusion.channels,
+                              f"level widths in multiples of 64, or below 128 of 4; got {width}",
+                              "Attention heads have 64 channels each.")  # fmt: skip
+    if diffusion.microbatch is not None and diffusion.batch % diffusion.microbatch:
+        yield Problem("diffusion.microbatch", diffusion.microbatch,
+                      f"a divisor of diffusion.batch ({diffusion.batch})", "")  # fmt: skip
+
+
+def _ema(params: Params) -> Iterator[Problem]:
+    snapshot, duration = params.ema.snapshot_nimg, params.diffusion.duration_nimg
+    if snapshot > duration:
+        yield Problem("ema.snapshot_nimg", snapshot, f"at most diffusion.duration_nimg ({duration})",
+                      "Take snapshots more often; eight or more in a training.")  # fmt: skip
+    elif duration % snapshot:
+        yield Problem("ema.snapshot_nimg", snapshot,
+                      f"a divisor of diffusion.duration_nimg ({duration}), "
+                      "so that a snapshot stands at the very end",
+                      f"For example {duration // max(1, round(duration / snapshot))}.")  # fmt: skip
+    if snapshot % params.diffusion.batch:
+        yield Problem("ema.snapshot_nimg", snapshot,
+                      f"a multiple of diffusion.batch ({params.diffusion.batch})",
+                      _nearest(snapshot, params.diffusion.batch))  # fmt: skip
+    if params.sweep.nimg is not None and not snapshot <= params.sweep.nimg <= duration:
+        yield Problem("sweep.nimg", params.sweep.nimg,
+                      f"a time from the first snapshot ({snapshot}) to the end ({duration})",
+                      "null means the end of training.")  # fmt: skip
+    for key, lengths in (("ema.sigma_rels", params.ema.sigma_rels),
+                         ("sweep.sigma_rel", params.sweep.sigma_rel)):  # fmt: skip
+        if any(b - a <= 1e-9 for a, b in zip(lengths, lengths[1:], strict=False)):
+            yield Problem(key, list(lengths), "lengths in rising order, each once", "Sort them.")
+
+
+def _evaluation(params: Params) -> Iterator[Problem]:
+    if params.sampling.sigma_min >= params.sampling.sigma_max:
+        yield Problem("sampling.sigma_min", params.sampling.sigma_min,
+                      f"a value below sampling.sigma_max ({params.sampling.sigma_max})", "")  # fmt: skip
+    if params.evaluation.samples <= params.features.dims:
+        yield Problem("evaluation.samples", params.evaluation.samples,
+                      f"more than features.dims ({params.features.dims}): with fewer samples than "
+                      "dimensions the covariance is singular", "Use at least twice as many.")  # fmt: skip
+    
+
+def _nearest(value: int, step: int) -> str:
+    below, above = value // step * step, math.ceil(value / step) * step
+    return f"Nearest: {f'{below} or ' if below else ''}{above}."
+
+
+def project_root() -> Path:
+    """The project that relative paths, state and the MLflow store belong to.
+
+    DVC sets DVC_ROOT to the main checkout, also in an experiment's temporary one; without DVC it
+    is the current folder.
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()

@@ -1,0 +1,22 @@
+"""`dataset`: where images come from."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from edm2.params.section import Count, Fraction, Section
+
+
+class Dataset(Section):
+    source: Literal["digits", "folder"] = Field(
+        description="digits: the 1797 handwritten digits inside scikit-learn; "
+        "folder: your own images, one sub-folder per class"
+    )
+    path: str | None = Field(
+        description="folder of the images (source: folder), relative to the project root; else null"
+    )
+    resolution: Count = Field(description="height and width of the images after preparation")
+    held_out: Fraction = Field(
+        description="fraction of each class that no training sees; metrics compare against it"
+    )
+    shard_images: Count = Field(description="images per shard (one tar file)")

@@ -1,0 +1,36 @@
+"""The whole of params.yaml."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from edm2.params.dataset import Dataset
+from edm2.params.diffusion import Diffusion, Letter
+from edm2.params.ema import Ema, Sweep
+from edm2.params.evaluation import Evaluation, Sampling
+from edm2.params.features import Features
+from edm2.params.runtime import Runtime, Tracking
+from edm2.params.section import Section
+from edm2.params.vae import Vae
+
+Letters = Annotated[tuple[Letter, ...], Field(strict=False, min_length=1)]
+
+
+class Params(Section):
+    """All that a user may set. See `load`."""
+
+    configs: Letters = Field(description="training configurations of the paper to run and compare")
+    seed: Annotated[int, Field(ge=0)] = Field(description="all randomness of training follows it")
+    launch: Annotated[str, Field(min_length=1)] = Field(
+        description="what starts a stage: python, or e.g. torchrun --nproc_per_node=8"
+    )
+    dataset: Dataset = Field(description="where images come from")
+    features: Features = Field(description="the classifier of the data set")
+    vae: Vae = Field(description="the autoencoder that makes the latents")
+    diffusion: Diffusion = Field(description="the denoiser and its training")
+    ema: Ema = Field(description="averages tracked while training")
+    sweep: Sweep = Field(description="EMA lengths chosen after training")
+    sampling: Sampling = Field(description="the sampler")
+    evaluation: Evaluation = Field(description="metrics of generated images")
+    runtime: Runtime = Field(description="device, precision, checkpoints")
+    tracking: Tracking = Field(description="MLflow")

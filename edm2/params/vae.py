@@ -1,0 +1,38 @@
+"""`vae`: the autoencoder that makes the latents."""
+
+from pydantic import Field
+
+from edm2.params.section import Count, Counts, NonNegative, Positive, Section, Training
+
+
+class Losses(Section):
+    """Weights. Each loss's gradient at the image is scaled to this norm; 0 leaves the loss out."""
+
+    perceptual: NonNegative = Field(description="distance of backbone features (LPIPS, eq. 1)")
+    reconstruction: NonNegative = Field(description="squared error of area-pooled images")
+    reconstruction_pool: Count = Field(description="side of the pooling window in pixels")
+    kl: NonNegative = Field(description="weight of mean μ² (KL term of a constant variance)")
+
+
+class Vae(Training):
+    channels: Count = Field(description="width of the first level")
+    channel_mult: Counts = Field(
+        description="width of each level over channels; every level after the first halves the size"
+    )
+    num_res_blocks: Count = Field(description="residual blocks per level (decoder: one more)")
+    latent_channels: Count = Field(description="channels of the latents")
+    attention: bool = Field(description="self-attention in the middle of encoder and decoder")
+    variance: NonNegative = Field(description="fixed variance of the latents; 0: deterministic")
+    losses: Losses = Field(description="which losses, and their balance at the image")
+    lr: Positive = Field(
+        description="learning rate of AdamW over channels, for all layers but the first"
+    )
+    lr_input: Positive = Field(description="learning rate of the first convolution")
+    weight_decay: NonNegative = Field(description="weight decay of AdamW")
+    warmup_nimg: Count = Field(description="images of linear learning-rate warm-up")
+    evaluate_nimg: Count = Field(description="images between two held-out evaluations")
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent pixel, along each side."""
+        return int(2 ** (len(self.channel_mult) - 1))

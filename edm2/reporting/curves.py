@@ -1,0 +1,101 @@
+"""Figures: EMA-length curves and training curves."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE = {"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
+         "axes.grid": True, "grid.alpha": 0.25, "font.size": 10, "svg.hashsalt": "edm2"}  # fmt: skip
+
+
+def main_metric(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the metric with the most samples; metrics never mix in one curve."""
+    return table[table["samples"] == table["samples"].max()]
+
+
+def best_of(table: pd.DataFrame) -> pd.Series:
+    """The row of the lowest value of the main metric, and whether it lies at the grid's edge."""
+    rows = main_metric(table).sort_values("sigma_rel")
+    best = rows.loc[rows["value"].idxmin()].copy()
+    ends = {rows["sigma_rel"].iloc[0], rows["sigma_rel"].iloc[-1]}
+    best["at_edge"] = len(rows) > 1 and best["sigma_rel"] in ends
+    return best
+
+
+def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
+    """Metric against EMA length, a line per config, minima marked (as EDM2 Figure 5a)."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 4))
+        rows = main_metric(table)
+        for config, line in rows.groupby("config"):
+            _ema_curve(axes, str(config), line.sort_values("sigma_rel"))
+        axes.set_xlabel("EMA length σ_rel")
+        axes.set_ylabel(str(rows["metric"].iloc[0]))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:.3g}")
+        axes.yaxis.set_minor_formatter("{x:.3g}")
+        axes.legend(frameon=False)
+        _save(figure, *paths)
+
+
+def _ema_curve(axes: Axes, config: str, line: pd.DataFrame) -> None:
+    best = best_of(line)
+    where = " (edge of the grid)" if best["at_edge"] else ""
+    label = f"config {config}: {best['value']:.3g} at {best['sigma_rel']:g}{where}"
+    (drawn,) = axes.plot(line["sigma_rel"], line["value"], marker=".", label=label)
+    axes.plot(best["sigma_rel"], best["value"], marker="o", markersize=9, markerfacecolor="none",
+              markeredgewidth=1.8, color=drawn.get_color())  # fmt: skip
+
+
+def draw_training(curves: dict[str, pd.DataFrame], *paths: Path) -> None:
+    """Per config: loss, error by noise level, learning rate, over images seen."""
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(len(curves), 3, figsize=(13, 3.4 * len(curves)), squeeze=False)
+        for (config, rows), (loss, noise, rate) in zip(curves.items(), grid, strict=True):
+            kimg = rows["nimg"] / 1000
+            loss.plot(kimg, rows["train/weighted_mse"], label="weighted squared error")
+            loss.plot(kimg, rows["train/loss"], label="loss with learned uncertainty")
+            loss.set_title(f"config {config}: loss")
+            prefix = "weighted_mse/sigma_"
+            for column in (name for name in rows if str(name).startswith(prefix)):
+                noise.plot(kimg, rows[column], label=f"σ ≈ {str(column).removeprefix(prefix)}")
+            noise.set_title("weighted squared error by noise level")
+            noise.set_yscale("log")
+            rate.plot(kimg, rows["train/lr"], label="learning rate")
+            rate.set_title("learning rate")
+            for axes in (loss, noise, rate):
+                axes.set_xlabel("thousand images")
+                axes.legend(frameon=False, fontsize=8)
+        _save(figure, *paths)
+
+
+def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
+    """Held-out PSNR, and the losses, over images seen."""
+    with plt.rc_context(STYLE):
+        figure, (quality, losses) = plt.subplots(1, 2, figsize=(9, 3.2))
+        held_out = rows.dropna(subset="held_out/psnr")
+        quality.plot(held_out["nimg"] / 1000, held_out["held_out/psnr"], marker=".")
+        quality.set_title("held-out PSNR in dB")
+        for column in (name for name in rows if str(name).startswith("train/")):
+            losses.plot(rows["nimg"] / 1000, rows[column], label=str(column).removeprefix("train/"))
+        losses.set_title("losses")
+        losses.set_yscale("log")
+        losses.legend(frameon=False, fontsize=8)
+        for axes in (quality, losses):
+            axes.set_xlabel("thousand images")
+        _save(figure, *paths)
+
+
+def _save(figure: Figure, *paths: Path) -> None:
+    figure.tight_layout()
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, metadata=metadata)
+    plt.close(figure)

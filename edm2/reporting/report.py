@@ -1,0 +1,134 @@
+"""The report: from the stages' files to tables, figures and one page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from edm2.reporting.curves import best_of, draw_ema_curves, draw_training, draw_vae
+from edm2.reporting.page import paragraph, picture, render, table
+from edm2.reporting.tables import ablation_table, as_markdown, ema_table, yardstick_table
+from edm2.runtime.files import write_json, write_text
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the stages left below `folder`, for the configs that params name."""
+
+    folder: Path
+    configs: Sequence[str]
+
+    @property
+    def networks(self) -> pd.DataFrame:
+        parts = [pd.read_csv(self.folder / f"fid/{config}.csv") for config in self.configs]
+        return pd.concat(parts, ignore_index=True)
+
+    @property
+    def training(self) -> dict[str, pd.DataFrame]:
+        return {c: pd.read_csv(self.folder / f"training/{c}.csv") for c in self.configs}
+
+    def metrics(self, stage: str) -> dict[str, float]:
+        found: dict[str, float] = json.loads((self.folder / stage / "metrics.json").read_text())
+        return found
+
+
+def write_report(findings: Findings, folder: Path) -> dict[str, float]:
+    """Write ablation.{csv,md}, ema_curves.{csv,png,svg}, metrics.json and index.html.
+
+    Returns:
+        the final metrics, by name.
+    """
+    networks, vae = findings.networks, findings.metrics("vae")
+    features = findings.metrics("features")
+    ablation, curve = ablation_table(networks), ema_table(networks)
+    write_text(folder / "ablation.csv", ablation.to_csv(index=False))
+    write_text(folder / "ablation.md", as_markdown(ablation))
+    write_text(folder / "ema_curves.csv", curve.to_csv(index=False))
+    write_text(folder / "ema_curves.md", as_markdown(curve))
+    draw_ema_curves(networks, folder / "ema_curves.png", folder / "ema_curves.svg")
+    draw_training(findings.training, folder / "training.png")
+    draw_vae(pd.read_csv(findings.folder / "vae/curves.csv"), folder / "vae.png")
+    summary = _summary(networks, vae, features)
+    write_json(folder / "metrics.json", summary)
+    sections = [
+        ("EMA length", _ema_section(networks, folder)),
+        ("Ablation", _ablation_section(ablation)),
+        ("Samples", _samples_section(findings, networks)),
+        ("How good is that?", _yardsticks_section(yardstick_table(networks, vae), features)),
+        ("Autoencoder", _vae_section(findings, vae, folder)),
+        ("Training", picture(folder / "training.png", "Training curves of the denoisers")),
+        ("All networks", table(curve)),
+    ]
+    write_text(folder / "index.html", render("EDM2: does it help, and at which EMA length?", sections))
+    return summary
+
+
+def _summary(
+    networks: pd.DataFrame, vae: dict[str, float], features: dict[str, float]
+) -> dict[str, float]:
+    found = {f"vae/{key}": value for key, value in vae.items()}
+    found |= {f"features/{key}": value for key, value in features.items()}
+    for config, part in networks.groupby("config"):
+        best = best_of(part)
+        found[f"{config}/best/{best['metric']}"] = float(best["value"])
+        found[f"{config}/best/sigma_rel"] = float(best["sigma_rel"])
+    return found
+
+
+def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
+    lines = []
+    for config, part in networks.groupby("config"):
+        best = best_of(part)
+        text = (f"Config {config} is best at EMA length {best['sigma_rel']:g}: "
+                f"{best['metric']} = {best['value']:.4g}.")  # fmt: skip
+        if best["at_edge"]:
+            text += (" That is the edge of the grid: the true optimum may lie beyond. "
+                     "Widen sweep.sigma_rel.")  # fmt: skip
+        lines.append(paragraph(text))
+    lines.append(paragraph(
+        "The length was chosen on the very samples that give the value, so the value is slightly "
+        "optimistic; the networks differ in EMA length alone and share their seeds."))  # fmt: skip
+    caption = "Fréchet distance against EMA length σ_rel; lower is better; circles mark the minima."
+    return picture(folder / "ema_curves.svg", caption) + "".join(lines)
+
+
+def _ablation_section(ablation: pd.DataFrame) -> str:
+    note = (
+        "The two sides are different data sets, detectors and sample counts, as the column names "
+        "say: compare rows with rows, never ours with the paper's."
+    )
+    return table(ablation) + paragraph(note)
+
+
+def _samples_section(findings: Findings, networks: pd.DataFrame) -> str:
+    pictures = []
+    for config, part in networks.groupby("config"):
+        length = float(best_of(part)["sigma_rel"])
+        path = findings.folder / f"samples/{config}/sigma_rel-{length!r}.png"
+        caption = f"Config {config} at its best EMA length {length:g}: one row per class."
+        pictures.append(picture(path, caption, sharp=True))
+    return "".join(pictures)
+
+
+def _yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) -> str:
+    if yardsticks.empty:
+        return paragraph("There are too few held-out images for a Fréchet distance of their own.")
+    note = (
+        "All are distances to the training images, by one metric and one sample count. Real images "
+        "that no training saw are the best that can be hoped for; reconstructions show what the "
+        "autoencoder costs. The detector is a classifier of this data set, which reads "
+        f"{features['accuracy_held_out']:.1%} of the held-out images rightly."
+    )
+    return table(yardsticks) + paragraph(note)
+
+
+def _vae_section(findings: Findings, vae: dict[str, float], folder: Path) -> str:
+    text = f"Held-out PSNR {vae['psnr']:.2f} dB, perceptual distance {vae['perceptual']:.4g}."
+    grid = findings.folder / "vae/reconstructions.png"
+    return (
+        paragraph(text)
+        + picture(grid, "Held-out images above their reconstructions", sharp=True)
+        + picture(folder / "vae.png", "Training of the autoencoder")
+    )

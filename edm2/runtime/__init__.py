@@ -1,0 +1,1 @@
+"""How things run: processes, devices, state, the loop driver, logs. Nothing here knows a model."""

@@ -1,0 +1,82 @@
+"""State trees as safetensors: tensors as tensors, everything else as JSON beside them.
+
+A tree is any nesting of dicts (keys str or int), lists, tuples, tensors and JSON scalars: what
+`state_dict()` gives. No pickle is involved.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from edm2.params import UserError
+from edm2.runtime.files import replacing
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Write `tree` to `path`; an older file of that name stays until the new one is complete."""
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = json.dumps(_split(tree, "", tensors))
+    digest = _digest(tensors, skeleton)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"skeleton": skeleton, "digest": digest})
+
+
+def load_tree(path: Path) -> Any:
+    """Read what `save_tree` wrote, on the CPU.
+
+    Raises:
+        UserError: the file is truncated or its content is not what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            skeleton, digest = (file.metadata()[key] for key in ("skeleton", "digest"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError(_corrupt(path, str(error))) from None
+    if _digest(tensors, skeleton) != digest:
+        raise UserError(_corrupt(path, "its content does not match its checksum"))
+    return _join(json.loads(skeleton), tensors)
+
+
+def _corrupt(path: Path, why: str) -> str:
+    return (
+        f"{path}: a checkpoint that cannot be used ({why}). Remove this file and run the same "
+        "command again: it continues from the checkpoint before it, or from the start."
+    )
+
+
+def _split(node: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(node, torch.Tensor):
+        tensors[name] = node.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(node, dict):
+        items = [[key, _split(value, f"{name}/{key}", tensors)] for key, value in node.items()]
+        return {"dict": items}
+    if isinstance(node, list | tuple):
+        kind = "tuple" if isinstance(node, tuple) else "list"
+        return {kind: [_split(v, f"{name}/{i}", tensors) for i, v in enumerate(node)]}
+    return {"value": node}
+
+
+def _join(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _join(value, tensors) for key, value in content}
+    if kind == "value":
+        return content
+    items = [_join(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def _digest(tensors: dict[str, torch.Tensor], skeleton: str) -> str:
+    digest = hashlib.blake2b(skeleton.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,34 @@
+"""Where and in which precision networks compute."""
+
+import torch
+
+from edm2.params import UserError
+from edm2.params.runtime import Runtime
+from edm2.runtime.distributed import ranks
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(runtime: Runtime) -> torch.device:
+    """The device of this rank; also sets the number of CPU threads.
+
+    Raises:
+        UserError: a GPU is asked for and there is none, or not that one.
+    """
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    name, available = runtime.device, torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and not available):
+        return torch.device("cpu")
+    index = int(name.partition(":")[2]) if ":" in name else ranks().local
+    if index >= available:
+        raise UserError(
+            f"runtime.device: {name!r} on rank {ranks().rank}: expected a GPU below {available}, "
+            "the number that PyTorch sees. Set it to auto or cpu, or start fewer processes."
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def activation_dtype(runtime: Runtime) -> torch.dtype:
+    return DTYPES[runtime.precision]

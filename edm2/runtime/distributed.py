@@ -1,0 +1,63 @@
+"""Processes of one launch, as `torchrun` starts them; a plain `python` is one rank of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    size: int
+    local: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files, tables and logs."""
+        return self.rank == 0
+
+
+def ranks() -> Ranks:
+    """Who we are, from torchrun's environment variables."""
+    env = os.environ
+    return Ranks(int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")),
+                 int(env.get("LOCAL_RANK", "0")))  # fmt: skip
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """Join the other ranks (nccl on GPUs, gloo on CPUs) for the length of the block."""
+    who = ranks()
+    if who.size > 1:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield who
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module`, its gradients averaged over the ranks when there are several."""
+    if not dist.is_initialized():
+        return module
+    return DistributedDataParallel(module, [device] if device.type == "cuda" else None)
+
+
+def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch.Tensor:
+    """Sum or maximum of `tensor` over the ranks, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
+    return tensor
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,218 @@
+"""Logs of a run: a local JSONL file is the truth, MLflow is the view.
+
+Only rank 0 logs. MLflow gets batches; a store that cannot be reached costs a warning and is tried
+again later, never the run.
+"""
+
+import fcntl
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edm2.params import Params
+from edm2.params.checks import project_root
+from edm2.runtime.distributed import ranks
+from edm2.runtime.files import write_text
+from edm2.runtime.state import State
+
+SECONDS_BETWEEN_FLUSHES = 10.0
+SECONDS_AFTER_FAILURE = 60.0
+LONGEST_PARAM = 500
+
+
+class Run:
+    """Where a stage logs. Time is `nimg`, images seen."""
+
+    def __init__(self, path: Path, view: "MlflowView | None") -> None:
+        self.path = path
+        self.view = view
+
+    def log(self, step: int, metrics: Mapping[str, float], axis: str = "nimg") -> None:
+        """Append one row at `step` of `axis`; non-finite values are kept in the file as text."""
+        if not ranks().first or not metrics:
+            return
+        row = {axis: step, **{k: v if math.isfinite(v) else str(v) for k, v in metrics.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.view is not None:
+            self.view.log(step, metrics)
+
+    def rollback(self, nimg: int) -> None:
+        """Forget rows of later times: training goes on from `nimg`."""
+        if ranks().first:
+            rows = [row for row in read_log(self.path) if row["nimg"] <= nimg]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def summary(self, metrics: Mapping[str, float]) -> None:
+        """What the run is compared by: logged to the view as best/<name>, outside of time."""
+        if ranks().first and self.view is not None:
+            self.view.log(0, {f"best/{key}": value for key, value in metrics.items()})
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Attach a file to the view."""
+        if ranks().first and self.view is not None:
+            self.view.artifact(path, folder)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@contextmanager
+def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[Run]:
+    """Log into `state`, and to MLflow if params ask for it; a resumed state resumes its run."""
+    view = None
+    if ranks().first and params.tracking.mlflow:
+        view = MlflowView(name, params, state, tags)
+    status = "FAILED"
+    try:
+        yield Run(state.log, view)
+        status = "FINISHED"
+    except BaseException as error:
+        status = "KILLED" if not isinstance(error, Exception) or hasattr(error, "status") else status
+        raise
+    finally:
+        if view is not None:
+            view.close(status)
+
+
+class MlflowView:
+    """One MLflow run; every call may fail without harm."""
+
+    def __init__(self, name: str, params: Params, state: State, tags: Mapping[str, str]) -> None:
+        self.pending: list[tuple[int, float, dict[str, float]]] = []
+        self.last_flush = time.monotonic()
+        self.retry_at = 0.0
+        self.client: Any = None
+        self.run_id = ""
+        self._attempt(lambda: self._open(name, params, state, tags))
+
+    def log(self, nimg: int, metrics: Mapping[str, float]) -> None:
+        self.pending.append((nimg, time.time(), dict(metrics)))
+        if time.monotonic() - self.last_flush > SECONDS_BETWEEN_FLUSHES:
+            self._attempt(self._flush)
+
+    def artifact(self, path: Path, folder: str) -> None:
+        self._attempt(lambda: self.client.log_artifact(self.run_id, str(path), folder or None))
+
+    def close(self, status: str) -> None:
+        self._attempt(self._flush)
+        self._attempt(lambda: self.client.set_terminated(self.run_id, status))
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        opening = self.client is None and action == self._flush
+        if time.monotonic() < self.retry_at or opening:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever MLflow raises, the run goes on
+            self.retry_at = time.monotonic() + SECONDS_AFTER_FAILURE
+            print(f"warning: MLflow cannot be reached ({type(error).__name__}: "
+                  f"{str(error).strip().splitlines()[0][:200]}); the local log has everything.",
+                  file=sys.stderr)  # fmt: skip
+
+    def _open(self, name: str, params: Params, state: State, tags: Mapping[str, str]) -> None:
+        client, experiment = _connect(params)
+        run_id = state.read_notes().get("mlflow_run")
+        if run_id is None:
+            run = client.create_run(experiment, run_name=name, tags=_tags(params, tags))
+            run_id = run.info.run_id
+            _log_params(client, run_id, params)
+            state.note(mlflow_run=run_id)
+        else:
+            client.update_run(run_id, status="RUNNING")
+        self.client, self.run_id = client, run_id
+
+    def _flush(self) -> None:
+        from mlflow.entities import Metric
+
+        rows = [Metric(key, value, int(seconds * 1000), nimg)
+                for nimg, seconds, metrics in self.pending
+                for key, value in metrics.items()]  # fmt: skip
+        for start in range(0, len(rows), 1000):  # MLflow takes at most 1000 at once
+            self.client.log_batch(self.run_id, metrics=rows[start : start + 1000])
+        self.pending = []
+        self.last_flush = time.monotonic()
+
+
+def _connect(params: Params) -> tuple[Any, str]:
+    """A client and the id of the experiment; made under a lock, as two makers would collide."""
+    for key, value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
+                       ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("GIT_PYTHON_REFRESH", "quiet")):  # fmt: skip
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    home = project_root() / ".mlflow"
+    uri, name = params.tracking.uri, params.tracking.experiment
+    local = uri is None
+    with _exclusive(home / "lock"), _quiet():
+        client = MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}" if local else uri)
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return client, found.experiment_id
+        artifacts = (home / "artifacts" / name).as_uri() if local else None
+        return client, client.create_experiment(name, artifact_location=artifacts)
+
+
+def _tags(params: Params, tags: Mapping[str, str]) -> dict[str, str]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return {
+        **tags,
+        "seed": str(params.seed),
+        "dvc_exp": os.environ.get("DVC_EXP_NAME", ""),
+        "git_commit": commit.stdout.strip(),
+    }
+
+
+def _log_params(client: Any, run_id: str, params: Params) -> None:
+    """All params, flat; the whole file besides, as long values are cut."""
+    from mlflow.entities import Param
+
+    flat = flatten(params.model_dump(mode="json"))
+    client.log_batch(run_id, params=[Param(k, str(v)[:LONGEST_PARAM]) for k, v in flat.items()])
+    client.log_dict(run_id, params.model_dump(mode="json"), "params.json")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Store migrations talk a lot and reconfigure the root logger: undo both."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -1,0 +1,119 @@
+"""Training of the autoencoder."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from edm2.data.images import ImageShards, to_float
+from edm2.data.stream import stream
+from edm2.features.backbone import Backbone
+from edm2.params.vae import Vae
+from edm2.runtime.distributed import data_parallel
+from edm2.runtime.loop import Metrics
+from edm2.runtime.randomness import normals
+from edm2.vae.losses import image_losses, kl_loss, normalize_gradient, perceptual_loss
+from edm2.vae.network import Autoencoder
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8, latent noise
+BETAS = (0.9, 0.95)
+
+
+class VaeTask:
+    """Losses balanced at the image by gradient normalization; AdamW, warm-up, cosine decay."""
+
+    def __init__(
+        self, network: Autoencoder, params: Vae, backbone: Backbone, device: torch.device
+    ) -> None:
+        self.params, self.device, self.network = params, device, network
+        self.forward = data_parallel(network, device)
+        self.losses = image_losses(params.losses, backbone)
+        self.optimizer = torch.optim.AdamW(
+            _groups(network, params), betas=BETAS, weight_decay=params.weight_decay
+        )
+
+    def step(self, batch: Batch, nimg: int) -> Metrics:
+        pixels, noise = (tensor.to(self.device) for tensor in batch)
+        images = to_float(pixels)
+        reconstruction, mean = self.forward(images, noise)
+        terms = {
+            name: loss(images, normalize_gradient(reconstruction.float(), weight))
+            for name, (weight, loss) in self.losses.items()
+        }
+        terms["kl"] = kl_loss(mean)
+        weights = {"kl": self.params.losses.kl}
+        total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+        self.optimizer.zero_grad()
+        total.backward()
+        self._set_learning_rates(nimg)
+        self.optimizer.step()
+        error = nn.functional.mse_loss(reconstruction.detach().float(), images)
+        return {**{f"train/{name}": term for name, term in terms.items()}, "train/mse": error}
+
+    def _set_learning_rates(self, nimg: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * schedule(nimg, self.params)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
+    """The rate falls with width for all layers but the first, so that one setting fits all."""
+    first = network.first_weight
+    others = [p for p in network.parameters() if p is not first]
+    return [{"params": [first], "peak": params.lr_input, "lr": 0.0},
+            {"params": others, "peak": params.lr / params.channels, "lr": 0.0}]  # fmt: skip
+
+
+def schedule(nimg: int, params: Vae) -> float:
+    """Learning-rate factor: linear warm-up to 1, then a cosine to 0 at the end."""
+    if nimg < params.warmup_nimg:
+        return nimg / params.warmup_nimg
+    rest = max(1, params.duration_nimg - params.warmup_nimg)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (nimg - params.warmup_nimg) / rest)))
+
+
+def batches(images: ImageShards, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:
+    """Training batches, with the latent noise of each image, from a given time on."""
+    side = images.resolution // params.downscale
+    shape = (params.latent_channels, side, side)
+
+    def read(numbers: range, indices: list[int]) -> Batch:
+        noise = normals(seed, "vae/noise", numbers, shape)
+        return images.batch(indices)[0], torch.from_numpy(noise)
+
+    return lambda nimg: stream(read, len(images), params.batch, seed, nimg)
+
+
+@torch.no_grad()
+def evaluate(
+    network: Autoencoder, images: ImageShards, backbone: Backbone, device: torch.device
+) -> dict[str, float]:
+    """Quality of reconstructions from the latent's mean.
+
+    Returns:
+        psnr: mean over images of the peak signal-to-noise ratio in dB, peak to peak 2 in [-1, 1].
+        perceptual: mean perceptual distance.
+        latent_std: standard deviation of all latent means.
+    """
+    distance = perceptual_loss(backbone)
+    psnr = perceptual = 0.0
+    latents = []
+    for pixels, _ in images.batches(256):
+        x = to_float(pixels.to(device))
+        mean = network.encoder(x)
+        y = network.decoder(mean).float().clamp(-1, 1)
+        error = (x - y).square().mean(dim=(1, 2, 3))
+        psnr += float((10 * torch.log10(4 / error)).sum())
+        perceptual += float(distance(x, y)) * len(x)
+        latents.append(mean.float().cpu())
+    count = len(images)
+    return {"psnr": psnr / count, "perceptual": perceptual / count,
+            "latent_std": float(torch.cat(latents).std())}  # fmt: skip

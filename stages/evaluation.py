@@ -1,0 +1,86 @@
+"""Images of one network, and their numbers: where denoiser, sampler, codec and detector meet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from edm2.data.images import ImageShards
+from edm2.data.latents import LatentShards
+from edm2.diffusion.setup import denoiser_for, set_network
+from edm2.features.classifier import load_classifier
+from edm2.metrics.statistics import Statistics, distance, image_statistics, metric_name
+from edm2.params import Params
+from edm2.sampling.generate import generate
+from edm2.vae.codec import load_vae
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Features float32 [N, D] of all seeds, and the images uint8 [G, 3, R, R] of the first ones."""
+
+    features: np.ndarray
+    images: torch.Tensor
+
+
+class Evaluator:
+    """Generates with one network after another and compares with the training images."""
+
+    def __init__(self, params: Params, config: str, device: torch.device) -> None:
+        self.params, self.device = params, device
+        train, held_out = (ImageShards(Path("data/images"), s) for s in ("train", "held_out"))
+        self.classes = train.classes
+        self.latents = LatentShards(Path("data/latents"), "train")
+        self.codec = load_vae(Path("models/vae"), device)
+        self.detector = load_classifier(Path("models/features"), device)
+        self.denoiser = denoiser_for(
+            config,  # type: ignore[arg-type]  # dvc.yaml gives letters of `configs`
+            params, self.latents.shape, len(train.classes),
+        ).to(device)  # fmt: skip
+        self.reference = image_statistics((b for b, _ in train.batches(BATCH)), self.detector, device)
+        samples = params.evaluation.samples
+        self.counts = [samples]
+        if self.detector.dims < len(held_out) < samples:
+            self.counts.append(len(held_out))  # to hold against the held-out images themselves
+
+    def generate(self, network: Path) -> Generated:
+        """The images of all seeds under `network`."""
+        evaluation = self.params.evaluation
+        denoiser = set_network(self.denoiser, load_file(network))
+        seeds = range(evaluation.first_seed, evaluation.first_seed + evaluation.samples)
+        shown = seeds[: evaluation.grid_columns * len(self.classes)]
+        features: dict[int, np.ndarray] = {}
+        images: dict[int, torch.Tensor] = {}
+        for part, latents in generate(denoiser, seeds, self.latents.shape, len(self.classes),
+                                      self.params.sampling, self.device):  # fmt: skip
+            pixels = self.codec.decode(self.latents.normalization.denormalize(latents))
+            features |= zip(part, self.detector.features(pixels).cpu().numpy(), strict=True)
+            images |= {s: x for s, x in zip(part, pixels.cpu(), strict=True) if s in shown}
+        features, images = _gather(features), _gather(images)
+        return Generated(np.stack([features[s] for s in seeds]),
+                         torch.stack([images[s] for s in shown]))  # fmt: skip
+
+    def measure(self, generated: Generated) -> Mapping[str, tuple[int, float]]:
+        """Sample count and value of each metric, by its full name."""
+        found = {}
+        for count in self.counts:
+            statistics = Statistics.empty(self.detector.dims)
+            statistics.update(generated.features[:count])
+            name = metric_name(self.detector.name, count)
+            found[name] = (count, distance(statistics, self.reference))
+        return found
+
+
+def _gather(mine: dict) -> dict:  # type: ignore[type-arg]
+    """What all ranks have, merged."""
+    if not dist.is_initialized():
+        return mine
+    parts: list[dict] = [{} for _ in range(dist.get_world_size())]  # type: ignore[type-arg]
+    dist.all_gather_object(parts, mine)
+    return {key: value for part in parts for key, value in part.items()}

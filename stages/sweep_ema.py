@@ -1,0 +1,32 @@
+"""snapshot store → models/sweep/X: networks of the EMA lengths that params ask for."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from stages.entry import Place, main
+
+
+def work(place: Place) -> None:
+    """Reconstruct one network per EMA length."""
+    import torch
+
+    from edm2.ema.reconstruct import reconstruct
+    from edm2.ema.store import SnapshotStore, write_tensors
+    from edm2.runtime.manifest import write_manifest
+
+    sweep, out = place.params.sweep, place.out(f"models/sweep/{place.config}")
+    store = SnapshotStore(Path(f"models/ema/{place.config}"))
+    dtype = {"float16": torch.float16, "float32": torch.float32}[sweep.dtype]
+    networks = []
+    for spec, tensors in reconstruct(store, sweep.sigma_rel, sweep.nimg):
+        name = f"sigma_rel-{spec.sigma_rel!r}.safetensors"
+        write_tensors(out / name, tensors, dtype)
+        networks.append({**asdict(spec), "file": name})
+        if not spec.trustworthy:
+            print(f"warning: EMA length {spec.sigma_rel}: the reconstruction's response function "
+                  f"is off by {spec.error:.1%}; take more snapshots.")  # fmt: skip
+    write_manifest(out, networks=networks)
+
+
+if __name__ == "__main__":
+    main(work)

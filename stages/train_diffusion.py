@@ -1,0 +1,52 @@
+"""latents → models/diffusion/X, reports/training/X: one training configuration."""
+
+from pathlib import Path
+
+from stages.entry import Place, main
+
+
+def work(place: Place) -> None:
+    """Train the denoiser of one configuration; keep snapshots of its averages."""
+    import torch
+
+    from edm2.data.latents import LatentShards
+    from edm2.diffusion.hyperparameters import hyperparameters
+    from edm2.diffusion.setup import denoiser_for, save_network
+    from edm2.diffusion.training import DenoiserTask, batches
+    from edm2.ema.store import describe, remove_snapshots_after, snapshots_in, write_snapshots
+    from edm2.ema.tracker import PowerEMA
+    from edm2.runtime.distributed import ranks
+    from edm2.runtime.loop import Every, train
+    from edm2.runtime.manifest import write_manifest
+    from edm2.runtime.randomness import torch_seed
+    from stages.reports import write_curves
+
+    config, params, seed = place.config, place.params, place.params.seed
+    latents = LatentShards(Path("data/latents"), "train")
+    out = place.out(f"models/diffusion/{config}")
+    out.mkdir(exist_ok=True)
+    torch.manual_seed(torch_seed(seed, "diffusion/init"))
+    denoiser = denoiser_for(config, params, latents.shape, len(latents.classes)).to(place.device)
+    average = PowerEMA(denoiser.unet, params.ema.sigma_rels)
+    hyper = hyperparameters(config, params.diffusion)
+
+    def snapshot(nimg: int) -> dict[str, float]:
+        if ranks().first:
+            lengths = {length: average.tensors(length) for length in params.ema.sigma_rels}
+            write_snapshots(out, nimg, lengths)
+        return {}
+
+    task = DenoiserTask(denoiser, average, params.diffusion, hyper, seed, place.device)
+    train(place.title, task, batches(latents, params.diffusion, hyper, seed), params.diffusion,
+          place.state, place.run, checkpoint_seconds=params.runtime.checkpoint_seconds,
+          every=[Every(params.ema.snapshot_nimg, snapshot)],
+          rollback=lambda nimg: remove_snapshots_after(out, nimg))  # fmt: skip
+    if ranks().first:
+        save_network(denoiser, out / "network.safetensors")
+        buffers = [name for name, _ in denoiser.unet.named_buffers()]
+        write_manifest(out, snapshots=describe(snapshots_in(out)), buffers=buffers)
+        write_curves(place, f"reports/training/{config}.csv")
+
+
+if __name__ == "__main__":
+    main(work)
