@@ -49,7 +49,7 @@ def work(place: Place) -> None:
         best = best_of(table)
         place.run.summary({str(best["metric"]): float(best["value"]),
                            "sigma_rel": float(best["sigma_rel"])})  # fmt: skip
-        place.run.artifact(samples / f"sigma_rel-{best['sigma_rel']!r}.png", "samples")
+        place.run.artifact(samples / f"sigma_rel-{float(best['sigma_rel'])!r}.png", "samples")
         figure = place.state.folder / "ema_curve.png"
         draw_ema_curves(table, figure)
         place.run.artifact(figure)

@@ -13,9 +13,14 @@ EPSILON = 1e-4
 
 def normalize(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     """x / (‖x‖/√n + ε): unit root mean square over `dims`, n their product (EDM2 eq. 66)."""
+    return x * inverse_magnitude(x, dims).to(x.dtype)
+
+
+def inverse_magnitude(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """1 / (‖x‖/√n + ε) over `dims`, which stay as ones; float32."""
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float32)
     count = math.prod(x.shape[d] for d in dims)
-    return x / (EPSILON + norm / math.sqrt(count)).to(x.dtype)
+    return (EPSILON + norm / math.sqrt(count)).reciprocal()
 
 
 def mp_silu(x: torch.Tensor) -> torch.Tensor:
@@ -100,7 +105,7 @@ class Layer(nn.Module):
         """Apply the layer in the precision of `x`; `gain` scales the output."""
         weight = self.weight
         if self.normalized:
-            weight = normalize(weight, self.dims) * (gain / math.sqrt(self.fan_in))
+            weight = weight * (inverse_magnitude(weight, self.dims) * (gain / math.sqrt(self.fan_in)))
         elif not isinstance(gain, float) or gain != 1.0:
             weight = weight * gain
         weight = weight.to(x.dtype)
@@ -113,7 +118,7 @@ class Layer(nn.Module):
     def force_norm(self) -> None:
         """Set each output unit's weights back to norm √n (EDM2 Section 2.3)."""
         if self.forced:
-            self.weight.copy_(normalize(self.weight, self.dims))
+            self.weight.mul_(inverse_magnitude(self.weight, self.dims))
 
 
 class GroupNorm(nn.Module):

@@ -1,0 +1,60 @@
+"""Do the generated digits show the class asked for? A reader that had no part in training says.
+
+`python benchmarks/read_digits.py [CONFIG] [--least FRACTION]`, after `dvc repro`: generates images
+with the best network of the sweep, and reads them with a support-vector machine fitted to
+scikit-learn's own 8×8 digits. Exits with status 1 below the fraction asked for.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from edm2.data.latents import LatentShards
+from edm2.diffusion.setup import denoiser_for, set_network
+from safetensors.torch import load_file
+from edm2.params import load
+from edm2.reporting.curves import best_of
+from edm2.sampling.generate import generate, seed_labels
+from edm2.vae.codec import load_vae
+
+SEEDS = range(1_000_000, 1_001_000)  # none that the sweep has seen
+
+
+def generated(config: str, sigma_rel: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 images [N, 3, 16, 16] of SEEDS and the classes asked for."""
+    params, cpu = load("params.yaml"), torch.device("cpu")
+    latents, codec = LatentShards(Path("data/latents"), "train"), load_vae(Path("models/vae"), cpu)
+    denoiser = denoiser_for(config, params, latents.shape, len(latents.classes))
+    set_network(denoiser, load_file(f"models/sweep/{config}/sigma_rel-{sigma_rel!r}.safetensors"))
+    parts = generate(denoiser, SEEDS, latents.shape, len(latents.classes), params.sampling, cpu)
+    images = [codec.decode(latents.normalization.denormalize(part)) for _, part in parts]
+    return torch.cat(images), seed_labels(SEEDS, len(latents.classes))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", nargs="?", default="G")
+    parser.add_argument("--least", type=float, default=0.0)
+    arguments = parser.parse_args()
+    sigma_rel = float(best_of(pd.read_csv(f"reports/fid/{arguments.config}.csv"))["sigma_rel"])
+    images, labels = generated(arguments.config, sigma_rel)
+    small = torch.nn.functional.avg_pool2d(images.float().mean(1), images.shape[-1] // 8)  # [N, 8, 8]
+    reader = SVC(gamma=0.001).fit(*load_digits(return_X_y=True))
+    right = reader.predict(small.flatten(1).numpy() * (16 / 255)) == labels.numpy()
+    print(f"config {arguments.config}, EMA length {sigma_rel:g}: {right.mean():.1%} of {len(right)} "
+          "generated digits are read as the class asked for")  # fmt: skip
+    for digit in np.unique(labels):
+        print(f"  {digit}: {right[labels.numpy() == digit].mean():.0%}")
+    return int(right.mean() < arguments.least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

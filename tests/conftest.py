@@ -1,0 +1,96 @@
+"""A tiny project: the whole pipeline on few images, in a folder of its own."""
+
+import importlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("prepare", "train_features", "train_vae", "encode_latents", "train_diffusion",
+          "snapshot_emas", "sweep_ema", "fid", "report")  # fmt: skip
+PER_CONFIG = ("train_diffusion", "snapshot_emas", "sweep_ema", "fid")
+TINY: dict[str, Any] = {
+    "features.channels": 8, "features.slices": 2, "features.dims": 8,
+    "features.duration_nimg": 512, "features.log_nimg": 256,
+    "vae.channels": 8, "vae.duration_nimg": 512, "vae.log_nimg": 128, "vae.warmup_nimg": 128,
+    "vae.evaluate_nimg": 256,
+    "diffusion.channels": 8, "diffusion.batch": 64, "diffusion.duration_nimg": 1024,
+    "diffusion.log_nimg": 256, "diffusion.lr_rampup_nimg": 256, "ema.snapshot_nimg": 256,
+    "sweep.sigma_rel": [0.05, 0.1, 0.2], "sampling.steps": 3, "sampling.batch": 32,
+    "evaluation.samples": 300, "evaluation.grid_columns": 2, "runtime.device": "cpu",
+    "runtime.threads": 2, "tracking.mlflow": False,
+}  # fmt: skip
+
+
+def write_params(path: Path, changes: dict[str, Any]) -> Path:
+    """params.yaml with the values at some key paths changed."""
+    yaml = YAML(typ="safe")
+    tree = yaml.load(ROOT / "params.yaml")
+    for key, value in changes.items():
+        node, parts = tree, key.split(".")
+        for part in parts[:-1]:
+            node = node[part]
+        assert parts[-1] in node, key
+        node[parts[-1]] = value
+    yaml.dump(tree, path)
+    return path
+
+
+def make_project(folder: Path, changes: dict[str, Any]) -> Path:
+    """The pipeline's declaration and code, with params of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    for code in ("edm2", "stages"):
+        (folder / code).symlink_to(ROOT / code)
+    write_params(folder / "params.yaml", changes)
+    return folder
+
+
+def run_stage(name: str, config: str = "", outside: str = "") -> None:
+    """One stage in this process, in the current folder."""
+    from edm2.params import load
+    from stages.entry import perform
+
+    work = importlib.import_module(f"stages.{name}").work
+    perform(name, work, load("params.yaml"), config, outside)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with all stages done for config G; tests only read it."""
+    folder = make_project(tmp_path_factory.mktemp("finished"), TINY)
+    before = os.getcwd(), os.environ.get("DVC_ROOT")
+    os.chdir(folder)
+    os.environ["DVC_ROOT"] = str(folder)
+    try:
+        for name in STAGES:
+            run_stage(name, "G" if name in PER_CONFIG else "")
+    finally:
+        os.chdir(before[0])
+        del os.environ["DVC_ROOT"]
+        if before[1] is not None:
+            os.environ["DVC_ROOT"] = before[1]
+    return folder
+
+
+@pytest.fixture
+def project(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """A copy of the finished project without its state, entered; its params may be changed."""
+
+    def enter(**changes: Any) -> Path:
+        keys = {key.replace("__", "."): value for key, value in changes.items()}
+        folder = make_project(tmp_path / "project", {**TINY, **keys})
+        for results in ("data", "models", "reports"):
+            shutil.copytree(finished / results, folder / results)
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("DVC_ROOT", str(folder))
+        return folder
+
+    return enter

@@ -1,0 +1,157 @@
+"""params.yaml and the model, and every way in which a file can be wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, write_params
+from ruamel.yaml import YAML
+
+from edm2.params import Params, UserError, load
+from edm2.params.loading import fields
+
+
+def keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in tree.items():
+        found |= {prefix + key} | (keys(value, f"{prefix}{key}.") if isinstance(value, dict) else set())
+    return found
+
+
+def test_params_yaml_lists_exactly_the_fields_of_the_model():
+    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    assert keys(tree) == {key for key, _ in fields(Params)}
+
+
+def test_every_field_is_described():
+    assert [key for key, description in fields(Params) if len(description) < 5] == []
+
+
+def test_load_gives_the_values_of_the_file():
+    params = load(ROOT / "params.yaml")
+    assert params.dataset.source == "digits"
+    assert params.sweep.sigma_rel[0] == 0.02
+    assert params.sweep.sigma_rel[-1] == 0.24
+    assert len(params.sweep.sigma_rel) == 12
+
+
+WRONG = [
+    ("seed", "zero", ["seed", "'zero'", "integer"]),
+    ("seed", True, ["seed", "True", "integer"]),
+    ("seed", -1, ["seed", "-1", "0"]),
+    ("configs", ["H"], ["configs.0", "'H'", "'A'", "'G'"]),
+    ("configs", [], ["configs", "1 item"]),
+    ("configs", ["G", "G"], ["configs", "once"]),
+    ("vae.batch", "64", ["vae.batch", "'64'", "integer"]),
+    ("vae.batch", 0, ["vae.batch", "greater than 0"]),
+    ("vae.channel_mult", [1, 2.5], ["vae.channel_mult.1", "2.5"]),
+    ("dataset.source", "cifar", ["dataset.source", "'cifar'", "'digits'", "'folder'"]),
+    ("dataset.source", "folder", ["dataset.path", "None", "one sub-folder per class"]),
+    ("dataset.path", "somewhere", ["dataset.path", "'somewhere'", "null"]),
+    ("dataset.resolution", 18, ["dataset.resolution", "18", "multiple of 4", "16 or 20"]),
+    ("dataset.held_out", 1.0, ["dataset.held_out", "1.0", "less than 1"]),
+    ("diffusion.channel_mult", [1, 2, 2, 2], ["diffusion.channel_mult", "4x4", "fewer levels"]),
+    ("diffusion.size", "S", ["diffusion.size, diffusion.channels", "one of the two"]),
+    ("diffusion.size", "XXXL", ["diffusion.size", "'XXXL'", "'XXS'"]),
+    ("diffusion.channels", 100, ["diffusion.channels", "multiples of 64"]),
+    ("diffusion.duration_nimg", 204801, ["diffusion.duration_nimg", "multiple", "204800 or 204928"]),
+    ("diffusion.log_nimg", 100, ["diffusion.log_nimg", "100", "multiple of diffusion.batch (128)"]),
+    ("diffusion.microbatch", 48, ["diffusion.microbatch", "48", "divisor"]),
+    ("diffusion.lr_ref", -0.1, ["diffusion.lr_ref", "-0.1", "greater than 0"]),
+    ("diffusion.dropout", 1.5, ["diffusion.dropout", "1.5", "less than 1"]),
+    ("ema.sigma_rels", [0.05, 0.29], ["ema.sigma_rels.1", "0.29", "0.2886"]),
+    ("ema.snapshot_nimg", 409600, ["ema.snapshot_nimg", "409600", "at most", "more often"]),
+    ("ema.snapshot_nimg", 128 * 300, ["ema.snapshot_nimg", "divisor", "very end"]),
+    ("sweep.sigma_rel", [0.3], ["sweep.sigma_rel.0", "0.3", "0.2886"]),
+    ("sweep.sigma_rel", "0.02 to 0.2", ["sweep.sigma_rel", "0.02...0.24 by 0.02"]),
+    ("sweep.sigma_rel", "0.2...0.1 by 0.02", ["sweep.sigma_rel", "upwards"]),
+    ("sweep.sigma_rel", [0.1, 0.05], ["sweep.sigma_rel", "rising"]),
+    ("sweep.nimg", 1, ["sweep.nimg", "first snapshot"]),
+    ("sampling.sigma_min", 100, ["sampling.sigma_min", "below sampling.sigma_max"]),
+    ("evaluation.samples", 64, ["evaluation.samples", "64", "features.dims (64)"]),
+    ("runtime.device", "gpu", ["runtime.device", "'gpu'", "cpu, cuda"]),
+    ("runtime.precision", "fp64", ["runtime.precision", "'fp64'", "'bf16'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "said"), WRONG, ids=[f"{k}={v}" for k, v, _ in WRONG])
+def test_wrong_values_are_refused_with_key_value_and_way_out(tmp_path, key, value, said):
+    path = write_params(tmp_path / "params.yaml", {key: value})
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert [text for text in [str(path), *said] if text not in str(error.value)] == []
+
+
+def test_all_problems_are_told_at_once(tmp_path):
+    path = write_params(tmp_path / "params.yaml", {"seed": "x", "vae.lr": "y", "launch": 1})
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert all(f"  {key}:" in str(error.value) for key in ("seed", "vae.lr", "launch"))
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("  lr_ref:", "  lr_reff:"))
+    with pytest.raises(UserError, match="diffusion.lr_reff: 0.01: unknown key. Did you mean lr_ref"):
+        load(path)
+
+
+def test_a_missing_key_is_named(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("  rho: 7\n", ""))
+    with pytest.raises(UserError, match="sampling.rho: missing"):
+        load(path)
+
+
+def test_the_batch_must_be_shared_evenly_by_the_ranks(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match=r"diffusion.batch: 128: .*3 ranks.*126 or 129"):
+        load(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(("text", "said"), [("a: [1", "not valid YAML"), ("- 1", "the file")])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, said):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load(tmp_path / "params.yaml")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.yaml: cannot be read"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    changes = {"dataset.source": "folder", "dataset.path": "pictures"}
+    path = write_params(tmp_path / "params.yaml", changes)
+    with pytest.raises(UserError, match=f"Looked for {tmp_path}/pictures"):
+        load(path)
+    (tmp_path / "pictures").mkdir()
+    assert load(path).dataset.path == "pictures"
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("lr_input: 0.0001", "lr_input: 1e-4"))
+    assert load(path).vae.lr_input == 1e-4
+
+
+def test_params_are_checked_before_anything_heavy_is_imported():
+    code = ("import sys, edm2.params as p; p.load('params.yaml'); import stages.entry; "
+            "import stages.train_diffusion; print('torch' in sys.modules)")  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.strip() == "False", run.stderr
+
+
+def test_the_command_explains_every_field_and_refuses_wrong_files(tmp_path):
+    command = [sys.executable, "-m", "edm2.params"]
+    good = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert good.returncode == 0
+    assert all(key in good.stdout for key, _ in fields(Params))
+    wrong: Path = write_params(tmp_path / "params.yaml", {"seed": "x"})
+    bad = subprocess.run([*command, str(wrong)], cwd=ROOT, capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert "seed: 'x'" in bad.stderr

@@ -1,0 +1,98 @@
+"""Tables, curves and the page."""
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from edm2.reporting.curves import best_of, draw_ema_curves, main_metric
+from edm2.reporting.grids import draw_grid, write_class_grid
+from edm2.reporting.page import paragraph, render
+from edm2.reporting.tables import ablation_table, as_markdown, paper_ladder, yardstick_table
+
+
+def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
+    """Two metrics: of 1000 samples, and of 200 with values ten times as large."""
+    rows = [
+        {"config": config, "sigma_rel": s, "nimg": 1000, "metric": name, "value": v * scale,
+         "detector": "classifier", "samples": count, "error": 0.01, "weight_sum": 1.0,
+         "snapshots": 8, "first_seed": 0}
+        for s, v in zip(lengths, values, strict=True)
+        for name, count, scale in (("fd_classifier_1k", 1000, 1), ("fd_classifier_200", 200, 10))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_best_is_the_lowest_of_the_metric_with_most_samples():
+    best = best_of(networks())
+    assert (best["metric"], best["value"], best["sigma_rel"]) == ("fd_classifier_1k", 1.0, 0.1)
+    assert not best["at_edge"]
+
+
+@pytest.mark.parametrize("values", [(1.0, 2.0, 3.0), (3.0, 2.0, 1.0)])
+def test_a_minimum_at_the_edge_is_said(values, tmp_path):
+    assert best_of(networks(values=values))["at_edge"]
+    draw_ema_curves(networks(values=values), tmp_path / "curve.svg")
+    assert ablation_table(networks(values=values))["ours: at edge of grid"].tolist() == ["yes"]
+
+
+def test_a_curve_never_mixes_metrics():
+    assert set(main_metric(networks())["metric"]) == {"fd_classifier_1k"}
+
+
+def test_the_ablation_names_detector_and_count_of_both_sides():
+    table = ablation_table(pd.concat([networks("A"), networks("G", values=(2.0, 0.5, 1.0))]))
+    assert table["config"].tolist() == ["A", "G"]
+    assert table["ours: fd_classifier_1k"].tolist() == [1.0, 0.5]
+    assert table["paper, ImageNet-512: fid_50k"].tolist() == [8.00, 2.56]  # EDM2 Table 1
+    assert table["paper, ImageNet-512: EMA length"].tolist() == [0.034, 0.13]
+
+
+def test_the_papers_table_falls_from_a_to_g():
+    fid = paper_ladder()["fid"]
+    assert list(fid.index) == list("ABCDEFG")
+    assert fid.is_monotonic_decreasing
+
+
+def test_yardsticks_share_one_metric():
+    vae = {"psnr": 30.0, "held_out/fd_classifier_200": 5.0, "reconstructions/fd_classifier_200": 6.0}
+    table = yardstick_table(networks(), vae)
+    assert set(table["metric"]) == {"fd_classifier_200"}
+    assert table["value"].tolist() == [5.0, 6.0, 10.0]  # the last: the best network's, at 200
+
+
+def test_without_held_out_distances_there_are_no_yardsticks():
+    assert yardstick_table(networks(), {"psnr": 30.0}).empty
+
+
+def test_markdown_has_a_line_per_row():
+    text = as_markdown(pd.DataFrame({"a": [1, 2], "b": [0.123456, 2.0]}))
+    assert text == "| a | b |\n| --- | --- |\n| 1 | 0.1235 |\n| 2 | 2 |\n"
+
+
+def test_the_page_escapes_what_it_is_given():
+    page = render("a < b", [("x & y", paragraph("<script>"))])
+    assert "a &lt; b" in page
+    assert "x &amp; y" in page
+    assert "<script>" not in page
+
+
+def test_a_class_grid_has_a_row_per_class(tmp_path):
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
+    images = colours.repeat(2, 1)[:, :, None, None].expand(-1, -1, 8, 8)  # classes in turn
+    write_class_grid(tmp_path / "grid.png", images, ["r", "g", "b"])
+    grid = Image.open(tmp_path / "grid.png")
+    cell = grid.height // 3
+    for row, colour in enumerate(colours.tolist()):
+        for column in (1, 2):
+            x = grid.width - (column - 0.5) * cell
+            assert grid.getpixel((int(x), int((row + 0.5) * cell))) == tuple(colour)
+
+
+def test_small_images_are_enlarged_by_whole_factors():
+    image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    image[..., 0, 0] = 255
+    canvas = draw_grid([image], ["label"])
+    white = [(x, y) for x in range(canvas.width) for y in range(canvas.height)
+             if canvas.getpixel((x, y)) == (0, 0, 0)]  # fmt: skip
+    assert len(white) >= 48 * 48 - 9  # 16 pixels by a factor of 3, less the bright one

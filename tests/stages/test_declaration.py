@@ -1,0 +1,69 @@
+"""dvc.yaml against the stages."""
+
+from pathlib import Path
+
+import grimp
+import pytest
+from conftest import PER_CONFIG, ROOT, STAGES
+from ruamel.yaml import YAML
+
+from edm2.params import UserError, load
+from stages.declaration import declaration, per_config
+
+# what runs a stage and shapes no result
+FRAME = ("edm2.params", "stages.entry", "stages.declaration", "stages.reports", "stages")
+RESULTS_OF_RUNTIME = ("edm2.runtime.loop", "edm2.runtime.randomness")
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph("edm2", "stages")
+
+
+def declared(name):
+    return declaration(name, "G" if name in PER_CONFIG else None, ROOT / "dvc.yaml")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_are_the_code_that_shapes_the_result(graph, name):
+    """Every module that a stage imports, directly or not, lies in a dep; and no dep is idle."""
+    imported = graph.find_upstream_modules(f"stages.{name}") | {f"stages.{name}"}
+    shaping = {
+        module for module in imported
+        if module not in FRAME and not module.startswith("edm2.params")
+        and (not module.startswith("edm2.runtime") or module in RESULTS_OF_RUNTIME)
+    }  # fmt: skip
+    deps = [path.with_suffix("").as_posix().replace("/", ".") for path in declared(name).deps
+            if path.parts[0] in ("edm2", "stages")]  # fmt: skip
+    code = {module for module in shaping if module not in ("edm2",)}
+    missed = {m for m in code if not any(m == d or m.startswith(f"{d}.") for d in deps)}
+    idle = [d for d in deps if not any(m == d or m.startswith(f"{d}.") for m in code)]
+    assert missed - {"edm2.reporting", "edm2.metrics"} == set()
+    assert idle == []
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_params_exist(name):
+    values = declared(name).values(load(ROOT / "params.yaml"))
+    assert len(values) == len(declared(name).params)
+
+
+def test_all_inputs_are_outs_of_earlier_stages():
+    made: set[Path] = set()
+    for name in STAGES:
+        for path in (p for p in declared(name).deps if p.parts[0] in ("data", "models", "reports")):
+            assert any(out == path or path in out.parents for out in made), (name, path)
+        made |= set(declared(name).outs)
+
+
+def test_stages_of_dvc_yaml_are_the_files_of_the_folder():
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    assert tuple(stages) == STAGES
+    assert all((ROOT / "stages" / f"{name}.py").exists() for name in stages)
+    assert tuple(name for name in stages if per_config(name, ROOT / "dvc.yaml")) == PER_CONFIG
+
+
+def test_outside_of_a_project_the_way_out_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="Stages run in the project root"):
+        declaration("prepare", None)

@@ -1,0 +1,112 @@
+"""All stages, on a tiny project."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_stage
+from safetensors.torch import load_file
+
+from edm2.ema import SnapshotStore, reconstruct
+from edm2.params import UserError
+from edm2.runtime.manifest import read_manifest
+
+
+def test_prepare_splits_all_digits_by_class(finished):
+    facts = read_manifest(finished / "data/images")
+    assert facts["images"]["train"] + facts["images"]["held_out"] == 1797
+    assert facts["classes"] == [str(k) for k in range(10)]
+    assert sum(facts["images_per_class"]["held_out"]) == facts["images"]["held_out"]
+    assert all(count > 20 for count in facts["images_per_class"]["held_out"])
+
+
+def test_latents_are_described_by_their_manifest(finished):
+    facts = read_manifest(finished / "data/latents")
+    assert facts["shape"] == [4, 4, 4]
+    assert len(facts["mean"]) == len(facts["std"]) == 4
+    assert min(facts["std"]) >= 0.1**0.5  # the variance of the latents themselves
+
+
+def test_snapshots_stand_at_every_interval_and_at_the_end(finished):
+    store = SnapshotStore(finished / "models/ema/G")
+    assert sorted({s.nimg for s in store.snapshots}) == [256, 512, 768, 1024]
+    assert {s.sigma_rel for s in store.snapshots} == {0.05, 0.1}
+
+
+def test_networks_of_the_sweep_are_the_reconstructions(finished):
+    networks = read_manifest(finished / "models/sweep/G")["networks"]
+    assert [n["sigma_rel"] for n in networks] == [0.05, 0.1, 0.2]
+    ((_, tensors),) = reconstruct(SnapshotStore(finished / "models/ema/G"), [0.2])
+    written = load_file(finished / "models/sweep/G" / networks[2]["file"])
+    assert written.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_allclose(written[name], tensor, rtol=1e-3, atol=1e-6)  # 16 bits
+
+
+def test_each_network_has_one_row_per_sample_count(finished):
+    table = pd.read_csv(finished / "reports/fid/G.csv")
+    held_out = read_manifest(finished / "data/images")["images"]["held_out"]
+    assert set(table["metric"]) == {"fd_classifier_300", f"fd_classifier_{held_out}"}
+    assert list(table.groupby("metric").size()) == [3, 3]
+    assert np.isfinite(table["value"]).all()
+    assert (table["value"] > 0).all()
+
+
+def test_the_report_shows_all_that_it_must(finished):
+    page = (finished / "reports/index.html").read_text()
+    for heading in ("EMA length", "Ablation", "Samples", "How good is that?", "Autoencoder", "Training"):
+        assert f">{heading}</h2>" in page
+    assert page.count('src="data:image/') >= 5
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    metrics = json.loads((finished / "reports/metrics.json").read_text())
+    assert {"vae/psnr", "features/accuracy_held_out", "G/best/sigma_rel"} <= metrics.keys()
+
+
+def test_training_curves_have_a_row_per_interval(finished):
+    rows = pd.read_csv(finished / "reports/training/G.csv")
+    assert list(rows["nimg"]) == [256, 512, 768, 1024]
+    assert rows["train/loss"].notna().all()
+    assert (rows["train/nonfinite_gradients"] == 0).all()
+
+
+def test_work_that_is_finished_is_published_again_not_done_again(project, capfd):
+    folder = project()
+    run_stage("sweep_ema", "G")
+    first = (folder / "models/sweep/G/manifest.json").stat().st_ino
+    run_stage("sweep_ema", "G")
+    assert "finished before" in capfd.readouterr().err
+    assert (folder / "models/sweep/G/manifest.json").stat().st_ino == first
+
+
+def test_other_params_are_other_work(project):
+    folder = project(sweep__sigma_rel=[0.07])
+    run_stage("sweep_ema", "G")
+    run_stage("fid", "G")
+    assert list(pd.read_csv(folder / "reports/fid/G.csv")["sigma_rel"].unique()) == [0.07]
+
+
+@pytest.mark.parametrize(
+    ("file", "stage", "config"),
+    [
+        ("data/images/train-000001.tar", "train_features", ""),
+        ("models/features/network.safetensors", "train_vae", ""),
+        ("data/latents/train-000000.tar", "train_diffusion", "G"),
+        ("models/diffusion/G/ema-0.1-000000000512.safetensors", "snapshot_emas", "G"),
+        ("models/sweep/G/sigma_rel-0.1.safetensors", "fid", "G"),
+    ],
+)
+def test_a_truncated_input_is_named_and_stays(project, file, stage, config):
+    path = project() / file
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{file}: .*truncated"):
+        run_stage(stage, config)
+    assert path.exists()
+
+
+def test_an_input_that_is_not_there_is_named(project):
+    folder = project()
+    (folder / "models/ema/G").rename(folder / "elsewhere")
+    with pytest.raises(UserError, match="models/ema/G: not there"):
+        run_stage("sweep_ema", "G")

@@ -1,0 +1,98 @@
+"""Trainings that are stopped at any moment end as if they had not been."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def start(folder, *arguments):
+    environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(folder)}
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=folder, env=environment,
+                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def wait_for_checkpoint(folder, process):
+    """Until a training is in its middle."""
+    while process.poll() is None and not list(folder.glob(".state/*/*/checkpoint-*.safetensors")):
+        time.sleep(0.005)
+    assert process.poll() is None, process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("stage", "out", "log"),
+    [
+        (["stages.train_diffusion", "G"], "models/diffusion/G/network.safetensors",
+         "reports/training/G.csv"),
+        (["stages.train_vae"], "models/vae/network.safetensors", "reports/vae/curves.csv"),
+    ],
+    ids=["denoiser", "vae"],
+)  # fmt: skip
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_training_continues_to_the_same_bits(project, finished, stage, out, log, signum):
+    folder = project(runtime__checkpoint_seconds=0)
+    for path in (out, log):
+        (folder / path).unlink()
+    stopped = start(folder, *stage)
+    wait_for_checkpoint(folder, stopped)
+    stopped.send_signal(signum)
+    error = stopped.communicate()[1]
+    status = {signal.SIGKILL: -9}.get(signum, 128 + signum)
+    assert stopped.returncode == status, error
+    assert not (folder / out).exists()
+    if signum != signal.SIGKILL:
+        assert "run the same again to continue" in error
+
+    again = start(folder, *stage)
+    assert again.wait() == 0, again.stderr.read()
+    assert (folder / out).read_bytes() == (finished / out).read_bytes()
+    assert (folder / log).read_text() == (finished / log).read_text()
+
+
+def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_serves(project, finished):
+    folder = project(runtime__checkpoint_seconds=0)
+    out = "models/vae/network.safetensors"
+    stopped = start(folder, "stages.train_vae")
+    wait_for_checkpoint(folder, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.communicate()
+    last = max(folder.glob(".state/*/*/checkpoint-*.safetensors"))
+    spare = last.with_name("checkpoint-000000000001.safetensors")
+    shutil.copy(last, spare)
+    last.write_bytes(last.read_bytes()[:-7])
+    refused = start(folder, "stages.train_vae")
+    assert refused.wait() == 2
+    assert last.name in refused.stderr.read()
+    last.unlink()
+    again = start(folder, "stages.train_vae")
+    assert again.wait() == 0, again.stderr.read()
+    assert (folder / out).read_bytes() == (finished / out).read_bytes()
+
+
+def test_two_ranks_train_what_one_trains(project, finished):
+    folder = project()
+    out = folder / "models/diffusion/G"
+    shutil.rmtree(out)
+    ranks = start(folder, "torch.distributed.run", "--nproc_per_node=2", "--master_port=0",
+                  "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0",
+                  "-m", "stages.train_diffusion", "G")  # fmt: skip
+    assert ranks.wait() == 0, ranks.stderr.read()
+    from safetensors.torch import load_file
+
+    ours, alone = (load_file(p / "models/diffusion/G/network.safetensors") for p in (folder, finished))
+    for name, tensor in ours.items():
+        assert (tensor - alone[name]).abs().max() < 1e-3 * alone[name].abs().max() + 1e-6, name
+
+
+def test_a_params_mistake_costs_no_work(project):
+    folder = project()
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("seed: 0", "seed: nought"))
+    refused = start(folder, "stages.prepare")
+    assert refused.wait() == 2
+    assert "seed: 'nought'" in refused.stderr.read()
+    assert not (folder / ".state").exists()
