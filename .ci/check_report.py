@@ -16,13 +16,16 @@ def complaints() -> list[str]:
     page = (REPORTS / "index.html").read_text(encoding="utf-8")
     metrics = json.loads((REPORTS / "metrics.json").read_text(encoding="utf-8"))
     curve = pd.read_csv(REPORTS / "ema_curves.csv")
-    yardsticks = [key for key in metrics if key.startswith(("vae/held_out/fd_", "vae/reconstructions/fd_"))]
+    yardsticks = [
+        key for key in metrics if key.startswith(("vae/held_out/fd_", "vae/reconstructions/fd_"))
+    ]
     checks = {
         "headings of the page": all(f">{heading}</h2>" in page for heading in HEADINGS),
         "five pictures inside the page": page.count('src="data:image/') >= 5,
         "no address that needs a network": "https://" not in page,
         "tables and figures as files": all((REPORTS / name).stat().st_size > 0 for name in FILES),
-        "a classifier that reads 97 % of held-out images": metrics["features/accuracy_held_out"] >= 0.97,
+        "a classifier that reads 97 % of held-out images": metrics["features/accuracy_held_out"]
+        >= 0.97,
         "a VAE of 24 dB": metrics["vae/psnr"] >= 24,
         "both yardsticks": len(yardsticks) == 2,
         "an EMA-length curve": curve["sigma_rel"].nunique() >= 8,

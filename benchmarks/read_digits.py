@@ -17,9 +17,10 @@ from sklearn.svm import SVC
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from safetensors.torch import load_file
+
 from edm2.data.latents import LatentShards
 from edm2.diffusion.setup import denoiser_for, set_network
-from safetensors.torch import load_file
 from edm2.params import load
 from edm2.reporting.curves import best_of
 from edm2.sampling.generate import generate, seed_labels
@@ -46,7 +47,9 @@ def main() -> int:
     arguments = parser.parse_args()
     sigma_rel = float(best_of(pd.read_csv(f"reports/fid/{arguments.config}.csv"))["sigma_rel"])
     images, labels = generated(arguments.config, sigma_rel)
-    small = torch.nn.functional.avg_pool2d(images.float().mean(1), images.shape[-1] // 8)  # [N, 8, 8]
+    small = torch.nn.functional.avg_pool2d(
+        images.float().mean(1), images.shape[-1] // 8
+    )  # [N, 8, 8]
     reader = SVC(gamma=0.001).fit(*load_digits(return_X_y=True))
     right = reader.predict(small.flatten(1).numpy() * (16 / 255)) == labels.numpy()
     print(f"config {arguments.config}, EMA length {sigma_rel:g}: {right.mean():.1%} of {len(right)} "

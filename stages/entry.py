@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edm2.params import Params, UserError, load
 from stages.declaration import declaration, per_config
@@ -26,7 +26,7 @@ class Place:
 
     title: str
     params: Params
-    config: str
+    config: Any  # a letter of `configs`, or empty
     device: "torch.device"
     state: "State"
     run: "Run"

@@ -1,8 +1,8 @@
 """Images of one network, and their numbers: where denoiser, sampler, codec and detector meet."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.features.classifier import load_classifier
 from edm2.metrics.statistics import Statistics, distance, image_statistics, metric_name
 from edm2.params import Params
+from edm2.params.diffusion import Letter
 from edm2.sampling.generate import generate
 from edm2.vae.codec import load_vae
 
@@ -32,7 +33,7 @@ class Generated:
 class Evaluator:
     """Generates with one network after another and compares with the training images."""
 
-    def __init__(self, params: Params, config: str, device: torch.device) -> None:
+    def __init__(self, params: Params, config: Letter, device: torch.device) -> None:
         self.params, self.device = params, device
         train, held_out = (ImageShards(Path("data/images"), s) for s in ("train", "held_out"))
         self.classes = train.classes
@@ -40,10 +41,12 @@ class Evaluator:
         self.codec = load_vae(Path("models/vae"), device)
         self.detector = load_classifier(Path("models/features"), device)
         self.denoiser = denoiser_for(
-            config,  # type: ignore[arg-type]  # dvc.yaml gives letters of `configs`
+            config,
             params, self.latents.shape, len(train.classes),
         ).to(device)  # fmt: skip
-        self.reference = image_statistics((b for b, _ in train.batches(BATCH)), self.detector, device)
+        self.reference = image_statistics(
+            (b for b, _ in train.batches(BATCH)), self.detector, device
+        )
         samples = params.evaluation.samples
         self.counts = [samples]
         if self.detector.dims < len(held_out) < samples:
@@ -66,14 +69,20 @@ class Evaluator:
         return Generated(np.stack([features[s] for s in seeds]),
                          torch.stack([images[s] for s in shown]))  # fmt: skip
 
-    def measure(self, generated: Generated) -> Mapping[str, tuple[int, float]]:
-        """Sample count and value of each metric, by its full name."""
-        found = {}
+    def rows(self, generated: Generated) -> list[dict[str, Any]]:
+        """One table row per metric, by its full name."""
+        evaluation, found = self.params.evaluation, []
         for count in self.counts:
             statistics = Statistics.empty(self.detector.dims)
             statistics.update(generated.features[:count])
-            name = metric_name(self.detector.name, count)
-            found[name] = (count, distance(statistics, self.reference))
+            found.append({
+                "guidance": 1.0,
+                "metric": metric_name(self.detector.name, count),
+                "value": distance(statistics, self.reference),
+                "detector": evaluation.detector,
+                "samples": count,
+                "first_seed": evaluation.first_seed,
+            })  # fmt: skip
         return found
 
 

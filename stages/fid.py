@@ -19,40 +19,36 @@ def work(place: Place) -> None:
     from edm2.runtime.progress import track
     from stages.evaluation import Evaluator
 
-    config, evaluation = place.config, place.params.evaluation
-    folder = Path(f"models/sweep/{config}")
+    config, folder = place.config, Path(f"models/sweep/{place.config}")
     networks = read_manifest(folder)["networks"]
     evaluator = Evaluator(place.params, config, place.device)
     samples = place.out(f"reports/samples/{config}")
+
+    def grid_of(sigma_rel: float) -> Path:
+        return samples / f"sigma_rel-{sigma_rel!r}.png"
+
     rows: list[dict[str, Any]] = []
     for network in track(networks, place.title, len(networks), "network"):
         done = place.state.folder / f"{network['file']}.json"
         if not done.exists():
             generated = evaluator.generate(folder / network["file"])
             if ranks().first:
-                grid = samples / f"sigma_rel-{network['sigma_rel']!r}.png"
-                write_class_grid(grid, generated.images, evaluator.classes)
-                found = evaluator.measure(generated)
-                write_json(done, [
-                    {"config": config, **network, "guidance": 1.0, "metric": name, "value": value,
-                     "detector": evaluation.detector, "samples": count,
-                     "first_seed": evaluation.first_seed}
-                    for name, (count, value) in found.items()])  # fmt: skip
+                write_class_grid(grid_of(network["sigma_rel"]), generated.images, evaluator.classes)
+                found = [{"config": config, **network, **row} for row in evaluator.rows(generated)]
+                write_json(done, found)
+                curve = {f"ema_curve/{row['metric']}": row["value"] for row in found}
+                place.run.log(round(1000 * network["sigma_rel"]), curve, axis="sigma_rel_permille")
         if ranks().first:
-            new = json.loads(done.read_text())
-            place.run.log(round(1000 * network["sigma_rel"]), axis="sigma_rel_permille",
-                          metrics={f"ema_curve/{row['metric']}": row["value"] for row in new})  # fmt: skip
-            rows += new
+            rows += json.loads(done.read_text(encoding="utf-8"))
     if ranks().first:
         table = pd.DataFrame(rows).drop(columns="file")
         write_text(place.out(f"reports/fid/{config}.csv"), table.to_csv(index=False))
-        best = best_of(table)
-        place.run.summary({str(best["metric"]): float(best["value"]),
-                           "sigma_rel": float(best["sigma_rel"])})  # fmt: skip
-        place.run.artifact(samples / f"sigma_rel-{float(best['sigma_rel'])!r}.png", "samples")
-        figure = place.state.folder / "ema_curve.png"
+        best, figure = best_of(table), place.state.folder / "ema_curve.png"
+        sigma_rel = float(best["sigma_rel"])
+        place.run.summary({str(best["metric"]): float(best["value"]), "sigma_rel": sigma_rel})
         draw_ema_curves(table, figure)
-        place.run.artifact(figure)
+        for picture in (figure, grid_of(sigma_rel)):
+            place.run.artifact(picture)
 
 
 if __name__ == "__main__":

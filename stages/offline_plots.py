@@ -23,4 +23,4 @@ PAGE = """<!doctype html>
 """
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(PAGE % vl_convert.javascript_bundle(), encoding="utf-8")
+    Path(sys.argv[1]).write_text(PAGE % vl_convert.javascript_bundle(), encoding="utf-8")  # type: ignore[call-arg]

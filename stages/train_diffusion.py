@@ -30,6 +30,10 @@ def work(place: Place) -> None:
     average = PowerEMA(denoiser.unet, params.ema.sigma_rels)
     hyper = hyperparameters(config, params.diffusion)
 
+    if denoiser.ladder.average == "traditional" and ranks().first:
+        print(f"note: config {config} is averaged like the others, by a power function whose length "
+              "is chosen afterwards; the paper has one traditional EMA here.")  # fmt: skip
+
     def snapshot(nimg: int) -> dict[str, float]:
         if ranks().first:
             lengths = {length: average.tensors(length) for length in params.ema.sigma_rels}

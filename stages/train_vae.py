@@ -12,6 +12,7 @@ def work(place: Place) -> None:
     from edm2.data.images import ImageShards
     from edm2.features.classifier import load_classifier
     from edm2.reporting.grids import write_reconstructions
+    from edm2.runtime.device import activation_dtype
     from edm2.runtime.distributed import ranks
     from edm2.runtime.loop import Every, train
     from edm2.runtime.randomness import torch_seed
@@ -32,7 +33,8 @@ def work(place: Place) -> None:
         found = evaluate(network, held_out, classifier, device)
         return {f"held_out/{key}": value for key, value in found.items()}
 
-    train(place.title, VaeTask(network, params, classifier, device),
+    task = VaeTask(network, params, classifier, device, activation_dtype(place.params.runtime))
+    train(place.title, task,
           batches(images, params, seed), params, place.state, place.run,
           checkpoint_seconds=place.params.runtime.checkpoint_seconds,
           every=[Every(params.evaluate_nimg, check)])  # fmt: skip

@@ -1,6 +1,5 @@
-"""A tiny project: the whole pipeline on few images, in a folder of its own."""
+"""A tiny project with all stages done, shared by the tests that need one."""
 
-import importlib
 import os
 import shutil
 from collections.abc import Callable
@@ -8,56 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
-
-ROOT = Path(__file__).parent.parent
-STAGES = ("prepare", "train_features", "train_vae", "encode_latents", "train_diffusion",
-          "snapshot_emas", "sweep_ema", "fid", "report")  # fmt: skip
-PER_CONFIG = ("train_diffusion", "snapshot_emas", "sweep_ema", "fid")
-TINY: dict[str, Any] = {
-    "features.channels": 8, "features.slices": 2, "features.dims": 8,
-    "features.duration_nimg": 512, "features.log_nimg": 256,
-    "vae.channels": 8, "vae.duration_nimg": 512, "vae.log_nimg": 128, "vae.warmup_nimg": 128,
-    "vae.evaluate_nimg": 256,
-    "diffusion.channels": 8, "diffusion.batch": 64, "diffusion.duration_nimg": 1024,
-    "diffusion.log_nimg": 256, "diffusion.lr_rampup_nimg": 256, "ema.snapshot_nimg": 256,
-    "sweep.sigma_rel": [0.05, 0.1, 0.2], "sampling.steps": 3, "sampling.batch": 32,
-    "evaluation.samples": 300, "evaluation.grid_columns": 2, "runtime.device": "cpu",
-    "runtime.threads": 2, "tracking.mlflow": False,
-}  # fmt: skip
-
-
-def write_params(path: Path, changes: dict[str, Any]) -> Path:
-    """params.yaml with the values at some key paths changed."""
-    yaml = YAML(typ="safe")
-    tree = yaml.load(ROOT / "params.yaml")
-    for key, value in changes.items():
-        node, parts = tree, key.split(".")
-        for part in parts[:-1]:
-            node = node[part]
-        assert parts[-1] in node, key
-        node[parts[-1]] = value
-    yaml.dump(tree, path)
-    return path
-
-
-def make_project(folder: Path, changes: dict[str, Any]) -> Path:
-    """The pipeline's declaration and code, with params of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    for code in ("edm2", "stages"):
-        (folder / code).symlink_to(ROOT / code)
-    write_params(folder / "params.yaml", changes)
-    return folder
-
-
-def run_stage(name: str, config: str = "", outside: str = "") -> None:
-    """One stage in this process, in the current folder."""
-    from edm2.params import load
-    from stages.entry import perform
-
-    work = importlib.import_module(f"stages.{name}").work
-    perform(name, work, load("params.yaml"), config, outside)
+from tiny import PER_CONFIG, STAGES, TINY, make_project, run_stage
 
 
 @pytest.fixture(scope="session")
@@ -79,9 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Path]:
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """A copy of the finished project without its state, entered; its params may be changed."""
 
     def enter(**changes: Any) -> Path:

@@ -78,6 +78,11 @@ def latent_facts(folder: Path) -> dict[str, Any]:
     if moments is None:
         raise UserError(f"{folder}: no latent shards to measure.")
     found = moments.normalization()
+    for channel in (found.std == 0).nonzero().flatten().tolist():
+        raise UserError(
+            f"{folder}: latent channel {channel} is the same for all images: the autoencoder does "
+            "not use it. Set vae.variance above 0, or vae.latent_channels lower."
+        )
     return {"shape": shape, "mean": found.mean.tolist(), "std": found.std.tolist()}
 
 

@@ -38,4 +38,3 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
             for name, indices in (("train", train), ("held_out", held_out))
         },
     }
-

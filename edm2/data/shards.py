@@ -28,7 +28,7 @@ def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
     """
     with replacing(path) as temporary, temporary.open("wb") as stream:
         # mtime and owner are fixed: equal samples make equal shards
-        with wds.TarWriter(stream, encoder=False, mtime=0.0, user="", group="") as writer:
+        with wds.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
             for sample in samples:
                 writer.write(dict(sample))
         stream.flush()
@@ -88,13 +88,20 @@ def _read(file: BinaryIO, place: Place) -> dict[str, bytes]:
 
 
 def _index(path: Path) -> list[Place]:
-    """Where the files of each sample lie in a tar, by sample and file ending."""
+    """Where the files of each sample lie in a tar, by sample and file ending.
+
+    tarfile takes a cut or a broken header for the end; here the mark of the end must stand there.
+    """
     samples: dict[str, Place] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, ending = member.name.partition(".")
-                samples.setdefault(key, {})[ending] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise UserError(f"{path}: not a readable tar ({error}). {WAY_OUT}") from None
+    with path.open("rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    key, _, ending = member.name.partition(".")
+                    samples.setdefault(key, {})[ending] = (member.offset_data, member.size)
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("no mark of its end: truncated or corrupt")
+        except tarfile.TarError as error:
+            raise UserError(f"{path}: not a readable tar ({error}). {WAY_OUT}") from None
     return list(samples.values())

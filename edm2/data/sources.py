@@ -1,12 +1,11 @@
 """Where images come from: every source gives labelled uint8 RGB images, in a fixed order."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from edm2.params import UserError
 from edm2.params.checks import project_root
@@ -19,7 +18,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 class Source(Protocol):
     """Labelled images. `labels[i]` and `classes` are cheap; `image(i)` reads one."""
 
-    classes: Sequence[str]
+    classes: list[str]
     labels: NDArray[np.int64]
 
     def image(self, index: int) -> Pixels:
@@ -86,8 +85,8 @@ class Folder:
         path = self.files[index][0]
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
+                image = ImageOps.exif_transpose(file).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"{path}: cannot be read as an image ({error}). Remove or replace it."
             ) from None

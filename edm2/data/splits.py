@@ -11,13 +11,14 @@ def split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices for training and held-out, each in random order.
 
-    The fraction `held_out` is taken of every class, and at least one image of it.
+    The fraction `held_out` is taken of every class: at least one image of it, and never all.
     """
     rng = generator(seed, "split")
     chosen = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        chosen.append(members[: max(1, round(held_out * len(members)))])
+        count = min(max(1, round(held_out * len(members))), len(members) - 1)
+        chosen.append(members[:count])
     held = rng.permutation(np.concatenate(chosen))
     train = np.setdiff1d(np.arange(len(labels)), held)
     return rng.permutation(train), held

@@ -40,7 +40,9 @@ def hyperparameters(config: Letter, params: Diffusion) -> Hyperparameters:
         p_mean=_pick(params.p_mean, ladder.p_mean),
         p_std=_pick(params.p_std, ladder.p_std),
         lr_ref=_pick(params.lr_ref, paper_lr),
-        lr_decay_batches=_pick(params.lr_decay_batches if decays else None, ladder.lr_decay_batches),
+        lr_decay_batches=_pick(
+            params.lr_decay_batches if decays else None, ladder.lr_decay_batches
+        ),
         lr_rampup_nimg=_pick(params.lr_rampup_nimg, ladder.lr_rampup_nimg),
         adam_beta2=_pick(params.adam_beta2, ladder.adam_beta2),
         loss_scaling=ladder.loss_scaling,

@@ -103,9 +103,11 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Apply the layer in the precision of `x`; `gain` scales the output."""
-        weight = self.weight
+        weight: torch.Tensor = self.weight
         if self.normalized:
-            weight = weight * (inverse_magnitude(weight, self.dims) * (gain / math.sqrt(self.fan_in)))
+            weight = weight * (
+                inverse_magnitude(weight, self.dims) * (gain / math.sqrt(self.fan_in))
+            )
         elif not isinstance(gain, float) or gain != 1.0:
             weight = weight * gain
         weight = weight.to(x.dtype)

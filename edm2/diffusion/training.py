@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,7 +137,7 @@ class DenoiserTask:
 
 def bin_names(hyper: Hyperparameters) -> list[str]:
     """weighted_mse/sigma_<σ> of each bin, σ at its middle (outermost: half a width outside)."""
-    middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in zip(EDGES, EDGES[1:], strict=False)),
+    middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in pairwise(EDGES)),
                EDGES[-1] + 0.5]  # fmt: skip
     return [f"weighted_mse/sigma_{np.exp(hyper.p_mean + hyper.p_std * m):.3g}" for m in middles]
 

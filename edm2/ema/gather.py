@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from edm2.ema.store import SnapshotStore, check_snapshots, describe
+from edm2.ema.store import Snapshot, SnapshotStore, check_snapshots, describe
 from edm2.params import UserError
 from edm2.runtime.files import link
 from edm2.runtime.manifest import write_manifest
@@ -25,6 +25,12 @@ def gather(source: SnapshotStore, folder: Path, end: int) -> None:
             f"{source.folder}: the last snapshot stands at {source.end} images, expected one at "
             f"the end of training, {end}. Run the training again."
         )
+    for length in sorted({snapshot.sigma_rel for snapshot in source.snapshots}):
+        if Snapshot.of(end, length) not in source.snapshots:
+            raise UserError(
+                f"{source.folder}: the average of EMA length {length} has no snapshot at the end of "
+                f"training, {end} images. Run the training again."
+            )
     check_snapshots(source.folder, source.snapshots)
     folder.mkdir(parents=True, exist_ok=True)
     for snapshot in source.snapshots:

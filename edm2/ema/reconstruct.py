@@ -77,7 +77,7 @@ def _sums(
     for name in track(names, "reconstruct", len(names), "tensor"):
         last = files[-1].get_tensor(name)
         if name in store.facts["buffers"]:
-            results = [last.float()] * len(sums)
+            results = [last.clone() for _ in sums]
         else:
             stacked = torch.stack([file.get_tensor(name).float().flatten() for file in files])
             results = list((weights.T.float() @ stacked).reshape(-1, *last.shape))

@@ -34,7 +34,7 @@ def solve_weights(
         if not past.any():
             raise ValueError(
                 f"time {time:.0f} images: expected at or after the first average, "
-                f"stored at {a_time.min():.0f}"
+                f"stored at {float(a_time.min()):.0f}"
             )
         t, g = a_time[past], a_gamma[past]
         products = inner_product(t[:, None], g[:, None], t[None, :], g[None, :])
@@ -56,7 +56,7 @@ def relative_error(
     products = inner_product(t[:, None], g[:, None], t[None, :], g[None, :])
     own = float(inner_product(time, gamma, time, gamma))
     square = weights @ products @ weights - 2 * weights @ inner_product(t, g, time, gamma) + own
-    return float(np.sqrt(max(0.0, square) / own))
+    return float(np.sqrt(max(0.0, float(square)) / own))
 
 
 def inner_product(t_a: Array, g_a: Array, t_b: Array, g_b: Array) -> Array:

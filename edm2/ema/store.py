@@ -61,7 +61,7 @@ def snapshots_in(folder: Path) -> list[Snapshot]:
     """The snapshots that `write_snapshots` left, by time and length."""
     found = []
     for path in folder.glob("ema-*.safetensors"):
-        _, sigma_rel, nimg = path.stem.split("-")
+        sigma_rel, _, nimg = path.stem.removeprefix("ema-").rpartition("-")
         found.append(Snapshot(int(nimg), float(sigma_rel), path.name))
     return sorted(found)
 

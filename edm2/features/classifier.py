@@ -1,5 +1,6 @@
 """A small classifier of the data set: the offline stand-in for VGG16 and Inception."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ class Classifier(nn.Module):
                       "num_classes": num_classes, "resolution": resolution}  # fmt: skip
         widths = [3] + [channels * 2**k for k in range(slices)]
         self.stages = nn.ModuleList(
-            nn.Sequential(_unit(a, b), _unit(b, b))
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Sequential(_unit(a, b), _unit(b, b)) for a, b in pairwise(widths)
         )
         side = min(4, resolution // 2 ** (slices - 1))
         self.pool = nn.AdaptiveAvgPool2d(side)

@@ -1,6 +1,5 @@
 """Training of the classifier."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,9 +15,10 @@ from edm2.params.features import Features
 from edm2.runtime.distributed import data_parallel
 from edm2.runtime.loop import Metrics
 from edm2.runtime.randomness import generator
+from edm2.runtime.schedule import warmup_cosine
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-WARMUP = 0.1  # fraction of the training
+WARMUP = 10  # one part in so many of the training
 
 
 class ClassifierTask:
@@ -38,8 +38,10 @@ class ClassifierTask:
         loss = nn.functional.cross_entropy(scores, labels)
         self.optimizer.zero_grad()
         loss.backward()
+        duration = self.params.duration_nimg
+        factor = warmup_cosine(nimg, duration // WARMUP, duration)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.params.lr * cosine(nimg / self.params.duration_nimg, WARMUP)
+            group["lr"] = self.params.lr * factor
         self.optimizer.step()
         accuracy = (scores.argmax(1) == labels).float().mean()
         return {"train/loss": loss, "train/accuracy": accuracy}
@@ -52,15 +54,7 @@ class ClassifierTask:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def cosine(progress: float, warmup: float) -> float:
-    """Learning-rate factor at `progress` in [0, 1]: linear warm-up to 1, cosine decay to 0."""
-    rising = progress / warmup if warmup else 1.0
-    return min(1.0, rising) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def batches(
-    images: ImageShards, params: Features, seed: int
-) -> Callable[[int], Iterator[Batch]]:
+def batches(images: ImageShards, params: Features, seed: int) -> Callable[[int], Iterator[Batch]]:
     """Training batches of shifted images from a given time on."""
 
     def read(numbers: range, indices: list[int]) -> Batch:

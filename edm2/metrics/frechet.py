@@ -20,11 +20,15 @@ def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -
     Raises:
         ValueError: shapes do not match, or a value is not finite.
     """
-    mean_a, cov_a, mean_b, cov_b = (np.asarray(x, np.float64) for x in (mean_a, cov_a, mean_b, cov_b))
-    dims = mean_a.shape[0]
+    mean_a, cov_a, mean_b, cov_b = (
+        np.asarray(x, np.float64) for x in (mean_a, cov_a, mean_b, cov_b)
+    )
+    dims = mean_a.size
     shapes = (mean_a.shape, cov_a.shape, mean_b.shape, cov_b.shape)
     if shapes != ((dims,), (dims, dims), (dims,), (dims, dims)):
         raise ValueError(f"expected means [D] and covariances [D, D], got {shapes}")
+    if not all(np.isfinite(x).all() for x in (mean_a, cov_a, mean_b, cov_b)):
+        raise ValueError("expected finite means and covariances, got infs or NaNs")
     values, vectors = scipy.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     product = scipy.linalg.eigvalsh(root @ cov_b @ root)

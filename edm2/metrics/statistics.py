@@ -34,8 +34,16 @@ class Statistics:
         return cls(0, np.zeros(dims), np.zeros((dims, dims)))
 
     def update(self, features: NDArray[np.floating]) -> None:
-        """Add a batch [N, D]."""
+        """Add a batch [N, D]; N may be 0.
+
+        Raises:
+            ValueError: another shape.
+        """
         batch = np.asarray(features, np.float64)
+        if batch.ndim != 2 or batch.shape[1] != len(self.mean):
+            raise ValueError(f"expected features of shape [N, {len(self.mean)}], got {batch.shape}")
+        if len(batch) == 0:
+            return
         mean = batch.mean(axis=0)
         centred = batch - mean
         self.merge(Statistics(len(batch), mean, centred.T @ centred))

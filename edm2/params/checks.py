@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     """
     yield from _dataset(params, root)
     yield from _resolutions(params)
+    yield from _vae(params)
     for key in ("features", "vae", "diffusion"):
         yield from _training(key, getattr(params, key), world_size)
-    yield from _denoiser(params)
+    yield from _denoiser(params, world_size)
     yield from _ema(params)
     yield from _evaluation(params)
 
@@ -79,6 +81,15 @@ def _resolutions(params: Params) -> Iterator[Problem]:
                       f"slices that halve {resolution} evenly", "Use fewer slices.")  # fmt: skip
 
 
+def _vae(params: Params) -> Iterator[Problem]:
+    vae = params.vae
+    width = vae.channels * vae.channel_mult[-1]
+    if vae.attention and width % max(1, width // 64):
+        yield Problem("vae.channels", vae.channels,
+                      f"a last level in multiples of 64, or below 128; got {width}",
+                      "Attention heads have 64 channels each; or set vae.attention to false.")  # fmt: skip
+
+
 def _training(key: str, training: Training, world_size: int) -> Iterator[Problem]:
     batch = training.batch
     if batch % world_size:
@@ -96,7 +107,7 @@ def _training(key: str, training: Training, world_size: int) -> Iterator[Problem
                           "Make it shorter.")  # fmt: skip
 
 
-def _denoiser(params: Params) -> Iterator[Problem]:
+def _denoiser(params: Params, world_size: int) -> Iterator[Problem]:
     diffusion = params.diffusion
     if (diffusion.size is None) == (diffusion.channels is None):
         yield Problem("diffusion.size, diffusion.channels", (diffusion.size, diffusion.channels),
@@ -107,9 +118,11 @@ def _denoiser(params: Params) -> Iterator[Problem]:
                 yield Problem("diffusion.channels", diffusion.channels,
                               f"level widths in multiples of 64, or below 128 of 4; got {width}",
                               "Attention heads have 64 channels each.")  # fmt: skip
-    if diffusion.microbatch is not None and diffusion.batch % diffusion.microbatch:
+    share = diffusion.batch // world_size
+    if diffusion.microbatch is not None and share % diffusion.microbatch:
         yield Problem("diffusion.microbatch", diffusion.microbatch,
-                      f"a divisor of diffusion.batch ({diffusion.batch})", "")  # fmt: skip
+                      f"a divisor of a rank's share of diffusion.batch ({share})",
+                      "Gradients of microbatches add up to those of the share.")  # fmt: skip
 
 
 def _ema(params: Params) -> Iterator[Problem]:
@@ -132,7 +145,7 @@ def _ema(params: Params) -> Iterator[Problem]:
                       "null means the end of training.")  # fmt: skip
     for key, lengths in (("ema.sigma_rels", params.ema.sigma_rels),
                          ("sweep.sigma_rel", params.sweep.sigma_rel)):  # fmt: skip
-        if any(b - a <= 1e-9 for a, b in zip(lengths, lengths[1:], strict=False)):
+        if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
             yield Problem(key, list(lengths), "lengths in rising order, each once", "Sort them.")
 
 
@@ -144,7 +157,7 @@ def _evaluation(params: Params) -> Iterator[Problem]:
         yield Problem("evaluation.samples", params.evaluation.samples,
                       f"more than features.dims ({params.features.dims}): with fewer samples than "
                       "dimensions the covariance is singular", "Use at least twice as many.")  # fmt: skip
-    
+
 
 def _nearest(value: int, step: int) -> str:
     below, above = value // step * step, math.ceil(value / step) * step

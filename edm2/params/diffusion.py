@@ -32,4 +32,3 @@ class Diffusion(Training):
     microbatch: Count | None = Field(
         description="images per forward pass and rank (gradients add up); null: all at once"
     )
-

@@ -8,7 +8,9 @@ from edm2.params.section import Count, Positive, Section
 
 
 class Sampling(Section):
-    steps: int = Field(ge=2, description="noise levels; the Heun solver takes 2·steps−1 evaluations")
+    steps: int = Field(
+        ge=2, description="noise levels; the Heun solver takes 2·steps−1 evaluations"
+    )
     sigma_min: Positive = Field(description="lowest noise level")
     sigma_max: Positive = Field(description="highest noise level, where sampling starts")
     rho: Positive = Field(description="spacing of the noise levels (EDM eq. 5)")

@@ -1,6 +1,7 @@
 """Figures: EMA-length curves and training curves."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -10,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-STYLE = {"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
+STYLE: Any = {"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
          "axes.grid": True, "grid.alpha": 0.25, "font.size": 10, "svg.hashsalt": "edm2"}  # fmt: skip
 
 
@@ -22,7 +23,7 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
 def best_of(table: pd.DataFrame) -> pd.Series:
     """The row of the lowest value of the main metric, and whether it lies at the grid's edge."""
     rows = main_metric(table).sort_values("sigma_rel")
-    best = rows.loc[rows["value"].idxmin()].copy()
+    best = rows.iloc[int(rows["value"].argmin())].copy()
     ends = {rows["sigma_rel"].iloc[0], rows["sigma_rel"].iloc[-1]}
     best["at_edge"] = len(rows) > 1 and best["sigma_rel"] in ends
     return best

@@ -61,7 +61,9 @@ def write_report(findings: Findings, folder: Path) -> dict[str, float]:
         ("Training", picture(folder / "training.png", "Training curves of the denoisers")),
         ("All networks", table(curve)),
     ]
-    write_text(folder / "index.html", render("EDM2: does it help, and at which EMA length?", sections))
+    write_text(
+        folder / "index.html", render("EDM2: does it help, and at which EMA length?", sections)
+    )
     return summary
 
 
@@ -116,10 +118,12 @@ def _yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) ->
     if yardsticks.empty:
         return paragraph("There are too few held-out images for a Fréchet distance of their own.")
     note = (
-        "All are distances to the training images, by one metric and one sample count. Real images "
-        "that no training saw are the best that can be hoped for; reconstructions show what the "
-        "autoencoder costs. The detector is a classifier of this data set, which reads "
-        f"{features['accuracy_held_out']:.1%} of the held-out images rightly."
+        "All are distances to the training images, by one metric and one sample count. Held-out "
+        "images are what a perfect generator would make; their reconstructions show what the "
+        "autoencoder costs. Both generator and detector were trained on the images that are "
+        "compared with: a value below that of held-out images says that the generator stays nearer "
+        "to them than fresh images do, not that it is better than perfect. The detector is a "
+        f"classifier that reads {features['accuracy_held_out']:.1%} of the held-out images rightly."
     )
     return table(yardsticks) + paragraph(note)
 

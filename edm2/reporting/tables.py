@@ -49,12 +49,12 @@ def yardstick_table(table: pd.DataFrame, vae: dict[str, float]) -> pd.DataFrame:
 
     Empty when there are too few held-out images for a Fréchet distance.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     for key, value in vae.items():
         if "/fd_" in key:
-            name, _, metric = key.partition("/")
+            split, _, name = key.partition("/")
             what = {"held_out": "held-out images", "reconstructions": "their VAE reconstructions"}
-            rows.append({"images": what[name], "metric": metric, "value": value})
+            rows.append({"images": what[split], "metric": name, "value": value})
     metrics = {row["metric"] for row in rows}
     for config, part in table[table["metric"].isin(metrics)].groupby("config"):
         length = best_of(table[table["config"] == config])["sigma_rel"]

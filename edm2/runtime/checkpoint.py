@@ -20,7 +20,7 @@ from edm2.runtime.files import replacing
 def save_tree(path: Path, tree: Any) -> None:
     """Write `tree` to `path`; an older file of that name stays until the new one is complete."""
     tensors: dict[str, torch.Tensor] = {}
-    skeleton = json.dumps(_split(tree, "", tensors))
+    skeleton = json.dumps(_split(tree, tensors))
     digest = _digest(tensors, skeleton)
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"skeleton": skeleton, "digest": digest})
@@ -50,16 +50,17 @@ def _corrupt(path: Path, why: str) -> str:
     )
 
 
-def _split(node: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _split(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The tree with its tensors replaced by running numbers, under which they go to `tensors`."""
     if isinstance(node, torch.Tensor):
+        name = f"{len(tensors):06d}"
         tensors[name] = node.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(node, dict):
-        items = [[key, _split(value, f"{name}/{key}", tensors)] for key, value in node.items()]
-        return {"dict": items}
+        return {"dict": [[key, _split(value, tensors)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
         kind = "tuple" if isinstance(node, tuple) else "list"
-        return {kind: [_split(v, f"{name}/{i}", tensors) for i, v in enumerate(node)]}
+        return {kind: [_split(item, tensors) for item in node]}
     return {"value": node}
 
 
@@ -77,6 +78,7 @@ def _join(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 def _digest(tensors: dict[str, torch.Tensor], skeleton: str) -> str:
     digest = hashlib.blake2b(skeleton.encode(), digest_size=16)
-    for name in sorted(tensors):
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

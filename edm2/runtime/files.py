@@ -48,9 +48,10 @@ def link(source: Path, target: Path) -> None:
     remove(partial)
     if source.is_dir():
         shutil.copytree(source, partial, copy_function=_link)
-        remove(target)
     else:
         _link(str(source), str(partial))
+    if source.is_dir() or target.is_dir():
+        remove(target)
     partial.replace(target)
 
 
@@ -60,6 +61,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left half written below `folder`."""
+    for path in list(folder.rglob(".*.partial")):
+        remove(path)
 
 
 def _link(source: str, target: str) -> str:

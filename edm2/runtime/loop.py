@@ -22,7 +22,7 @@ Scalar = torch.Tensor | float
 Metrics = Mapping[str, Scalar | tuple[Scalar, Scalar]]
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):
     """Ctrl-C or SIGTERM; all that was learned has been saved."""
 
     def __init__(self, signum: int) -> None:
@@ -69,10 +69,11 @@ class Averages:
         return {key: total / count for key, (total, count) in totals.items() if count}
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.sums)
+        """The sums over all ranks; every rank must ask."""
+        return {key: all_reduce(self.sums[key].clone()) for key in sorted(self.sums)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums = dict(state)
+        self.sums = {key: value if ranks().first else value * 0 for key, value in state.items()}
 
 
 def train(
@@ -115,8 +116,8 @@ def train(
             for due in (event for event in every if nimg % event.nimg == 0):
                 run.log(nimg, due.action(nimg))
             progress.advance(schedule.batch)
-            stop = _agree(caught)
-            late = time.monotonic() - last_save >= checkpoint_seconds
+            stop = _agree(caught[0] if caught else 0)
+            late = _agree(int(time.monotonic() - last_save >= checkpoint_seconds))
             if stop or late or nimg >= schedule.duration_nimg:
                 _save(task, averages, state, nimg)
                 last_save = time.monotonic()
@@ -128,9 +129,9 @@ def train(
 
 
 def _save(task: Task[Any], averages: Averages, state: State, nimg: int) -> None:
+    sums = averages.state_dict()
     if ranks().first:
-        tree = {"nimg": nimg, "task": task.state_dict(), "averages": averages.state_dict()}
-        state.save(nimg, tree)
+        state.save(nimg, {"nimg": nimg, "task": task.state_dict(), "averages": sums})
 
 
 def _restore(task: Task[Any], averages: Averages, state: State) -> int:
@@ -161,9 +162,8 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(signum, handler)
 
 
-def _agree(caught: list[int]) -> int:
-    """The signal that any rank has caught, or 0; all ranks stop after the same step."""
-    signum = caught[0] if caught else 0
+def _agree(value: int) -> int:
+    """The largest value of any rank: a signal or a timer must move all ranks after the same step."""
     if ranks().size == 1:
-        return signum
-    return int(all_reduce(torch.tensor(signum), "max"))
+        return value
+    return int(all_reduce(torch.tensor(value), "max"))

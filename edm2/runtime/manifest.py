@@ -19,7 +19,7 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != NAME
+        if path.is_file() and path != folder / NAME
     }
     write_json(folder / NAME, {**facts, "files": files})
 
@@ -37,13 +37,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / NAME}: not valid JSON ({error}). {WAY_OUT}") from None
     for name, expected in manifest["files"].items():
-        _verify(folder / name, expected)
+        _verify(folder / name, expected, folder / NAME)
     return manifest
 
 
-def _verify(path: Path, expected: dict[str, Any]) -> None:
+def _verify(path: Path, expected: dict[str, Any], manifest: Path) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: missing, though {path.parent / NAME} lists it. {WAY_OUT}")
+        raise UserError(f"{path}: missing, though {manifest} lists it. {WAY_OUT}")
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise UserError(f"{path}: {size} bytes, expected {expected['bytes']}: truncated. {WAY_OUT}")

@@ -19,7 +19,7 @@ from edm2.params import UserError
 from edm2.params.checks import project_root
 from edm2.runtime.checkpoint import load_tree, save_tree
 from edm2.runtime.distributed import barrier, ranks
-from edm2.runtime.files import link, write_json
+from edm2.runtime.files import link, remove_partial, sha256, write_json
 from edm2.runtime.manifest import NAME
 
 
@@ -90,6 +90,8 @@ def open_state(stage: str, fingerprint: str) -> Iterator[State]:
         barrier()
         state = State(folder)
         state.results.mkdir(exist_ok=True)
+        if ranks().first:
+            remove_partial(folder)
         yield state
 
 
@@ -116,7 +118,7 @@ def fingerprint(params: Mapping[str, Any], inputs: Iterable[Path]) -> str:
         if not path.exists():
             raise UserError(f"{path}: not there. Run the stage that makes it (`dvc repro` does).")
         for file in _files(path):
-            digest.update(file.as_posix().encode() + file.read_bytes())
+            digest.update(f"{file.as_posix()}\0{sha256(file)}\0".encode())
     return digest.hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ from edm2.runtime.state import State
 
 SECONDS_BETWEEN_FLUSHES = 10.0
 SECONDS_AFTER_FAILURE = 60.0
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 LONGEST_PARAM = 500
+METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits
 
 
 class Run:
@@ -34,6 +42,7 @@ class Run:
     def __init__(self, path: Path, view: "MlflowView | None") -> None:
         self.path = path
         self.view = view
+        self.keep(lambda row: True)  # cuts a line that a kill left unfinished
 
     def log(self, step: int, metrics: Mapping[str, float], axis: str = "nimg") -> None:
         """Append one row at `step` of `axis`; non-finite values are kept in the file as text."""
@@ -47,8 +56,12 @@ class Run:
 
     def rollback(self, nimg: int) -> None:
         """Forget rows of later times: training goes on from `nimg`."""
-        if ranks().first:
-            rows = [row for row in read_log(self.path) if row["nimg"] <= nimg]
+        self.keep(lambda row: row["nimg"] <= nimg)
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Forget rows that are not wanted, and a last one that is unfinished."""
+        if ranks().first and self.path.exists():
+            rows = [row for row in read_log(self.path) if wanted(row)]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def summary(self, metrics: Mapping[str, float]) -> None:
@@ -81,7 +94,9 @@ def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[R
         yield Run(state.log, view)
         status = "FINISHED"
     except BaseException as error:
-        status = "KILLED" if not isinstance(error, Exception) or hasattr(error, "status") else status
+        status = (
+            "KILLED" if not isinstance(error, Exception) or hasattr(error, "status") else status
+        )
         raise
     finally:
         if view is not None:
@@ -92,12 +107,14 @@ class MlflowView:
     """One MLflow run; every call may fail without harm."""
 
     def __init__(self, name: str, params: Params, state: State, tags: Mapping[str, str]) -> None:
+        self.opening = partial(self._open, name, params, state, tags)
         self.pending: list[tuple[int, float, dict[str, float]]] = []
         self.last_flush = time.monotonic()
         self.retry_at = 0.0
+        self.warned = False
         self.client: Any = None
         self.run_id = ""
-        self._attempt(lambda: self._open(name, params, state, tags))
+        self._attempt(lambda: None)
 
     def log(self, nimg: int, metrics: Mapping[str, float]) -> None:
         self.pending.append((nimg, time.time(), dict(metrics)))
@@ -108,19 +125,25 @@ class MlflowView:
         self._attempt(lambda: self.client.log_artifact(self.run_id, str(path), folder or None))
 
     def close(self, status: str) -> None:
+        self.retry_at = 0.0  # the last chance
         self._attempt(self._flush)
         self._attempt(lambda: self.client.set_terminated(self.run_id, status))
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        opening = self.client is None and action == self._flush
-        if time.monotonic() < self.retry_at or opening:
+        """Open the run if it is not yet, then act; after a failure, wait before the next attempt."""
+        if time.monotonic() < self.retry_at:
             return
         try:
+            if self.client is None:
+                self.opening()
             action()
         except Exception as error:  # whatever MLflow raises, the run goes on
             self.retry_at = time.monotonic() + SECONDS_AFTER_FAILURE
-            print(f"warning: MLflow cannot be reached ({type(error).__name__}: "
-                  f"{str(error).strip().splitlines()[0][:200]}); the local log has everything.",
+            why = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+            if self.warned:
+                return
+            self.warned = True
+            print(f"warning: MLflow cannot be reached ({why}); the local log has everything.",
                   file=sys.stderr)  # fmt: skip
 
     def _open(self, name: str, params: Params, state: State, tags: Mapping[str, str]) -> None:
@@ -141,16 +164,16 @@ class MlflowView:
         rows = [Metric(key, value, int(seconds * 1000), nimg)
                 for nimg, seconds, metrics in self.pending
                 for key, value in metrics.items()]  # fmt: skip
-        for start in range(0, len(rows), 1000):  # MLflow takes at most 1000 at once
-            self.client.log_batch(self.run_id, metrics=rows[start : start + 1000])
+        for start in range(0, len(rows), METRICS_AT_ONCE):
+            batch = rows[start : start + METRICS_AT_ONCE]
+            self.client.log_batch(self.run_id, metrics=batch)
         self.pending = []
         self.last_flush = time.monotonic()
 
 
 def _connect(params: Params) -> tuple[Any, str]:
     """A client and the id of the experiment; made under a lock, as two makers would collide."""
-    for key, value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
-                       ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("GIT_PYTHON_REFRESH", "quiet")):  # fmt: skip
+    for key, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
@@ -167,22 +190,33 @@ def _connect(params: Params) -> tuple[Any, str]:
 
 
 def _tags(params: Params, tags: Mapping[str, str]) -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    size = params.diffusion.size
     return {
         **tags,
+        "size": f"{params.diffusion.channels} channels" if size is None else size,
         "seed": str(params.seed),
         "dvc_exp": os.environ.get("DVC_EXP_NAME", ""),
-        "git_commit": commit.stdout.strip(),
+        "git_commit": _git_commit(),
     }
+
+
+def _git_commit() -> str:
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError:  # no git on this machine
+        return ""
+    return found.stdout.strip()
 
 
 def _log_params(client: Any, run_id: str, params: Params) -> None:
     """All params, flat; the whole file besides, as long values are cut."""
     from mlflow.entities import Param
 
-    flat = flatten(params.model_dump(mode="json"))
-    client.log_batch(run_id, params=[Param(k, str(v)[:LONGEST_PARAM]) for k, v in flat.items()])
-    client.log_dict(run_id, params.model_dump(mode="json"), "params.json")
+    tree = params.model_dump(mode="json")
+    flat = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in flatten(tree).items()]
+    for start in range(0, len(flat), PARAMS_AT_ONCE):
+        client.log_batch(run_id, params=flat[start : start + PARAMS_AT_ONCE])
+    client.log_dict(run_id, tree, "params.json")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Solvers of the probability-flow ODE dx/dσ = (x − D(x; σ))/σ."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
@@ -9,7 +10,13 @@ Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
-    """σ_0 = sigma_max > … > σ_{steps−1} = sigma_min, then 0 (EDM eq. 5): float64 [steps + 1]."""
+    """σ_0 = sigma_max > … > σ_{steps−1} = sigma_min, then 0 (EDM eq. 5): float64 [steps + 1].
+
+    Raises:
+        ValueError: fewer than two steps.
+    """
+    if steps < 2:
+        raise ValueError(f"steps = {steps}: expected at least 2, sigma_max and sigma_min")
     index = torch.arange(steps, dtype=torch.float64) / (steps - 1)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return torch.cat([(high + index * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
@@ -43,7 +50,7 @@ def heun(
         return (x - denoise(x, x.new_full((len(x),), sigma))) / sigma
 
     x = noise * levels[0]
-    for sigma, following in zip(levels, levels[1:], strict=False):
+    for sigma, following in pairwise(levels):
         d = slope(x, sigma)
         proposal = x + (following - sigma) * d
         if following == 0:

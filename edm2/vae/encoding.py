@@ -15,9 +15,7 @@ from edm2.vae.codec import Codec
 BATCH = 128
 
 
-def encode_shards(
-    codec: Codec, images: ImageShards, folder: Path, device: torch.device
-) -> None:
+def encode_shards(codec: Codec, images: ImageShards, folder: Path, device: torch.device) -> None:
     """Write one latent shard per image shard; those that are there are kept. Ranks share them."""
     folder.mkdir(parents=True, exist_ok=True)
     who = ranks()

@@ -22,15 +22,17 @@ class _NormalizedGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        norm = all_reduce(gradient.float().norm()) / ranks().size
+        # each rank's loss is a mean over its share, so its gradient is `size` times the joint one's
+        norm = all_reduce(gradient.float().square().sum()).sqrt() / ranks().size
         return gradient * (ctx.weight / (norm + 1e-8)), None
 
 
 def normalize_gradient(x: torch.Tensor, weight: float) -> torch.Tensor:
     """The identity, whose backward pass scales the incoming gradient to norm `weight`.
 
-    The norm is over the whole batch of a rank, averaged over ranks. A loss that reads `x` through
-    this pulls on the image with strength `weight`, whatever its own scale.
+    The norm is over the whole batch of all ranks, so that several ranks get the gradient of one on
+    the joint batch. A loss that reads `x` through this pulls on the image with strength `weight`,
+    whatever its own scale.
     """
     out: torch.Tensor = _NormalizedGradient.apply(x, weight)
     return out
@@ -72,5 +74,5 @@ def image_losses(losses: Losses, backbone: Backbone) -> Mapping[str, tuple[float
 
 
 def kl_loss(mean: torch.Tensor) -> torch.Tensor:
-    """KL term of a latent of constant variance, up to a constant: mean of ½μ²."""
-    return 0.5 * mean.float().square().mean()
+    """Mean of μ²: the KL term of a latent of constant variance, ½μ² but for a constant."""
+    return mean.float().square().mean()

@@ -141,12 +141,9 @@ class Autoencoder(nn.Module):
         mean = self.encoder(images)
         return self.decoder(mean + self.variance**0.5 * noise), mean
 
-    @property
-    def first_weight(self) -> nn.Parameter:
+    def first_parameters(self) -> list[nn.Parameter]:
         """Of the first convolution, which the learning-rate rule treats apart."""
-        conv = self.encoder[0]
-        assert isinstance(conv, nn.Conv2d)
-        return conv.weight
+        return list(self.encoder[0].parameters())
 
 
 def _middle(channels: int, attention: bool) -> list[nn.Module]:

@@ -1,7 +1,7 @@
 """Training of the autoencoder."""
 
-import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from edm2.params.vae import Vae
 from edm2.runtime.distributed import data_parallel
 from edm2.runtime.loop import Metrics
 from edm2.runtime.randomness import normals
+from edm2.runtime.schedule import warmup_cosine
 from edm2.vae.losses import image_losses, kl_loss, normalize_gradient, perceptual_loss
 from edm2.vae.network import Autoencoder
 
@@ -25,10 +26,20 @@ class VaeTask:
     """Losses balanced at the image by gradient normalization; AdamW, warm-up, cosine decay."""
 
     def __init__(
-        self, network: Autoencoder, params: Vae, backbone: Backbone, device: torch.device
+        self,
+        network: Autoencoder,
+        params: Vae,
+        backbone: Backbone,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """
+        Args:
+            dtype: precision of the network's activations; losses are in float32.
+        """
         self.params, self.device, self.network = params, device, network
         self.forward = data_parallel(network, device)
+        self.autocast = partial(torch.autocast, device.type, dtype, dtype != torch.float32)
         self.losses = image_losses(params.losses, backbone)
         self.optimizer = torch.optim.AdamW(
             _groups(network, params), betas=BETAS, weight_decay=params.weight_decay
@@ -37,7 +48,8 @@ class VaeTask:
     def step(self, batch: Batch, nimg: int) -> Metrics:
         pixels, noise = (tensor.to(self.device) for tensor in batch)
         images = to_float(pixels)
-        reconstruction, mean = self.forward(images, noise)
+        with self.autocast():
+            reconstruction, mean = self.forward(images, noise)
         terms = {
             name: loss(images, normalize_gradient(reconstruction.float(), weight))
             for name, (weight, loss) in self.losses.items()
@@ -53,8 +65,9 @@ class VaeTask:
         return {**{f"train/{name}": term for name, term in terms.items()}, "train/mse": error}
 
     def _set_learning_rates(self, nimg: int) -> None:
+        factor = warmup_cosine(nimg, self.params.warmup_nimg, self.params.duration_nimg)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * schedule(nimg, self.params)
+            group["lr"] = group["peak"] * factor
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -66,18 +79,11 @@ class VaeTask:
 
 def _groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
     """The rate falls with width for all layers but the first, so that one setting fits all."""
-    first = network.first_weight
-    others = [p for p in network.parameters() if p is not first]
-    return [{"params": [first], "peak": params.lr_input, "lr": 0.0},
+    first = network.first_parameters()
+    apart = {id(parameter) for parameter in first}
+    others = [p for p in network.parameters() if id(p) not in apart]
+    return [{"params": first, "peak": params.lr_input, "lr": 0.0},
             {"params": others, "peak": params.lr / params.channels, "lr": 0.0}]  # fmt: skip
-
-
-def schedule(nimg: int, params: Vae) -> float:
-    """Learning-rate factor: linear warm-up to 1, then a cosine to 0 at the end."""
-    if nimg < params.warmup_nimg:
-        return nimg / params.warmup_nimg
-    rest = max(1, params.duration_nimg - params.warmup_nimg)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (nimg - params.warmup_nimg) / rest)))
 
 
 def batches(images: ImageShards, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:

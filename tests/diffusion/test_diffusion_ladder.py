@@ -91,11 +91,12 @@ def test_blocks_have_the_names_of_the_paper():
     """Figure 16's order: 3 blocks a level in the encoder, 2 + 4 a level in the decoder."""
     network = on_meta("G")
     sides = [64, 32, 16, 8]
+    blocks = ("block0", "block1", "block2", "block3")
+    opens = dict.fromkeys(sides, ("up",)) | {8: ("in0", "in1")}
     encoder = [f"{side}x{side}-{name}" for side in sides
-               for name in ("conv" if side == 64 else "down", "block0", "block1", "block2")]  # fmt: skip
+               for name in ("conv" if side == 64 else "down", *blocks[:3])]  # fmt: skip
     decoder = [f"{side}x{side}-{name}" for side in sides[::-1]
-               for name in (*(("in0", "in1") if side == 8 else ("up",)),
-                            "block0", "block1", "block2", "block3")]  # fmt: skip
+               for name in (*opens[side], *blocks)]  # fmt: skip
     assert list(network.enc) == encoder
     assert list(network.dec) == decoder
     attends = {name for name, m in (*network.enc.items(), *network.dec.items())

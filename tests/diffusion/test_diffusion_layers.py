@@ -25,11 +25,6 @@ from edm2.diffusion.layers import (
 FORWARD = ["D", "E", "F", "G"]  # configs that normalize weights
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def magnitude(x):
     return float(x.double().square().mean().sqrt())
 
@@ -46,7 +41,7 @@ def test_mp_silu_divides_by_the_magnitude_of_silu_of_normals():
     power, _ = integrate.quad(lambda x: silu(x) ** 2 * normal_density(x), -12, 12)
     x = np.linspace(-6, 6, 25)
     found = mp_silu(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(found, silu(x) / math.sqrt(power), rtol=5e-4)
+    np.testing.assert_allclose(found, silu(x) / math.sqrt(power), rtol=1e-3)
 
 
 @pytest.mark.parametrize("t", [0.3, 0.5, 0.8])
@@ -240,6 +235,6 @@ def test_special_initializations():
         zero = all(p.eq(0).all() for p in end.parameters())
         assert zero == (config in "AB"), config
         spread = 1.0 if config != "C" else 0.1 / math.sqrt(3)  # of U(−0.1, 0.1)
-        assert float(label.weight.std()) == pytest.approx(spread, rel=0.05), config
+        assert float(label.weight.detach().std()) == pytest.approx(spread, rel=0.05), config
         if config in FORWARD:
-            assert float(end.weight.std()) == pytest.approx(1, rel=0.1)
+            assert float(end.weight.detach().std()) == pytest.approx(1, rel=0.1)

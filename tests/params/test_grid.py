@@ -5,7 +5,9 @@ import pytest
 from edm2.params.grid import parse_grid
 
 
-@pytest.mark.parametrize("text", ["0.05...0.25 by 0.05", "0.05…0.25 by 0.05", " 0.05 … 0.25 by 5e-2 "])
+@pytest.mark.parametrize(
+    "text", ["0.05...0.25 by 0.05", "0.05…0.25 by 0.05", " 0.05 … 0.25 by 5e-2 "]
+)
 def test_a_range_has_both_ends(text):
     assert parse_grid(text) == [0.05, 0.1, 0.15, 0.2, 0.25]
 
@@ -18,7 +20,9 @@ def test_lists_pass_through():
     assert parse_grid([0.1, 0.2]) == [0.1, 0.2]
 
 
-@pytest.mark.parametrize("text", ["0.1", "0.1..0.2 by 0.1", "0.1...0.2", "e...1 by 1", "1...2 by 0"])
+@pytest.mark.parametrize(
+    "text", ["0.1", "0.1..0.2 by 0.1", "0.1...0.2", "e...1 by 1", "1...2 by 0"]
+)
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="range"):
         parse_grid(text)

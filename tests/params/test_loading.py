@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, write_params
 from ruamel.yaml import YAML
+from tiny import ROOT, write_params
 
 from edm2.params import Params, UserError, load
 from edm2.params.loading import fields
@@ -16,7 +16,9 @@ from edm2.params.loading import fields
 def keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
     found = set()
     for key, value in tree.items():
-        found |= {prefix + key} | (keys(value, f"{prefix}{key}.") if isinstance(value, dict) else set())
+        found |= {prefix + key} | (
+            keys(value, f"{prefix}{key}.") if isinstance(value, dict) else set()
+        )
     return found
 
 
@@ -94,7 +96,9 @@ def test_all_problems_are_told_at_once(tmp_path):
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text().replace("  lr_ref:", "  lr_reff:"))
-    with pytest.raises(UserError, match="diffusion.lr_reff: 0.01: unknown key. Did you mean lr_ref"):
+    with pytest.raises(
+        UserError, match="diffusion.lr_reff: 0.02: unknown key. Did you mean lr_ref"
+    ):
         load(path)
 
 
@@ -135,7 +139,9 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params.yaml").read_text().replace("lr_input: 0.0001", "lr_input: 1e-4"))
+    path.write_text(
+        (ROOT / "params.yaml").read_text().replace("lr_input: 0.0001", "lr_input: 1e-4")
+    )
     assert load(path).vae.lr_input == 1e-4
 
 

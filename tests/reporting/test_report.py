@@ -55,7 +55,11 @@ def test_the_papers_table_falls_from_a_to_g():
 
 
 def test_yardsticks_share_one_metric():
-    vae = {"psnr": 30.0, "held_out/fd_classifier_200": 5.0, "reconstructions/fd_classifier_200": 6.0}
+    vae = {
+        "psnr": 30.0,
+        "held_out/fd_classifier_200": 5.0,
+        "reconstructions/fd_classifier_200": 6.0,
+    }
     table = yardstick_table(networks(), vae)
     assert set(table["metric"]) == {"fd_classifier_200"}
     assert table["value"].tolist() == [5.0, 6.0, 10.0]  # the last: the best network's, at 200

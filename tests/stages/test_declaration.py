@@ -4,15 +4,15 @@ from pathlib import Path
 
 import grimp
 import pytest
-from conftest import PER_CONFIG, ROOT, STAGES
 from ruamel.yaml import YAML
+from tiny import PER_CONFIG, ROOT, STAGES
 
 from edm2.params import UserError, load
 from stages.declaration import declaration, per_config
 
 # what runs a stage and shapes no result
 FRAME = ("edm2.params", "stages.entry", "stages.declaration", "stages.reports", "stages")
-RESULTS_OF_RUNTIME = ("edm2.runtime.loop", "edm2.runtime.randomness")
+RESULTS_OF_RUNTIME = ("edm2.runtime.loop", "edm2.runtime.randomness", "edm2.runtime.schedule")
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_stage
 from safetensors.torch import load_file
+from tiny import run_stage
 
 from edm2.ema import SnapshotStore, reconstruct
 from edm2.params import UserError
@@ -55,7 +55,14 @@ def test_each_network_has_one_row_per_sample_count(finished):
 
 def test_the_report_shows_all_that_it_must(finished):
     page = (finished / "reports/index.html").read_text()
-    for heading in ("EMA length", "Ablation", "Samples", "How good is that?", "Autoencoder", "Training"):
+    for heading in (
+        "EMA length",
+        "Ablation",
+        "Samples",
+        "How good is that?",
+        "Autoencoder",
+        "Training",
+    ):
         assert f">{heading}</h2>" in page
     assert page.count('src="data:image/') >= 5
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -83,7 +83,9 @@ def test_two_ranks_train_what_one_trains(project, finished):
     assert ranks.wait() == 0, ranks.stderr.read()
     from safetensors.torch import load_file
 
-    ours, alone = (load_file(p / "models/diffusion/G/network.safetensors") for p in (folder, finished))
+    ours, alone = (
+        load_file(p / "models/diffusion/G/network.safetensors") for p in (folder, finished)
+    )
     for name, tensor in ours.items():
         assert (tensor - alone[name]).abs().max() < 1e-3 * alone[name].abs().max() + 1e-6, name
 

@@ -1,0 +1,82 @@
+"""From a source to shards and a manifest."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edm2.data.images import ImageShards
+from edm2.data.preparation import prepare_images
+from edm2.params.dataset import Dataset
+from edm2.runtime.files import remove_partial, replacing
+from edm2.runtime.manifest import write_manifest
+
+SHARDS = {"train-000000.tar", "train-000001.tar", "train-000002.tar", "train-000003.tar",
+          "held_out-000000.tar", "held_out-000001.tar"}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, source, dataset: Dataset) -> Path:
+    write_manifest(tmp_path, **prepare_images(source, tmp_path, dataset, seed=0))
+    return tmp_path
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_facts_count_the_images(tmp_path: Path, source, dataset: Dataset) -> None:
+    facts = prepare_images(source, tmp_path, dataset, seed=0)
+    assert facts == {
+        "source": "digits",  # as params say
+        "resolution": 8,
+        "classes": ["a", "b"],
+        "images": {"train": 15, "held_out": 5},  # a quarter of 12 and of 8
+        "images_per_class": {"train": [9, 6], "held_out": [3, 2]},
+    }
+    assert names(tmp_path) == SHARDS  # 15 and 5 images, 4 a shard
+
+
+def test_shards_hold_every_image_once(folder: Path, pixels_of) -> None:
+    found = Counter()
+    for split in ("train", "held_out"):
+        images = ImageShards(folder, split)
+        for image, label in (images[i] for i in range(len(images))):
+            found[image.numpy().tobytes(), label] += 1
+    expected = Counter(
+        (np.ascontiguousarray(pixels_of(i)).tobytes(), [0, 1, 0, 1, 0][i % 5]) for i in range(20)
+    )
+    assert found == expected
+
+
+def test_same_seed_makes_the_same_bytes(folder: Path, source, dataset, tmp_path_factory) -> None:
+    again = tmp_path_factory.mktemp("again")
+    prepare_images(source, again, dataset, seed=0)
+    assert all((again / name).read_bytes() == (folder / name).read_bytes() for name in SHARDS)
+
+
+def test_finished_shards_are_kept(folder: Path, source, dataset: Dataset) -> None:
+    before = {name: (folder / name).stat().st_mtime_ns for name in SHARDS}
+    content = (folder / "train-000001.tar").read_bytes()
+    (folder / "train-000001.tar").unlink()
+    source.reads.clear()
+    facts = prepare_images(source, folder, dataset, seed=0)
+    assert len(source.reads) == 4
+    assert (folder / "train-000001.tar").read_bytes() == content
+    for name in SHARDS - {"train-000001.tar"}:
+        assert (folder / name).stat().st_mtime_ns == before[name]
+    assert facts["images"] == {"train": 15, "held_out": 5}
+
+
+def test_half_a_shard_of_a_killed_process_is_no_result(
+    folder: Path, source, dataset: Dataset
+) -> None:
+    with replacing(folder / "train-000001.tar") as temporary:
+        temporary.write_bytes(b"")
+        name = temporary.name.replace(".partial", "1.partial")  # of another process
+    (folder / name).write_bytes(b"half a tar")
+    (folder / "train-000001.tar").unlink()
+    remove_partial(folder)  # as every stage does when it opens its state
+    write_manifest(folder, **prepare_images(source, folder, dataset, seed=0))
+    assert set(ImageShards(folder, "train").shards.facts["files"]) == SHARDS

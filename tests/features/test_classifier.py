@@ -1,0 +1,83 @@
+"""The data set's own classifier, as backbone and as detector."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edm2.data.images import to_float
+from edm2.features.classifier import Classifier, load_classifier, save_classifier
+from edm2.params import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return Classifier(channels=8, slices=3, dims=6, num_classes=4, resolution=16)
+
+
+def test_slices_halve_the_resolution_and_double_the_width(classifier, pixels) -> None:
+    shapes = [tuple(x.shape) for x in classifier.slices(to_float(pixels))]
+    assert shapes == [(5, 8, 16, 16), (5, 16, 8, 8), (5, 32, 4, 4)]
+
+
+def test_slices_see_the_averages_of_finer_pixels(classifier: Classifier) -> None:
+    classifier.stages = nn.ModuleList([nn.Identity()] * 3)
+    x = torch.randn(2, 3, 16, 16)
+    means = x.reshape(2, 3, 4, 4, 4, 4).mean(dim=(3, 5))
+    torch.testing.assert_close(classifier.slices(x)[2], means)
+
+
+@pytest.mark.parametrize(("slices", "resolution"), [(1, 4), (2, 32), (4, 8)])
+def test_vector_and_scores_have_their_width(slices: int, resolution: int) -> None:
+    classifier = Classifier(8, slices, dims=6, num_classes=4, resolution=resolution)
+    images = torch.randint(0, 256, (2, 3, resolution, resolution), dtype=torch.uint8)
+    assert classifier.features(images).shape == (2, 6)
+    assert classifier(to_float(images)).shape == (2, 4)
+
+
+def test_features_are_float32_without_gradient(classifier: Classifier, pixels) -> None:
+    found = classifier.features(pixels)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert len(found.unique(dim=0)) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_features_refuse_what_is_not_uint8(classifier: Classifier, pixels, dtype) -> None:
+    with pytest.raises(TypeError, match="uint8"):
+        classifier.features(pixels.to(dtype))
+
+
+def test_features_of_an_image_do_not_depend_on_its_batch(classifier: Classifier, pixels) -> None:
+    alone = torch.cat([classifier.features(image[None]) for image in pixels])
+    torch.testing.assert_close(classifier.features(pixels), alone)
+
+
+def test_saved_classifier_gives_the_same_features(classifier, pixels, tmp_path: Path) -> None:
+    save_classifier(classifier, tmp_path / "features", accuracy=0.5)
+    loaded = load_classifier(tmp_path / "features", CPU)
+    assert torch.equal(loaded.features(pixels), classifier.features(pixels))
+    assert torch.equal(loaded(to_float(pixels)), classifier(to_float(pixels)))
+
+
+def test_loaded_classifier_is_frozen(classifier: Classifier, tmp_path: Path) -> None:
+    save_classifier(classifier, tmp_path)
+    loaded = load_classifier(tmp_path, CPU)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_damaged_weights_are_refused(classifier: Classifier, tmp_path: Path) -> None:
+    save_classifier(classifier, tmp_path)
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=path.name):
+        load_classifier(tmp_path, CPU)

@@ -1,0 +1,96 @@
+"""The Fréchet distance against closed forms and an independent formula."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from edm2.metrics import frechet_distance
+
+
+def gaussian(seed, dims, rank=None):
+    """A mean and a covariance of given rank."""
+    rng = np.random.default_rng(seed)
+    factor = rng.normal(size=(dims, rank or 2 * dims))
+    return rng.normal(size=dims), factor @ factor.T / factor.shape[1]
+
+
+@pytest.mark.parametrize("dims", [1, 5, 60])
+def test_distance_to_itself_is_zero(dims):
+    mean, cov = gaussian(0, dims)
+    assert frechet_distance(mean, cov, mean, cov) == pytest.approx(0, abs=1e-6)
+
+
+def test_diagonal_gaussians():
+    """Σ (μ_a − μ_b)² + (σ_a − σ_b)²."""
+    rng = np.random.default_rng(1)
+    mean_a, mean_b = rng.normal(size=(2, 12))
+    std_a, std_b = rng.uniform(0, 3, size=(2, 12))
+    expected = ((mean_a - mean_b) ** 2 + (std_a - std_b) ** 2).sum()
+    found = frechet_distance(mean_a, np.diag(std_a**2), mean_b, np.diag(std_b**2))
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
+def test_one_dimension_by_hand():
+    """N(1, 4) and N(4, 25): 9 + (2 − 5)² = 18."""
+    found = frechet_distance(*map(np.array, ([1.0], [[4.0]], [4.0], [[25.0]])))
+    assert found == pytest.approx(18)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_agrees_with_the_matrix_square_root(seed):
+    """tr (Σ_a Σ_b)^{1/2} by scipy.linalg.sqrtm, for covariances that do not commute."""
+    (mean_a, cov_a), (mean_b, cov_b) = gaussian(seed, 20), gaussian(seed + 100, 20)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b)
+    expected = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root.real)
+    assert frechet_distance(mean_a, cov_a, mean_b, cov_b) == pytest.approx(expected, rel=1e-8)
+
+
+def test_symmetric_and_invariant_under_rotation():
+    a, b = gaussian(2, 15), gaussian(3, 15, rank=20)
+    rotation = np.linalg.qr(np.random.default_rng(4).normal(size=(15, 15)))[0]
+    turned = [(rotation @ mean, rotation @ cov @ rotation.T) for mean, cov in (a, b)]
+    expected = frechet_distance(*a, *b)
+    assert expected > 1
+    assert frechet_distance(*b, *a) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(*turned[0], *turned[1]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_rank_deficient_covariances_stay_finite_and_real():
+    """Two rank-one Gaussians on axes u and v: tr(Σ_a + Σ_b) − 2·|u·v|·σ_a·σ_b, by hand."""
+    dims, u, v = 40, np.zeros(40), np.zeros(40)
+    u[0], v[:2] = 1, [0.6, 0.8]
+    zero = np.zeros(dims)
+    found = frechet_distance(zero, 4 * np.outer(u, u), zero, 9 * np.outer(v, v))
+    assert isinstance(found, float)
+    assert found == pytest.approx(4 + 9 - 2 * 0.6 * 2 * 3, abs=1e-5)
+    mean, cov = gaussian(5, 50, rank=7)
+    assert frechet_distance(mean, cov, mean, cov) == pytest.approx(0, abs=1e-4)
+    assert frechet_distance(zero, np.zeros((dims, dims)), zero, np.eye(dims)) == pytest.approx(dims)
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_wrong_shapes_are_refused(position):
+    arguments = [*gaussian(0, 5), *gaussian(1, 5)]
+    arguments[position] = arguments[position][:-1]
+    with pytest.raises(ValueError, match=r"expected means \[D\] and covariances \[D, D\], got"):
+        frechet_distance(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("position", "bad"),
+    [
+        (0, np.nan),
+        (0, np.inf),
+        (1, np.nan),
+        (1, np.inf),
+        (2, np.nan),
+        (2, np.inf),
+        (3, np.nan),
+        (3, np.inf),  # a RuntimeWarning comes first
+    ],
+)
+def test_non_finite_values_are_refused(position, bad):
+    arguments = [*gaussian(0, 5), *gaussian(1, 5)]
+    arguments[position][0] = bad
+    with pytest.raises(ValueError, match=r"finite|infs or NaNs"):
+        frechet_distance(*arguments)

@@ -1,0 +1,102 @@
+"""What each process of test_distributed does; prints what it found as JSON."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from edm2.params.section import Training
+from edm2.runtime.distributed import all_reduce, barrier, data_parallel, process_group, ranks
+from edm2.runtime.loop import Averages, Interrupted, train
+from edm2.runtime.state import State, open_state
+from edm2.runtime.tracking import Run, read_log
+
+CPU = torch.device("cpu")
+SCHEDULE = Training(batch=4, duration_nimg=24, log_nimg=8)
+
+
+class Steps:
+    """Remembers the times of its steps; logs the first image of this rank's part."""
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+
+    def step(self, batch: int, nimg: int) -> dict[str, float]:
+        self.times.append(nimg)
+        return {"first": float(batch)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"times": self.times}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.times = list(state["times"])
+
+
+def firsts(nimg: int) -> Iterator[int]:
+    while True:
+        yield nimg + 2 * ranks().rank
+        nimg += 4
+
+
+def interrupted(nimg: int) -> Iterator[int]:
+    for first in firsts(nimg):
+        if first == 10:  # rank 1 in images 8 to 11
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield first
+
+
+def start(state: State, batches: Callable[[int], Iterator[int]]) -> Steps:
+    task = Steps()
+    train("toy", task, batches, SCHEDULE, state, Run(state.log, None), checkpoint_seconds=1e9)
+    return task
+
+
+def reductions() -> dict[str, Any]:
+    rank = ranks().rank
+    values = torch.tensor([rank + 1, 10 * rank])
+    averages = Averages()
+    averages.add({"plain": rank + 1.0, "parts": (12.0 * rank, 1 + 2 * rank)})
+    return {
+        "sum": all_reduce(values.clone()).tolist(),
+        "max": all_reduce(values.clone(), "max").tolist(),
+        "averages": averages.take(),
+    }
+
+
+def gradient() -> list[list[float]]:
+    """Of a linear fit, each rank on its half of the batch; rank 1 starts from other weights."""
+    rng, part = np.random.default_rng(0), slice(3 * ranks().rank, 3 * ranks().rank + 3)
+    x, y = (torch.from_numpy(rng.normal(size=(6, n)))[part] for n in (3, 1))
+    layer = torch.nn.Linear(3, 1, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -2.0, 0.5]]) + ranks().rank)
+    parallel = data_parallel(layer, CPU)
+    (parallel(x) - y).square().mean().backward()
+    return layer.weight.grad.tolist()
+
+
+def resuming() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with open_state("toy", "parts") as state:
+        try:
+            start(state, interrupted)
+        except Interrupted as stop:
+            barrier()
+            found["stopped"] = {"status": stop.status, "nimg": state.restore()["nimg"]}
+        found["steps"] = start(state, firsts).times
+        barrier()
+        found["resumed_log"] = read_log(state.log)
+    with open_state("toy", "whole") as state:
+        start(state, firsts)
+        barrier()
+        found["whole_log"] = read_log(state.log)
+    return found
+
+
+with process_group(CPU):
+    answer = {**reductions(), "gradient": gradient(), **resuming()}
+print(json.dumps(answer))

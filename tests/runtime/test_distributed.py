@@ -1,0 +1,96 @@
+"""Two processes do what one would do; `ranks.py` is what each of them runs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, ranks
+
+WORKER = Path(__file__).with_name("ranks.py")
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks reports."""
+    root = tmp_path_factory.mktemp("project")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "DVC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "WORLD_SIZE": "2",
+           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+           "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
+    processes = [
+        subprocess.Popen([sys.executable, WORKER], cwd=root, env={**env, "RANK": str(rank)},
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        answers = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, answers, strict=True):
+        assert process.returncode == 0, errors
+    return [json.loads(out.splitlines()[-1]) for out, _ in answers]
+
+
+def test_plain_python_is_one_rank_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks() == Ranks(rank=0, size=1, local=0)
+    assert ranks().first
+    layer, ones = torch.nn.Linear(1, 1), torch.ones(2)
+    assert data_parallel(layer, torch.device("cpu")) is layer
+    assert all_reduce(ones).tolist() == [1, 1]
+
+
+def test_ranks_come_from_torchruns_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert ranks() == Ranks(rank=5, size=8, local=1)
+    assert not ranks().first
+
+
+def test_all_reduce_sums_and_finds_the_largest(found: list[dict[str, Any]]) -> None:
+    for answer in found:  # rank r gave [r + 1, 10 r]
+        assert answer["sum"] == [3, 10]
+        assert answer["max"] == [2, 10]
+
+
+def test_averages_are_over_all_ranks(found: list[dict[str, Any]]) -> None:
+    for answer in found:  # plain: 1 and 2; parts: sum 0 of 1 image, sum 12 of 3 images
+        assert answer["averages"] == {"plain": 1.5, "parts": 3.0}
+
+
+def test_gradients_are_those_of_the_joint_batch(found: list[dict[str, Any]]) -> None:
+    rng = np.random.default_rng(0)
+    x, y, w = rng.normal(size=(6, 3)), rng.normal(size=(6, 1)), np.array([[1.0, -2.0, 0.5]])
+    expected = 2 / 6 * (x @ w.T - y).T @ x  # d/dw of mean (x·w − y)²
+    for answer in found:
+        np.testing.assert_allclose(answer["gradient"], expected, rtol=1e-12)
+
+
+def test_signal_to_one_rank_stops_all_after_the_same_step(found: list[dict[str, Any]]) -> None:
+    for answer in found:  # SIGTERM on rank 1 while it read the batch of images 8 to 11
+        assert answer["stopped"] == {"status": 143, "nimg": 12}
+        assert answer["steps"] == [4, 8, 12, 16, 20, 24]
+
+
+def test_log_of_uninterrupted_ranks_is_the_mean_over_all(found: list[dict[str, Any]]) -> None:
+    # a rank's metric is the number of the first image of its part: 0, 4, 8, … and 2, 6, 10, …
+    expected = [{"nimg": 8, "first": 3.0}, {"nimg": 16, "first": 11.0}, {"nimg": 24, "first": 19.0}]
+    assert found[0]["whole_log"] == expected
+
+
+def test_log_of_resumed_ranks_is_the_same(found: list[dict[str, Any]]) -> None:
+    assert found[0]["resumed_log"] == found[0]["whole_log"]

@@ -1,0 +1,109 @@
+"""Files are whole or absent; links replace what was there."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from edm2.runtime.files import link, remove, replacing, sha256, write_json, write_text
+
+
+def write_and_fail(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise RuntimeError
+
+
+def test_replacing_leaves_the_old_file_when_the_block_raises(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError):
+        write_and_fail(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]  # nothing half-written stays
+
+
+def test_replacing_shows_the_new_file_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+
+
+def test_text_and_json_are_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "σ")
+    write_json(tmp_path / "b", {"σ": [1, None]})
+    assert (tmp_path / "a").read_bytes() == b"\xcf\x83"
+    assert (tmp_path / "b").read_bytes().startswith(b'{\n "\xcf\x83"')
+
+
+def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "abc") == expected
+
+
+def make(path: Path, kind: str, text: str) -> None:
+    if kind == "folder":
+        (path / "deep").mkdir(parents=True)
+        (path / "deep" / text).write_text(text)
+    else:
+        path.write_text(text)
+
+
+def texts(path: Path) -> dict[str, str]:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(path).as_posix(): file.read_text() for file in files}
+
+
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [
+        ("file", None),
+        ("file", "file"),
+        ("file", "folder"),
+        ("folder", None),
+        ("folder", "file"),
+        ("folder", "folder"),
+    ],
+)
+def test_link_replaces_the_target(tmp_path: Path, kind: str, before: str | None) -> None:
+    source, target = tmp_path / "source", tmp_path / "out" / "target"
+    make(source, kind, "new")
+    if before:
+        target.parent.mkdir()
+        make(target, before, "old")
+    link(source, target)
+    assert texts(target) == texts(source)
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_links_use_no_disk_space(tmp_path: Path) -> None:
+    make(tmp_path / "source", "folder", "a")
+    link(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target/deep/a").samefile(tmp_path / "source/deep/a")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_link_copies_where_links_are_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    make(tmp_path / "source", kind, "a")
+    link(tmp_path / "source", tmp_path / "target")
+    assert texts(tmp_path / "target") == texts(tmp_path / "source")
+    name = "deep/a" if kind == "folder" else "."
+    assert not (tmp_path / "target" / name).samefile(tmp_path / "source" / name)
+
+
+def test_remove_takes_files_folders_and_nothing(tmp_path: Path) -> None:
+    make(tmp_path / "a", "file", "a")
+    make(tmp_path / "b", "folder", "b")
+    for name in "abc":
+        remove(tmp_path / name)
+    assert not list(tmp_path.iterdir())

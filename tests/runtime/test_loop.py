@@ -1,0 +1,205 @@
+"""The loop driver: logs, events, checkpoints, signals, resuming."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edm2.params.section import Training
+from edm2.runtime.loop import Averages, Every, Interrupted, train
+from edm2.runtime.state import State, open_state
+from edm2.runtime.tracking import Run, read_log
+
+SCHEDULE = Training(batch=4, duration_nimg=40, log_nimg=12)
+
+
+class Walk:
+    """Adds up the numbers of its images; what it has seen depends on their order."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros((), dtype=torch.float64)
+        self.steps: dict[int, float] = {}
+
+    def step(self, batch: torch.Tensor, nimg: int) -> dict[str, Any]:
+        self.total = self.total / 2 + batch.sum()
+        self.steps[nimg] = float(batch[0])
+        late = batch >= 14
+        return {"image": batch.mean(), "late": (batch[late].sum(), int(late.sum()))}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.total, self.steps = state["total"], dict(state["steps"])
+
+
+def image_numbers(nimg: int) -> Iterator[torch.Tensor]:
+    """A batch of the numbers of its four images."""
+    while True:
+        yield torch.arange(nimg, nimg + 4, dtype=torch.float64)
+        nimg += 4
+
+
+def doing(at: int, action: Callable[[], object]) -> Callable[[int], Iterator[torch.Tensor]]:
+    """Batches; `action` is called while the batch that starts at `at` is read."""
+
+    def batches(nimg: int) -> Iterator[torch.Tensor]:
+        for batch in image_numbers(nimg):
+            if batch[0] == at:
+                action()
+            yield batch
+
+    return batches
+
+
+def fail() -> None:
+    raise ConnectionError("the disk is gone")
+
+
+@pytest.fixture
+def state(root: Path) -> Iterator[State]:
+    with open_state("toy", "abc") as state:
+        yield state
+
+
+def start(
+    state: State,
+    batches: Callable[[int], Iterator[torch.Tensor]] = image_numbers,
+    checkpoint_seconds: float = 1e9,
+    **options: Any,
+) -> Walk:
+    task = Walk()
+    train("toy", task, batches, SCHEDULE, state, Run(state.log, None),
+          checkpoint_seconds=checkpoint_seconds, **options)  # fmt: skip
+    return task
+
+
+def test_every_image_is_trained_on_once_and_in_order(state: State) -> None:
+    assert start(state).steps == {nimg: nimg - 4 for nimg in range(4, 41, 4)}
+
+
+def test_log_rows_are_means_since_the_row_before(state: State) -> None:
+    start(state)
+    assert read_log(state.log) == [
+        {"nimg": 12, "image": 5.5},  # images 0 to 11; none of them late: no number for it
+        {"nimg": 24, "image": 17.5, "late": 18.5},  # 12 to 23; late: 14 to 23
+        {"nimg": 36, "image": 29.5, "late": 29.5},
+    ]
+
+
+def test_events_come_at_multiples_of_their_time_and_are_logged(state: State) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def event(name: str) -> Callable[[int], dict[str, float]]:
+        def action(nimg: int) -> dict[str, float]:
+            calls.append((name, nimg))
+            return {name: nimg / 2}
+
+        return action
+
+    start(state, every=[Every(16, event("eval")), Every(20, event("snapshot"))])
+    assert calls == [("eval", 16), ("snapshot", 20), ("eval", 32), ("snapshot", 40)]
+    assert [row for row in read_log(state.log) if "image" not in row] == [
+        {"nimg": 16, "eval": 8.0},
+        {"nimg": 20, "snapshot": 10.0},
+        {"nimg": 32, "eval": 16.0},
+        {"nimg": 40, "snapshot": 20.0},
+    ]
+
+
+def test_event_sees_the_task_after_the_step_of_its_time(state: State) -> None:
+    task = Walk()
+    seen = []
+    look = Every(20, lambda nimg: seen.append(max(task.steps)) or {})
+    train("toy", task, image_numbers, SCHEDULE, state, Run(state.log, None),
+          checkpoint_seconds=1e9, every=[look])  # fmt: skip
+    assert seen == [20, 40]
+
+
+def test_end_of_training_is_saved(state: State) -> None:
+    start(state)
+    assert state.restore()["nimg"] == 40
+    assert start(state, doing(40, fail)).steps[40] == 36  # nothing is left to do
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 24), (1e9, None)])
+def test_checkpoints_are_written_as_often_as_asked(state: State, seconds, expected) -> None:
+    with pytest.raises(ConnectionError):
+        start(state, doing(24, fail), seconds)
+    tree = state.restore()
+    assert (tree["nimg"] if tree else None) == expected
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("at", [0, 16, 20, 36])
+def test_interrupted_training_goes_on_as_if_nothing_had_been(
+    root: Path, at: int, signum: int, status: int
+) -> None:
+    with open_state("toy", "whole") as whole:
+        expected = start(whole)
+    with open_state("toy", "parts") as state:
+        with pytest.raises(Interrupted) as stopped:
+            start(state, doing(at, lambda: os.kill(os.getpid(), signum)))
+        assert stopped.value.status == status
+        assert state.restore()["nimg"] == at + 4  # the step of that batch is done and saved
+        task = start(state)
+    assert torch.equal(task.total, expected.total)
+    assert task.steps == expected.steps
+    assert read_log(state.log) == read_log(whole.log)
+
+
+def test_handlers_of_signals_are_put_back(state: State) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ConnectionError):
+        start(state, doing(8, fail))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_second_signal_ends_the_process_at_once(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(status: int) -> None:
+        raise Ended(status)
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(Ended, match="143"):
+        start(state, doing(8, twice))
+
+
+def test_crash_rolls_back_to_the_last_checkpoint(root: Path) -> None:
+    with open_state("toy", "whole") as whole:
+        expected = start(whole, every=[Every(8, lambda nimg: {"eval": nimg})])
+    rollbacks: list[int] = []
+    with open_state("toy", "parts") as state:
+        crash = [Every(8, lambda nimg: {"eval": nimg}), Every(24, lambda nimg: fail() or {})]
+        with pytest.raises(ConnectionError):
+            start(state, checkpoint_seconds=0, every=crash, rollback=rollbacks.append)
+        assert state.restore()["nimg"] == 20
+        assert read_log(state.log)[-1]["nimg"] == 24  # logged, but after the last checkpoint
+        task = start(state, every=crash[:1], rollback=rollbacks.append)
+    assert rollbacks == [0, 20]
+    assert torch.equal(task.total, expected.total)
+    assert read_log(state.log) == read_log(whole.log)
+
+
+def test_averages_weigh_parts_by_their_counts() -> None:
+    averages = Averages()
+    averages.add({"a": 1.0, "b": (torch.tensor(6.0), 2), "c": (0.0, 0)})
+    averages.add({"a": torch.tensor(2.0, requires_grad=True), "b": (2.0, torch.tensor(6))})
+    other = Averages()
+    other.load_state_dict(averages.state_dict())
+    other.add({"a": 6.0})
+    assert averages.take() == {"a": 1.5, "b": 1.0}  # (6 + 2) / (2 + 6); no c: nothing counted
+    assert averages.take() == {}
+    assert other.take() == {"a": 3.0, "b": 1.0}

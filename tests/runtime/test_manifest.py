@@ -1,0 +1,73 @@
+"""Results that are missing, truncated or changed are refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from edm2.params import UserError
+from edm2.runtime.manifest import read_manifest, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.bin").write_bytes(b"12345")
+    (tmp_path / "deep" / "b.bin").write_bytes(b"678")
+    write_manifest(tmp_path, classes=["x", "y"])
+    return tmp_path
+
+
+def test_facts_and_files_are_listed(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert manifest["classes"] == ["x", "y"]
+    assert {name: file["bytes"] for name, file in manifest["files"].items()} == {
+        "a.bin": 5,
+        "deep/b.bin": 3,
+    }
+
+
+@pytest.mark.parametrize("name", ["a.bin", "deep/b.bin"])
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "truncated"),
+        (lambda path: path.write_bytes(b"\0" + path.read_bytes()[1:]), "corrupt"),
+    ],
+    ids=["missing", "truncated", "changed"],
+)
+def test_damaged_file_is_named_with_a_way_out(folder: Path, name, damage, complaint) -> None:
+    damage(folder / name)
+    with pytest.raises(UserError, match=complaint) as refusal:
+        read_manifest(folder)
+    assert str(folder / name) in str(refusal.value)
+    assert "dvc checkout" in str(refusal.value)
+
+
+def test_missing_file_below_a_folder_names_the_manifest_that_lists_it(folder: Path) -> None:
+    (folder / "deep" / "b.bin").unlink()
+    with pytest.raises(UserError) as refusal:
+        read_manifest(folder)
+    assert f"{folder / 'manifest.json'} lists it" in str(refusal.value)
+
+
+def test_manifests_below_are_files_like_others(folder: Path) -> None:
+    write_manifest(folder / "deep", depth=1)
+    write_manifest(folder)
+    (folder / "deep" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="missing"):
+        read_manifest(folder)
+
+
+def test_no_manifest_says_to_run_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Run the stage that makes") as refusal:
+        read_manifest(tmp_path / "images")
+    assert str(tmp_path / "images") in str(refusal.value)
+
+
+def test_truncated_manifest_is_named(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(UserError, match="not valid JSON") as refusal:
+        read_manifest(folder)
+    assert str(path) in str(refusal.value)

@@ -1,0 +1,70 @@
+"""A bar on a terminal, quiet lines elsewhere."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from edm2.runtime.progress import Progress, track
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time as the test sets it: clock.now."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("edm2.runtime.progress.time", clock)
+    return clock
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def test_line_tells_rate_and_time_left(clock, capsys) -> None:
+    progress = Progress("train", 400, "img", start=100)
+    clock.now = 20.0
+    progress.advance(50, loss=0.123456)  # 50 images in 20 s; 250 are left
+    assert lines(capsys) == ["train: 150/400 img  2.5 img/s  100 s left  loss 0.1235"]
+
+
+def test_lines_come_now_and_then(clock, capsys) -> None:
+    progress = Progress("train", 100, "img")
+    for second in range(1, 61):
+        clock.now = float(second)
+        progress.advance(1)
+    assert 2 <= len(lines(capsys)) <= 4  # one in 15 s or more
+    progress.close()
+    assert [line.split("  ")[0] for line in lines(capsys)] == ["train: 60/100 img"]
+
+
+def test_nothing_done_is_no_division_by_zero(clock, capsys) -> None:
+    Progress("train", 100, "img").close()
+    assert lines(capsys)[0].startswith("train: 0/100 img")
+
+
+def test_other_ranks_are_silent(clock, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    progress = Progress("train", 100, "img")
+    clock.now = 100.0
+    progress.advance(50)
+    progress.close()
+    assert lines(capsys) == []
+
+
+def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = Progress("train", 10, "img", start=5)
+    progress.advance(5, loss=2.0)
+    progress.close()
+    assert "train" in terminal.getvalue()
+    assert "\r" in terminal.getvalue()
+    assert "10.0/10.0" in terminal.getvalue()
+
+
+def test_track_gives_the_items_and_counts_them(clock, capsys) -> None:
+    assert list(track(iter("abc"), "prepare", 3, "shard")) == ["a", "b", "c"]
+    assert lines(capsys)[-1].startswith("prepare: 3/3 shard")

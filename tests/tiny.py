@@ -1,0 +1,57 @@
+"""A tiny project: the whole pipeline on few images, in a folder of its own."""
+
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("prepare", "train_features", "train_vae", "encode_latents", "train_diffusion",
+          "snapshot_emas", "sweep_ema", "fid", "report")  # fmt: skip
+PER_CONFIG = ("train_diffusion", "snapshot_emas", "sweep_ema", "fid")
+TINY: dict[str, Any] = {
+    "features.channels": 8, "features.slices": 2, "features.dims": 8,
+    "features.duration_nimg": 512, "features.log_nimg": 256,
+    "vae.channels": 8, "vae.duration_nimg": 512, "vae.log_nimg": 128, "vae.warmup_nimg": 128,
+    "vae.evaluate_nimg": 256,
+    "diffusion.channels": 8, "diffusion.batch": 64, "diffusion.duration_nimg": 1024,
+    "diffusion.log_nimg": 256, "diffusion.lr_rampup_nimg": 256, "ema.snapshot_nimg": 256,
+    "sweep.sigma_rel": [0.05, 0.1, 0.2], "sampling.steps": 3, "sampling.batch": 32,
+    "evaluation.samples": 300, "evaluation.grid_columns": 2, "runtime.device": "cpu",
+    "runtime.threads": 1, "tracking.mlflow": False,
+}  # fmt: skip
+
+
+def write_params(path: Path, changes: dict[str, Any]) -> Path:
+    """params.yaml with the values at some key paths changed."""
+    yaml = YAML(typ="safe")
+    tree = yaml.load(ROOT / "params.yaml")
+    for key, value in changes.items():
+        node, parts = tree, key.split(".")
+        for part in parts[:-1]:
+            node = node[part]
+        assert parts[-1] in node, key
+        node[parts[-1]] = value
+    yaml.dump(tree, path)
+    return path
+
+
+def make_project(folder: Path, changes: dict[str, Any]) -> Path:
+    """The pipeline's declaration and code, with params of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    for code in ("edm2", "stages"):
+        (folder / code).symlink_to(ROOT / code)
+    write_params(folder / "params.yaml", changes)
+    return folder
+
+
+def run_stage(name: str, config: str = "", outside: str = "") -> None:
+    """One stage in this process, in the current folder."""
+    from edm2.params import load
+    from stages.entry import perform
+
+    work = importlib.import_module(f"stages.{name}").work
+    perform(name, work, load("params.yaml"), config, outside)

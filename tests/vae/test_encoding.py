@@ -1,0 +1,77 @@
+"""From image shards to latent shards."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edm2.data.images import ImageShards
+from edm2.data.latents import LatentShards, latent_facts
+from edm2.params.vae import Vae
+from edm2.runtime.distributed import Ranks
+from edm2.runtime.manifest import write_manifest
+from edm2.vae.codec import TrainedVae
+from edm2.vae.encoding import encode_shards
+from edm2.vae.network import Autoencoder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def codec(tiny: Callable[..., Vae]) -> TrainedVae:
+    torch.manual_seed(0)
+    return TrainedVae(Autoencoder(tiny()).eval(), tiny())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_latents_are_those_of_the_codec_in_16_bits(codec, images, tmp_path: Path) -> None:
+    folder = tmp_path / "latents"
+    encode_shards(codec, images, folder, CPU)
+    write_manifest(folder, classes=images.classes, **latent_facts(folder))
+    latents = LatentShards(folder, "train")
+    pixels, labels = images.batch(range(12))
+    mean, std, found_labels = latents.batch(range(12))
+    expected_mean, expected_std = codec.encode(pixels)
+    for found, expected in ((mean, expected_mean), (std, expected_std)):
+        np.testing.assert_allclose(found, expected, rtol=2**-10, atol=1e-5)
+    assert torch.equal(found_labels, labels)
+    assert latents.shape == (2, 4, 4)
+    assert set(contents(folder)) == {*(path.name for path in images.shards.paths), "manifest.json"}
+
+
+def test_finished_shards_are_kept(codec, images: ImageShards, tmp_path: Path) -> None:
+    encode_shards(codec, images, tmp_path / "whole", CPU)
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/train-000001.tar").write_bytes(b"made before")
+    encode_shards(codec, images, tmp_path / "part", CPU)
+    expected = {**contents(tmp_path / "whole"), "train-000001.tar": b"made before"}
+    assert contents(tmp_path / "part") == expected
+
+
+def test_size_of_batches_leaves_nothing_out(
+    codec, images: ImageShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_shards(codec, images, tmp_path / "whole", CPU)
+    monkeypatch.setattr("edm2.vae.encoding.BATCH", 2)
+    encode_shards(codec, images, tmp_path / "parts", CPU)
+    facts = [latent_facts(tmp_path / name) for name in ("whole", "parts")]
+    assert facts[0]["shape"] == facts[1]["shape"]
+    for key in ("mean", "std"):
+        np.testing.assert_allclose(facts[0][key], facts[1][key], rtol=1e-3)
+
+
+def test_ranks_share_the_shards(
+    codec, images: ImageShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for rank in range(2):
+        monkeypatch.setattr("edm2.vae.encoding.ranks", lambda rank=rank: Ranks(rank, 2, rank))
+        encode_shards(codec, images, tmp_path / str(rank), CPU)
+        made.append(set(contents(tmp_path / str(rank))))
+    assert made[0] | made[1] == {path.name for path in images.shards.paths}
+    assert not made[0] & made[1]

@@ -1,0 +1,125 @@
+"""Encoder and decoder."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edm2.params.vae import Vae
+from edm2.vae.network import Attention, Autoencoder, Down, Norm, ResBlock, Up
+
+
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize(
+    ("channel_mult", "downscale"), [((1,), 1), ((1, 2), 2), ((1, 2, 2), 4), ((2, 1, 3, 4), 8)]
+)
+def test_shapes(tiny: Callable[..., Vae], channel_mult, downscale: int, attention: bool) -> None:
+    params = tiny(channel_mult=channel_mult, attention=attention, latent_channels=5)
+    network, side = Autoencoder(params), 16 // downscale
+    reconstruction, mean = network(torch.randn(2, 3, 16, 16), torch.randn(2, 5, side, side))
+    assert params.downscale == downscale
+    assert mean.shape == (2, 5, side, side)
+    assert reconstruction.shape == (2, 3, 16, 16)
+    assert any(isinstance(m, Attention) for m in network.modules()) == attention
+
+
+def test_decoder_has_one_more_block_a_level(tiny: Callable[..., Vae]) -> None:
+    network = Autoencoder(tiny(channel_mult=(1, 2, 4), num_res_blocks=2))
+    count = [sum(isinstance(m, ResBlock) for m in part.modules())
+             for part in (network.encoder, network.decoder)]  # fmt: skip
+    assert count == [3 * 2 + 2, 3 * 3 + 2]  # levels, and two in the middle
+
+
+def test_every_bias_starts_at_zero_and_every_parameter_gets_a_gradient(tiny) -> None:
+    network = Autoencoder(tiny(attention=True))
+    assert all((p == 0).all() for name, p in network.named_parameters() if name.endswith("bias"))
+    reconstruction, mean = network(torch.randn(2, 3, 8, 8), torch.randn(2, 2, 4, 4))
+    (reconstruction.square().sum() + mean.square().sum()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_latent_has_the_variance_of_params(tiny: Callable[..., Vae]) -> None:
+    network = Autoencoder(tiny(variance=0.25))
+    network.encoder, network.decoder = nn.Identity(), nn.Identity()
+    x, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    z, mean = network(x, noise)
+    assert torch.equal(mean, x)
+    torch.testing.assert_close(z, x + 0.5 * noise)
+
+
+@pytest.mark.parametrize("channels_out", [8, 16])
+def test_residual_block_starts_as_its_shortcut(channels_out: int) -> None:
+    block, x = ResBlock(8, channels_out), torch.randn(2, 8, 6, 6)
+    expected = x if channels_out == 8 else block.shortcut(x)
+    assert (block(x) - expected).abs().max() < 1e-2
+    assert not torch.equal(block(x), expected)
+    std = 1e-4 / channels_out
+    assert float(block.conv1.weight.detach().std()) == pytest.approx(std, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("tap", "expected"), [((0, 0), [[0, 2], [8, 10]]), ((2, 2), [[10, 0], [0, 0]])]
+)
+def test_down_pads_right_and_below(tap: tuple[int, int], expected: list[list[int]]) -> None:
+    down = Down(1)
+    nn.init.zeros_(down.conv.weight)
+    down.conv.weight.data[0, 0, *tap] = 1  # picks x[2i + tap, 2j + tap]
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert down(x)[0, 0].tolist() == expected
+
+
+def test_up_repeats_pixels() -> None:
+    up = Up(1)
+    nn.init.dirac_(up.conv.weight)
+    x = torch.tensor([[[[1.0, 2.0]]]])
+    assert up(x).tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]]]]
+
+
+@pytest.mark.parametrize("channels", [4, 6, 8, 48, 128, 200, 512])
+def test_norm_takes_32_groups_or_fewer(channels: int) -> None:
+    groups = Norm(channels).num_groups
+    assert channels % groups == 0
+    assert groups <= 32
+    if channels in (128, 512):
+        assert groups == 32
+
+
+def test_norm_is_computed_in_fp32() -> None:
+    x = (1000 + torch.randn(2, 8, 4, 4)).bfloat16()
+    found, n = Norm(8)(x), Norm(8).num_groups
+    values = x.double().reshape(2, n, -1)
+    mean, std = values.mean(-1, keepdim=True), (values.var(-1, keepdim=True, correction=0) + 1e-6)
+    expected = ((values - mean) / std.sqrt()).reshape(x.shape)
+    assert found.dtype == torch.bfloat16
+    np.testing.assert_allclose(found.double().detach(), expected, rtol=2**-7, atol=1e-3)
+
+
+@pytest.mark.parametrize(("channels", "heads"), [(8, 1), (128, 2)])
+def test_attention_against_numpy(channels: int, heads: int) -> None:
+    layer, x = Attention(channels), torch.randn(1, channels, 3, 2)
+
+    def linear(conv: nn.Conv2d, y: np.ndarray) -> np.ndarray:
+        weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
+        return weight[:, :, 0, 0] @ y + bias[:, None]
+
+    pixels = layer.norm(x)[0].detach().numpy().reshape(channels, 6)
+    q, k, v = np.split(linear(layer.qkv, pixels), 3)
+    out, size = [], channels // heads
+    for part in (slice(h * size, (h + 1) * size) for h in range(heads)):
+        scores = np.exp(q[part].T @ k[part] / size**0.5)  # [query, key]
+        out.append(v[part] @ (scores / scores.sum(axis=1, keepdims=True)).T)
+    expected = x[0].numpy().reshape(channels, 6) + linear(layer.projection, np.concatenate(out))
+    found = layer(x)[0].detach().numpy().reshape(channels, 6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_projection_of_attention_starts_small() -> None:
+    weight = Attention(256).projection.weight
+    assert float(weight.detach().std()) == pytest.approx(0.2 / 16, rel=0.05)
+
+
+def test_first_parameters_are_those_of_the_first_convolution(tiny: Callable[..., Vae]) -> None:
+    weight, bias = Autoencoder(tiny()).first_parameters()
+    assert (weight.shape, bias.shape) == ((8, 3, 3, 3), (8,))

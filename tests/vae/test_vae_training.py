@@ -1,0 +1,124 @@
+"""Training of the autoencoder, and its evaluation."""
+
+from collections.abc import Callable
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from edm2.data.images import ImageShards
+from edm2.features.classifier import Classifier
+from edm2.params.vae import Vae
+from edm2.runtime.checkpoint import load_tree, save_tree
+from edm2.vae.losses import perceptual_loss
+from edm2.vae.network import Autoencoder
+from edm2.vae.training import VaeTask, batches, evaluate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def task_of(backbone: Classifier) -> Callable[[Vae], VaeTask]:
+    def make(params: Vae) -> VaeTask:
+        torch.manual_seed(0)
+        return VaeTask(Autoencoder(params), params, backbone, CPU)
+
+    return make
+
+
+def test_learning_rate_falls_with_width_but_for_the_first_layer(
+    tiny, task_of, images: ImageShards
+) -> None:
+    params = tiny(channels=16, lr=0.08, lr_input=3e-4)
+    task = task_of(params)
+    task.step(next(batches(images, params, 0)(0)), nimg=16)  # half of the warm-up
+    rates = {p: group["lr"] for group in task.optimizer.param_groups for p in group["params"]}
+    first = task.network.first_parameters()
+    assert [rates.pop(parameter) for parameter in first] == [pytest.approx(3e-4 / 2)] * 2
+    assert set(rates) == set(task.network.parameters()) - set(first)
+    assert list(rates.values()) == [pytest.approx(0.08 / 16 / 2)] * len(rates)
+    assert sum(len(group["params"]) for group in task.optimizer.param_groups) == len(rates) + 2
+
+
+def test_batches_come_with_the_noise_of_each_image(tiny, images: ImageShards) -> None:
+    params = tiny(channel_mult=(1, 2, 2), latent_channels=3)
+    first = list(islice(batches(images, params, 0)(0), 4))
+    later = list(islice(batches(images, params, 0)(16), 2))
+    pixels, noise = first[0]
+    assert (pixels.shape, pixels.dtype) == ((8, 3, 8, 8), torch.uint8)
+    assert (noise.shape, noise.dtype) == ((8, 3, 2, 2), torch.float32)
+    for a, b in zip(first[2:], later, strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+    noises = torch.cat([noise for _, noise in first])
+    assert len(noises.unique(dim=0)) == 32  # fresh for each image met
+
+
+def test_training_improves_reconstructions(tiny, task_of, images, backbone: Classifier) -> None:
+    params = tiny(variance=0.01, kl=0.001, reconstruction=1.0)
+    task = task_of(params)
+    frozen = [p.clone() for p in backbone.parameters()]
+    before = evaluate(task.network, images, backbone, CPU)
+    rows = [task.step(batch, 8 * (step + 1))
+            for step, batch in enumerate(islice(batches(images, params, 0)(0), 20))]  # fmt: skip
+    after = evaluate(task.network, images, backbone, CPU)
+    assert rows[-1]["train/mse"] < 0.7 * rows[0]["train/mse"]
+    assert after["psnr"] > before["psnr"]
+    for old, parameter in zip(frozen, backbone.parameters(), strict=True):
+        assert parameter.grad is None
+        assert torch.equal(parameter, old)
+
+
+def test_each_loss_is_logged(tiny, task_of, images: ImageShards) -> None:
+    params = tiny(perceptual=0.0)
+    row = task_of(params).step(next(batches(images, params, 0)(0)), 8)
+    assert set(row) == {"train/reconstruction", "train/kl", "train/mse"}
+
+
+def test_weight_of_kl_scales_its_pull_alone(tiny, task_of, images: ImageShards) -> None:
+    def gradient(weight: float) -> torch.Tensor:
+        params = tiny(kl=weight, attention=False)
+        task = task_of(params)
+        task.step(next(batches(images, params, 0)(0)), 8)
+        return task.network.first_parameters()[0].grad
+
+    none, one, three = (gradient(weight) for weight in (0.0, 1.0, 3.0))
+    assert (one - none).norm() > 0
+    torch.testing.assert_close(three - none, 3 * (one - none), rtol=1e-3, atol=1e-5)
+
+
+def test_resumed_task_goes_on_alike(tiny, task_of, images: ImageShards, tmp_path) -> None:
+    params = tiny(attention=True)
+    stream = list(islice(batches(images, params, 0)(0), 4))
+    whole, resumed = task_of(params), task_of(params)
+    for step in (0, 1):
+        whole.step(stream[step], 8 * (step + 1))
+    save_tree(tmp_path / "checkpoint", whole.state_dict())
+    resumed.load_state_dict(load_tree(tmp_path / "checkpoint"))
+    for task in (whole, resumed):
+        for step in (2, 3):
+            task.step(stream[step], 8 * (step + 1))
+    for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_evaluation_against_numpy(images: ImageShards, backbone: Classifier) -> None:
+    network = SimpleNamespace(encoder=lambda x: 2 * x, decoder=lambda z: z / 2 * 0.9 + 0.3)
+    found = evaluate(network, images, backbone, CPU)
+    pixels = images.batch(range(12))[0].double().numpy()
+    x = pixels / 127.5 - 1
+    y = np.clip(0.9 * x + 0.3, -1, 1)
+    psnr = 10 * np.log10(2**2 / ((x - y) ** 2).mean(axis=(1, 2, 3)))
+    assert found["psnr"] == pytest.approx(psnr.mean(), rel=1e-4)
+    assert found["latent_std"] == pytest.approx((2 * x).std(ddof=1), rel=1e-4)
+    x, y = (torch.from_numpy(value).float() for value in (x, y))
+    assert found["perceptual"] == pytest.approx(float(perceptual_loss(backbone)(x, y)), rel=1e-3)
+
+
+def test_perfect_reconstruction(images: ImageShards, backbone: Classifier) -> None:
+    network = SimpleNamespace(encoder=lambda x: x, decoder=lambda z: z)
+    found = evaluate(network, images, backbone, CPU)
+    assert found["psnr"] == np.inf
+    assert found["perceptual"] == 0
