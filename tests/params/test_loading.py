@@ -58,7 +58,7 @@ WRONG = [
     ("diffusion.size", "S", ["diffusion.size, diffusion.channels", "one of the two"]),
     ("diffusion.size", "XXXL", ["diffusion.size", "'XXXL'", "'XXS'"]),
     ("diffusion.channels", 100, ["diffusion.channels", "multiples of 64"]),
-    ("diffusion.duration_nimg", 204801, ["diffusion.duration_nimg", "multiple", "204800 or 204928"]),
+    ("diffusion.duration_nimg", 179201, ["diffusion.duration_nimg", "multiple", "179200 or 179328"]),
     ("diffusion.log_nimg", 100, ["diffusion.log_nimg", "100", "multiple of diffusion.batch (128)"]),
     ("diffusion.microbatch", 48, ["diffusion.microbatch", "48", "divisor"]),
     ("diffusion.lr_ref", -0.1, ["diffusion.lr_ref", "-0.1", "greater than 0"]),
