@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from edm2.runtime.files import write_json, write_text
-from edm2.runtime.tracking import read_log
+from edm2.runtime.log import read_log
 from stages.entry import Place
 
 

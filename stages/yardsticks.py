@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from edm2.data.images import ImageShards
-from edm2.metrics.statistics import Detector, distance, image_statistics, metric_name
+from edm2.features.backbone import Detector
+from edm2.metrics.statistics import distance, image_statistics, metric_name
 from edm2.vae.codec import Codec
 
 BATCH = 256

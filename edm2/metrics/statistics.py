@@ -2,23 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edm2.features.backbone import Detector
 from edm2.metrics.frechet import frechet_distance
 from edm2.params import UserError
-
-
-class Detector(Protocol):
-    """Anything that turns uint8 images [N, 3, R, R] into features float32 [N, dims]."""
-
-    name: str
-    dims: int
-
-    def features(self, images: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass

@@ -2,22 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from edm2.data.images import ImageShards
 from edm2.runtime.files import replacing
+from edm2.vae.codec import Codec
 
 LEAST_SIDE = 40  # pixels an image is shown with
 GAP = 2
 SHOWN = 24  # reconstructions
-
-
-class Codec(Protocol):
-    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
-    def decode(self, latents: torch.Tensor) -> torch.Tensor: ...
 
 
 def draw_grid(rows: Sequence[torch.Tensor], labels: Sequence[str]) -> Image.Image:

@@ -20,6 +20,7 @@ Batch = TypeVar("Batch")
 BatchIn = TypeVar("BatchIn", contravariant=True)
 Scalar = torch.Tensor | float
 Metrics = Mapping[str, Scalar | tuple[Scalar, Scalar]]
+SECONDS_OF_ONE_CTRL_C = 1.0
 
 
 class Interrupted(Exception):
@@ -146,13 +147,21 @@ def _restore(task: Task[Any], averages: Averages, state: State) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM for the length of the block; a second one acts at once."""
+    """Collect SIGINT and SIGTERM for the length of the block.
+
+    A second Ctrl-C acts at once. One that comes with the first does not: launchers hand on what the
+    terminal has sent to all.
+    """
     caught: list[int] = []
+    first = 0.0
 
     def handle(signum: int, frame: object) -> None:
-        if caught:
+        nonlocal first
+        if not caught:
+            caught.append(signum)
+            first = time.monotonic()
+        elif signum == signal.SIGINT and time.monotonic() - first > SECONDS_OF_ONE_CTRL_C:
             os._exit(128 + signum)
-        caught.append(signum)
 
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -5,9 +5,7 @@ again later, never the run.
 """
 
 import fcntl
-import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from typing import Any
 from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.runtime.distributed import ranks
-from edm2.runtime.files import write_text
+from edm2.runtime.log import Log
 from edm2.runtime.state import State
 
 SECONDS_BETWEEN_FLUSHES = 10.0
@@ -37,32 +35,23 @@ METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits
 
 
 class Run:
-    """Where a stage logs. Time is `nimg`, images seen."""
+    """Where a stage logs: the local log and, if params ask for it, the view."""
 
-    def __init__(self, path: Path, view: "MlflowView | None") -> None:
-        self.path = path
+    def __init__(self, log: Log, view: "MlflowView | None") -> None:
+        self.rows = log
         self.view = view
-        self.keep(lambda row: True)  # cuts a line that a kill left unfinished
 
     def log(self, step: int, metrics: Mapping[str, float], axis: str = "nimg") -> None:
-        """Append one row at `step` of `axis`; non-finite values are kept in the file as text."""
-        if not ranks().first or not metrics:
-            return
-        row = {axis: step, **{k: v if math.isfinite(v) else str(v) for k, v in metrics.items()}}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if self.view is not None:
-            self.view.log(step, metrics)
+        """Log one row at `step` of `axis`."""
+        if ranks().first and metrics:
+            self.rows.append(step, metrics, axis)
+            if self.view is not None:
+                self.view.log(step, metrics)
 
     def rollback(self, nimg: int) -> None:
         """Forget rows of later times: training goes on from `nimg`."""
-        self.keep(lambda row: row["nimg"] <= nimg)
-
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Forget rows that are not wanted, and a last one that is unfinished."""
-        if ranks().first and self.path.exists():
-            rows = [row for row in read_log(self.path) if wanted(row)]
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        if ranks().first:
+            self.rows.keep(lambda row: row["nimg"] <= nimg)
 
     def summary(self, metrics: Mapping[str, float]) -> None:
         """What the run is compared by: logged to the view as best/<name>, outside of time."""
@@ -75,14 +64,6 @@ class Run:
             self.view.artifact(path, folder)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a last line that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 @contextmanager
 def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[Run]:
     """Log into `state`, and to MLflow if params ask for it; a resumed state resumes its run."""
@@ -91,7 +72,7 @@ def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[R
         view = MlflowView(name, params, state, tags)
     status = "FAILED"
     try:
-        yield Run(state.log, view)
+        yield Run(Log(state.log), view)
         status = "FINISHED"
     except BaseException as error:
         status = (

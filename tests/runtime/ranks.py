@@ -11,9 +11,10 @@ import torch
 
 from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, barrier, data_parallel, process_group, ranks
+from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import Averages, Interrupted, train
 from edm2.runtime.state import State, open_state
-from edm2.runtime.tracking import Run, read_log
+from edm2.runtime.tracking import Run
 
 CPU = torch.device("cpu")
 SCHEDULE = Training(batch=4, duration_nimg=24, log_nimg=8)
@@ -51,7 +52,7 @@ def interrupted(nimg: int) -> Iterator[int]:
 
 def start(state: State, batches: Callable[[int], Iterator[int]]) -> Steps:
     task = Steps()
-    train("toy", task, batches, SCHEDULE, state, Run(state.log, None), checkpoint_seconds=1e9)
+    train("toy", task, batches, SCHEDULE, state, Run(Log(state.log), None), checkpoint_seconds=1e9)
     return task
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from edm2.params.section import Training
+from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import Averages, Every, Interrupted, train
 from edm2.runtime.state import State, open_state
-from edm2.runtime.tracking import Run, read_log
+from edm2.runtime.tracking import Run
 
 SCHEDULE = Training(batch=4, duration_nimg=40, log_nimg=12)
 
@@ -73,7 +74,7 @@ def start(
     **options: Any,
 ) -> Walk:
     task = Walk()
-    train("toy", task, batches, SCHEDULE, state, Run(state.log, None),
+    train("toy", task, batches, SCHEDULE, state, Run(Log(state.log), None),
           checkpoint_seconds=checkpoint_seconds, **options)  # fmt: skip
     return task
 
@@ -115,7 +116,7 @@ def test_event_sees_the_task_after_the_step_of_its_time(state: State) -> None:
     task = Walk()
     seen = []
     look = Every(20, lambda nimg: seen.append(max(task.steps)) or {})
-    train("toy", task, image_numbers, SCHEDULE, state, Run(state.log, None),
+    train("toy", task, image_numbers, SCHEDULE, state, Run(Log(state.log), None),
           checkpoint_seconds=1e9, every=[look])  # fmt: skip
     assert seen == [20, 40]
 
@@ -159,7 +160,23 @@ def test_handlers_of_signals_are_put_back(state: State) -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_second_signal_ends_the_process_at_once(
+def send_twice(first: int, second: int) -> Callable[[], None]:
+    def send() -> None:
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), second)
+
+    return send
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_launcher_hands_on_after_ctrl_c_forces_nothing(state: State, second: int) -> None:
+    with pytest.raises(Interrupted) as stopped:
+        start(state, doing(8, send_twice(signal.SIGINT, second)))
+    assert stopped.value.status == 130
+    assert state.restore() is not None
+
+
+def test_second_ctrl_c_ends_the_process_at_once(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Ended(Exception):
@@ -168,13 +185,10 @@ def test_second_signal_ends_the_process_at_once(
     def end(status: int) -> None:
         raise Ended(status)
 
-    def twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-
     monkeypatch.setattr(os, "_exit", end)
-    with pytest.raises(Ended, match="143"):
-        start(state, doing(8, twice))
+    monkeypatch.setattr("edm2.runtime.loop.SECONDS_OF_ONE_CTRL_C", 0.0)
+    with pytest.raises(Ended, match="130"):
+        start(state, doing(8, send_twice(signal.SIGINT, signal.SIGINT)))
 
 
 def test_crash_rolls_back_to_the_last_checkpoint(root: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from edm2.params import Params
 from edm2.runtime import tracking
+from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import Interrupted
 from edm2.runtime.state import open_state
-from edm2.runtime.tracking import Run, flatten, open_run, read_log
+from edm2.runtime.tracking import Run, flatten, open_run
 
 
 def on(params: Params, **tracking: Any) -> Params:
@@ -26,7 +27,7 @@ def on(params: Params, **tracking: Any) -> Params:
 
 
 def test_rows_are_lines_of_json(tmp_path: Path) -> None:
-    run = Run(tmp_path / "log", None)
+    run = Run(Log(tmp_path / "log"), None)
     run.log(4, {"loss": 0.5})
     run.log(8, {"loss": 0.25, "lr": 1e-5})
     run.log(8, {})  # nothing to say, no line
@@ -39,7 +40,9 @@ def test_rows_are_lines_of_json(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_are_kept_as_text(tmp_path: Path) -> None:
-    Run(tmp_path / "log", None).log(4, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0})
+    Run(Log(tmp_path / "log"), None).log(
+        4, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0}
+    )
     (line,) = (tmp_path / "log").read_text().splitlines()
     strict = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert strict == {"nimg": 4, "a": "nan", "b": "inf", "c": "-inf", "d": 1.0}
@@ -55,12 +58,12 @@ def test_last_line_that_was_cut_short_is_ignored(tmp_path: Path) -> None:
 def test_row_after_a_line_that_was_cut_short_is_readable(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text('{"nimg": 4}\n{"nimg": 8, "los')
-    Run(path, None).log(8, {"loss": 1.0})
+    Run(Log(path), None).log(8, {"loss": 1.0})
     assert read_log(path) == [{"nimg": 4}, {"nimg": 8, "loss": 1.0}]
 
 
 def test_rollback_forgets_later_rows(tmp_path: Path) -> None:
-    run = Run(tmp_path / "log", None)
+    run = Run(Log(tmp_path / "log"), None)
     run.rollback(0)  # nothing there yet
     for nimg in (4, 8, 12):
         run.log(nimg, {"loss": math.nan})
@@ -77,8 +80,8 @@ def test_rollback_forgets_later_rows(tmp_path: Path) -> None:
 
 def test_rank_0_alone_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    Run(tmp_path / "log", None).log(4, {"loss": 0.5})
-    Run(tmp_path / "log", None).rollback(0)
+    Run(Log(tmp_path / "log"), None).log(4, {"loss": 0.5})
+    Run(Log(tmp_path / "log"), None).rollback(0)
     assert not (tmp_path / "log").exists()
 
 
