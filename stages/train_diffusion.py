@@ -40,7 +40,8 @@ def work(place: Place) -> None:
             write_snapshots(out, nimg, lengths)
         return {}
 
-    task = DenoiserTask(denoiser, average, params.diffusion, hyper, seed, place.device)
+    task = DenoiserTask(denoiser, average, params.diffusion, hyper, seed, place.device,
+                        params.runtime.compile)  # fmt: skip
     train(place.title, task, batches(latents, params.diffusion, hyper, seed), params.diffusion,
           place.state, place.run, checkpoint_seconds=params.runtime.checkpoint_seconds,
           every=[Every(params.ema.snapshot_nimg, snapshot)],

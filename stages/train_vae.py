@@ -33,10 +33,11 @@ def work(place: Place) -> None:
         found = evaluate(network, held_out, classifier, device)
         return {f"held_out/{key}": value for key, value in found.items()}
 
-    task = VaeTask(network, params, classifier, device, activation_dtype(place.params.runtime))
+    runtime = place.params.runtime
+    task = VaeTask(network, params, classifier, device, activation_dtype(runtime), runtime.compile)
     train(place.title, task,
           batches(images, params, seed), params, place.state, place.run,
-          checkpoint_seconds=place.params.runtime.checkpoint_seconds,
+          checkpoint_seconds=runtime.checkpoint_seconds,
           every=[Every(params.evaluate_nimg, check)])  # fmt: skip
     if ranks().first:
         codec = TrainedVae(network.eval(), params)

@@ -45,10 +45,17 @@ class DenoiserTask:
         hyper: Hyperparameters,
         seed: int,
         device: torch.device,
+        compiled: bool = False,
     ) -> None:
+        """
+        Args:
+            average: of the raw network's parameters, updated after each step.
+            seed: of dropout.
+            compiled: whether to run the loss through torch.compile.
+        """
         self.denoiser, self.average, self.device, self.seed = denoiser, average, device, seed
         self.params, self.hyper = params, hyper
-        self.loss = data_parallel(DenoisingLoss(denoiser), device)
+        self.loss = data_parallel(DenoisingLoss(denoiser), device, compiled)
         self.optimizer = torch.optim.Adam(
             denoiser.parameters(), lr=hyper.lr_ref, betas=(BETA1, hyper.adam_beta2), fused=True
         )

@@ -16,7 +16,9 @@ class Runtime(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         description="precision of activations; parameters stay fp32"
     )
-    compile: bool = Field(description="torch.compile the networks; gains nothing on CPUs")
+    compile: bool = Field(
+        description="torch.compile what is trained (denoiser, VAE); gains nothing on CPUs"
+    )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     checkpoint_seconds: NonNegative = Field(
         description="seconds between two checkpoints; what a kill -9 can lose at the most"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -44,8 +44,10 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module`, its gradients averaged over the ranks when there are several."""
+def data_parallel(module: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
+    """`module`, compiled if asked for, its gradients averaged over the ranks if there are several."""
+    if compiled:
+        module = cast(nn.Module, torch.compile(module))
     if not dist.is_initialized():
         return module
     return DistributedDataParallel(module, [device] if device.type == "cuda" else None)

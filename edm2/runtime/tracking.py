@@ -30,6 +30,7 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # which pages it shows
 LONGEST_PARAM = 500
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits
 
@@ -167,7 +168,7 @@ def _connect(params: Params) -> tuple[Any, str]:
         if found is not None:
             return client, found.experiment_id
         artifacts = (home / "artifacts" / name).as_uri() if local else None
-        return client, client.create_experiment(name, artifact_location=artifacts)
+        return client, client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
 
 
 def _tags(params: Params, tags: Mapping[str, str]) -> dict[str, str]:

@@ -32,13 +32,15 @@ class VaeTask:
         backbone: Backbone,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
     ) -> None:
         """
         Args:
             dtype: precision of the network's activations; losses are in float32.
+            compiled: whether to run the network through torch.compile.
         """
         self.params, self.device, self.network = params, device, network
-        self.forward = data_parallel(network, device)
+        self.forward = data_parallel(network, device, compiled)
         self.autocast = partial(torch.autocast, device.type, dtype, dtype != torch.float32)
         self.losses = image_losses(params.losses, backbone)
         self.optimizer = torch.optim.AdamW(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, ranks
 
@@ -94,3 +95,13 @@ def test_log_of_uninterrupted_ranks_is_the_mean_over_all(found: list[dict[str, A
 
 def test_log_of_resumed_ranks_is_the_same(found: list[dict[str, Any]]) -> None:
     assert found[0]["resumed_log"] == found[0]["whole_log"]
+
+
+def test_a_module_is_compiled_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda module: seen.append(module) or module)
+    module = torch.nn.Linear(2, 2)
+    assert data_parallel(module, torch.device("cpu")) is module
+    assert seen == []
+    assert data_parallel(module, torch.device("cpu"), compiled=True) is module
+    assert seen == [module]
