@@ -28,6 +28,7 @@ test: setup
 	$(BIN)/pytest -q --cov
 
 ui: setup
+	mkdir -p .mlflow
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	  $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///$(CURDIR)/.mlflow/mlflow.db

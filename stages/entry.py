@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm2.params import Params, UserError, load
+from edm2.runtime.interruption import Interrupted
 from stages.declaration import declaration, per_config
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ def main(work: Work, outside: Callable[[Params], str] | None = None) -> None:
         _leave(f"{name}: {error}", 2)
     except KeyboardInterrupt:
         _leave(f"{name}: interrupted; run the same again to continue.", 130)
-    except Exception as error:
-        if not hasattr(error, "status"):  # Interrupted, in other words
-            raise
+    except Interrupted as error:
         _leave(f"{name}: {error}; run the same again to continue.", error.status)
 
 
@@ -80,7 +79,7 @@ def perform(name: str, work: Work, params: Params, config: str = "", outside: st
     key = fingerprint(declared.values(params) | {"outside": outside}, declared.deps)
     device = pick_device(params.runtime)
     with process_group(device), open_state(title.replace(" ", "-"), key) as state:
-        if state.finished:
+        if state.finished():
             print(f"{title}: this very work was finished before; its results are reused "
                   f"({state.folder}; remove it to compute anew).", file=sys.stderr)  # fmt: skip
         else:

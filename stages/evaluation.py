@@ -16,7 +16,9 @@ from edm2.features.classifier import load_classifier
 from edm2.metrics.statistics import Statistics, distance, image_statistics, metric_name
 from edm2.params import Params
 from edm2.params.diffusion import Letter
-from edm2.sampling.generate import generate
+from edm2.runtime.distributed import ranks
+from edm2.runtime.progress import Progress
+from edm2.sampling.generate import generate, seed_labels
 from edm2.vae.codec import load_vae
 
 BATCH = 256
@@ -24,10 +26,11 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Generated:
-    """Features float32 [N, D] of all seeds, and the images uint8 [G, 3, R, R] of the first ones."""
+    """Features float32 [N, D] of all seeds; images uint8 [G, 3, R, R] and labels [G] of the first."""
 
     features: np.ndarray
     images: torch.Tensor
+    labels: torch.Tensor
 
 
 class Evaluator:
@@ -45,15 +48,15 @@ class Evaluator:
             params, self.latents.shape, len(train.classes),
         ).to(device)  # fmt: skip
         self.reference = image_statistics(
-            (b for b, _ in train.batches(BATCH)), self.detector, device
+            (b for b, _ in train.batches(BATCH)), len(train), self.detector, device
         )
         samples = params.evaluation.samples
         self.counts = [samples]
         if self.detector.dims < len(held_out) < samples:
             self.counts.append(len(held_out))  # to hold against the held-out images themselves
 
-    def generate(self, network: Path) -> Generated:
-        """The images of all seeds under `network`."""
+    def generate(self, network: Path, progress: Progress) -> Generated:
+        """The images of all seeds under `network`; `progress` counts them."""
         evaluation = self.params.evaluation
         denoiser = set_network(self.denoiser, load_file(network))
         seeds = range(evaluation.first_seed, evaluation.first_seed + evaluation.samples)
@@ -65,9 +68,13 @@ class Evaluator:
             pixels = self.codec.decode(self.latents.normalization.denormalize(latents))
             features |= zip(part, self.detector.features(pixels).cpu().numpy(), strict=True)
             images |= {s: x for s, x in zip(part, pixels.cpu(), strict=True) if s in shown}
+            progress.advance(len(part) * ranks().size)  # the other ranks are at their parts
         features, images = _gather(features), _gather(images)
-        return Generated(np.stack([features[s] for s in seeds]),
-                         torch.stack([images[s] for s in shown]))  # fmt: skip
+        return Generated(
+            np.stack([features[s] for s in seeds]),
+            torch.stack([images[s] for s in shown]),
+            seed_labels(shown, len(self.classes)),
+        )
 
     def rows(self, generated: Generated) -> list[dict[str, Any]]:
         """One table row per metric, by its full name."""

@@ -16,7 +16,7 @@ def work(place: Place) -> None:
     from edm2.runtime.distributed import ranks
     from edm2.runtime.files import write_json, write_text
     from edm2.runtime.manifest import read_manifest
-    from edm2.runtime.progress import track
+    from edm2.runtime.progress import Progress
     from stages.evaluation import Evaluator
 
     config, folder = place.config, Path(f"models/sweep/{place.config}")
@@ -28,18 +28,23 @@ def work(place: Place) -> None:
         return samples / f"sigma_rel-{sigma_rel!r}.png"
 
     rows: list[dict[str, Any]] = []
-    for network in track(networks, place.title, len(networks), "network"):
+    images = place.params.evaluation.samples
+    progress = Progress(place.title, len(networks) * images, "img")
+    for k, network in enumerate(networks):
         done = place.state.folder / f"{network['file']}.json"
         if not done.exists():
-            generated = evaluator.generate(folder / network["file"])
+            generated = evaluator.generate(folder / network["file"], progress)
             if ranks().first:
-                write_class_grid(grid_of(network["sigma_rel"]), generated.images, evaluator.classes)
+                write_class_grid(grid_of(network["sigma_rel"]), generated.images,
+                                 generated.labels, evaluator.classes)  # fmt: skip
                 found = [{"config": config, **network, **row} for row in evaluator.rows(generated)]
                 write_json(done, found)
                 curve = {f"ema_curve/{row['metric']}": row["value"] for row in found}
                 place.run.log(round(1000 * network["sigma_rel"]), curve, axis="sigma_rel_permille")
+        progress.advance((k + 1) * images - progress.done)
         if ranks().first:
             rows += json.loads(done.read_text(encoding="utf-8"))
+    progress.close()
     if ranks().first:
         table = pd.DataFrame(rows).drop(columns="file")
         write_text(place.out(f"reports/fid/{config}.csv"), table.to_csv(index=False))

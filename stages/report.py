@@ -10,7 +10,7 @@ def work(place: Place) -> None:
     from edm2.reporting.report import Findings, write_report
 
     folder = place.out("reports/index.html").parent
-    place.run.summary(write_report(Findings(Path("reports"), place.params.configs), folder))
+    write_report(Findings(Path("reports"), place.params.configs), folder)
     for name in ("index.html", "ema_curves.png", "ablation.csv", "training.png"):
         place.run.artifact(folder / name)
 

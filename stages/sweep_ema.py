@@ -22,6 +22,8 @@ def work(place: Place) -> None:
         name = f"sigma_rel-{spec.sigma_rel!r}.safetensors"
         write_tensors(out / name, tensors, dtype)
         networks.append({**asdict(spec), "file": name})
+        quality = {"reconstruction/error": spec.error, "reconstruction/weight_sum": spec.weight_sum}
+        place.run.log(round(1000 * spec.sigma_rel), quality, axis="sigma_rel_permille")
         if not spec.trustworthy:
             print(f"warning: EMA length {spec.sigma_rel}: the reconstruction's response function "
                   f"is off by {spec.error:.1%}; take more snapshots.")  # fmt: skip

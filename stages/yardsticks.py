@@ -29,13 +29,17 @@ def reconstruction_distances(
               "dimensions: their Fréchet distance is left out.")  # fmt: skip
         return {}
 
+    def originals(shards: ImageShards) -> Iterator[torch.Tensor]:
+        return (batch for batch, _ in shards.batches(BATCH))
+
     def reconstructed() -> Iterator[torch.Tensor]:
-        for batch, _ in held_out.batches(BATCH):
+        for batch in originals(held_out):
             yield codec.decode(codec.encode(batch.to(device))[0])
 
-    reference = image_statistics((batch for batch, _ in images.batches(BATCH)), detector, device)
-    real = image_statistics((batch for batch, _ in held_out.batches(BATCH)), detector, device)
-    decoded = image_statistics(reconstructed(), detector, device)
-    name = metric_name(detector.name, len(held_out))
+    count = len(held_out)
+    reference = image_statistics(originals(images), len(images), detector, device)
+    real = image_statistics(originals(held_out), count, detector, device)
+    decoded = image_statistics(reconstructed(), count, detector, device)
+    name = metric_name(detector.name, count)
     return {f"held_out/{name}": distance(real, reference),
             f"reconstructions/{name}": distance(decoded, reference)}  # fmt: skip

@@ -10,7 +10,9 @@ from safetensors.torch import load, save
 
 from edm2.data.shards import Shards, read_shard
 from edm2.params import UserError
+from edm2.runtime.progress import track
 
+LEAST_STD = 1e-6  # of a latent channel that says anything
 SIGMA_DATA = 0.5  # standard deviation of normalized latents (EDM2 Table 1)
 
 
@@ -53,7 +55,7 @@ class LatentMoments:
 
     def normalization(self) -> Normalization:
         mean = self.first / self.count
-        std = (self.second / self.count - mean.square()).sqrt()
+        std = (self.second / self.count - mean.square()).clamp(min=0).sqrt()
         return Normalization(mean.float(), std.float())
 
 
@@ -68,7 +70,8 @@ def latent_sample(
 def latent_facts(folder: Path) -> dict[str, Any]:
     """Shape of the latents in a folder of shards, and their per-channel mean and std."""
     shape, moments = None, None
-    for path in sorted(folder.glob("train-*.tar")):
+    shards = sorted(folder.glob("train-*.tar"))
+    for path in track(shards, "latent statistics", len(shards), "shard"):
         for sample in read_shard(path):
             tensors = load(sample["safetensors"])
             mean, std = tensors["mean"][None].float(), tensors["std"][None].float()
@@ -78,7 +81,7 @@ def latent_facts(folder: Path) -> dict[str, Any]:
     if moments is None:
         raise UserError(f"{folder}: no latent shards to measure.")
     found = moments.normalization()
-    for channel in (found.std == 0).nonzero().flatten().tolist():
+    for channel in (found.std < LEAST_STD).nonzero().flatten().tolist():
         raise UserError(
             f"{folder}: latent channel {channel} is the same for all images: the autoencoder does "
             "not use it. Set vae.variance above 0, or vae.latent_channels lower."

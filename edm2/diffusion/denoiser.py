@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edm2.data.latents import SIGMA_DATA
 from edm2.diffusion.ladder import LADDER, Ladder
 from edm2.diffusion.layers import Layer, noise_embedding
 from edm2.diffusion.sizes import SIZES
 from edm2.diffusion.unet import Shape, Unet
 from edm2.params.diffusion import Letter, Size
 
-SIGMA_DATA = 0.5
 UNCERTAINTY_CHANNELS = 128
 
 

@@ -32,7 +32,7 @@ def hyperparameters(config: Letter, params: Diffusion) -> Hyperparameters:
     """
     ladder = LADDER[config]
     paper_lr = ladder.lr_ref
-    if params.size is not None and ladder.lr_ref == LADDER["G"].lr_ref:
+    if params.size is not None and ladder.weight_norm != "none":
         paper_lr = SIZES[params.size].lr_ref  # sizes are tuned for magnitude-preserving layers
     decays = not isinf(ladder.lr_decay_batches)
 

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from edm2.diffusion.denoiser import SIGMA_DATA, Denoiser
+from edm2.data.latents import SIGMA_DATA
+from edm2.diffusion.denoiser import Denoiser
 
 
 class DenoisingLoss(nn.Module):

@@ -17,6 +17,7 @@ from edm2.diffusion.loss import DenoisingLoss
 from edm2.diffusion.schedule import learning_rate
 from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks
+from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.loop import Metrics, Scalar
 from edm2.runtime.randomness import normals, torch_seed
 
@@ -65,7 +66,7 @@ class DenoiserTask:
         self.denoiser.force_norms()
         torch.manual_seed(torch_seed(self.seed, f"diffusion/dropout/{ranks().rank}", nimg))
         losses, weighted, ln_sigma = self._gradients(batch)
-        nonfinite = self._zero_nonfinite()
+        nonfinite = zero_nonfinite(self.denoiser.parameters())
         rate = self._set_learning_rate(nimg)
         self.optimizer.step()
         self.average.update(nimg, self.params.batch)
@@ -100,14 +101,6 @@ class DenoiserTask:
         if isinstance(self.loss, DistributedDataParallel) and not last:
             return self.loss.no_sync()
         return contextlib.nullcontext()
-
-    def _zero_nonfinite(self) -> torch.Tensor:
-        """Replace non-finite gradients by 0 and count them."""
-        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
-        count = torch.stack([(~g.isfinite()).sum() for g in gradients]).sum()
-        for gradient in gradients:
-            torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0, out=gradient)
-        return count
 
     def _set_learning_rate(self, nimg: int) -> float:
         hyper = self.hyper

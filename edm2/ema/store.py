@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from edm2.params import UserError
 from edm2.runtime.files import replacing
 from edm2.runtime.manifest import WAY_OUT, read_manifest
+from edm2.runtime.progress import track
 
 
 @dataclass(frozen=True, order=True)
@@ -102,7 +103,7 @@ def check_snapshots(folder: Path, snapshots: list[Snapshot]) -> None:
         UserError: by file and tensor.
     """
     expected: dict[str, tuple[int, ...]] | None = None
-    for snapshot in snapshots:
+    for snapshot in track(snapshots, "check snapshots", len(snapshots), "file"):
         path = folder / snapshot.file
         shapes = {name: tuple(tensor.shape) for name, tensor in _finite_tensors(path)}
         expected = expected or shapes

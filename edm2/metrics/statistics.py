@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edm2.features.backbone import Detector
 from edm2.metrics.frechet import frechet_distance
 from edm2.params import UserError
+from edm2.runtime.progress import Progress
 
 
 @dataclass
@@ -56,12 +57,15 @@ class Statistics:
 
 
 def image_statistics(
-    images: Iterable[torch.Tensor], detector: Detector, device: torch.device
+    images: Iterable[torch.Tensor], total: int, detector: Detector, device: torch.device
 ) -> Statistics:
-    """Feature statistics of batches of uint8 images."""
+    """Feature statistics of batches of uint8 images, `total` in all."""
     statistics = Statistics.empty(detector.dims)
+    progress = Progress(f"{detector.name} features", total, "img")
     for batch in images:
         statistics.update(detector.features(batch.to(device)).cpu().numpy())
+        progress.advance(len(batch))
+    progress.close()
     return statistics
 
 

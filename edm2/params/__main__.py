@@ -5,6 +5,7 @@ import textwrap
 
 from edm2.params import Params, UserError, load
 from edm2.params.loading import fields
+from edm2.params.section import Section
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
         value = params
         for part in key.split("."):
             value = getattr(value, part)
-        if isinstance(value, type(params).__mro__[1]):
+        if isinstance(value, Section):
             print(f"\n{key}: {description}")
         else:
             print(textwrap.indent(f"{key} = {value!r}\n    {description}", "  "))

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,16 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.value!r}: expected {self.allowed}. {self.remedy}"
+
+
+def launched_ranks(launch: str) -> int:
+    """How many processes `launch` starts: nodes × processes per node of torchrun, else one."""
+
+    def option(name: str) -> int:
+        found = re.search(rf"--{name}[= ](\d+)", launch.replace("_", "-"))
+        return int(found.group(1)) if found else 1
+
+    return option("nnodes") * option("nproc-per-node")
 
 
 def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
@@ -72,6 +83,12 @@ def _resolutions(params: Params) -> Iterator[Problem]:
                       f"levels that {latent}x{latent} latents can be halved for",
                       f"{halvings} halvings need a multiple of {2**halvings}: "
                       "use fewer levels or a larger dataset.resolution.")  # fmt: skip
+    sides = [latent >> level for level in range(halvings + 1)]
+    for side in params.diffusion.attention_resolutions or ():
+        if side not in sides:
+            yield Problem("diffusion.attention_resolutions", side,
+                          f"one of the resolutions of the network's levels ({sides})",
+                          "No block has another resolution.")  # fmt: skip
     if resolution % params.vae.losses.reconstruction_pool:
         yield Problem("vae.losses.reconstruction_pool", params.vae.losses.reconstruction_pool,
                       f"a divisor of dataset.resolution ({resolution})",
@@ -83,6 +100,9 @@ def _resolutions(params: Params) -> Iterator[Problem]:
 
 def _vae(params: Params) -> Iterator[Problem]:
     vae = params.vae
+    if vae.warmup_nimg > vae.duration_nimg:
+        yield Problem("vae.warmup_nimg", vae.warmup_nimg,
+                      f"at most vae.duration_nimg ({vae.duration_nimg})", "Make it shorter.")  # fmt: skip
     width = vae.channels * vae.channel_mult[-1]
     if vae.attention and width % max(1, width // 64):
         yield Problem("vae.channels", vae.channels,
@@ -152,7 +172,8 @@ def _ema(params: Params) -> Iterator[Problem]:
 def _evaluation(params: Params) -> Iterator[Problem]:
     if params.sampling.sigma_min >= params.sampling.sigma_max:
         yield Problem("sampling.sigma_min", params.sampling.sigma_min,
-                      f"a value below sampling.sigma_max ({params.sampling.sigma_max})", "")  # fmt: skip
+                      f"a value below sampling.sigma_max ({params.sampling.sigma_max})",
+                      "The paper has 0.002 and 80.")  # fmt: skip
     if params.evaluation.samples <= params.features.dims:
         yield Problem("evaluation.samples", params.evaluation.samples,
                       f"more than features.dims ({params.features.dims}): with fewer samples than "

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from edm2.params.checks import problems, project_root
+from edm2.params.checks import launched_ranks, problems, project_root
 from edm2.params.errors import UserError
 from edm2.params.tree import Params
 
@@ -33,8 +33,9 @@ def load(path: str | Path) -> Params:
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
-        raise _refusal(path, [_explain(details) for details in error.errors()]) from None
-    found = list(problems(params, int(os.environ.get("WORLD_SIZE", "1")), project_root()))
+        raise _refusal(path, [_explain(details) for details in _deepest(error.errors())]) from None
+    ranks = int(os.environ.get("WORLD_SIZE", launched_ranks(params.launch)))
+    found = list(problems(params, ranks, project_root()))
     if found:
         raise _refusal(path, [str(problem) for problem in found])
     return params
@@ -52,8 +53,23 @@ def _refusal(path: Path, lines: list[str]) -> UserError:
     return UserError("\n".join([f"{path} cannot be used:", *(f"  {line}" for line in lines)]))
 
 
+def _deepest(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out what only follows from an error inside: a list is short because an item is bad."""
+    places = [error["loc"] for error in errors]
+    return [error for error in errors
+            if not any(len(p) > len(error["loc"]) and p[: len(error["loc"])] == error["loc"]
+                       for p in places)]  # fmt: skip
+
+
+REMEDIES = (  # by the beginning of pydantic's error type
+    (("literal",), "Choose one of these."),
+    (("int_", "float_", "bool_", "string_type", "tuple", "list"), "Write it without quotes."),
+    (("greater", "less"), "Choose a value inside."),
+)
+
+
 def _explain(error: ErrorDetails) -> str:
-    """One line on one problem that pydantic found."""
+    """One line on one problem that pydantic found: key path, value, what is allowed, what to do."""
     key = ".".join(str(part) for part in error["loc"])
     described = dict(fields(Params))
     meaning = described.get(".".join(str(p) for p in error["loc"] if not isinstance(p, int)))
@@ -63,7 +79,12 @@ def _explain(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{key}: missing{about}. Add it; params.yaml lists every field."
     expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{key or 'the file'}: {error['input']!r}: expected {expected}{about}."
+    remedy = next((text for kinds, text in REMEDIES if error["type"].startswith(kinds)), "")
+    if error["type"].endswith("_type") and not isinstance(error["input"], str):
+        remedy = "Give a value of that kind."
+    if "sigma_rel" in key and error["type"].startswith(("less", "greater")):
+        remedy = "EMA lengths lie between 0 and 1/√12; 0.05 to 0.25 are usual."
+    return f"{key or 'the file'}: {error['input']!r}: expected {expected}{about}. {remedy}".rstrip()
 
 
 def _known(key: str, keys: list[str]) -> str:

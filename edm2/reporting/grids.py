@@ -38,10 +38,12 @@ def draw_grid(rows: Sequence[torch.Tensor], labels: Sequence[str]) -> Image.Imag
     return canvas
 
 
-def write_class_grid(path: Path, images: torch.Tensor, classes: Sequence[str]) -> None:
-    """One row per class, of images whose classes follow in turn: uint8 [N, 3, R, R]."""
-    rows = [images[k :: len(classes)] for k in range(min(len(classes), len(images)))]
-    _write(path, draw_grid(rows, classes[: len(rows)]))
+def write_class_grid(
+    path: Path, images: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]
+) -> None:
+    """One row per class that is there: images uint8 [N, 3, R, R], labels int64 [N]."""
+    shown = sorted(set(labels.tolist()))
+    _write(path, draw_grid([images[labels == k] for k in shown], [classes[k] for k in shown]))
 
 
 def write_reconstructions(

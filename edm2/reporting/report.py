@@ -34,12 +34,8 @@ class Findings:
         return found
 
 
-def write_report(findings: Findings, folder: Path) -> dict[str, float]:
-    """Write ablation.{csv,md}, ema_curves.{csv,png,svg}, metrics.json and index.html.
-
-    Returns:
-        the final metrics, by name.
-    """
+def write_report(findings: Findings, folder: Path) -> None:
+    """Write index.html, metrics.json, and its tables (csv, md) and figures (png, svg)."""
     networks, vae = findings.networks, findings.metrics("vae")
     features = findings.metrics("features")
     ablation, curve = ablation_table(networks), ema_table(networks)
@@ -50,8 +46,7 @@ def write_report(findings: Findings, folder: Path) -> dict[str, float]:
     draw_ema_curves(networks, folder / "ema_curves.png", folder / "ema_curves.svg")
     draw_training(findings.training, folder / "training.png")
     draw_vae(pd.read_csv(findings.folder / "vae/curves.csv"), folder / "vae.png")
-    summary = _summary(networks, vae, features)
-    write_json(folder / "metrics.json", summary)
+    write_json(folder / "metrics.json", _summary(networks, vae, features))
     sections = [
         ("EMA length", _ema_section(networks, folder)),
         ("Ablation", _ablation_section(ablation)),
@@ -64,7 +59,6 @@ def write_report(findings: Findings, folder: Path) -> dict[str, float]:
     write_text(
         folder / "index.html", render("EDM2: does it help, and at which EMA length?", sections)
     )
-    return summary
 
 
 def _summary(
@@ -117,6 +111,11 @@ def _samples_section(findings: Findings, networks: pd.DataFrame) -> str:
 def _yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) -> str:
     if yardsticks.empty:
         return paragraph("There are too few held-out images for a Fréchet distance of their own.")
+    if not yardsticks["images"].str.startswith("generated").any():
+        return table(yardsticks) + paragraph(
+            "Generated images are measured at another count, which cannot be compared: there are "
+            "more held-out images than evaluation.samples."
+        )
     note = (
         "All are distances to the training images, by one metric and one sample count. Held-out "
         "images are what a perfect generator would make; their reconstructions show what the "

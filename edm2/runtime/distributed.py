@@ -4,12 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+LONGEST_WAIT = timedelta(days=7)  # for rank 0, which may wait for another run or read all data
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     """Join the other ranks (nccl on GPUs, gloo on CPUs) for the length of the block."""
     who = ranks()
     if who.size > 1:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield who
     finally:

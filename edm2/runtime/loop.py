@@ -1,10 +1,7 @@
 """The loop driver: one for every training."""
 
-import os
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +9,7 @@ import torch
 
 from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, barrier, ranks
+from edm2.runtime.interruption import Interrupted, signals
 from edm2.runtime.progress import Progress
 from edm2.runtime.state import State
 from edm2.runtime.tracking import Run
@@ -20,15 +18,6 @@ Batch = TypeVar("Batch")
 BatchIn = TypeVar("BatchIn", contravariant=True)
 Scalar = torch.Tensor | float
 Metrics = Mapping[str, Scalar | tuple[Scalar, Scalar]]
-SECONDS_OF_ONE_CTRL_C = 1.0
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; all that was learned has been saved."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.status = 128 + signum
 
 
 class Task(Protocol[BatchIn]):
@@ -59,8 +48,10 @@ class Averages:
 
     def add(self, metrics: Metrics) -> None:
         for key, value in metrics.items():
-            pair = value if isinstance(value, tuple) else (value, 1.0)
-            row = torch.stack([torch.as_tensor(v, dtype=torch.float64).detach() for v in pair])
+            total, count = value if isinstance(value, tuple) else (value, 1.0)
+            total = torch.as_tensor(total, dtype=torch.float64).detach()
+            count = torch.as_tensor(count, dtype=torch.float64).to(total.device)
+            row = torch.stack([total, count])
             self.sums[key] = self.sums[key].to(row.device) + row if key in self.sums else row
 
     def take(self) -> dict[str, float]:
@@ -94,18 +85,21 @@ def train(
     Args:
         batches: batches(nimg) gives the batches of time nimg and after, the same ones always.
         every: what else happens at fixed times; it sees the task after the step of that time.
-        rollback: called with the time that training (re)starts from, to undo what came after it.
+        rollback: called on rank 0 with the time that training (re)starts from, to undo what came
+            after it.
 
     Raises:
         Interrupted: after a signal, when the checkpoint of the current step is written.
     """
     averages = Averages()
     nimg = _restore(task, averages, state)
-    rollback(nimg)
+    if ranks().first:
+        rollback(nimg)
     run.rollback(nimg)
+    barrier()
     progress = Progress(name, schedule.duration_nimg, "img", nimg)
     last_save = time.monotonic()
-    with _signals() as caught:
+    with signals() as caught:
         stream = iter(batches(nimg))
         while nimg < schedule.duration_nimg:
             batch = next(stream)
@@ -143,32 +137,6 @@ def _restore(task: Task[Any], averages: Averages, state: State) -> int:
     task.load_state_dict(tree["task"])
     averages.load_state_dict(tree["averages"])
     return int(tree["nimg"])
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM for the length of the block.
-
-    A second Ctrl-C acts at once. One that comes with the first does not: launchers hand on what the
-    terminal has sent to all.
-    """
-    caught: list[int] = []
-    first = 0.0
-
-    def handle(signum: int, frame: object) -> None:
-        nonlocal first
-        if not caught:
-            caught.append(signum)
-            first = time.monotonic()
-        elif signum == signal.SIGINT and time.monotonic() - first > SECONDS_OF_ONE_CTRL_C:
-            os._exit(128 + signum)
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _agree(value: int) -> int:

@@ -6,11 +6,11 @@ from typing import Any
 
 from edm2.params import UserError
 from edm2.runtime.files import sha256, write_json
+from edm2.runtime.progress import track
 
 NAME = "manifest.json"
 WAY_OUT = (
-    "Restore it (`dvc checkout --force`), or remove it and run the stage that makes it again; "
-    "nothing else is lost."
+    "Remove it and say `dvc repro`: the stage that makes it runs again, and nothing else is lost."
 )
 
 
@@ -36,7 +36,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / NAME}: not there. Run the stage that makes {folder}.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / NAME}: not valid JSON ({error}). {WAY_OUT}") from None
-    for name, expected in manifest["files"].items():
+    files = manifest["files"]
+    for name, expected in track(files.items(), f"verify {folder}", len(files), "file"):
         _verify(folder / name, expected, folder / NAME)
     return manifest
 

@@ -8,6 +8,7 @@ stage's params, inputs and code: the same work finds its state again, other work
 import fcntl
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,15 +64,29 @@ class State:
     def read_notes(self) -> dict[str, Any]:
         return json.loads(self.notes.read_text()) if self.notes.exists() else {}
 
-    @property
     def finished(self) -> bool:
-        """Whether all results are there, though they may not have reached the pipeline."""
-        return bool(self.read_notes().get("finished", False))
+        """Whether all results are there and unharmed, though they may not have reached the pipeline.
+
+        Harmed ones are forgotten, for the work to be done anew.
+        """
+        noted = self.read_notes().get("results")
+        if noted is None:
+            return False
+        harmed = [name for name, digest in noted.items() if not _holds(self.results / name, digest)]
+        barrier()
+        if harmed and ranks().first:
+            print(f"{self.results / harmed[0]}: missing or corrupt; the work is done anew.",
+                  file=sys.stderr)  # fmt: skip
+            shutil.rmtree(self.folder)
+            self.results.mkdir(parents=True)
+        barrier()
+        return not harmed
 
     def publish(self, outs: Iterable[Path]) -> None:
         """Link results/<out> to each out. Results stay here until `.state` is cleaned."""
         if ranks().first:
-            self.note(finished=True)
+            files = (path for path in sorted(self.results.rglob("*")) if path.is_file())
+            self.note(results={f.relative_to(self.results).as_posix(): sha256(f) for f in files})
             for out in outs:
                 link(self.results / out, out)
             for checkpoint in self._checkpoints():
@@ -85,13 +100,12 @@ def open_state(stage: str, fingerprint: str) -> Iterator[State]:
     folder = project_root() / ".state" / stage / fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{fingerprint}.lock").open("w") as lock:
+        state = State(folder)
         if ranks().first:
             _wait_for(lock.fileno(), stage)
-        barrier()
-        state = State(folder)
-        state.results.mkdir(exist_ok=True)
-        if ranks().first:
+            state.results.mkdir(exist_ok=True)
             remove_partial(folder)
+        barrier()
         yield state
 
 
@@ -120,6 +134,10 @@ def fingerprint(params: Mapping[str, Any], inputs: Iterable[Path]) -> str:
         for file in _files(path):
             digest.update(f"{file.as_posix()}\0{sha256(file)}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
 
 
 def _files(path: Path) -> list[Path]:

@@ -19,6 +19,8 @@ from typing import Any
 from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.runtime.distributed import ranks
+from edm2.runtime.files import write_json
+from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log
 from edm2.runtime.state import State
 
@@ -52,12 +54,11 @@ class Run:
     def rollback(self, nimg: int) -> None:
         """Forget rows of later times: training goes on from `nimg`."""
         if ranks().first:
-            self.rows.keep(lambda row: row["nimg"] <= nimg)
+            self.rows.keep(lambda row: row.get("nimg", nimg) <= nimg)
 
     def summary(self, metrics: Mapping[str, float]) -> None:
-        """What the run is compared by: logged to the view as best/<name>, outside of time."""
-        if ranks().first and self.view is not None:
-            self.view.log(0, {f"best/{key}": value for key, value in metrics.items()})
+        """What the run is compared by: best/<name>, outside of time."""
+        self.log(0, {f"best/{key}": value for key, value in metrics.items()}, axis="summary")
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Attach a file to the view."""
@@ -69,6 +70,9 @@ class Run:
 def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[Run]:
     """Log into `state`, and to MLflow if params ask for it; a resumed state resumes its run."""
     view = None
+    if ranks().first:
+        facts = {"name": name, "tags": tags, "params": params.model_dump(mode="json")}
+        write_json(state.folder / "run.json", facts)
     if ranks().first and params.tracking.mlflow:
         view = MlflowView(name, params, state, tags)
     status = "FAILED"
@@ -76,9 +80,8 @@ def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[R
         yield Run(Log(state.log), view)
         status = "FINISHED"
     except BaseException as error:
-        status = (
-            "KILLED" if not isinstance(error, Exception) or hasattr(error, "status") else status
-        )
+        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+        status = "KILLED" if stopped else status
         raise
     finally:
         if view is not None:
@@ -91,6 +94,7 @@ class MlflowView:
     def __init__(self, name: str, params: Params, state: State, tags: Mapping[str, str]) -> None:
         self.opening = partial(self._open, name, params, state, tags)
         self.pending: list[tuple[int, float, dict[str, float]]] = []
+        self.files: list[tuple[Path, str]] = []
         self.last_flush = time.monotonic()
         self.retry_at = 0.0
         self.warned = False
@@ -104,7 +108,8 @@ class MlflowView:
             self._attempt(self._flush)
 
     def artifact(self, path: Path, folder: str) -> None:
-        self._attempt(lambda: self.client.log_artifact(self.run_id, str(path), folder or None))
+        self.files.append((path, folder))
+        self._attempt(self._flush)
 
     def close(self, status: str) -> None:
         self.retry_at = 0.0  # the last chance
@@ -131,13 +136,11 @@ class MlflowView:
     def _open(self, name: str, params: Params, state: State, tags: Mapping[str, str]) -> None:
         client, experiment = _connect(params)
         run_id = state.read_notes().get("mlflow_run")
-        if run_id is None:
+        if run_id is None or not _set_running(client, run_id):
             run = client.create_run(experiment, run_name=name, tags=_tags(params, tags))
             run_id = run.info.run_id
-            _log_params(client, run_id, params)
             state.note(mlflow_run=run_id)
-        else:
-            client.update_run(run_id, status="RUNNING")
+            _log_params(client, run_id, params)
         self.client, self.run_id = client, run_id
 
     def _flush(self) -> None:
@@ -150,7 +153,24 @@ class MlflowView:
             batch = rows[start : start + METRICS_AT_ONCE]
             self.client.log_batch(self.run_id, metrics=batch)
         self.pending = []
+        while self.files:
+            path, folder = self.files[0]
+            self.client.log_artifact(self.run_id, str(path), folder or None)
+            self.files.pop(0)
         self.last_flush = time.monotonic()
+
+
+def _set_running(client: Any, run_id: str) -> bool:
+    """Continue a run; False where the store does not know it (any more)."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
 
 
 def _connect(params: Params) -> tuple[Any, str]:

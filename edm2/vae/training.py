@@ -12,6 +12,7 @@ from edm2.data.stream import stream
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
 from edm2.runtime.distributed import data_parallel
+from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.loop import Metrics
 from edm2.runtime.randomness import normals
 from edm2.runtime.schedule import warmup_cosine
@@ -61,10 +62,12 @@ class VaeTask:
         total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
         self.optimizer.zero_grad()
         total.backward()
+        nonfinite = zero_nonfinite(self.network.parameters())
         self._set_learning_rates(nimg)
         self.optimizer.step()
         error = nn.functional.mse_loss(reconstruction.detach().float(), images)
-        return {**{f"train/{name}": term for name, term in terms.items()}, "train/mse": error}
+        return {**{f"train/{name}": term for name, term in terms.items()}, "train/mse": error,
+                "train/nonfinite_gradients": nonfinite}  # fmt: skip
 
     def _set_learning_rates(self, nimg: int) -> None:
         factor = warmup_cosine(nimg, self.params.warmup_nimg, self.params.duration_nimg)

@@ -63,7 +63,12 @@ WRONG = [
     ("diffusion.microbatch", 48, ["diffusion.microbatch", "48", "divisor"]),
     ("diffusion.lr_ref", -0.1, ["diffusion.lr_ref", "-0.1", "greater than 0"]),
     ("diffusion.dropout", 1.5, ["diffusion.dropout", "1.5", "less than 1"]),
-    ("ema.sigma_rels", [0.05, 0.29], ["ema.sigma_rels.1", "0.29", "0.2886"]),
+    ("diffusion.attention_resolutions", [7], ["diffusion.attention_resolutions", "7", "[4, 2]"]),
+    ("vae.warmup_nimg", 99999, ["vae.warmup_nimg", "99999", "vae.duration_nimg (20480)"]),
+    ("vae.attention", 1, ["vae.attention", "1", "boolean"]),
+    ("launch", "torchrun --nproc_per_node=3", ["diffusion.batch", "3 ranks", "126 or 129"]),
+    ("launch", "torchrun --nnodes 2 --nproc-per-node 3", ["diffusion.batch", "6 ranks"]),
+    ("ema.sigma_rels", [0.05, 0.29], ["ema.sigma_rels.1", "0.29", "0.2886", "0.05 to 0.25"]),
     ("ema.snapshot_nimg", 409600, ["ema.snapshot_nimg", "409600", "at most", "more often"]),
     ("ema.snapshot_nimg", 128 * 300, ["ema.snapshot_nimg", "divisor", "very end"]),
     ("sweep.sigma_rel", [0.3], ["sweep.sigma_rel.0", "0.3", "0.2886"]),
@@ -91,6 +96,13 @@ def test_all_problems_are_told_at_once(tmp_path):
     with pytest.raises(UserError) as error:
         load(path)
     assert all(f"  {key}:" in str(error.value) for key in ("seed", "vae.lr", "launch"))
+
+
+def test_what_only_follows_from_another_problem_is_not_told(tmp_path):
+    path = write_params(tmp_path / "params.yaml", {"configs": ["H"]})
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert str(error.value).count("\n") == 1
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path):

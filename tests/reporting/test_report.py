@@ -84,13 +84,23 @@ def test_the_page_escapes_what_it_is_given():
 def test_a_class_grid_has_a_row_per_class(tmp_path):
     colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
     images = colours.repeat(2, 1)[:, :, None, None].expand(-1, -1, 8, 8)  # classes in turn
-    write_class_grid(tmp_path / "grid.png", images, ["r", "g", "b"])
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    write_class_grid(tmp_path / "grid.png", images, labels, ["r", "g", "b"])
     grid = Image.open(tmp_path / "grid.png")
     cell = grid.height // 3
     for row, colour in enumerate(colours.tolist()):
         for column in (1, 2):
             x = grid.width - (column - 0.5) * cell
             assert grid.getpixel((int(x), int((row + 0.5) * cell))) == tuple(colour)
+
+
+def test_rows_of_a_class_grid_follow_the_labels(tmp_path):
+    dark, bright = (torch.full((1, 3, 8, 8), value, dtype=torch.uint8) for value in (0, 255))
+    images, labels = torch.cat([bright, dark]), torch.tensor([2, 1])
+    write_class_grid(tmp_path / "grid.png", images, labels, ["a", "b", "c"])
+    grid = Image.open(tmp_path / "grid.png")
+    right = grid.width - 20
+    assert [grid.getpixel((right, y))[0] for y in (20, grid.height - 20)] == [0, 255]
 
 
 def test_small_images_are_enlarged_by_whole_factors():

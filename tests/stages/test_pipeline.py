@@ -87,6 +87,17 @@ def test_work_that_is_finished_is_published_again_not_done_again(project, capfd)
     assert (folder / "models/sweep/G/manifest.json").stat().st_ino == first
 
 
+def test_finished_work_that_was_harmed_is_done_anew(project, capfd):
+    folder = project()
+    run_stage("sweep_ema", "G")
+    (network,) = folder.glob("models/sweep/G/sigma_rel-0.1.safetensors")
+    good = network.read_bytes()
+    network.write_bytes(good[:-9])  # the very file that .state holds, by another link
+    run_stage("sweep_ema", "G")
+    assert "missing or corrupt; the work is done anew" in capfd.readouterr().err
+    assert network.read_bytes() == good
+
+
 def test_other_params_are_other_work(project):
     folder = project(sweep__sigma_rel=[0.07])
     run_stage("sweep_ema", "G")
