@@ -11,8 +11,9 @@ def write_curves(place: Place, out: str) -> None:
     """The run's log as CSV: one row per time, one column per metric."""
     import pandas as pd
 
-    rows = pd.DataFrame(read_log(place.state.log)).groupby("nimg", as_index=False).first()
-    write_text(place.out(out), rows.to_csv(index=False))
+    rows = pd.DataFrame([row for row in read_log(place.state.log) if "nimg" in row])
+    table = rows.groupby("nimg", as_index=False).first()
+    write_text(place.out(out), table.to_csv(index=False))
 
 
 def write_metrics(place: Place, out: str, metrics: Mapping[str, float]) -> None:

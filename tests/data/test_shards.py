@@ -94,7 +94,7 @@ def test_damaged_shard_is_refused_by_name(folder: Path, damage: Callable[[Path],
     with pytest.raises(UserError) as refusal:
         Shards(folder, "train")
     assert str(path) in str(refusal.value)
-    assert "dvc checkout" in str(refusal.value)
+    assert "dvc repro" in str(refusal.value)
 
 
 def test_what_is_no_tar_is_refused_by_name(folder: Path) -> None:

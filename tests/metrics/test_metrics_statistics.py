@@ -96,7 +96,7 @@ def test_statistics_of_images():
     """Every batch counts, the smaller last one too."""
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (50, 3, 4, 4), dtype=torch.uint8, generator=rng)
-    found = image_statistics(images.split(16), Corners(), torch.device("cpu"))
+    found = image_statistics(images.split(16), 50, Corners(), torch.device("cpu"))
     expected = np.stack([images[:, 0, 0, 0], images[:, 2, 3, 3]], axis=1).astype(np.float64)
     check(found, expected)
 

@@ -41,7 +41,7 @@ def test_damaged_file_is_named_with_a_way_out(folder: Path, name, damage, compla
     with pytest.raises(UserError, match=complaint) as refusal:
         read_manifest(folder)
     assert str(folder / name) in str(refusal.value)
-    assert "dvc checkout" in str(refusal.value)
+    assert "dvc repro" in str(refusal.value)
 
 
 def test_missing_file_below_a_folder_names_the_manifest_that_lists_it(folder: Path) -> None:

@@ -111,13 +111,13 @@ def test_publish_links_results_and_finishes(root: Path) -> None:
         files(state.results / "models" / "vae", weights="w")
         files(state.results, table="t")
         state.save(1, {"nimg": 1})
-        assert not state.finished
+        assert not state.finished()
         state.publish([Path("models/vae"), Path("table")])
         assert (root / "models/vae/weights").read_text() == "w"
         assert (root / "table").read_text() == "t"
         assert not list(state.folder.glob("checkpoint-*"))
     with open_state("s", "f") as again:
-        assert again.finished
+        assert again.finished()
 
 
 def test_finished_results_reach_the_pipeline_again(root: Path) -> None:

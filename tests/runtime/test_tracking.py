@@ -184,7 +184,7 @@ def test_store_that_cannot_be_reached_costs_a_warning(
         run.log(4, {"loss": 0.5})
         run.summary({"loss": 0.5})
         run.artifact(root / "nothing.png")
-    assert read_log(state.log) == [{"nimg": 4, "loss": 0.5}]
+    assert read_log(state.log) == [{"nimg": 4, "loss": 0.5}, {"summary": 0, "best/loss": 0.5}]
     warning = capsys.readouterr().err
     assert warning.count("MLflow cannot be reached") == 1
     assert "local log" in warning
@@ -292,4 +292,4 @@ def test_no_mlflow_when_params_say_so(store: Store, root: Path, params: Params) 
         run.artifact(root / "nothing.png")
     assert store.metrics == []
     assert store.status == "RUNNING"
-    assert read_log(state.log) == [{"nimg": 4, "loss": 0.5}]
+    assert read_log(state.log) == [{"nimg": 4, "loss": 0.5}, {"summary": 0, "best/loss": 0.5}]

@@ -74,7 +74,8 @@ def test_training_improves_reconstructions(tiny, task_of, images, backbone: Clas
 def test_each_loss_is_logged(tiny, task_of, images: ImageShards) -> None:
     params = tiny(perceptual=0.0)
     row = task_of(params).step(next(batches(images, params, 0)(0)), 8)
-    assert set(row) == {"train/reconstruction", "train/kl", "train/mse"}
+    assert set(row) == {"train/reconstruction", "train/kl", "train/mse",
+                        "train/nonfinite_gradients"}  # fmt: skip
 
 
 def test_weight_of_kl_scales_its_pull_alone(tiny, task_of, images: ImageShards) -> None:
