@@ -52,7 +52,10 @@ def link(source: Path, target: Path) -> None:
         _link(str(source), str(partial))
     if source.is_dir() or target.is_dir():
         remove(target)
-    partial.replace(target)
+    if target.exists() and target.samefile(partial):
+        partial.unlink()  # renaming one link of a file to another does nothing
+    else:
+        partial.replace(target)
 
 
 def remove(path: Path) -> None:

@@ -107,3 +107,10 @@ def test_remove_takes_files_folders_and_nothing(tmp_path: Path) -> None:
     for name in "abc":
         remove(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_linking_the_same_file_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("text")
+    for _ in range(2):
+        link(tmp_path / "source", tmp_path / "out" / "target")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["target"]
