@@ -24,7 +24,14 @@ class Progress:
         self.quiet = not ranks().first
         terminal = sys.stderr.isatty() and not self.quiet
         self.bar = (
-            tqdm(total=total, initial=start, unit=unit, desc=name, unit_scale=True)
+            tqdm(
+                total=total,
+                initial=start,
+                unit=unit,
+                desc=name,
+                unit_scale=True,
+                delay=SECONDS_WORTH_A_LINE,
+            )
             if terminal
             else None
         )

@@ -59,6 +59,7 @@ def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("edm2.runtime.progress.SECONDS_WORTH_A_LINE", 0.0)
     progress = Progress("train", 10, "img", start=5)
     progress.advance(5)
     progress.close()
