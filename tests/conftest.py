@@ -1,13 +1,24 @@
-"""A tiny project with all stages done, shared by the tests that need one."""
+"""What all tests share: one thread, and a tiny project with all stages done."""
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import PER_CONFIG, STAGES, TINY, make_project, run_stage
+
+
+@pytest.fixture(autouse=True)
+def one_seed_and_one_thread() -> Iterator[None]:
+    """Threads of tiny networks wait for each other more than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,15 @@
 """Params with tiny numbers, and a data set of dark and bright images."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from edm2.data.images import ImageShards, image_sample
 from edm2.data.shards import write_shard
 from edm2.params import load
 from edm2.params.features import Features
 from edm2.runtime.manifest import write_manifest
-
-
-@pytest.fixture(autouse=True)
-def one_seed_and_one_thread() -> Iterator[None]:
-    """Threads of tiny networks wait for each other more than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

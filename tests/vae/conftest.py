@@ -1,6 +1,6 @@
 """Params with tiny numbers, a random backbone, and a small data set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,6 @@ from edm2.runtime.manifest import write_manifest
 TINY = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "latent_channels": 2,
         "batch": 8, "duration_nimg": 160, "log_nimg": 80, "warmup_nimg": 32,
         "evaluate_nimg": 80}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_seed_and_one_thread() -> Iterator[None]:
-    """Threads of tiny networks wait for each other more than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
