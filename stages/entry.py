@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from edm2.params import Params, UserError, load
+from edm2.params.diffusion import Letter
 from edm2.runtime.interruption import Interrupted
 from stages.declaration import declaration, per_config
 
@@ -52,12 +53,13 @@ def main(work: Work, outside: Callable[[Params], str] | None = None) -> None:
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=work.__doc__)
     if per_config(name):
-        parser.add_argument("config", help="letter of the training configuration, A to G")
+        parser.add_argument("config", choices=get_args(Letter), help="training configuration")
     parser.add_argument("--params", default="params.yaml", help="default: %(default)s")
     arguments = parser.parse_args()
     try:
-        params = load(arguments.params)
-        perform(name, work, params, getattr(arguments, "config", ""),
+        params, config = load(arguments.params), getattr(arguments, "config", "")
+        _check(params, config)
+        perform(name, work, params, config,
                 outside(params) if outside else "")  # fmt: skip
     except UserError as error:
         _leave(f"{name}: {error}", 2)
@@ -74,6 +76,7 @@ def perform(name: str, work: Work, params: Params, config: str = "", outside: st
     from edm2.runtime.state import fingerprint, open_state
     from edm2.runtime.tracking import open_run
 
+    params = params.of(cast(Letter, config)) if config else params
     title = f"{name} {config}".strip()
     declared = declaration(name, config)
     key = fingerprint(declared.values(params) | {"outside": outside}, declared.deps)
@@ -86,6 +89,16 @@ def perform(name: str, work: Work, params: Params, config: str = "", outside: st
             with open_run(title, params, state, stage=name, config=config) as run:
                 work(Place(title, params, config, device, state, run))
         state.publish(declared.outs)
+
+
+def _check(params: Params, config: str) -> None:
+    """What `load` cannot tell: the config asked for, and what only the ladder knows of params."""
+    from edm2.diffusion.configuration import check_configs
+
+    if config and config not in params.configs:
+        raise UserError(f"config {config}: not among configs of params.yaml "
+                        f"({', '.join(params.configs)}). Add it there.")  # fmt: skip
+    check_configs(params)
 
 
 def _leave(message: str, status: int) -> None:

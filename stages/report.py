@@ -11,7 +11,14 @@ def work(place: Place) -> None:
 
     folder = place.out("reports/index.html").parent
     write_report(Findings(Path("reports"), place.params.configs), folder)
-    for name in ("index.html", "ema_curves.png", "ablation.csv", "training.png"):
+    for name in (
+        "index.html",
+        "ema_curves.png",
+        "ablation.csv",
+        "training.png",
+        "magnitudes.png",
+        "updates.png",
+    ):
         place.run.artifact(folder / name)
 
 

@@ -7,10 +7,10 @@ from stages.entry import Place, main
 
 
 def work(place: Place) -> None:
-    """Reconstruct one network per EMA length."""
+    """Reconstruct one network per EMA length; a traditional EMA is taken as it is."""
     import torch
 
-    from edm2.ema.reconstruct import reconstruct
+    from edm2.ema.reconstruct import reconstruct, stored
     from edm2.ema.store import SnapshotStore, write_tensors
     from edm2.runtime.manifest import write_manifest
 
@@ -18,7 +18,13 @@ def work(place: Place) -> None:
     store = SnapshotStore(Path(f"models/ema/{place.config}"))
     dtype = {"float16": torch.float16, "float32": torch.float32}[sweep.dtype]
     networks = []
-    for spec, tensors in reconstruct(store, sweep.sigma_rel, sweep.nimg):
+    if store.traditional:
+        print(f"note: config {place.config} has one traditional EMA, whose length was fixed in "
+              "training; sweep.sigma_rel does not apply.")  # fmt: skip
+        averages = stored(store, sweep.nimg)
+    else:
+        averages = reconstruct(store, sweep.sigma_rel, sweep.nimg)
+    for spec, tensors in averages:
         name = f"sigma_rel-{spec.sigma_rel!r}.safetensors"
         write_tensors(out / name, tensors, dtype)
         networks.append({**asdict(spec), "file": name})

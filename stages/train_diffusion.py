@@ -1,5 +1,6 @@
 """latents → models/diffusion/X, reports/training/X: one training configuration."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from stages.entry import Place, main
@@ -10,11 +11,10 @@ def work(place: Place) -> None:
     import torch
 
     from edm2.data.latents import LatentShards
-    from edm2.diffusion.hyperparameters import hyperparameters
     from edm2.diffusion.setup import denoiser_for, save_network
     from edm2.diffusion.training import DenoiserTask, batches
     from edm2.ema.store import describe, remove_snapshots_after, snapshots_in, write_snapshots
-    from edm2.ema.tracker import PowerEMA
+    from edm2.ema.tracker import PowerEMA, TraditionalEMA
     from edm2.runtime.distributed import ranks
     from edm2.runtime.loop import Every, train
     from edm2.runtime.manifest import write_manifest
@@ -27,24 +27,24 @@ def work(place: Place) -> None:
     out.mkdir(exist_ok=True)
     torch.manual_seed(torch_seed(seed, "diffusion/init"))
     denoiser = denoiser_for(config, params, latents.shape, len(latents.classes)).to(place.device)
-    average = PowerEMA(denoiser.unet, params.ema.sigma_rels)
-    hyper = hyperparameters(config, params.diffusion)
-
-    if denoiser.ladder.average == "traditional" and ranks().first:
-        print(f"note: config {config} is averaged like the others, by a power function whose length "
-              "is chosen afterwards; the paper has one traditional EMA here.")  # fmt: skip
+    ladder, ema = denoiser.ladder, params.ema
+    place.run.settled({"ladder": asdict(ladder)})
+    average = (
+        PowerEMA(denoiser.unet, ema.sigma_rels)
+        if ladder.average == "power"
+        else TraditionalEMA(denoiser.unet, ema.halflife_nimg, ema.halflife_rampup)
+    )
 
     def snapshot(nimg: int) -> dict[str, float]:
         if ranks().first:
-            lengths = {length: average.tensors(length) for length in params.ema.sigma_rels}
-            write_snapshots(out, nimg, lengths)
+            write_snapshots(out, average.snapshots(nimg))
         return {}
 
-    task = DenoiserTask(denoiser, average, params.diffusion, hyper, seed, place.device,
+    task = DenoiserTask(denoiser, average, params.diffusion, seed, place.device,
                         params.runtime.compile)  # fmt: skip
-    train(place.title, task, batches(latents, params.diffusion, hyper, seed), params.diffusion,
+    train(place.title, task, batches(latents, ladder, seed), params.diffusion,
           place.state, place.run, checkpoint_seconds=params.runtime.checkpoint_seconds,
-          every=[Every(params.ema.snapshot_nimg, snapshot)],
+          every=[Every(ema.snapshot_nimg, snapshot)],
           rollback=lambda nimg: remove_snapshots_after(out, nimg))  # fmt: skip
     if ranks().first:
         save_network(denoiser, out / "network.safetensors")

@@ -54,7 +54,8 @@ class Attention(nn.Module):
             qkv = normalize(qkv, (2,))
         if self.ladder.attention_fp32:
             qkv = qkv.float()
-        q, k, v = qkv.transpose(2, 4).unbind(3)  # each [N, heads, HW, C/heads]
+        # each [N, heads, HW, C/heads]; contiguous, as fused attention wants them
+        q, k, v = qkv.permute(3, 0, 1, 4, 2).contiguous().unbind(0)
         y = F.scaled_dot_product_attention(q, k, v)  # softmax(q·k/√(C/heads)) v
         y = self.proj(y.transpose(2, 3).reshape(n, c, h, w).to(x.dtype))
         return mp_sum(x, y, BALANCE) if self.ladder.magnitude_preserving else x + y

@@ -89,7 +89,7 @@ def c_noise(sigma: torch.Tensor) -> torch.Tensor:
 
 
 def build_denoiser(
-    config: Letter = "G",
+    config: Letter | Ladder = "G",
     size: Size | None = None,
     channels: int | None = None,
     *,
@@ -105,7 +105,7 @@ def build_denoiser(
     """A freshly initialized denoiser.
 
     Args:
-        config: letter of the training configuration.
+        config: letter of the training configuration, or a ladder value of one's own.
         size: size of the paper, "S" if neither it nor `channels` is given.
         channels: width of the first level, instead of a size.
         resolution, channels_in: of the data; 64 and 4 are the paper's latents.
@@ -118,10 +118,11 @@ def build_denoiser(
     """
     if size is not None and channels is not None:
         raise ValueError(f"size {size!r} and channels {channels}: expected one of the two")
-    if config not in LADDER or (size is not None and size not in SIZES):
+    known = isinstance(config, Ladder) or config in LADDER
+    if not known or (size is not None and size not in SIZES):
         raise ValueError(f"config {config!r}, size {size!r}: expected one of {', '.join(LADDER)} "
                          f"and one of {', '.join(SIZES)}")  # fmt: skip
-    ladder = LADDER[config]
+    ladder = config if isinstance(config, Ladder) else LADDER[config]
     width = SIZES[size or "S"].channels if channels is None else channels
     if attention_resolutions is None:
         attention_resolutions = ladder.attention_resolutions

@@ -7,7 +7,15 @@ nothing asks for letters.
 
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Literal
+
+from edm2.params.diffusion import (
+    Attention,
+    Average,
+    GroupNorm,
+    Initialization,
+    NoiseEmbedding,
+    WeightNorm,
+)
 
 
 @dataclass(frozen=True)
@@ -42,20 +50,20 @@ class Ladder:
     """
 
     name: str
-    noise_embedding: Literal["positional", "fourier", "mp_fourier"]
+    noise_embedding: NoiseEmbedding
     embedding_layers: int
     bias: bool
     ones_channel: bool
     scaled_labels: bool
-    group_norm: Literal["standard", "no_mean", "none"]
+    group_norm: GroupNorm
     pixel_norm: bool
-    attention: Literal["dot", "cosine"]
-    initialization: Literal["zero_ends", "uniform", "normal"]
-    weight_norm: Literal["none", "forward", "forced"]
+    attention: Attention
+    initialization: Initialization
+    weight_norm: WeightNorm
     magnitude_preserving: bool
     output_silu: bool
     uncertainty: bool
-    average: Literal["traditional", "power"]
+    average: Average
     attention_fp32: bool
     attention_resolutions: tuple[int, ...]
     dropout: float

@@ -1,6 +1,8 @@
 """The pieces that networks of the ladder are made of."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ def normalize(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
 def inverse_magnitude(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     """1 / (‖x‖/√n + ε) over `dims`, which stay as ones; float32."""
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float32)
-    count = math.prod(x.shape[d] for d in dims)
+    count = math.prod([x.shape[d] for d in dims])
     return (EPSILON + norm / math.sqrt(count)).reciprocal()
 
 
@@ -60,6 +62,7 @@ class Layer(nn.Module):
     """
 
     bias: nn.Parameter | None
+    unit: torch.Tensor | None  # the normalized weight, while `normalized_once` holds it
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class Layer(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels_out)) if has_bias else None
         self.normalized = ladder.weight_norm != "none"
         self.forced = ladder.weight_norm == "forced"
+        self.unit = None
         self.dims = tuple(range(1, self.weight.ndim))
         self.fan_in = math.prod(shape[1:])
         self._initialize(ladder, ends_branch, embeds_labels)
@@ -103,24 +107,48 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Apply the layer in the precision of `x`; `gain` scales the output."""
-        weight: torch.Tensor = self.weight
-        if self.normalized:
-            weight = weight * (
-                inverse_magnitude(weight, self.dims) * (gain / math.sqrt(self.fan_in))
-            )
-        elif not isinstance(gain, float) or gain != 1.0:
-            weight = weight * gain
+        if self.normalized and self.unit is None:
+            weight = self.normalized_weight(gain)
+        else:
+            weight = self.weight if self.unit is None else self.unit
+            if not isinstance(gain, float) or gain != 1.0:
+                weight = weight * gain
         weight = weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if weight.ndim == 2:
             return F.linear(x, weight, bias)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
+    def normalized_weight(self, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """The weight with each output unit's norm set to `gain`."""
+        scale = inverse_magnitude(self.weight, self.dims) * (gain / math.sqrt(self.fan_in))
+        return self.weight * scale
+
     @torch.no_grad()
     def force_norm(self) -> None:
         """Set each output unit's weights back to norm √n (EDM2 Section 2.3)."""
         if self.forced:
             self.weight.mul_(inverse_magnitude(self.weight, self.dims))
+
+
+@contextlib.contextmanager
+def normalized_once(module: nn.Module) -> Iterator[None]:
+    """Within, each layer normalizes its weight once, for all forward passes and gradients.
+
+    Gradients gather at the normalized weights and reach the weights on leaving.
+    """
+    layers = [m for m in module.modules() if isinstance(m, Layer) and m.normalized]
+    units = [layer.normalized_weight() for layer in layers]
+    for layer, unit in zip(layers, units, strict=True):
+        layer.unit = unit.detach().requires_grad_()
+    try:
+        yield
+        gradients = [None if layer.unit is None else layer.unit.grad for layer in layers]
+    finally:
+        for layer in layers:
+            layer.unit = None
+    reached = [(u, g) for u, g in zip(units, gradients, strict=True) if g is not None]
+    torch.autograd.backward([unit for unit, _ in reached], [gradient for _, gradient in reached])
 
 
 class GroupNorm(nn.Module):

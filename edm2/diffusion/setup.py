@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from edm2.diffusion.configuration import configured
 from edm2.diffusion.denoiser import Denoiser, build_denoiser
 from edm2.params import Params
 from edm2.params.diffusion import Letter
@@ -15,9 +16,10 @@ def denoiser_for(
     config: Letter, params: Params, shape: tuple[int, int, int], num_classes: int
 ) -> Denoiser:
     """The denoiser of one config for data [C, R, R] of `num_classes` classes."""
-    diffusion = params.diffusion
-    return build_denoiser(
-        config,
+    diffusion = params.diffusion.of(config)
+    ladder = configured(config, diffusion)
+    denoiser = build_denoiser(
+        ladder,
         diffusion.size,
         diffusion.channels,
         resolution=shape[1],
@@ -25,10 +27,13 @@ def denoiser_for(
         num_classes=num_classes if diffusion.conditional else 0,
         channel_mult=diffusion.channel_mult,
         blocks=diffusion.blocks,
-        attention_resolutions=diffusion.attention_resolutions,
-        dropout=diffusion.dropout,
+        attention_resolutions=ladder.attention_resolutions,
+        dropout=ladder.dropout,
         dtype=params.runtime.precision,
     )
+    if params.runtime.channels_last:
+        denoiser = denoiser.to(memory_format=torch.channels_last)
+    return denoiser
 
 
 def save_network(denoiser: Denoiser, path: Path) -> None:

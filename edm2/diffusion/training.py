@@ -11,9 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edm2.data.latents import LatentShards
 from edm2.data.stream import stream
+from edm2.diffusion import magnitudes
 from edm2.diffusion.denoiser import Denoiser
-from edm2.diffusion.hyperparameters import Hyperparameters
+from edm2.diffusion.ladder import Ladder
+from edm2.diffusion.layers import normalized_once
 from edm2.diffusion.loss import DenoisingLoss
+from edm2.diffusion.magnitudes import Magnitudes
 from edm2.diffusion.schedule import learning_rate
 from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks
@@ -36,14 +39,13 @@ class Average(Protocol):
 
 
 class DenoiserTask:
-    """One training step: force norms, loss, gradients, Adam, averages."""
+    """One training step: force norms, loss, gradients, Adam, averages; magnitudes now and then."""
 
     def __init__(
         self,
         denoiser: Denoiser,
         average: Average,
         params: Diffusion,
-        hyper: Hyperparameters,
         seed: int,
         device: torch.device,
         compiled: bool = False,
@@ -51,14 +53,18 @@ class DenoiserTask:
         """
         Args:
             average: of the raw network's parameters, updated after each step.
+            params: of this config; what the ladder settles is taken from the denoiser's own.
             seed: of dropout.
             compiled: whether to run the loss through torch.compile.
         """
         self.denoiser, self.average, self.device, self.seed = denoiser, average, device, seed
-        self.params, self.hyper = params, hyper
+        self.params, self.ladder = params, denoiser.ladder
         self.loss = data_parallel(DenoisingLoss(denoiser), device, compiled)
         self.optimizer = torch.optim.Adam(
-            denoiser.parameters(), lr=hyper.lr_ref, betas=(BETA1, hyper.adam_beta2), fused=True
+            denoiser.parameters(),
+            lr=self.ladder.lr_ref,
+            betas=(BETA1, self.ladder.adam_beta2),
+            fused=True,
         )
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
@@ -68,15 +74,36 @@ class DenoiserTask:
         losses, weighted, ln_sigma = self._gradients(batch)
         nonfinite = zero_nonfinite(self.denoiser.parameters())
         rate = self._set_learning_rate(nimg)
-        self.optimizer.step()
-        self.average.update(nimg, self.params.batch)
+        observed = self._observed_update(batch, nimg)
+        self.average.update(nimg, self.ladder.batch)
         return {
             "train/loss": losses.mean(),
             "train/weighted_mse": weighted.mean(),
             "train/lr": rate,
             "train/nonfinite_gradients": nonfinite,
             **self._by_noise_level(weighted, ln_sigma),
+            **observed,
         }
+
+    def _observed_update(self, batch: Batch, nimg: int) -> Magnitudes:
+        """The optimizer's step; magnitudes before and across it, at times when they are due."""
+        if nimg % self.params.magnitudes_nimg:
+            self.optimizer.step()
+            return {}
+        unet = self.denoiser.unet
+        found = magnitudes.weights(unet) | magnitudes.activations(unet, lambda: self._look(batch))
+        with magnitudes.updates(unet) as updates:
+            self.optimizer.step()
+        return found | updates
+
+    def _look(self, batch: Batch) -> None:
+        """One forward pass over a microbatch, without compilation or dropout."""
+        part = slice(0, self.params.microbatch)
+        data, noise, ln_sigma, labels = (tensor[part].to(self.device) for tensor in batch)
+        sigma = ln_sigma.exp()
+        self.denoiser.eval()
+        self.denoiser(data + sigma[:, None, None, None] * noise, sigma,
+                      labels if self.params.conditional else None)  # fmt: skip
 
     def _gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Accumulate gradients over microbatches; per-image loss, weighted error and ln σ."""
@@ -84,15 +111,16 @@ class DenoiserTask:
         self.optimizer.zero_grad()
         found = []
         parts = range(0, len(data), self.params.microbatch or len(data))
-        for start in parts:
-            part = slice(start, start + parts.step)
-            with self._synchronized(start == parts[-1]):
-                loss, weighted = self.loss(data[part], noise[part], ln_sigma[part].exp(),
-                                           labels[part] if self.params.conditional else None)  # fmt: skip
-                pixels = data[0].numel()
-                total = loss.sum() * (self.hyper.loss_scaling * pixels / len(data))
-                total.backward()
-            found.append((loss.detach(), weighted.detach()))
+        with normalized_once(self.denoiser) if len(parts) > 1 else contextlib.nullcontext():
+            for start in parts:
+                part = slice(start, start + parts.step)
+                with self._synchronized(start == parts[-1]):
+                    loss, weighted = self.loss(data[part], noise[part], ln_sigma[part].exp(),
+                                               labels[part] if self.params.conditional else None)  # fmt: skip
+                    pixels = data[0].numel()
+                    total = loss.sum() * (self.ladder.loss_scaling * pixels / len(data))
+                    total.backward()
+                found.append((loss.detach(), weighted.detach()))
         losses, errors = (torch.cat(column) for column in zip(*found, strict=True))
         return losses, errors, ln_sigma
 
@@ -103,9 +131,9 @@ class DenoiserTask:
         return contextlib.nullcontext()
 
     def _set_learning_rate(self, nimg: int) -> float:
-        hyper = self.hyper
-        rate = learning_rate(nimg, self.params.batch, hyper.lr_ref, hyper.lr_decay_batches,
-                             hyper.lr_rampup_nimg)  # fmt: skip
+        ladder = self.ladder
+        rate = learning_rate(nimg, ladder.batch, ladder.lr_ref, ladder.lr_decay_batches,
+                             ladder.lr_rampup_nimg)  # fmt: skip
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
@@ -114,12 +142,12 @@ class DenoiserTask:
         self, weighted: torch.Tensor, ln_sigma: torch.Tensor
     ) -> dict[str, tuple[Scalar, Scalar]]:
         """Sum and count of the weighted error in each bin of ln σ, named by a σ inside."""
-        hyper = self.hyper
-        edges = torch.tensor([hyper.p_mean + hyper.p_std * e for e in EDGES], device=self.device)
+        mean, std = self.ladder.p_mean, self.ladder.p_std
+        edges = torch.tensor([mean + std * e for e in EDGES], device=self.device)
         bins = torch.bucketize(ln_sigma, edges)
         count = torch.bincount(bins, minlength=len(EDGES) + 1)
         total = torch.bincount(bins, weighted.double(), minlength=len(EDGES) + 1)
-        names = bin_names(hyper)
+        names = bin_names(self.ladder)
         return {name: (total[k], count[k]) for k, name in enumerate(names)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,19 +160,20 @@ class DenoiserTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.denoiser.load_state_dict(state["denoiser"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():  # laid out in memory alike
+            for name in ("exp_avg", "exp_avg_sq"):
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
         self.average.load_state_dict(state["average"])
 
 
-def bin_names(hyper: Hyperparameters) -> list[str]:
+def bin_names(ladder: Ladder) -> list[str]:
     """weighted_mse/sigma_<σ> of each bin, σ at its middle (outermost: half a width outside)."""
     middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in pairwise(EDGES)),
                EDGES[-1] + 0.5]  # fmt: skip
-    return [f"weighted_mse/sigma_{np.exp(hyper.p_mean + hyper.p_std * m):.3g}" for m in middles]
+    return [f"weighted_mse/sigma_{np.exp(ladder.p_mean + ladder.p_std * m):.3g}" for m in middles]
 
 
-def batches(
-    latents: LatentShards, params: Diffusion, hyper: Hyperparameters, seed: int
-) -> Callable[[int], Iterator[Batch]]:
+def batches(latents: LatentShards, ladder: Ladder, seed: int) -> Callable[[int], Iterator[Batch]]:
     """Training batches from a given time on.
 
     Each image comes with a fresh sample of its latent, noise, and ln σ ~ N(P_mean, P_std²).
@@ -157,7 +186,7 @@ def batches(
         fresh, noise, level = draws.split([pixels, pixels, 1], dim=1)
         mean, std, labels = latents.batch(indices)
         data = latents.normalization.normalize(mean + std * fresh.reshape(-1, *shape))
-        ln_sigma = hyper.p_mean + hyper.p_std * level.squeeze(1)
+        ln_sigma = ladder.p_mean + ladder.p_std * level.squeeze(1)
         return data, noise.reshape(-1, *shape).contiguous(), ln_sigma, labels
 
-    return lambda nimg: stream(read, len(latents), params.batch, seed, nimg)
+    return lambda nimg: stream(read, len(latents), ladder.batch, seed, nimg)

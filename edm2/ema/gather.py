@@ -25,7 +25,8 @@ def gather(source: SnapshotStore, folder: Path, end: int) -> None:
             f"{source.folder}: the last snapshot stands at {source.end} images, expected one at "
             f"the end of training, {end}. Run the training again."
         )
-    for length in sorted({snapshot.sigma_rel for snapshot in source.snapshots}):
+    power = {snapshot.sigma_rel for snapshot in source.snapshots if snapshot.average == "power"}
+    for length in sorted(power):
         if Snapshot.of(end, length) not in source.snapshots:
             raise UserError(
                 f"{source.folder}: the average of EMA length {length} has no snapshot at the end of "

@@ -1,8 +1,10 @@
-"""The power-function averaging profile and its length.
+"""Averaging profiles and their length.
 
-The average at time t gives θ(τ) the weight (γ+1) τ^γ / t^{γ+1} for τ ≤ t (EDM2 eq. 3). Its length
-σ_rel is the standard deviation of that profile over t (EDM2 eq. 4).
+The power-function average at time t gives θ(τ) the weight (γ+1) τ^γ / t^{γ+1} for τ ≤ t (EDM2
+eq. 3). The length σ_rel of any average is the standard deviation of its profile over t (EDM2 eq. 4).
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,33 @@ def beta(gamma: float, nimg: int, batch: int) -> float:
     EDM2 eq. 127; 0 in the first update, where the average becomes the parameters.
     """
     return float((1 - batch / nimg) ** (gamma + 1))
+
+
+def traditional_beta(nimg: int, batch: int, halflife_nimg: float, rampup: float) -> float:
+    """Weight of the old average in the traditional update that ends at time `nimg`.
+
+    Args:
+        halflife_nimg: images in which a parameter's share in the average falls to one half.
+        rampup: that half-life over training time so far, at most.
+    """
+    return float(0.5 ** (batch / min(halflife_nimg, rampup * nimg)))
+
+
+def traditional_sigma_rel(nimg: float, halflife_nimg: float, rampup: float) -> float:
+    """Length of the traditional average at time `nimg`, in the limit of small steps.
+
+    While the half-life is capped the profile is a power function of exponent ln 2 / rampup − 1;
+    later ages are exponentially distributed, with what is left of that power function behind.
+    """
+    k, rate = math.log(2) / rampup, math.log(2) / halflife_nimg
+    start = min(nimg, halflife_nimg / rampup)  # where the cap ends
+    x = rate * (nimg - start)
+    left = math.exp(-x)
+    early, early_square = k / (k + 1) * start, k / (k + 2) * start**2  # moments of the time τ there
+    mean = (1 - left * (1 + x)) / rate + left * (nimg - early)
+    square = (2 - left * (x * x + 2 * x + 2)) / rate**2
+    square += left * (nimg**2 - 2 * nimg * early + early_square)
+    return math.sqrt(square - mean**2) / nimg
 
 
 def response(sigma_rel: float, nimg: float, times: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import torch
 from edm2.ema.solve import relative_error, solve_weights
 from edm2.ema.store import Snapshot, SnapshotStore
 from edm2.params import UserError
+from edm2.params.diffusion import Average
 from edm2.runtime.progress import track
 
 TRUSTED_ERROR = 0.05
@@ -19,6 +20,7 @@ class Reconstruction:
 
     Attributes:
         sigma_rel, nimg: its length, and the time in images at which it ends.
+        average: "power"; or "traditional", stored as it is, sigma_rel being its effective length.
         error: relative L2 error of its response function.
         weight_sum: sum of the snapshots' weights; 1 for a true average.
         snapshots: how many snapshots took part.
@@ -26,6 +28,7 @@ class Reconstruction:
 
     sigma_rel: float
     nimg: int
+    average: Average
     error: float
     weight_sum: float
     snapshots: int
@@ -47,9 +50,12 @@ def reconstruct(
         nimg: time in images at which the averages end; None: the end of training.
 
     Raises:
-        UserError: the time lies outside of the store's.
+        UserError: the time lies outside of the store's, or the store's averages are traditional.
         ValueError: an impossible length.
     """
+    if store.traditional:
+        raise UserError(f"{store.folder}: holds a traditional EMA, whose length was fixed in training. "
+                        "Take it with `stored`, or train with average: power.")  # fmt: skip
     end = store.end if nimg is None else nimg
     past = [snapshot for snapshot in store.snapshots if snapshot.nimg <= end]
     if not past or end > store.end:
@@ -60,11 +66,31 @@ def reconstruct(
     times, lengths = [s.nimg for s in past], [s.sigma_rel for s in past]
     weights = solve_weights(times, lengths, [end] * len(sigma_rels), sigma_rels)
     specs = [
-        Reconstruction(sigma_rel, end, relative_error(column, times, lengths, end, sigma_rel),
+        Reconstruction(sigma_rel, end, "power", relative_error(column, times, lengths, end, sigma_rel),
                        float(column.sum()), len(past))
         for sigma_rel, column in zip(sigma_rels, weights.T, strict=True)
     ]  # fmt: skip
     yield from zip(specs, _sums(store, past, torch.from_numpy(weights)), strict=True)
+
+
+def stored(
+    store: SnapshotStore, nimg: int | None = None
+) -> Iterator[tuple[Reconstruction, dict[str, torch.Tensor]]]:
+    """The one average of a traditional store at time `nimg` (None: the end), float32.
+
+    Raises:
+        UserError: no snapshot was taken at that time.
+    """
+    end = store.end if nimg is None else nimg
+    for snapshot in (s for s in store.snapshots if s.nimg == end):
+        file = store.open(snapshot)
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        yield Reconstruction(snapshot.sigma_rel, end, snapshot.average, 0.0, 1.0, 1), tensors
+        return
+    times = ", ".join(str(s.nimg) for s in store.snapshots)
+    raise UserError(
+        f"{store.folder}: no average was stored at {end} images: expected one of {times}."
+    )
 
 
 def _sums(

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from edm2.params import UserError
+from edm2.params.diffusion import Average
 from edm2.runtime.files import replacing
 from edm2.runtime.manifest import WAY_OUT, read_manifest
 from edm2.runtime.progress import track
@@ -20,11 +21,14 @@ class Snapshot:
 
     nimg: int
     sigma_rel: float
+    average: Average
     file: str
 
     @classmethod
-    def of(cls, nimg: int, sigma_rel: float) -> "Snapshot":
-        return cls(nimg, sigma_rel, f"ema-{sigma_rel!r}-{nimg:012d}.safetensors")
+    def of(cls, nimg: int, sigma_rel: float, average: Average = "power") -> "Snapshot":
+        kind = "" if average == "power" else f"{average}-"
+        file = f"ema-{kind}{sigma_rel!r}-{nimg:012d}.safetensors"
+        return cls(nimg, sigma_rel, average, file)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
@@ -43,12 +47,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.
         save_file(stored, temporary)
 
 
-def write_snapshots(
-    folder: Path, nimg: int, averages: Mapping[float, Mapping[str, torch.Tensor]]
-) -> None:
-    """Write one file per EMA length, in 16 bits."""
-    for sigma_rel, tensors in averages.items():
-        write_tensors(folder / Snapshot.of(nimg, sigma_rel).file, tensors, torch.float16)
+def write_snapshots(folder: Path, averages: Mapping[Snapshot, Mapping[str, torch.Tensor]]) -> None:
+    """Write one file per average, in 16 bits."""
+    for snapshot, tensors in averages.items():
+        write_tensors(folder / snapshot.file, tensors, torch.float16)
 
 
 def remove_snapshots_after(folder: Path, nimg: int) -> None:
@@ -62,8 +64,10 @@ def snapshots_in(folder: Path) -> list[Snapshot]:
     """The snapshots that `write_snapshots` left, by time and length."""
     found = []
     for path in folder.glob("ema-*.safetensors"):
-        sigma_rel, _, nimg = path.stem.removeprefix("ema-").rpartition("-")
-        found.append(Snapshot(int(nimg), float(sigma_rel), path.name))
+        described, _, nimg = path.stem.removeprefix("ema-").rpartition("-")
+        sigma_rel = described.removeprefix("traditional-")
+        average: Average = "power" if sigma_rel == described else "traditional"
+        found.append(Snapshot.of(int(nimg), float(sigma_rel), average))
     return sorted(found)
 
 
@@ -80,6 +84,11 @@ class SnapshotStore:
         self.snapshots = sorted(Snapshot(**entry) for entry in self.facts["snapshots"])
         if not self.snapshots:
             raise UserError(f"{folder}: holds no snapshots. Run the stage that makes it.")
+
+    @property
+    def traditional(self) -> bool:
+        """Whether it holds the one traditional average of a training, of a length fixed then."""
+        return all(snapshot.average == "traditional" for snapshot in self.snapshots)
 
     @property
     def end(self) -> int:

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,34 @@ def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     yield from _dataset(params, root)
     yield from _resolutions(params)
     yield from _vae(params)
-    for key in ("features", "vae", "diffusion"):
+    for key in ("features", "vae"):
         yield from _training(key, getattr(params, key), world_size)
-    yield from _denoiser(params, world_size)
-    yield from _ema(params)
+    yield from _per_config(params, world_size)
+    yield from _sweep(params)
     yield from _evaluation(params)
+
+
+def _per_config(params: Params, world_size: int) -> Iterator[Problem]:
+    """What may differ between configs, with their letters unless it is the same in all of them."""
+    found: dict[str, tuple[Problem, list[str]]] = {}
+    for config in params.configs:
+        own = params.of(config)
+        for problem in (
+            *_levels(own),
+            *_training("diffusion", own.diffusion, world_size),
+            *_denoiser(own, world_size),
+            *_snapshots(own),
+        ):
+            found.setdefault(str(problem), (problem, []))[1].append(config)
+    for problem, configs in found.values():
+        special = params.diffusion.per_config.keys() >= set(configs)
+        common = not special and len(configs) == len(params.configs)
+        letters = "" if common else f" (config {', '.join(configs)})"
+        yield replace(problem, key=problem.key + letters)
+    for config, changes in params.diffusion.per_config.items():
+        if "per_config" in changes:
+            yield Problem(f"diffusion.per_config.{config}.per_config", changes["per_config"],
+                          "other fields of `diffusion`", "Remove it.")  # fmt: skip
 
 
 def _dataset(params: Params, root: Path) -> Iterator[Problem]:
@@ -76,8 +99,20 @@ def _resolutions(params: Params) -> Iterator[Problem]:
                       f"a multiple of {downscale} (vae.channel_mult has "
                       f"{len(params.vae.channel_mult)} levels, each after the first halves it)",
                       _nearest(resolution, downscale))  # fmt: skip
-        return
-    latent, halvings = resolution // downscale, len(params.diffusion.channel_mult) - 1
+    if resolution % params.vae.losses.reconstruction_pool:
+        yield Problem("vae.losses.reconstruction_pool", params.vae.losses.reconstruction_pool,
+                      f"a divisor of dataset.resolution ({resolution})",
+                      "Use a power of two below it.")  # fmt: skip
+    if resolution % 2 ** (params.features.slices - 1):
+        yield Problem("features.slices", params.features.slices,
+                      f"slices that halve {resolution} evenly", "Use fewer slices.")  # fmt: skip
+
+
+def _levels(params: Params) -> Iterator[Problem]:
+    latent, rest = divmod(params.dataset.resolution, params.vae.downscale)
+    if rest:
+        return  # told already
+    halvings = len(params.diffusion.channel_mult) - 1
     if latent % 2**halvings:
         yield Problem("diffusion.channel_mult", list(params.diffusion.channel_mult),
                       f"levels that {latent}x{latent} latents can be halved for",
@@ -89,13 +124,6 @@ def _resolutions(params: Params) -> Iterator[Problem]:
             yield Problem("diffusion.attention_resolutions", side,
                           f"one of the resolutions of the network's levels ({sides})",
                           "No block has another resolution.")  # fmt: skip
-    if resolution % params.vae.losses.reconstruction_pool:
-        yield Problem("vae.losses.reconstruction_pool", params.vae.losses.reconstruction_pool,
-                      f"a divisor of dataset.resolution ({resolution})",
-                      "Use a power of two below it.")  # fmt: skip
-    if resolution % 2 ** (params.features.slices - 1):
-        yield Problem("features.slices", params.features.slices,
-                      f"slices that halve {resolution} evenly", "Use fewer slices.")  # fmt: skip
 
 
 def _vae(params: Params) -> Iterator[Problem]:
@@ -115,7 +143,7 @@ def _training(key: str, training: Training, world_size: int) -> Iterator[Problem
     if batch % world_size:
         yield Problem(f"{key}.batch", batch, f"a multiple of the {world_size} ranks",
                       _nearest(batch, world_size))  # fmt: skip
-    intervals = ("duration_nimg", "log_nimg", "evaluate_nimg")
+    intervals = ("duration_nimg", "log_nimg", "evaluate_nimg", "magnitudes_nimg")
     for name in (name for name in intervals if hasattr(training, name)):
         nimg = getattr(training, name)
         if nimg % batch:
@@ -145,7 +173,7 @@ def _denoiser(params: Params, world_size: int) -> Iterator[Problem]:
                       "Gradients of microbatches add up to those of the share.")  # fmt: skip
 
 
-def _ema(params: Params) -> Iterator[Problem]:
+def _snapshots(params: Params) -> Iterator[Problem]:
     snapshot, duration = params.ema.snapshot_nimg, params.diffusion.duration_nimg
     if snapshot > duration:
         yield Problem("ema.snapshot_nimg", snapshot, f"at most diffusion.duration_nimg ({duration})",
@@ -163,6 +191,9 @@ def _ema(params: Params) -> Iterator[Problem]:
         yield Problem("sweep.nimg", params.sweep.nimg,
                       f"a time from the first snapshot ({snapshot}) to the end ({duration})",
                       "null means the end of training.")  # fmt: skip
+
+
+def _sweep(params: Params) -> Iterator[Problem]:
     for key, lengths in (("ema.sigma_rels", params.ema.sigma_rels),
                          ("sweep.sigma_rel", params.sweep.sigma_rel)):  # fmt: skip
         if any(b - a <= 1e-9 for a, b in pairwise(lengths)):

@@ -1,13 +1,52 @@
 """`diffusion`: the denoiser and its training. null means: as the paper has it for the config."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from edm2.params.section import Count, Counts, Fraction, Positive, Training
+from edm2.params.section import Count, Counts, Fraction, Positive, Section, Training
 
 Letter = Literal["A", "B", "C", "D", "E", "F", "G"]
 Size = Literal["XXS", "XS", "S", "M", "L", "XL", "XXL"]
+PaperDataset = Literal["imagenet-512", "imagenet-64"]
+
+NoiseEmbedding = Literal["positional", "fourier", "mp_fourier"]
+GroupNorm = Literal["standard", "no_mean", "none"]
+Attention = Literal["dot", "cosine"]
+Initialization = Literal["zero_ends", "uniform", "normal"]
+WeightNorm = Literal["none", "forward", "forced"]
+Average = Literal["traditional", "power"]
+
+
+class Overrides(Section):
+    """Switches of the ladder that are to stand otherwise; see `edm2.diffusion.ladder.Ladder`."""
+
+    noise_embedding: NoiseEmbedding | None = Field(description="features of the noise level")
+    embedding_layers: Literal[1, 2] | None = Field(
+        description="linear layers between noise features and embedding"
+    )
+    bias: bool | None = Field(description="biases in layers, and a shift in conditioning")
+    ones_channel: bool | None = Field(description="a constant 1 beside the network's input")
+    scaled_labels: bool | None = Field(description="one-hot labels times √(number of classes)")
+    group_norm: GroupNorm | None = Field(description="in the residual branches and the output")
+    pixel_norm: bool | None = Field(
+        description="each pixel normalized on the encoder's main path; resampling happens there"
+    )
+    attention: Attention | None = Field(description="dot: after group norm; cosine: q, k, v unit")
+    attention_fp32: bool | None = Field(description="attention in fp32 whatever the precision")
+    initialization: Initialization | None = Field(description="of all layers")
+    weight_norm: WeightNorm | None = Field(
+        description="forward: normalized where used; forced: and set back before each step"
+    )
+    magnitude_preserving: bool | None = Field(
+        description="SiLU, sums and concatenations of unit magnitude, with learned gains"
+    )
+    output_silu: bool | None = Field(description="an activation before the output convolution")
+    uncertainty: bool | None = Field(description="loss weighted by a learned uncertainty")
+    average: Average | None = Field(
+        description="power: EMA lengths are chosen after training; traditional: one fixed average"
+    )
+    loss_scaling: Positive | None = Field(description="factor on the loss before its gradient")
 
 
 class Diffusion(Training):
@@ -19,6 +58,9 @@ class Diffusion(Training):
         description="resolutions whose blocks attend; null: 32, 16, 8 for A, 16, 8 for the others"
     )
     conditional: bool = Field(description="whether the network is told the class")
+    paper_dataset: PaperDataset = Field(
+        description="which of the paper's data sets null takes noise levels and decay time from"
+    )
     p_mean: float | None = Field(description="mean of ln σ in training")
     p_std: Positive | None = Field(description="standard deviation of ln σ in training")
     lr_ref: Positive | None = Field(description="reference learning rate α_ref")
@@ -32,3 +74,30 @@ class Diffusion(Training):
     microbatch: Count | None = Field(
         description="images per forward pass and rank (gradients add up); null: all at once"
     )
+    magnitudes_nimg: Count = Field(
+        description="images between two measurements of activations, weights and updates"
+    )
+    overrides: Overrides = Field(description="switches of all configs; null: as Table 1 has them")
+    per_config: dict[Letter, dict[str, Any]] = Field(
+        description="fields of `diffusion` with another value for one config: {A: {lr_ref: 0.001}}"
+    )
+
+    def of(self, config: Letter) -> "Diffusion":
+        """These params as one config has them: its `per_config` entry merged in.
+
+        Raises:
+            pydantic.ValidationError: the entry has an unknown key or an impossible value.
+        """
+        tree = self.model_dump()
+        changes = tree.pop("per_config").get(config, {})
+        return Diffusion.model_validate({**_merged(tree, changes), "per_config": {}})
+
+
+def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with the values of `changes`, mapping by mapping."""
+    both = {
+        key: _merged(tree[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(tree.get(key), dict)
+    }
+    return {**tree, **changes, **both}

@@ -4,12 +4,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from edm2.params.section import Count, EmaLengths, Section
+from edm2.params.section import Count, EmaLengths, Positive, Section
 
 
 class Ema(Section):
     sigma_rels: EmaLengths = Field(
         description="EMA lengths tracked during training; two give near-exact reconstructions"
+    )
+    halflife_nimg: Count = Field(
+        description="half-life of the traditional EMA, in images (config A); paper: 50 million"
+    )
+    halflife_rampup: Positive = Field(
+        description="that half-life over training time so far, at most; paper: 0.05"
     )
     snapshot_nimg: Count = Field(description="images between two snapshots of the averages")
 

@@ -34,11 +34,26 @@ def load(path: str | Path) -> Params:
         params = Params.model_validate(tree)
     except ValidationError as error:
         raise _refusal(path, [_explain(details) for details in _deepest(error.errors())]) from None
+    refused = list(_refused_per_config(params))
+    if refused:
+        raise _refusal(path, refused)
     ranks = int(os.environ.get("WORLD_SIZE", launched_ranks(params.launch)))
     found = list(problems(params, ranks, project_root()))
     if found:
         raise _refusal(path, [str(problem) for problem in found])
     return params
+
+
+def _refused_per_config(params: Params) -> Iterator[str]:
+    """What is wrong with the entries of `diffusion.per_config`, taken by themselves."""
+    for config in params.diffusion.per_config:
+        try:
+            params.diffusion.of(config)
+        except ValidationError as error:
+            for details in _deepest(error.errors()):
+                place = ("diffusion", *details["loc"])
+                told = _explain({**details, "loc": place}).removeprefix("diffusion.")
+                yield f"diffusion.per_config.{config}.{told}"
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -19,6 +19,9 @@ class Runtime(Section):
     compile: bool = Field(
         description="torch.compile what is trained (denoiser, VAE); gains nothing on CPUs"
     )
+    channels_last: bool = Field(
+        description="keep the denoiser's activations as NHWC in memory; faster in 16 bits"
+    )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     checkpoint_seconds: NonNegative = Field(
         description="seconds between two checkpoints; what a kill -9 can lose at the most"

@@ -34,3 +34,7 @@ class Params(Section):
     evaluation: Evaluation = Field(description="metrics of generated images")
     runtime: Runtime = Field(description="device, precision, checkpoints")
     tracking: Tracking = Field(description="MLflow")
+
+    def of(self, config: Letter) -> "Params":
+        """The params of one config: what `diffusion.per_config` says for it is merged in."""
+        return self.model_copy(update={"diffusion": self.diffusion.of(config)})

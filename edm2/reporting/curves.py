@@ -42,13 +42,15 @@ def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
         axes.yaxis.set_major_formatter("{x:.3g}")
         axes.yaxis.set_minor_formatter("{x:.3g}")
         axes.legend(frameon=False)
-        _save(figure, *paths)
+        save_figure(figure, *paths)
 
 
 def _ema_curve(axes: Axes, config: str, line: pd.DataFrame) -> None:
     best = best_of(line)
     where = " (edge of the grid)" if best["at_edge"] else ""
-    label = f"config {config}: {best['value']:.3g} at {best['sigma_rel']:g}{where}"
+    if (line["average"] == "traditional").all():
+        where = " (traditional EMA, fixed)"
+    label = f"config {config}: {best['value']:.3g} at {best['sigma_rel']:.3g}{where}"
     (drawn,) = axes.plot(line["sigma_rel"], line["value"], marker=".", label=label)
     axes.plot(best["sigma_rel"], best["value"], marker="o", markersize=9, markerfacecolor="none",
               markeredgewidth=1.8, color=drawn.get_color())  # fmt: skip
@@ -73,7 +75,7 @@ def draw_training(curves: dict[str, pd.DataFrame], *paths: Path) -> None:
             for axes in (loss, noise, rate):
                 axes.set_xlabel("thousand images")
                 axes.legend(frameon=False, fontsize=8)
-        _save(figure, *paths)
+        save_figure(figure, *paths)
 
 
 def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
@@ -92,10 +94,11 @@ def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
         losses.legend(frameon=False, fontsize=8)
         for axes in (quality, losses):
             axes.set_xlabel("thousand images")
-        _save(figure, *paths)
+        save_figure(figure, *paths)
 
 
-def _save(figure: Figure, *paths: Path) -> None:
+def save_figure(figure: Figure, *paths: Path) -> None:
+    """Write a figure in the formats that the paths name, the same bytes each time; close it."""
     figure.tight_layout()
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

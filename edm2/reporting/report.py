@@ -1,13 +1,20 @@
 """The report: from the stages' files to tables, figures and one page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from edm2.reporting.curves import best_of, draw_ema_curves, draw_training, draw_vae
+from edm2.reporting.dynamics import (
+    BOUNDED,
+    FLAT,
+    draw_magnitudes,
+    draw_updates,
+    dynamics_table,
+)
 from edm2.reporting.page import paragraph, picture, render, table
 from edm2.reporting.tables import ablation_table, as_markdown, ema_table, yardstick_table
 from edm2.runtime.files import write_json, write_text
@@ -36,7 +43,7 @@ class Findings:
 
 def write_report(findings: Findings, folder: Path) -> None:
     """Write index.html, metrics.json, and its tables (csv, md) and figures (png, svg)."""
-    networks, vae = findings.networks, findings.metrics("vae")
+    networks, vae, training = findings.networks, findings.metrics("vae"), findings.training
     features = findings.metrics("features")
     ablation, curve = ablation_table(networks), ema_table(networks)
     write_text(folder / "ablation.csv", ablation.to_csv(index=False))
@@ -44,7 +51,11 @@ def write_report(findings: Findings, folder: Path) -> None:
     write_text(folder / "ema_curves.csv", curve.to_csv(index=False))
     write_text(folder / "ema_curves.md", as_markdown(curve))
     draw_ema_curves(networks, folder / "ema_curves.png", folder / "ema_curves.svg")
-    draw_training(findings.training, folder / "training.png")
+    draw_training(training, folder / "training.png")
+    draw_magnitudes(training, folder / "magnitudes.png")
+    draw_updates(training, folder / "updates.png")
+    dynamics = dynamics_table(training)
+    write_text(folder / "dynamics.csv", dynamics.to_csv(index=False))
     draw_vae(pd.read_csv(findings.folder / "vae/curves.csv"), folder / "vae.png")
     write_json(folder / "metrics.json", _summary(networks, vae, features))
     sections = [
@@ -53,7 +64,8 @@ def write_report(findings: Findings, folder: Path) -> None:
         ("Samples", _samples_section(findings, networks)),
         ("How good is that?", _yardsticks_section(yardstick_table(networks, vae), features)),
         ("Autoencoder", _vae_section(findings, vae, folder)),
-        ("Training", picture(folder / "training.png", "Training curves of the denoisers")),
+        ("Training", _training_section(training, folder)),
+        ("Training dynamics", _dynamics_section(dynamics, folder)),
         ("All networks", table(curve)),
     ]
     write_text(
@@ -79,6 +91,9 @@ def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
         best = best_of(part)
         text = (f"Config {config} is best at EMA length {best['sigma_rel']:g}: "
                 f"{best['metric']} = {best['value']:.4g}.")  # fmt: skip
+        if best["average"] == "traditional":
+            text = (f"Config {config} has one traditional EMA, here of length "
+                    f"{best['sigma_rel']:.3g}: {best['metric']} = {best['value']:.4g}.")  # fmt: skip
         if best["at_edge"]:
             text += (" That is the edge of the grid: the true optimum may lie beyond. "
                      "Widen sweep.sigma_rel.")  # fmt: skip
@@ -96,6 +111,44 @@ def _ablation_section(ablation: pd.DataFrame) -> str:
         "say: compare rows with rows, never ours with the paper's."
     )
     return table(ablation) + paragraph(note)
+
+
+def _training_section(training: Mapping[str, pd.DataFrame], folder: Path) -> str:
+    counts = ", ".join(
+        f"{config} {rows['train/nonfinite_gradients'].mean():.3g}"
+        for config, rows in training.items()
+    )
+    return picture(folder / "training.png", "Training curves of the denoisers") + paragraph(
+        f"Non-finite gradient values set to zero, per step on average: {counts}."
+    )
+
+
+def _dynamics_section(dynamics: pd.DataFrame, folder: Path) -> str:
+    said = dynamics[dynamics["weights, paper"] != ""]
+    agreeing = [
+        f"{what} as the paper has them in {_letters(said[same])}, otherwise in {_letters(said[~same])}"
+        for what in ("weights", "activations")
+        for same in [said[f"{what}, paper"] == said[f"{what}, seen"]]
+    ]
+    seen = f"Seen here: {'; '.join(agreeing)}. " if len(said) else ""
+    note = (
+        f"{seen}Magnitudes are root mean squares of output units, 1 for unit-normal data. Weights "
+        f"are called flat when the mean of every bucket ends within a factor {FLAT} of its first "
+        f"measurement; activations bounded when the largest grows by less than a factor {BOUNDED} "
+        "over the second half of training. The relative update is the effective learning rate."
+    )
+    return (
+        picture(folder / "magnitudes.png",
+                "Magnitudes by part of the network (as EDM2 Figure 3): strong lines are means over "
+                "output units, faint lines the largest; dashed is the decoder.")
+        + table(dynamics) + paragraph(note)
+        + picture(folder / "updates.png",
+                  "Size of updates relative to the weights, the same way.")
+    )  # fmt: skip
+
+
+def _letters(rows: pd.DataFrame) -> str:
+    return ", ".join(rows["config"]) or "none"
 
 
 def _samples_section(findings: Findings, networks: pd.DataFrame) -> str:

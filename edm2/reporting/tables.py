@@ -29,6 +29,7 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
             "name": reference["name"],
             f"ours: {best['metric']}": best["value"],
             "ours: EMA length": best["sigma_rel"],
+            "ours: average": best["average"],
             "ours: at edge of grid": "yes" if best["at_edge"] else "no",
             "ours: reconstruction error": best["error"],
             f"paper, ImageNet-512: {PAPER_METRIC}": reference["fid"],
@@ -39,8 +40,8 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def ema_table(table: pd.DataFrame) -> pd.DataFrame:
     """The main metric of every network, and how well each was reconstructed."""
-    columns = ["config", "sigma_rel", "nimg", "metric", "value", "error", "weight_sum", "snapshots",
-               "samples", "first_seed"]  # fmt: skip
+    columns = ["config", "sigma_rel", "average", "nimg", "metric", "value", "error", "weight_sum",
+               "snapshots", "samples", "first_seed"]  # fmt: skip
     return main_metric(table).sort_values(["config", "sigma_rel"])[columns].reset_index(drop=True)
 
 

@@ -60,6 +60,11 @@ class Run:
         """What the run is compared by: best/<name>, outside of time."""
         self.log(0, {f"best/{key}": value for key, value in metrics.items()}, axis="summary")
 
+    def settled(self, values: Mapping[str, Any]) -> None:
+        """Params of the view beside the user's own: what a stage made of them."""
+        if ranks().first and self.view is not None:
+            self.view.params(values)
+
     def artifact(self, path: Path, folder: str = "") -> None:
         """Attach a file to the view."""
         if ranks().first and self.view is not None:
@@ -95,6 +100,7 @@ class MlflowView:
         self.opening = partial(self._open, name, params, state, tags)
         self.pending: list[tuple[int, float, dict[str, float]]] = []
         self.files: list[tuple[Path, str]] = []
+        self.settled: dict[str, Any] = {}
         self.last_flush = time.monotonic()
         self.retry_at = 0.0
         self.warned = False
@@ -106,6 +112,10 @@ class MlflowView:
         self.pending.append((nimg, time.time(), dict(metrics)))
         if time.monotonic() - self.last_flush > SECONDS_BETWEEN_FLUSHES:
             self._attempt(self._flush)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self.settled |= values
+        self._attempt(self._flush)
 
     def artifact(self, path: Path, folder: str) -> None:
         self.files.append((path, folder))
@@ -140,7 +150,9 @@ class MlflowView:
             run = client.create_run(experiment, run_name=name, tags=_tags(params, tags))
             run_id = run.info.run_id
             state.note(mlflow_run=run_id)
-            _log_params(client, run_id, params)
+            tree = params.model_dump(mode="json")
+            _log_params(client, run_id, tree)
+            client.log_dict(run_id, tree, "params.json")
         self.client, self.run_id = client, run_id
 
     def _flush(self) -> None:
@@ -153,6 +165,8 @@ class MlflowView:
             batch = rows[start : start + METRICS_AT_ONCE]
             self.client.log_batch(self.run_id, metrics=batch)
         self.pending = []
+        _log_params(self.client, self.run_id, self.settled)
+        self.settled = {}
         while self.files:
             path, folder = self.files[0]
             self.client.log_artifact(self.run_id, str(path), folder or None)
@@ -210,15 +224,13 @@ def _git_commit() -> str:
     return found.stdout.strip()
 
 
-def _log_params(client: Any, run_id: str, params: Params) -> None:
-    """All params, flat; the whole file besides, as long values are cut."""
+def _log_params(client: Any, run_id: str, tree: Mapping[str, Any]) -> None:
+    """All values, flat; long ones are cut."""
     from mlflow.entities import Param
 
-    tree = params.model_dump(mode="json")
     flat = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in flatten(tree).items()]
     for start in range(0, len(flat), PARAMS_AT_ONCE):
         client.log_batch(run_id, params=flat[start : start + PARAMS_AT_ONCE])
-    client.log_dict(run_id, tree, "params.json")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
