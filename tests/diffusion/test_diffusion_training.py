@@ -2,74 +2,18 @@
 
 import copy
 from itertools import islice
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tiny_denoiser import BATCH, diffusion_params, make_batch, make_task
 
 from edm2.data.latents import Normalization
-from edm2.diffusion import build_denoiser
-from edm2.diffusion.hyperparameters import hyperparameters
+from edm2.diffusion.configuration import configured
 from edm2.diffusion.ladder import LADDER
 from edm2.diffusion.layers import Layer
-from edm2.diffusion.training import DenoiserTask, batches, bin_names
-from edm2.params.diffusion import Diffusion
-
-CPU = torch.device("cpu")
-BATCH = 8
-
-
-class Mean:
-    """A stand-in for an average: the sum of all parameters seen, and the times of it."""
-
-    def __init__(self, source):
-        self.source, self.calls = source, []
-        self.sums = [torch.zeros_like(p) for p in source.parameters()]
-
-    def update(self, nimg, batch):
-        self.calls.append((nimg, batch))
-        for total, parameter in zip(self.sums, self.source.parameters(), strict=True):
-            total += parameter.detach()
-
-    def state_dict(self):
-        return {"sums": self.sums}
-
-    def load_state_dict(self, state):
-        self.sums = [total.clone() for total in state["sums"]]
-
-
-def params(**changes):
-    fields = {
-        "batch": BATCH, "duration_nimg": 64, "log_nimg": 8, "size": None, "channels": 8,
-        "channel_mult": (1, 2), "blocks": 1, "attention_resolutions": (4,), "conditional": True,
-        "p_mean": None, "p_std": None, "lr_ref": 0.01, "lr_decay_batches": 2.0,
-        "lr_rampup_nimg": 2 * BATCH, "adam_beta2": None, "dropout": None, "microbatch": None,
-    }  # fmt: skip
-    return Diffusion(**{**fields, **changes})
-
-
-def make_task(config="G", **changes):
-    """A task whose network has no zero parameters; always the same one."""
-    torch.manual_seed(0)
-    given = params(**changes)
-    classes = 3 if given.conditional else 0
-    denoiser = build_denoiser(config, channels=8, resolution=8, channel_mult=(1, 2), blocks=1,
-                              attention_resolutions=(4,), num_classes=classes,
-                              dropout=given.dropout)  # fmt: skip
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    hyper = hyperparameters(config, given)
-    return DenoiserTask(denoiser, Mean(denoiser), given, hyper, seed=1, device=CPU)
-
-
-def make_batch(seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    data = 0.5 * torch.randn(BATCH, 4, 8, 8, generator=rng)
-    noise = torch.randn(BATCH, 4, 8, 8, generator=rng)
-    ln_sigma = torch.randn(BATCH, generator=rng) - 0.4
-    return data, noise, ln_sigma, torch.arange(BATCH) % 3
+from edm2.diffusion.training import batches, bin_names
+from edm2.runtime.checkpoint import load_tree, save_tree
 
 
 def gradients(task):
@@ -139,35 +83,65 @@ def test_a_batch_of_nan_leaves_the_weights_where_they_are():
     assert all(after[name].equal(value) for name, value in before.items())
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("config", ["A", "E", "G"])
-def test_a_restored_task_continues_as_if_never_stopped(config):
-    """Weights, averages and metrics bit for bit, dropout on (A, E) or off (G)."""
-    first, second = make_task(config), make_task(config)
+def test_a_restored_task_continues_as_if_never_stopped(tmp_path, config, channels_last):
+    """Weights, averages and metrics bit for bit, dropout on (A, E) or off (G), through a file."""
+    first, second = (make_task(config, channels_last=channels_last) for _ in range(2))
     for k in (1, 2):
         first.step(make_batch(k), k * BATCH)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    save_tree(tmp_path / "checkpoint", first.state_dict())
+    second.load_state_dict(load_tree(tmp_path / "checkpoint"))
     for k in (3, 4):
         metrics = [task.step(make_batch(k), k * BATCH) for task in (first, second)]
         assert torch.equal(metrics[0]["train/loss"], metrics[1]["train/loss"])
+    assert next(iter(first.optimizer.state.values()))["step"] == 4
     for a, b in zip(first.denoiser.parameters(), second.denoiser.parameters(), strict=True):
         assert torch.equal(a, b)
+        moments = [t.optimizer.state[p] for t, p in ((first, a), (second, b))]
+        for name in ("exp_avg", "exp_avg_sq", "step"):
+            assert torch.equal(moments[0][name], moments[1][name])
+            assert moments[0][name].stride() == moments[1][name].stride()
     for a, b in zip(first.average.sums, second.average.sums, strict=True):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("config", ["A", "G"])
+def test_the_layout_in_memory_changes_nothing_but_rounding(config):
+    """Channels last: convolution weights and their moments lie so, and gradients are the same."""
+    plain, last = (make_task(config, dropout=0.0, channels_last=wish) for wish in (False, True))
+    last.denoiser.load_state_dict(plain.denoiser.state_dict())  # random draws fill memory in order
+    for task in (plain, last):
+        task.step(make_batch(), BATCH)
+    weight = last.denoiser.get_parameter("unet.dec.8x8-block0.conv0.weight")
+    for tensor in (weight, last.optimizer.state[weight]["exp_avg"]):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+        assert not tensor.is_contiguous()
+    for name, gradient in gradients(plain).items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(gradients(last)[name], gradient, rtol=1e-3, atol=1e-4 * scale)
+
+
 @pytest.mark.parametrize(("config", "forced"), [("D", False), ("E", True), ("G", True)])
 def test_weights_are_set_back_before_the_loss_sees_them(config, forced):
+    """‖w‖ = √n for each output unit of every layer, in each step; D leaves them to grow."""
     task, seen = make_task(config), []
-    layer = next(m for m in task.denoiser.modules() if isinstance(m, Layer))
-    task.denoiser.register_forward_pre_hook(
-        lambda *_: seen.append(float(layer.weight.detach().square().mean().sqrt()))
-    )
-    for k in (1, 2):
-        with torch.no_grad():
-            layer.weight.mul_(5)
-        task.step(make_batch(), k * BATCH)
-    assert all((0.999 < found < 1.001) == forced for found in seen)
-    assert len(seen) == 2
+    layers = [module for module in task.denoiser.modules() if isinstance(module, Layer)]
+
+    def look(*_):
+        norms = [la.weight.detach().flatten(1).norm(dim=1) / la.fan_in**0.5 for la in layers]
+        seen.append(torch.cat(norms))
+
+    task.denoiser.register_forward_pre_hook(look)
+    for k in (1, 2, 3):
+        if k == 3:
+            with torch.no_grad():
+                layers[0].weight.mul_(5)
+        task.step(make_batch(k), k * BATCH)
+    assert len(seen) == 3
+    assert len(seen[0]) == sum(len(layer.weight) for layer in layers)
+    for units in seen:
+        assert bool((units - 1).abs().max() < 1e-3) == forced
 
 
 def test_rate_and_times_of_a_step():
@@ -206,7 +180,7 @@ def test_errors_by_noise_level():
     data, noise, _, labels = make_batch()
     ln_sigma = torch.tensor([-3.0, -2.0, -1.9, -0.5, 0.0, 0.5, 1.7, 5.0])
     metrics = task.step((data, noise, ln_sigma, labels), BATCH)
-    names = bin_names(task.hyper)
+    names = bin_names(task.ladder)
     middles = np.exp(np.array([-2.9, -1.9, -0.9, 0.1, 1.1, 2.1]))
     assert [float(name.rpartition("_")[2]) for name in names] == pytest.approx(middles, rel=5e-3)
     assert [int(metrics[name][1]) for name in names] == [1, 2, 1, 2, 0, 2]
@@ -230,9 +204,8 @@ class Latents:
 
 def test_batches_of_latents():
     """Data of standard deviation ½, each image once an epoch, ln σ ~ N(P_mean, P_std²)."""
-    given = params(batch=500)
-    hyper = SimpleNamespace(p_mean=-0.8, p_std=1.6)
-    data, noise, ln_sigma, labels = next(batches(Latents(), given, hyper, 0)(0))
+    ladder = configured("G", diffusion_params(batch=500, p_mean=-0.8, p_std=1.6))
+    data, noise, ln_sigma, labels = next(batches(Latents(), ladder, 0)(0))
     value = (labels.float() - 4.5).reshape(-1, 1, 1, 1)
     expected = torch.cat([value, value / 2], dim=1).expand(-1, -1, 4, 4) * 0.5
     torch.testing.assert_close(data, expected)
@@ -245,7 +218,7 @@ def test_batches_of_latents():
 
 def test_batches_depend_on_time_alone():
     """What follows image 16 is the same from a start at 0 and from a resume at 16."""
-    start = batches(Latents(), params(), SimpleNamespace(p_mean=0.0, p_std=1.0), 3)
+    start = batches(Latents(), configured("G", diffusion_params()), 3)
     whole, resumed = list(islice(start(0), 4)), list(islice(start(16), 2))
     for a, b in zip(whole[2:], resumed, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -258,7 +231,6 @@ def test_the_spread_of_a_latent_is_sampled_afresh():
             mean, _, labels = super().batch(indices)
             return torch.full_like(mean, 4.5), torch.ones_like(mean), labels
 
-    hyper = SimpleNamespace(p_mean=0.0, p_std=1.0)
-    data = next(batches(Spread(), params(batch=500), hyper, 0)(0))[0]
+    data = next(batches(Spread(), configured("G", diffusion_params(batch=500)), 0)(0))[0]
     assert float(data[:, 0].std()) == pytest.approx(0.5, rel=0.03)
     assert float(data[:, 1].std()) == pytest.approx(0.25, rel=0.03)

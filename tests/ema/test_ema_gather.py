@@ -14,7 +14,8 @@ from edm2.runtime.manifest import write_manifest
 def training(folder, times, lengths=(0.05, 0.10)):
     """The folder that a training leaves: snapshots, and a network that is none."""
     for nimg in times:
-        write_snapshots(folder, nimg, {s: {"w": torch.full((3,), s)} for s in lengths})
+        snapshots = {Snapshot.of(nimg, s): {"w": torch.full((3,), s)} for s in lengths}
+        write_snapshots(folder, snapshots)
     save_file({"w": torch.zeros(3)}, folder / "network.safetensors")
     return opened(folder)
 

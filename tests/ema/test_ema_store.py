@@ -23,9 +23,14 @@ def tensors(value=1.0):
     return {"conv.weight": torch.full((2, 3), value), "gain": torch.tensor(value)}
 
 
+def write(folder, nimg, averages):
+    """Averages of training time `nimg` by length."""
+    write_snapshots(folder, {Snapshot.of(nimg, length): a for length, a in averages.items()})
+
+
 def make_store(folder, times=(100, 200)):
     for nimg in times:
-        write_snapshots(folder, nimg, {0.05: tensors(), 0.1: tensors(2.0)})
+        write(folder, nimg, {0.05: tensors(), 0.1: tensors(2.0)})
     write_manifest(folder, snapshots=describe(snapshots_in(folder)), buffers=[])
     return folder
 
@@ -33,7 +38,7 @@ def make_store(folder, times=(100, 200)):
 @pytest.mark.parametrize("nimg", [7, 8_388_608, 2_147_483_648])
 def test_file_names_round_trip(tmp_path, nimg):
     lengths = [0.05, 0.1, 0.125, 0.015, 0.1 + 0.2 - 0.05]
-    write_snapshots(tmp_path, nimg, {sigma_rel: tensors() for sigma_rel in lengths})
+    write(tmp_path, nimg, {sigma_rel: tensors() for sigma_rel in lengths})
     found = snapshots_in(tmp_path)
     assert [(s.nimg, s.sigma_rel) for s in found] == [(nimg, s) for s in sorted(lengths)]
     assert all((tmp_path / s.file).is_file() for s in found)
@@ -41,20 +46,31 @@ def test_file_names_round_trip(tmp_path, nimg):
 
 def test_file_names_of_lengths_below_1e_4_round_trip(tmp_path):
     """Python writes them with an exponent, 5e-05, whose minus is no separator."""
-    write_snapshots(tmp_path, 64, {5e-05: tensors()})
-    assert [(s.nimg, s.sigma_rel) for s in snapshots_in(tmp_path)] == [(64, 5e-05)]
+    both = [Snapshot.of(64, 5e-05), Snapshot.of(64, 6e-05, "traditional")]
+    write_snapshots(tmp_path, {snapshot: tensors() for snapshot in both})
+    found = [(s.nimg, s.sigma_rel, s.average) for s in snapshots_in(tmp_path)]
+    assert found == [(64, 5e-05, "power"), (64, 6e-05, "traditional")]
+
+
+def test_averages_of_one_time_and_length_but_other_kinds_stay_apart(tmp_path):
+    both = {Snapshot.of(64, 0.05): tensors(1.0), Snapshot.of(64, 0.05, "traditional"): tensors(2.0)}
+    write_snapshots(tmp_path, both)
+    assert set(snapshots_in(tmp_path)) == set(both)
+    for snapshot, written in both.items():
+        with safe_open(tmp_path / snapshot.file, framework="pt") as file:
+            assert file.get_tensor("gain") == written["gain"]
 
 
 def test_snapshots_are_ordered_by_time_then_length(tmp_path):
     for nimg in (1000, 20, 300):
-        write_snapshots(tmp_path, nimg, {0.1: tensors(), 0.05: tensors()})
+        write(tmp_path, nimg, {0.1: tensors(), 0.05: tensors()})
     found = [(s.nimg, s.sigma_rel) for s in snapshots_in(tmp_path)]
     assert found == [(20, 0.05), (20, 0.1), (300, 0.05), (300, 0.1), (1000, 0.05), (1000, 0.1)]
 
 
 def test_snapshots_are_written_in_16_bits(tmp_path):
     values = torch.linspace(-3, 3, 100)
-    write_snapshots(tmp_path, 5, {0.1: {"a": values, "count": torch.tensor(70_000)}})
+    write(tmp_path, 5, {0.1: {"a": values, "count": torch.tensor(70_000)}})
     with safe_open(tmp_path / Snapshot.of(5, 0.1).file, framework="pt") as file:
         assert file.get_tensor("a").dtype == torch.float16
         torch.testing.assert_close(file.get_tensor("a").float(), values, rtol=2**-10, atol=1e-4)
@@ -73,7 +89,7 @@ def test_values_that_do_not_fit_are_refused_and_leave_no_file(tmp_path, bad):
 
 def test_rollback_removes_what_came_after(tmp_path):
     for nimg in (100, 200, 300):
-        write_snapshots(tmp_path, nimg, {0.05: tensors(), 0.125: tensors()})
+        write(tmp_path, nimg, {0.05: tensors(), 0.125: tensors()})
     (tmp_path / "network.safetensors").touch()
     remove_snapshots_after(tmp_path, 200)
     assert {s.nimg for s in snapshots_in(tmp_path)} == {100, 200}

@@ -24,6 +24,9 @@ def keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
 
 def test_params_yaml_lists_exactly_the_fields_of_the_model():
     tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    free = tree["diffusion"]["per_config"]  # whatever fields a user puts there
+    tree["diffusion"]["per_config"] = None
+    assert set(free) <= set("ABCDEFG")
     assert keys(tree) == {key for key, _ in fields(Params)}
 
 
@@ -63,12 +66,36 @@ WRONG = [
     ("diffusion.microbatch", 48, ["diffusion.microbatch", "48", "divisor"]),
     ("diffusion.lr_ref", -0.1, ["diffusion.lr_ref", "-0.1", "greater than 0"]),
     ("diffusion.dropout", 1.5, ["diffusion.dropout", "1.5", "less than 1"]),
+    ("diffusion.magnitudes_nimg", 200, ["diffusion.magnitudes_nimg", "(128)", "128 or 256"]),
+    ("diffusion.magnitudes_nimg", 128 * 2000, ["diffusion.magnitudes_nimg", "at most"]),
+    ("diffusion.paper_dataset", "imagenet", ["'imagenet'", "'imagenet-512'", "'imagenet-64'"]),
+    ("diffusion.overrides.group_norm", "no", ["diffusion.overrides.group_norm", "'no'", "'none'"]),
+    ("diffusion.overrides.embedding_layers", 3, ["embedding_layers", "3", "1 or 2"]),
+    ("diffusion.overrides.bias", "yes", ["diffusion.overrides.bias", "'yes'", "boolean"]),
+    ("diffusion.overrides.loss_scaling", 0.0, ["overrides.loss_scaling", "0.0", "greater than 0"]),
+    ("diffusion.per_config", {"H": {}}, ["diffusion.per_config.H", "'H'", "'A'", "'G'"]),
+    ("diffusion.per_config", {"C": None}, ["diffusion.per_config.C", "None", "dictionary"]),
+    ("diffusion.per_config", {"C": {"lr_reff": 1.0}},
+     ["diffusion.per_config.C.lr_reff: 1.0: unknown key. Did you mean lr_ref? Known here: batch"]),
+    ("diffusion.per_config", {"C": {"overrides": {"biass": True}}},
+     ["diffusion.per_config.C.overrides.biass: True: unknown key. Did you mean bias?"]),
+    ("diffusion.per_config", {"C": {"lr_ref": -1.0}},
+     ["diffusion.per_config.C.lr_ref: -1.0", "greater than 0", "learning rate"]),
+    ("diffusion.per_config", {"C": {"per_config": {"C": {"lr_ref": 1.0}}}},
+     ["diffusion.per_config.C.per_config", "Remove it"]),
+    ("diffusion.per_config", {"G": {"batch": 96}},
+     ["diffusion.duration_nimg (config G): 179200", "multiple of diffusion.batch (96)",
+      "ema.snapshot_nimg (config G): 5120"]),
+    ("diffusion.per_config", {"G": {"size": "S"}},
+     ["diffusion.size, diffusion.channels (config G)", "one of the two"]),
     ("diffusion.attention_resolutions", [7], ["diffusion.attention_resolutions", "7", "[4, 2]"]),
     ("vae.warmup_nimg", 99999, ["vae.warmup_nimg", "99999", "vae.duration_nimg (20480)"]),
     ("vae.attention", 1, ["vae.attention", "1", "boolean"]),
     ("launch", "torchrun --nproc_per_node=3", ["diffusion.batch", "3 ranks", "126 or 129"]),
     ("launch", "torchrun --nnodes 2 --nproc-per-node 3", ["diffusion.batch", "6 ranks"]),
     ("ema.sigma_rels", [0.05, 0.29], ["ema.sigma_rels.1", "0.29", "0.2886", "0.05 to 0.25"]),
+    ("ema.halflife_nimg", 0, ["ema.halflife_nimg", "greater than 0", "config A"]),
+    ("ema.halflife_rampup", 0.0, ["ema.halflife_rampup", "0.0", "greater than 0"]),
     ("ema.snapshot_nimg", 409600, ["ema.snapshot_nimg", "409600", "at most", "more often"]),
     ("ema.snapshot_nimg", 128 * 300, ["ema.snapshot_nimg", "divisor", "very end"]),
     ("sweep.sigma_rel", [0.3], ["sweep.sigma_rel.0", "0.3", "0.2886"]),
@@ -105,13 +132,64 @@ def test_what_only_follows_from_another_problem_is_not_told(tmp_path):
     assert str(error.value).count("\n") == 1
 
 
-def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path):
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("  lr_ref:", "  lr_reff:", "diffusion.lr_reff: [0-9.]+: {}lr_ref"),
+        ("  bias: null", "  biass: true", "diffusion.overrides.biass: True: {}bias"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path, right, wrong, said):
     path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params.yaml").read_text().replace("  lr_ref:", "  lr_reff:"))
-    with pytest.raises(
-        UserError, match="diffusion.lr_reff: 0.02: unknown key. Did you mean lr_ref"
-    ):
+    path.write_text((ROOT / "params.yaml").read_text().replace(right, wrong))
+    with pytest.raises(UserError, match=said.format(r"unknown key\. Did you mean ")):
         load(path)
+
+
+def test_a_clash_in_one_config_names_it_and_leaves_the_others_alone(tmp_path):
+    """Nor is it one while that config is not to run."""
+    changes = {"configs": ["B", "A"], "diffusion.per_config": {"A": {"batch": 96}}}
+    with pytest.raises(UserError) as error:
+        load(write_params(tmp_path / "params.yaml", changes))
+    lines = str(error.value).splitlines()[1:]
+    assert lines
+    assert all("(config A)" in line for line in lines)
+    changes = {"configs": ["B", "G"], "diffusion.per_config": {"A": {"batch": 96}}}
+    assert load(write_params(tmp_path / "params.yaml", changes)).of("A").diffusion.batch == 96
+
+
+def test_a_problem_of_all_configs_is_told_once(tmp_path):
+    """Of some it is told once with their letters, though they have other settings of their own."""
+    own = {"A": {"lr_ref": 0.001}, "B": {"lr_ref": 0.002, "log_nimg": 6400}}
+    changes = {"configs": ["A", "B", "G"], "diffusion.log_nimg": 100, "diffusion.per_config": own}
+    with pytest.raises(UserError) as error:
+        load(write_params(tmp_path / "params.yaml", changes))
+    (line,) = str(error.value).splitlines()[1:]
+    assert "diffusion.log_nimg (config A, G): 100" in line
+    changes = {"configs": ["A", "G"], "diffusion.log_nimg": 100, "diffusion.per_config": own}
+    with pytest.raises(UserError, match=r"\n  diffusion.log_nimg: 100"):
+        load(write_params(tmp_path / "params.yaml", changes))
+
+
+def test_a_mistake_of_all_configs_is_told_once(tmp_path):
+    changes = {"configs": ["A", "B", "G"], "diffusion.per_config": {}, "diffusion.log_nimg": 100}
+    with pytest.raises(UserError) as error:
+        load(write_params(tmp_path / "params.yaml", changes))
+    assert str(error.value).count("diffusion.log_nimg") == 1
+
+
+def test_fields_of_one_config_are_merged_into_the_others(tmp_path):
+    """Switch by switch; what other configs say, and what stands for all, stays."""
+    changes = {
+        "diffusion.lr_ref": 0.02, "diffusion.overrides.bias": True,
+        "diffusion.per_config": {"A": {"lr_ref": 0.5, "overrides": {"pixel_norm": True}},
+                                 "B": {"channel_mult": [3], "size": None}},
+    }  # fmt: skip
+    params = load(write_params(tmp_path / "params.yaml", changes))
+    a, b, g = (params.of(config).diffusion for config in "ABG")
+    assert (a.lr_ref, a.channel_mult, b.lr_ref, b.channel_mult) == (0.5, (1, 2), 0.02, (3,))
+    assert (a.overrides.bias, a.overrides.pixel_norm, a.overrides.attention) == (True, True, None)
+    assert g == params.diffusion.model_copy(update={"per_config": {}})
 
 
 def test_a_missing_key_is_named(tmp_path):

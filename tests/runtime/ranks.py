@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, barrier, data_parallel, process_group, ranks
@@ -80,6 +81,19 @@ def gradient() -> list[list[float]]:
     return layer.weight.grad.tolist()
 
 
+def denoising() -> dict[str, Any]:
+    """Gradients and metrics of a second step of the denoiser, each rank on its half of a batch."""
+    part, found = slice(BATCH // 2 * ranks().rank, BATCH // 2 * (ranks().rank + 1)), {}
+    for config, microbatch in (("A", 2), ("G", 2), ("G", None)):
+        task = make_task(config, microbatch=microbatch, dropout=0.0, magnitudes_nimg=BATCH)
+        for step in (1, 2):
+            averages = Averages()
+            averages.add(task.step(tuple(x[part] for x in make_batch(step)), step * BATCH))
+        gradients = {name: p.grad.tolist() for name, p in task.denoiser.named_parameters()}
+        found[f"{config} {microbatch}"] = {"gradients": gradients, "metrics": averages.take()}
+    return found
+
+
 def resuming() -> dict[str, Any]:
     found: dict[str, Any] = {}
     with open_state("toy", "parts") as state:
@@ -99,5 +113,5 @@ def resuming() -> dict[str, Any]:
 
 
 with process_group(CPU):
-    answer = {**reductions(), "gradient": gradient(), **resuming()}
+    answer = {**reductions(), "gradient": gradient(), "denoising": denoising(), **resuming()}
 print(json.dumps(answer))

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, ranks
+from edm2.runtime.loop import Averages
 
 WORKER = Path(__file__).with_name("ranks.py")
 REPOSITORY = Path(__file__).parents[2]
+PATHS = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests")))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, "DVC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "WORLD_SIZE": "2",
+    env = {**os.environ, "DVC_ROOT": str(root), "PYTHONPATH": PATHS, "WORLD_SIZE": "2",
            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
            "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
     processes = [
@@ -79,6 +82,30 @@ def test_gradients_are_those_of_the_joint_batch(found: list[dict[str, Any]]) -> 
     expected = 2 / 6 * (x @ w.T - y).T @ x  # d/dw of mean (x·w − y)²
     for answer in found:
         np.testing.assert_allclose(answer["gradient"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("config", "microbatch"), [("A", 2), ("G", 2), ("G", None)])
+def test_denoiser_steps_are_those_of_one_rank(
+    found: list[dict[str, Any]], config: Any, microbatch: int | None
+) -> None:
+    """On half batches, in microbatches or whole: gradients of the second step, and metrics.
+
+    Activations are measured on one microbatch of each rank, so that microbatches change them.
+    """
+    task = make_task(config, dropout=0.0, magnitudes_nimg=BATCH)
+    for step in (1, 2):
+        averages = Averages()
+        averages.add(task.step(make_batch(step), step * BATCH))
+    metrics = averages.take()
+    for answer in (rank["denoising"][f"{config} {microbatch}"] for rank in found):
+        assert answer["metrics"].keys() == metrics.keys()
+        for key, value in metrics.items():
+            if microbatch is None or not key.startswith("activations"):
+                assert answer["metrics"][key] == pytest.approx(value, rel=2e-3), key
+        for name, parameter in task.denoiser.named_parameters():
+            ours, scale = torch.tensor(answer["gradients"][name]), float(parameter.grad.abs().max())
+            torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=1e-3 * scale)
+    assert found[0]["denoising"] == found[1]["denoising"]
 
 
 def test_signal_to_one_rank_stops_all_after_the_same_step(found: list[dict[str, Any]]) -> None:

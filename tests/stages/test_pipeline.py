@@ -1,14 +1,17 @@
 """All stages, on a tiny project."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny import run_stage
 
 from edm2.ema import SnapshotStore, reconstruct
+from edm2.ema.store import snapshots_in
 from edm2.params import UserError
 from edm2.runtime.manifest import read_manifest
 
@@ -103,6 +106,41 @@ def test_other_params_are_other_work(project):
     run_stage("sweep_ema", "G")
     run_stage("fid", "G")
     assert list(pd.read_csv(folder / "reports/fid/G.csv")["sigma_rel"].unique()) == [0.07]
+
+
+def test_config_a_gives_the_one_network_of_its_traditional_average(project, capsys):
+    """Half-life 32 images: its length at 1024, where it is no longer capped, is 32/ln 2/1024."""
+    folder = project(ema__halflife_nimg=32)
+    for stage in ("train_diffusion", "snapshot_emas", "sweep_ema", "fid"):
+        run_stage(stage, "A")
+    assert "sweep.sigma_rel does not apply" in capsys.readouterr().out
+    store = SnapshotStore(folder / "models/ema/A")
+    assert [(s.nimg, s.average) for s in store.snapshots] == [
+        (nimg, "traditional") for nimg in (256, 512, 768, 1024)]  # fmt: skip
+    (network,) = read_manifest(folder / "models/sweep/A")["networks"]
+    assert network["sigma_rel"] == pytest.approx(32 / np.log(2) / 1024, rel=1e-2)
+    with store.open(store.snapshots[-1]) as file:
+        for name, tensor in load_file(folder / "models/sweep/A" / network["file"]).items():
+            assert torch.equal(tensor, file.get_tensor(name))
+    table = pd.read_csv(folder / "reports/fid/A.csv")
+    assert table["average"].eq("traditional").all()
+    assert table["sigma_rel"].eq(network["sigma_rel"]).all()
+    assert len(table) == table["metric"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "average", "expected"),
+    [
+        ("A", "power", {("power", 0.05), ("power", 0.1)}),
+        ("G", "traditional", {("traditional", 0.235702)}),
+    ],
+)
+def test_the_average_is_what_the_switch_says(project, config, average, expected):
+    """A half-life of ½ ln 2 of the time so far is a profile ~ τ, whose length is 1/√18."""
+    folder = project(diffusion__overrides__average=average, ema__halflife_rampup=math.log(2) / 2)
+    run_stage("train_diffusion", config)
+    found = {(s.average, s.sigma_rel) for s in snapshots_in(folder / f"models/diffusion/{config}")}
+    assert found == expected
 
 
 @pytest.mark.parametrize(

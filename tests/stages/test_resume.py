@@ -90,11 +90,25 @@ def test_two_ranks_train_what_one_trains(project, finished):
         assert (tensor - alone[name]).abs().max() < 1e-3 * alone[name].abs().max() + 1e-6, name
 
 
-def test_a_params_mistake_costs_no_work(project):
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("seed: 0", "seed: nought", "seed: 'nought'"),
+        ("weight_norm: null", "weight_norm: none", "config G: weight_norm: 'none' with"),
+    ],
+)
+def test_a_params_mistake_costs_no_work(project, right, wrong, said):
+    """Nor do switches of the ladder that contradict each other, whatever the stage."""
     folder = project()
     text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace("seed: 0", "seed: nought"))
+    (folder / "params.yaml").write_text(text.replace(right, wrong))
     refused = start(folder, "stages.prepare")
     assert refused.wait() == 2
-    assert "seed: 'nought'" in refused.stderr.read()
+    assert said in refused.stderr.read()
     assert not (folder / ".state").exists()
+
+
+def test_a_config_that_params_do_not_name_is_refused(project):
+    refused = start(project(), "stages.train_diffusion", "A")
+    assert refused.wait() == 2
+    assert "config A: not among configs of params.yaml (G)" in refused.stderr.read()

@@ -1,0 +1,85 @@
+"""Names in the paper's figures and in published weights."""
+
+import pytest
+import torch
+
+from edm2.diffusion import build_denoiser
+from edm2.diffusion.names import load_published, paper_name, published_name
+from edm2.params import UserError
+
+# a network of two levels, tensor by tensor, as published files name them
+PUBLISHED = {
+    "unet.emb_fourier.freqs", "unet.emb_fourier.phases", "unet.emb_noise.weight",
+    "unet.emb_label.weight", "unet.out_conv.weight", "unet.out_gain", "unet.enc.8x8_conv.weight",
+    "logvar_fourier.freqs", "logvar_fourier.phases", "logvar_linear.weight",
+    *(f"unet.enc.{block}.{tensor}" for block in ("8x8_block0", "4x4_down", "4x4_block0")
+      for tensor in ("emb_gain", "conv_res0.weight", "conv_res1.weight", "emb_linear.weight")),
+    *(f"unet.dec.{block}.{tensor}"
+      for block in ("4x4_in0", "4x4_in1", "4x4_block0", "4x4_block1", "8x8_up", "8x8_block0",
+                    "8x8_block1")
+      for tensor in ("emb_gain", "conv_res0.weight", "conv_res1.weight", "emb_linear.weight")),
+    "unet.enc.4x4_block0.conv_skip.weight",
+    *(f"unet.dec.{block}.conv_skip.weight"
+      for block in ("4x4_block0", "4x4_block1", "8x8_block0", "8x8_block1")),
+    *(f"unet.{block}.attn_{part}.weight" for part in ("qkv", "proj")
+      for block in ("enc.4x4_block0", "dec.4x4_in0", "dec.4x4_block0", "dec.4x4_block1")),
+}  # fmt: skip
+
+
+def small():
+    return build_denoiser("G", channels=8, resolution=8, channel_mult=(1, 2), blocks=1,
+                          attention_resolutions=(4,), num_classes=3)  # fmt: skip
+
+
+def as_published(denoiser):
+    return {published_name(name): t.clone() for name, t in denoiser.state_dict().items()}
+
+
+def test_every_tensor_has_its_published_name():
+    assert set(as_published(small())) == PUBLISHED
+
+
+def test_published_weights_give_the_same_network():
+    source, target = small(), small()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.normal_()
+    x, sigma, labels = torch.randn(2, 4, 8, 8), torch.tensor([0.3, 2.0]), torch.tensor([0, 2])
+    assert not torch.allclose(source(x, sigma, labels), target(x, sigma, labels))
+    load_published(target, as_published(source))
+    assert torch.equal(source(x, sigma, labels), target(x, sigma, labels))
+    assert torch.equal(source.uncertainty(sigma), target.uncertainty(sigma))
+
+
+def test_the_head_may_be_left_out():
+    source = {k: v for k, v in as_published(small()).items() if not k.startswith("logvar")}
+    target = small()
+    load_published(target, source)
+    assert torch.equal(target.unet.enc["8x8-conv"].weight, source["unet.enc.8x8_conv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.pop("unet.out_gain"), "1 tensors are missing, unet.out_gain"),
+        (lambda t: t.update(extra=torch.zeros(1)), "1 tensors are unknown, extra"),
+        (lambda t: t.update({"unet.out_gain": torch.zeros(2)}), r"unet.out_gain: shape \(2,\)"),
+    ],
+)
+def test_other_networks_are_refused(change, told):
+    tensors = as_published(small())
+    change(tensors)
+    with pytest.raises(UserError, match=told):
+        load_published(small(), tensors)
+
+
+def test_names_of_the_papers_figures():
+    """Those of Appendix D.6 that its sweeps vary exist, at S size."""
+    with torch.device("meta"):
+        names = {paper_name(name) for name, _ in build_denoiser("G").unet.named_parameters()}
+    assert {
+        "enc-64x64-conv", "enc-64x64-block0-affine", "enc-64x64-block0-conv0",
+        "enc-64x64-block0-conv1", "enc-32x32-block0-skip", "enc-16x16-block2-conv0",
+        "dec-8x8-in0-affine", "dec-8x8-block2-skip", "dec-16x16-block0-conv1",
+        "dec-32x32-up-affine", "dec-64x64-block3-skip", "map-label", "map-layer0",
+    } <= names  # fmt: skip

@@ -1,0 +1,94 @@
+"""A tiny denoiser and its training, without a project."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.setup import denoiser_for
+from edm2.diffusion.training import Average, Batch, DenoiserTask
+from edm2.params.diffusion import Diffusion, Letter, Overrides
+
+CPU = torch.device("cpu")
+BATCH, CLASSES = 8, 3
+TINY = {
+    "batch": BATCH, "duration_nimg": 64, "log_nimg": 8, "magnitudes_nimg": 64, "channels": 8,
+    "channel_mult": (1, 2), "blocks": 1, "attention_resolutions": (4,), "conditional": True,
+    "paper_dataset": "imagenet-512", "lr_ref": 0.01, "lr_decay_batches": 2.0,
+    "lr_rampup_nimg": 2 * BATCH, "per_config": {},
+}  # fmt: skip
+
+
+class Mean:
+    """A stand-in for an average: the sum of all parameters seen, and the times of it."""
+
+    def __init__(self, source: nn.Module) -> None:
+        self.source, self.calls = source, []
+        self.sums = [torch.zeros_like(p) for p in source.parameters()]
+
+    def update(self, nimg: int, batch: int) -> None:
+        self.calls.append((nimg, batch))
+        for total, parameter in zip(self.sums, self.source.parameters(), strict=True):
+            total += parameter.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums = [total.clone() for total in state["sums"]]
+
+
+def diffusion_params(overrides: dict[str, Any] | None = None, **changes: Any) -> Diffusion:
+    """Numbers of `TINY` and what is changed; everything else null."""
+    switches = {**dict.fromkeys(Overrides.model_fields), **(overrides or {})}
+    nothing = dict.fromkeys(Diffusion.model_fields)
+    return Diffusion.model_validate({**nothing, **TINY, "overrides": switches, **changes})
+
+
+def make_denoiser(
+    config: Letter, params: Diffusion, precision: str = "fp32", channels_last: bool = False
+) -> Denoiser:
+    """Always the same one, for 8×8 latents of 4 channels; as the config initializes it."""
+    torch.manual_seed(0)
+    runtime = SimpleNamespace(precision=precision, channels_last=channels_last)
+    return denoiser_for(
+        config, SimpleNamespace(diffusion=params, runtime=runtime), (4, 8, 8), CLASSES
+    )
+
+
+def shake(module: nn.Module, by: float = 0.1) -> None:
+    """Leave no parameter zero, so that every path carries a signal."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+
+
+def make_task(
+    config: Letter = "G",
+    *,
+    average: Average | None = None,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    shaken: bool = True,
+    **changes: Any,
+) -> DenoiserTask:
+    """A task whose network has no zero parameters, if shaken; always the same one."""
+    params = diffusion_params(**changes).of(config)
+    denoiser = make_denoiser(config, params, precision, channels_last)
+    if shaken:
+        shake(denoiser)
+    return DenoiserTask(denoiser, average or Mean(denoiser), params, 1, CPU)
+
+
+def make_batch(seed: int = 0, count: int = BATCH) -> Batch:
+    rng = torch.Generator().manual_seed(seed)
+    data = 0.5 * torch.randn(count, 4, 8, 8, generator=rng)
+    noise = torch.randn(count, 4, 8, 8, generator=rng)
+    ln_sigma = torch.randn(count, generator=rng) - 0.4
+    return data, noise, ln_sigma, torch.arange(count) % CLASSES
+
+
+def weights(task: DenoiserTask) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in task.denoiser.named_parameters()}
