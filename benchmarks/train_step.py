@@ -84,7 +84,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
-    parser.add_argument("--warmup", type=int, default=2, help="steps; the first ones compile")
+    parser.add_argument("--warmup", type=int, default=4, help="steps; the first ones compile")
     parser.add_argument("--steps", type=int, default=5, help="timed; their median counts")
     parser.add_argument("--eager-only", action="store_true", help="leave torch.compile out")
     parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)

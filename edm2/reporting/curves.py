@@ -32,8 +32,9 @@ def best_of(table: pd.DataFrame) -> pd.Series:
 def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
     """Metric against EMA length, a line per config, minima marked (as EDM2 Figure 5a)."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 4))
         rows = main_metric(table)
+        several = rows["config"].nunique() > 1
+        figure, axes = plt.subplots(figsize=(9.5 if several else 7, 4))
         for config, line in rows.groupby("config"):
             _ema_curve(axes, str(config), line.sort_values("sigma_rel"))
         axes.set_xlabel("EMA length σ_rel")
@@ -41,7 +42,8 @@ def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:.3g}")
         axes.yaxis.set_minor_formatter("{x:.3g}")
-        axes.legend(frameon=False)
+        place: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if several else {}
+        axes.legend(frameon=False, **place)
         save_figure(figure, *paths)
 
 

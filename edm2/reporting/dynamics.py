@@ -6,10 +6,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from edm2.reporting.curves import STYLE, save_figure
 
 FLAT = 1.05  # magnitudes that end within this factor of where they began are flat
+LEAST_RANGE = 2.5  # of a magnitude axis
 BOUNDED = 1.5  # activations that grow by less in the second half of training are bounded
 WEIGHTS_IN_PAPER = {"C": "grow", "D": "grow", "E": "flat", "F": "flat", "G": "flat"}
 ACTIVATIONS_IN_PAPER = {"C": "grow", **dict.fromkeys("DEFG", "bounded")}
@@ -96,9 +98,14 @@ def _draw(axes: Axes, rows: pd.DataFrame, what: str) -> None:
         axes.plot(mean.index / 1000, mean[bucket], style, color=color, label=bucket)
         axes.plot(peak.index / 1000, peak[bucket], style, color=color, alpha=0.4, linewidth=0.9)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:.3g}")
-    axes.yaxis.set_minor_formatter("{x:.3g}")
-    axes.tick_params(axis="y", which="both", labelsize=7)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="y", labelsize=7)
+    low, high = axes.get_ylim()
+    if high / low < LEAST_RANGE:  # what is flat is to look flat
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / LEAST_RANGE**0.5, middle * LEAST_RANGE**0.5)
 
 
 def _finish(bottom: list[Axes], legend: Axes) -> None:

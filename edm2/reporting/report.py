@@ -126,7 +126,8 @@ def _training_section(training: Mapping[str, pd.DataFrame], folder: Path) -> str
 def _dynamics_section(dynamics: pd.DataFrame, folder: Path) -> str:
     said = dynamics[dynamics["weights, paper"] != ""]
     agreeing = [
-        f"{what} as the paper has them in {_letters(said[same])}, otherwise in {_letters(said[~same])}"
+        f"{what} as the paper has them in {_letters(said[same])}"
+        + ("" if same.all() else f", but not in {_letters(said[~same])}")
         for what in ("weights", "activations")
         for same in [said[f"{what}, paper"] == said[f"{what}, seen"]]
     ]
@@ -156,7 +157,7 @@ def _samples_section(findings: Findings, networks: pd.DataFrame) -> str:
     for config, part in networks.groupby("config"):
         length = float(best_of(part)["sigma_rel"])
         path = findings.folder / f"samples/{config}/sigma_rel-{length!r}.png"
-        caption = f"Config {config} at its best EMA length {length:g}: one row per class."
+        caption = f"Config {config} at its best EMA length {length:.3g}: one row per class."
         pictures.append(picture(path, caption, sharp=True))
     return "".join(pictures)
 
