@@ -55,11 +55,11 @@ class Evaluator:
         if self.detector.dims < len(held_out) < samples:
             self.counts.append(len(held_out))  # to hold against the held-out images themselves
 
-    def generate(self, network: Path, progress: Progress) -> Generated:
-        """The images of all seeds under `network`; `progress` counts them."""
+    def generate(self, network: Path, first_seed: int, progress: Progress) -> Generated:
+        """The images of as many seeds as samples under `network`; `progress` counts them."""
         evaluation = self.params.evaluation
         denoiser = set_network(self.denoiser, load_file(network))
-        seeds = range(evaluation.first_seed, evaluation.first_seed + evaluation.samples)
+        seeds = range(first_seed, first_seed + evaluation.samples)
         shown = seeds[: evaluation.grid_columns * len(self.classes)]
         features: dict[int, np.ndarray] = {}
         images: dict[int, torch.Tensor] = {}
@@ -76,7 +76,7 @@ class Evaluator:
             seed_labels(shown, len(self.classes)),
         )
 
-    def rows(self, generated: Generated) -> list[dict[str, Any]]:
+    def rows(self, generated: Generated, first_seed: int) -> list[dict[str, Any]]:
         """One table row per metric, by its full name."""
         evaluation, found = self.params.evaluation, []
         for count in self.counts:
@@ -88,7 +88,7 @@ class Evaluator:
                 "value": distance(statistics, self.reference),
                 "detector": evaluation.detector,
                 "samples": count,
-                "first_seed": evaluation.first_seed,
+                "first_seed": first_seed,
             })  # fmt: skip
         return found
 

@@ -18,11 +18,10 @@ Published names exist for config G alone. Of a denoiser, all but the head stand 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
-import torch
-
-from edm2.diffusion.denoiser import Denoiser
 from edm2.params import UserError
 
 PUBLISHED = (  # patterns on our names, in order
@@ -39,6 +38,19 @@ PUBLISHED = (  # patterns on our names, in order
     (r"\.attention\.(qkv|proj)\.", r".attn_\1."),
 )
 
+# the tensors whose EMA length the paper varies one at a time (Figure 5b, Appendix D.6)
+PAPER_TENSORS = (
+    "enc-64x64-conv", "enc-64x64-block0-affine", "enc-64x64-block0-conv0", "enc-64x64-block0-conv1",
+    "enc-32x32-block0-conv0", "enc-32x32-block0-skip", "enc-16x16-block0-affine",
+    "enc-16x16-block0-conv0", "enc-16x16-block2-conv0", "enc-8x8-block0-affine",
+    "enc-8x8-block0-skip", "enc-8x8-block1-conv0", "enc-8x8-block2-conv0", "dec-8x8-block0-conv0",
+    "dec-8x8-block2-skip", "dec-8x8-in0-affine", "dec-16x16-block0-affine",
+    "dec-16x16-block0-conv1", "dec-16x16-block0-skip", "dec-32x32-block0-conv1",
+    "dec-32x32-block0-skip", "dec-32x32-up-affine", "dec-64x64-block0-conv1",
+    "dec-64x64-block0-skip", "dec-64x64-block3-skip", "dec-64x64-up-affine", "map-label",
+    "map-layer0",
+)  # fmt: skip
+
 
 def paper_name(name: str) -> str:
     """A tensor or module of the raw network as the paper's figures call it: enc-64x64-block0-conv0."""
@@ -52,22 +64,16 @@ def published_name(name: str) -> str:
     return name
 
 
-def load_published(denoiser: Denoiser, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Give a denoiser of config G the published weights, by name; the head may be left out.
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """The tensors whose name in the paper is `pattern` or matches it, as *-affine does.
 
     Raises:
-        UserError: a tensor is missing, unknown, or of another shape.
+        UserError: none does.
     """
-    own = denoiser.state_dict()
-    names = {published_name(name): name for name in own}
-    wanted = {name for name in names if name in tensors or not name.startswith("logvar")}
-    for what, found in (("missing", wanted - tensors.keys()), ("unknown", tensors.keys() - wanted)):
-        if found:
-            raise UserError(f"published weights: {len(found)} tensors are {what}, {min(found)} among "
-                            "them. Build the denoiser with their config (G), size, resolution, "
-                            "channels_in and num_classes.")  # fmt: skip
-    for name in sorted(wanted):
-        if tensors[name].shape != own[names[name]].shape:
-            raise UserError(f"published weights: {name}: shape {tuple(tensors[name].shape)}, expected "
-                            f"{tuple(own[names[name]].shape)} for this size and data.")  # fmt: skip
-    denoiser.load_state_dict({names[n]: tensors[n].float() for n in wanted}, strict=False)
+    known = {name: paper_name(name) for name in names}
+    found = [name for name, paper in known.items() if fnmatchcase(paper, pattern)]
+    if not found:
+        close = get_close_matches(pattern, known.values(), n=1) or sorted(known.values())[:1]
+        raise UserError(f"sweep.tensors: {pattern!r}: expected the name of a tensor of this network, "
+                        f"or a pattern that matches some. For example {close[0]}.")  # fmt: skip
+    return found

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from edm2.diffusion.configuration import configured
 from edm2.diffusion.denoiser import Denoiser, build_denoiser
-from edm2.params import Params
+from edm2.params import Params, UserError
 from edm2.params.diffusion import Letter
 
 
@@ -42,6 +42,26 @@ def save_network(denoiser: Denoiser, path: Path) -> None:
 
 
 def set_network(denoiser: Denoiser, tensors: Mapping[str, torch.Tensor]) -> Denoiser:
-    """Give the raw network these weights, for sampling."""
+    """Give the raw network these weights, for sampling.
+
+    Raises:
+        UserError: they are of another network.
+    """
+    own = {name: tensor.shape for name, tensor in denoiser.unet.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in tensors.items()}
+    differing = sorted(
+        name for name in own.keys() | given.keys() if own.get(name) != given.get(name)
+    )
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{len(differing)} tensors are not those of the network that `diffusion` describes, "
+            f"{name} among them: shape {_told(given.get(name))}, expected {_told(own.get(name))}. "
+            "Set size or channels, channel_mult, blocks, the latents' shape and classes as they were."
+        )
     denoiser.unet.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return denoiser.eval().requires_grad_(False)
+
+
+def _told(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(list(shape))

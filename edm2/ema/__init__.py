@@ -4,9 +4,15 @@ Works on any mapping of named tensors; nothing here knows a network.
 """
 
 from edm2.ema.profile import gamma_to_sigma_rel, sigma_rel_to_gamma
-from edm2.ema.reconstruct import Reconstruction, reconstruct, stored
+from edm2.ema.reconstruct import (
+    Reconstruction,
+    Target,
+    copy_files,
+    reconstruct,
+    reconstruct_files,
+)
 from edm2.ema.solve import solve_weights
-from edm2.ema.store import Snapshot, SnapshotStore
+from edm2.ema.store import Snapshot, SnapshotStore, write_snapshot
 from edm2.ema.tracker import PowerEMA, TraditionalEMA
 
 __all__ = [
@@ -14,10 +20,13 @@ __all__ = [
     "Reconstruction",
     "Snapshot",
     "SnapshotStore",
+    "Target",
     "TraditionalEMA",
+    "copy_files",
     "gamma_to_sigma_rel",
     "reconstruct",
+    "reconstruct_files",
     "sigma_rel_to_gamma",
     "solve_weights",
-    "stored",
+    "write_snapshot",
 ]

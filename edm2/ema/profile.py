@@ -5,9 +5,12 @@ eq. 3). The length σ_rel of any average is the standard deviation of its profil
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 LONGEST = 12**-0.5  # σ_rel of γ = 0, the plain mean of all of training
 
@@ -67,8 +70,49 @@ def traditional_sigma_rel(nimg: float, halflife_nimg: float, rampup: float) -> f
     return math.sqrt(square - mean**2) / nimg
 
 
-def response(sigma_rel: float, nimg: float, times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The profile of length σ_rel that ends at `nimg`, at `times`: a density over time."""
-    gamma = sigma_rel_to_gamma(sigma_rel)
-    inside = (times >= 0) & (times <= nimg)
-    return np.where(inside, (gamma + 1) / nimg * (np.clip(times, 0, nimg) / nimg) ** gamma, 0.0)
+@dataclass(frozen=True)
+class Power:
+    """The power-function profile of one average: its length, and the time at which it ends."""
+
+    nimg: float
+    sigma_rel: float
+
+    def density(self, times: Array) -> Array:
+        """Weight per image of the parameters at `times`, which lie between 0 and the end."""
+        gamma = sigma_rel_to_gamma(self.sigma_rel)
+        return np.asarray((gamma + 1) / self.nimg * (times / self.nimg) ** gamma)
+
+    @property
+    def kink(self) -> float:
+        """Where the density is not smooth: nowhere inside."""
+        return self.nimg
+
+
+@dataclass(frozen=True)
+class Traditional:
+    """The profile of a traditional EMA: exponential in age, a power function where capped."""
+
+    nimg: float
+    halflife_nimg: float
+    rampup: float
+
+    def density(self, times: Array) -> Array:
+        rate, k = math.log(2) / self.halflife_nimg, math.log(2) / self.rampup
+        late = rate * np.exp(-rate * (self.nimg - times))
+        left = math.exp(-rate * (self.nimg - self.kink))
+        early = left * k / self.kink * (times / self.kink) ** (k - 1)
+        return np.where(times > self.kink, late, early)
+
+    @property
+    def kink(self) -> float:
+        """The time at which the half-life stops growing, if it comes before the end."""
+        return min(self.nimg, self.halflife_nimg / self.rampup)
+
+
+Profile = Power | Traditional
+
+
+def response(profile: Profile, times: Array) -> Array:
+    """The profile at any `times`: a density over training time, 0 after the average's end."""
+    inside = (times >= 0) & (times <= profile.nimg)
+    return np.where(inside, profile.density(np.clip(times, 0, profile.nimg)), 0.0)

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edm2.ema.profile import sigma_rel_to_gamma
+from edm2.ema.profile import Array, Power, Profile, sigma_rel_to_gamma
 
-Array = NDArray[np.float64]
+PANELS, NODES = 40, 16  # of the numerical integration
 
 
 def solve_weights(
@@ -16,7 +15,7 @@ def solve_weights(
     target_times: Sequence[float],
     target_sigma_rels: Sequence[float],
 ) -> Array:
-    """Least-squares weights float64 [snapshots, targets] (EDM2 eq. 128-132).
+    """Least-squares weights float64 [snapshots, targets] of power-function averages.
 
     Args:
         times, sigma_rels: time in images and EMA length of each stored average.
@@ -26,47 +25,71 @@ def solve_weights(
     Raises:
         ValueError: a length is impossible, or a target lies before every stored average.
     """
-    a_time, a_gamma = _profiles(times, sigma_rels)
-    b_time, b_gamma = _profiles(target_times, target_sigma_rels)
-    weights = np.zeros((len(a_time), len(b_time)))
-    for column, (time, gamma) in enumerate(zip(b_time, b_gamma, strict=True)):
-        past = a_time <= time
+    stored = [Power(*pair) for pair in zip(times, sigma_rels, strict=True)]
+    targets = [Power(*pair) for pair in zip(target_times, target_sigma_rels, strict=True)]
+    return solve_profiles(stored, targets)[0]
+
+
+def solve_profiles(stored: Sequence[Profile], targets: Sequence[Power]) -> tuple[Array, Array]:
+    """Weights float64 [snapshots, targets] (EDM2 eq. 128-132), and the error that each leaves.
+
+    The error is ‖Σ x_i p_i − p_r‖ / ‖p_r‖ of the response functions [targets].
+
+    Raises:
+        ValueError: as `solve_weights`.
+    """
+    weights, errors = np.zeros((len(stored), len(targets))), np.zeros(len(targets))
+    gram = gram_matrix(stored, stored)
+    wanted, ends = gram_matrix(stored, targets), np.array([p.nimg for p in stored])
+    for column, target in enumerate(targets):
+        past = ends <= target.nimg
         if not past.any():
             raise ValueError(
-                f"time {time:.0f} images: expected at or after the first average, "
-                f"stored at {float(a_time.min()):.0f}"
+                f"time {target.nimg:.0f} images: expected at or after the first average, "
+                f"stored at {ends.min():.0f}"
             )
-        t, g = a_time[past], a_gamma[past]
-        products = inner_product(t[:, None], g[:, None], t[None, :], g[None, :])
-        wanted = inner_product(t, g, time, gamma)
-        weights[past, column] = _solve(products, wanted)
-    return weights
+        products, right = gram[np.ix_(past, past)], wanted[past, column]
+        x = _solve(products, right)
+        own = gram_matrix([target], [target]).item()
+        square = x @ products @ x - 2 * x @ right + own
+        weights[past, column] = x
+        errors[column] = np.sqrt(max(0.0, float(square)) / own)
+    return weights, errors
 
 
-def relative_error(
-    weights: Array,
-    times: Sequence[float],
-    sigma_rels: Sequence[float],
-    target_time: float,
-    target_sigma_rel: float,
-) -> float:
-    """‖Σ x_i p_i − p_r‖ / ‖p_r‖ of the response functions, for one column of weights."""
-    t, g = _profiles(times, sigma_rels)
-    (time,), (gamma,) = _profiles([target_time], [target_sigma_rel])
-    products = inner_product(t[:, None], g[:, None], t[None, :], g[None, :])
-    own = float(inner_product(time, gamma, time, gamma))
-    square = weights @ products @ weights - 2 * weights @ inner_product(t, g, time, gamma) + own
-    return float(np.sqrt(max(0.0, float(square)) / own))
+def gram_matrix(rows: Sequence[Profile], columns: Sequence[Profile]) -> Array:
+    """∫ p_a p_b dτ of all pairs, float64 [rows, columns]: closed form where both are powers."""
+    if all(isinstance(profile, Power) for profile in (*rows, *columns)):
+        (t_a, g_a), (t_b, g_b) = (_powers(profiles) for profiles in (rows, columns))
+        return inner_product(t_a[:, None], g_a[:, None], t_b[None, :], g_b[None, :])
+    if rows is columns:  # symmetric
+        upper = np.array([[_integrate(a, b) if j >= i else 0.0 for j, b in enumerate(columns)]
+                          for i, a in enumerate(rows)])  # fmt: skip
+        return np.asarray(upper + np.triu(upper, 1).T)
+    return np.array([[_integrate(a, b) for b in columns] for a in rows])
 
 
 def inner_product(t_a: Array, g_a: Array, t_b: Array, g_b: Array) -> Array:
-    """∫ p_a p_b dτ of two profiles (EDM2 eq. 134); arrays broadcast."""
+    """∫ p_a p_b dτ of two power functions (EDM2 eq. 134); arrays broadcast."""
     earlier = t_a <= t_b
     ratio = np.where(earlier, t_a / t_b, t_b / t_a)
     exponent = np.where(earlier, g_b, g_a)
     later = np.maximum(t_a, t_b)
     result: Array = (g_a + 1) * (g_b + 1) * ratio**exponent / ((g_a + g_b + 1) * later)
     return result
+
+
+def _integrate(a: Profile, b: Profile) -> float:
+    """∫ p_a p_b dτ by Gauss-Legendre quadrature on panels that halve towards both ends."""
+    end = min(a.nimg, b.nimg)
+    halves = [0.5**k for k in range(1, PANELS)]
+    edges = {0.0, end, *(end * half for half in halves), *(end * (1 - half) for half in halves)}
+    edges |= {kink for kink in (a.kink, b.kink) if kink < end}
+    limits = np.array(sorted(edges))
+    nodes, shares = np.polynomial.legendre.leggauss(NODES)
+    half = np.diff(limits)[:, None] / 2
+    times = limits[:-1, None] + half * (nodes + 1)
+    return float((a.density(times) * b.density(times) * half * shares).sum())
 
 
 def _solve(products: Array, wanted: Array) -> Array:
@@ -77,6 +100,8 @@ def _solve(products: Array, wanted: Array) -> Array:
     return solution
 
 
-def _profiles(times: Sequence[float], sigma_rels: Sequence[float]) -> tuple[Array, Array]:
-    gammas = [sigma_rel_to_gamma(sigma_rel) for sigma_rel in sigma_rels]
-    return np.asarray(times, np.float64), np.asarray(gammas, np.float64)
+def _powers(profiles: Sequence[Profile]) -> tuple[Array, Array]:
+    """Times and exponents."""
+    powers = [profile for profile in profiles if isinstance(profile, Power)]
+    gammas = [sigma_rel_to_gamma(profile.sigma_rel) for profile in powers]
+    return np.array([profile.nimg for profile in powers], np.float64), np.array(gammas)

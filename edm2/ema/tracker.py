@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from edm2.ema.profile import beta, sigma_rel_to_gamma, traditional_beta, traditional_sigma_rel
+from edm2.ema.profile import beta, sigma_rel_to_gamma, traditional_beta
 from edm2.ema.store import Snapshot
 
 Tensors = Mapping[str, torch.Tensor]
@@ -80,7 +80,7 @@ class PowerEMA(Tracker):
         return beta(self.gammas[key], nimg, batch)
 
     def snapshots(self, nimg: int) -> dict[Snapshot, dict[str, torch.Tensor]]:
-        return {Snapshot.of(nimg, length): self.tensors(length) for length in self.averages}
+        return {Snapshot.power(nimg, length): self.tensors(length) for length in self.averages}
 
 
 class TraditionalEMA(Tracker):
@@ -100,6 +100,5 @@ class TraditionalEMA(Tracker):
         return traditional_beta(nimg, batch, key, self.rampup)
 
     def snapshots(self, nimg: int) -> dict[Snapshot, dict[str, torch.Tensor]]:
-        length = round(traditional_sigma_rel(nimg, self.halflife_nimg, self.rampup), 6)
-        snapshot = Snapshot.of(nimg, length, "traditional")
+        snapshot = Snapshot.traditional(nimg, self.halflife_nimg, self.rampup)
         return {snapshot: self.tensors(self.halflife_nimg)}

@@ -49,7 +49,7 @@ def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     for key in ("features", "vae"):
         yield from _training(key, getattr(params, key), world_size)
     yield from _per_config(params, world_size)
-    yield from _sweep(params)
+    yield from _sweep(params, root)
     yield from _evaluation(params)
 
 
@@ -187,17 +187,37 @@ def _snapshots(params: Params) -> Iterator[Problem]:
         yield Problem("ema.snapshot_nimg", snapshot,
                       f"a multiple of diffusion.batch ({params.diffusion.batch})",
                       _nearest(snapshot, params.diffusion.batch))  # fmt: skip
-    if params.sweep.nimg is not None and not snapshot <= params.sweep.nimg <= duration:
-        yield Problem("sweep.nimg", params.sweep.nimg,
-                      f"a time from the first snapshot ({snapshot}) to the end ({duration})",
-                      "null means the end of training.")  # fmt: skip
+    for nimg in params.sweep.nimg or ():
+        if not snapshot <= nimg <= duration and params.ema.source == "training":
+            yield Problem("sweep.nimg", nimg,
+                          f"times from the first snapshot ({snapshot}) to the end ({duration})",
+                          "null means the end of training.")  # fmt: skip
 
 
-def _sweep(params: Params) -> Iterator[Problem]:
-    for key, lengths in (("ema.sigma_rels", params.ema.sigma_rels),
-                         ("sweep.sigma_rel", params.sweep.sigma_rel)):  # fmt: skip
+def _sweep(params: Params, root: Path) -> Iterator[Problem]:
+    sweep, ema = params.sweep, params.ema
+    if bool(sweep.tensors) != (sweep.tensors_base is not None):
+        yield Problem("sweep.tensors_base", sweep.tensors_base,
+                      "an EMA length with sweep.tensors, and null without",
+                      "The best length of the curve for all tensors is a good one.")  # fmt: skip
+    if len(set(sweep.tensors)) != len(sweep.tensors):
+        yield Problem(
+            "sweep.tensors", list(sweep.tensors), "each pattern once", "Remove the repeated."
+        )
+    if ema.source == "published":
+        if ema.path is None or not (root / ema.path).is_dir():
+            yield Problem("ema.path", ema.path, "the folder of published pickles (source: published)",
+                          "Set it to a folder of .pkl files of one network.")  # fmt: skip
+        if set(params.configs) != {"G"}:
+            yield Problem("configs", list(params.configs), "[G] with ema.source: published",
+                          "The published networks are of config G.")  # fmt: skip
+    elif ema.path is not None:
+        yield Problem("ema.path", ema.path, "null with source: training",
+                      "Set it to null, or set ema.source to published.")  # fmt: skip
+    for key, lengths in (("ema.sigma_rels", ema.sigma_rels), ("sweep.sigma_rel", sweep.sigma_rel),
+                         ("sweep.nimg", sweep.nimg or ())):  # fmt: skip
         if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
-            yield Problem(key, list(lengths), "lengths in rising order, each once", "Sort them.")
+            yield Problem(key, list(lengths), "values in rising order, each once", "Sort them.")
 
 
 def _evaluation(params: Params) -> Iterator[Problem]:

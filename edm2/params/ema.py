@@ -1,13 +1,19 @@
 """`ema` and `sweep`: averages tracked while training, and lengths chosen afterwards."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edm2.params.section import Count, EmaLengths, Positive, Section
+from edm2.params.section import Count, EmaLength, EmaLengths, Positive, Section, Times
 
 
 class Ema(Section):
+    source: Literal["training", "published"] = Field(
+        description="whose snapshots: our training's, or those of EDM2's authors (config G)"
+    )
+    path: str | None = Field(
+        description="source published: folder of their pickles, one network's; else null"
+    )
     sigma_rels: EmaLengths = Field(
         description="EMA lengths tracked during training; two give near-exact reconstructions"
     )
@@ -24,7 +30,14 @@ class Sweep(Section):
     sigma_rel: EmaLengths = Field(
         description="EMA lengths to reconstruct: a list, or a range like 0.02...0.24 by 0.02"
     )
-    nimg: Count | None = Field(
-        description="training time at which the averages end; null: the end of training"
+    nimg: Times | None = Field(
+        description="training times at which averages end, a list or range; null: the end"
+    )
+    tensors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        description="tensors whose EMA length is varied while the others keep tensors_base: "
+        "names as in the paper, patterns like *-affine, or paper for its list (Figure 5b)"
+    )
+    tensors_base: EmaLength | None = Field(
+        description="EMA length of all other tensors then; null without tensors"
     )
     dtype: Literal["float16", "float32"] = Field(description="precision of the written networks")

@@ -23,4 +23,7 @@ class Evaluation(Section):
     )
     samples: Count = Field(description="generated images per network; part of the metric's name")
     first_seed: int = Field(ge=0, description="images are made from this seed and those after it")
+    confirm: bool = Field(
+        description="measure the best network again, on as many fresh seeds as samples"
+    )
     grid_columns: Count = Field(description="images per class in the sample grids")

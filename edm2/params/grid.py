@@ -10,7 +10,8 @@ RANGE = re.compile(r"\s*([0-9.eE+-]+?)\s*(?:…|\.\.\.)\s*([0-9.eE+-]+)\s+by\s+(
 def parse_grid(value: Any) -> Any:
     """A list as it is; "0.02...0.24 by 0.02" as all its points, both ends included.
 
-    Decimal arithmetic, so that 0.02 … 0.24 by 0.02 ends at 0.24 exactly. Anything else is handed
+    Decimal arithmetic, so that 0.02 … 0.24 by 0.02 ends at 0.24 exactly; whole numbers stay whole.
+    Anything else is handed
     on, for the type check behind this to refuse.
     """
     if not isinstance(value, str):
@@ -25,4 +26,5 @@ def parse_grid(value: Any) -> Any:
     if step <= 0 or last < first:
         raise ValueError("a range goes upwards: first...last by step, with a step above 0")
     points = int((last - first) / step) + 1
-    return [float(first + step * k) for k in range(points)]
+    number = int if all(text.isdigit() for text in match.groups()) else float
+    return [number(first + step * k) for k in range(points)]

@@ -28,6 +28,7 @@ EmaLength = Annotated[float, Field(gt=0, lt=0.2886)]
 EmaLengths = Annotated[
     tuple[EmaLength, ...], BeforeValidator(parse_grid), Field(strict=False, min_length=1)
 ]
+Times = Annotated[tuple[Count, ...], BeforeValidator(parse_grid), Field(strict=False, min_length=1)]
 
 
 class Training(Section):

@@ -20,9 +20,24 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["samples"] == table["samples"].max()]
 
 
+def ema_curve(table: pd.DataFrame) -> pd.DataFrame:
+    """The main metric over EMA length: all tensors alike, the latest time, the sweep's own seeds."""
+    rows = main_metric(table)
+    rows = rows[(rows["tensors"] == "all") & (rows["seeds"] == "sweep")]
+    last = rows.groupby("config")["nimg"].transform("max")
+    return rows[rows["nimg"] == last].sort_values(["config", "sigma_rel"])
+
+
+def confirmed(table: pd.DataFrame) -> pd.Series | None:
+    """The row of the best network measured again on fresh seeds, if that was asked for."""
+    rows = main_metric(table)
+    fresh = rows[rows["seeds"] == "fresh"]
+    return None if fresh.empty else fresh.iloc[0]
+
+
 def best_of(table: pd.DataFrame) -> pd.Series:
-    """The row of the lowest value of the main metric, and whether it lies at the grid's edge."""
-    rows = main_metric(table).sort_values("sigma_rel")
+    """The row of the lowest value of the EMA curve, and whether it lies at the grid's edge."""
+    rows = ema_curve(table)
     best = rows.iloc[int(rows["value"].argmin())].copy()
     ends = {rows["sigma_rel"].iloc[0], rows["sigma_rel"].iloc[-1]}
     best["at_edge"] = len(rows) > 1 and best["sigma_rel"] in ends
@@ -32,11 +47,11 @@ def best_of(table: pd.DataFrame) -> pd.Series:
 def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
     """Metric against EMA length, a line per config, minima marked (as EDM2 Figure 5a)."""
     with plt.rc_context(STYLE):
-        rows = main_metric(table)
+        rows = ema_curve(table)
         several = rows["config"].nunique() > 1
         figure, axes = plt.subplots(figsize=(9.5 if several else 7, 4))
         for config, line in rows.groupby("config"):
-            _ema_curve(axes, str(config), line.sort_values("sigma_rel"))
+            _ema_curve(axes, str(config), line)
         axes.set_xlabel("EMA length σ_rel")
         axes.set_ylabel(str(rows["metric"].iloc[0]))
         axes.set_yscale("log")
@@ -97,6 +112,13 @@ def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
         for axes in (quality, losses):
             axes.set_xlabel("thousand images")
         save_figure(figure, *paths)
+
+
+def draw_nothing(curves: object, *paths: Path) -> None:
+    """A figure in the place of training curves where nothing was trained."""
+    figure = plt.figure(figsize=(5, 1))
+    figure.text(0.5, 0.5, "published networks: not trained here", ha="center", va="center")
+    save_figure(figure, *paths)
 
 
 def save_figure(figure: Figure, *paths: Path) -> None:

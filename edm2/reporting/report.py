@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from edm2.reporting.curves import best_of, draw_ema_curves, draw_training, draw_vae
+from edm2.reporting.curves import (
+    best_of,
+    confirmed,
+    draw_ema_curves,
+    draw_nothing,
+    draw_training,
+    draw_vae,
+)
 from edm2.reporting.dynamics import (
     BOUNDED,
     FLAT,
@@ -16,6 +23,7 @@ from edm2.reporting.dynamics import (
     dynamics_table,
 )
 from edm2.reporting.page import paragraph, picture, render, table
+from edm2.reporting.sweeps import draw_curves, minima, tensor_curves, time_curves
 from edm2.reporting.tables import ablation_table, as_markdown, ema_table, yardstick_table
 from edm2.runtime.files import write_json, write_text
 
@@ -34,7 +42,9 @@ class Findings:
 
     @property
     def training(self) -> dict[str, pd.DataFrame]:
-        return {c: pd.read_csv(self.folder / f"training/{c}.csv") for c in self.configs}
+        """Of what was trained here; published networks were not."""
+        read = {c: pd.read_csv(self.folder / f"training/{c}.csv") for c in self.configs}
+        return {config: rows for config, rows in read.items() if len(rows)}
 
     def metrics(self, stage: str) -> dict[str, float]:
         found: dict[str, float] = json.loads((self.folder / stage / "metrics.json").read_text())
@@ -51,9 +61,9 @@ def write_report(findings: Findings, folder: Path) -> None:
     write_text(folder / "ema_curves.csv", curve.to_csv(index=False))
     write_text(folder / "ema_curves.md", as_markdown(curve))
     draw_ema_curves(networks, folder / "ema_curves.png", folder / "ema_curves.svg")
-    draw_training(training, folder / "training.png")
-    draw_magnitudes(training, folder / "magnitudes.png")
-    draw_updates(training, folder / "updates.png")
+    for name, draw in (("training", draw_training), ("magnitudes", draw_magnitudes),
+                       ("updates", draw_updates)):  # fmt: skip
+        (draw if training else draw_nothing)(training, folder / f"{name}.png")
     dynamics = dynamics_table(training)
     write_text(folder / "dynamics.csv", dynamics.to_csv(index=False))
     draw_vae(pd.read_csv(findings.folder / "vae/curves.csv"), folder / "vae.png")
@@ -61,11 +71,11 @@ def write_report(findings: Findings, folder: Path) -> None:
     sections = [
         ("EMA length", _ema_section(networks, folder)),
         ("Ablation", _ablation_section(ablation)),
+        *_sweep_sections(networks, folder / "sweeps"),
         ("Samples", _samples_section(findings, networks)),
         ("How good is that?", _yardsticks_section(yardstick_table(networks, vae), features)),
         ("Autoencoder", _vae_section(findings, vae, folder)),
-        ("Training", _training_section(training, folder)),
-        ("Training dynamics", _dynamics_section(dynamics, folder)),
+        *_trained_sections(training, dynamics, folder),
         ("All networks", table(curve)),
     ]
     write_text(
@@ -97,12 +107,38 @@ def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
         if best["at_edge"]:
             text += (" That is the edge of the grid: the true optimum may lie beyond. "
                      "Widen sweep.sigma_rel.")  # fmt: skip
+        fresh = confirmed(part)
+        if fresh is not None:
+            text += f" On {fresh['samples']} fresh seeds: {fresh['value']:.4g}."
         lines.append(paragraph(text))
-    lines.append(paragraph(
+    note = (
         "The length was chosen on the very samples that give the value, so the value is slightly "
-        "optimistic; the networks differ in EMA length alone and share their seeds."))  # fmt: skip
+        "optimistic; the networks differ in EMA length alone and share their seeds."
+    )
+    if (networks["seeds"] == "sweep").all():
+        note += " With evaluation.confirm the best network is measured again on fresh seeds."
+    lines.append(paragraph(note))
     caption = "Fréchet distance against EMA length σ_rel; lower is better; circles mark the minima."
     return picture(folder / "ema_curves.svg", caption) + "".join(lines)
+
+
+def _sweep_sections(networks: pd.DataFrame, folder: Path) -> list[tuple[str, str]]:
+    """What else was swept besides the EMA length of whole networks at the end of training."""
+    sections = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for heading, by, curves, caption in (
+        ("Training time", "nimg", time_curves(networks),
+         "EMA curves at several training times (as EDM2 Figure 5c)."),
+        ("Single tensors", "tensors", tensor_curves(networks),
+         "EMA length of some tensors varied, the others kept (as EDM2 Figure 5b)."),
+    ):  # fmt: skip
+        if curves.empty:
+            continue
+        found = minima(curves, by)
+        draw_curves(curves, by, folder / f"{by}.png")
+        write_text(folder / f"{by}.csv", found.to_csv(index=False))
+        sections.append((heading, picture(folder / f"{by}.png", caption) + table(found)))
+    return sections
 
 
 def _ablation_section(ablation: pd.DataFrame) -> str:
@@ -111,6 +147,17 @@ def _ablation_section(ablation: pd.DataFrame) -> str:
         "say: compare rows with rows, never ours with the paper's."
     )
     return table(ablation) + paragraph(note)
+
+
+def _trained_sections(
+    training: Mapping[str, pd.DataFrame], dynamics: pd.DataFrame, folder: Path
+) -> list[tuple[str, str]]:
+    if not training:
+        return [("Training", paragraph("The networks are published ones; none was trained here."))]
+    return [
+        ("Training", _training_section(training, folder)),
+        ("Training dynamics", _dynamics_section(dynamics, folder)),
+    ]
 
 
 def _training_section(training: Mapping[str, pd.DataFrame], folder: Path) -> str:
@@ -155,8 +202,9 @@ def _letters(rows: pd.DataFrame) -> str:
 def _samples_section(findings: Findings, networks: pd.DataFrame) -> str:
     pictures = []
     for config, part in networks.groupby("config"):
-        length = float(best_of(part)["sigma_rel"])
-        path = findings.folder / f"samples/{config}/sigma_rel-{length!r}.png"
+        best = best_of(part)
+        length = float(best["sigma_rel"])
+        path = findings.folder / f"samples/{config}/{best['network']}.png"
         caption = f"Config {config} at its best EMA length {length:.3g}: one row per class."
         pictures.append(picture(path, caption, sharp=True))
     return "".join(pictures)

@@ -11,14 +11,20 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without error."""
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without error.
+
+    Args:
+        durable: whether to wait for the disk, so that even a power cut leaves it whole; large files
+            that a checksum guards, and that can be made again, need not wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

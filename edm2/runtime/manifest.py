@@ -1,6 +1,7 @@
 """manifest.json: what a folder of results holds, and how to see that it still does."""
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     write_json(folder / NAME, {**facts, "files": files})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
     """The facts about `folder`, after checking every file that it lists.
+
+    Args:
+        optional: pattern of files that may be missing.
 
     Raises:
         UserError: no manifest, or a file that is missing, truncated or changed, by name.
@@ -38,7 +42,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / NAME}: not valid JSON ({error}). {WAY_OUT}") from None
     files = manifest["files"]
     for name, expected in track(files.items(), f"verify {folder}", len(files), "file"):
-        _verify(folder / name, expected, folder / NAME)
+        if (folder / name).exists() or not fnmatch(name, optional):
+            _verify(folder / name, expected, folder / NAME)
     return manifest
 
 

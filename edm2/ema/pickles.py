@@ -1,0 +1,223 @@
+"""Published networks: the tensors in a pickle of EDM2's authors, read without running its code.
+
+Such a pickle holds, under `ema`, a network that unpickling would rebuild by running Python source
+from the file. Here unpickling makes records alone: each global that a file may name stands for a
+class that keeps its arguments, state and items and calls nothing; any other is refused by name.
+Parameters and buffers are then picked out of the records, and the storages among them, pickles
+themselves, are read in the same way.
+"""
+
+import copyreg
+import io
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from edm2.params import UserError
+
+PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+RECONSTRUCTOR = "copyreg._reconstructor"  # of a class, the built-in it extends, and its items
+STORAGE, TENSOR = "torch.storage._load_from_bytes", "torch._utils._rebuild_tensor_v2"
+PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+MAPPINGS = ("dnnlib.util.EasyDict", "collections.OrderedDict")
+MODULES = tuple(f"torch.nn.modules.{name}" for name in (
+    "module.Module", "container.ModuleDict", "container.ModuleList", "container.Sequential",
+    "linear.Identity", "linear.Linear", "conv.Conv2d", "dropout.Dropout", "activation.SiLU",
+    "normalization.GroupNorm"))  # fmt: skip
+DTYPES = {f"torch.{name}Storage": dtype for name, dtype in (
+    ("Double", torch.float64), ("Float", torch.float32), ("Half", torch.float16),
+    ("BFloat16", torch.bfloat16), ("Long", torch.int64), ("Int", torch.int32),
+    ("Short", torch.int16), ("Char", torch.int8), ("Byte", torch.uint8),
+    ("Bool", torch.bool))}  # fmt: skip
+BYTES, SET = "_codecs.encode", "builtins.set"  # of "latin1" text, of a list: in older protocols
+ALLOWED = (
+    *(PERSISTENT, RECONSTRUCTOR, STORAGE, TENSOR, *PARAMETERS, *MAPPINGS, *MODULES, *DTYPES, BYTES, SET),
+    # and values beside the tensors, which stay records
+    *("torch.Size", "torch.device", *map(str, DTYPES.values()), "numpy.dtype", "numpy.ndarray"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
+    *(f"builtins.{name}" for name in ("object", "dict", "frozenset", "bytes", "bytearray")),
+)  # fmt: skip
+RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # in protocol 2
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published network: its class, its tensors as its state_dict names them, its settings.
+
+    `arguments` are its keyword arguments of plain values: text, numbers, booleans, None, and
+    lists, tuples and dicts of them.
+    """
+
+    class_name: str
+    tensors: dict[str, torch.Tensor]
+    arguments: dict[str, Any]
+
+
+class _Refused(Exception):
+    """A global that is not on the list."""
+
+
+class _Record:
+    """What a file says of one object. It reaches these methods, and can change no class."""
+
+    __slots__ = ("args", "items", "state")
+    called: ClassVar[str]
+    args: tuple[Any, ...]
+    items: dict[Any, Any]
+    state: Any
+
+    def __new__(cls, *args: Any, **_: Any) -> Any:
+        record = super().__new__(cls)
+        record.args, record.items, record.state = args, {}, None
+        return record
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
+
+def _stand_in(name: str) -> type[_Record]:
+    class StandIn(_Record):
+        __slots__ = ()
+        called = name
+
+    return StandIn
+
+
+class _Reconstructor(_Record):
+    """Makes a record of the class that it is given: nothing else in a file can be called."""
+
+    __slots__ = ()
+
+    def __new__(cls, made: Any, base: Any, items: Any = None) -> Any:
+        record = made()
+        record.items = dict(items or ())
+        return record
+
+
+STAND_INS = {name: _stand_in(name) for name in ALLOWED} | {RECONSTRUCTOR: _Reconstructor}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> type[_Record]:
+        name = f"{RENAMED.get(module_name, module_name)}.{global_name}"
+        if name not in STAND_INS:
+            raise _Refused(name)
+        return STAND_INS[name]
+
+
+class _StorageUnpickler(_Unpickler):
+    def persistent_load(self, pid: Any) -> Any:
+        """The description of a storage, whose bytes stand outside the pickle."""
+        return pid
+
+
+def read_published(path: Path) -> Published:
+    """Read the network of a published pickle; tensors keep their dtype.
+
+    Raises:
+        UserError: no such file, not a pickle, truncated, refused, without a network.
+    """
+    try:
+        with path.open("rb") as file:
+            copyreg.clear_extension_cache()  # globals by number pass find_class, too
+            found = _entries(_Unpickler(file).load())
+        network = found.get("ema") or found.get("net")
+        published = _published(network) if network else None
+    except _Refused as name:
+        raise UserError(f"{path}: refused: it names {name}, which no network of tensors needs. Nothing in "
+                        "the file was run. Give a file that EDM2's authors published.") from None  # fmt: skip
+    except Exception as error:  # a damaged pickle may raise any
+        raise UserError(f"{path}: cannot be read as a network pickle ({type(error).__name__}: {error}). "
+                        "Give one of EDM2, downloaded in full.") from None  # fmt: skip
+    if published is None:
+        raise UserError(f"{path}: holds no network: expected an entry ema, found {sorted(map(str, found))}. "
+                        "Give a network pickle of EDM2.")  # fmt: skip
+    return published
+
+
+def _published(network: Any) -> Published:
+    class_name, state = _module(network)
+    arguments = {}
+    for name, value in _entries(state.get("_init_kwargs") or {}).items():
+        with suppress(ValueError):
+            arguments[name] = _plain(value)
+    return Published(class_name, dict(_tensors(network)), arguments)
+
+
+def _module(value: Any) -> tuple[str, dict[str, Any]]:
+    """Class name and state of a module, persistent or plain."""
+    if _kind(value) == PERSISTENT:
+        meta = _entries(value.args[0])
+        return meta["class_name"], _entries(meta["state"])
+    if _kind(value) in MODULES:
+        return _kind(value).rpartition(".")[2], _entries(value.state)
+    raise ValueError(f"expected a module, found {_kind(value)}")
+
+
+def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by name, as a state_dict has them."""
+    _, state = _module(module)
+    left_out = state.get("_non_persistent_buffers_set", ())
+    left_out = left_out.args[0] if _kind(left_out) == SET else left_out
+    for name, tensor in (_entries(state["_parameters"]) | _entries(state["_buffers"])).items():
+        if tensor is not None and name not in left_out:
+            yield prefix + name, _tensor(tensor)
+    for name, child in _entries(state["_modules"]).items():
+        if child is not None:
+            yield from _tensors(child, f"{prefix}{name}.")
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    while _kind(value) in PARAMETERS:
+        value = value.args[0]
+    if _kind(value) != TENSOR or _kind(value.args[0]) != STORAGE:
+        raise ValueError(f"expected a tensor, found {_kind(value)}")
+    storage, offset, size, stride, *_ = value.args
+    dtype, data = _storage(storage.args[0])
+    end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
+    if min((offset, *size, *stride)) < 0 or (all(size) and end * dtype.itemsize > len(data)):
+        raise ValueError(f"a tensor of shape {size} exceeds its storage")
+    untyped = torch.UntypedStorage.from_buffer(data, dtype=torch.uint8)
+    return torch.empty(0, dtype=dtype).set_(untyped, offset, size, stride)
+
+
+def _storage(saved: Any) -> tuple[torch.dtype, bytes]:
+    """A storage's dtype and bytes, in either format of torch.save."""
+    file = io.BytesIO(saved.args[0].encode("latin1") if _kind(saved) == BYTES else saved)
+    if file.getvalue().startswith(b"PK"):
+        with zipfile.ZipFile(file) as archive:
+            folder = archive.namelist()[0].partition("/")[0]
+            _, kind, key, *_ = _StorageUnpickler(archive.open(f"{folder}/data.pkl")).load()
+            return DTYPES[kind.called], archive.read(f"{folder}/data/{key}")
+    # pickles of a magic number, a version, the system, the storage, its key; a length; the bytes
+    *_, (_, kind, *_), _ = [_StorageUnpickler(file).load() for _ in range(5)]
+    return DTYPES[kind.called], file.read()[8:]
+
+
+def _entries(value: Any) -> dict[Any, Any]:
+    found = value.items if _kind(value) in MAPPINGS else value
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a dict, found {_kind(value)}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return {_plain(name): _plain(entry) for name, entry in _entries(value).items()}
+
+
+def _kind(value: Any) -> str:
+    return value.called if isinstance(value, _Record) else type(value).__name__

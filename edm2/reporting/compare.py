@@ -1,0 +1,79 @@
+"""Several experiments side by side."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from edm2.params import UserError
+from edm2.reporting.curves import STYLE, best_of, ema_curve, save_figure
+
+Experiments = Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]  # curves, flat params
+
+
+def compare_experiments(experiments: Experiments) -> pd.DataFrame:
+    """A row per experiment and config: params that differ, and the best EMA length and value.
+
+    Where learning rate and decay time are numbers there is 1 / (α_ref² t_ref), relative to the
+    first row.
+
+    Raises:
+        UserError: the experiments were measured with different metrics.
+    """
+    metrics = {
+        name: ema_curve(curves)["metric"].iloc[0] for name, (curves, _) in experiments.items()
+    }
+    if len(set(metrics.values())) > 1:
+        told = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
+        raise UserError(f"experiments of one metric are wanted, found {told}: a Fréchet distance "
+                        "depends on detector and sample count.")  # fmt: skip
+    keys = sorted({key for _, params in experiments.values() for key in params})
+    differing = [key for key in keys
+                 if len({str(params.get(key)) for _, params in experiments.values()}) > 1]  # fmt: skip
+    rows = []
+    for name, (curves, params) in experiments.items():
+        for config, part in curves.groupby("config"):
+            best = best_of(part)
+            rate, decay = (_own(params, str(config), key) for key in ("lr_ref", "lr_decay_batches"))
+            numbers = isinstance(rate, (int, float)) and isinstance(decay, (int, float))
+            rows.append({
+                "experiment": name, "config": config,
+                **{key: params.get(key) for key in differing},
+                "best EMA length": best["sigma_rel"], best["metric"]: best["value"],
+                "at edge of grid": "yes" if best["at_edge"] else "no",
+                "error": best["error"], "weight_sum": best["weight_sum"],
+                "snapshots": best["snapshots"],
+                "1/(lr_ref² lr_decay)": 1 / (rate**2 * decay) if numbers else float("nan"),
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    last = table.columns[-1]
+    table[last] = table[last] / table[last].iloc[0]
+    return table.rename(columns={last: f"{last}, relative"})
+
+
+def draw_comparison(curves: Mapping[str, pd.DataFrame], *paths: Path) -> None:
+    """All EMA curves in one figure, minima marked."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(10, 4.4))
+        for name, frame in curves.items():
+            for config, line in ema_curve(frame).groupby("config"):
+                best = best_of(line)
+                (drawn,) = axes.plot(line["sigma_rel"], line["value"], marker=".",
+                                     label=f"{name} {config}: {best['value']:.3g} "
+                                     f"at {best['sigma_rel']:.3g}")  # fmt: skip
+                axes.plot(best["sigma_rel"], best["value"], "o", markersize=9, markerfacecolor="none",
+                          markeredgewidth=1.8, color=drawn.get_color())  # fmt: skip
+        axes.set_xlabel("EMA length σ_rel")
+        axes.set_ylabel(str(ema_curve(next(iter(curves.values())))["metric"].iloc[0]))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:.3g}")
+        axes.yaxis.set_minor_formatter("{x:.3g}")
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        save_figure(figure, *paths)
+
+
+def _own(params: Mapping[str, Any], config: str, key: str) -> Any:
+    """A field of `diffusion` as one config has it."""
+    return params.get(f"diffusion.per_config.{config}.{key}", params.get(f"diffusion.{key}"))
