@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from edm2.diffusion import build_denoiser
-from edm2.diffusion.names import load_published, paper_name, published_name
+from edm2.diffusion.names import PAPER_TENSORS, matching, paper_name, published_name
+from edm2.diffusion.published import load_published, recognize
 from edm2.params import UserError
 
 # a network of two levels, tensor by tensor, as published files name them
@@ -77,9 +78,26 @@ def test_names_of_the_papers_figures():
     """Those of Appendix D.6 that its sweeps vary exist, at S size."""
     with torch.device("meta"):
         names = {paper_name(name) for name, _ in build_denoiser("G").unet.named_parameters()}
-    assert {
-        "enc-64x64-conv", "enc-64x64-block0-affine", "enc-64x64-block0-conv0",
-        "enc-64x64-block0-conv1", "enc-32x32-block0-skip", "enc-16x16-block2-conv0",
-        "dec-8x8-in0-affine", "dec-8x8-block2-skip", "dec-16x16-block0-conv1",
-        "dec-32x32-up-affine", "dec-64x64-block3-skip", "map-label", "map-layer0",
-    } <= names  # fmt: skip
+    assert set(PAPER_TENSORS) <= names
+    assert len(PAPER_TENSORS) == len(set(PAPER_TENSORS)) == 28
+
+
+def test_patterns_match_names_of_the_paper():
+    names = [name for name, _ in small().unet.named_parameters()]
+    assert matching("enc-8x8-conv", names) == ["enc.8x8-conv.weight"]
+    assert len(matching("*-affine", names)) == 10
+    assert matching("*", names) == names
+    with pytest.raises(UserError, match="'enc-8x8-covn': .* For example enc-8x8-conv"):
+        matching("enc-8x8-covn", names)
+
+
+@pytest.mark.parametrize(
+    ("channels", "inputs", "classes"), [(64, 4, 1000), (192, 4, 0), (192, 3, 1000)]
+)
+def test_published_networks_are_recognized(channels, inputs, classes):
+    with torch.device("meta"):
+        source = build_denoiser("G", channels=channels, channels_in=inputs, num_classes=classes)
+        found = recognize({published_name(n): t for n, t in source.state_dict().items()})
+    assert found.unet.shape == source.unet.shape
+    with pytest.raises(UserError, match="not of an EDM2 network"):
+        recognize({})

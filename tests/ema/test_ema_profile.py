@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from edm2.ema.profile import beta, gamma_to_sigma_rel, response, sigma_rel_to_gamma
+from edm2.ema.profile import Power, beta, gamma_to_sigma_rel, response, sigma_rel_to_gamma
 
 PUBLISHED = [(0.05, 16.97), (0.10, 6.94), (0.15, 3.56), (0.20, 1.83), (0.25, 0.72)]
 
@@ -55,9 +55,11 @@ def test_beta_by_hand():
 @pytest.mark.parametrize("sigma_rel", [0.02, 0.1, 0.25])
 @pytest.mark.parametrize("nimg", [1.0, 3e6])
 def test_response_is_a_density_of_its_length(sigma_rel, nimg):
+    profile = Power(nimg, sigma_rel)
+
     def moment(power):
         def density(tau):
-            return tau**power * float(response(sigma_rel, nimg, np.array([tau * nimg]))[0]) * nimg
+            return tau**power * float(response(profile, np.array([tau * nimg]))[0]) * nimg
 
         return integrate.quad(density, 0, 1, limit=200)[0]
 
@@ -66,6 +68,6 @@ def test_response_is_a_density_of_its_length(sigma_rel, nimg):
 
 
 def test_response_is_zero_outside_of_training():
-    found = response(0.1, 100.0, np.array([-5.0, 0.0, 50.0, 100.0, 100.1]))
+    found = response(Power(100.0, 0.1), np.array([-5.0, 0.0, 50.0, 100.0, 100.1]))
     assert found[[0, 1, 4]].tolist() == [0, 0, 0]
     assert 0 < found[2] < found[3]

@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from edm2.ema import PowerEMA, SnapshotStore, reconstruct, sigma_rel_to_gamma
-from edm2.ema.store import Snapshot, describe, snapshots_in, write_tensors
+from edm2.ema import (
+    PowerEMA,
+    Snapshot,
+    SnapshotStore,
+    reconstruct,
+    sigma_rel_to_gamma,
+    write_snapshot,
+)
 from edm2.params import UserError
-from edm2.runtime.manifest import write_manifest
 
 STEPS, BATCH, DIMS, SNAPSHOTS = 2048, 16, 64, 32
 END = STEPS * BATCH
@@ -36,9 +42,8 @@ def train(folder, snapshots, lengths=(0.05, 0.10)):
         if step % (STEPS // snapshots) == 0:
             for length in lengths:
                 averages = {**ema.tensors(length), "buffer": torch.tensor([step, 0.5])}
-                file = folder / Snapshot.of(step * BATCH, length).file
-                write_tensors(file, averages, torch.float32)
-    write_manifest(folder, snapshots=describe(snapshots_in(folder)), buffers=["buffer"])
+                snapshot = Snapshot.power(step * BATCH, length)
+                write_snapshot(folder, snapshot, averages, ["buffer"], torch.float32)
     return SnapshotStore(folder)
 
 
@@ -94,8 +99,8 @@ def test_the_error_falls_steeply_with_the_number_of_snapshots(tmp_path):
 def test_a_stored_average_returns_itself(store, sigma_rel):
     for nimg in (END, END // 2):
         ((spec, tensors),) = reconstruct(store, [sigma_rel], nimg)
-        with store.open(Snapshot.of(nimg, sigma_rel)) as file:
-            torch.testing.assert_close(tensors["weight"], file.get_tensor("weight"))
+        written = load_file(store.path(Snapshot.power(nimg, sigma_rel)))
+        torch.testing.assert_close(tensors["weight"], written["weight"])
         assert spec.error < 1e-6
         assert spec.weight_sum == pytest.approx(1)
 

@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from edm2.ema.profile import response, sigma_rel_to_gamma
-from edm2.ema.solve import inner_product, relative_error, solve_weights
+from edm2.ema.profile import Power, response, sigma_rel_to_gamma
+from edm2.ema.solve import gram_matrix, inner_product, solve_profiles, solve_weights
 
 
 def two_a_time(n, end=1.0):
     """n times up to `end`, two lengths each, as training stores them."""
     times = np.repeat(np.arange(1, n + 1) * end / n, 2)
     return times, np.tile([0.05, 0.10], n)
+
+
+def solved(times, lengths, time, sigma_rel):
+    """Weights of one target, and their error."""
+    stored = [Power(*pair) for pair in zip(times, lengths, strict=True)]
+    weights, errors = solve_profiles(stored, [Power(time, sigma_rel)])
+    return weights[:, 0], errors.item()
 
 
 @pytest.mark.parametrize("lengths", [(0.05, 0.10), (0.10, 0.05), (0.2, 0.2), (0.03, 0.25)])
@@ -21,7 +28,7 @@ def test_inner_product_is_the_integral(lengths, times):
 
     def product(tau):
         at = np.array([tau])
-        return float(response(a, t_a, at)[0] * response(b, t_b, at)[0])
+        return float(response(Power(t_a, a), at)[0] * response(Power(t_b, b), at)[0])
 
     expected, _ = integrate.quad(product, 0, min(times), epsabs=0, epsrel=1e-9, limit=200)
     g_a, g_b = sigma_rel_to_gamma(a), sigma_rel_to_gamma(b)
@@ -33,24 +40,25 @@ def test_weights_minimize_the_squared_error_of_the_response():
     """Against plain least squares of the profiles on a fine grid of times."""
     times, lengths = two_a_time(4)
     grid = (np.arange(200_000) + 0.5) / 200_000
-    profiles = np.stack([response(s, t, grid) for t, s in zip(times, lengths, strict=True)], 1)
+    profiles = np.stack(
+        [response(Power(t, s), grid) for t, s in zip(times, lengths, strict=True)], 1
+    )
     for target in (0.03, 0.08, 0.2):
-        wanted = response(target, 1.0, grid)
+        wanted = response(Power(1.0, target), grid)
         expected = np.linalg.lstsq(profiles, wanted, rcond=None)[0]
-        found = solve_weights(times, lengths, [1.0], [target])[:, 0]
+        found, reported = solved(times, lengths, 1.0, target)
         np.testing.assert_allclose(found, expected, atol=1e-3)
         residual = np.linalg.norm(profiles @ found - wanted) / np.linalg.norm(wanted)
-        reported = relative_error(found, times, lengths, 1.0, target)
         assert reported == pytest.approx(residual, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.10])
 def test_a_snapshot_at_its_own_length_and_time_returns_itself(sigma_rel):
     times, lengths = two_a_time(8, end=8e6)
-    weights = solve_weights(times, lengths, [5e6], [sigma_rel])[:, 0]
+    weights, error = solved(times, lengths, 5e6, sigma_rel)
     expected = (times == 5e6) & (lengths == sigma_rel)
     np.testing.assert_allclose(weights, expected, atol=1e-6)
-    assert relative_error(weights, times, lengths, 5e6, sigma_rel) < 1e-6
+    assert error < 1e-6
 
 
 def test_later_snapshots_have_no_weight():
@@ -60,6 +68,32 @@ def test_later_snapshots_have_no_weight():
     assert (weights[times > 0.6, 1] == 0).all()
     assert (weights[times <= 0.5, 0] != 0).any()
     assert (weights[times > 0.9, 2] != 0).all()
+
+
+def test_the_future_changes_neither_weights_nor_error():
+    """As if the snapshots after the target's time had not been taken."""
+    times, lengths = two_a_time(8)
+    past = times <= 0.5
+    weights, error = solved(times, lengths, 0.5, 0.15)
+    alone, same = solved(times[past], lengths[past], 0.5, 0.15)
+    np.testing.assert_allclose(weights[past], alone, rtol=1e-9)
+    assert error == pytest.approx(same, rel=1e-6)
+
+
+def test_gram_matrix_holds_the_inner_product_of_every_pair():
+    rows = [Power(t, s) for t, s in ((1.0, 0.05), (2.0, 0.2), (3.0, 0.1))]
+    columns = [Power(2.5, 0.15), Power(1.0, 0.05)]
+    found = gram_matrix(rows, columns)
+    assert found.shape == (3, 2)
+    for i, a in enumerate(rows):
+        for k, b in enumerate(columns):
+
+            def product(tau, a=a, b=b):
+                return float(a.density(np.float64(tau)) * b.density(np.float64(tau)))
+
+            end = min(a.nimg, b.nimg)
+            expected, _ = integrate.quad(product, 0, end, points=[end * 0.8], limit=200)
+            assert found[i, k] == pytest.approx(expected, rel=1e-9)
 
 
 def test_each_target_has_weights_of_its_own():
@@ -75,9 +109,9 @@ def test_each_target_has_weights_of_its_own():
 def test_weights_are_those_of_an_average_in_the_trusted_range(sigma_rel):
     """256 snapshot times, about the paper's 2 147.5 Mimg every 8 Mimg: near perfect."""
     times, lengths = two_a_time(256, end=2147.5e6)
-    weights = solve_weights(times, lengths, [times[-1]], [sigma_rel])[:, 0]
+    weights, error = solved(times, lengths, times[-1], sigma_rel)
     assert weights.sum() == pytest.approx(1, abs=1e-3)
-    assert relative_error(weights, times, lengths, times[-1], sigma_rel) < 1e-2
+    assert error < 1e-2
 
 
 def test_the_unit_of_time_does_not_matter():
@@ -92,8 +126,7 @@ def test_the_squared_error_falls_like_the_fourth_power_of_the_snapshots(sigma_re
     errors = []
     for n in (32, 64, 128):
         times, lengths = two_a_time(n)
-        weights = solve_weights(times, lengths, [1.0], [sigma_rel])[:, 0]
-        errors.append(relative_error(weights, times, lengths, 1.0, sigma_rel))
+        errors.append(solved(times, lengths, 1.0, sigma_rel)[1])
     gains = np.divide(errors[:-1], errors[1:]) ** 2
     np.testing.assert_allclose(gains, 16, rtol=0.2)
 
@@ -102,9 +135,7 @@ def test_two_lengths_a_time_beat_one():
     times, lengths = two_a_time(16)
     errors = {}
     for name, kept in (("two", lengths > 0), ("one", lengths == 0.05)):
-        t, s = times[kept], lengths[kept]
-        weights = solve_weights(t, s, [1.0], [0.13])[:, 0]
-        errors[name] = relative_error(weights, t, s, 1.0, 0.13)
+        errors[name] = solved(times[kept], lengths[kept], 1.0, 0.13)[1]
     assert errors["two"] < errors["one"] / 5 < 0.2
 
 

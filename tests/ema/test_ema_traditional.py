@@ -7,16 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import edm2
-from edm2.ema import SnapshotStore, TraditionalEMA, gamma_to_sigma_rel, reconstruct, stored
+from edm2.ema import (
+    Snapshot,
+    SnapshotStore,
+    TraditionalEMA,
+    copy_files,
+    gamma_to_sigma_rel,
+    write_snapshot,
+)
 from edm2.ema.gather import gather
 from edm2.ema.profile import traditional_beta, traditional_sigma_rel
-from edm2.ema.store import Snapshot, describe, snapshots_in, write_snapshots
 from edm2.params import UserError
 from edm2.runtime.checkpoint import load_tree, save_tree
-from edm2.runtime.manifest import write_manifest
 
 PAPER = Path(edm2.__file__).parent / "reporting" / "paper"
 HALFLIFE, RAMPUP, BATCH = 64, 0.1, 8  # the cap ends at 640 images
@@ -137,9 +143,9 @@ def trained(tmp_path):
     for last in (25, 50, 75):
         steps(ema, tensors, last - 24, last)
         snapshots = ema.snapshots(last * BATCH)
-        write_snapshots(folder, snapshots)
+        for snapshot, average in snapshots.items():
+            write_snapshot(folder, snapshot, average, [])
         written |= {s.nimg: (s, average["w"].clone()) for s, average in snapshots.items()}
-    write_manifest(folder, snapshots=describe(snapshots_in(folder)), buffers=[])
     return folder, written
 
 
@@ -155,41 +161,43 @@ def test_snapshots_are_found_again(trained, store):
     expected = [snapshot for snapshot, _ in written.values()]
     assert [s.nimg for s in expected] == [200, 400, 600]
     assert expected[0].sigma_rel == expected[1].sigma_rel > 0.1
-    assert snapshots_in(folder) == store.snapshots == expected
-    assert store.traditional
+    assert SnapshotStore(folder).snapshots == store.snapshots == expected
+    assert store.fixed
+    assert {s.average for s in store.snapshots} == {"traditional"}
+    profiles = [(p.nimg, p.halflife_nimg, p.rampup) for p in (s.profile for s in store.snapshots)]
+    assert profiles == [(nimg, HALFLIFE, RAMPUP) for nimg in (200, 400, 600)]
 
 
-@pytest.mark.parametrize("nimg", [None, 400])
-def test_a_stored_average_is_taken_as_it_is(trained, store, nimg):
-    ((spec, tensors),) = stored(store, nimg)
-    snapshot, average = trained[1][nimg or 600]
-    torch.testing.assert_close(tensors["w"], average, rtol=2**-10, atol=1e-4)  # 16 bits on disk
-    assert tensors["w"].dtype == torch.float32
-    assert (spec.sigma_rel, spec.nimg) == (snapshot.sigma_rel, snapshot.nimg)
-    assert (spec.average, spec.snapshots, spec.weight_sum) == ("traditional", 1, 1)
-    assert spec.trustworthy
+def test_stored_averages_are_taken_as_they_are(trained, store, tmp_path):
+    made = copy_files(store, [600, 200], tmp_path / "averages", torch.float32)
+    assert [spec.nimg for spec in made.values()] == [600, 200]
+    for path, spec in made.items():
+        snapshot, average = trained[1][spec.nimg]
+        found = load_file(path)["w"]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, average, rtol=2**-10, atol=1e-4)  # 16 bits on disk
+        assert spec.sigma_rel == snapshot.sigma_rel
+        assert (spec.average, spec.snapshots, spec.weight_sum) == ("traditional", 1, 1)
+        assert spec.error == 0
+        assert spec.trustworthy
 
 
 @pytest.mark.parametrize("nimg", [0, 300, 601])
-def test_a_time_without_a_snapshot_is_refused_with_the_times_there_are(store, nimg):
-    with pytest.raises(UserError, match=f"at {nimg} images: expected one of 200, 400, 600"):
-        list(stored(store, nimg))
-
-
-def test_its_length_cannot_be_chosen_afterwards(store):
-    with pytest.raises(UserError, match="fixed in training.*average: power"):
-        list(reconstruct(store, [0.1]))
+def test_a_time_without_a_snapshot_is_refused_with_the_times_there_are(store, tmp_path, nimg):
+    with pytest.raises(UserError, match=f"at {nimg} images: expected some of 200, 400, 600"):
+        copy_files(store, [nimg], tmp_path / "averages", torch.float16)
+    assert not (tmp_path / "averages").exists()
 
 
 def test_a_missing_last_snapshot_is_refused(trained, tmp_path):
     folder, written = trained
     (folder / written[600][0].file).unlink()
-    write_manifest(folder, snapshots=describe(snapshots_in(folder)), buffers=[])
-    with pytest.raises(UserError, match="stands at 400 images, expected .* 600"):
+    with pytest.raises(UserError, match="no snapshot at the end of training, 600 images"):
         gather(SnapshotStore(folder), tmp_path / "store", 600)
 
 
-def test_a_store_of_power_function_averages_is_not_traditional(tmp_path):
-    write_snapshots(tmp_path, {Snapshot.of(8, 0.1): {"w": torch.zeros(1)}})
-    write_manifest(tmp_path, snapshots=describe(snapshots_in(tmp_path)), buffers=[])
-    assert not SnapshotStore(tmp_path).traditional
+def test_lengths_of_power_function_averages_can_be_chosen_but_not_that_of_a_single_one(tmp_path):
+    write_snapshot(tmp_path, Snapshot.power(8, 0.1), {"w": torch.zeros(1)}, [])
+    assert SnapshotStore(tmp_path).fixed
+    write_snapshot(tmp_path, Snapshot.power(16, 0.1), {"w": torch.zeros(1)}, [])
+    assert not SnapshotStore(tmp_path).fixed

@@ -16,6 +16,16 @@ def test_a_range_whose_step_does_not_fit_ends_below():
     assert parse_grid("0.1...0.25 by 0.1") == [0.1, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("text", "points"),
+    [("2...10 by 4", [2, 6, 10]), ("2...9 by 4", [2, 6]), ("2.0...10 by 4", [2.0, 6.0, 10.0])],
+)
+def test_whole_numbers_stay_whole(text, points):
+    """One that is not makes all of them floats."""
+    assert parse_grid(text) == points
+    assert [type(point) for point in parse_grid(text)] == [type(point) for point in points]
+
+
 def test_lists_pass_through():
     assert parse_grid([0.1, 0.2]) == [0.1, 0.2]
 

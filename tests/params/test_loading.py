@@ -102,7 +102,25 @@ WRONG = [
     ("sweep.sigma_rel", "0.02 to 0.2", ["sweep.sigma_rel", "0.02...0.24 by 0.02"]),
     ("sweep.sigma_rel", "0.2...0.1 by 0.02", ["sweep.sigma_rel", "upwards"]),
     ("sweep.sigma_rel", [0.1, 0.05], ["sweep.sigma_rel", "rising"]),
-    ("sweep.nimg", 1, ["sweep.nimg", "first snapshot"]),
+    ("sweep.nimg", 5120, ["sweep.nimg", "5120", "tuple"]),
+    ("sweep.nimg", [], ["sweep.nimg", "1 item"]),
+    ("sweep.nimg", [5119], ["sweep.nimg: 5119", "first snapshot (5120)", "end (179200)"]),
+    ("sweep.nimg", [5120, 179201], ["sweep.nimg: 179201", "end (179200)"]),
+    ("sweep.nimg", [10240, 5120], ["sweep.nimg: [10240, 5120]", "rising"]),
+    ("sweep.nimg", [5120, 5120], ["sweep.nimg: [5120, 5120]", "each once"]),
+    ("sweep.nimg", [5120.0], ["sweep.nimg.0", "5120.0", "integer"]),
+    ("sweep.nimg", "5120.0...10240.0 by 5120.0", ["sweep.nimg.0: 5120.0", "integer"]),
+    ("sweep.nimg", "5120...10240 by 0.5e4", ["sweep.nimg.0: 5120.0", "integer"]),
+    ("sweep.nimg", "10240...5120 by 5120", ["sweep.nimg", "upwards"]),
+    ("sweep.tensors", "*-affine", ["sweep.tensors", "'*-affine'"]),
+    ("sweep.tensors", [1], ["sweep.tensors.0", "1", "string"]),
+    ("sweep.tensors", ["*-affine"], ["sweep.tensors_base: None", "with sweep.tensors"]),
+    ("sweep.tensors_base", 0.1, ["sweep.tensors_base: 0.1", "null without"]),
+    ("sweep.tensors_base", 0.3, ["sweep.tensors_base", "0.3", "0.2886"]),
+    ("ema.source", "elsewhere", ["ema.source", "'elsewhere'", "'training'", "'published'"]),
+    ("ema.source", "published", ["ema.path: None", "folder of published pickles"]),
+    ("ema.path", "pickles", ["ema.path: 'pickles'", "null with source: training"]),
+    ("evaluation.confirm", 1, ["evaluation.confirm", "1", "boolean"]),
     ("sampling.sigma_min", 100, ["sampling.sigma_min", "below sampling.sigma_max"]),
     ("evaluation.samples", 64, ["evaluation.samples", "64", "features.dims (64)"]),
     ("runtime.device", "gpu", ["runtime.device", "'gpu'", "cpu, cuda"]),
@@ -116,6 +134,34 @@ def test_wrong_values_are_refused_with_key_value_and_way_out(tmp_path, key, valu
     with pytest.raises(UserError) as error:
         load(path)
     assert [text for text in [str(path), *said] if text not in str(error.value)] == []
+
+
+def test_published_networks_need_their_folder_and_config_g(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    changes = {"ema.source": "published", "ema.path": "pickles"}
+    with pytest.raises(UserError, match="ema.path: 'pickles'"):
+        load(write_params(tmp_path / "params.yaml", changes))
+    (tmp_path / "pickles").mkdir()
+    assert load(write_params(tmp_path / "params.yaml", changes)).ema.path == "pickles"
+    for configs in (["F"], ["F", "G"]):
+        path = write_params(tmp_path / "params.yaml", {**changes, "configs": configs})
+        with pytest.raises(
+            UserError, match=r"configs: .*expected \[G\] with ema.source: published"
+        ):
+            load(path)
+
+
+def test_times_of_published_networks_are_not_those_of_a_training_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    changes = {"ema.source": "published", "ema.path": ".", "sweep.nimg": [2147483000]}
+    assert load(write_params(tmp_path / "params.yaml", changes)).sweep.nimg == (2147483000,)
+
+
+@pytest.mark.parametrize("times", ["44800...179200 by 44800", [44800, 89600, 134400, 179200]])
+def test_times_of_a_sweep_are_whole_images(tmp_path, times):
+    found = load(write_params(tmp_path / "params.yaml", {"sweep.nimg": times})).sweep.nimg
+    assert found == (44800, 89600, 134400, 179200)
+    assert {type(nimg) for nimg in found} == {int}
 
 
 def test_all_problems_are_told_at_once(tmp_path):

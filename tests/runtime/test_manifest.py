@@ -59,6 +59,22 @@ def test_manifests_below_are_files_like_others(folder: Path) -> None:
         read_manifest(folder)
 
 
+def test_optional_files_may_be_missing_but_not_harmed(folder: Path) -> None:
+    read_manifest(folder, optional="deep/*")
+    (folder / "deep" / "b.bin").write_bytes(b"6")
+    with pytest.raises(UserError, match="truncated"):
+        read_manifest(folder, optional="deep/*")
+    (folder / "deep" / "b.bin").unlink()
+    facts = read_manifest(folder, optional="deep/*")
+    assert (facts["classes"], list(facts["files"])) == (["x", "y"], ["a.bin", "deep/b.bin"])
+    for others in ("", "*.txt", "b.bin"):
+        with pytest.raises(UserError, match=r"b\.bin: missing"):
+            read_manifest(folder, optional=others)
+    (folder / "a.bin").unlink()
+    with pytest.raises(UserError, match=r"a\.bin: missing"):
+        read_manifest(folder, optional="deep/*")
+
+
 def test_no_manifest_says_to_run_the_stage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Run the stage that makes") as refusal:
         read_manifest(tmp_path / "images")

@@ -1,0 +1,164 @@
+"""Networks of EDM2's authors in place of a training: pickles like theirs, of a narrow network."""
+
+import pandas as pd
+import pytest
+import torch
+from published_pickles import write_published
+from safetensors.torch import load_file
+from tiny import TINY, run_stage, write_params
+
+from edm2.diffusion import build_denoiser
+from edm2.diffusion.names import published_name
+from edm2.ema import SnapshotStore, reconstruct
+from edm2.params import UserError, load
+from edm2.runtime.manifest import read_manifest
+from stages.published import import_published
+from stages.snapshot_emas import outside
+
+LENGTHS = (0.05, 0.1)
+
+
+def narrow(seed, channels=8):
+    """A denoiser of config G with values of its own, and its tensors in 16 bits, as published."""
+    torch.manual_seed(seed)
+    denoiser = build_denoiser("G", channels=channels, num_classes=3)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.normal_()
+    return denoiser, {published_name(n): t.half() for n, t in denoiser.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder of two pickles, and the raw networks in them, by EMA length."""
+    folder, networks = tmp_path_factory.mktemp("pickles"), {}
+    for seed, length in enumerate(LENGTHS):
+        denoiser, tensors = narrow(seed)
+        write_published(folder / f"edm2-img512-s-0000064-{length:.3f}.pkl", tensors)
+        networks[length] = denoiser.unet.state_dict()
+    return folder, networks
+
+
+@pytest.fixture
+def diffusion(tmp_path):
+    return load(write_params(tmp_path / "params.yaml", TINY)).diffusion
+
+
+def assert_network(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            tensors[name].float(), tensor.half().float(), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_a_stored_length_gives_the_published_network_under_our_names(
+    published, diffusion, tmp_path
+):
+    folder, networks = published
+    import_published(sorted(folder.iterdir()), tmp_path / "store", diffusion)
+    store = SnapshotStore(tmp_path / "store")
+    assert [(s.nimg, s.sigma_rel, s.average) for s in store.snapshots] == [
+        (64_000, length, "power") for length in LENGTHS
+    ]
+    parameters = dict(build_denoiser("G", channels=8, num_classes=3).unet.named_parameters())
+    assert set(store.parameters) == set(parameters)
+    for spec, tensors in reconstruct(store, LENGTHS):
+        parameters_of = {n: t for n, t in networks[spec.sigma_rel].items() if n in parameters}
+        assert_network({n: tensors[n] for n in parameters_of}, parameters_of)
+        assert tensors.keys() == networks[spec.sigma_rel].keys()
+        assert spec.error < 1e-6
+
+
+def refused(paths, tmp_path, diffusion, told):
+    with pytest.raises(UserError, match=told):
+        import_published(paths, tmp_path / "store", diffusion)
+
+
+def test_a_folder_without_pickles_is_refused(tmp_path, diffusion):
+    refused([], tmp_path, diffusion, r"ema.path: .*\*\.pkl")
+
+
+@pytest.mark.parametrize(
+    "name", ["network.pkl", "edm2-img512-s-2147483.pkl", "edm2-img512-s-0.130.pkl", "s-12-1.3.pkl"]
+)
+def test_a_name_that_does_not_tell_time_and_length_is_refused(tmp_path, diffusion, name):
+    refused([tmp_path / name], tmp_path, diffusion,
+            f"{name}: .*edm2-img512-s-2147483-0.130.pkl")  # fmt: skip
+
+
+def test_networks_of_another_width_are_refused(published, tmp_path, diffusion):
+    paths = sorted(published[0].iterdir())
+    wider = diffusion.model_copy(update={"channels": 12})
+    refused(paths, tmp_path, wider, r"0\.050\.pkl: a network of 8 channels, .* say 12")
+    sized = diffusion.model_copy(update={"channels": None, "size": "XS"})
+    refused(paths, tmp_path, sized, r"a network of 8 channels, .* say 128")
+
+
+def test_networks_of_two_kinds_are_refused(published, tmp_path, diffusion):
+    """Of other classes, here."""
+    _, tensors = narrow(2)
+    tensors["unet.emb_label.weight"] = tensors["unet.emb_label.weight"][:, :2]
+    other = write_published(tmp_path / "edm2-img512-s-0000064-0.200.pkl", tensors)
+    refused([*sorted(published[0].iterdir()), other], tmp_path, diffusion,
+            "tensors differ from the other snapshots' in map.label.weight")  # fmt: skip
+
+
+def test_a_damaged_pickle_is_named(published, tmp_path, diffusion):
+    whole = sorted(published[0].iterdir())[0]
+    (tmp_path / whole.name).write_bytes(whole.read_bytes()[:-1000])
+    refused([tmp_path / whole.name], tmp_path, diffusion, f"{whole.name}: cannot be read")
+
+
+def test_stages_up_to_the_sweep_take_published_networks(project, published, capsys):
+    """Nothing is trained; the report says so, from what the other stages of a training left."""
+    source, networks = published
+    project_folder = project(ema__source="published", ema__path=str(source))
+    for stage in ("train_diffusion", "snapshot_emas", "sweep_ema"):
+        run_stage(stage, "G")
+    assert "config G is not trained here" in capsys.readouterr().out
+    models = project_folder / "models"
+    assert list(read_manifest(models / "diffusion/G")["files"]) == []
+    assert pd.read_csv(project_folder / "reports/training/G.csv").empty
+    assert len(read_manifest(models / "ema/G")["snapshots"]) == len(LENGTHS)
+    made = {n["sigma_rel"]: n for n in read_manifest(models / "sweep/G")["networks"]}
+    assert list(made) == TINY["sweep.sigma_rel"]
+    written = load_file(models / "sweep/G" / made[0.1]["file"])
+    for name in (name for name in written if name.endswith("weight")):
+        torch.testing.assert_close(written[name].float(), networks[0.1][name], rtol=1e-3, atol=1e-3)
+    run_stage("report")
+    page = (project_folder / "reports/index.html").read_text()
+    assert "none was trained here" in page
+    assert "Training dynamics</h2>" not in page
+
+
+def test_a_single_published_network_is_taken_as_it_is(project, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    denoiser, tensors = narrow(3)
+    write_published(tmp_path / "one/edm2-img512-s-0000064-0.130.pkl", tensors)
+    folder = project(ema__source="published", ema__path=str(tmp_path / "one"))
+    for stage in ("train_diffusion", "snapshot_emas", "sweep_ema"):
+        run_stage(stage, "G")
+    assert "sweep.sigma_rel does not apply" in capsys.readouterr().out
+    (network,) = read_manifest(folder / "models/sweep/G")["networks"]
+    assert (network["sigma_rel"], network["nimg"]) == (0.13, 64_000)
+    written = load_file(folder / "models/sweep/G" / network["file"])
+    expected = denoiser.unet.state_dict()
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name].half()) for name, tensor in written.items())
+
+
+def test_other_pickles_are_other_work(published, tmp_path, monkeypatch):
+    """Their names and sizes enter the fingerprint; with a training of ours there are none."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "pickles").mkdir()
+    changes = {**TINY, "ema.source": "published", "ema.path": "pickles"}
+    params = load(write_params(tmp_path / "params.yaml", changes))
+    seen = [outside(params)]
+    for name, size in (("a.pkl", 3), ("b.pkl", 4), ("a.pkl", 5)):
+        (tmp_path / "pickles" / name).write_bytes(b"x" * size)
+        seen.append(outside(params))
+    assert len(set(seen)) == 4
+    (tmp_path / "pickles/notes.txt").touch()
+    assert outside(params) == seen[-1]
+    assert outside(load(write_params(tmp_path / "params.yaml", TINY))) == ""
