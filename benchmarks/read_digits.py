@@ -29,12 +29,12 @@ from edm2.vae.codec import load_vae
 SEEDS = range(1_000_000, 1_001_000)  # none that the sweep has seen
 
 
-def generated(config: str, sigma_rel: float) -> tuple[torch.Tensor, torch.Tensor]:
+def generated(config: str, network: str) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 images [N, 3, 16, 16] of SEEDS and the classes asked for."""
     params, cpu = load("params.yaml"), torch.device("cpu")
     latents, codec = LatentShards(Path("data/latents"), "train"), load_vae(Path("models/vae"), cpu)
     denoiser = denoiser_for(config, params, latents.shape, len(latents.classes))
-    set_network(denoiser, load_file(f"models/sweep/{config}/sigma_rel-{sigma_rel!r}.safetensors"))
+    set_network(denoiser, load_file(f"models/sweep/{config}/{network}.safetensors"))
     parts = generate(denoiser, SEEDS, latents.shape, len(latents.classes), params.sampling, cpu)
     images = [codec.decode(latents.normalization.denormalize(part)) for _, part in parts]
     return torch.cat(images), seed_labels(SEEDS, len(latents.classes))
@@ -45,14 +45,14 @@ def main() -> int:
     parser.add_argument("config", nargs="?", default="G")
     parser.add_argument("--least", type=float, default=0.0)
     arguments = parser.parse_args()
-    sigma_rel = float(best_of(pd.read_csv(f"reports/fid/{arguments.config}.csv"))["sigma_rel"])
-    images, labels = generated(arguments.config, sigma_rel)
+    best = best_of(pd.read_csv(f"reports/fid/{arguments.config}.csv"))
+    images, labels = generated(arguments.config, best["network"])
     small = torch.nn.functional.avg_pool2d(
         images.float().mean(1), images.shape[-1] // 8
     )  # [N, 8, 8]
     reader = SVC(gamma=0.001).fit(*load_digits(return_X_y=True))
     right = reader.predict(small.flatten(1).numpy() * (16 / 255)) == labels.numpy()
-    print(f"config {arguments.config}, EMA length {sigma_rel:g}: {right.mean():.1%} of {len(right)} "
+    print(f"config {arguments.config}, EMA length {best['sigma_rel']:g}: {right.mean():.1%} of {len(right)} "
           "generated digits are read as the class asked for")  # fmt: skip
     for digit in np.unique(labels):
         print(f"  {digit}: {right[labels.numpy() == digit].mean():.0%}")
