@@ -1,7 +1,8 @@
-"""`python -m edm2.ema`: post-hoc EMA on any folder of snapshots, without a pipeline."""
+"""Post-hoc EMA on any folder of snapshots, without a pipeline: `python -m edm2.ema`."""
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 if an average is not to be trusted; 2 for wrong input."""
     given = _parser().parse_args(arguments)
     try:
-        return int(given.run(given))
+        status = int(given.run(given))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, ValueError, OSError) as error:
         print(f"{given.command}: {error}", file=sys.stderr)
         return 2
@@ -74,9 +80,9 @@ def _reconstruct(given: argparse.Namespace) -> int:
 def _lengths(text: str) -> list[float]:
     try:
         values = parse_grid(text) if "by" in text else [float(part) for part in text.split(",")]
-    except ValueError as error:
+    except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected numbers with commas between, or {error}"
+            f"{text!r}: expected EMA lengths like 0.05,0.10 or a range like '0.05...0.25 by 0.01'"
         ) from None
     return [float(value) for value in values]
 

@@ -112,8 +112,9 @@ def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
             text += f" On {fresh['samples']} fresh seeds: {fresh['value']:.4g}."
         lines.append(paragraph(text))
     note = (
-        "The length was chosen on the very samples that give the value, so the value is slightly "
-        "optimistic; the networks differ in EMA length alone and share their seeds."
+        "The length was chosen on the very samples that give the value, so the value is "
+        "optimistic; the networks differ in EMA length alone and share their seeds, so that the "
+        "curve is smoother than the value of a single point is certain."
     )
     if (networks["seeds"] == "sweep").all():
         note += " With evaluation.confirm the best network is measured again on fresh seeds."
