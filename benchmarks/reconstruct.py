@@ -9,6 +9,7 @@ length (timed on a few snapshots, and extrapolated).
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -123,6 +124,7 @@ def main() -> None:
         make_store(Path(folder), given.snapshots, int(given.millions * 1e6))
         for count in given.lengths:
             for way in WAYS:
+                os.sync()  # what was written before is not to be written now
                 command = [sys.executable, __file__, "--one", way, folder, str(count)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 rows.append(

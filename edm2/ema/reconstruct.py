@@ -1,7 +1,6 @@
 """Averages of any length, made from a snapshot store."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,9 +81,12 @@ def reconstruct(
         return
     plan = _Plan(store, [Target(sigma_rel, nimg) for sigma_rel in sigma_rels])
     made = [_empty(plan.last) for _ in plan.targets]
-    for name, begin, sums in plan.pieces():
+
+    def keep(name: str, begin: int, sums: torch.Tensor) -> None:
         for tensors, values in zip(made, sums, strict=True):
             tensors[name].view(-1)[begin : begin + len(values)] = values
+
+    plan.run(keep)
     yield from zip(plan.specs, made, strict=True)
 
 
@@ -110,19 +112,14 @@ def reconstruct_files(
         ]
         for file in files:
             stack.callback(file.close)
-        behind = stack.enter_context(ThreadPoolExecutor(1))  # writes while the next sum is made
-        written = behind.submit(lambda: None)
-        for name, begin, sums in plan.pieces():
+
+        def write(name: str, begin: int, sums: torch.Tensor) -> None:
             cast = _cast(sums, layout[name][0], name)
-            written.result()
-            written = behind.submit(_write, files, name, begin, cast)
-        written.result()
+            for file, values in zip(files, cast, strict=True):
+                file.write(name, begin, values)
+
+        plan.run(write)
     return plan.specs
-
-
-def _write(files: Sequence[TensorWriter], name: str, begin: int, sums: torch.Tensor) -> None:
-    for file, values in zip(files, sums, strict=True):
-        file.write(name, begin, values)
 
 
 def copy_files(
@@ -175,8 +172,10 @@ class _Plan:
         self.specs = [self._describe(*target) for target in self.targets]
         self.uniform = self._weights("")
 
-    def pieces(self) -> Iterator[tuple[str, int, torch.Tensor]]:
-        """Tensor, first value, and values [targets, values]: sums, and buffers as they stood."""
+    def run(self, consume: Callable[[str, int, torch.Tensor], None]) -> None:
+        """Hand over tensor, first value, and values [targets, values]: sums, and buffers as they
+        stood at each target's time.
+        """
         ends = {
             nimg: max(s for s in self.snapshots if s.nimg <= nimg) for _, nimg, _ in self.targets
         }
@@ -186,11 +185,12 @@ class _Plan:
             names = [name for name in readers[max(readers)].entries if name not in self.buffers]
             for name in self.buffers:
                 values = [readers[nimg].tensor(name).flatten() for _, nimg, _ in self.targets]
-                yield name, 0, torch.stack(values)
-        yield from combine(
+                consume(name, 0, torch.stack(values))
+        combine(
             [self.store.path(snapshot) for snapshot in self.snapshots],
             names,
             lambda name: self._weights(name) if name in self.special else self.uniform,
+            consume,
         )
 
     def _solve(self, wanted: list[tuple[float, int]]) -> dict[tuple[float, int], Column]:

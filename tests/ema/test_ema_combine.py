@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from edm2.ema import (
     Snapshot,
@@ -50,13 +49,34 @@ def by_hand(store, name, length, nimg=LATEST):
 
 
 def whole(store, weights):
-    """What `combine` yields, as tensors [sums, values] by name: pieces without overlap or gap."""
+    """What `combine` hands over, as tensors [sums, values] by name: pieces without overlap or gap."""
     paths, found = [store.path(s) for s in store.snapshots], {}
-    for name, begin, sums in combine(paths, store.parameters, weights):
-        before = found.setdefault(name, [])
-        assert begin == sum(part.shape[1] for part in before)
-        before.append(sums.clone())
-    return {name: torch.cat(parts, 1) for name, parts in found.items()}
+    combine(paths, store.parameters, weights,
+            lambda name, begin, sums: found.setdefault(name, {}).update({begin: sums.clone()}))  # fmt: skip
+    for name, parts in found.items():
+        ends = np.cumsum([0, *(parts[begin].shape[1] for begin in sorted(parts))])
+        assert sorted(parts) == list(ends[:-1])
+        found[name] = torch.cat([parts[begin] for begin in sorted(parts)], 1)
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_the_pieces_and_change_nothing(tmp_path, monkeypatch, threads):
+    """Nor do they change how many threads PyTorch has, even if one fails."""
+    monkeypatch.setattr(combining, "PIECE_VALUES", 40)
+    store = make_store(tmp_path / "store")
+    weights = torch.randn(3, len(store.snapshots))
+    expected = whole(store, lambda _: weights)
+    torch.set_num_threads(threads)
+    found = whole(store, lambda _: weights)
+    assert all(torch.equal(found[name], sums) for name, sums in expected.items())
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        combine([store.path(s) for s in store.snapshots], store.parameters, lambda _: weights, fail)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("piece_values", [1, 8, 40, 7 * 8, 2**21])
@@ -171,40 +191,27 @@ def test_a_sum_is_that_of_its_row_of_weights(tmp_path, monkeypatch, piece_values
         np.testing.assert_allclose(sums.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-class Largest(TorchDispatchMode):
-    """Bytes of the largest tensor that any operation returns."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        if isinstance(found, torch.Tensor):
-            self.bytes = max(self.bytes, found.nbytes)
-        return found
-
-
 @pytest.mark.parametrize("snapshots", [1, 2, 30])
 @pytest.mark.parametrize("sums", [1, 40])
 def test_no_tensor_is_larger_than_a_piece(tmp_path, monkeypatch, snapshots, sums):
     """Of 8 bytes a value, whatever the number of files and sums, and however large their tensors."""
     monkeypatch.setattr(combining, "PIECE_VALUES", 600)
-    paths, largest, empty = [], Largest(), torch.empty
+    paths, largest, empty = [], [], torch.empty
     for k in range(snapshots):
         paths.append(tmp_path / f"{k}.safetensors")
         save_file({"x": torch.ones(100, 50), "y": torch.ones(7)}, paths[-1])
 
-    def allocated(*size, **options):  # by a reading thread, which the mode does not see
-        found = empty(*size, **options)
-        largest.bytes = max(largest.bytes, found.nbytes)
-        return found
+    def allocated(*size, **options):  # all that a worker needs
+        largest.append(empty(*size, **options).nbytes)
+        return empty(*size, **options)
 
     monkeypatch.setattr(torch, "empty", allocated)
-    weights, values = torch.ones(sums, snapshots), 0
-    with largest:
-        for _, _, found in combine(paths, ["x", "y"], lambda _: weights):
-            values += found.shape[1]
-    assert values == 5007
-    assert 0 < largest.bytes <= 600 * 8
+    weights, counts = torch.ones(sums, snapshots), []
+    combine(paths, ["x", "y"], lambda _: weights,
+            lambda name, begin, found: counts.append(found.shape[1]))  # fmt: skip
+    assert sum(counts) == 5007
+    assert 0 < max(largest) <= 600 * 8
+    assert len(largest) <= 3 * torch.get_num_threads()
 
 
 def test_what_does_not_fit_float16_is_refused_and_leaves_no_file(tmp_path):
