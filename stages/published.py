@@ -10,10 +10,21 @@ from edm2.ema.gather import write_index
 from edm2.ema.pickles import read_published
 from edm2.ema.store import Snapshot, SnapshotStore, check_snapshots, write_snapshot
 from edm2.params import UserError
+from edm2.params.checks import project_root
 from edm2.params.diffusion import Diffusion
 from edm2.runtime.progress import track
 
 NAME = re.compile(r".*-(\d+)-(0\.\d+)\.pkl")  # thousand images, EMA length
+
+
+def published_files(folder: str | None) -> list[Path]:
+    """The pickles of `folder`, relative to the project; none of none."""
+    return sorted((project_root() / folder).glob("*.pkl")) if folder else []
+
+
+def described(folder: str | None) -> str:
+    """Names and sizes of those pickles."""
+    return "; ".join(f"{path.name} {path.stat().st_size}" for path in published_files(folder))
 
 
 def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) -> None:
@@ -26,7 +37,8 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
             network than params describe.
     """
     if not paths:
-        raise UserError("ema.path: expected published networks (*.pkl) in it, found none.")
+        raise UserError("ema.path or guidance.path: expected published networks (*.pkl) in it, "
+                        "found none.")  # fmt: skip
     channels = SIZES[diffusion.size].channels if diffusion.size else diffusion.channels
     for path in track(paths, "read published networks", len(paths), "file"):
         found = NAME.fullmatch(path.name)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from stages.entry import Place, main
 
+SHOWN = 24  # held-out images in the picture of reconstructions
+
 
 def work(place: Place) -> None:
     """Train the VAE; measure its reconstructions of held-out images."""
@@ -11,7 +13,7 @@ def work(place: Place) -> None:
 
     from edm2.data.images import ImageShards
     from edm2.features.classifier import load_classifier
-    from edm2.reporting.grids import write_reconstructions
+    from edm2.reporting.grids import write_rows
     from edm2.runtime.device import activation_dtype
     from edm2.runtime.distributed import ranks
     from edm2.runtime.loop import Every, train
@@ -44,7 +46,9 @@ def work(place: Place) -> None:
         found = evaluate(network, held_out, classifier, device)
         found |= reconstruction_distances(codec, images, held_out, classifier, device)
         grid = place.out("reports/vae/reconstructions.png")
-        write_reconstructions(grid, codec, held_out, device)
+        shown, _ = held_out.batch(range(min(SHOWN, len(held_out))))
+        decoded = codec.decode(codec.encode(shown.to(device))[0]).cpu()
+        write_rows(grid, {"image": shown, "decoded": decoded})
         place.run.artifact(grid)
         write_curves(place, "reports/vae/curves.csv")
         write_metrics(place, "reports/vae/metrics.json", found)

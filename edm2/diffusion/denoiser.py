@@ -39,7 +39,8 @@ class Denoiser(nn.Module):
         Args:
             x: noisy data float32 [N, C, R, R], of data with standard deviation 0.5.
             sigma: noise level float32 [N], above 0.
-            labels: class indices int64 [N], or one-hot float [N, num_classes]; None: no class.
+            labels: class indices int64 [N], −1 for no class, or one-hot float [N, num_classes];
+                None: no class.
         """
         x, sigma = x.float(), sigma.float()
         s = sigma[:, None, None, None]
@@ -67,7 +68,9 @@ class Denoiser(nn.Module):
             return None
         if labels is None:
             return torch.zeros(count, classes, device=self.unet.out_conv.weight.device)
-        return labels.float() if labels.is_floating_point() else F.one_hot(labels, classes).float()
+        if labels.is_floating_point():
+            return labels.float()
+        return F.one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]
 
 
 class Uncertainty(nn.Module):

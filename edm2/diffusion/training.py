@@ -22,7 +22,7 @@ from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.loop import Metrics, Scalar
-from edm2.runtime.randomness import normals, torch_seed
+from edm2.runtime.randomness import generator, normals, torch_seed
 
 # clean latents, noise, ln σ, labels
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -173,10 +173,13 @@ def bin_names(ladder: Ladder) -> list[str]:
     return [f"weighted_mse/sigma_{np.exp(ladder.p_mean + ladder.p_std * m):.3g}" for m in middles]
 
 
-def batches(latents: LatentShards, ladder: Ladder, seed: int) -> Callable[[int], Iterator[Batch]]:
+def batches(
+    latents: LatentShards, ladder: Ladder, label_dropout: float, seed: int
+) -> Callable[[int], Iterator[Batch]]:
     """Training batches from a given time on.
 
-    Each image comes with a fresh sample of its latent, noise, and ln σ ~ N(P_mean, P_std²).
+    Each image comes with a fresh sample of its latent, noise, and ln σ ~ N(P_mean, P_std²); with
+    probability `label_dropout` its label is −1, no class.
     """
     shape = latents.shape
     pixels = int(np.prod(shape))
@@ -187,6 +190,10 @@ def batches(latents: LatentShards, ladder: Ladder, seed: int) -> Callable[[int],
         mean, std, labels = latents.batch(indices)
         data = latents.normalization.normalize(mean + std * fresh.reshape(-1, *shape))
         ln_sigma = ladder.p_mean + ladder.p_std * level.squeeze(1)
+        if label_dropout:
+            dropped = [generator(seed, "diffusion/label_dropout", n).random() < label_dropout
+                       for n in numbers]  # fmt: skip
+            labels = labels.masked_fill(torch.tensor(dropped), -1)
         return data, noise.reshape(-1, *shape).contiguous(), ln_sigma, labels
 
     return lambda nimg: stream(read, len(latents), ladder.batch, seed, nimg)

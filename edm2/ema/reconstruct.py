@@ -123,25 +123,21 @@ def reconstruct_files(
 
 
 def copy_files(
-    store: SnapshotStore, times: Sequence[int], folder: Path, dtype: torch.dtype
-) -> dict[Path, Reconstruction]:
-    """Write the averages stored at `times` as they are: those of a store of fixed lengths.
+    store: SnapshotStore, targets: Mapping[Path, Target], dtype: torch.dtype
+) -> list[Reconstruction]:
+    """Write the averages of a store of fixed lengths as they are; targets say their times.
 
     Raises:
         UserError: no snapshot was taken at one of the times.
     """
-    found = {}
-    for nimg in times:
-        taken = [snapshot for snapshot in store.snapshots if snapshot.nimg == nimg]
-        if not taken:
-            known = ", ".join(str(snapshot.nimg) for snapshot in store.snapshots)
-            raise UserError(f"{store.folder}: no average was stored at {nimg} images: expected some "
-                            f"of {known}.")  # fmt: skip
-        for snapshot in taken:
-            path = folder / f"{nimg:012d}-sigma_rel-{snapshot.sigma_rel!r}.safetensors"
-            write_tensors(path, load_file(store.path(snapshot)), dtype)
-            found[path] = Reconstruction(snapshot.sigma_rel, nimg, snapshot.average, 0.0, 1.0, 1)
-    return found
+    specs = []
+    for path, target in targets.items():
+        snapshot = store.at(store.end if target.nimg is None else target.nimg)
+        write_tensors(path, load_file(store.path(snapshot)), dtype)
+        specs.append(
+            Reconstruction(snapshot.sigma_rel, snapshot.nimg, snapshot.average, 0.0, 1.0, 1)
+        )
+    return specs
 
 
 class _Plan:

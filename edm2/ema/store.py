@@ -156,6 +156,19 @@ class SnapshotStore:
         """Time of the latest snapshot."""
         return self.snapshots[-1].nimg
 
+    def at(self, nimg: int) -> Snapshot:
+        """The snapshot of one time, in a store of fixed lengths.
+
+        Raises:
+            UserError: none was taken then.
+        """
+        for snapshot in self.snapshots:
+            if snapshot.nimg == nimg:
+                return snapshot
+        known = ", ".join(str(snapshot.nimg) for snapshot in self.snapshots)
+        raise UserError(f"{self.folder}: no average was stored at {nimg} images: expected some of "
+                        f"{known}.")  # fmt: skip
+
     def path(self, snapshot: Snapshot) -> Path:
         return self.folder / snapshot.file
 

@@ -51,6 +51,7 @@ def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     yield from _per_config(params, world_size)
     yield from _sweep(params, root)
     yield from _evaluation(params)
+    yield from _guidance(params, world_size, root)
 
 
 def _per_config(params: Params, world_size: int) -> Iterator[Problem]:
@@ -63,6 +64,8 @@ def _per_config(params: Params, world_size: int) -> Iterator[Problem]:
             *_training("diffusion", own.diffusion, world_size),
             *_denoiser(own, world_size),
             *_snapshots(own),
+            *_times(own),
+            *_guide(own),
         ):
             found.setdefault(str(problem), (problem, []))[1].append(config)
     for problem, configs in found.values():
@@ -166,6 +169,10 @@ def _denoiser(params: Params, world_size: int) -> Iterator[Problem]:
                 yield Problem("diffusion.channels", diffusion.channels,
                               f"level widths in multiples of 64, or below 128 of 4; got {width}",
                               "Attention heads have 64 channels each.")  # fmt: skip
+    if diffusion.label_dropout and not diffusion.conditional:
+        yield Problem("diffusion.label_dropout", diffusion.label_dropout,
+                      "0 with diffusion.conditional: false",
+                      "A network that is told no class has none to be left out.")  # fmt: skip
     share = diffusion.batch // world_size
     if diffusion.microbatch is not None and share % diffusion.microbatch:
         yield Problem("diffusion.microbatch", diffusion.microbatch,
@@ -187,11 +194,19 @@ def _snapshots(params: Params) -> Iterator[Problem]:
         yield Problem("ema.snapshot_nimg", snapshot,
                       f"a multiple of diffusion.batch ({params.diffusion.batch})",
                       _nearest(snapshot, params.diffusion.batch))  # fmt: skip
+
+
+def _times(params: Params) -> Iterator[Problem]:
+    """Times of averages, where snapshots of a training here stand."""
+    if params.ema.source == "published":
+        return
+    snapshot, duration = params.ema.snapshot_nimg, params.diffusion.duration_nimg
     for nimg in params.sweep.nimg or ():
-        if not snapshot <= nimg <= duration and params.ema.source == "training":
+        if not snapshot <= nimg <= duration or nimg % snapshot:
             yield Problem("sweep.nimg", nimg,
-                          f"times from the first snapshot ({snapshot}) to the end ({duration})",
-                          "null means the end of training.")  # fmt: skip
+                          f"times of snapshots, the multiples of ema.snapshot_nimg ({snapshot}) up "
+                          f"to the end ({duration})",
+                          f"{_nearest(min(nimg, duration), snapshot)} null: the end.")  # fmt: skip
 
 
 def _sweep(params: Params, root: Path) -> Iterator[Problem]:
@@ -231,8 +246,82 @@ def _evaluation(params: Params) -> Iterator[Problem]:
                       "dimensions the covariance is singular", "Use at least twice as many.")  # fmt: skip
 
 
+def _guidance(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
+    """What is asked of the guide, and what goes with which kind of guide."""
+    guidance, kind = params.guidance, params.guidance.guide
+    unused = {"none": ("interval", "sigma_rel", "nimg", "changes", "path"),
+              "unlabelled": ("sigma_rel", "nimg", "changes", "path"),
+              "snapshot": ("changes", "path"), "trained": ("path",), "published": ()}  # fmt: skip
+    for name in unused[kind]:
+        value = getattr(guidance, name)
+        if value:
+            empty = "{}" if name == "changes" else "null"
+            yield Problem(f"guidance.{name}", value, f"{empty} with guidance.guide: {kind}",
+                          "Name another guide, or empty the field.")  # fmt: skip
+    if kind == "none" and guidance.strength != (1.0,):
+        yield Problem("guidance.strength", list(guidance.strength), "[1.0] with guide: none",
+                      "Name a guide: unlabelled, snapshot, trained or published.")  # fmt: skip
+    if any(b - a <= 1e-9 for a, b in pairwise(guidance.strength)):
+        yield Problem("guidance.strength", list(guidance.strength),
+                      "values in rising order, each once", "Sort them.")  # fmt: skip
+    if guidance.interval is not None and guidance.interval[0] >= guidance.interval[1]:
+        yield Problem("guidance.interval", list(guidance.interval), "[low, high], low below high",
+                      "null means all noise levels.")  # fmt: skip
+    if kind == "snapshot" and guidance.sigma_rel is None and guidance.nimg is None:
+        yield Problem("guidance.sigma_rel, guidance.nimg", (None, None),
+                      "one of them with guide: snapshot",
+                      "A network that guides itself changes nothing.")  # fmt: skip
+    if kind == "published" and (guidance.path is None or not (root / guidance.path).is_dir()):
+        yield Problem("guidance.path", guidance.path, "the folder of published pickles",
+                      "Set it to a folder of .pkl files of one network.")  # fmt: skip
+    if kind == "trained" and not guidance.changes:
+        yield Problem("guidance.changes", {}, "fields in which the guide's training differs",
+                      "{conditional: false} trains an unconditional guide.")  # fmt: skip
+    if "per_config" in guidance.changes:
+        yield Problem("guidance.changes.per_config", guidance.changes["per_config"],
+                      "other fields of `diffusion`", "Remove it.")  # fmt: skip
+    elif kind == "trained":
+        yield from _guide_training(params, world_size)
+
+
+def _guide_training(params: Params, world_size: int) -> Iterator[Problem]:
+    """What would keep the guide from being trained, each problem once."""
+    found: dict[str, Problem] = {}
+    for config in params.configs:
+        own = params.guide_of(config)
+        for problem in (
+            *_levels(own),
+            *_training("diffusion", own.diffusion, world_size),
+            *_denoiser(own, world_size),
+            *_snapshots(own),
+        ):
+            found.setdefault(str(problem), problem)
+    for problem in found.values():
+        yield replace(problem, key=f"guidance.changes: {problem.key}")
+
+
+def _guide(params: Params) -> Iterator[Problem]:
+    """What the guide asks of a config's own training."""
+    guidance, diffusion = params.guidance, params.diffusion
+    if guidance.guide == "unlabelled" and not (diffusion.conditional and diffusion.label_dropout):
+        yield Problem("diffusion.label_dropout", diffusion.label_dropout,
+                      "above 0, with diffusion.conditional: true, for guide: unlabelled",
+                      "0.1 is usual; or train an unconditional guide (guide: trained).")  # fmt: skip
+    if guidance.nimg is not None and guidance.guide in ("snapshot", "trained"):
+        trained = guidance.guide == "trained"
+        last = diffusion.changed(guidance.changes if trained else {}).duration_nimg
+        snapshot = params.ema.snapshot_nimg
+        published = params.ema.source == "published" and not trained
+        if not published and (guidance.nimg % snapshot or guidance.nimg > last):
+            yield Problem("guidance.nimg", guidance.nimg,
+                          f"a multiple of ema.snapshot_nimg ({snapshot}) up to {last}",
+                          _nearest(guidance.nimg, snapshot))  # fmt: skip
+
+
 def _nearest(value: int, step: int) -> str:
     below, above = value // step * step, math.ceil(value / step) * step
+    if below == above:
+        return f"Nearest: {below}."
     return f"Nearest: {f'{below} or ' if below else ''}{above}."
 
 

@@ -74,6 +74,9 @@ class Diffusion(Training):
     microbatch: Count | None = Field(
         description="images per forward pass and rank (gradients add up); null: all at once"
     )
+    label_dropout: float = Field(
+        ge=0, lt=1, description="part of the training images whose class the network is not told"
+    )
     magnitudes_nimg: Count = Field(
         description="images between two measurements of activations, weights and updates"
     )
@@ -88,9 +91,16 @@ class Diffusion(Training):
         Raises:
             pydantic.ValidationError: the entry has an unknown key or an impossible value.
         """
-        tree = self.model_dump()
-        changes = tree.pop("per_config").get(config, {})
-        return Diffusion.model_validate({**_merged(tree, changes), "per_config": {}})
+        own = self.model_copy(update={"per_config": {}})
+        return own.changed(self.per_config.get(config, {}))
+
+    def changed(self, changes: dict[str, Any]) -> "Diffusion":
+        """These params with other values for some fields; mappings are merged.
+
+        Raises:
+            pydantic.ValidationError: an unknown key or an impossible value.
+        """
+        return Diffusion.model_validate(_merged(self.model_dump(), changes))
 
 
 def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

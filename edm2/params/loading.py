@@ -34,7 +34,7 @@ def load(path: str | Path) -> Params:
         params = Params.model_validate(tree)
     except ValidationError as error:
         raise _refusal(path, [_explain(details) for details in _deepest(error.errors())]) from None
-    refused = list(_refused_per_config(params))
+    refused = list(_refused_changes(params))
     if refused:
         raise _refusal(path, refused)
     ranks = int(os.environ.get("WORLD_SIZE", launched_ranks(params.launch)))
@@ -44,16 +44,18 @@ def load(path: str | Path) -> Params:
     return params
 
 
-def _refused_per_config(params: Params) -> Iterator[str]:
-    """What is wrong with the entries of `diffusion.per_config`, taken by themselves."""
-    for config in params.diffusion.per_config:
+def _refused_changes(params: Params) -> Iterator[str]:
+    """What is wrong with changes of `diffusion`: of single configs, and of the guide."""
+    places = {f"diffusion.per_config.{config}": changes
+              for config, changes in params.diffusion.per_config.items()}  # fmt: skip
+    for key, changes in {**places, "guidance.changes": params.guidance.changes}.items():
         try:
-            params.diffusion.of(config)
+            params.diffusion.changed(changes)
         except ValidationError as error:
             for details in _deepest(error.errors()):
                 place = ("diffusion", *details["loc"])
                 told = _explain({**details, "loc": place}).removeprefix("diffusion.")
-                yield f"diffusion.per_config.{config}.{told}"
+                yield f"{key}.{told}"
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

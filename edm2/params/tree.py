@@ -9,6 +9,7 @@ from edm2.params.diffusion import Diffusion, Letter
 from edm2.params.ema import Ema, Sweep
 from edm2.params.evaluation import Evaluation, Sampling
 from edm2.params.features import Features
+from edm2.params.guidance import Guidance
 from edm2.params.runtime import Runtime, Tracking
 from edm2.params.section import Section
 from edm2.params.vae import Vae
@@ -31,6 +32,7 @@ class Params(Section):
     ema: Ema = Field(description="averages tracked while training")
     sweep: Sweep = Field(description="EMA lengths chosen after training")
     sampling: Sampling = Field(description="the sampler")
+    guidance: Guidance = Field(description="a second network that guides the sampler")
     evaluation: Evaluation = Field(description="metrics of generated images")
     runtime: Runtime = Field(description="device, precision, checkpoints")
     tracking: Tracking = Field(description="MLflow")
@@ -38,3 +40,8 @@ class Params(Section):
     def of(self, config: Letter) -> "Params":
         """The params of one config: what `diffusion.per_config` says for it is merged in."""
         return self.model_copy(update={"diffusion": self.diffusion.of(config)})
+
+    def guide_of(self, config: Letter) -> "Params":
+        """The params of the training of a config's guide: `guidance.changes` merged in as well."""
+        guide = self.diffusion.of(config).changed(self.guidance.changes)
+        return self.model_copy(update={"diffusion": guide})

@@ -8,7 +8,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from edm2.params import UserError
-from edm2.reporting.curves import STYLE, best_of, ema_curve, save_figure
+from edm2.reporting.curves import (
+    STYLE,
+    best_of,
+    draw_curve,
+    ema_curve,
+    finish_ema_axes,
+    save_figure,
+)
 
 Experiments = Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]  # curves, flat params
 
@@ -59,18 +66,8 @@ def draw_comparison(curves: Mapping[str, pd.DataFrame], *paths: Path) -> None:
         figure, axes = plt.subplots(figsize=(10, 4.4))
         for name, frame in curves.items():
             for config, line in ema_curve(frame).groupby("config"):
-                best = best_of(line)
-                (drawn,) = axes.plot(line["sigma_rel"], line["value"], marker=".",
-                                     label=f"{name} {config}: {best['value']:.3g} "
-                                     f"at {best['sigma_rel']:.3g}")  # fmt: skip
-                axes.plot(best["sigma_rel"], best["value"], "o", markersize=9, markerfacecolor="none",
-                          markeredgewidth=1.8, color=drawn.get_color())  # fmt: skip
-        axes.set_xlabel("EMA length σ_rel")
-        axes.set_ylabel(str(ema_curve(next(iter(curves.values())))["metric"].iloc[0]))
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:.3g}")
-        axes.yaxis.set_minor_formatter("{x:.3g}")
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+                draw_curve(axes, f"{name} {config}", line)
+        finish_ema_axes(axes, ema_curve(next(iter(curves.values()))), outside=True)
         save_figure(figure, *paths)
 
 

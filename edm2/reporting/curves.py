@@ -20,18 +20,37 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["samples"] == table["samples"].max()]
 
 
+def whole_networks(table: pd.DataFrame) -> pd.DataFrame:
+    """The main metric of networks whose tensors all have one length, on the sweep's own seeds."""
+    rows = main_metric(table)
+    return rows[(rows["tensors"] == "all") & (rows["seeds"] == "sweep")]
+
+
+def at_the_end(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each config, the rows of the latest time."""
+    return rows[rows["nimg"] == rows.groupby("config")["nimg"].transform("max")]
+
+
+def one_strength(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each config, the rows without guidance; where all are guided, those of the strength that
+    has the lowest value.
+    """
+    chosen = {config: 1.0 if (part["guidance"] == 1).any()
+              else part["guidance"].iloc[int(part["value"].argmin())]
+              for config, part in rows.groupby("config")}  # fmt: skip
+    return rows[rows["guidance"] == rows["config"].map(chosen)]
+
+
 def ema_curve(table: pd.DataFrame) -> pd.DataFrame:
-    """The main metric over EMA length: all tensors alike, the latest time, the sweep's own seeds."""
-    rows = main_metric(table)
-    rows = rows[(rows["tensors"] == "all") & (rows["seeds"] == "sweep")]
-    last = rows.groupby("config")["nimg"].transform("max")
-    return rows[rows["nimg"] == last].sort_values(["config", "sigma_rel"])
+    """The main metric over EMA length: all tensors alike, the latest time, one guidance strength."""
+    return one_strength(at_the_end(whole_networks(table))).sort_values(["config", "sigma_rel"])
 
 
-def confirmed(table: pd.DataFrame) -> pd.Series | None:
-    """The row of the best network measured again on fresh seeds, if that was asked for."""
+def confirmed(table: pd.DataFrame, best: pd.Series) -> pd.Series | None:
+    """The row of the network `best` measured again on fresh seeds, if that was asked for."""
     rows = main_metric(table)
-    fresh = rows[rows["seeds"] == "fresh"]
+    fresh = rows[(rows["seeds"] == "fresh") & (rows["config"] == best["config"])
+                 & (rows["network"] == best["network"]) & (rows["guidance"] == best["guidance"])]  # fmt: skip
     return None if fresh.empty else fresh.iloc[0]
 
 
@@ -44,6 +63,13 @@ def best_of(table: pd.DataFrame) -> pd.Series:
     return best
 
 
+def bests_of(table: pd.DataFrame) -> list[pd.Series]:
+    """The best network without guidance and the best one with it, as far as there are such."""
+    rows = at_the_end(whole_networks(table))
+    parts = [rows[rows["guidance"] == 1], rows[rows["guidance"] != 1]]
+    return [best_of(part) for part in parts if len(part)]
+
+
 def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
     """Metric against EMA length, a line per config, minima marked (as EDM2 Figure 5a)."""
     with plt.rc_context(STYLE):
@@ -51,26 +77,34 @@ def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
         several = rows["config"].nunique() > 1
         figure, axes = plt.subplots(figsize=(9.5 if several else 7, 4))
         for config, line in rows.groupby("config"):
-            _ema_curve(axes, str(config), line)
-        axes.set_xlabel("EMA length σ_rel")
-        axes.set_ylabel(str(rows["metric"].iloc[0]))
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:.3g}")
-        axes.yaxis.set_minor_formatter("{x:.3g}")
-        place: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if several else {}
-        axes.legend(frameon=False, **place)
+            draw_curve(axes, f"config {config}", line)
+        finish_ema_axes(axes, rows, outside=several)
         save_figure(figure, *paths)
 
 
-def _ema_curve(axes: Axes, config: str, line: pd.DataFrame) -> None:
-    best = best_of(line)
-    where = " (edge of the grid)" if best["at_edge"] else ""
+def draw_curve(axes: Axes, name: str, line: pd.DataFrame, color: Any = None) -> None:
+    """One metric against EMA length, its minimum marked and told in the legend."""
+    line = line.sort_values("sigma_rel")
+    best = line.iloc[int(line["value"].argmin())]
+    ends = (line["sigma_rel"].iloc[0], line["sigma_rel"].iloc[-1])
+    where = " (edge of the grid)" if len(line) > 1 and best["sigma_rel"] in ends else ""
     if (line["average"] == "traditional").all():
         where = " (traditional EMA, fixed)"
-    label = f"config {config}: {best['value']:.3g} at {best['sigma_rel']:.3g}{where}"
-    (drawn,) = axes.plot(line["sigma_rel"], line["value"], marker=".", label=label)
+    label = f"{name}: {best['value']:.3g} at {best['sigma_rel']:.3g}{where}"
+    (drawn,) = axes.plot(line["sigma_rel"], line["value"], marker=".", color=color, label=label)
     axes.plot(best["sigma_rel"], best["value"], marker="o", markersize=9, markerfacecolor="none",
               markeredgewidth=1.8, color=drawn.get_color())  # fmt: skip
+
+
+def finish_ema_axes(axes: Axes, rows: pd.DataFrame, outside: bool) -> None:
+    """Names, scales and legend of a figure of EMA curves; a long legend stands outside."""
+    axes.set_xlabel("EMA length σ_rel")
+    axes.set_ylabel(str(rows["metric"].iloc[0]))
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.yaxis.set_minor_formatter("{x:.3g}")
+    place: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if outside else {}
+    axes.legend(frameon=False, **place)
 
 
 def draw_training(curves: dict[str, pd.DataFrame], *paths: Path) -> None:

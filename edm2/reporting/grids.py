@@ -1,18 +1,15 @@
 """Pictures made of many images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from edm2.data.images import ImageShards
 from edm2.runtime.files import replacing
-from edm2.vae.codec import Codec
 
 LEAST_SIDE = 40  # pixels an image is shown with
 GAP = 2
-SHOWN = 24  # reconstructions
 
 
 def draw_grid(rows: Sequence[torch.Tensor], labels: Sequence[str]) -> Image.Image:
@@ -38,23 +35,20 @@ def draw_grid(rows: Sequence[torch.Tensor], labels: Sequence[str]) -> Image.Imag
     return canvas
 
 
+def grid_name(network: str, strength: float) -> str:
+    """File of the samples of a network under guidance of some strength."""
+    return f"{network}.png" if strength == 1 else f"{network}-w{strength:g}.png"
+
+
 def write_class_grid(
     path: Path, images: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]
 ) -> None:
     """One row per class that is there: images uint8 [N, 3, R, R], labels int64 [N]."""
     shown = sorted(set(labels.tolist()))
-    _write(path, draw_grid([images[labels == k] for k in shown], [classes[k] for k in shown]))
+    write_rows(path, {classes[k]: images[labels == k] for k in shown})
 
 
-def write_reconstructions(
-    path: Path, codec: Codec, images: ImageShards, device: torch.device
-) -> None:
-    """Held-out images above their reconstructions."""
-    originals, _ = images.batch(range(min(SHOWN, len(images))))
-    decoded = codec.decode(codec.encode(originals.to(device))[0]).cpu()
-    _write(path, draw_grid([originals, decoded], ["image", "decoded"]))
-
-
-def _write(path: Path, image: Image.Image) -> None:
+def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
+    """Rows of images uint8 [N, 3, R, R] below each other, by their labels."""
     with replacing(path) as temporary:
-        image.save(temporary, format="png")
+        draw_grid(list(rows.values()), list(rows)).save(temporary, format="png")

@@ -9,11 +9,13 @@ import pandas as pd
 
 from edm2.reporting.curves import (
     best_of,
+    bests_of,
     confirmed,
     draw_ema_curves,
     draw_nothing,
     draw_training,
     draw_vae,
+    ema_curve,
 )
 from edm2.reporting.dynamics import (
     BOUNDED,
@@ -22,8 +24,16 @@ from edm2.reporting.dynamics import (
     draw_updates,
     dynamics_table,
 )
+from edm2.reporting.grids import grid_name
 from edm2.reporting.page import paragraph, picture, render, table
-from edm2.reporting.sweeps import draw_curves, minima, tensor_curves, time_curves
+from edm2.reporting.sweeps import (
+    draw_curves,
+    draw_heat_map,
+    guidance_curves,
+    minima,
+    tensor_curves,
+    time_curves,
+)
 from edm2.reporting.tables import ablation_table, as_markdown, ema_table, yardstick_table
 from edm2.runtime.files import write_json, write_text
 
@@ -58,8 +68,10 @@ def write_report(findings: Findings, folder: Path) -> None:
     ablation, curve = ablation_table(networks), ema_table(networks)
     write_text(folder / "ablation.csv", ablation.to_csv(index=False))
     write_text(folder / "ablation.md", as_markdown(ablation))
-    write_text(folder / "ema_curves.csv", curve.to_csv(index=False))
-    write_text(folder / "ema_curves.md", as_markdown(curve))
+    write_text(folder / "networks.csv", curve.to_csv(index=False))
+    curve_alone = ema_table(ema_curve(networks))
+    write_text(folder / "ema_curves.csv", curve_alone.to_csv(index=False))
+    write_text(folder / "ema_curves.md", as_markdown(curve_alone))
     draw_ema_curves(networks, folder / "ema_curves.png", folder / "ema_curves.svg")
     for name, draw in (("training", draw_training), ("magnitudes", draw_magnitudes),
                        ("updates", draw_updates)):  # fmt: skip
@@ -72,6 +84,7 @@ def write_report(findings: Findings, folder: Path) -> None:
         ("EMA length", _ema_section(networks, folder)),
         ("Ablation", _ablation_section(ablation)),
         *_sweep_sections(networks, folder / "sweeps"),
+        *_guidance_section(findings, networks, folder / "sweeps"),
         ("Samples", _samples_section(findings, networks)),
         ("How good is that?", _yardsticks_section(yardstick_table(networks, vae), features)),
         ("Autoencoder", _vae_section(findings, vae, folder)),
@@ -107,7 +120,7 @@ def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
         if best["at_edge"]:
             text += (" That is the edge of the grid: the true optimum may lie beyond. "
                      "Widen sweep.sigma_rel.")  # fmt: skip
-        fresh = confirmed(part)
+        fresh = confirmed(part, best)
         if fresh is not None:
             text += f" On {fresh['samples']} fresh seeds: {fresh['value']:.4g}."
         lines.append(paragraph(text))
@@ -124,7 +137,7 @@ def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
 
 
 def _sweep_sections(networks: pd.DataFrame, folder: Path) -> list[tuple[str, str]]:
-    """What else was swept besides the EMA length of whole networks at the end of training."""
+    """Training times and single tensors, if they were swept."""
     sections = []
     folder.mkdir(parents=True, exist_ok=True)
     for heading, by, curves, caption in (
@@ -140,6 +153,38 @@ def _sweep_sections(networks: pd.DataFrame, folder: Path) -> list[tuple[str, str
         write_text(folder / f"{by}.csv", found.to_csv(index=False))
         sections.append((heading, picture(folder / f"{by}.png", caption) + table(found)))
     return sections
+
+
+def _guidance_section(
+    findings: Findings, networks: pd.DataFrame, folder: Path
+) -> list[tuple[str, str]]:
+    """EMA length against guidance strength, if several strengths were swept."""
+    curves = guidance_curves(networks)
+    if curves.empty:
+        return []
+    found = minima(curves, "guidance")
+    draw_curves(curves, "guidance", folder / "guidance.png")
+    draw_heat_map(curves, folder / "guidance_map.png")
+    write_text(folder / "guidance.csv", found.to_csv(index=False))
+    parts = [
+        picture(folder / "guidance.png",
+                "EMA curves at several strengths of guidance (as EDM2 Figure 6)."),
+        picture(folder / "guidance_map.png", "The same as a map; darker is better."),
+        table(found),
+    ]  # fmt: skip
+    for config, part in networks.groupby("config"):
+        for best in bests_of(part):
+            if best["guidance"] == 1:
+                continue
+            fresh = confirmed(part, best)
+            again = "" if fresh is None else f"; {fresh['value']:.4g} on fresh seeds"
+            strength, length, value = best["guidance"], best["sigma_rel"], best["value"]
+            caption = (f"Config {config} guided with w = {strength:g} at EMA length {length:.3g}: "
+                       f"{best['metric']} = {value:.4g}{again}.")  # fmt: skip
+            grid = grid_name(best["network"], strength)
+            path = findings.folder / f"samples/{config}/{grid}"
+            parts.append(picture(path, caption, sharp=True))
+    return [("Guidance", "".join(parts))]
 
 
 def _ablation_section(ablation: pd.DataFrame) -> str:
@@ -205,7 +250,8 @@ def _samples_section(findings: Findings, networks: pd.DataFrame) -> str:
     for config, part in networks.groupby("config"):
         best = best_of(part)
         length = float(best["sigma_rel"])
-        path = findings.folder / f"samples/{config}/{best['network']}.png"
+        grid = grid_name(best["network"], best["guidance"])
+        path = findings.folder / f"samples/{config}/{grid}"
         caption = f"Config {config} at its best EMA length {length:.3g}: one row per class."
         pictures.append(picture(path, caption, sharp=True))
     return "".join(pictures)

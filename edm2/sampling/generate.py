@@ -1,16 +1,14 @@
 """Seeds → noise and labels → samples. A sample depends on its seed alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
 from edm2.params.evaluation import Sampling
 from edm2.runtime.distributed import ranks
 from edm2.runtime.randomness import normals
+from edm2.sampling.guidance import ConditionalDenoise
 from edm2.sampling.solver import heun
-
-# denoise(x, sigma, labels) → denoised x
-ConditionalDenoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def seed_labels(seeds: range, num_classes: int) -> torch.Tensor:

@@ -72,7 +72,7 @@ def trained(config, field, start=None, **changes):
         same = {name for name in own.keys() & start.keys() if own[name].shape == start[name].shape}
         task.denoiser.load_state_dict(own | {name: start[name] for name in same})
     before = copy.deepcopy(task.denoiser.state_dict())
-    stream = batches(Latents(), task.ladder, 0)(0)
+    stream = batches(Latents(), task.ladder, 0.0, 0)(0)
     for step in range(1, STEPS.get(field, 1) + 1):
         task.step(next(stream), step * BATCH)
     data, noise, ln_sigma, labels = make_batch()

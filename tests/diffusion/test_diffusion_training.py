@@ -205,7 +205,7 @@ class Latents:
 def test_batches_of_latents():
     """Data of standard deviation ½, each image once an epoch, ln σ ~ N(P_mean, P_std²)."""
     ladder = configured("G", diffusion_params(batch=500, p_mean=-0.8, p_std=1.6))
-    data, noise, ln_sigma, labels = next(batches(Latents(), ladder, 0)(0))
+    data, noise, ln_sigma, labels = next(batches(Latents(), ladder, 0.0, 0)(0))
     value = (labels.float() - 4.5).reshape(-1, 1, 1, 1)
     expected = torch.cat([value, value / 2], dim=1).expand(-1, -1, 4, 4) * 0.5
     torch.testing.assert_close(data, expected)
@@ -218,11 +218,21 @@ def test_batches_of_latents():
 
 def test_batches_depend_on_time_alone():
     """What follows image 16 is the same from a start at 0 and from a resume at 16."""
-    start = batches(Latents(), configured("G", diffusion_params()), 3)
+    start = batches(Latents(), configured("G", diffusion_params()), 0.0, 3)
     whole, resumed = list(islice(start(0), 4)), list(islice(start(16), 2))
     for a, b in zip(whole[2:], resumed, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not torch.equal(whole[0][1], whole[1][1])
+
+
+def test_labels_are_left_out_at_random_and_nothing_else_changes():
+    ladder = configured("G", diffusion_params(batch=500))
+    *plain, labels = next(batches(Latents(), ladder, 0.0, 0)(0))
+    *other, dropped = next(batches(Latents(), ladder, 0.2, 0)(0))
+    assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+    missing = dropped == -1
+    assert 0.12 < float(missing.float().mean()) < 0.28
+    assert torch.equal(dropped[~missing], labels[~missing])
 
 
 def test_the_spread_of_a_latent_is_sampled_afresh():
@@ -231,6 +241,6 @@ def test_the_spread_of_a_latent_is_sampled_afresh():
             mean, _, labels = super().batch(indices)
             return torch.full_like(mean, 4.5), torch.ones_like(mean), labels
 
-    data = next(batches(Spread(), configured("G", diffusion_params(batch=500)), 0)(0))[0]
+    data = next(batches(Spread(), configured("G", diffusion_params(batch=500)), 0.0, 0)(0))[0]
     assert float(data[:, 0].std()) == pytest.approx(0.5, rel=0.03)
     assert float(data[:, 1].std()) == pytest.approx(0.25, rel=0.03)

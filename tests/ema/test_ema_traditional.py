@@ -21,6 +21,7 @@ from edm2.ema import (
 )
 from edm2.ema.gather import gather
 from edm2.ema.profile import traditional_beta, traditional_sigma_rel
+from edm2.ema.reconstruct import Target
 from edm2.params import UserError
 from edm2.runtime.checkpoint import load_tree, save_tree
 
@@ -169,9 +170,11 @@ def test_snapshots_are_found_again(trained, store):
 
 
 def test_stored_averages_are_taken_as_they_are(trained, store, tmp_path):
-    made = copy_files(store, [600, 200], tmp_path / "averages", torch.float32)
-    assert [spec.nimg for spec in made.values()] == [600, 200]
-    for path, spec in made.items():
+    wanted = {tmp_path / f"averages/{nimg}": Target(0.1, nimg) for nimg in (600, 200)}
+    (tmp_path / "averages").mkdir()
+    made = copy_files(store, wanted, torch.float32)
+    assert [spec.nimg for spec in made] == [600, 200]
+    for path, spec in zip(wanted, made, strict=True):
         snapshot, average = trained[1][spec.nimg]
         found = load_file(path)["w"]
         assert found.dtype == torch.float32
@@ -185,8 +188,8 @@ def test_stored_averages_are_taken_as_they_are(trained, store, tmp_path):
 @pytest.mark.parametrize("nimg", [0, 300, 601])
 def test_a_time_without_a_snapshot_is_refused_with_the_times_there_are(store, tmp_path, nimg):
     with pytest.raises(UserError, match=f"at {nimg} images: expected some of 200, 400, 600"):
-        copy_files(store, [nimg], tmp_path / "averages", torch.float16)
-    assert not (tmp_path / "averages").exists()
+        copy_files(store, {tmp_path / "average": Target(0.1, nimg)}, torch.float16)
+    assert not (tmp_path / "average").exists()
 
 
 def test_a_missing_last_snapshot_is_refused(trained, tmp_path):

@@ -110,9 +110,9 @@ def test_other_params_are_other_work(project):
 def test_config_a_gives_the_one_network_of_its_traditional_average(project, capsys):
     """Half-life 32 images: its length at 1024, where it is no longer capped, is 32/ln 2/1024."""
     folder = project(ema__halflife_nimg=32)
-    for stage in ("train_diffusion", "snapshot_emas", "sweep_ema", "fid"):
+    for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid"):
         run_stage(stage, "A")
-    assert "sweep.sigma_rel does not apply" in capsys.readouterr().out
+    assert "sweep.sigma_rel and sweep.tensors do not apply" in capsys.readouterr().out
     store = SnapshotStore(folder / "models/ema/A")
     assert [(s.nimg, s.average) for s in store.snapshots] == [
         (nimg, "traditional") for nimg in (256, 512, 768, 1024)]  # fmt: skip

@@ -49,11 +49,11 @@ def counted(monkeypatch, stop_at=None):
     """Count networks that images are made with; be interrupted at one of them."""
     made, generate = [], Evaluator.generate
 
-    def generated(self, network, first_seed, progress):
-        made.append((network.name, first_seed))
+    def generated(self, folder, network, strength, first_seed, progress):
+        made.append((network["file"], first_seed))
         if len(made) == stop_at:
             raise KeyboardInterrupt
-        return generate(self, network, first_seed, progress)
+        return generate(self, folder, network, strength, first_seed, progress)
 
     monkeypatch.setattr(Evaluator, "generate", generated)
     return made
@@ -223,12 +223,12 @@ def test_an_interrupted_measurement_goes_on_with_the_next_network(
 def test_times_of_traditional_averages_are_those_of_their_snapshots(project):
     """Each is copied; a time between two snapshots is refused with the times that there are."""
     folder = project(ema__halflife_nimg=32, sweep__nimg=[512, 1024])
-    for stage in ("train_diffusion", "snapshot_emas", "sweep_ema"):
+    for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "A")
     listed = read_manifest(folder / "models/sweep/A")["networks"]
     assert [(n["nimg"], n["tensors"], n["average"]) for n in listed] == [
         (512, "all", "traditional"), (1024, "all", "traditional")]  # fmt: skip
     path = folder / "params.yaml"
     write_params(path, {**TINY, "ema.halflife_nimg": 32, "sweep.nimg": [640]})
-    with pytest.raises(UserError, match="at 640 images: expected some of 256, 512, 768, 1024"):
+    with pytest.raises(UserError, match=r"sweep.nimg: 640.*multiples of ema.snapshot_nimg \(256\)"):
         run_stage("sweep_ema", "A")

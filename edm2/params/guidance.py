@@ -1,0 +1,41 @@
+"""`guidance`: a second network that shows the sampler which way to go."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from edm2.params.grid import parse_grid
+from edm2.params.section import Count, EmaLength, NonNegative, Section
+
+Strengths = Annotated[
+    tuple[NonNegative, ...], BeforeValidator(parse_grid), Field(strict=False, min_length=1)
+]
+Interval = Annotated[tuple[NonNegative, NonNegative], Field(strict=False)]
+
+
+class Guidance(Section):
+    """D_w = w·D_main + (1 − w)·D_guide, for every network of the sweep and every strength w."""
+
+    guide: Literal["none", "unlabelled", "snapshot", "trained", "published"] = Field(
+        description="unlabelled: the network itself, not told the class (needs "
+        "diffusion.label_dropout); snapshot: another EMA length or time of the same training; "
+        "trained: a training of its own, which differs in `changes`; published: EDM2's authors'"
+    )
+    path: str | None = Field(
+        description="guide published: folder of their pickles, one network's; else null"
+    )
+    strength: Strengths = Field(description="w, a list or range; 1: no guidance")
+    interval: Interval | None = Field(
+        description="noise levels [low, high] between which guidance acts; null: everywhere"
+    )
+    sigma_rel: EmaLength | None = Field(
+        description="the guide's EMA length; null: that of the network it guides"
+    )
+    nimg: Count | None = Field(
+        description="training time of the guide; null: that of the network it guides (guide "
+        "snapshot), or the end of the guide's own training"
+    )
+    changes: dict[str, Any] = Field(
+        description="guide trained or published: fields of `diffusion` in which it differs, "
+        "like {conditional: false, channels: 32}; else {}"
+    )

@@ -1,0 +1,58 @@
+"""Guidance: the difference of two denoisers shows the sampler which way to go."""
+
+from collections.abc import Callable
+
+import torch
+
+# denoise(x [N, C, H, W], sigma [N], labels [N]) → denoised x
+ConditionalDenoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# the same arguments → denoised by the main network, and by its guide
+Pair = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+NO_CLASS = -1
+
+
+def guided(
+    main: ConditionalDenoise,
+    pair: Pair,
+    strength: float,
+    interval: tuple[float, float] | None = None,
+) -> ConditionalDenoise:
+    """D_w = w·D_main + (1 − w)·D_guide (Ho & Salimans 2022; Karras et al. 2024, Autoguidance, eq. 3).
+
+    Args:
+        main: the network itself; asked alone where there is nothing to guide.
+        pair: both at once, `with_guide` or `without_labels`.
+        strength: w; 1 is the main network alone.
+        interval: noise levels low < σ ≤ high at which guidance acts (Kynkäänniemi et al. 2024);
+            None: all. All σ of a batch are taken to be the same.
+    """
+
+    def acts(sigma: torch.Tensor) -> bool:
+        return interval is None or interval[0] < float(sigma[0]) <= interval[1]
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if strength == 1 or not acts(sigma):
+            return main(x, sigma, labels)
+        wanted, unwanted = pair(x, sigma, labels)
+        return strength * wanted + (1 - strength) * unwanted
+
+    return denoise
+
+
+def with_guide(main: ConditionalDenoise, guide: ConditionalDenoise) -> Pair:
+    """Two networks, told the same class."""
+    return lambda x, sigma, labels: (main(x, sigma, labels), guide(x, sigma, labels))
+
+
+def without_labels(network: ConditionalDenoise) -> Pair:
+    """One network, told the class and not told it, in one batch of both."""
+
+    def pair(
+        x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        both = torch.cat([labels, torch.full_like(labels, NO_CLASS)])
+        known, unknown = network(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
+        return known, unknown
+
+    return pair
