@@ -53,25 +53,44 @@ def combine(
                   for begin in range(0, entries[name].count, size)]  # fmt: skip
         progress = Progress("reconstruct", sum(length for _, _, length in pieces), "value")
         stack.callback(progress.close)
-        room = threading.local()
+        rooms = threading.local()
 
         def work(piece: Piece) -> int:
             name, begin, length = piece
-            if not hasattr(room, "values"):
-                room.stored = torch.empty(8 * len(files) * size, dtype=torch.uint8)
-                room.values = torch.empty(len(files) * size)
-                room.sums = torch.empty(count * size)
-            stored = room.stored.view(entries[name].dtype)[: len(files) * length]
-            for file, row in zip(files, stored.view(len(files), length), strict=True):
-                file.read(name, begin, row)
-            values = room.values[: len(files) * length].copy_(stored).view(len(files), length)
-            sums = room.sums[: count * length].view(count, length)
-            torch.mm(weights(name), values, out=sums)
-            consume(name, begin, sums)
+            if not hasattr(rooms, "own"):
+                rooms.own = _Room(files, count, size)
+            consume(name, begin, rooms.own.sums_of(piece, weights(name)))
             return length
 
         for length in stack.enter_context(_workers())(work, pieces):
             progress.advance(length)
+
+
+class _Room:
+    """A worker's own memory for one piece: as stored, in float32, and its sums."""
+
+    def __init__(self, files: Sequence[TensorReader], count: int, size: int) -> None:
+        """
+        Args:
+            count: number of sums.
+            size: most values of a piece.
+        """
+        self.files, self.count = files, count
+        self.stored = torch.empty(8 * len(files) * size, dtype=torch.uint8)
+        self.values = torch.empty(len(files) * size)
+        self.sums = torch.empty(count * size)
+
+    def sums_of(self, piece: Piece, weights: torch.Tensor) -> torch.Tensor:
+        """weights [sums, files] times what the files hold of the piece: float32 [sums, values]."""
+        name, begin, length = piece
+        shape = (len(self.files), length)
+        dtype = self.files[0].entries[name].dtype
+        stored = self.stored.view(dtype)[: len(self.files) * length].view(shape)
+        for file, row in zip(self.files, stored, strict=True):
+            file.read(name, begin, row)
+        values = self.values[: stored.numel()].view(shape).copy_(stored)
+        sums = self.sums[: self.count * length].view(self.count, length)
+        return torch.mm(weights, values, out=sums)
 
 
 @contextmanager
