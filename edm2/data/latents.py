@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from edm2.data.shards import Shards, read_shard
+from edm2.data.shards import Samples, Shards
 from edm2.params import UserError
 from edm2.runtime.progress import track
 
@@ -72,7 +72,7 @@ def latent_facts(folder: Path) -> dict[str, Any]:
     shape, moments = None, None
     shards = sorted(folder.glob("train-*.tar"))
     for path in track(shards, "latent statistics", len(shards), "shard"):
-        for sample in read_shard(path):
+        for sample in Samples([path]):
             tensors = load(sample["safetensors"])
             mean, std = tensors["mean"][None].float(), tensors["std"][None].float()
             if moments is None:

@@ -1,5 +1,6 @@
 """Shards: what `webdataset` reads, equal for equal samples, refused when damaged."""
 
+import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from edm2.data.shards import Shards, read_shard, write_shard
+from edm2.data.shards import Samples, Shards, TarFiles, write_shard
 from edm2.params import UserError
 from edm2.runtime.manifest import write_manifest
 
@@ -59,12 +60,42 @@ def test_items_are_read_at_random(folder: Path) -> None:
 
 
 def test_items_are_known_by_shard(folder: Path) -> None:
-    expected = {"train-000000.tar": [0, 1, 2], "train-000001.tar": [3, 4]}
+    expected = {"train-000000.tar": range(3), "train-000001.tar": range(3, 5)}
     assert Shards(folder, "train").by_shard() == expected
 
 
 def test_one_shard_is_read_in_order(folder: Path) -> None:
-    assert list(read_shard(folder / "train-000001.tar")) == CONTENTS[3:]
+    assert list(Samples([folder / "train-000001.tar"])) == CONTENTS[3:]
+
+
+def tar_of(path: Path, *names: str) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+    return path
+
+
+def test_neighbours_with_a_key_in_common_are_a_sample(tmp_path: Path) -> None:
+    """The key goes up to the first dot after the folders, as in WebDataset; case is no matter."""
+    one = tar_of(tmp_path / "1.tar", "a.b/1.x", "a.b/1.seg.PNG", "a.b/2.x", "c/1.x", ".d.x")
+    two = tar_of(tmp_path / "2.tar", "c/1.y")  # tars share no samples
+    found = list(Samples([one, two]))
+    assert found == [{"x": b"a.b/1.x", "seg.png": b"a.b/1.seg.PNG"}, {"x": b"a.b/2.x"},
+                     {"x": b"c/1.x"}, {"y": b"c/1.y"}]  # fmt: skip
+    web = wds.WebDataset([str(one)], shardshuffle=False)
+    keys = [{key for key in sample if not key.startswith("__")} for sample in web]
+    assert keys == [set(sample) for sample in found[:3]]
+
+
+def test_files_that_are_not_wanted_are_not_indexed(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "1.tar", "1.x", "1.y", "2.y", "3.x")
+    files = TarFiles([path], "x".__eq__)
+    assert [files.content(i) for i in range(len(files))] == [b"1.x", b"3.x"]
+    assert [files.name(i) for i in range(len(files))] == ["1.x", "3.x"]
+    assert files.tar(1) == path
+    assert files.endings == ["x"]
 
 
 def test_shard_appears_when_complete(tmp_path: Path) -> None:
@@ -140,7 +171,7 @@ def test_damage_is_found_without_a_manifest(
     damage(content, second)
     path.write_bytes(content)
     with pytest.raises(UserError, match=path.name):
-        list(read_shard(path))
+        Samples([path])
 
 
 def test_unknown_split_is_refused(folder: Path) -> None:
