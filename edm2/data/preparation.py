@@ -8,7 +8,6 @@ import numpy as np
 from edm2.data.images import image_sample
 from edm2.data.shards import write_shard
 from edm2.data.sources import Source
-from edm2.data.splits import split
 from edm2.params.dataset import Dataset
 from edm2.runtime.progress import track
 
@@ -20,7 +19,7 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
         facts for the manifest: source, resolution, classes, images per split and class.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    train, held_out = split(source.labels, dataset.held_out, seed)
+    train, held_out = source.split(dataset.held_out, seed)
     plan = [(folder / f"{name}-{k:06d}.tar", indices[start : start + dataset.shard_images])
             for name, indices in (("train", train), ("held_out", held_out))
             for k, start in enumerate(range(0, len(indices), dataset.shard_images))]  # fmt: skip

@@ -5,10 +5,10 @@ from numpy.typing import NDArray
 
 from edm2.runtime.randomness import generator
 
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]  # indices for training, indices held out
 
-def split(
-    labels: NDArray[np.int64], held_out: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+
+def split_classes(labels: NDArray[np.int64], held_out: float, seed: int) -> Split:
     """Indices for training and held-out, each in random order.
 
     The fraction `held_out` is taken of every class: at least one image of it, and never all.

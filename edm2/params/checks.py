@@ -12,6 +12,8 @@ from typing import Any
 from edm2.params.section import Training
 from edm2.params.tree import Params
 
+LARGEST_PHOTO_CROP = 128  # larger ones leave too few crops of the smallest photograph
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -91,6 +93,10 @@ def _dataset(params: Params, root: Path) -> Iterator[Problem]:
     elif dataset.path is not None:
         yield Problem("dataset.path", dataset.path, f"null with source: {dataset.source}",
                       "Set it to null, or set dataset.source to folder.")  # fmt: skip
+    if dataset.source == "photos" and dataset.resolution > LARGEST_PHOTO_CROP:
+        yield Problem("dataset.resolution", dataset.resolution,
+                      f"at most {LARGEST_PHOTO_CROP} with source: photos",
+                      "The photographs are too small for such crops.")  # fmt: skip
     if len(set(params.configs)) != len(params.configs):
         yield Problem("configs", list(params.configs), "each letter once", "Remove the repeated.")
 

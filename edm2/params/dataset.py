@@ -8,8 +8,9 @@ from edm2.params.section import Count, Fraction, Section
 
 
 class Dataset(Section):
-    source: Literal["digits", "folder"] = Field(
+    source: Literal["digits", "photos", "folder"] = Field(
         description="digits: the 1797 handwritten digits inside scikit-learn; "
+        "photos: crops of ten photographs inside scikit-image and scikit-learn; "
         "folder: your own images, one sub-folder per class"
     )
     path: str | None = Field(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,12 @@ def write_json(path: Path, tree: Any) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(files: Iterable[Path]) -> str:
+    """Name, size and time of change of each file: what tells at once whether any was changed."""
+    facts = ((path, path.stat()) for path in files)
+    return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in facts)
 
 
 def link(source: Path, target: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edm2.data.sources import Pixels
+from edm2.data.pictures import Pixels
+from edm2.data.splits import Split, split_classes
 from edm2.params import Params, load
 from edm2.params.dataset import Dataset
 
@@ -35,6 +36,9 @@ class Noise:
         self.reads.append(int(index))
         pixels = np.random.default_rng(int(index)).integers(0, 256, (8, 8, 3))
         return pixels.astype(np.uint8)
+
+    def split(self, held_out: float, seed: int) -> Split:
+        return split_classes(self.labels, held_out, seed)
 
     def identity(self) -> str:
         return "noise"

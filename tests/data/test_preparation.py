@@ -80,3 +80,15 @@ def test_half_a_shard_of_a_killed_process_is_no_result(
     remove_partial(folder)  # as every stage does when it opens its state
     write_manifest(folder, **prepare_images(source, folder, dataset, seed=0))
     assert set(ImageShards(folder, "train").shards.facts["files"]) == SHARDS
+
+
+def test_split_is_the_source_s(tmp_path: Path, source, dataset: Dataset, pixels_of) -> None:
+    """Images that stand on neither side are left out."""
+    source.split = lambda held_out, seed: (np.array([7, 3]), np.array([4]))
+    facts = prepare_images(source, tmp_path, dataset, seed=0)
+    write_manifest(tmp_path, **facts)
+    assert facts["images"] == {"train": 2, "held_out": 1}
+    assert facts["images_per_class"] == {"train": [1, 1], "held_out": [1, 0]}
+    for split, numbers in (("train", [7, 3]), ("held_out", [4])):
+        found, _ = ImageShards(tmp_path, split).batch(range(len(numbers)))
+        np.testing.assert_array_equal(found, [pixels_of(number) for number in numbers])

@@ -2,28 +2,28 @@
 
 import numpy as np
 
-from edm2.data.splits import split
+from edm2.data.splits import split_classes
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 40, 2]))
 
 
 def test_every_image_is_on_one_side() -> None:
-    train, held_out = split(LABELS, 0.15, seed=0)
+    train, held_out = split_classes(LABELS, 0.15, seed=0)
     assert sorted([*train, *held_out]) == list(range(len(LABELS)))
 
 
 def test_fraction_of_each_class_is_held_out_and_at_least_one() -> None:
-    _, held_out = split(LABELS, 0.15, seed=0)
+    _, held_out = split_classes(LABELS, 0.15, seed=0)
     assert np.bincount(LABELS[held_out]).tolist() == [15, 6, 1]
 
 
 def test_every_class_is_trained_on() -> None:
-    train, _ = split(LABELS, 0.8, seed=0)
+    train, _ = split_classes(LABELS, 0.8, seed=0)
     assert (np.bincount(LABELS[train], minlength=3) > 0).all()
 
 
 def test_split_depends_on_the_seed_alone() -> None:
-    one, same, other = (split(LABELS, 0.15, seed) for seed in (0, 0, 1))
+    one, same, other = (split_classes(LABELS, 0.15, seed) for seed in (0, 0, 1))
     for a, b, c in zip(one, same, other, strict=True):
         np.testing.assert_array_equal(a, b)
         assert not np.array_equal(a, c)
@@ -31,5 +31,5 @@ def test_split_depends_on_the_seed_alone() -> None:
 
 
 def test_order_is_random() -> None:
-    for side in split(LABELS, 0.4, seed=0):
+    for side in split_classes(LABELS, 0.4, seed=0):
         assert abs(np.corrcoef(side, np.arange(len(side)))[0, 1]) < 0.5

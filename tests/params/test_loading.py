@@ -286,6 +286,23 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
     assert load(path).dataset.path == "pictures"
 
 
+def test_photographs_are_too_small_for_large_crops(tmp_path):
+    changes = {
+        "dataset.source": "photos",
+        "dataset.resolution": 160,
+        "diffusion.attention_resolutions": [32],
+    }
+    with pytest.raises(UserError, match=r"dataset.resolution: 160: expected at most 128 with"):
+        load(write_params(tmp_path / "params.yaml", changes))
+    changes["dataset.resolution"] = 128
+    assert load(write_params(tmp_path / "params.yaml", changes)).dataset.source == "photos"
+    changes["dataset.path"] = "pictures"
+    with pytest.raises(
+        UserError, match="dataset.path: 'pictures': expected null with source: photos"
+    ):
+        load(write_params(tmp_path / "params.yaml", changes))
+
+
 def test_numbers_in_scientific_notation_are_numbers(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edm2.runtime.files import link, remove, replacing, sha256, write_json, write_text
+from edm2.runtime.files import describe, link, remove, replacing, sha256, write_json, write_text
 
 
 def write_and_fail(path: Path) -> None:
@@ -114,3 +114,16 @@ def test_linking_the_same_file_again_leaves_nothing_behind(tmp_path: Path) -> No
     for _ in range(2):
         link(tmp_path / "source", tmp_path / "out" / "target")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["target"]
+
+
+def test_description_follows_name_size_and_time(tmp_path: Path) -> None:
+    path, seen = tmp_path / "a", []
+    for content, time in ((b"1", 5), (b"12", 5), (b"12", 6)):
+        path.write_bytes(content)
+        os.utime(path, (time, time))
+        seen.append(describe([path]))
+    path.rename(tmp_path / "b")
+    seen.append(describe([tmp_path / "b"]))
+    assert len(set(seen)) == 4
+    assert describe([tmp_path / "b"]) == seen[-1]
+    assert len(describe([tmp_path / "b"] * 3).splitlines()) == 3
