@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from edm2.params import Params
 from stages.entry import Place, main
 
 SHOWN = 24  # held-out images in the picture of reconstructions
@@ -12,6 +13,7 @@ def work(place: Place) -> None:
     import torch
 
     from edm2.data.images import ImageShards
+    from edm2.data.web import WebImages
     from edm2.features.classifier import load_classifier
     from edm2.reporting.grids import write_rows
     from edm2.runtime.device import activation_dtype
@@ -25,8 +27,10 @@ def work(place: Place) -> None:
     from stages.yardsticks import reconstruction_distances
 
     seed, params, device = place.params.seed, place.params.vae, place.device
-    images = ImageShards(Path("data/images"), "train")
-    held_out = ImageShards(Path("data/images"), "held_out")
+    prepared, prepared_held_out = (ImageShards(Path("data/images"), split)
+                                   for split in ("train", "held_out"))  # fmt: skip
+    others = [WebImages(paths, prepared.resolution) for paths in shards(place.params)]
+    images, held_out = others or (prepared, prepared_held_out)
     classifier = load_classifier(Path("models/features"), device)
     torch.manual_seed(torch_seed(seed, "vae/init"))
     network = Autoencoder(params).to(device)
@@ -44,7 +48,7 @@ def work(place: Place) -> None:
     if ranks().first:
         codec = TrainedVae(network.eval(), params)
         found = evaluate(network, held_out, classifier, device)
-        found |= reconstruction_distances(codec, images, held_out, classifier, device)
+        found |= reconstruction_distances(codec, prepared, prepared_held_out, classifier, device)
         grid = place.out("reports/vae/reconstructions.png")
         shown, _ = held_out.batch(range(min(SHOWN, len(held_out))))
         decoded = codec.decode(codec.encode(shown.to(device))[0]).cpu()
@@ -55,5 +59,21 @@ def work(place: Place) -> None:
         save_vae(network.cpu(), params, place.out("models/vae"))
 
 
+def shards(params: Params) -> list[list[Path]]:
+    """The tars of `vae.images`, of training and held out; empty if prepared images are used."""
+    from edm2.params.checks import project_root
+    from edm2.params.patterns import matching
+
+    patterns = (params.vae.images.shards, params.vae.images.held_out)
+    return [matching(pattern, project_root()) for pattern in patterns if pattern is not None]
+
+
+def outside(params: Params) -> str:
+    """Names, sizes and times of those tars, which dvc.yaml cannot name."""
+    from edm2.runtime.files import describe
+
+    return "\n\n".join(describe(paths) for paths in shards(params))
+
+
 if __name__ == "__main__":
-    main(work)
+    main(work, outside)

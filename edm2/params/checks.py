@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from edm2.params.patterns import alternatives
 from edm2.params.section import Training
 from edm2.params.tree import Params
 
@@ -48,6 +49,7 @@ def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     yield from _dataset(params, root)
     yield from _resolutions(params)
     yield from _vae(params)
+    yield from _vae_images(params, root)
     for key in ("features", "vae"):
         yield from _training(key, getattr(params, key), world_size)
     yield from _per_config(params, world_size)
@@ -145,6 +147,31 @@ def _vae(params: Params) -> Iterator[Problem]:
         yield Problem("vae.channels", vae.channels,
                       f"a last level in multiples of 64, or below 128; got {width}",
                       "Attention heads have 64 channels each; or set vae.attention to false.")  # fmt: skip
+
+
+def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
+    images = params.vae.images
+    if (images.shards is None) != (images.held_out is None):
+        yield Problem("vae.images.shards, vae.images.held_out", (images.shards, images.held_out),
+                      "both, or both null",
+                      "Metrics need shards that training does not see.")  # fmt: skip
+    trained_on: set[Path] = set()
+    for name in ("shards", "held_out"):
+        key, pattern = f"vae.images.{name}", getattr(images, name)
+        try:
+            found = alternatives(pattern, root) if pattern is not None else {}
+        except ValueError as error:
+            yield Problem(key, pattern, "braces in pairs", f"{error}.")
+            continue
+        missing = [root / alternative for alternative, paths in found.items() if not paths]
+        if missing:
+            yield Problem(key, pattern, "files that are there",
+                          f"{len(missing)} of {len(found)} not found, first {missing[0]}.")  # fmt: skip
+        files = {path.resolve() for paths in found.values() for path in paths}
+        for path in sorted(files & trained_on)[:1]:
+            yield Problem(key, pattern, "shards that are not among vae.images.shards",
+                          f"{path} is in both.")  # fmt: skip
+        trained_on |= files
 
 
 def _training(key: str, training: Training, world_size: int) -> Iterator[Problem]:

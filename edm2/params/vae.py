@@ -1,5 +1,7 @@
 """`vae`: the autoencoder that makes the latents."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from edm2.params.section import Count, Counts, NonNegative, Positive, Section, Training
@@ -14,7 +16,27 @@ class Losses(Section):
     kl: NonNegative = Field(description="weight of mean μ² (KL term of a constant variance)")
 
 
+class VaeImages(Section):
+    """Where the training images come from, and how they are varied."""
+
+    shards: str | None = Field(
+        description="tars of images as img2dataset writes them, such as /data/{00000..00099}.tar, "
+        "relative to the project root; null: the images that prepare makes"
+    )
+    held_out: str | None = Field(
+        description="other such tars, for held-out metrics; null with shards: null"
+    )
+    least_area: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="smallest part of an image's largest square that a random crop takes; "
+        "1.0: no random crops, that square from the middle"
+    )
+    flip: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="probability that an image is flipped horizontally"
+    )
+
+
 class Vae(Training):
+    images: VaeImages = Field(description="the images that it is trained on")
     channels: Count = Field(description="width of the first level")
     channel_mult: Counts = Field(
         description="width of each level over channels; every level after the first halves the size"

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from edm2.data.images import ImageShards, to_float
+from edm2.data.images import Images, to_float
 from edm2.data.stream import stream
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
 from edm2.runtime.distributed import data_parallel
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.loop import Metrics
-from edm2.runtime.randomness import normals
+from edm2.runtime.randomness import generator, normals
 from edm2.runtime.schedule import warmup_cosine
 from edm2.vae.losses import image_losses, kl_loss, normalize_gradient, perceptual_loss
 from edm2.vae.network import Autoencoder
@@ -91,21 +91,26 @@ def _groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
             {"params": others, "peak": params.lr / params.channels, "lr": 0.0}]  # fmt: skip
 
 
-def batches(images: ImageShards, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:
-    """Training batches, with the latent noise of each image, from a given time on."""
+def batches(images: Images, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:
+    """Training batches, with the latent noise of each image, from a given time on.
+
+    Crops, flips and noise follow the image's number in the training.
+    """
     side = images.resolution // params.downscale
     shape = (params.latent_channels, side, side)
 
     def read(numbers: range, indices: list[int]) -> Batch:
         noise = normals(seed, "vae/noise", numbers, shape)
-        return images.batch(indices)[0], torch.from_numpy(noise)
+        crops = (generator(seed, "vae/images", n) for n in numbers)
+        pixels = images.augmented(indices, crops, params.images.least_area, params.images.flip)
+        return pixels, torch.from_numpy(noise)
 
     return lambda nimg: stream(read, len(images), params.batch, seed, nimg)
 
 
 @torch.no_grad()
 def evaluate(
-    network: Autoencoder, images: ImageShards, backbone: Backbone, device: torch.device
+    network: Autoencoder, images: Images, backbone: Backbone, device: torch.device
 ) -> dict[str, float]:
     """Quality of reconstructions from the latent's mean.
 

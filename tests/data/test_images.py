@@ -63,3 +63,52 @@ def test_batches_leave_nothing_out(images: ImageShards, pixels: np.ndarray) -> N
     assert [len(batch) for batch in batches] == [2, 2, 1]
     np.testing.assert_array_equal(torch.cat(batches), pixels.transpose(0, 3, 1, 2))
     assert torch.cat(labels).tolist() == [0, 1, 0, 1, 0]
+
+
+def rngs(*numbers: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(number) for number in numbers]
+
+
+def test_without_crops_and_flips_images_stay_as_they_are(images: ImageShards) -> None:
+    found = images.augmented([4, 0, 4], rngs(0, 1, 2), least_area=1.0, flip=0.0)
+    expected, _ = images.batch([4, 0, 4])
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
+
+
+def test_flips_mirror_left_and_right(images: ImageShards, pixels: np.ndarray) -> None:
+    found = images.augmented([1, 3], rngs(0, 1), least_area=1.0, flip=1.0)
+    np.testing.assert_array_equal(found, pixels[[1, 3], :, ::-1].transpose(0, 3, 1, 2))
+
+
+def test_flips_come_with_their_probability(images: ImageShards) -> None:
+    image, _ = images[2]
+    found = images.augmented([2] * 1000, rngs(*range(1000)), least_area=1.0, flip=0.3)
+    flipped = [not torch.equal(one, image) for one in found]
+    assert np.mean(flipped) == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("small", [0, 64])  # 0: several threads
+def test_an_image_depends_on_its_generator_alone(
+    images: ImageShards, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    """And not on its place in the batch."""
+    monkeypatch.setattr("edm2.data.images.SMALL", small)
+    order = [3, 0, 1, 0]
+    whole = images.augmented(order, rngs(5, 6, 7, 8), least_area=0.3, flip=0.5)
+    parts = [images.augmented([index], rngs(number), least_area=0.3, flip=0.5)
+             for index, number in zip(order, (5, 6, 7, 8), strict=True)]  # fmt: skip
+    assert torch.equal(whole, torch.cat(parts))
+    assert not torch.equal(whole[1], whole[3])  # the same image, twice
+
+
+def test_crops_are_enlarged_parts(tmp_path: Path) -> None:
+    """Of a ramp from left to right: a part of it is a ramp that is as much flatter as it is small."""
+    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, :, None] * 8, (32, 32, 3))
+    write_shard(tmp_path / "train-000000.tar", [image_sample("0", ramp.copy(), 0)])
+    write_manifest(tmp_path, classes=["a"], resolution=32)
+    found = ImageShards(tmp_path, "train").augmented([0] * 200, rngs(*range(200)), 0.25, 0.0)
+    slopes = found.float().diff(dim=3)[:, :, :, 8:-8].mean(dim=(1, 2, 3)) / 8  # side over 32
+    assert slopes.min() == pytest.approx(0.5, abs=0.05)
+    assert slopes.max() == pytest.approx(1.0, abs=0.05)
+    assert len(found.unique(dim=0)) > 60  # sides and places

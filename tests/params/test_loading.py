@@ -56,6 +56,13 @@ WRONG = [
     ("dataset.source", "folder", ["dataset.path", "None", "one sub-folder per class"]),
     ("dataset.path", "somewhere", ["dataset.path", "'somewhere'", "null"]),
     ("dataset.resolution", 18, ["dataset.resolution", "18", "multiple of 4", "16 or 20"]),
+    ("vae.images.shards", "a.tar", ["vae.images.shards, vae.images.held_out", "both null"]),
+    ("vae.images.shards", "{a,b}.tar", ["shards: '{a,b}.tar'", "2 of 2 not found", "/a.tar"]),
+    ("vae.images.held_out", "{a..b.tar", ["vae.images.held_out: '{a..b.tar'", "braces"]),
+    ("vae.images.least_area", 0.0, ["vae.images.least_area", "0.0", "greater than 0"]),
+    ("vae.images.least_area", 1.1, ["vae.images.least_area", "1.1", "less than or equal to 1"]),
+    ("vae.images.flip", -0.1, ["vae.images.flip", "-0.1", "greater than or equal to 0"]),
+    ("vae.images.flip", True, ["vae.images.flip", "True", "number"]),
     ("dataset.held_out", 1.0, ["dataset.held_out", "1.0", "less than 1"]),
     ("diffusion.channel_mult", [1, 2, 2, 2], ["diffusion.channel_mult", "4x4", "fewer levels"]),
     ("diffusion.size", "S", ["diffusion.size, diffusion.channels", "one of the two"]),
@@ -301,6 +308,42 @@ def test_photographs_are_too_small_for_large_crops(tmp_path):
         UserError, match="dataset.path: 'pictures': expected null with source: photos"
     ):
         load(write_params(tmp_path / "params.yaml", changes))
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    """Three files in a project; patterns(training, held out) is the text of a refusal."""
+    for name in ("0", "1", "2"):
+        (tmp_path / f"{name}.tar").touch()
+    (tmp_path / "also.tar").symlink_to("1.tar")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+    def patterns(training, held_out):
+        changes = {"vae.images.shards": training, "vae.images.held_out": held_out}
+        try:
+            load(write_params(tmp_path / "params.yaml", changes))
+        except UserError as error:
+            return "\n".join(str(error).splitlines()[1:])
+        return ""
+
+    return patterns
+
+
+def test_shards_of_images_are_told_from_those_held_out(shards, tmp_path):
+    assert shards("{0..1}.tar", "2.tar") == ""
+    assert shards("[01].tar", f"{tmp_path}/2.tar") == ""
+    for held_out in ("{1..2}.tar", "*[12].tar", "also.tar"):
+        told = shards("{0..1}.tar", held_out)
+        assert f"vae.images.held_out: {held_out!r}" in told
+        assert f"{tmp_path}/1.tar is in both" in told
+
+
+def test_shards_that_are_not_there_are_named(shards, tmp_path):
+    assert f"1 of 4 not found, first {tmp_path}/3.tar" in shards("{0..3}.tar", "also.tar")
+    assert "vae.images.held_out: 'held*.tar': expected files that are there" in shards(
+        "0.tar", "held*.tar"
+    )
+    assert "expected both, or both null" in shards(None, "0.tar")
 
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edm2.data.images import ImageShards
+from edm2.data.stream import image_at
 from edm2.features.classifier import Classifier
 from edm2.params.vae import Vae
 from edm2.runtime.checkpoint import load_tree, save_tree
@@ -54,6 +55,47 @@ def test_batches_come_with_the_noise_of_each_image(tiny, images: ImageShards) ->
         assert torch.equal(a[1], b[1])
     noises = torch.cat([noise for _, noise in first])
     assert len(noises.unique(dim=0)) == 32  # fresh for each image met
+
+
+def augmented(params: Vae, **changes: float) -> Vae:
+    return params.model_copy(update={"images": params.images.model_copy(update=changes)})
+
+
+def take(
+    images: ImageShards, params: Vae, count: int, nimg: int = 0, seed: int = 0
+) -> torch.Tensor:
+    return torch.cat([x for x, _ in islice(batches(images, params, seed)(nimg), count)])
+
+
+def test_batches_are_the_prepared_images_by_default(tiny, images: ImageShards) -> None:
+    """In an order that the classifier's stream has as well: of the seed alone."""
+    order = [image_at(n, 12, seed=0) for n in range(24)]
+    assert torch.equal(take(images, tiny(), 3), images.batch(order)[0])
+
+
+def test_images_are_varied_by_their_number_in_the_training(tiny, images: ImageShards) -> None:
+    params = augmented(tiny(), least_area=0.4, flip=0.5)
+    first = take(images, params, 6)  # 48 images: four epochs
+    assert torch.equal(take(images, params, 2, nimg=32), first[32:])
+    split = params.model_copy(update={"batch": 4})
+    assert torch.equal(take(images, split, 12), first)
+    assert len(first.unique(dim=0)) > 36  # each epoch anew, though smooth images have like parts
+    assert not torch.equal(take(images, params, 6, seed=1), first)
+
+
+def test_another_seed_varies_images_otherwise(tiny, images: ImageShards) -> None:
+    params, patterns = augmented(tiny(), flip=0.5), []
+    for seed in (0, 1):
+        plain = images.batch([image_at(n, 12, seed) for n in range(48)])[0]
+        flipped = (take(images, params, 6, seed=seed) != plain).flatten(1).any(1)
+        patterns.append(flipped.tolist())
+    assert 10 < sum(patterns[0]) < 38
+    assert patterns[0] != patterns[1]
+
+
+def test_flips_leave_columns_together(tiny, images: ImageShards) -> None:
+    found = take(images, augmented(tiny(), flip=1.0), 3)
+    assert torch.equal(found, take(images, tiny(), 3).flip(3))
 
 
 def test_training_improves_reconstructions(tiny, task_of, images, backbone: Classifier) -> None:

@@ -1,0 +1,30 @@
+"""Patterns of file names, as lists of shards are written."""
+
+from glob import escape, glob
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+
+def alternatives(pattern: str, root: Path) -> dict[str, list[Path]]:
+    """The files that each alternative of a pattern stands for.
+
+    Braces name every alternative, {00000..00099} or {a,b}: each should have files. *, ? and []
+    match whatever is there. Relative patterns start from `root`.
+
+    Raises:
+        ValueError: braces that are not closed.
+    """
+    return {
+        name: [path for path in map(Path, sorted(glob(_below(root, name)))) if path.is_file()]
+        for name in braceexpand(pattern)
+    }
+
+
+def matching(pattern: str, root: Path) -> list[Path]:
+    """The files of a pattern in the order of their names, each once."""
+    return sorted({path for paths in alternatives(pattern, root).values() for path in paths})
+
+
+def _below(root: Path, name: str) -> str:
+    return name if Path(name).is_absolute() else f"{escape(str(root))}/{name}"

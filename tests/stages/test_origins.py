@@ -1,0 +1,109 @@
+"""Images of other origins: the photographs, and shards that others made."""
+
+import io
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import webdataset as wds
+from PIL import Image
+from tiny import run_stage
+
+from edm2.params import UserError, load
+from edm2.runtime.manifest import read_manifest
+from stages.train_vae import outside
+
+
+def test_photographs_are_prepared_and_trained_on(project):
+    folder = project(dataset__source="photos", dataset__resolution=32, dataset__held_out=0.1,
+                     diffusion__attention_resolutions=[8])  # fmt: skip
+    for stage in ("prepare", "train_features", "train_vae"):
+        run_stage(stage)
+    facts = read_manifest(folder / "data/images")
+    assert (facts["source"], facts["resolution"], len(facts["classes"])) == ("photos", 32, 10)
+    train, held_out = (facts["images_per_class"][split] for split in ("train", "held_out"))
+    assert sum(train) == facts["images"]["train"] > 4000
+    assert min(train) > 100
+    assert min(held_out) >= 15
+    curves = pd.read_csv(folder / "reports/vae/curves.csv")
+    assert curves["train/mse"].iloc[-1] < curves["train/mse"].iloc[0]
+
+
+def write_tars(folder, tars, count):
+    """Smooth pictures of many sizes, with captions, `count` a tar."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for tar in tars:
+        with wds.TarWriter(str(folder / f"{tar:05d}.tar"), encoder=False) as writer:
+            for number in range(count):
+                corners = Image.fromarray(rng.integers(0, 256, (3, 3, 3)).astype(np.uint8))
+                stream = io.BytesIO()
+                width, height = rng.integers(12, 60, 2).tolist()
+                corners.resize((width, height)).save(stream, "jpeg")
+                writer.write({"__key__": f"{tar:05d}{number:04d}", "jpg": stream.getvalue(),
+                              "txt": b"colours"})  # fmt: skip
+
+
+@pytest.fixture
+def web(project):
+    """web(changes…): the finished project, its VAE to be trained on three tars of pictures."""
+
+    def enter(**changes):
+        folder = project(vae__images__shards="web/{00000..00001}.tar",
+                         vae__images__held_out="web/0000[2].tar", **changes)  # fmt: skip
+        write_tars(folder / "web", range(3), 40)
+        return folder
+
+    return enter
+
+
+def train():
+    run_stage("train_vae", outside=outside(load("params.yaml")))
+
+
+def test_the_vae_trains_on_shards_that_others_made(web, finished):
+    folder = web(vae__images__least_area=0.5, vae__images__flip=0.5)
+    train()
+    curves = pd.read_csv(folder / "reports/vae/curves.csv")
+    assert list(curves["nimg"]) == [128, 256, 384, 512]
+    assert np.isfinite(curves["held_out/psnr"].dropna()).all()
+    ours, usual = (json.loads((where / "reports/vae/metrics.json").read_text())
+                   for where in (folder, finished))  # fmt: skip
+    assert ours["psnr"] != usual["psnr"]  # of other held-out images
+    distances = [key for key in usual if key.startswith("held_out/fd_classifier_")]
+    assert len(distances) == 1  # what generated images are held against stays: the data set
+    assert ours[distances[0]] == pytest.approx(usual[distances[0]], rel=1e-9)
+    assert Image.open(folder / "reports/vae/reconstructions.png").width > 24 * 16
+    run_stage("encode_latents")
+    assert read_manifest(folder / "data/latents")["shape"] == [4, 4, 4]
+
+
+def test_a_damaged_image_stops_the_training_by_name(web):
+    folder = web()
+    path = folder / "web/00001.tar"
+    content = path.read_bytes()
+    assert content.count(b"\xff\xd8\xff") == 40
+    path.write_bytes(content.replace(b"\xff\xd8\xff", b"\xff\x00\xff"))
+    with pytest.raises(UserError, match=r"web/00001\.tar: 00001\d{4}\.jpg: cannot be read"):
+        train()
+
+
+def test_other_shards_are_other_work(web):
+    """Their names, sizes and times enter the fingerprint."""
+    folder = web()
+    seen = [outside(load("params.yaml"))]
+    assert "00001.tar" in seen[0]
+    write_tars(folder / "web", [1], 41)
+    seen.append(outside(load("params.yaml")))
+    os.utime(folder / "web/00002.tar", (1, 1))
+    seen.append(outside(load("params.yaml")))
+    assert len(set(seen)) == 3
+    write_tars(folder / "web", [7], 2)  # not of the pattern
+    assert outside(load("params.yaml")) == seen[-1]
+
+
+def test_prepared_images_are_no_input_from_outside(project):
+    project()
+    assert outside(load("params.yaml")) == ""
