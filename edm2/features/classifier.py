@@ -36,6 +36,12 @@ class Classifier(nn.Module):
         self.embed = nn.Linear(widths[-1] * side * side, dims)
         self.head = nn.Linear(dims, num_classes)
 
+    @property
+    def channel_weights(self) -> list[torch.Tensor]:
+        """All channels count the same."""
+        widths = [self.facts["channels"] * 2**k for k in range(self.facts["slices"])]
+        return [self.embed.weight.new_ones(width) for width in widths]
+
     def slices(self, images: torch.Tensor) -> list[torch.Tensor]:
         maps, x = [], images
         for k, stage in enumerate(self.stages):

@@ -1,6 +1,6 @@
 """Losses on a reconstruction, and the gradient normalization that balances them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,19 +38,30 @@ def normalize_gradient(x: torch.Tensor, weight: float) -> torch.Tensor:
     return out
 
 
-def perceptual_loss(backbone: Backbone) -> Loss:
-    """Distance of backbone features (LPIPS, Zhang et al. 2018, eq. 1, all channel weights one).
+def perceptual_distance(
+    a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], channel_weights: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Distance of feature maps [N, C_k, H_k, W_k], the mean over images (LPIPS, Zhang et al. 2018,
+    eq. 1).
 
     Each slice's features are normalized to unit length per pixel; squared differences are summed
-    over channels, averaged over pixels and images, and summed over slices.
+    over channels, each times its weight, averaged over pixels and images, and summed over slices.
     """
+    parts = []
+    for x, y, weights in zip(a, b, channel_weights, strict=True):
+        squares = (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square()
+        parts.append((weights.reshape(-1, 1, 1) * squares).sum(1).mean())
+    return torch.stack(parts).sum()
+
+
+def perceptual_loss(backbone: Backbone) -> Loss:
+    """`perceptual_distance` of what the backbone sees; gradients reach the reconstruction alone."""
 
     def loss(images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            targets = [F.normalize(x, dim=1) for x in backbone.slices(images)]
-        found = [F.normalize(x, dim=1) for x in backbone.slices(reconstruction)]
-        parts = [(a - b).square().sum(1).mean() for a, b in zip(targets, found, strict=True)]
-        return torch.stack(parts).sum()
+            targets = backbone.slices(images)
+        found = backbone.slices(reconstruction)
+        return perceptual_distance(targets, found, backbone.channel_weights)
 
     return loss
 

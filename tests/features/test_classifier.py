@@ -28,6 +28,10 @@ def test_slices_halve_the_resolution_and_double_the_width(classifier, pixels) ->
     assert shapes == [(5, 8, 16, 16), (5, 16, 8, 8), (5, 32, 4, 4)]
 
 
+def test_all_channels_of_slices_count_the_same(classifier: Classifier) -> None:
+    assert [w.tolist() for w in classifier.channel_weights] == [[1.0] * 8, [1.0] * 16, [1.0] * 32]
+
+
 def test_slices_see_the_averages_of_finer_pixels(classifier: Classifier) -> None:
     classifier.stages = nn.ModuleList([nn.Identity()] * 3)
     x = torch.randn(2, 3, 16, 16)

@@ -10,6 +10,7 @@ from edm2.vae.losses import (
     image_losses,
     kl_loss,
     normalize_gradient,
+    perceptual_distance,
     perceptual_loss,
     pooled_loss,
 )
@@ -84,6 +85,16 @@ def test_perceptual_loss_against_numpy(backbone: Classifier, pair) -> None:
         a, b = ((x / x.norm(dim=1, keepdim=True)).double().numpy() for x in (a, b))
         expected += ((a - b) ** 2).sum(axis=1).mean()
     assert float(perceptual_loss(backbone)(*pair)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_channels_count_by_their_weights() -> None:
+    """Unit vectors by hand: (3, 4)/5 against (1, 0), then a slice of a single channel."""
+    a = [torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1), torch.tensor([[[[2.0, -7.0]]]])]
+    b = [torch.tensor([9.0, 0.0]).reshape(1, 2, 1, 1), torch.tensor([[[[5.0, 3.0]]]])]
+    weights = [torch.tensor([10.0, 0.5]), torch.tensor([3.0])]
+    first = 10 * (0.6 - 1) ** 2 + 0.5 * 0.8**2
+    second = 3 * (0 + 2**2) / 2  # signs alike at one pixel, unlike at the other
+    assert float(perceptual_distance(a, b, weights)) == pytest.approx(first + second)
 
 
 def test_perceptual_loss_is_a_distance(backbone: Classifier, pair) -> None:

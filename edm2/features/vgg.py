@@ -1,0 +1,92 @@
+"""VGG16 (Simonyan and Zisserman 2014) with torchvision's ImageNet weights, as LPIPS reads it."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edm2.features.weights import Weights, find_weights
+
+IMAGENET = Weights(
+    file="vgg16-397923af.pth",
+    url="https://download.pytorch.org/models/vgg16-397923af.pth",
+    sha256="397923af",
+    licence="BSD-3-Clause (torchvision); trained on ImageNet, which is for research",
+    key="vae.backbone_path",
+)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel in [0, 1]
+CONVS = (2, 2, 3, 3, 3)  # per slice
+WIDTHS = (64, 128, 256, 512, 512)
+
+
+class Vgg16(nn.Module):
+    """The `Backbone` whose slices are relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3.
+
+    Frozen. Images are float [N, 3, R, R] in [-1, 1], R at least 16.
+    """
+
+    name = "vgg16"
+
+    def __init__(self, channel_weights: torch.Tensor) -> None:
+        """
+        Args:
+            channel_weights: float [1472], those of LPIPS for the channels of all slices in turn.
+        """
+        super().__init__()
+        self.features = nn.Sequential(*_layers())  # numbered as torchvision numbers them
+        self.all_weights = nn.Buffer(channel_weights)
+        self.mean = nn.Buffer(torch.tensor(MEAN).reshape(3, 1, 1) * 2 - 1)
+        self.std = nn.Buffer(torch.tensor(STD).reshape(3, 1, 1) * 2)
+        self.eval().requires_grad_(False)
+
+    @property
+    def channel_weights(self) -> tuple[torch.Tensor, ...]:
+        return self.all_weights.split(WIDTHS)
+
+    def slices(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps, x = [], (images - self.mean) / self.std
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+            x = layer(x)
+        return [*maps, x]
+
+
+def lpips_weights() -> torch.Tensor:
+    """The channel weights for VGG16 inside the package lpips, version 0.1 (Zhang et al. 2018)."""
+    package = find_spec("lpips")
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "weights/v0.1/vgg.pth"
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    return torch.cat([found[f"lin{k}.model.1.weight"].flatten() for k in range(len(WIDTHS))])
+
+
+def load_vgg16(path: Path | None, device: torch.device) -> Vgg16:
+    """VGG16 as published, with the channel weights of LPIPS.
+
+    Args:
+        path: a copy of the file; None for the cache, or a download into it.
+
+    Raises:
+        UserError: see `find_weights`.
+    """
+    state = torch.load(find_weights(IMAGENET, path), map_location="cpu", weights_only=True)
+    vgg = Vgg16(lpips_weights())
+    trunk = {name.removeprefix("features."): tensor for name, tensor in state.items()
+             if name.startswith("features.")}  # fmt: skip
+    vgg.features.load_state_dict(trunk)
+    return vgg.to(device)
+
+
+def _layers() -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    before = 3
+    for convs, width in zip(CONVS, WIDTHS, strict=True):
+        if layers:
+            layers.append(nn.MaxPool2d(2))
+        for _ in range(convs):
+            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+            before = width
+    return layers
