@@ -4,29 +4,17 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from edm2.params.codec_checks import autoencoder_layout, backbone_problems, codec_problems
+from edm2.params.errors import Problem
 from edm2.params.patterns import alternatives
 from edm2.params.section import Training
 from edm2.params.tree import Params
 
 LARGEST_PHOTO_CROP = 128  # larger ones leave too few crops of the smallest photograph
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One wrong value: its key path, the value, what is allowed, and what to do."""
-
-    key: str
-    value: Any
-    allowed: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.value!r}: expected {self.allowed}. {self.remedy}"
 
 
 def launched_ranks(launch: str) -> int:
@@ -47,24 +35,27 @@ def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
         root: folder that relative paths start from.
     """
     yield from _dataset(params, root)
-    yield from _resolutions(params)
-    yield from _vae(params)
+    yield from codec_problems(params, root)
+    yield from backbone_problems(params, root)
+    yield from _resolutions(params, root)
     yield from _vae_images(params, root)
-    for key in ("features", "vae"):
-        yield from _training(key, getattr(params, key), world_size)
-    yield from _per_config(params, world_size)
+    yield from _training("features", params.features, world_size)
+    if params.codec.kind == "trained":
+        yield from _vae(params)
+        yield from _training("vae", params.vae, world_size)
+    yield from _per_config(params, world_size, root)
     yield from _sweep(params, root)
     yield from _evaluation(params)
     yield from _guidance(params, world_size, root)
 
 
-def _per_config(params: Params, world_size: int) -> Iterator[Problem]:
+def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     """What may differ between configs, with their letters unless it is the same in all of them."""
     found: dict[str, tuple[Problem, list[str]]] = {}
     for config in params.configs:
         own = params.of(config)
         for problem in (
-            *_levels(own),
+            *_levels(own, root),
             *_training("diffusion", own.diffusion, world_size),
             *_denoiser(own, world_size),
             *_snapshots(own),
@@ -103,14 +94,15 @@ def _dataset(params: Params, root: Path) -> Iterator[Problem]:
         yield Problem("configs", list(params.configs), "each letter once", "Remove the repeated.")
 
 
-def _resolutions(params: Params) -> Iterator[Problem]:
-    resolution, downscale = params.dataset.resolution, params.vae.downscale
-    if resolution % downscale:
-        yield Problem("dataset.resolution", resolution,
-                      f"a multiple of {downscale} (vae.channel_mult has "
-                      f"{len(params.vae.channel_mult)} levels, each after the first halves it)",
-                      _nearest(resolution, downscale))  # fmt: skip
-    if resolution % params.vae.losses.reconstruction_pool:
+def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
+    resolution, layout = params.dataset.resolution, autoencoder_layout(params, root)
+    trained = params.codec.kind == "trained"
+    if layout is not None and resolution % layout[0]:
+        reason = (f"vae.channel_mult has {len(params.vae.channel_mult)} levels, each after the first "
+                  "halves it" if trained else "as the autoencoder halves it")  # fmt: skip
+        yield Problem("dataset.resolution", resolution, f"a multiple of {layout[0]} ({reason})",
+                      _nearest(resolution, layout[0]))  # fmt: skip
+    if trained and resolution % params.vae.losses.reconstruction_pool:
         yield Problem("vae.losses.reconstruction_pool", params.vae.losses.reconstruction_pool,
                       f"a divisor of dataset.resolution ({resolution})",
                       "Use a power of two below it.")  # fmt: skip
@@ -119,10 +111,11 @@ def _resolutions(params: Params) -> Iterator[Problem]:
                       f"slices that halve {resolution} evenly", "Use fewer slices.")  # fmt: skip
 
 
-def _levels(params: Params) -> Iterator[Problem]:
-    latent, rest = divmod(params.dataset.resolution, params.vae.downscale)
-    if rest:
+def _levels(params: Params, root: Path) -> Iterator[Problem]:
+    layout = autoencoder_layout(params, root)
+    if layout is None or params.dataset.resolution % layout[0]:
         return  # told already
+    latent = params.dataset.resolution // layout[0]
     halvings = len(params.diffusion.channel_mult) - 1
     if latent % 2**halvings:
         yield Problem("diffusion.channel_mult", list(params.diffusion.channel_mult),
@@ -314,16 +307,16 @@ def _guidance(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
         yield Problem("guidance.changes.per_config", guidance.changes["per_config"],
                       "other fields of `diffusion`", "Remove it.")  # fmt: skip
     elif kind == "trained":
-        yield from _guide_training(params, world_size)
+        yield from _guide_training(params, world_size, root)
 
 
-def _guide_training(params: Params, world_size: int) -> Iterator[Problem]:
+def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     """What would keep the guide from being trained, each problem once."""
     found: dict[str, Problem] = {}
     for config in params.configs:
         own = params.guide_of(config)
         for problem in (
-            *_levels(own),
+            *_levels(own, root),
             *_training("diffusion", own.diffusion, world_size),
             *_denoiser(own, world_size),
             *_snapshots(own),

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from edm2.params.codec import CodecChoice
 from edm2.params.dataset import Dataset
 from edm2.params.diffusion import Diffusion, Letter
 from edm2.params.ema import Ema, Sweep
@@ -27,7 +28,10 @@ class Params(Section):
     )
     dataset: Dataset = Field(description="where images come from")
     features: Features = Field(description="the classifier of the data set")
-    vae: Vae = Field(description="the autoencoder that makes the latents")
+    codec: CodecChoice = Field(description="what turns images into latents and back")
+    vae: Vae = Field(
+        description="the autoencoder that makes the latents, where the codec is trained"
+    )
     diffusion: Diffusion = Field(description="the denoiser and its training")
     ema: Ema = Field(description="averages tracked while training")
     sweep: Sweep = Field(description="EMA lengths chosen after training")

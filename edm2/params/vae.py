@@ -1,6 +1,6 @@
 """`vae`: the autoencoder that makes the latents."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,14 @@ class Vae(Training):
     latent_channels: Count = Field(description="channels of the latents")
     attention: bool = Field(description="self-attention in the middle of encoder and decoder")
     variance: NonNegative = Field(description="fixed variance of the latents; 0: deterministic")
+    backbone: Literal["classifier", "vgg16"] = Field(
+        description="what the perceptual distance sees; classifier: the data set's own; "
+        "vgg16: trained on ImageNet, with the channel weights of LPIPS"
+    )
+    backbone_path: str | None = Field(
+        description="backbone vgg16: a copy of torchvision's weights, relative to the project root; "
+        "null: downloaded once; classifier: null"
+    )
     losses: Losses = Field(description="which losses, and their balance at the image")
     lr: Positive = Field(
         description="learning rate of AdamW over channels, for all layers but the first"

@@ -56,6 +56,12 @@ WRONG = [
     ("dataset.source", "folder", ["dataset.path", "None", "one sub-folder per class"]),
     ("dataset.path", "somewhere", ["dataset.path", "'somewhere'", "null"]),
     ("dataset.resolution", 18, ["dataset.resolution", "18", "multiple of 4", "16 or 20"]),
+    ("codec.kind", "vqgan", ["codec.kind", "'vqgan'", "'trained'", "'stable_diffusion'", "'rgb'"]),
+    ("codec.path", "sd", ["codec.path: 'sd'", "null with kind: trained", "stable_diffusion"]),
+    ("codec.normalization", "imagenet", ["codec.normalization", "'dataset'", "'paper'"]),
+    ("codec.normalization", "paper", ["codec.normalization: 'paper'", "dataset with kind: trained"]),
+    ("vae.backbone", "vgg19", ["vae.backbone", "'vgg19'", "'classifier'", "'vgg16'"]),
+    ("vae.backbone_path", "vgg.pth", ["vae.backbone_path: 'vgg.pth'", "null with backbone: class"]),
     ("vae.images.shards", "a.tar", ["vae.images.shards, vae.images.held_out", "both null"]),
     ("vae.images.shards", "{a,b}.tar", ["shards: '{a,b}.tar'", "2 of 2 not found", "/a.tar"]),
     ("vae.images.held_out", "{a..b.tar", ["vae.images.held_out: '{a..b.tar'", "braces"]),
@@ -154,6 +160,106 @@ def test_wrong_values_are_refused_with_key_value_and_way_out(tmp_path, key, valu
     with pytest.raises(UserError) as error:
         load(path)
     assert [text for text in [str(path), *said] if text not in str(error.value)] == []
+
+
+def told(tmp_path, changes):
+    with pytest.raises(UserError) as error:
+        load(write_params(tmp_path / "params.yaml", changes))
+    return str(error.value).splitlines()[1:]
+
+
+def test_latents_have_the_layout_of_their_codec(tmp_path):
+    """16 pixels are 4 of the trained autoencoder, 2 of Stable Diffusion's, 16 of none."""
+    for kind, channel_mult, side in (("trained", [1, 2], 4), ("stable_diffusion", [1], 2),
+                                     ("rgb", [1, 2, 2], 16)):  # fmt: skip
+        changes = {"codec.kind": kind, "diffusion.channel_mult": channel_mult,
+                   "diffusion.attention_resolutions": [side]}  # fmt: skip
+        assert load(write_params(tmp_path / "params.yaml", changes)).codec.kind == kind
+        changes["diffusion.attention_resolutions"] = [2 * side]
+        (line,) = told(tmp_path, changes)
+        assert line.startswith(f"  diffusion.attention_resolutions: {2 * side}: expected")
+    changes = {"codec.kind": "stable_diffusion", "dataset.resolution": 20, "diffusion.channel_mult": [1],
+               "diffusion.attention_resolutions": None}  # fmt: skip
+    (line,) = told(tmp_path, changes)
+    assert "dataset.resolution: 20: expected a multiple of 8" in line
+    assert "Nearest: 16 or 24" in line
+
+
+def test_settings_of_a_training_that_is_not_to_run_are_not_checked(tmp_path):
+    changes = {"codec.kind": "rgb", "diffusion.channel_mult": [1, 2, 2], "vae.log_nimg": 1,
+               "vae.losses.reconstruction_pool": 3}  # fmt: skip
+    assert load(write_params(tmp_path / "params.yaml", changes)).vae.log_nimg == 1
+    assert len(told(tmp_path, {**changes, "codec.kind": "trained"})) == 2
+
+
+def autoencoder(folder, config, weights=b""):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(config)
+    if weights is not None:
+        (folder / "diffusion_pytorch_model.safetensors").write_bytes(weights)
+
+
+WHOLE = '{"block_out_channels": [8, 8, 8], "latent_channels": 16}'
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"),
+    [(WHOLE, None), ("{", b""), ("[]", b""), ('{"latent_channels": 4}', b""),
+     ('{"block_out_channels": 8, "latent_channels": 4}', b"")],
+)  # fmt: skip
+def test_a_folder_that_is_no_autoencoder_is_refused(tmp_path, monkeypatch, config, weights):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    changes = {"codec.kind": "stable_diffusion", "codec.path": "sd"}
+    assert f"Looked for {tmp_path}/sd" in told(tmp_path, changes)[0]
+    autoencoder(tmp_path / "sd", config, weights)
+    (line,) = told(tmp_path, changes)
+    assert "codec.path: 'sd': expected a folder with config.json and" in line
+
+
+def test_an_autoencoder_tells_its_layout(tmp_path, monkeypatch):
+    """Three levels: 4× down. The paper has no constants for sixteen channels."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    autoencoder(tmp_path / "sd", WHOLE)
+    changes = {"codec.kind": "stable_diffusion", "codec.path": "sd"}
+    assert load(write_params(tmp_path / "params.yaml", changes)).codec.path == "sd"
+    (line,) = told(tmp_path, {**changes, "codec.normalization": "paper"})
+    assert "codec.normalization: 'paper': expected dataset with latents of 16 channels" in line
+    (line,) = told(tmp_path, {**changes, "dataset.resolution": 18, "features.slices": 1})
+    assert "dataset.resolution: 18: expected a multiple of 4" in line
+
+
+def test_the_paper_normalizes_pixels_and_stable_diffusions_latents(tmp_path):
+    for kind, channel_mult in (("rgb", [1, 2, 2]), ("stable_diffusion", [1])):
+        changes = {"codec.kind": kind, "codec.normalization": "paper",
+                   "diffusion.channel_mult": channel_mult,
+                   "diffusion.attention_resolutions": None}  # fmt: skip
+        assert load(write_params(tmp_path / "params.yaml", changes)).codec.normalization == "paper"
+
+
+def test_stable_diffusion_needs_its_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("edm2.params.codec_checks.find_spec", lambda name: None)
+    changes = {"codec.kind": "stable_diffusion", "dataset.resolution": 32}
+    (line,) = told(tmp_path, changes)
+    assert "codec.kind" in line
+    assert "pip install diffusers" in line
+    load(ROOT / "params.yaml")
+
+
+def test_vgg16_needs_sixteen_pixels_and_its_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    changes = {"vae.backbone": "vgg16"}
+    assert load(write_params(tmp_path / "params.yaml", changes)).vae.backbone == "vgg16"
+    small = {
+        "dataset.resolution": 8,
+        "diffusion.channel_mult": [1],
+        "diffusion.attention_resolutions": None,
+    }
+    (line,) = told(tmp_path, {**changes, **small})
+    assert "vae.backbone: 'vgg16': expected a dataset.resolution of at least 16" in line
+    (line,) = told(tmp_path, {**changes, "vae.backbone_path": "vgg.pth"})
+    assert f"Looked for {tmp_path}/vgg.pth" in line
+    (tmp_path / "vgg.pth").touch()
+    load(write_params(tmp_path / "params.yaml", {**changes, "vae.backbone_path": "vgg.pth"}))
 
 
 def test_published_networks_need_their_folder_and_config_g(tmp_path, monkeypatch):

@@ -1,0 +1,73 @@
+"""What can be wrong with `codec` and the backbone, and the layout of the latents that follows."""
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from edm2.params.errors import Problem
+from edm2.params.tree import Params
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"  # as diffusers names them
+PAPER_CHANNELS = 4  # that EDM2 has constants for
+VGG16_LEAST = 16  # pixels that can be halved four times
+
+
+def autoencoder_layout(params: Params, root: Path) -> tuple[int, int] | None:
+    """Image pixels per latent pixel along each side, and channels of the latents.
+
+    None where `codec.path` does not tell, which is a problem of its own.
+    """
+    codec = params.codec
+    if codec.kind == "trained":
+        return params.vae.downscale, params.vae.latent_channels
+    if codec.kind == "rgb":
+        return 1, 3
+    if codec.path is None:
+        return 8, 4
+    try:
+        config = json.loads((root / codec.path / CONFIG).read_text(encoding="utf-8"))
+        return 2 ** (len(config["block_out_channels"]) - 1), int(config["latent_channels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
+    codec, layout = params.codec, autoencoder_layout(params, root)
+    foreign = codec.kind == "stable_diffusion"
+    if foreign and find_spec("diffusers") is None:
+        yield Problem("codec.kind", codec.kind, "the package diffusers with it",
+                      "Install it: pip install diffusers.")  # fmt: skip
+    if codec.path is not None and not foreign:
+        yield Problem("codec.path", codec.path, f"null with kind: {codec.kind}",
+                      "Set it to null, or set codec.kind to stable_diffusion.")  # fmt: skip
+    elif codec.path is not None:
+        folder = root / codec.path
+        if layout is None or not (folder / WEIGHTS).is_file():
+            yield Problem("codec.path", codec.path,
+                          f"a folder with {CONFIG} and {WEIGHTS} of an autoencoder",
+                          f"Looked for {folder}; of a whole pipeline it is the folder vae. "
+                          "Or set it to null: downloaded once.")  # fmt: skip
+    if codec.normalization == "paper" and codec.kind == "trained":
+        yield Problem("codec.normalization", "paper", "dataset with kind: trained",
+                      "The paper has constants for Stable Diffusion and for pixels.")  # fmt: skip
+    if codec.normalization == "paper" and foreign and layout and layout[1] != PAPER_CHANNELS:
+        yield Problem("codec.normalization", "paper",
+                      f"dataset with latents of {layout[1]} channels (codec.path)",
+                      f"The paper has constants for {PAPER_CHANNELS} channels.")  # fmt: skip
+
+
+def backbone_problems(params: Params, root: Path) -> Iterator[Problem]:
+    name, path = params.vae.backbone, params.vae.backbone_path
+    resolution = params.dataset.resolution
+    if name == "vgg16" and resolution < VGG16_LEAST:
+        yield Problem("vae.backbone", name,
+                      f"a dataset.resolution of at least {VGG16_LEAST} with it, not {resolution}: "
+                      "VGG16 halves images four times",
+                      "Set it to classifier, or use larger images.")  # fmt: skip
+    if name == "vgg16" and path is not None and not (root / path).is_file():
+        yield Problem("vae.backbone_path", path, "a file that exists",
+                      f"Looked for {root / path}. Or set it to null: downloaded once.")  # fmt: skip
+    if name != "vgg16" and path is not None:
+        yield Problem("vae.backbone_path", path, f"null with backbone: {name}",
+                      "Set it to null, or set vae.backbone to vgg16.")  # fmt: skip
