@@ -24,7 +24,7 @@ from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.params import load
 from edm2.reporting.curves import best_of
 from edm2.sampling.generate import generate, seed_labels
-from edm2.vae.codec import load_vae
+from edm2.vae.codec import load_codec
 
 SEEDS = range(1_000_000, 1_001_000)  # none that the sweep has seen
 
@@ -32,7 +32,10 @@ SEEDS = range(1_000_000, 1_001_000)  # none that the sweep has seen
 def generated(config: str, network: str) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 images [N, 3, 16, 16] of SEEDS and the classes asked for."""
     params, cpu = load("params.yaml"), torch.device("cpu")
-    latents, codec = LatentShards(Path("data/latents"), "train"), load_vae(Path("models/vae"), cpu)
+    latents, codec = (
+        LatentShards(Path("data/latents"), "train"),
+        load_codec(Path("models/vae"), cpu),
+    )
     denoiser = denoiser_for(config, params, latents.shape, len(latents.classes))
     set_network(denoiser, load_file(f"models/sweep/{config}/{network}.safetensors"))
     parts = generate(denoiser, SEEDS, latents.shape, len(latents.classes), params.sampling, cpu)

@@ -11,15 +11,16 @@ def work(place: Place) -> None:
     from edm2.data.latents import latent_facts
     from edm2.runtime.distributed import barrier, ranks
     from edm2.runtime.manifest import write_manifest
-    from edm2.vae.codec import load_vae
+    from edm2.vae.codec import load_codec
     from edm2.vae.encoding import encode_shards
 
     out = place.out("data/latents")
     images = ImageShards(Path("data/images"), "train")
-    encode_shards(load_vae(Path("models/vae"), place.device), images, out, place.device)
+    codec = load_codec(Path("models/vae"), place.device)
+    encode_shards(codec, images, out, place.device)
     barrier()
     if ranks().first:
-        write_manifest(out, classes=images.classes, **latent_facts(out))
+        write_manifest(out, classes=images.classes, **latent_facts(out, codec.normalization))
 
 
 if __name__ == "__main__":

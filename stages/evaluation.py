@@ -23,7 +23,7 @@ from edm2.runtime.distributed import ranks
 from edm2.runtime.progress import Progress
 from edm2.sampling.generate import generate, seed_labels
 from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels
-from edm2.vae.codec import load_vae
+from edm2.vae.codec import load_codec
 
 BATCH = 256
 Network = Mapping[str, Any]  # as the sweep's manifest describes it
@@ -46,7 +46,7 @@ class Evaluator:
         train, held_out = (ImageShards(Path("data/images"), s) for s in ("train", "held_out"))
         self.classes = train.classes
         self.latents = LatentShards(Path("data/latents"), "train")
-        self.codec = load_vae(Path("models/vae"), device)
+        self.codec = load_codec(Path("models/vae"), device)
         self.detector = load_classifier(Path("models/features"), device)
         self.reference = image_statistics(
             (b for b, _ in train.batches(BATCH)), len(train), self.detector, device

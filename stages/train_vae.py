@@ -1,62 +1,111 @@
-"""images, features → models/vae, reports/vae: the autoencoder that makes the latents."""
+"""images, features → models/vae, reports/vae: the codec, and how well it brings images back."""
 
+from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edm2.params import Params
 from stages.entry import Place, main
+
+if TYPE_CHECKING:
+    from edm2.data.images import Images
+    from edm2.features.backbone import Backbone
+    from edm2.vae.codec import Codec
+    from edm2.vae.network import Autoencoder
 
 SHOWN = 24  # held-out images in the picture of reconstructions
 
 
 def work(place: Place) -> None:
-    """Train the VAE; measure its reconstructions of held-out images."""
-    import torch
-
+    """Train the VAE, or take the codec that params name; measure held-out reconstructions."""
     from edm2.data.images import ImageShards
     from edm2.data.web import WebImages
     from edm2.features.classifier import load_classifier
-    from edm2.reporting.grids import write_rows
-    from edm2.runtime.device import activation_dtype
+    from edm2.features.vgg import load_vgg16
+    from edm2.params.checks import project_root
     from edm2.runtime.distributed import ranks
-    from edm2.runtime.loop import Every, train
-    from edm2.runtime.randomness import torch_seed
-    from edm2.vae.codec import TrainedVae, save_vae
-    from edm2.vae.network import Autoencoder
-    from edm2.vae.training import VaeTask, batches, evaluate
-    from stages.reports import write_curves, write_metrics
+    from edm2.runtime.files import write_text
+    from edm2.vae.codec import load_codec, save_vae
+    from edm2.vae.evaluation import evaluate
+    from edm2.vae.published import save_codec
+    from stages.reports import write_curves
     from stages.yardsticks import reconstruction_distances
 
-    seed, params, device = place.params.seed, place.params.vae, place.device
+    params, device, out = place.params, place.device, place.out("models/vae")
     prepared, prepared_held_out = (ImageShards(Path("data/images"), split)
                                    for split in ("train", "held_out"))  # fmt: skip
-    others = [WebImages(paths, prepared.resolution) for paths in shards(place.params)]
+    others = [WebImages(paths, prepared.resolution) for paths in shards(params)]
     images, held_out = others or (prepared, prepared_held_out)
     classifier = load_classifier(Path("models/features"), device)
+    own = params.vae.backbone == "classifier"
+    backbone = classifier if own else load_vgg16(_copy(params), device)
+    if params.codec.kind == "trained":
+        network = _trained(place, images, held_out, backbone)
+        if ranks().first:
+            save_vae(network.cpu(), params.vae, out)
+            write_curves(place, "reports/vae/curves.csv")
+    elif ranks().first:
+        print(f"note: codec.kind is {params.codec.kind}: no autoencoder is trained here.")
+        save_codec(params.codec, out, project_root())
+        write_text(place.out("reports/vae/curves.csv"), "nimg\n")
+    if ranks().first:
+        codec = load_codec(out, device)
+        found = evaluate(codec, held_out, backbone, device)
+        found |= reconstruction_distances(codec, prepared, prepared_held_out, classifier, device)
+        _write(place, codec, held_out, found)
+
+
+def _write(place: Place, codec: "Codec", held_out: "Images", found: dict[str, float]) -> None:
+    """What the codec loses, in a picture and in numbers."""
+    from edm2.reporting.grids import write_rows
+    from stages.reports import write_metrics
+
+    grid = place.out("reports/vae/reconstructions.png")
+    shown, _ = held_out.batch(range(min(SHOWN, len(held_out))))
+    decoded = codec.decode(codec.encode(shown.to(place.device))[0]).cpu()
+    write_rows(grid, {"image": shown, "decoded": decoded})
+    place.run.artifact(grid)
+    # JSON has no infinity: where nothing is lost there is no PSNR, and the report says so
+    write_metrics(place, "reports/vae/metrics.json",
+                  {key: value for key, value in found.items() if isfinite(value)})  # fmt: skip
+
+
+def _trained(
+    place: Place, images: "Images", held_out: "Images", backbone: "Backbone"
+) -> "Autoencoder":
+    import torch
+
+    from edm2.runtime.device import activation_dtype
+    from edm2.runtime.loop import Every, train
+    from edm2.runtime.randomness import torch_seed
+    from edm2.vae.codec import TrainedVae
+    from edm2.vae.evaluation import evaluate
+    from edm2.vae.network import Autoencoder
+    from edm2.vae.training import VaeTask, batches
+
+    seed, params, runtime = place.params.seed, place.params.vae, place.params.runtime
     torch.manual_seed(torch_seed(seed, "vae/init"))
-    network = Autoencoder(params).to(device)
+    network = Autoencoder(params).to(place.device)
+    codec = TrainedVae(network, params)
 
     def check(nimg: int) -> dict[str, float]:
-        found = evaluate(network, held_out, classifier, device)
+        found = evaluate(codec, held_out, backbone, place.device)
         return {f"held_out/{key}": value for key, value in found.items()}
 
-    runtime = place.params.runtime
-    task = VaeTask(network, params, classifier, device, activation_dtype(runtime), runtime.compile)
-    train(place.title, task,
-          batches(images, params, seed), params, place.state, place.run,
+    task = VaeTask(network, params, backbone, place.device, activation_dtype(runtime),
+                   runtime.compile)  # fmt: skip
+    train(place.title, task, batches(images, params, seed), params, place.state, place.run,
           checkpoint_seconds=runtime.checkpoint_seconds,
           every=[Every(params.evaluate_nimg, check)])  # fmt: skip
-    if ranks().first:
-        codec = TrainedVae(network.eval(), params)
-        found = evaluate(network, held_out, classifier, device)
-        found |= reconstruction_distances(codec, prepared, prepared_held_out, classifier, device)
-        grid = place.out("reports/vae/reconstructions.png")
-        shown, _ = held_out.batch(range(min(SHOWN, len(held_out))))
-        decoded = codec.decode(codec.encode(shown.to(device))[0]).cpu()
-        write_rows(grid, {"image": shown, "decoded": decoded})
-        place.run.artifact(grid)
-        write_curves(place, "reports/vae/curves.csv")
-        write_metrics(place, "reports/vae/metrics.json", found)
-        save_vae(network.cpu(), params, place.out("models/vae"))
+    return network.eval()
+
+
+def _copy(params: Params) -> Path | None:
+    """The user's copy of the backbone's weights."""
+    from edm2.params.checks import project_root
+
+    path = params.vae.backbone_path
+    return None if path is None else project_root() / path
 
 
 def shards(params: Params) -> list[list[Path]]:
@@ -69,10 +118,17 @@ def shards(params: Params) -> list[list[Path]]:
 
 
 def outside(params: Params) -> str:
-    """Names, sizes and times of those tars, which dvc.yaml cannot name."""
+    """Names, sizes and times of the files that `vae` and `codec` name, which dvc.yaml cannot."""
+    from edm2.params.checks import project_root
+    from edm2.params.codec_checks import CONFIG, WEIGHTS
     from edm2.runtime.files import describe
 
-    return "\n\n".join(describe(paths) for paths in shards(params))
+    groups, copy, folder = shards(params), _copy(params), params.codec.path
+    if copy is not None:
+        groups.append([copy])
+    if folder is not None:
+        groups.append([project_root() / folder / name for name in (CONFIG, WEIGHTS)])
+    return "\n\n".join(describe(paths) for paths in groups)
 
 
 if __name__ == "__main__":

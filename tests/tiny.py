@@ -56,3 +56,14 @@ def run_stage(name: str, config: str = "", outside: str = "") -> None:
 
     work = importlib.import_module(f"stages.{name}").work
     perform(name, work, load("params.yaml"), config, outside)
+
+
+def write_autoencoder(folder: Path, **changes: Any) -> Path:
+    """A tiny autoencoder with random weights, of the kind that Stable Diffusion has: 4× down."""
+    from diffusers import AutoencoderKL
+
+    config = {"block_out_channels": (8, 16, 16), "down_block_types": ("DownEncoderBlock2D",) * 3,
+              "up_block_types": ("UpDecoderBlock2D",) * 3, "latent_channels": 4,
+              "norm_num_groups": 4}  # fmt: skip
+    AutoencoderKL(**{**config, **changes}).save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -19,6 +19,8 @@ T = TypeVar("T")
 SMALL = 64  # below this resolution an image is read faster than a thread starts
 THREADS = min(8, os.cpu_count() or 1)  # that read a batch of larger ones
 
+PIXELS = 8 * 512**2
+
 
 def image_sample(key: str, image: Pixels, label: int) -> dict[str, str | bytes]:
     """A shard sample of a uint8 HWC image, losslessly."""
@@ -101,6 +103,14 @@ class ImageShards(Images):
     def picture(self, index: int) -> tuple[Image.Image, int]:
         sample = self.shards[index]
         return Image.open(io.BytesIO(sample["png"])), int(sample["cls"])
+
+
+def at_once(side: int) -> int:
+    """How many images of `side`×`side` a large network sees together: eight of 512×512.
+
+    Stable Diffusion's decoder takes about 10 GiB for that, in float32.
+    """
+    return max(1, PIXELS // side**2)
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:

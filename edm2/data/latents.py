@@ -67,8 +67,15 @@ def latent_sample(
     return {"__key__": key, "safetensors": save(tensors), "cls": str(label).encode()}
 
 
-def latent_facts(folder: Path) -> dict[str, Any]:
-    """Shape of the latents in a folder of shards, and their per-channel mean and std."""
+def latent_facts(folder: Path, constants: Normalization | None = None) -> dict[str, Any]:
+    """Shape of the latents in a folder of shards, and their per-channel mean and std.
+
+    Args:
+        constants: the mean and std to give instead of the measured ones.
+
+    Raises:
+        UserError: there are no latents, or a channel to be measured is the same for all images.
+    """
     shape, moments = None, None
     shards = sorted(folder.glob("train-*.tar"))
     for path in track(shards, "latent statistics", len(shards), "shard"):
@@ -77,16 +84,23 @@ def latent_facts(folder: Path) -> dict[str, Any]:
             mean, std = tensors["mean"][None].float(), tensors["std"][None].float()
             if moments is None:
                 shape, moments = list(mean.shape[1:]), LatentMoments(mean.shape[1])
+            if constants is not None:
+                return _facts(shape, constants)
             moments.update(mean, std)
     if moments is None:
         raise UserError(f"{folder}: no latent shards to measure.")
     found = moments.normalization()
     for channel in (found.std < LEAST_STD).nonzero().flatten().tolist():
         raise UserError(
-            f"{folder}: latent channel {channel} is the same for all images: the autoencoder does "
-            "not use it. Set vae.variance above 0, or vae.latent_channels lower."
+            f"{folder}: latent channel {channel} is the same for all images: the codec does "
+            "not use it. For a trained one set vae.variance above 0, or vae.latent_channels lower."
         )
-    return {"shape": shape, "mean": found.mean.tolist(), "std": found.std.tolist()}
+    return _facts(shape, found)
+
+
+def _facts(shape: Any, normalization: Normalization) -> dict[str, Any]:
+    mean, std = normalization.mean.tolist(), normalization.std.tolist()
+    return {"shape": shape, "mean": mean, "std": std}
 
 
 class LatentShards:

@@ -151,7 +151,7 @@ def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
 def draw_nothing(curves: object, *paths: Path) -> None:
     """A figure in the place of training curves where nothing was trained."""
     figure = plt.figure(figsize=(5, 1))
-    figure.text(0.5, 0.5, "published networks: not trained here", ha="center", va="center")
+    figure.text(0.5, 0.5, "not trained here", ha="center", va="center")
     save_figure(figure, *paths)
 
 

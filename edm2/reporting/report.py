@@ -78,7 +78,8 @@ def write_report(findings: Findings, folder: Path) -> None:
         (draw if training else draw_nothing)(training, folder / f"{name}.png")
     dynamics = dynamics_table(training)
     write_text(folder / "dynamics.csv", dynamics.to_csv(index=False))
-    draw_vae(pd.read_csv(findings.folder / "vae/curves.csv"), folder / "vae.png")
+    curves = pd.read_csv(findings.folder / "vae/curves.csv")
+    (draw_vae if len(curves) else draw_nothing)(curves, folder / "vae.png")
     write_json(folder / "metrics.json", _summary(networks, vae, features))
     sections = [
         ("EMA length", _ema_section(networks, folder)),
@@ -87,7 +88,7 @@ def write_report(findings: Findings, folder: Path) -> None:
         *_guidance_section(findings, networks, folder / "sweeps"),
         ("Samples", _samples_section(findings, networks)),
         ("How good is that?", _yardsticks_section(yardstick_table(networks, vae), features)),
-        ("Autoencoder", _vae_section(findings, vae, folder)),
+        ("Autoencoder", _vae_section(findings, vae, curves.empty, folder)),
         *_trained_sections(training, dynamics, folder),
         ("All networks", table(curve)),
     ]
@@ -276,11 +277,13 @@ def _yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) ->
     return table(yardsticks) + paragraph(note)
 
 
-def _vae_section(findings: Findings, vae: dict[str, float], folder: Path) -> str:
-    text = f"Held-out PSNR {vae['psnr']:.2f} dB, perceptual distance {vae['perceptual']:.4g}."
+def _vae_section(findings: Findings, vae: dict[str, float], foreign: bool, folder: Path) -> str:
+    psnr = f"PSNR {vae['psnr']:.2f} dB" if "psnr" in vae else "images come back exactly"
+    text = f"Held-out {psnr}, perceptual distance {vae['perceptual']:.4g}."
+    if foreign:
+        text += " No autoencoder was trained here."
     grid = findings.folder / "vae/reconstructions.png"
-    return (
-        paragraph(text)
-        + picture(grid, "Held-out images above their reconstructions", sharp=True)
-        + picture(folder / "vae.png", "Training of the autoencoder")
+    body = paragraph(text) + picture(
+        grid, "Held-out images above their reconstructions", sharp=True
     )
+    return body + ("" if foreign else picture(folder / "vae.png", "Training of the autoencoder"))

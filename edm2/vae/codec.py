@@ -1,25 +1,29 @@
 """What turns images into latents and back."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from edm2.data.images import to_float, to_uint8
+from edm2.data.images import at_once, to_float, to_uint8
+from edm2.data.latents import SIGMA_DATA, Normalization
 from edm2.params.vae import Vae
 from edm2.runtime.manifest import read_manifest, write_manifest
 from edm2.vae.network import Autoencoder
+from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
 
 class Codec(Protocol):
     """Images uint8 [N, 3, R, R] ↔ latents float32 [N, channels, R/downscale, R/downscale].
 
-    Latents have the codec's own scale; `edm2.data.latents.Normalization` brings them to 0.5.
+    Latents have the codec's own scale; `edm2.data.latents.Normalization` brings them to 0.5. Of
+    large images only some pass the network at once, so that N is bound by memory for images alone.
     """
 
     downscale: int
     channels: int
+    normalization: Normalization | None  # constants; None: to be measured over a data set
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of each image's latent."""
@@ -31,7 +35,9 @@ class Codec(Protocol):
 
 
 class TrainedVae:
-    """The codec that `train_vae` makes."""
+    """The codec that `train_vae` trains."""
+
+    normalization: Normalization | None = None
 
     def __init__(self, network: Autoencoder, params: Vae) -> None:
         self.network = network
@@ -39,23 +45,51 @@ class TrainedVae:
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = self.network.encoder(to_float(images)).float()
+        parts = images.split(at_once(images.shape[-1]))
+        mean = torch.cat([self.network.encoder(to_float(part)).float() for part in parts])
         return mean, torch.full_like(mean, self.network.variance**0.5)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return to_uint8(self.network.decoder(latents))
+        parts = latents.split(at_once(latents.shape[-1] * self.downscale))
+        return torch.cat([to_uint8(self.network.decoder(part)) for part in parts])
+
+
+class Rgb:
+    """No codec, for diffusion of pixels: latents are the images in [-1, 1], with std 0.
+
+    The paper's normalization leaves them as they are, taking their standard deviation for 0.5.
+    """
+
+    downscale, channels = 1, 3
+
+    def __init__(self, normalization: Literal["dataset", "paper"]) -> None:
+        paper = Normalization(torch.zeros(3), torch.full((3,), SIGMA_DATA))
+        self.normalization = paper if normalization == "paper" else None
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = to_float(images)
+        return mean, torch.zeros_like(mean)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return to_uint8(latents)
 
 
 def save_vae(network: Autoencoder, params: Vae, folder: Path, **facts: Any) -> None:
+    """Write the codec that was trained, for `load_codec`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), folder / "network.safetensors")
-    write_manifest(folder, vae=params.model_dump(mode="json"), **facts)
+    write_manifest(folder, kind="trained", vae=params.model_dump(mode="json"), **facts)
 
 
-def load_vae(folder: Path, device: torch.device) -> TrainedVae:
-    """The frozen autoencoder of a folder that `save_vae` wrote."""
-    params = Vae.model_validate(read_manifest(folder)["vae"])
+def load_codec(folder: Path, device: torch.device) -> Codec:
+    """The frozen codec of a folder that `save_vae` or `save_codec` wrote."""
+    facts = read_manifest(folder)
+    if facts["kind"] == "rgb":
+        return Rgb(facts["normalization"])
+    if facts["kind"] == "stable_diffusion":
+        return StableDiffusionVae(load_autoencoder(folder, device), facts["normalization"])
+    params = Vae.model_validate(facts["vae"])
     network = Autoencoder(params)
     network.load_state_dict(load_file(folder / "network.safetensors"))
     return TrainedVae(network.to(device).eval().requires_grad_(False), params)

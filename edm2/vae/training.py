@@ -16,7 +16,7 @@ from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.loop import Metrics
 from edm2.runtime.randomness import generator, normals
 from edm2.runtime.schedule import warmup_cosine
-from edm2.vae.losses import image_losses, kl_loss, normalize_gradient, perceptual_loss
+from edm2.vae.losses import image_losses, kl_loss, normalize_gradient
 from edm2.vae.network import Autoencoder
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8, latent noise
@@ -106,30 +106,3 @@ def batches(images: Images, params: Vae, seed: int) -> Callable[[int], Iterator[
         return pixels, torch.from_numpy(noise)
 
     return lambda nimg: stream(read, len(images), params.batch, seed, nimg)
-
-
-@torch.no_grad()
-def evaluate(
-    network: Autoencoder, images: Images, backbone: Backbone, device: torch.device
-) -> dict[str, float]:
-    """Quality of reconstructions from the latent's mean.
-
-    Returns:
-        psnr: mean over images of the peak signal-to-noise ratio in dB, peak to peak 2 in [-1, 1].
-        perceptual: mean perceptual distance.
-        latent_std: standard deviation of all latent means.
-    """
-    distance = perceptual_loss(backbone)
-    psnr = perceptual = 0.0
-    latents = []
-    for pixels, _ in images.batches(256):
-        x = to_float(pixels.to(device))
-        mean = network.encoder(x)
-        y = network.decoder(mean).float().clamp(-1, 1)
-        error = (x - y).square().mean(dim=(1, 2, 3))
-        psnr += float((10 * torch.log10(4 / error)).sum())
-        perceptual += float(distance(x, y)) * len(x)
-        latents.append(mean.float().cpu())
-    count = len(images)
-    return {"psnr": psnr / count, "perceptual": perceptual / count,
-            "latent_std": float(torch.cat(latents).std())}  # fmt: skip

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from edm2.data.images import ImageShards, image_sample, to_float, to_uint8
+from edm2.data.images import ImageShards, at_once, image_sample, to_float, to_uint8
 from edm2.data.shards import write_shard
 from edm2.runtime.manifest import write_manifest
 
 EVERY_VALUE = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+
+
+def test_fewer_large_images_than_small_ones_at_once() -> None:
+    assert [at_once(side) for side in (64, 512, 1024, 4096)] == [512, 8, 2, 1]
 
 
 def test_floats_run_from_minus_one_to_one() -> None:

@@ -104,6 +104,21 @@ def test_facts_are_over_all_shards(folder: Path, latents) -> None:
     np.testing.assert_allclose(facts["mean"], mean.mean(axis=(0, 2, 3)), atol=1e-3)
 
 
+def test_constants_take_the_place_of_what_is_measured(folder: Path) -> None:
+    given = Normalization(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 4.0, 8.0]))
+    facts = latent_facts(folder, given)
+    assert facts == {"shape": [3, 4, 4], "mean": [1.0, 2.0, 3.0], "std": [0.5, 4.0, 8.0]}
+
+
+def test_a_channel_that_says_nothing_is_refused(tmp_path: Path, latents) -> None:
+    mean, std = (tensor.clone() for tensor in latents)
+    mean[:, 1], std[:, 1] = 2.0, 0.0
+    write_shard(tmp_path / "train-000000.tar",
+                [latent_sample("0", m, s, 0) for m, s in zip(mean, std, strict=True)])  # fmt: skip
+    with pytest.raises(UserError, match="latent channel 1 is the same"):
+        latent_facts(tmp_path)
+
+
 def test_folder_without_shards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no latent shards"):
         latent_facts(tmp_path)

@@ -1,4 +1,4 @@
-"""The trained VAE as a codec."""
+"""The codecs: trained here, and none at all; what `load_codec` finds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from edm2.params import UserError
+from edm2.params import UserError, load
+from edm2.params.codec import CodecChoice
 from edm2.params.vae import Vae
-from edm2.vae.codec import TrainedVae, load_vae, save_vae
+from edm2.runtime.manifest import read_manifest
+from edm2.vae.codec import Rgb, TrainedVae, load_codec, save_vae
 from edm2.vae.network import Autoencoder
+from edm2.vae.published import save_codec
 
 CPU = torch.device("cpu")
 
@@ -20,10 +23,15 @@ def pixels() -> torch.Tensor:
     return torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
 
 
+@pytest.fixture
+def choice() -> CodecChoice:
+    return load(Path(__file__).parents[2] / "params.yaml").codec
+
+
 def test_shapes_and_types_of_both_sides(tiny: Callable[..., Vae], pixels: torch.Tensor) -> None:
     params = tiny(channel_mult=(1, 1, 1), latent_channels=5)
     codec = TrainedVae(Autoencoder(params), params)
-    assert (codec.downscale, codec.channels) == (4, 5)
+    assert (codec.downscale, codec.channels, codec.normalization) == (4, 5, None)
     mean, std = codec.encode(pixels)
     assert mean.shape == std.shape == (3, 5, 2, 2)
     assert mean.dtype == std.dtype == torch.float32
@@ -47,14 +55,30 @@ def test_values_run_from_minus_one_to_one_inside(tiny, pixels: torch.Tensor) -> 
     mean, _ = codec.encode(pixels)
     torch.testing.assert_close(mean, pixels / 127.5 - 1)
     assert torch.equal(codec.decode(mean), pixels)
-    assert codec.decode(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+    extremes = torch.tensor([-3.0, 3.0]).reshape(1, 2, 1, 1)
+    assert codec.decode(extremes).flatten().tolist() == [0, 255]
+
+
+def test_large_images_pass_in_parts(tiny, pixels: torch.Tensor, monkeypatch) -> None:
+    """As many as memory is for; the results are those of all at once."""
+    params = tiny()
+    network = Autoencoder(params)
+    codec = TrainedVae(network, params)
+    mean, _ = codec.encode(pixels)
+    images, seen = codec.decode(mean), []
+    for part in (network.encoder, network.decoder):
+        part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setattr("edm2.data.images.PIXELS", 2 * 8**2)
+    torch.testing.assert_close(codec.encode(pixels)[0], mean)
+    assert (codec.decode(mean).int() - images.int()).abs().max() <= 1
+    assert seen == [2, 1, 2, 1]
 
 
 def test_saved_codec_is_the_same(tiny, pixels: torch.Tensor, tmp_path: Path) -> None:
     params = tiny(attention=True, variance=0.2)
     network = Autoencoder(params)
     save_vae(network, params, tmp_path / "vae", psnr=20.0)
-    before, after = TrainedVae(network, params), load_vae(tmp_path / "vae", CPU)
+    before, after = TrainedVae(network, params), load_codec(tmp_path / "vae", CPU)
     for a, b in zip(before.encode(pixels), after.encode(pixels), strict=True):
         assert torch.equal(a, b)
     latents = torch.randn(2, 2, 4, 4)
@@ -67,4 +91,35 @@ def test_damaged_weights_are_refused(tiny: Callable[..., Vae], tmp_path: Path) -
     path = tmp_path / "network.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(UserError, match=path.name):
-        load_vae(tmp_path, CPU)
+        load_codec(tmp_path, CPU)
+
+
+def test_pixels_are_their_own_latents() -> None:
+    codec = Rgb("dataset")
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(1, 3, 16, 16)
+    mean, std = codec.encode(pixels)
+    assert (codec.downscale, codec.channels) == (1, 3)
+    assert mean.dtype == std.dtype == torch.float32
+    assert (mean.min(), mean.max()) == (-1, 1)
+    torch.testing.assert_close(mean[0, 0, 0, 1], torch.tensor(1 / 127.5 - 1))
+    assert torch.equal(std, torch.zeros(1, 3, 16, 16))
+    assert torch.equal(codec.decode(mean.half().float()), pixels)  # as shards keep latents
+    assert codec.normalization is None
+
+
+def test_the_paper_takes_pixels_as_they_are(pixels: torch.Tensor) -> None:
+    """Its networks of ImageNet-64 saw images in [-1, 1]."""
+    normalization = Rgb("paper").normalization
+    x = pixels / 127.5 - 1
+    torch.testing.assert_close(normalization.normalize(x), x)
+    torch.testing.assert_close(normalization.denormalize(x), x)
+
+
+@pytest.mark.parametrize("normalization", ["dataset", "paper"])
+def test_saved_choice_of_pixels(choice: CodecChoice, tmp_path: Path, normalization: str) -> None:
+    changed = choice.model_copy(update={"kind": "rgb", "normalization": normalization})
+    save_codec(changed, tmp_path / "vae", tmp_path)
+    assert read_manifest(tmp_path / "vae")["kind"] == "rgb"
+    codec = load_codec(tmp_path / "vae", CPU)
+    assert isinstance(codec, Rgb)
+    assert (codec.normalization is None) == (normalization == "dataset")

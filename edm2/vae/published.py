@@ -1,0 +1,47 @@
+"""Codecs that are not trained here: Stable Diffusion's autoencoder, or none."""
+
+import shutil
+from pathlib import Path
+
+from edm2.features.weights import cache_folder
+from edm2.params import UserError
+from edm2.params.codec import CodecChoice
+from edm2.params.codec_checks import CONFIG, WEIGHTS
+from edm2.runtime.manifest import write_manifest
+
+REPOSITORY = "stabilityai/sd-vae-ft-mse"  # MIT licence; the autoencoder of EDM2's latents
+
+
+def save_codec(choice: CodecChoice, folder: Path, root: Path) -> None:
+    """Write such a codec, with all that it needs, for `load_codec`.
+
+    Args:
+        root: folder that `choice.path` starts from.
+
+    Raises:
+        UserError: the autoencoder is not in the cache, and cannot be downloaded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if choice.kind == "stable_diffusion":
+        source = _published() if choice.path is None else root / choice.path
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(source / name, folder / name)
+    write_manifest(folder, kind=choice.kind, normalization=choice.normalization)
+
+
+def _published() -> Path:
+    """The published autoencoder in the cache, downloaded by the hub's own client if need be."""
+    from huggingface_hub import hf_hub_download
+
+    folder = cache_folder() / REPOSITORY.rpartition("/")[2]
+    try:
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).exists():
+                hf_hub_download(REPOSITORY, name, local_dir=folder)
+    except OSError as error:
+        raise UserError(
+            f"https://huggingface.co/{REPOSITORY}: cannot be downloaded ({error}). Download "
+            f"{CONFIG} and {WEIGHTS} on another machine and put both into {folder}, or set "
+            "codec.path to where they are."
+        ) from None
+    return folder
