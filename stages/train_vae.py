@@ -57,13 +57,18 @@ def work(place: Place) -> None:
 
 def _write(place: Place, codec: "Codec", held_out: "Images", found: dict[str, float]) -> None:
     """What the codec loses, in a picture and in numbers."""
+    from edm2.data.images import to_float, to_uint8
     from edm2.reporting.grids import write_rows
+    from edm2.vae.low_pass import low_pass_mask
     from stages.reports import write_metrics
 
     grid = place.out("reports/vae/reconstructions.png")
     shown, _ = held_out.batch(range(min(SHOWN, len(held_out))))
     decoded = codec.decode(codec.encode(shown.to(place.device))[0]).cpu()
-    write_rows(grid, {"image": shown, "decoded": decoded})
+    rows = {"image": shown, "decoded": decoded}
+    if place.params.codec.kind == "trained" and place.params.vae.losses.low_pass:
+        rows["mask"] = to_uint8(low_pass_mask(to_float(shown)) * 2 - 1).expand_as(shown)
+    write_rows(grid, rows)
     place.run.artifact(grid)
     # JSON has no infinity: where nothing is lost there is no PSNR, and the report says so
     write_metrics(place, "reports/vae/metrics.json",
@@ -92,7 +97,7 @@ def _trained(
         found = evaluate(codec, held_out, backbone, place.device)
         return {f"held_out/{key}": value for key, value in found.items()}
 
-    task = VaeTask(network, params, backbone, place.device, activation_dtype(runtime),
+    task = VaeTask(network, params, backbone, seed, place.device, activation_dtype(runtime),
                    runtime.compile)  # fmt: skip
     train(place.title, task, batches(images, params, seed), params, place.state, place.run,
           checkpoint_seconds=runtime.checkpoint_seconds,

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from edm2.data.latents import LatentShards
 from edm2.data.stream import stream
@@ -19,7 +18,7 @@ from edm2.diffusion.loss import DenoisingLoss
 from edm2.diffusion.magnitudes import Magnitudes
 from edm2.diffusion.schedule import learning_rate
 from edm2.params.diffusion import Diffusion
-from edm2.runtime.distributed import data_parallel, ranks
+from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.loop import Metrics, Scalar
 from edm2.runtime.randomness import generator, normals, torch_seed
@@ -114,7 +113,7 @@ class DenoiserTask:
         with normalized_once(self.denoiser) if len(parts) > 1 else contextlib.nullcontext():
             for start in parts:
                 part = slice(start, start + parts.step)
-                with self._synchronized(start == parts[-1]):
+                with synchronized(self.loss, start == parts[-1]):
                     loss, weighted = self.loss(data[part], noise[part], ln_sigma[part].exp(),
                                                labels[part] if self.params.conditional else None)  # fmt: skip
                     pixels = data[0].numel()
@@ -123,12 +122,6 @@ class DenoiserTask:
                 found.append((loss.detach(), weighted.detach()))
         losses, errors = (torch.cat(column) for column in zip(*found, strict=True))
         return losses, errors, ln_sigma
-
-    def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Ranks exchange gradients with the last microbatch only."""
-        if isinstance(self.loss, DistributedDataParallel) and not last:
-            return self.loss.no_sync()
-        return contextlib.nullcontext()
 
     def _set_learning_rate(self, nimg: int) -> float:
         ladder = self.ladder

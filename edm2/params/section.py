@@ -20,6 +20,7 @@ class Section(BaseModel):
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Counts = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
 

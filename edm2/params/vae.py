@@ -4,16 +4,61 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edm2.params.section import Count, Counts, NonNegative, Positive, Section, Training
+from edm2.params.section import (
+    Count,
+    Counts,
+    NonNegative,
+    Positive,
+    Probability,
+    Section,
+    Training,
+)
 
 
 class Losses(Section):
-    """Weights. Each loss's gradient at the image is scaled to this norm; 0 leaves the loss out."""
+    """Weights; 0 leaves a loss out. Each loss's gradient at the image is scaled to its weight."""
 
     perceptual: NonNegative = Field(description="distance of backbone features (LPIPS, eq. 1)")
-    reconstruction: NonNegative = Field(description="squared error of area-pooled images")
-    reconstruction_pool: Count = Field(description="side of the pooling window in pixels")
-    kl: NonNegative = Field(description="weight of mean μ² (KL term of a constant variance)")
+    adversarial: NonNegative = Field(description="what the discriminator says of reconstructions")
+    pooled: NonNegative = Field(description="squared error of area-pooled images")
+    low_pass: NonNegative = Field(description="squared error where the image is flat")
+    plain: NonNegative = Field(description="squared error of all pixels")
+    kl: NonNegative = Field(description="weight of mean μ², or of twice the KL term if learned")
+    pool: Count = Field(description="side of the pooling window in pixels")
+    gradient_normalization: bool = Field(
+        description="scale each loss's gradient at the image to norm 1 before its weight"
+    )
+    flip: Probability = Field(
+        description="probability that backbone and discriminator see image and reconstruction flipped"
+    )
+
+
+class Adversarial(Section):
+    """The discriminator, and how it and the autoencoder play; used where its loss has a weight."""
+
+    channels: Count = Field(description="width of each head on the backbone's slices")
+    loss: Literal["hinge", "bce"] = Field(description="what the discriminator minimizes")
+    generator_loss: Literal["threshold", "hinge", "bce"] = Field(
+        description="what the autoencoder minimizes; threshold: only where it is behind"
+    )
+    lecam: NonNegative = Field(description="weight of LeCam regularization; 0.1 is usual")
+    lr: Positive = Field(description="learning rate of the discriminator's AdamW")
+    discriminator_nimg: int = Field(
+        ge=0, description="images after which the discriminator's training starts"
+    )
+    generator_nimg: int = Field(
+        ge=0, description="images after which the autoencoder gets its loss; not before that"
+    )
+
+
+class Equivariance(Section):
+    """Latents that are flipped or cropped must decode to flipped or cropped images."""
+
+    flip: Probability = Field(description="probability of a flip, of either axis; 0.5 is usual")
+    flip_channels: int = Field(
+        ge=0, description="latent channels that a flip of an axis negates, per axis"
+    )
+    crop: Probability = Field(description="probability of a crop to half the side; 0.5 is usual")
 
 
 class VaeImages(Section):
@@ -30,9 +75,7 @@ class VaeImages(Section):
         description="smallest part of an image's largest square that a random crop takes; "
         "1.0: no random crops, that square from the middle"
     )
-    flip: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="probability that an image is flipped horizontally"
-    )
+    flip: Probability = Field(description="probability that an image is flipped horizontally")
 
 
 class Vae(Training):
@@ -44,9 +87,16 @@ class Vae(Training):
     num_res_blocks: Count = Field(description="residual blocks per level (decoder: one more)")
     latent_channels: Count = Field(description="channels of the latents")
     attention: bool = Field(description="self-attention in the middle of encoder and decoder")
-    variance: NonNegative = Field(description="fixed variance of the latents; 0: deterministic")
+    wavelet: bool = Field(description="a Haar wavelet transform in place of the first halving")
+    high_resolution: bool = Field(
+        description="a decoder of one level more: images are halved before they are encoded"
+    )
+    variance: NonNegative | Literal["learned"] = Field(
+        description="fixed variance of the latents (0: deterministic), or learned"
+    )
+    clamp: Positive | None = Field(description="largest |μ| of a latent; null: any; 8 is usual")
     backbone: Literal["classifier", "vgg16"] = Field(
-        description="what the perceptual distance sees; classifier: the data set's own; "
+        description="what perceptual loss and discriminator see; classifier: the data set's own; "
         "vgg16: trained on ImageNet, with the channel weights of LPIPS"
     )
     backbone_path: str | None = Field(
@@ -54,6 +104,11 @@ class Vae(Training):
         "null: downloaded once; classifier: null"
     )
     losses: Losses = Field(description="which losses, and their balance at the image")
+    adversarial: Adversarial = Field(description="the discriminator")
+    equivariance: Equivariance = Field(description="latents that follow flips and crops")
+    microbatch: Count | None = Field(
+        description="images per forward pass and rank (gradients add up); null: all at once"
+    )
     lr: Positive = Field(
         description="learning rate of AdamW over channels, for all layers but the first"
     )
@@ -65,4 +120,4 @@ class Vae(Training):
     @property
     def downscale(self) -> int:
         """Image pixels per latent pixel, along each side."""
-        return int(2 ** (len(self.channel_mult) - 1))
+        return int(2 ** (len(self.channel_mult) - 1 + self.high_resolution))

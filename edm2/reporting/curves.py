@@ -136,10 +136,10 @@ def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
         held_out = rows.dropna(subset="held_out/psnr")
         quality.plot(held_out["nimg"] / 1000, held_out["held_out/psnr"], marker=".")
         quality.set_title("held-out PSNR in dB")
-        for column in (f"train/{name}" for name in ("perceptual", "reconstruction", "kl", "mse")):
-            if column not in rows:
-                continue
-            losses.plot(rows["nimg"] / 1000, rows[column], label=str(column).removeprefix("train/"))
+        for column in (name for name in rows if str(name).startswith("train/")):
+            if column != "train/nonfinite_gradients":
+                name = str(column).removeprefix("train/")
+                losses.plot(rows["nimg"] / 1000, rows[column], label=name)
         losses.set_title("losses")
         losses.set_yscale("log")
         losses.legend(frameon=False, fontsize=8)

@@ -279,7 +279,9 @@ def _yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) ->
 
 def _vae_section(findings: Findings, vae: dict[str, float], foreign: bool, folder: Path) -> str:
     psnr = f"PSNR {vae['psnr']:.2f} dB" if "psnr" in vae else "images come back exactly"
-    text = f"Held-out {psnr}, perceptual distance {vae['perceptual']:.4g}."
+    distances = ", ".join(f"{key} {value:.4g}" for key, value in vae.items()
+                          if key.startswith(("ssim", "perceptual_")))  # fmt: skip
+    text = f"Held-out {psnr}, {distances}."
     if foreign:
         text += " No autoencoder was trained here."
     grid = findings.folder / "vae/reconstructions.png"

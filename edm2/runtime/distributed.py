@@ -1,11 +1,12 @@
 """Processes of one launch, as `torchrun` starts them; a plain `python` is one rank of one."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,13 @@ def data_parallel(module: nn.Module, device: torch.device, compiled: bool = Fals
     if not dist.is_initialized():
         return module
     return DistributedDataParallel(module, [device] if device.type == "cuda" else None)
+
+
+def synchronized(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """For a backward pass of one of several microbatches: ranks exchange gradients with the last."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
+    return contextlib.nullcontext()
 
 
 def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch.Tensor:

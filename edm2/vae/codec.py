@@ -46,8 +46,8 @@ class TrainedVae:
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         parts = images.split(at_once(images.shape[-1]))
-        mean = torch.cat([self.network.encoder(to_float(part)).float() for part in parts])
-        return mean, torch.full_like(mean, self.network.variance**0.5)
+        means, stds = zip(*(self.network.encode(to_float(part)) for part in parts), strict=True)
+        return torch.cat(means), torch.cat(stds)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -1,41 +1,89 @@
-"""Losses on a reconstruction, and the gradient normalization that balances them."""
+"""Losses on reconstructions, each with its gradient at the image."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from edm2.features.backbone import Backbone
-from edm2.params.vae import Losses
-from edm2.runtime.distributed import all_reduce, ranks
+from edm2.params.vae import Adversarial, Losses
+from edm2.vae.discriminator import Discriminator, generator_loss
+from edm2.vae.low_pass import low_pass_mask
 
 # loss(images, reconstruction), both float [N, 3, R, R] in [-1, 1] → scalar
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class _NormalizedGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: float) -> torch.Tensor:
-        ctx.weight = weight
-        return x.view_as(x)
+@dataclass(frozen=True)
+class Seen:
+    """What the losses found on a batch.
 
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        # each rank's loss is a mean over its share, so its gradient is `size` times the joint one's
-        norm = all_reduce(gradient.float().square().sum()).sqrt() / ranks().size
-        return gradient * (ctx.weight / (norm + 1e-8)), None
-
-
-def normalize_gradient(x: torch.Tensor, weight: float) -> torch.Tensor:
-    """The identity, whose backward pass scales the incoming gradient to norm `weight`.
-
-    The norm is over the whole batch of all ranks, so that several ranks get the gradient of one on
-    the joint batch. A loss that reads `x` through this pulls on the image with strength `weight`,
-    whatever its own scale.
+    Attributes:
+        values: each loss, detached.
+        gradients: its gradient at the reconstruction, [N, 3, R, R].
+        slices: features of images and of reconstructions, detached, for the discriminator.
     """
-    out: torch.Tensor = _NormalizedGradient.apply(x, weight)
-    return out
+
+    values: Mapping[str, torch.Tensor]
+    gradients: Mapping[str, torch.Tensor]
+    slices: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]
+
+
+class ImageLosses:
+    """The losses that params ask for. Those on features share one pass through the backbone."""
+
+    def __init__(
+        self,
+        losses: Losses,
+        adversarial: Adversarial,
+        backbone: Backbone,
+        discriminator: Discriminator | None,
+    ) -> None:
+        """
+        Args:
+            discriminator: None where the adversarial loss has no weight.
+        """
+        self.backbone, self.discriminator = backbone, discriminator
+        self.adversarial, self.perceptual = adversarial, losses.perceptual > 0
+        pixel = {"pooled": pooled_loss(losses.pool), "low_pass": low_pass_loss, "plain": F.mse_loss}
+        self.pixel: dict[str, Loss] = {k: v for k, v in pixel.items() if getattr(losses, k) > 0}
+
+    def __call__(
+        self, images: torch.Tensor, reconstruction: torch.Tensor, nimg: int, flip: bool
+    ) -> Seen:
+        """
+        Args:
+            images, reconstruction: float [N, 3, R, R] in about [-1, 1].
+            nimg: training time, which settles whether the adversarial loss has begun.
+            flip: whether the backbone sees both flipped.
+        """
+        leaf = reconstruction.detach().float().requires_grad_()
+        real, fake = self._slices(images, leaf, flip)
+        values = {name: loss(images, leaf) for name, loss in self.pixel.items()}
+        if self.perceptual:
+            weights = self.backbone.channel_weights
+            values["perceptual"] = perceptual_distance(real, fake, weights)
+        if self.discriminator is not None and nimg > self.adversarial.generator_nimg:
+            with torch.no_grad():
+                score = self.discriminator(real)
+            kind = self.adversarial.generator_loss
+            values["adversarial"] = generator_loss(score, self.discriminator(fake), kind)
+        gradients = {name: torch.autograd.grad(value, leaf, retain_graph=True)[0]
+                     for name, value in values.items()}  # fmt: skip
+        return Seen({name: value.detach() for name, value in values.items()}, gradients,
+                    (real, [x.detach() for x in fake]))  # fmt: skip
+
+    def _slices(
+        self, images: torch.Tensor, leaf: torch.Tensor, flip: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        if not self.perceptual and self.discriminator is None:
+            return [], []
+        if flip:
+            images, leaf = images.flip(-1), leaf.flip(-1)
+        with torch.no_grad():
+            real = self.backbone.slices(images)
+        return real, self.backbone.slices(leaf)
 
 
 def perceptual_distance(
@@ -75,15 +123,17 @@ def pooled_loss(pool: int) -> Loss:
     return loss
 
 
-def image_losses(losses: Losses, backbone: Backbone) -> Mapping[str, tuple[float, Loss]]:
-    """The losses that params ask for, by name, each with its weight at the image."""
-    chosen = {
-        "perceptual": (losses.perceptual, perceptual_loss(backbone)),
-        "reconstruction": (losses.reconstruction, pooled_loss(losses.reconstruction_pool)),
-    }
-    return {name: (weight, loss) for name, (weight, loss) in chosen.items() if weight > 0}
+def low_pass_loss(images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    """Mean squared error times the low-pass mask of the images: detail is left to other losses."""
+    return (low_pass_mask(images) * (reconstruction - images).square()).mean()
 
 
-def kl_loss(mean: torch.Tensor) -> torch.Tensor:
-    """Mean of μ²: the KL term of a latent of constant variance, ½μ² but for a constant."""
-    return mean.float().square().mean()
+def kl_loss(mean: torch.Tensor, std: torch.Tensor | None) -> torch.Tensor:
+    """Twice the KL divergence of N(μ, σ²) from N(0, 1), per latent value, but for a constant.
+
+    Mean of μ² for a latent of constant variance (std None), of μ² + σ² − 1 − ln σ² otherwise.
+    """
+    terms = mean.float().square()
+    if std is not None:
+        terms = terms + std.square() - 1 - 2 * std.log()
+    return terms.mean()

@@ -1,14 +1,18 @@
 """Encoder and decoder of the latent-diffusion family (Rombach et al. 2022)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from edm2.params.vae import Vae
+from edm2.vae.wavelet import Wavelet
 
 GROUPS = 32
 LEAST_GROUP = 4  # channels
 HEAD = 64  # channels
+LOG_VARIANCES = (-30.0, 20.0)  # that a learned variance is kept within
 
 
 class Norm(nn.GroupNorm):
@@ -89,20 +93,27 @@ class Up(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """float [N, 3, R, R] in [-1, 1] → mean of the latent [N, latent_channels, R/d, R/d]."""
+    """float [N, 3, R, R] in [-1, 1] → [N, C, R/d, R/d]: the latent's mean, and, where it is learned,
+    behind it the logarithm of its variance.
+
+    With a high-resolution decoder images are averaged down by 2 first. A wavelet front end takes the
+    place of the first stride-2 convolution.
+    """
 
     def __init__(self, params: Vae) -> None:
         widths = [params.channels * mult for mult in params.channel_mult]
-        layers: list[nn.Module] = [_conv(3, widths[0])]
+        layers: list[nn.Module] = [nn.AvgPool2d(2)] if params.high_resolution else []
+        layers += [Wavelet(3), _conv(12, widths[0])] if params.wavelet else [_conv(3, widths[0])]
         before = widths[0]
         for level, width in enumerate(widths):
-            if level > 0:
+            if level > params.wavelet:
                 layers.append(Down(before))
             for _ in range(params.num_res_blocks):
                 layers.append(ResBlock(before, width))
                 before = width
+        channels = params.latent_channels * (2 if params.variance == "learned" else 1)
         super().__init__(*layers, *_middle(before, params.attention), Norm(before), nn.SiLU(),
-                         _conv(before, params.latent_channels))  # fmt: skip
+                         _conv(before, channels))  # fmt: skip
 
 
 class Decoder(nn.Sequential):
@@ -110,6 +121,7 @@ class Decoder(nn.Sequential):
 
     def __init__(self, params: Vae) -> None:
         widths = [params.channels * mult for mult in reversed(params.channel_mult)]
+        widths += widths[-1:] * params.high_resolution  # a level more than the encoder
         before = widths[0]
         layers = [_conv(params.latent_channels, before), *_middle(before, params.attention)]
         for level, width in enumerate(widths):
@@ -122,28 +134,47 @@ class Decoder(nn.Sequential):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder with a latent of constant variance: z = μ + √v·ε."""
+    """Encoder and decoder with a latent z = μ + √v·ε, of constant variance v or a learned one."""
 
     def __init__(self, params: Vae) -> None:
         super().__init__()
         self.encoder, self.decoder = Encoder(params), Decoder(params)
-        self.variance = params.variance
+        self.variance, self.clamp = params.variance, params.clamp
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latents, float32 [N, latent_channels, R/d, R/d].
+
+        Args:
+            images: float [N, 3, R, R] in [-1, 1].
+        """
+        found = self.encoder(images).float()
+        if self.variance == "learned":
+            mean, log_variance = found.chunk(2, dim=1)
+            std = (0.5 * log_variance.clamp(*LOG_VARIANCES)).exp()
+        else:
+            mean, std = found, torch.full_like(found, self.variance**0.5)
+        return mean if self.clamp is None else mean.clamp(-self.clamp, self.clamp), std
 
     def forward(
-        self, images: torch.Tensor, noise: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruction and latent mean.
+        self,
+        images: torch.Tensor,
+        noise: torch.Tensor,
+        look: Callable[[torch.Tensor], torch.Tensor] = lambda z: z,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Reconstruction, latent mean and latent standard deviation.
 
         Args:
             images: float [N, 3, R, R] in [-1, 1].
             noise: standard normal, of the latent's shape.
+            look: what is done to a latent before it is decoded.
         """
-        mean = self.encoder(images)
-        return self.decoder(mean + self.variance**0.5 * noise), mean
+        mean, std = self.encode(images)
+        return self.decoder(look(mean + std * noise)), mean, std
 
     def first_parameters(self) -> list[nn.Parameter]:
         """Of the first convolution, which the learning-rate rule treats apart."""
-        return list(self.encoder[0].parameters())
+        first = next(layer for layer in self.encoder if isinstance(layer, nn.Conv2d))
+        return list(first.parameters())
 
 
 def _middle(channels: int, attention: bool) -> list[nn.Module]:

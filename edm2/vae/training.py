@@ -1,6 +1,7 @@
 """Training of the autoencoder."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,39 +12,53 @@ from edm2.data.images import Images, to_float
 from edm2.data.stream import stream
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
-from edm2.runtime.distributed import data_parallel
+from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.loop import Metrics
 from edm2.runtime.randomness import generator, normals
 from edm2.runtime.schedule import warmup_cosine
-from edm2.vae.losses import image_losses, kl_loss, normalize_gradient
+from edm2.vae.balance import balanced, gradient_norms
+from edm2.vae.critic import Critic
+from edm2.vae.equivariance import View, draw_view
+from edm2.vae.losses import ImageLosses, Seen, kl_loss
 from edm2.vae.network import Autoencoder
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8, latent noise
+Forward = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # reconstruction, latent mean and std
 BETAS = (0.9, 0.95)
 
 
 class VaeTask:
-    """Losses balanced at the image by gradient normalization; AdamW, warm-up, cosine decay."""
+    """One training step: reconstruct, ask the losses what they want of each image, balance that,
+    and go back through the network; then the discriminator learns from the same images.
+
+    Gradients are taken at the reconstructions first. So losses on features share one pass through
+    the backbone, their norms are known before they are balanced, and microbatches and ranks give
+    the gradient of one pass over the joint batch.
+    """
 
     def __init__(
         self,
         network: Autoencoder,
         params: Vae,
         backbone: Backbone,
+        seed: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         compiled: bool = False,
     ) -> None:
         """
         Args:
+            seed: of views, flips and the discriminator's initialization.
             dtype: precision of the network's activations; losses are in float32.
             compiled: whether to run the network through torch.compile.
         """
-        self.params, self.device, self.network = params, device, network
+        self.params, self.seed, self.device, self.network = params, seed, device, network
         self.forward = data_parallel(network, device, compiled)
         self.autocast = partial(torch.autocast, device.type, dtype, dtype != torch.float32)
-        self.losses = image_losses(params.losses, backbone)
+        self.critic = Critic(params, backbone, seed, device) if params.losses.adversarial else None
+        self.losses = ImageLosses(params.losses, params.adversarial, backbone,
+                                  None if self.critic is None else self.critic.discriminator)  # fmt: skip
         self.optimizer = torch.optim.AdamW(
             _groups(network, params), betas=BETAS, weight_decay=params.weight_decay
         )
@@ -51,23 +66,68 @@ class VaeTask:
     def step(self, batch: Batch, nimg: int) -> Metrics:
         pixels, noise = (tensor.to(self.device) for tensor in batch)
         images = to_float(pixels)
-        with self.autocast():
-            reconstruction, mean = self.forward(images, noise)
-        terms = {
-            name: loss(images, normalize_gradient(reconstruction.float(), weight))
-            for name, (weight, loss) in self.losses.items()
-        }
-        terms["kl"] = kl_loss(mean)
-        weights = {"kl": self.params.losses.kl}
-        total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+        parts = _parts(len(images), self.params.microbatch)
+        views = [self._view(part, nimg, noise.shape[-1]) for part in parts]
+        targets = [view.of_images(images[part], self.params.downscale)
+                   for part, view in zip(parts, views, strict=True)]  # fmt: skip
+        several = len(parts) > 1
+        with torch.no_grad() if several else contextlib.nullcontext():
+            forwards = [self._reconstruct(images[part], noise[part], view)
+                        for part, view in zip(parts, views, strict=True)]  # fmt: skip
+        flip = self._flip(nimg)
+        seen = [self.losses(target, forward[0], nimg, flip)
+                for target, forward in zip(targets, forwards, strict=True)]  # fmt: skip
+        norms = gradient_norms([s.gradients for s in seen])
         self.optimizer.zero_grad()
-        total.backward()
+        kl = []
+        for k, part in enumerate(parts):
+            with synchronized(self.forward, part is parts[-1]):
+                forward = (
+                    self._reconstruct(images[part], noise[part], views[k])
+                    if several else forwards[k]
+                )  # fmt: skip
+                kl.append(self._backward(forward, seen[k], norms, len(parts)))
         nonfinite = zero_nonfinite(self.network.parameters())
         self._set_learning_rates(nimg)
         self.optimizer.step()
-        error = nn.functional.mse_loss(reconstruction.detach().float(), images)
-        return {**{f"train/{name}": term for name, term in terms.items()}, "train/mse": error,
-                "train/nonfinite_gradients": nonfinite}  # fmt: skip
+        error = torch.stack([nn.functional.mse_loss(f[0].detach().float(), t)
+                             for f, t in zip(forwards, targets, strict=True)])  # fmt: skip
+        found: dict[str, Any] = {f"train/{name}": torch.stack([s.values[name] for s in seen]).mean()
+                                 for name in seen[0].values}  # fmt: skip
+        found |= {f"gradient/{name}": norm for name, norm in norms.items()}
+        found |= {"train/kl": torch.stack(kl).mean(), "train/mse": error.mean(),
+                  "train/nonfinite_gradients": nonfinite}  # fmt: skip
+        return {**found, **(self.critic.step(seen, nimg) if self.critic is not None else {})}
+
+    def _reconstruct(self, images: torch.Tensor, noise: torch.Tensor, view: View) -> Forward:
+        with self.autocast():
+            out: Forward = self.forward(images, noise, view.of_latents)
+        return out
+
+    def _backward(
+        self, forward: Forward, seen: Seen, norms: Mapping[str, torch.Tensor], parts: int
+    ) -> torch.Tensor:
+        """Add a microbatch's gradients; its KL term."""
+        reconstruction, mean, std = forward
+        losses = self.params.losses
+        kl = kl_loss(mean, std if self.params.variance == "learned" else None)
+        wanted = balanced(seen.gradients, dict(losses),
+                          norms if losses.gradient_normalization else None)  # fmt: skip
+        torch.autograd.backward(
+            [reconstruction, kl * (losses.kl / parts)],
+            [(wanted / parts).to(reconstruction.dtype), None],
+        )
+        return kl.detach()
+
+    def _view(self, part: slice, nimg: int, side: int) -> View:
+        params, who = self.params, ranks()
+        share = params.batch // who.size
+        mine = slice(who.rank * share + part.start, who.rank * share + part.stop)
+        return draw_view(params.equivariance, self.seed, nimg, params.batch, mine, side)
+
+    def _flip(self, nimg: int) -> bool:
+        draw = generator(self.seed, "vae/flip", nimg).random()
+        return bool(draw < self.params.losses.flip)
 
     def _set_learning_rates(self, nimg: int) -> None:
         factor = warmup_cosine(nimg, self.params.warmup_nimg, self.params.duration_nimg)
@@ -75,11 +135,19 @@ class VaeTask:
             group["lr"] = group["peak"] * factor
 
     def state_dict(self) -> dict[str, Any]:
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state | ({} if self.critic is None else {"critic": self.critic.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
+
+
+def _parts(count: int, microbatch: int | None) -> list[slice]:
+    size = microbatch or count
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:

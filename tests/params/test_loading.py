@@ -187,7 +187,7 @@ def test_latents_have_the_layout_of_their_codec(tmp_path):
 
 def test_settings_of_a_training_that_is_not_to_run_are_not_checked(tmp_path):
     changes = {"codec.kind": "rgb", "diffusion.channel_mult": [1, 2, 2], "vae.log_nimg": 1,
-               "vae.losses.reconstruction_pool": 3}  # fmt: skip
+               "vae.losses.pool": 3}  # fmt: skip
     assert load(write_params(tmp_path / "params.yaml", changes)).vae.log_nimg == 1
     assert len(told(tmp_path, {**changes, "codec.kind": "trained"})) == 2
 

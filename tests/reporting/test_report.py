@@ -17,6 +17,7 @@ def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
         {"config": config, "sigma_rel": s, "nimg": 1000, "metric": name, "value": v * scale,
          "detector": "classifier", "samples": count, "average": "power", "error": 0.01,
          "weight_sum": 1.0, "snapshots": 8, "first_seed": 0, "tensors": "all", "seeds": "sweep",
+         "guidance": 1.0,
          "network": f"{1000:012d}-sigma_rel-{s!r}"}
         for s, v in zip(lengths, values, strict=True)
         for name, count, scale in (("fd_classifier_1k", 1000, 1), ("fd_classifier_200", 200, 10))

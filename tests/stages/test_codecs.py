@@ -64,7 +64,7 @@ def test_digits_in_pixel_space(project, capsys):
     generated(folder)
     found = metrics_of(folder)
     assert "psnr" not in found
-    assert found["perceptual"] == 0
+    assert found["perceptual_classifier"] == 0
     distances = [value for key, value in found.items() if "/fd_" in key]
     assert len(distances) == 2
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
@@ -104,7 +104,7 @@ def test_digits_in_latents_of_stable_diffusions_kind(project, tmp_path, normaliz
         np.testing.assert_allclose(facts["std"], np.sqrt(spread), rtol=1e-3)
     written = LatentShards(folder / "data/latents", "train").batch(range(20))
     np.testing.assert_allclose(written[0], means[:20], rtol=1e-2, atol=1e-3)
-    assert {"psnr", "perceptual", "latent_std"} <= metrics_of(folder).keys()
+    assert {"psnr", "ssim", "perceptual_classifier", "latent/std"} <= metrics_of(folder).keys()
 
 
 def test_vgg16_as_backbone(project, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_vgg16_as_backbone(project, tmp_path, monkeypatch):
     held_out = ImageShards(folder / "data/images", "held_out")
     codec = load_codec(folder / "models/vae", CPU)
     expected = evaluate(codec, held_out, load_vgg16(tmp_path / "vgg16.pth", CPU), CPU)
-    assert found["perceptual"] == pytest.approx(expected["perceptual"], rel=1e-4)
+    assert found["perceptual_vgg16"] == pytest.approx(expected["perceptual_vgg16"], rel=1e-4)
     assert any("fd_classifier" in key for key in found)
     rows = pd.read_csv(folder / "reports/vae/curves.csv")
     assert rows["train/perceptual"].gt(0).all()

@@ -18,7 +18,7 @@ from edm2.vae.network import Attention, Autoencoder, Down, Norm, ResBlock, Up
 def test_shapes(tiny: Callable[..., Vae], channel_mult, downscale: int, attention: bool) -> None:
     params = tiny(channel_mult=channel_mult, attention=attention, latent_channels=5)
     network, side = Autoencoder(params), 16 // downscale
-    reconstruction, mean = network(torch.randn(2, 3, 16, 16), torch.randn(2, 5, side, side))
+    reconstruction, mean, _ = network(torch.randn(2, 3, 16, 16), torch.randn(2, 5, side, side))
     assert params.downscale == downscale
     assert mean.shape == (2, 5, side, side)
     assert reconstruction.shape == (2, 3, 16, 16)
@@ -35,7 +35,7 @@ def test_decoder_has_one_more_block_a_level(tiny: Callable[..., Vae]) -> None:
 def test_every_bias_starts_at_zero_and_every_parameter_gets_a_gradient(tiny) -> None:
     network = Autoencoder(tiny(attention=True))
     assert all((p == 0).all() for name, p in network.named_parameters() if name.endswith("bias"))
-    reconstruction, mean = network(torch.randn(2, 3, 8, 8), torch.randn(2, 2, 4, 4))
+    reconstruction, mean, _ = network(torch.randn(2, 3, 8, 8), torch.randn(2, 2, 4, 4))
     (reconstruction.square().sum() + mean.square().sum()).backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
@@ -44,7 +44,7 @@ def test_latent_has_the_variance_of_params(tiny: Callable[..., Vae]) -> None:
     network = Autoencoder(tiny(variance=0.25))
     network.encoder, network.decoder = nn.Identity(), nn.Identity()
     x, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    z, mean = network(x, noise)
+    z, mean, _ = network(x, noise)
     assert torch.equal(mean, x)
     torch.testing.assert_close(z, x + 0.5 * noise)
 

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def task_of(backbone: Classifier) -> Callable[[Vae], VaeTask]:
     def make(params: Vae) -> VaeTask:
         torch.manual_seed(0)
-        return VaeTask(Autoencoder(params), params, backbone, CPU)
+        return VaeTask(Autoencoder(params), params, backbone, 0, CPU)
 
     return make
 
@@ -98,7 +98,7 @@ def test_flips_leave_columns_together(tiny, images: ImageShards) -> None:
 
 
 def test_training_improves_reconstructions(tiny, task_of, images, backbone: Classifier) -> None:
-    params = tiny(variance=0.01, kl=0.001, reconstruction=1.0)
+    params = tiny(variance=0.01, kl=0.001, pooled=1.0)
     task = task_of(params)
     frozen = [p.clone() for p in backbone.parameters()]
     codec = TrainedVae(task.network, params)
@@ -116,7 +116,7 @@ def test_training_improves_reconstructions(tiny, task_of, images, backbone: Clas
 def test_each_loss_is_logged(tiny, task_of, images: ImageShards) -> None:
     params = tiny(perceptual=0.0)
     row = task_of(params).step(next(batches(images, params, 0)(0)), 8)
-    assert set(row) == {"train/reconstruction", "train/kl", "train/mse",
+    assert set(row) == {"train/pooled", "gradient/pooled", "train/kl", "train/mse",
                         "train/nonfinite_gradients"}  # fmt: skip
 
 

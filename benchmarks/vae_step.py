@@ -1,0 +1,126 @@
+"""Speed and memory of a training step of the autoencoder, and what each of its losses costs.
+
+`python benchmarks/vae_step.py [--channels 32 64] [--resolution 64] [--backbone classifier vgg16]`
+prints a table: per network and backbone the plain squared error alone, each loss beside it, and all
+together. Each row is a process of its own, on random images and a backbone of random weights.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import pandas as pd
+
+LOSSES = {
+    "plain": (),
+    "+ pooled": ("pooled",),
+    "+ low-pass": ("low_pass",),
+    "+ perceptual": ("perceptual",),
+    "+ adversarial": ("adversarial",),
+    "+ perceptual, adversarial": ("perceptual", "adversarial"),
+    "all": ("pooled", "low_pass", "perceptual", "adversarial"),
+}
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of single steps, after a warm-up; peak memory of the process or the device."""
+    import torch
+
+    from edm2.features.classifier import Classifier
+    from edm2.features.vgg import Vgg16, lpips_weights
+    from edm2.params import load
+    from edm2.vae.network import Autoencoder
+    from edm2.vae.training import VaeTask
+
+    device, side = torch.device(given.device), given.resolution
+    vae = load(Path(__file__).parent.parent / "params.yaml").vae
+    weights = dict.fromkeys(("perceptual", "adversarial", "pooled", "low_pass"), 0.0)
+    weights |= {"plain": 1.0, **dict.fromkeys(LOSSES[given.losses], 1.0)}
+    params = vae.model_copy(update={
+        "channels": given.channels[0], "channel_mult": (1, 2, 4, 4), "num_res_blocks": 2,
+        "batch": given.batch, "microbatch": given.microbatch,
+        "losses": vae.losses.model_copy(update=weights),
+        "adversarial": vae.adversarial.model_copy(
+            update={"discriminator_nimg": 0, "generator_nimg": 0}),
+    })  # fmt: skip
+    torch.manual_seed(0)
+    backbone = (
+        Vgg16(lpips_weights())
+        if given.backbone[0] == "vgg16"
+        else Classifier(16, 3, 64, 10, side).eval().requires_grad_(False)
+    ).to(device)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[given.precision]
+    network = Autoencoder(params).to(device)
+    task = VaeTask(network, params, backbone, 0, device, dtype, given.compile)
+    latent = side // params.downscale
+    batch = (torch.randint(0, 256, (given.batch, 3, side, side), dtype=torch.uint8),
+             torch.randn(given.batch, params.latent_channels, latent, latent))  # fmt: skip
+
+    def step(number: int) -> float:
+        start = time.perf_counter()
+        task.step(batch, number * given.batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for number in range(given.warmup):
+        step(number + 1)
+    seconds = median([step(given.warmup + k + 1) for k in range(given.steps)])
+    memory = (
+        torch.cuda.max_memory_allocated() / 2**30
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    )
+    return {"s/step": seconds, "images/s": given.batch / seconds, "peak GiB": memory}
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--channels", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--backbone", nargs="+", default=["classifier", "vgg16"])
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--microbatch", type=int)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--warmup", type=int, default=2, help="steps")
+    parser.add_argument("--steps", type=int, default=5, help="timed; their median counts")
+    parser.add_argument("--losses", choices=LOSSES, help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    given = arguments().parse_args()
+    if given.losses:
+        print(json.dumps(measure(given)))
+        return
+    rows = []
+    for channels, backbone, losses in product(given.channels, given.backbone, LOSSES):
+        command = [sys.executable, __file__, *sys.argv[1:], "--channels", str(channels),
+                   "--backbone", backbone, "--losses", losses]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True)
+        found = (
+            json.loads(done.stdout.splitlines()[-1])
+            if done.returncode == 0
+            else {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:60]}
+        )
+        rows.append({"channels": channels, "backbone": backbone, "losses": losses, **found})
+        print(f"{channels} {backbone} {losses}: done", file=sys.stderr)
+    table = pd.DataFrame(rows)
+    alone = table.groupby(["channels", "backbone"])["s/step"].transform("first")
+    table["of plain"] = table["s/step"] / alone
+    print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What can be wrong with `guidance`."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from edm2.params.errors import Problem
+from edm2.params.training_checks import (
+    denoiser_problems,
+    level_problems,
+    nearest,
+    snapshot_problems,
+    training_problems,
+)
+from edm2.params.tree import Params
+
+
+def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
+    """What is asked of the guide, and what goes with which kind of guide."""
+    guidance, kind = params.guidance, params.guidance.guide
+    unused = {"none": ("interval", "sigma_rel", "nimg", "changes", "path"),
+              "unlabelled": ("sigma_rel", "nimg", "changes", "path"),
+              "snapshot": ("changes", "path"), "trained": ("path",), "published": ()}  # fmt: skip
+    for name in unused[kind]:
+        value = getattr(guidance, name)
+        if value:
+            empty = "{}" if name == "changes" else "null"
+            yield Problem(f"guidance.{name}", value, f"{empty} with guidance.guide: {kind}",
+                          "Name another guide, or empty the field.")  # fmt: skip
+    if kind == "none" and guidance.strength != (1.0,):
+        yield Problem("guidance.strength", list(guidance.strength), "[1.0] with guide: none",
+                      "Name a guide: unlabelled, snapshot, trained or published.")  # fmt: skip
+    if any(b - a <= 1e-9 for a, b in pairwise(guidance.strength)):
+        yield Problem("guidance.strength", list(guidance.strength),
+                      "values in rising order, each once", "Sort them.")  # fmt: skip
+    if guidance.interval is not None and guidance.interval[0] >= guidance.interval[1]:
+        yield Problem("guidance.interval", list(guidance.interval), "[low, high], low below high",
+                      "null means all noise levels.")  # fmt: skip
+    if kind == "snapshot" and guidance.sigma_rel is None and guidance.nimg is None:
+        yield Problem("guidance.sigma_rel, guidance.nimg", (None, None),
+                      "one of them with guide: snapshot",
+                      "A network that guides itself changes nothing.")  # fmt: skip
+    if kind == "published" and (guidance.path is None or not (root / guidance.path).is_dir()):
+        yield Problem("guidance.path", guidance.path, "the folder of published pickles",
+                      "Set it to a folder of .pkl files of one network.")  # fmt: skip
+    if kind == "trained" and not guidance.changes:
+        yield Problem("guidance.changes", {}, "fields in which the guide's training differs",
+                      "{conditional: false} trains an unconditional guide.")  # fmt: skip
+    if "per_config" in guidance.changes:
+        yield Problem("guidance.changes.per_config", guidance.changes["per_config"],
+                      "other fields of `diffusion`", "Remove it.")  # fmt: skip
+    elif kind == "trained":
+        yield from _guide_training(params, world_size, root)
+
+
+def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
+    """What would keep the guide from being trained, each problem once."""
+    found: dict[str, Problem] = {}
+    for config in params.configs:
+        own = params.guide_of(config)
+        for problem in (
+            *level_problems(own, root),
+            *training_problems("diffusion", own.diffusion, world_size),
+            *denoiser_problems(own),
+            *snapshot_problems(own),
+        ):
+            found.setdefault(str(problem), problem)
+    for problem in found.values():
+        yield replace(problem, key=f"guidance.changes: {problem.key}")
+
+
+def guide_problems(params: Params) -> Iterator[Problem]:
+    """What the guide asks of a config's own training."""
+    guidance, diffusion = params.guidance, params.diffusion
+    if guidance.guide == "unlabelled" and not (diffusion.conditional and diffusion.label_dropout):
+        yield Problem("diffusion.label_dropout", diffusion.label_dropout,
+                      "above 0, with diffusion.conditional: true, for guide: unlabelled",
+                      "0.1 is usual; or train an unconditional guide (guide: trained).")  # fmt: skip
+    if guidance.nimg is not None and guidance.guide in ("snapshot", "trained"):
+        trained = guidance.guide == "trained"
+        last = diffusion.changed(guidance.changes if trained else {}).duration_nimg
+        snapshot = params.ema.snapshot_nimg
+        published = params.ema.source == "published" and not trained
+        if not published and (guidance.nimg % snapshot or guidance.nimg > last):
+            yield Problem("guidance.nimg", guidance.nimg,
+                          f"a multiple of ema.snapshot_nimg ({snapshot}) up to {last}",
+                          nearest(guidance.nimg, snapshot))  # fmt: skip

@@ -1,0 +1,48 @@
+"""What can be wrong with `vae`."""
+
+from collections.abc import Iterator
+
+from edm2.params.errors import Problem
+from edm2.params.tree import Params
+from edm2.params.vae import Vae
+
+
+def vae_problems(params: Params) -> Iterator[Problem]:
+    vae = params.vae
+    if vae.warmup_nimg > vae.duration_nimg:
+        yield Problem("vae.warmup_nimg", vae.warmup_nimg,
+                      f"at most vae.duration_nimg ({vae.duration_nimg})", "Make it shorter.")  # fmt: skip
+    width = vae.channels * vae.channel_mult[-1]
+    if vae.attention and width % max(1, width // 64):
+        yield Problem("vae.channels", vae.channels,
+                      f"a last level in multiples of 64, or below 128; got {width}",
+                      "Attention heads have 64 channels each; or set vae.attention to false.")  # fmt: skip
+    if vae.wavelet and len(vae.channel_mult) < 2:
+        yield Problem("vae.wavelet", True, "false with a single level in vae.channel_mult",
+                      "The transform takes the place of the first halving; there is none.")  # fmt: skip
+    if params.dataset.resolution % vae.losses.pool:
+        yield Problem("vae.losses.pool", vae.losses.pool,
+                      f"a divisor of dataset.resolution ({params.dataset.resolution})",
+                      "Use a power of two below it.")  # fmt: skip
+    yield from _losses(vae)
+    if 2 * vae.equivariance.flip_channels >= vae.latent_channels:
+        yield Problem("vae.equivariance.flip_channels", vae.equivariance.flip_channels,
+                      f"less than half of vae.latent_channels ({vae.latent_channels})",
+                      "As many are reserved for each of the two axes.")  # fmt: skip
+
+
+def _losses(vae: Vae) -> Iterator[Problem]:
+    losses, adversarial = vae.losses, vae.adversarial
+    images = ("perceptual", "adversarial", "pooled", "low_pass", "plain")
+    if not any(getattr(losses, name) for name in images):
+        yield Problem("vae.losses", dict(losses), f"a weight above 0 for one of {', '.join(images)}",
+                      "Nothing asks for images otherwise.")  # fmt: skip
+    if adversarial.generator_nimg < adversarial.discriminator_nimg:
+        yield Problem("vae.adversarial.generator_nimg", adversarial.generator_nimg,
+                      "at least vae.adversarial.discriminator_nimg "
+                      f"({adversarial.discriminator_nimg})",
+                      "An untrained discriminator has nothing to say.")  # fmt: skip
+    if losses.adversarial and adversarial.generator_nimg >= vae.duration_nimg:
+        yield Problem("vae.adversarial.generator_nimg", adversarial.generator_nimg,
+                      f"less than vae.duration_nimg ({vae.duration_nimg})",
+                      "The loss would never enter; or set vae.losses.adversarial to 0.")  # fmt: skip
