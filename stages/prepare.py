@@ -11,7 +11,7 @@ def work(place: Place) -> None:
     from edm2.runtime.manifest import write_manifest
 
     out, dataset = place.out("data/images"), place.params.dataset
-    facts = prepare_images(open_source(dataset), out, dataset, place.params.seed)
+    facts = prepare_images(open_source(dataset), out, dataset, dataset.seed)
     write_manifest(out, **facts)
 
 

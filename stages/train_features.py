@@ -18,7 +18,7 @@ def work(place: Place) -> None:
     from edm2.runtime.randomness import torch_seed
     from stages.reports import write_curves, write_metrics
 
-    seed, params = place.params.seed, place.params.features
+    seed, params = place.params.dataset.seed, place.params.features
     images = ImageShards(Path("data/images"), "train")
     if len(images) <= params.dims:
         raise UserError(

@@ -20,4 +20,7 @@ class Dataset(Section):
     held_out: Fraction = Field(
         description="fraction of each class that no training sees; metrics compare against it"
     )
+    seed: int = Field(
+        ge=0, description="what is held out, and the training of the classifier, follow it"
+    )
     shard_images: Count = Field(description="images per shard (one tar file)")
