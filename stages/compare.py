@@ -10,37 +10,15 @@ import argparse
 import sys
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from ruamel.yaml import YAML
 
 from edm2.params import UserError
 from edm2.reporting.compare import compare_experiments, draw_comparison
 from edm2.runtime.files import write_text
-from edm2.runtime.tracking import flatten
+from stages.experiments import flat_params, read
 
 CURVES = "reports/ema_curves.csv"
-
-
-def read(revision: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Curves and flat params of an experiment.
-
-    Raises:
-        UserError: the revision is unknown, or has no curves.
-    """
-    import dvc.api
-    from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
-
-    rev = None if revision == "workspace" else revision
-    try:
-        curves = pd.read_csv(StringIO(dvc.api.read(CURVES, rev=rev)))
-        params = YAML(typ="safe").load(dvc.api.read("params.yaml", rev=rev))
-    except (DvcException, SCMError, OSError) as error:
-        raise UserError(f"{revision}: expected a revision with {CURVES}, a commit or an experiment of "
-                        f"`dvc exp show` that ran to its end ({error}).") from None  # fmt: skip
-    return curves, flatten(params)
 
 
 def main() -> int:
@@ -49,7 +27,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("reports/compare"))
     given = parser.parse_args()
     try:
-        experiments = {revision: read(revision) for revision in given.revisions}
+        experiments = {rev: (pd.read_csv(StringIO(read(rev, CURVES))), flat_params(rev))
+                       for rev in given.revisions}  # fmt: skip
         table = compare_experiments(experiments)
     except UserError as error:
         print(f"compare: {error}", file=sys.stderr)

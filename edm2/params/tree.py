@@ -22,7 +22,9 @@ class Params(Section):
     """All that a user may set. See `load`."""
 
     configs: Letters = Field(description="training configurations of the paper to run and compare")
-    seed: Annotated[int, Field(ge=0)] = Field(description="all randomness follows it, but what dataset.seed settles")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        description="all randomness follows it, but what dataset.seed settles"
+    )
     launch: Annotated[str, Field(min_length=1)] = Field(
         description="what starts a stage: python, or e.g. torchrun --nproc_per_node=8"
     )

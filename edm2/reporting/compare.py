@@ -1,6 +1,6 @@
 """Several experiments side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,43 @@ def draw_comparison(curves: Mapping[str, pd.DataFrame], *paths: Path) -> None:
                 draw_curve(axes, f"{name} {config}", line)
         finish_ema_axes(axes, ema_curve(next(iter(curves.values()))), outside=True)
         save_figure(figure, *paths)
+
+
+Measured = Mapping[str, tuple[Mapping[str, float], Mapping[str, Any]]]  # metrics, flat params
+QUALITY = ("psnr", "ssim", "perceptual_", "reconstructions/", "latent/std", "latent/kurtosis")
+
+
+def variants(experiments: Measured) -> dict[str, list[str]]:
+    """Experiments that differ in nothing but `seed`, together, by the params that set them apart.
+
+    A variant is named by what differs from the most common value of each such param; the one
+    without a difference is called base.
+    """
+    flats = {name: params for name, (_, params) in experiments.items()}
+    keys = sorted({key for params in flats.values() for key in params} - {"seed"})
+    usual = {key: _most_common([str(params.get(key)) for params in flats.values()]) for key in keys}
+    found: dict[str, list[str]] = {}
+    for name, params in sorted(flats.items(), key=lambda item: item[1].get("seed", 0)):
+        own = [f"{key}={params.get(key)}" for key in keys if str(params.get(key)) != usual[key]]
+        found.setdefault(", ".join(own) or "base", []).append(name)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != "base", item[0])))
+
+
+def variants_table(experiments: Measured) -> pd.DataFrame:
+    """A row per variant: number of seeds, and mean ± standard deviation of what was measured."""
+    rows = []
+    for variant, names in variants(experiments).items():
+        metrics = pd.DataFrame([experiments[name][0] for name in names])
+        row: dict[str, object] = {"variant": variant, "seeds": len(names)}
+        for key in (key for key in metrics if str(key).startswith(QUALITY)):
+            spread = f" ± {metrics[key].std():.2g}" if len(names) > 1 else ""
+            row[str(key)] = f"{metrics[key].mean():.4g}{spread}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _most_common(values: Sequence[str]) -> str:
+    return max(values, key=values.count)
 
 
 def _own(params: Mapping[str, Any], config: str, key: str) -> Any:
