@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from edm2.params import UserError
-from edm2.reporting.compare import compare_experiments, draw_comparison
+from edm2.reporting.compare import compare_experiments, draw_comparison, variants, variants_table
 
 
 def curves(lowest, metric="fd_classifier_1k"):
@@ -45,3 +45,34 @@ def test_metrics_never_mix():
 def test_picture(tmp_path):
     draw_comparison({"a": curves(0.1), "b": curves(0.05)}, tmp_path / "compare.png")
     assert Image.open(tmp_path / "compare.png").width > 800
+
+
+def measured(psnr, **params):
+    """Of an autoencoder: what was measured, and its flat params."""
+    flat = {"seed": 0, "vae.variance": 0.1, "vae.losses.plain": 0.0, **params}
+    return {"psnr": psnr, "latent/std": 2.0, "latent/mean_0": 0.3}, flat
+
+
+AUTOENCODERS = {
+    "b1": measured(31.0, seed=1),
+    "b0": measured(29.0),
+    "v0": measured(35.0, **{"vae.variance": 0}),
+    "p1": measured(20.0, seed=1, **{"vae.losses.plain": 0.1, "vae.variance": "learned"}),
+    "b2": measured(30.0, seed=2),
+}
+
+
+def test_experiments_that_differ_in_their_seed_are_one_variant():
+    assert variants(AUTOENCODERS) == {
+        "base": ["b0", "b1", "b2"],
+        "vae.losses.plain=0.1, vae.variance=learned": ["p1"],
+        "vae.variance=0": ["v0"],
+    }
+
+
+def test_a_variant_has_mean_and_spread_over_its_seeds():
+    table = variants_table(AUTOENCODERS).set_index("variant")
+    assert table["seeds"].tolist() == [3, 1, 1]
+    assert table.loc["base", "psnr"] == "30 ± 1"  # sample standard deviation of 29, 30, 31
+    assert table.loc["vae.variance=0", "psnr"] == "35"
+    assert list(table.columns) == ["seeds", "psnr", "latent/std"]
