@@ -91,6 +91,8 @@ def _trained(
     seed, params, runtime = place.params.seed, place.params.vae, place.params.runtime
     torch.manual_seed(torch_seed(seed, "vae/init"))
     network = Autoencoder(params).to(place.device)
+    if runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     codec = TrainedVae(network, params)
 
     def check(nimg: int) -> dict[str, float]:
