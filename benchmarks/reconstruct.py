@@ -10,8 +10,6 @@ length (timed on a few snapshots, and extrapolated).
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
 import torch
+from alone import alone, peak_gib
 from safetensors.torch import load_file
 
 from edm2.ema import Snapshot, SnapshotStore, Target, reconstruct_files, write_snapshot
@@ -109,15 +108,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         way, folder, count = given.one
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_gib()
         with tempfile.TemporaryDirectory() as scratch:
             seconds = WAYS[way](Path(folder), int(count), Path(scratch))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(
-            json.dumps(
-                {"s": seconds, "peak GiB": peak / 2**20, "over start": (peak - before) / 2**20}
-            )
-        )
+        print(json.dumps({"s": seconds, "peak GiB": peak_gib(), "over start": peak_gib() - before}))
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -125,12 +119,10 @@ def main() -> None:
         for count in given.lengths:
             for way in WAYS:
                 os.sync()  # what was written before is not to be written now
-                command = [sys.executable, __file__, "--one", way, folder, str(count)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                rows.append(
-                    {"lengths": count, "way": way, **json.loads(done.stdout.splitlines()[-1])}
+                found = alone(
+                    __file__, ["--one", way, folder, str(count)], f"{count} lengths, {way}"
                 )
-                print(f"{count} lengths, {way}: done", file=sys.stderr)
+                rows.append({"lengths": count, "way": way, **found})
     table = pd.DataFrame(rows)
     print(f"{given.snapshots} snapshots of {given.millions:g} million parameters, float16; "
           f"{torch.get_num_threads()} threads")  # fmt: skip

@@ -8,8 +8,6 @@ listed with its reason.
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -21,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
+from alone import alone, peak_gib
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -64,12 +63,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
     warm = [step(k + 1) for k in range(given.warmup)]
     seconds = median([step(given.warmup + k + 1) for k in range(given.steps)])
-    memory = (
-        torch.cuda.max_memory_allocated() / 2**30
-        if device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    )
-    return {"s/step": seconds, "images/s": given.batch / seconds, "peak GiB": memory,
+    return {"s/step": seconds, "images/s": given.batch / seconds, "peak GiB": peak_gib(device),
             "first step s": warm[0]}  # fmt: skip
 
 
@@ -103,23 +97,9 @@ def main() -> None:
         given.precision, (False,) if given.eager_only else (False, True), (False, True)
     ):
         extra = [*(["--compile"] if compiled else []), *(["--channels-last"] if last else [])]
-        command = [
-            sys.executable,
-            __file__,
-            *sys.argv[1:],
-            "--precision",
-            precision,
-            "--one",
-            *extra,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
-        found = (
-            json.loads(done.stdout.splitlines()[-1])
-            if done.returncode == 0
-            else {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:60]}
-        )
+        own = [*sys.argv[1:], "--precision", precision, "--one", *extra]
+        found = alone(__file__, own, f"{precision} {'compiled' if compiled else 'eager'}")
         rows.append({"precision": precision, "compile": compiled, "channels-last": last, **found})
-        print(f"{precision} {'compiled' if compiled else 'eager'}: done", file=sys.stderr)
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format, na_rep=""))
 
 

@@ -7,8 +7,6 @@ together. Each row is a process of its own, on random images and a backbone of r
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 import time
 from itertools import product
@@ -19,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
+from alone import alone, peak_gib
 
 LOSSES = {
     "plain": (),
@@ -75,12 +74,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     for number in range(given.warmup):
         step(number + 1)
     seconds = median([step(given.warmup + k + 1) for k in range(given.steps)])
-    memory = (
-        torch.cuda.max_memory_allocated() / 2**30
-        if device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    )
-    return {"s/step": seconds, "images/s": given.batch / seconds, "peak GiB": memory}
+    return {"s/step": seconds, "images/s": given.batch / seconds, "peak GiB": peak_gib(device)}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -106,19 +100,12 @@ def main() -> None:
         return
     rows = []
     for channels, backbone, losses in product(given.channels, given.backbone, LOSSES):
-        command = [sys.executable, __file__, *sys.argv[1:], "--channels", str(channels),
-                   "--backbone", backbone, "--losses", losses]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-        found = (
-            json.loads(done.stdout.splitlines()[-1])
-            if done.returncode == 0
-            else {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:60]}
-        )
+        own = ["--channels", str(channels), "--backbone", backbone, "--losses", losses]
+        found = alone(__file__, [*sys.argv[1:], *own], f"{channels} {backbone} {losses}")
         rows.append({"channels": channels, "backbone": backbone, "losses": losses, **found})
-        print(f"{channels} {backbone} {losses}: done", file=sys.stderr)
     table = pd.DataFrame(rows)
-    alone = table.groupby(["channels", "backbone"])["s/step"].transform("first")
-    table["of plain"] = table["s/step"] / alone
+    first = table.groupby(["channels", "backbone"])["s/step"].transform("first")
+    table["of plain"] = table["s/step"] / first
     print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
 
 
