@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 # denoise(x [N, C, H, W], sigma [N], labels [N]) → denoised x
@@ -29,7 +30,10 @@ def guided(
     """
 
     def acts(sigma: torch.Tensor) -> bool:
-        return interval is None or interval[0] < float(sigma[0]) <= interval[1]
+        if interval is None:
+            return True
+        low, high = map(np.float32, interval)  # as sigma is, or 0.3 would lie above 0.3
+        return bool(low < float(sigma[0]) <= high)
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if strength == 1 or not acts(sigma):
