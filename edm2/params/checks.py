@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edm2.params.codec_checks import autoencoder_layout, backbone_problems, codec_problems
 from edm2.params.errors import Problem
+from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.patterns import alternatives
 from edm2.params.training_checks import (
@@ -53,7 +54,7 @@ def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
         yield from training_problems("vae", params.vae, world_size)
     yield from _per_config(params, world_size, root)
     yield from _sweep(params, root)
-    yield from _evaluation(params)
+    yield from evaluation_problems(params)
     yield from guidance_problems(params, world_size, root)
 
 
@@ -164,17 +165,6 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
                          ("sweep.nimg", sweep.nimg or ())):  # fmt: skip
         if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
             yield Problem(key, list(lengths), "values in rising order, each once", "Sort them.")
-
-
-def _evaluation(params: Params) -> Iterator[Problem]:
-    if params.sampling.sigma_min >= params.sampling.sigma_max:
-        yield Problem("sampling.sigma_min", params.sampling.sigma_min,
-                      f"a value below sampling.sigma_max ({params.sampling.sigma_max})",
-                      "The paper has 0.002 and 80.")  # fmt: skip
-    if params.evaluation.samples <= params.features.dims:
-        yield Problem("evaluation.samples", params.evaluation.samples,
-                      f"more than features.dims ({params.features.dims}): with fewer samples than "
-                      "dimensions the covariance is singular", "Use at least twice as many.")  # fmt: skip
 
 
 def project_root() -> Path:

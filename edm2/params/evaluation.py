@@ -4,16 +4,30 @@ from typing import Literal
 
 from pydantic import Field
 
-from edm2.params.section import Count, Positive, Section
+from edm2.params.section import Count, Interval, NonNegative, Positive, Section
 
 
 class Sampling(Section):
-    steps: int = Field(
-        ge=2, description="noise levels; the Heun solver takes 2·steps−1 evaluations"
+    solver: Literal["heun", "euler"] = Field(
+        description="heun: EDM's second-order sampler; euler: first order, one evaluation a step"
     )
+    steps: int = Field(ge=2, description="noise levels; heun evaluates 2·steps−1 times")
     sigma_min: Positive = Field(description="lowest noise level")
     sigma_max: Positive = Field(description="highest noise level, where sampling starts")
     rho: Positive = Field(description="spacing of the noise levels (EDM eq. 5)")
+    churn: NonNegative = Field(
+        description="S_churn of EDM alg. 2: fresh noise added and removed, over all steps together; "
+        "0: none, the deterministic sampler"
+    )
+    churn_interval: Interval | None = Field(
+        description="noise levels [S_tmin, S_tmax] at which noise is added; null: all"
+    )
+    churn_noise: Positive = Field(
+        description="S_noise: standard deviation of the fresh noise; 1 is exact"
+    )
+    dtype: Literal["float32", "float64"] = Field(
+        description="of the solver's state; the network sees float32 either way"
+    )
     batch: Count = Field(description="images sampled at once on a rank; changes no image")
 
 

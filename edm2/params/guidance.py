@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from edm2.params.grid import parse_grid
-from edm2.params.section import Count, EmaLength, NonNegative, Section
+from edm2.params.section import Count, EmaLength, Interval, NonNegative, Section
 
 Strengths = Annotated[
     tuple[NonNegative, ...], BeforeValidator(parse_grid), Field(strict=False, min_length=1)
 ]
-Interval = Annotated[tuple[NonNegative, NonNegative], Field(strict=False)]
 
 
 class Guidance(Section):

@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Counts = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+Interval = Annotated[tuple[NonNegative, NonNegative], Field(strict=False)]
 
 # EMA lengths: the power-function profile exists for 0 < σ_rel < 1/√12 (EDM2 eq. 123).
 EmaLength = Annotated[float, Field(gt=0, lt=0.2886)]

@@ -1,5 +1,5 @@
 """From seeds to samples, with any callable denoiser."""
 
-from edm2.sampling.solver import heun
+from edm2.sampling.solver import Churn, euler, heun
 
-__all__ = ["heun"]
+__all__ = ["Churn", "euler", "heun"]

@@ -1,12 +1,58 @@
-"""Solvers of the probability-flow ODE dx/dσ = (x − D(x; σ))/σ."""
+"""Solvers of the probability-flow ODE dx/dσ = (x − D(x; σ))/σ, and of its stochastic relative."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 # denoise(x [N, C, H, W], sigma [N]) → denoised x
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+MOST_CHURN = math.sqrt(2) - 1  # of γ: no step adds more noise than there is
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Fresh noise before each step, which the solver then removes with the rest (EDM alg. 2).
+
+    Args:
+        amount: S_churn ≥ 0; spread evenly over the steps; 0 is the deterministic sampler.
+        noise: noise(step) → standard normal of the samples' shape; step counts from 0. Asked where
+            noise is added, and nowhere else.
+        interval: noise levels S_tmin ≤ σ ≤ S_tmax at which noise is added; None: all.
+        scale: S_noise, standard deviation of the fresh noise; 1 is exact, a little more makes up for
+            networks that remove too much.
+    """
+
+    amount: float
+    noise: Callable[[int], torch.Tensor]
+    interval: tuple[float, float] | None = None
+    scale: float = 1.0
+
+    def raised(self, sigma: float, steps: int) -> float:
+        """The noise level t̂ = σ + γσ that a step from `sigma` starts at.
+
+        Levels are held against the interval in float32, so that 80 is in [0.05, 80] though eq. 5 has
+        it as 80.00000000000003.
+        """
+        if self.interval is not None:
+            low, high = map(np.float32, self.interval)
+            if not low <= np.float32(sigma) <= high:
+                return sigma
+        return sigma + min(self.amount / steps, MOST_CHURN) * sigma
+
+    def stir(
+        self, x: torch.Tensor, sigma: float, step: int, steps: int
+    ) -> tuple[torch.Tensor, float]:
+        """x at noise level `sigma` → x̂ with noise added, and its level."""
+        raised = self.raised(sigma, steps)
+        if raised == sigma:
+            return x, sigma
+        added = self.scale * math.sqrt(raised**2 - sigma**2)
+        return x + added * self.noise(step).to(x), raised
 
 
 def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
@@ -22,7 +68,6 @@ def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> 
     return torch.cat([(high + index * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
-@torch.no_grad()
 def heun(
     denoise: Denoise,
     noise: torch.Tensor,
@@ -30,8 +75,11 @@ def heun(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     rho: float = 7.0,
+    *,
+    churn: Churn | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """EDM's deterministic second-order sampler (EDM alg. 1): 2·steps − 1 evaluations.
+    """EDM's second-order sampler (EDM alg. 1; with `churn` alg. 2): 2·steps − 1 evaluations.
 
     For each noise level: take the slope d = (x − D)/σ, step to the next level, take the slope
     there too, and step again from the start with the mean of both. The last step, to σ = 0, is
@@ -39,21 +87,56 @@ def heun(
 
     Args:
         denoise: denoise(x, sigma) for x float32 [N, C, H, W] and sigma float32 [N].
-        noise: standard normal float32 [N, C, H, W].
+        noise: standard normal [N, C, H, W].
+        churn: fresh noise; None: the sample is a function of `noise` alone.
+        dtype: of x between evaluations, float32 or float64; `denoise` sees float32 either way.
 
     Returns:
         samples float32 [N, C, H, W].
     """
     levels = noise_levels(steps, sigma_min, sigma_max, rho).tolist()
+    return _solve(denoise, noise, levels, churn, dtype, corrected=True)
+
+
+def euler(
+    denoise: Denoise,
+    noise: torch.Tensor,
+    steps: int = 32,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    *,
+    churn: Churn | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Euler's first-order method: `heun` without its second slope, `steps` evaluations."""
+    levels = noise_levels(steps, sigma_min, sigma_max, rho).tolist()
+    return _solve(denoise, noise, levels, churn, dtype, corrected=False)
+
+
+@torch.no_grad()
+def _solve(
+    denoise: Denoise,
+    noise: torch.Tensor,
+    levels: list[float],
+    churn: Churn | None,
+    dtype: torch.dtype,
+    corrected: bool,
+) -> torch.Tensor:
+    """Down the noise levels, the last of which is 0; `corrected` by the slope at a step's end."""
 
     def slope(x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return (x - denoise(x, x.new_full((len(x),), sigma))) / sigma
+        sigmas = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
+        return (x - denoise(x.float(), sigmas)) / sigma
 
-    x = noise * levels[0]
-    for sigma, following in pairwise(levels):
+    x = noise.to(dtype) * levels[0]
+    for step, (sigma, following) in enumerate(pairwise(levels)):
+        if churn is not None:
+            x, sigma = churn.stir(x, sigma, step, len(levels) - 1)
         d = slope(x, sigma)
         proposal = x + (following - sigma) * d
-        if following == 0:
-            return proposal
-        x = x + (following - sigma) * 0.5 * (d + slope(proposal, following))
-    return x
+        if corrected and following > 0:
+            x = x + (following - sigma) * 0.5 * (d + slope(proposal, following))
+        else:
+            x = proposal
+    return x.float()

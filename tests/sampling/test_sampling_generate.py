@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from edm2.params.evaluation import Sampling
-from edm2.sampling.generate import generate, seed_labels, seed_noise
+from edm2.sampling import euler, heun
+from edm2.sampling.generate import generate, seed_churn, seed_labels, seed_noise
 
 SHAPE = (2, 4, 4)
 CPU = torch.device("cpu")
@@ -16,46 +17,100 @@ def denoise(x, sigma, labels):
     return torch.tanh(x + labels[:, None, None, None]) / (1 + sigma[:, None, None, None])
 
 
-def samples(seeds, batch):
-    sampling = Sampling(steps=4, sigma_min=0.01, sigma_max=10.0, rho=7.0, batch=batch)
+PLAIN = {"solver": "heun", "steps": 4, "sigma_min": 0.01, "sigma_max": 10.0, "rho": 7.0,
+         "churn": 0.0, "churn_interval": None, "churn_noise": 1.0, "dtype": "float32"}  # fmt: skip
+STOCHASTIC = {"churn": 1.0, "churn_interval": [0.05, 20.0], "churn_noise": 1.1}
+both_kinds = pytest.mark.parametrize("changes", [{}, STOCHASTIC], ids=["plain", "stochastic"])
+
+
+def samples(seeds, batch, **changes):
+    sampling = Sampling(**{**PLAIN, **changes}, batch=batch)
     parts = list(generate(denoise, seeds, SHAPE, 3, sampling, CPU))
     assert all(len(part) == len(found) <= batch for part, found in parts)
     return {seed: image for part, found in parts
             for seed, image in zip(part, found, strict=True)}  # fmt: skip
 
 
-def test_a_sample_depends_on_its_seed_alone():
+@both_kinds
+def test_a_sample_depends_on_its_seed_alone(changes):
     """Whatever the batch and whichever seeds come with it."""
-    whole = samples(range(12), 12)
+    whole = samples(range(12), 12, **changes)
     for seeds, batch in ((range(12), 5), (range(12), 1), (range(4, 9), 3)):
-        found = samples(seeds, batch)
+        found = samples(seeds, batch, **changes)
         assert list(found) == list(seeds)
         assert all(torch.equal(found[seed], whole[seed]) for seed in seeds)
     assert len({tuple(image.ravel().tolist()) for image in whole.values()}) == 12
 
 
-def test_samples_take_no_part_in_the_global_randomness():
+@both_kinds
+def test_samples_take_no_part_in_the_global_randomness(changes):
     torch.manual_seed(0)
-    first, expected = samples(range(3), 3), torch.rand(1)
+    first, expected = samples(range(3), 3, **changes), torch.rand(1)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), expected)
-    assert all(torch.equal(first[seed], image) for seed, image in samples(range(3), 3).items())
+    assert all(torch.equal(first[seed], image)
+               for seed, image in samples(range(3), 3, **changes).items())  # fmt: skip
 
 
+@both_kinds
 @pytest.mark.parametrize("size", [2, 3])
-def test_ranks_share_the_seeds(monkeypatch, size):
+def test_ranks_share_the_seeds(monkeypatch, size, changes):
     """Each seed on one rank, the same image as without ranks."""
-    whole, seen = samples(range(5, 18), 4), {}
+    whole, seen = samples(range(5, 18), 4, **changes), {}
     monkeypatch.setenv("WORLD_SIZE", str(size))
     for rank in range(size):
         monkeypatch.setenv("RANK", str(rank))
-        found = samples(range(5, 18), 4)
+        found = samples(range(5, 18), 4, **changes)
         assert found
         assert not seen.keys() & found.keys()
         seen |= found
     assert seen.keys() == whole.keys()
     assert all(torch.equal(seen[seed], whole[seed]) for seed in whole)
+
+
+def test_the_solver_is_the_one_asked_for():
+    """The solvers themselves, told the class and given the seeds' noise."""
+
+    def told(x, sigma):
+        return denoise(x, sigma, seed_labels(range(3), 3))
+
+    noise = seed_noise(range(3), SHAPE)
+    for name, solver in (("heun", heun), ("euler", euler)):
+        for dtype in (torch.float32, torch.float64):
+            expected = solver(told, noise, 4, 0.01, 10.0, 7.0, dtype=dtype)
+            found = samples(range(3), 3, solver=name, dtype=str(dtype).removeprefix("torch."))
+            assert torch.equal(torch.stack(list(found.values())), expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        ({}, {"solver": "euler"}),
+        ({}, {"dtype": "float64"}),
+        ({}, {"sigma_min": 0.02}),
+        ({}, {"sigma_max": 11.0}),
+        ({}, {"rho": 6.0}),
+        ({}, STOCHASTIC),
+        (STOCHASTIC, {"churn": 0.5}),
+        (STOCHASTIC, {"churn_noise": 1.0}),
+        (STOCHASTIC, {"churn_interval": [0.05, 0.2]}),
+    ],
+)
+def test_every_field_changes_the_samples(before, change):
+    old, new = samples(range(2), 2, **before), samples(range(2), 2, **{**before, **change})
+    assert all(not torch.equal(old[seed], new[seed]) for seed in old)
+
+
+def test_fresh_noise_is_independent_between_steps_seeds_and_the_start():
+    sampling = Sampling(**{**PLAIN, **STOCHASTIC}, batch=1)
+    churn = seed_churn(range(50), (16, 16), sampling)
+    noise = [seed_noise(range(50), (16, 16)), *(churn.noise(step) for step in range(3))]
+    rows = torch.cat(noise).reshape(200, -1).double().numpy()
+    between = np.corrcoef(rows)[np.triu_indices(200, 1)]
+    assert np.abs(between).max() < 0.4
+    assert rows.std() == pytest.approx(1, abs=0.02)
+    assert (churn.amount, churn.interval, churn.scale) == (1.0, (0.05, 20.0), 1.1)
 
 
 def test_noise_is_standard_normal():

@@ -1,0 +1,34 @@
+"""Combinations of `sampling` and `evaluation` that cannot work."""
+
+from collections.abc import Iterator
+
+from edm2.params.errors import Problem
+from edm2.params.evaluation import Sampling
+from edm2.params.tree import Params
+
+
+def evaluation_problems(params: Params) -> Iterator[Problem]:
+    """Noise levels that do not fall, and samples too few for a measure."""
+    if params.sampling.sigma_min >= params.sampling.sigma_max:
+        yield Problem("sampling.sigma_min", params.sampling.sigma_min,
+                      f"a value below sampling.sigma_max ({params.sampling.sigma_max})",
+                      "The paper has 0.002 and 80.")  # fmt: skip
+    yield from _churn(params.sampling)
+    if params.evaluation.samples <= params.features.dims:
+        yield Problem("evaluation.samples", params.evaluation.samples,
+                      f"more than features.dims ({params.features.dims}): with fewer samples than "
+                      "dimensions the covariance is singular", "Use at least twice as many.")  # fmt: skip
+
+
+def _churn(sampling: Sampling) -> Iterator[Problem]:
+    if sampling.churn_interval is None:
+        return
+    low, high = sampling.churn_interval
+    if low >= high:
+        yield Problem("sampling.churn_interval", [low, high], "[low, high], low below high",
+                      "null means all noise levels.")  # fmt: skip
+    elif high < sampling.sigma_min or low > sampling.sigma_max:
+        yield Problem("sampling.churn_interval", [low, high],
+                      f"noise levels from sampling.sigma_min ({sampling.sigma_min}) to "
+                      f"sampling.sigma_max ({sampling.sigma_max})",
+                      "No step would add noise; null means all noise levels.")  # fmt: skip
