@@ -10,8 +10,9 @@ Array = NDArray[np.float64]
 def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
     """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^{1/2}), in float64.
 
-    The trace of the square root is taken from the eigenvalues of the symmetric √Σ_a Σ_b √Σ_a,
-    tiny negative ones counting as 0; no matrix square root of a non-symmetric product is needed.
+    With any factor F Fᵀ = Σ_a, the symmetric Fᵀ Σ_b F has the eigenvalues of Σ_a Σ_b; the trace is
+    the sum of their square roots, tiny negative ones counting as 0. No square root of a matrix is
+    needed.
 
     Args:
         mean_a, mean_b: [D].
@@ -29,9 +30,18 @@ def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -
         raise ValueError(f"expected means [D] and covariances [D, D], got {shapes}")
     if not all(np.isfinite(x).all() for x in (mean_a, cov_a, mean_b, cov_b)):
         raise ValueError("expected finite means and covariances, got infs or NaNs")
-    values, vectors = scipy.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    product = scipy.linalg.eigvalsh(root @ cov_b @ root)
+    factor = _factor(cov_a)
+    product = scipy.linalg.eigvalsh(factor.T @ cov_b @ factor)
     trace = np.sqrt(np.clip(product, 0, None)).sum()
     difference = mean_a - mean_b
     return float(difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2 * trace)
+
+
+def _factor(cov: Array) -> Array:
+    """F [D, D] with F Fᵀ = `cov`: Cholesky's, or by eigenvalues where `cov` is singular."""
+    try:
+        return scipy.linalg.cholesky(cov, lower=True)
+    except scipy.linalg.LinAlgError:
+        values, vectors = scipy.linalg.eigh(cov)
+        root: Array = vectors * np.sqrt(np.clip(values, 0, None))
+        return root

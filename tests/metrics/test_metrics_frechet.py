@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
+from pytorch_fid.fid_score import calculate_frechet_distance
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from edm2.metrics import frechet_distance
 
@@ -45,6 +48,21 @@ def test_agrees_with_the_matrix_square_root(seed):
     assert frechet_distance(mean_a, cov_a, mean_b, cov_b) == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.parametrize(("count", "dims"), [(300, 16), (2000, 64), (1000, 192)])
+def test_agrees_with_pytorch_fid_and_torch_fidelity(count, dims):
+    """On the same features, whose spectrum falls as that of images' features does."""
+    rng = np.random.default_rng(dims)
+    widths = np.exp(-np.arange(dims) / (dims / 6))
+    a, b = (rng.normal(0.3 * k, 1 + k / 3, (count, dims)) * widths @ rng.normal(size=(dims, dims))
+            for k in range(2))  # fmt: skip
+    moments = [x for z in (a, b) for x in (z.mean(axis=0), np.cov(z, rowvar=False))]
+    found = frechet_distance(*moments)
+    assert found == pytest.approx(calculate_frechet_distance(*moments), rel=1e-6)
+    statistics = (fid_features_to_statistics(torch.from_numpy(z)) for z in (a, b))
+    other = fid_statistics_to_metric(*statistics, verbose=False)
+    assert found == pytest.approx(other["frechet_inception_distance"], rel=1e-6)
+
+
 def test_symmetric_and_invariant_under_rotation():
     a, b = gaussian(2, 15), gaussian(3, 15, rank=20)
     rotation = np.linalg.qr(np.random.default_rng(4).normal(size=(15, 15)))[0]
@@ -53,6 +71,20 @@ def test_symmetric_and_invariant_under_rotation():
     assert expected > 1
     assert frechet_distance(*b, *a) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(*turned[0], *turned[1]) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("rank", [3, 19, 40])
+def test_singular_covariances_on_either_side(rank):
+    """As tr √(Σ_a Σ_b) is the sum of the singular values of Aᵀ B for Σ_a = A Aᵀ and Σ_b = B Bᵀ."""
+    rng = np.random.default_rng(rank)
+    a, b = rng.normal(size=(20, rank)), rng.normal(size=(20, 30))
+    zero = np.zeros(20)
+    trace = np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    expected = np.trace(a @ a.T) + np.trace(b @ b.T) - 2 * trace
+    for pair in ((a, b), (b, a)):
+        covs = [x @ x.T for x in pair]
+        found = frechet_distance(zero, covs[0], zero, covs[1])
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_rank_deficient_covariances_stay_finite_and_real():
