@@ -1,12 +1,12 @@
 """Images of one network, and their numbers: where denoiser, sampler, codec and detector meet."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -16,24 +16,28 @@ from edm2.data.latents import LatentShards
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.features.classifier import load_classifier
-from edm2.metrics.statistics import Statistics, distance, image_statistics, metric_name
+from edm2.metrics.collection import Collection
+from edm2.metrics.measures import measured
+from edm2.metrics.statistics import image_features, metric_name
 from edm2.params import Params
 from edm2.params.diffusion import Letter
 from edm2.runtime.distributed import ranks
 from edm2.runtime.progress import Progress
+from edm2.runtime.randomness import generator
 from edm2.sampling.generate import generate, seed_labels
 from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels
 from edm2.vae.codec import load_codec
 
 BATCH = 256
+T = TypeVar("T")
 Network = Mapping[str, Any]  # as the sweep's manifest describes it
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Features float32 [N, D] of all seeds; images uint8 [G, 3, R, R] and labels [G] of the first."""
+    """Features of all seeds, collected; images uint8 [G, 3, R, R] and labels [G] of the first."""
 
-    features: np.ndarray
+    features: Collection
     images: torch.Tensor
     labels: torch.Tensor
 
@@ -48,13 +52,31 @@ class Evaluator:
         self.latents = LatentShards(Path("data/latents"), "train")
         self.codec = load_codec(Path("models/vae"), device)
         self.detector = load_classifier(Path("models/features"), device)
-        self.reference = image_statistics(
-            (b for b, _ in train.batches(BATCH)), len(train), self.detector, device
-        )
-        samples = params.evaluation.samples
-        self.counts = [samples]
-        if self.detector.dims < len(held_out) < samples:
+        evaluation = params.evaluation
+        self.counts = [evaluation.samples]
+        least = [evaluation.least_samples(m, self.detector.dims) for m in evaluation.measures]
+        if max(self.detector.dims + 1, *least) <= len(held_out) < evaluation.samples:
             self.counts.append(len(held_out))  # to hold against the held-out images themselves
+        self.kept = 0 if evaluation.measures == ("fd",) else evaluation.samples
+        self.reference = self._collected(train)
+
+    def _collected(self, train: ImageShards) -> Collection:
+        """The training images, numbered in an order that is random and always the same.
+
+        Each rank sees its share; the first one has them all.
+        """
+        who, total = ranks(), len(train)
+        numbers = generator(0, "evaluation/reference").permutation(total).tolist()
+        parts = [numbers[k : k + BATCH] for k in range(0, total, BATCH)]
+        mine = range(len(parts))[who.rank :: who.size]
+        images = (train.batch(range(k * BATCH, k * BATCH + len(parts[k])))[0] for k in mine)
+        collection = Collection(self.detector.dims, [total], self.kept)
+        seen = image_features(images, sum(len(parts[k]) for k in mine), self.detector, self.device)
+        for k, features in zip(mine, seen, strict=True):
+            collection.add(parts[k], features)
+        for other in _gathered(collection)[1:]:
+            collection.merge(other)
+        return collection
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -70,28 +92,30 @@ class Evaluator:
 
     def generate(
         self, folder: Path, network: Network, strength: float, first_seed: int, progress: Progress
-    ) -> Generated:
+    ) -> Generated | None:
         """The images of as many seeds as samples under a network of `folder`, guided with
-        `strength`; `progress` counts them.
+        `strength`; `progress` counts them. The first rank gets them from all; the others get None.
         """
         evaluation = self.params.evaluation
         denoiser = self._guided(folder, network, strength)
         seeds = range(first_seed, first_seed + evaluation.samples)
         shown = seeds[: evaluation.grid_columns * len(self.classes)]
-        features: dict[int, np.ndarray] = {}
+        collection = Collection(self.detector.dims, self.counts, self.kept)
         images: dict[int, torch.Tensor] = {}
         for part, latents in generate(denoiser, seeds, self.latents.shape, len(self.classes),
                                       self.params.sampling, self.device):  # fmt: skip
             pixels = self.codec.decode(self.latents.normalization.denormalize(latents))
-            features |= zip(part, self.detector.features(pixels).cpu().numpy(), strict=True)
+            numbers = [seed - first_seed for seed in part]
+            collection.add(numbers, self.detector.features(pixels).cpu().numpy())
             images |= {s: x for s, x in zip(part, pixels.cpu(), strict=True) if s in shown}
             progress.advance(len(part) * ranks().size)  # the other ranks are at their parts
-        features, images = _gather(features), _gather(images)
-        return Generated(
-            np.stack([features[s] for s in seeds]),
-            torch.stack([images[s] for s in shown]),
-            seed_labels(shown, len(self.classes)),
-        )
+        for other, more in _gathered((collection, images))[1:]:
+            collection.merge(other)
+            images |= more
+        if not ranks().first:
+            return None
+        grid = torch.stack([images[seed] for seed in shown])
+        return Generated(collection, grid, seed_labels(shown, len(self.classes)))
 
     def _guided(self, folder: Path, network: Network, strength: float) -> ConditionalDenoise:
         guidance = self.params.guidance
@@ -106,13 +130,13 @@ class Evaluator:
     def rows(self, generated: Generated, strength: float, first_seed: int) -> list[dict[str, Any]]:
         """One table row per metric, by its full name."""
         evaluation, found = self.params.evaluation, []
-        for count in self.counts:
-            statistics = Statistics.empty(self.detector.dims)
-            statistics.update(generated.features[:count])
+        for count, measure in product(self.counts, evaluation.measures):
+            number = measured(measure, generated.features, self.reference, count, evaluation,
+                              self.device)  # fmt: skip
             found.append({
                 "guidance": strength,
-                "metric": metric_name(self.detector.name, count),
-                "value": distance(statistics, self.reference),
+                "metric": metric_name(self.detector.name, count, measure),
+                **asdict(number),
                 "detector": evaluation.detector,
                 "samples": count,
                 "first_seed": first_seed,
@@ -120,10 +144,9 @@ class Evaluator:
         return found
 
 
-def _gather(mine: dict) -> dict:  # type: ignore[type-arg]
-    """What all ranks have, merged."""
-    if not dist.is_initialized():
-        return mine
-    parts: list[dict] = [{} for _ in range(dist.get_world_size())]  # type: ignore[type-arg]
-    dist.all_gather_object(parts, mine)
-    return {key: value for part in parts for key, value in part.items()}
+def _gathered(mine: T) -> list[T]:
+    """What all ranks have, in their order, on the first; on the others what they have themselves."""
+    parts: list[T] = [mine] * (ranks().size if ranks().first else 1)
+    if dist.is_initialized():
+        dist.gather_object(mine, parts if ranks().first else None)
+    return parts

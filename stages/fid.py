@@ -62,7 +62,7 @@ class Bench:
         self, network: "Network", strength: float, seeds: str, first_seed: int
     ) -> list[Row]:
         """Rows of the table."""
-        from edm2.runtime.distributed import barrier, ranks
+        from edm2.runtime.distributed import barrier
         from edm2.runtime.files import write_json
 
         place, name = self.place, Path(network["file"]).stem
@@ -71,7 +71,7 @@ class Bench:
         if not done.exists():
             generated = self.evaluator.generate(self.folder, network, strength, first_seed,
                                                 self.progress)  # fmt: skip
-            if ranks().first:
+            if generated is not None:
                 if seeds == "sweep":
                     self._picture(name, strength, generated.images, generated.labels)
                 facts = {k: v for k, v in network.items() if k not in ("file", "guide")}
@@ -91,17 +91,16 @@ class Bench:
 
 
 def log(place: Place, table: "pd.DataFrame") -> None:
-    """The EMA curve, the best network and its pictures, for MLflow."""
-    from edm2.reporting.curves import best_of, draw_ema_curves, ema_curve
+    """EMA curves of all measures, the best network and its pictures, for MLflow."""
+    from edm2.reporting.curves import best_of, draw_ema_curves, ema_curve, measures_of
     from edm2.reporting.grids import grid_name
 
     for _, row in ema_curve(table).iterrows():
-        place.run.log(round(1000 * row["sigma_rel"]),
-                      {f"ema_curve/{row['metric']}": float(row["value"])},
-                      axis="sigma_rel_permille")  # fmt: skip
+        values = {f"ema_curve/{k}": value for k, value in measures_of(table, row).items()}
+        place.run.log(round(1000 * row["sigma_rel"]), values, axis="sigma_rel_permille")
     best = best_of(table)
     found = {key: float(best[key]) for key in ("sigma_rel", "guidance")}
-    place.run.summary({str(best["metric"]): float(best["value"]), **found})
+    place.run.summary({**measures_of(table, best), **found})
     figure = place.state.folder / "ema_curve.png"
     draw_ema_curves(table, figure)
     samples = place.out(f"reports/samples/{place.config}")

@@ -1,6 +1,6 @@
 """Mean and covariance of features, streamed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,28 +55,44 @@ class Statistics:
         """Unbiased covariance [D, D]."""
         return self.scatter / (self.count - 1)
 
+    @property
+    def singular(self) -> bool:
+        """Whether there are no more samples than dimensions, so that the covariance must be."""
+        return self.count <= len(self.mean)
+
+
+def image_features(
+    images: Iterable[torch.Tensor], total: int, detector: Detector, device: torch.device
+) -> Iterator[NDArray[np.float32]]:
+    """Features of batches of uint8 images, `total` in all, batch by batch; tells its progress."""
+    progress = Progress(f"{detector.name} features", total, "img")
+    for batch in images:
+        yield detector.features(batch.to(device)).cpu().numpy()
+        progress.advance(len(batch))
+    progress.close()
+
 
 def image_statistics(
     images: Iterable[torch.Tensor], total: int, detector: Detector, device: torch.device
 ) -> Statistics:
     """Feature statistics of batches of uint8 images, `total` in all."""
     statistics = Statistics.empty(detector.dims)
-    progress = Progress(f"{detector.name} features", total, "img")
-    for batch in images:
-        statistics.update(detector.features(batch.to(device)).cpu().numpy())
-        progress.advance(len(batch))
-    progress.close()
+    for features in image_features(images, total, detector, device):
+        statistics.update(features)
     return statistics
 
 
-def distance(a: Statistics, b: Statistics) -> float:
+def distance(a: Statistics, b: Statistics, allow_singular: bool = False) -> float:
     """Fréchet distance of two streams.
+
+    Args:
+        allow_singular: whether singular covariances will do; a single sample never does.
 
     Raises:
         UserError: a stream has no more samples than dimensions, so its covariance is singular.
     """
     for statistics in (a, b):
-        if statistics.count <= len(statistics.mean):
+        if statistics.count < 2 or (statistics.singular and not allow_singular):
             raise UserError(
                 f"Fréchet distance of {statistics.count} images: expected more than the "
                 f"{len(statistics.mean)} feature dimensions, or the covariance is singular. "
@@ -85,6 +101,12 @@ def distance(a: Statistics, b: Statistics) -> float:
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
-def metric_name(detector: str, samples: int) -> str:
-    """fd_<detector>_<samples>, thousands as k: fd_classifier_1k, fd_classifier_270."""
-    return f"fd_{detector}_{f'{samples // 1000}k' if samples % 1000 == 0 else samples}"
+def metric_name(detector: str, samples: int, measure: str = "fd") -> str:
+    """<measure>_<detector>_<samples>, thousands as k: fd_classifier_1k, recall_classifier_270.
+
+    The Fréchet distance of Inception features alone is called fid: fid_50k.
+    """
+    count = f"{samples // 1000}k" if samples % 1000 == 0 else samples
+    if (measure, detector) == ("fd", "inception"):
+        return f"fid_{count}"
+    return f"{measure}_{detector}_{count}"

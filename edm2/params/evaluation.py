@@ -1,6 +1,6 @@
 """`sampling` and `evaluation`: from networks to images to numbers."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,13 +31,38 @@ class Sampling(Section):
     batch: Count = Field(description="images sampled at once on a rank; changes no image")
 
 
+Measure = Literal["fd", "kid", "precision", "recall"]
+
+
 class Evaluation(Section):
     detector: Literal["classifier"] = Field(
-        description="which features the Fréchet distance compares; classifier: the data set's own"
+        description="which features the measures compare; classifier: the data set's own"
     )
     samples: Count = Field(description="generated images per network; part of the metric's name")
+    measures: Annotated[tuple[Measure, ...], Field(strict=False, min_length=1)] = Field(
+        description="fd: Fréchet distance, always in, as the EMA curve is drawn of it; kid: kernel "
+        "distance; precision, recall: shares among nearest neighbours. All but fd keep features in "
+        "memory: 4·dims bytes an image, 400 MB for 50000 of 2048"
+    )
+    neighbours: Count = Field(
+        description="k of precision and recall: a feature's ball reaches to its k-th nearest"
+    )
+    allow_singular: bool = Field(
+        description="true: a Fréchet distance of no more images than feature dimensions is told, in a "
+        "row marked singular; false: it is refused"
+    )
     first_seed: int = Field(ge=0, description="images are made from this seed and those after it")
     confirm: bool = Field(
         description="measure the best network again, on as many fresh seeds as samples"
     )
     grid_columns: Count = Field(description="images per class in the sample grids")
+
+    def least_samples(self, measure: Measure, dims: int) -> int:
+        """The fewest images that have the measure, with features of `dims` dimensions."""
+        match measure:
+            case "fd":
+                return 2 if self.allow_singular else dims + 1
+            case "kid":
+                return 3
+            case _:
+                return self.neighbours + 1

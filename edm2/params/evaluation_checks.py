@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from edm2.params.errors import Problem
-from edm2.params.evaluation import Sampling
+from edm2.params.evaluation import Evaluation, Sampling
 from edm2.params.tree import Params
 
 
@@ -14,10 +14,28 @@ def evaluation_problems(params: Params) -> Iterator[Problem]:
                       f"a value below sampling.sigma_max ({params.sampling.sigma_max})",
                       "The paper has 0.002 and 80.")  # fmt: skip
     yield from _churn(params.sampling)
-    if params.evaluation.samples <= params.features.dims:
-        yield Problem("evaluation.samples", params.evaluation.samples,
-                      f"more than features.dims ({params.features.dims}): with fewer samples than "
-                      "dimensions the covariance is singular", "Use at least twice as many.")  # fmt: skip
+    yield from _measures(params.evaluation, params.features.dims)
+
+
+def _measures(evaluation: Evaluation, dims: int) -> Iterator[Problem]:
+    chosen, samples = evaluation.measures, evaluation.samples
+    if "fd" not in chosen or len(set(chosen)) != len(chosen):
+        yield Problem("evaluation.measures", list(chosen), "fd, and others, each once",
+                      "The EMA curve is drawn of the Fréchet distance.")  # fmt: skip
+    if samples < evaluation.least_samples("fd", dims):
+        if evaluation.allow_singular:
+            yield Problem("evaluation.samples", samples, "two or more: one has no covariance",
+                          "Use more.")  # fmt: skip
+        else:
+            yield Problem("evaluation.samples", samples,
+                          f"more than features.dims ({dims}): with fewer samples than dimensions "
+                          "the covariance is singular", "Use at least twice as many, or have the "
+                          "rows marked (evaluation.allow_singular).")  # fmt: skip
+    for measure in (m for m in chosen if m != "fd"):
+        least = evaluation.least_samples(measure, dims)
+        if samples < least:
+            yield Problem("evaluation.samples", samples, f"at least {least} for {measure}",
+                          "Use more, or leave it out of evaluation.measures.")  # fmt: skip
 
 
 def _churn(sampling: Sampling) -> Iterator[Problem]:

@@ -15,9 +15,22 @@ STYLE: Any = {"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": 
          "axes.grid": True, "grid.alpha": 0.25, "font.size": 10, "svg.hashsalt": "edm2"}  # fmt: skip
 
 
+FRECHET = ("fd_", "fid_")  # what names of Fréchet distances begin with
+# columns in which all rows about the same images agree
+IMAGES = ["config", "network", "guidance", "seeds", "samples"]
+
+
 def main_metric(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the metric with the most samples; metrics never mix in one curve."""
-    return table[table["samples"] == table["samples"].max()]
+    """The rows of the Fréchet distance with the most samples; metrics never mix in one curve."""
+    rows = table[table["metric"].str.startswith(FRECHET)]
+    return rows[rows["samples"] == rows["samples"].max()]
+
+
+def measures_of(table: pd.DataFrame, row: pd.Series) -> dict[str, float]:
+    """Every metric of the images that a row is about, by name."""
+    same = table[(table[IMAGES] == row[IMAGES]).all(axis=1)]
+    return {str(name): float(value)
+            for name, value in zip(same["metric"], same["value"], strict=True)}  # fmt: skip
 
 
 def whole_networks(table: pd.DataFrame) -> pd.DataFrame:

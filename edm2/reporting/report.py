@@ -16,6 +16,8 @@ from edm2.reporting.curves import (
     draw_training,
     draw_vae,
     ema_curve,
+    main_metric,
+    measures_of,
 )
 from edm2.reporting.dynamics import (
     BOUNDED,
@@ -36,6 +38,12 @@ from edm2.reporting.sweeps import (
 )
 from edm2.reporting.tables import ablation_table, as_markdown, ema_table, yardstick_table
 from edm2.runtime.files import write_json, write_text
+
+SINGULAR = (
+    "Singular: these Fréchet distances are of no more images than feature dimensions, on one side or "
+    "both (evaluation.allow_singular). Their covariances have too low a rank, and the values mean "
+    "little: compare them with nothing but each other."
+)
 
 
 @dataclass(frozen=True)
@@ -104,13 +112,15 @@ def _summary(
     found |= {f"features/{key}": value for key, value in features.items()}
     for config, part in networks.groupby("config"):
         best = best_of(part)
-        found[f"{config}/best/{best['metric']}"] = float(best["value"])
+        found |= {f"{config}/best/{k}": value for k, value in measures_of(part, best).items()}
         found[f"{config}/best/sigma_rel"] = float(best["sigma_rel"])
     return found
 
 
 def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
     lines = []
+    if main_metric(networks)["singular"].any():
+        lines.append(paragraph(SINGULAR))
     for config, part in networks.groupby("config"):
         best = best_of(part)
         text = (f"Config {config} is best at EMA length {best['sigma_rel']:g}: "

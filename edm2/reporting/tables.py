@@ -4,7 +4,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from edm2.reporting.curves import best_of, confirmed, main_metric
+from edm2.reporting.curves import FRECHET, IMAGES, best_of, confirmed, main_metric
 
 PAPER_METRIC = "fid_50k"
 
@@ -33,6 +33,7 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
             "ours: EMA length": best["sigma_rel"],
             "ours: average": best["average"],
             **({} if best["guidance"] == 1 else {"ours: guidance": best["guidance"]}),
+            **({"ours: singular": "yes"} if best["singular"] else {}),
             "ours: at edge of grid": "yes" if best["at_edge"] else "no",
             "ours: reconstruction error": best["error"],
             f"paper, ImageNet-512: {PAPER_METRIC}": reference["fid"],
@@ -42,12 +43,22 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def ema_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The main metric of every network, and how well each was reconstructed."""
+    """The main metric of every network, and how well each was reconstructed.
+
+    Other measures by as many samples are in columns of their own, with their standard errors as far
+    as these are known.
+    """
     columns = ["config", "sigma_rel", "guidance", "tensors", "average", "nimg", "seeds", "metric",
-               "value", "error", "weight_sum", "snapshots", "samples", "first_seed"]  # fmt: skip
+               "value", "singular", "error", "weight_sum", "snapshots", "samples",
+               "first_seed"]  # fmt: skip
     order = ["config", "seeds", "tensors", "nimg", "guidance", "sigma_rel"]
     rows = main_metric(table).sort_values(order, ascending=[True, False, True, True, True, True])
-    return rows[columns].reset_index(drop=True)
+    for name, other in table[~table["metric"].str.startswith(FRECHET)].groupby("metric"):
+        named = {"value": str(name), "standard_error": f"{name}: standard error"}
+        found = other[[*IMAGES, *named]].rename(columns=named)
+        rows = rows.merge(found, on=IMAGES, how="left", validate="one_to_one")
+    others = [name for name in rows if name not in table and rows[name].notna().any()]
+    return rows[columns + others].reset_index(drop=True)
 
 
 def yardstick_table(table: pd.DataFrame, vae: dict[str, float]) -> pd.DataFrame:

@@ -59,6 +59,20 @@ def test_sums_are_in_float64():
     check(statistics, data.astype(np.float64))
 
 
+@pytest.mark.parametrize("cuts", [[], [1], list(range(1, 2000)), [1000]])
+def test_a_mean_far_beyond_the_spread_loses_no_digits(cuts):
+    """Mean 10⁶, standard deviation 1: Σx² − n·mean² would be off in the third digit."""
+    rng = np.random.default_rng(0)
+    centred = np.round(rng.normal(size=(2000, 3)) * 2**20) / 2**20  # 10⁶ + that is exact
+    data = centred + 1e6
+    halves = [streamed(data[:700], []), streamed(data[700:], [])]
+    halves[0].merge(halves[1])
+    expected = np.cov(centred, rowvar=False)
+    for statistics in (streamed(data, cuts), halves[0]):
+        np.testing.assert_allclose(statistics.covariance, expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(statistics.mean - 1e6, centred.mean(axis=0), atol=2e-9)
+
+
 def test_an_empty_batch_changes_nothing():
     data = features()
     statistics = streamed(data, [])
@@ -130,9 +144,46 @@ def test_too_few_samples_are_refused_on_either_side(count):
             distance(*pair)
 
 
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_singular_covariances_will_do_where_allowed(count):
+    """Of a line of `count` points along one axis, and itself moved by 2 along another: 4."""
+    line = np.zeros((count, 6))
+    line[:, 0] = np.arange(count)
+    moved = line + np.array([0, 2, 0, 0, 0, 0])
+    a, b = streamed(line, []), streamed(moved, [1])
+    assert a.singular
+    assert b.singular
+    assert distance(a, b, allow_singular=True) == pytest.approx(4, abs=1e-6)
+    with pytest.raises(UserError, match=f"{count} images"):
+        distance(a, b)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_image_has_no_covariance_at_all(count):
+    few, enough = Statistics.empty(6), streamed(features()[:7], [])
+    few.update(features()[:count])
+    assert not enough.singular
+    for pair in ((few, enough), (enough, few)):
+        with pytest.raises(UserError, match=f"{count} images"):
+            distance(*pair, allow_singular=True)
+
+
 @pytest.mark.parametrize(
     ("samples", "name"),
     [(270, "270"), (999, "999"), (1000, "1k"), (1500, "1500"), (10_000, "10k"), (50_000, "50k")],
 )
 def test_the_number_of_samples_is_part_of_the_metrics_name(samples, name):
     assert metric_name("classifier", samples) == f"fd_classifier_{name}"
+
+
+@pytest.mark.parametrize(
+    ("measure", "detector", "name"),
+    [
+        ("fd", "inception", "fid_50k"),
+        ("fd", "dinov2", "fd_dinov2_50k"),
+        ("kid", "inception", "kid_inception_50k"),
+        ("precision", "classifier", "precision_classifier_50k"),
+    ],
+)
+def test_fid_is_the_frechet_distance_of_inception_alone(measure, detector, name):
+    assert metric_name(detector, 50_000, measure) == name

@@ -156,6 +156,11 @@ WRONG = [
     ("sampling.churn_interval", [0.0, 0.001], ["churn_interval", "sampling.sigma_min (0.002)"]),
     ("sampling.churn_noise", 0.0, ["sampling.churn_noise: 0.0", "greater than 0"]),
     ("sampling.dtype", "float16", ["sampling.dtype: 'float16'", "'float32'", "'float64'"]),
+    ("evaluation.measures", ["kid"], ["evaluation.measures: ['kid']", "fd, and others"]),
+    ("evaluation.measures", ["fd", "kid", "kid"], ["evaluation.measures", "each once"]),
+    ("evaluation.measures", ["fd", "fid"], ["evaluation.measures.1: 'fid'", "'recall'"]),
+    ("evaluation.measures", [], ["evaluation.measures", "1 item"]),
+    ("evaluation.neighbours", 0, ["evaluation.neighbours: 0", "greater than 0"]),
     ("evaluation.samples", 64, ["evaluation.samples", "64", "features.dims (64)"]),
     ("runtime.device", "gpu", ["runtime.device", "'gpu'", "cpu, cuda"]),
     ("runtime.precision", "fp64", ["runtime.precision", "'fp64'", "'bf16'"]),
@@ -268,6 +273,23 @@ def test_vgg16_needs_sixteen_pixels_and_its_file(tmp_path, monkeypatch):
     assert f"Looked for {tmp_path}/vgg.pth" in line
     (tmp_path / "vgg.pth").touch()
     load(write_params(tmp_path / "params.yaml", {**changes, "vae.backbone_path": "vgg.pth"}))
+
+
+def test_few_samples_are_refused_measure_by_measure(tmp_path):
+    """What is too few for the Fréchet distance may be allowed; what has no value is not."""
+    few = {"evaluation.samples": 3, "evaluation.measures": ["fd", "kid", "recall"],
+           "evaluation.allow_singular": True}  # fmt: skip
+    with pytest.raises(UserError) as error:
+        load(write_params(tmp_path / "params.yaml", few))
+    (line,) = str(error.value).splitlines()[1:]
+    assert "evaluation.samples: 3: expected at least 4 for recall" in line
+    enough = {**few, "evaluation.neighbours": 2}
+    assert load(write_params(tmp_path / "params.yaml", enough)).evaluation.samples == 3
+    with pytest.raises(UserError, match=r"evaluation.samples: 64: .*\(evaluation.allow_singular"):
+        load(write_params(tmp_path / "params.yaml", {"evaluation.samples": 64}))
+    one = {"evaluation.samples": 1, "evaluation.allow_singular": True}
+    with pytest.raises(UserError, match="evaluation.samples: 1: expected two or more: one has"):
+        load(write_params(tmp_path / "params.yaml", one))
 
 
 def test_published_networks_need_their_folder_and_config_g(tmp_path, monkeypatch):

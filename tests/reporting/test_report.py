@@ -5,10 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from edm2.reporting.curves import best_of, draw_ema_curves, main_metric
+from edm2.reporting.curves import best_of, draw_ema_curves, main_metric, measures_of
 from edm2.reporting.grids import draw_grid, write_class_grid
 from edm2.reporting.page import paragraph, render
-from edm2.reporting.tables import ablation_table, as_markdown, paper_ladder, yardstick_table
+from edm2.reporting.tables import (
+    ablation_table,
+    as_markdown,
+    ema_table,
+    paper_ladder,
+    yardstick_table,
+)
 
 
 def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
@@ -17,7 +23,7 @@ def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
         {"config": config, "sigma_rel": s, "nimg": 1000, "metric": name, "value": v * scale,
          "detector": "classifier", "samples": count, "average": "power", "error": 0.01,
          "weight_sum": 1.0, "snapshots": 8, "first_seed": 0, "tensors": "all", "seeds": "sweep",
-         "guidance": 1.0,
+         "guidance": 1.0, "singular": False, "standard_error": None,
          "network": f"{1000:012d}-sigma_rel-{s!r}"}
         for s, v in zip(lengths, values, strict=True)
         for name, count, scale in (("fd_classifier_1k", 1000, 1), ("fd_classifier_200", 200, 10))
@@ -40,6 +46,43 @@ def test_a_minimum_at_the_edge_is_said(values, tmp_path):
 
 def test_a_curve_never_mixes_metrics():
     assert set(main_metric(networks())["metric"]) == {"fd_classifier_1k"}
+
+
+def with_others():
+    """Beside the two Fréchet distances: a kernel distance with its error, at both counts, and a
+    precision without, of other order and larger than them.
+    """
+    more = []
+    for name, error in (("kid", 0.5), ("precision", None)):
+        rows = networks(values=(30.0, 20.0, 10.0))
+        rows["metric"] = rows["metric"].str.replace("fd", name)
+        rows["standard_error"] = error
+        more.append(rows)
+    return pd.concat([*more, networks()], ignore_index=True)
+
+
+def test_the_curve_is_that_of_the_frechet_distance_whatever_else_was_measured():
+    found, alone = (main_metric(t).reset_index(drop=True) for t in (with_others(), networks()))
+    pd.testing.assert_frame_equal(found, alone, check_dtype=False)
+    fid = networks().replace({"metric": {"fd_classifier_1k": "fid_1k"}})
+    assert main_metric(fid)["metric"].unique().tolist() == ["fid_1k"]
+    assert best_of(with_others())["sigma_rel"] == 0.1
+
+
+def test_all_measures_of_a_network_by_name():
+    table = with_others()
+    assert measures_of(table, best_of(table)) == {
+        "fd_classifier_1k": 1.0, "kid_classifier_1k": 20.0, "precision_classifier_1k": 20.0,
+    }  # fmt: skip
+
+
+def test_the_table_of_networks_has_a_column_per_other_measure_of_the_same_count():
+    plain, table = ema_table(networks()), ema_table(with_others())
+    added = ["kid_classifier_1k", "kid_classifier_1k: standard error", "precision_classifier_1k"]
+    assert table.columns.tolist() == [*plain.columns, *added]
+    pd.testing.assert_frame_equal(table[plain.columns], plain, check_dtype=False)
+    assert table[added[0]].tolist() == table[added[2]].tolist() == [30.0, 20.0, 10.0]
+    assert table[added[1]].tolist() == [0.5] * 3
 
 
 def test_the_ablation_names_detector_and_count_of_both_sides():

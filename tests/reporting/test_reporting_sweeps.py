@@ -16,7 +16,7 @@ def curve(values, config="G", nimg=1000, tensors="all", seeds="sweep", lengths=L
     return pd.DataFrame([
         {"config": config, "network": f"{nimg}-{tensors}-{length}", "sigma_rel": length,
          "nimg": nimg, "tensors": tensors, "seeds": seeds, "guidance": 1.0, "average": "power", "error": 0.01,
-         "weight_sum": 1.0, "snapshots": 8, "metric": f"fd_classifier_{name}",
+         "singular": False, "weight_sum": 1.0, "snapshots": 8, "metric": f"fd_classifier_{name}",
          "value": value * scale, "detector": "classifier", "samples": samples,
          "first_seed": 0 if seeds == "sweep" else 1000}
         for length, value in zip(lengths, values, strict=True)
