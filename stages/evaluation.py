@@ -1,6 +1,6 @@
 """Images of one network, and their numbers: where denoiser, sampler, codec and detector meet."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
@@ -90,6 +90,10 @@ class Evaluator:
         shape, classes = self.latents.shape, len(self.classes)
         return denoiser_for(self.config, params, shape, classes).to(self.device)
 
+    def labels_of(self, seeds: Sequence[int]) -> torch.Tensor:
+        """The class of each seed."""
+        return seed_labels(seeds, len(self.classes), self.params.sampling.labels)
+
     def generate(
         self, folder: Path, network: Network, strength: float, first_seed: int, progress: Progress
     ) -> Generated | None:
@@ -99,10 +103,12 @@ class Evaluator:
         evaluation = self.params.evaluation
         denoiser = self._guided(folder, network, strength)
         seeds = range(first_seed, first_seed + evaluation.samples)
-        shown = seeds[: evaluation.grid_columns * len(self.classes)]
+        labels, columns = self.labels_of(seeds), evaluation.grid_columns
+        shown = {seeds[k] for label in range(evaluation.grid_classes)
+                 for k in (labels == label).nonzero().flatten()[:columns].tolist()}  # fmt: skip
         collection = Collection(self.detector.dims, self.counts, self.kept)
         images: dict[int, torch.Tensor] = {}
-        for part, latents in generate(denoiser, seeds, self.latents.shape, len(self.classes),
+        for part, latents in generate(denoiser, seeds, self.latents.shape, self.labels_of,
                                       self.params.sampling, self.device):  # fmt: skip
             pixels = self.codec.decode(self.latents.normalization.denormalize(latents))
             numbers = [seed - first_seed for seed in part]
@@ -114,8 +120,8 @@ class Evaluator:
             images |= more
         if not ranks().first:
             return None
-        grid = torch.stack([images[seed] for seed in shown])
-        return Generated(collection, grid, seed_labels(shown, len(self.classes)))
+        return Generated(collection, torch.stack([images[seed] for seed in sorted(shown)]),
+                         self.labels_of(sorted(shown)))  # fmt: skip
 
     def _guided(self, folder: Path, network: Network, strength: float) -> ConditionalDenoise:
         guidance = self.params.guidance

@@ -9,7 +9,7 @@ from stages.entry import Place, main
 if TYPE_CHECKING:
     import pandas as pd
 
-    from stages.evaluation import Evaluator, Network
+    from stages.evaluation import Evaluator, Generated, Network
 
 Row = dict[str, Any]
 
@@ -20,24 +20,27 @@ def work(place: Place) -> None:
     """
     import pandas as pd
 
-    from edm2.reporting.curves import bests_of
+    from edm2.reporting.curves import best_of, bests_of
     from edm2.runtime.distributed import ranks
     from edm2.runtime.files import write_text
     from stages.evaluation import Evaluator
 
     bench = Bench(place, Evaluator(place.params, place.config, place.device))
     evaluation, strengths = place.params.evaluation, place.params.guidance.strength
+    first, size = evaluation.first_seed, evaluation.blocks * evaluation.samples
     rows = [row for network in bench.networks for strength in strengths
-            for row in bench.measured(network, strength, "sweep", evaluation.first_seed)]  # fmt: skip
+            for seed in range(first, first + size, evaluation.samples)
+            for row in bench.measured(network, strength, "sweep", seed)]  # fmt: skip
     if evaluation.confirm:
         for best in bests_of(pd.DataFrame(rows)):
             (network,) = (n for n in bench.networks if Path(n["file"]).stem == best["network"])
-            rows += bench.measured(network, float(best["guidance"]), "fresh",
-                                   evaluation.first_seed + evaluation.samples)  # fmt: skip
+            for seed in range(first + size, first + 2 * size, evaluation.samples):
+                rows += bench.measured(network, float(best["guidance"]), "fresh", seed)
     bench.progress.close()
     if ranks().first:
         table = pd.DataFrame(rows)
         write_text(place.out(f"reports/fid/{place.config}.csv"), table.to_csv(index=False))
+        bench.draw_strips(best_of(table))
         log(place, table)
 
 
@@ -55,7 +58,7 @@ class Bench:
         self.networks: list[Network] = read_manifest(self.folder)["networks"]
         evaluation, strengths = place.params.evaluation, place.params.guidance.strength
         confirmed = evaluation.confirm * len({strength == 1 for strength in strengths})
-        rounds = len(self.networks) * len(strengths) + confirmed
+        rounds = (len(self.networks) * len(strengths) + confirmed) * evaluation.blocks
         self.progress = Progress(place.title, rounds * evaluation.samples, "img")
 
     def measured(
@@ -72,8 +75,8 @@ class Bench:
             generated = self.evaluator.generate(self.folder, network, strength, first_seed,
                                                 self.progress)  # fmt: skip
             if generated is not None:
-                if seeds == "sweep":
-                    self._picture(name, strength, generated.images, generated.labels)
+                if seeds == "sweep" and first_seed == place.params.evaluation.first_seed:
+                    self._picture(name, strength, generated)
                 facts = {k: v for k, v in network.items() if k not in ("file", "guide")}
                 common = {"config": place.config, "network": name, **facts, "seeds": seeds}
                 write_json(done, [{**common, **row} for row in
@@ -83,11 +86,36 @@ class Bench:
         found: list[Row] = json.loads(done.read_text(encoding="utf-8"))
         return found
 
-    def _picture(self, name: str, strength: float, images: Any, labels: Any) -> None:
+    def _picture(self, name: str, strength: float, generated: "Generated") -> None:
+        from safetensors.torch import save_file
+
         from edm2.reporting.grids import grid_name, write_class_grid
 
+        images, labels = generated.images.contiguous(), generated.labels
+        save_file({"images": images, "labels": labels}, self._shown(name, strength))
         path = self.place.out(f"reports/samples/{self.place.config}") / grid_name(name, strength)
         write_class_grid(path, images, labels, self.evaluator.classes)
+
+    def _shown(self, name: str, strength: float) -> Path:
+        """Images of the first seeds, kept for strips."""
+        return self.place.state.folder / f"{name}-w{strength!r}.safetensors"
+
+    def draw_strips(self, best: "pd.Series") -> None:
+        """The same seeds at every EMA length, and at every strength, beside the best network."""
+        from safetensors.torch import load_file
+
+        from edm2.reporting.grids import write_strips
+
+        strengths = self.place.params.guidance.strength
+        alike = [n for n in self.networks if (n["tensors"], n["nimg"]) == ("all", best["nimg"])]
+        lengths = {f"{n['sigma_rel']:g}": (Path(n["file"]).stem, float(best["guidance"]))
+                   for n in sorted(alike, key=lambda n: float(n["sigma_rel"]))}  # fmt: skip
+        guided = {f"w = {w:g}": (str(best["network"]), w) for w in strengths}
+        folder = self.place.out(f"reports/samples/{self.place.config}")
+        for kind, rows in (("lengths", lengths), ("strengths", guided)):
+            found = {label: load_file(self._shown(*key)) for label, key in rows.items()}
+            if len(found) > 1:
+                write_strips(folder / kind, found)
 
 
 def log(place: Place, table: "pd.DataFrame") -> None:

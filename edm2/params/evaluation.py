@@ -8,6 +8,9 @@ from edm2.params.section import Count, Interval, NonNegative, Positive, Section
 
 
 class Sampling(Section):
+    labels: Literal["balanced", "uniform"] = Field(
+        description="balanced: seeds take the classes in turn; uniform: each draws its own (paper)"
+    )
     solver: Literal["heun", "euler"] = Field(
         description="heun: EDM's second-order sampler; euler: first order, one evaluation a step"
     )
@@ -51,10 +54,15 @@ class Evaluation(Section):
         description="true: a Fréchet distance of no more images than feature dimensions is told, in a "
         "row marked singular; false: it is refused"
     )
+    blocks: Count = Field(
+        description="disjoint blocks of as many seeds as samples that every network is measured on; "
+        "the lowest value counts, mean and standard deviation stand beside it (paper: 3)"
+    )
     first_seed: int = Field(ge=0, description="images are made from this seed and those after it")
     confirm: bool = Field(
         description="measure the best network again, on as many fresh seeds as samples"
     )
+    grid_classes: Count = Field(description="classes in the sample grids, from the first on")
     grid_columns: Count = Field(description="images per class in the sample grids")
 
     def least_samples(self, measure: Measure, dims: int) -> int:

@@ -1,5 +1,6 @@
 """Several experiments side by side."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def draw_comparison(curves: Mapping[str, pd.DataFrame], *paths: Path) -> None:
 
 
 Measured = Mapping[str, tuple[Mapping[str, float], Mapping[str, Any]]]  # metrics, flat params
-QUALITY = ("psnr", "ssim", "perceptual_", "reconstructions/", "latent/std", "latent/kurtosis")
+QUALITY = re.compile(r"psnr|ssim|perceptual_.*|reconstructions/.*|latent/(std|kurtosis)")
 
 
 def variants(experiments: Measured) -> dict[str, list[str]]:
@@ -97,7 +98,7 @@ def variants_table(experiments: Measured) -> pd.DataFrame:
     for variant, names in variants(experiments).items():
         metrics = pd.DataFrame([experiments[name][0] for name in names])
         row: dict[str, object] = {"variant": variant, "seeds": len(names)}
-        for key in (key for key in metrics if str(key).startswith(QUALITY)):
+        for key in (key for key in metrics if QUALITY.fullmatch(str(key))):
             spread = f" ± {metrics[key].std():.2g}" if len(names) > 1 else ""
             row[str(key)] = f"{metrics[key].mean():.4g}{spread}"
         rows.append(row)

@@ -48,6 +48,19 @@ def write_class_grid(
     write_rows(path, {classes[k]: images[labels == k] for k in shown})
 
 
+def write_strips(folder: Path, found: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """A picture per class, {class number}.png: a row per entry, the same seeds in each.
+
+    Args:
+        found: by the row's label, images uint8 [N, 3, R, R] and labels int64 [N].
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    first = next(iter(found.values()))
+    for k in sorted(set(first["labels"].tolist())):
+        write_rows(folder / f"{k:04d}.png",
+                   {name: own["images"][own["labels"] == k] for name, own in found.items()})  # fmt: skip
+
+
 def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
     """Rows of images uint8 [N, 3, R, R] below each other, by their labels."""
     with replacing(path) as temporary:

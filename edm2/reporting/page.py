@@ -42,5 +42,10 @@ def picture(path: Path, caption: str, sharp: bool = False) -> str:
     )
 
 
+def folded(summary: str, body: str) -> str:
+    """Shown when asked for."""
+    return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"
+
+
 def table(frame: pd.DataFrame) -> str:
     return f'<div class="scroll">{frame.to_html(index=False, border=0, float_format="{:.4g}".format)}</div>'

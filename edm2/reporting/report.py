@@ -27,7 +27,7 @@ from edm2.reporting.dynamics import (
     dynamics_table,
 )
 from edm2.reporting.grids import grid_name
-from edm2.reporting.page import paragraph, picture, render, table
+from edm2.reporting.page import folded, paragraph, picture, render, table
 from edm2.reporting.sweeps import (
     draw_curves,
     draw_heat_map,
@@ -265,6 +265,12 @@ def _samples_section(findings: Findings, networks: pd.DataFrame) -> str:
         path = findings.folder / f"samples/{config}/{grid}"
         caption = f"Config {config} at its best EMA length {length:.3g}: one row per class."
         pictures.append(picture(path, caption, sharp=True))
+        for kind, rows in (("lengths", "EMA lengths"), ("strengths", "strengths of guidance")):
+            strips = sorted((findings.folder / f"samples/{config}/{kind}").glob("*.png"))
+            body = "".join(picture(strip, f"class {int(strip.stem)}: the same seeds at all {rows}",
+                                   sharp=True) for strip in strips)  # fmt: skip
+            if strips:
+                pictures.append(folded(f"Config {config}: the same seeds at all {rows}", body))
     return "".join(pictures)
 
 

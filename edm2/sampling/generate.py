@@ -1,12 +1,13 @@
 """Seeds → noise and labels → samples. A sample depends on its seed alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
 
 from edm2.params.evaluation import Sampling
 from edm2.runtime.distributed import ranks
-from edm2.runtime.randomness import normals
+from edm2.runtime.randomness import generator, normals
 from edm2.sampling.guidance import ConditionalDenoise
 from edm2.sampling.solver import Churn, euler, heun
 
@@ -14,19 +15,27 @@ SOLVERS = {"heun": heun, "euler": euler}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def seed_labels(seeds: range, num_classes: int) -> torch.Tensor:
-    """int64 [N]: classes in turn, so that any run of seeds is balanced."""
-    return torch.tensor([seed % num_classes for seed in seeds])
+def seed_labels(
+    seeds: Sequence[int], num_classes: int, kind: Literal["balanced", "uniform"]
+) -> torch.Tensor:
+    """int64 [N], each of its seed alone.
+
+    balanced: classes in turn, so that any run of seeds is balanced; uniform: drawn.
+    """
+    if kind == "balanced":
+        return torch.tensor([seed % num_classes for seed in seeds])
+    draws = (generator(0, "sampling/label", seed).integers(num_classes) for seed in seeds)
+    return torch.tensor([int(label) for label in draws])
 
 
 def seed_noise(
-    seeds: range, shape: tuple[int, ...], purpose: str = "sampling/noise"
+    seeds: Sequence[int], shape: tuple[int, ...], purpose: str = "sampling/noise"
 ) -> torch.Tensor:
     """Standard normal float32 [N, *shape], row i of seeds[i] and the purpose alone."""
     return torch.from_numpy(normals(0, purpose, seeds, shape))
 
 
-def seed_churn(seeds: range, shape: tuple[int, ...], sampling: Sampling) -> Churn:
+def seed_churn(seeds: Sequence[int], shape: tuple[int, ...], sampling: Sampling) -> Churn:
     """Fresh noise, in each step that of the seed and the step alone."""
     return Churn(
         sampling.churn,
@@ -38,13 +47,16 @@ def seed_churn(seeds: range, shape: tuple[int, ...], sampling: Sampling) -> Chur
 
 def generate(
     denoise: ConditionalDenoise,
-    seeds: range,
+    seeds: Sequence[int],
     shape: tuple[int, ...],
-    num_classes: int,
+    labels_of: Callable[[Sequence[int]], torch.Tensor],
     sampling: Sampling,
     device: torch.device,
-) -> Iterator[tuple[range, torch.Tensor]]:
+) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
     """Samples in batches of at most `sampling.batch`; ranks take batches in turn.
+
+    Args:
+        labels_of: the classes int64 [N] of seeds, such as `seed_labels`.
 
     Returns:
         seeds of the batch and its samples float32 [N, *shape].
@@ -52,7 +64,7 @@ def generate(
     who = ranks()
     parts = [seeds[k : k + sampling.batch] for k in range(0, len(seeds), sampling.batch)]
     for part in parts[who.rank :: who.size]:
-        labels = seed_labels(part, num_classes).to(device)
+        labels = labels_of(part).to(device)
         noise = seed_noise(part, shape).to(device)
         yield part, SOLVERS[sampling.solver](
             lambda x, sigma, labels=labels: denoise(x, sigma, labels),  # type: ignore[misc]

@@ -18,14 +18,19 @@ def denoise(x, sigma, labels):
 
 
 PLAIN = {"solver": "heun", "steps": 4, "sigma_min": 0.01, "sigma_max": 10.0, "rho": 7.0,
-         "churn": 0.0, "churn_interval": None, "churn_noise": 1.0, "dtype": "float32"}  # fmt: skip
+         "churn": 0.0, "churn_interval": None, "churn_noise": 1.0, "dtype": "float32",
+         "labels": "balanced"}  # fmt: skip
 STOCHASTIC = {"churn": 1.0, "churn_interval": [0.05, 20.0], "churn_noise": 1.1}
 both_kinds = pytest.mark.parametrize("changes", [{}, STOCHASTIC], ids=["plain", "stochastic"])
 
 
+def labels_of(seeds):
+    return seed_labels(seeds, 3, "balanced")
+
+
 def samples(seeds, batch, **changes):
     sampling = Sampling(**{**PLAIN, **changes}, batch=batch)
-    parts = list(generate(denoise, seeds, SHAPE, 3, sampling, CPU))
+    parts = list(generate(denoise, seeds, SHAPE, labels_of, sampling, CPU))
     assert all(len(part) == len(found) <= batch for part, found in parts)
     return {seed: image for part, found in parts
             for seed, image in zip(part, found, strict=True)}  # fmt: skip
@@ -73,7 +78,7 @@ def test_the_solver_is_the_one_asked_for():
     """The solvers themselves, told the class and given the seeds' noise."""
 
     def told(x, sigma):
-        return denoise(x, sigma, seed_labels(range(3), 3))
+        return denoise(x, sigma, seed_labels(range(3), 3, "balanced"))
 
     noise = seed_noise(range(3), SHAPE)
     for name, solver in (("heun", heun), ("euler", euler)):
@@ -125,10 +130,19 @@ def test_noise_is_standard_normal():
 
 @pytest.mark.parametrize("first", [0, 7, 1000])
 def test_labels_are_balanced_in_any_run_of_seeds(first):
-    labels = seed_labels(range(first, first + 100), 8)
+    labels = seed_labels(range(first, first + 100), 8, "balanced")
     assert labels.dtype == torch.int64
     counts = labels.bincount(minlength=8)
     assert counts.sum() == 100
     assert int(counts.max() - counts.min()) <= 1
-    again = seed_labels(range(first + 13, first + 20), 8)
+    again = seed_labels(range(first + 13, first + 20), 8, "balanced")
     assert torch.equal(again, labels[13:20])
+
+
+def test_uniform_labels_are_drawn_by_each_seed_alone():
+    labels = seed_labels(range(4000), 8, "uniform")
+    assert labels.dtype == torch.int64
+    counts = labels.bincount(minlength=8).double()
+    chi_square = float(((counts - 500) ** 2 / 500).sum())
+    assert 0.5 < chi_square < 30  # 7 degrees of freedom: 99.99 % lie below 29.9; balanced has 0
+    assert torch.equal(seed_labels([7, 3, 2999], 8, "uniform"), labels[[7, 3, 2999]])

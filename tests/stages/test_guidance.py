@@ -113,7 +113,7 @@ def test_guided_images_follow_the_formula(guided, monkeypatch):
         set_network(denoiser_for("G", p, latents.shape, 10), load_file(folder / network[key]))
         for p, key in ((params, "file"), (params.guide_of("G"), "guide"))
     )
-    labels = seed_labels(range(4), 10)
+    labels = seed_labels(range(4), 10, "balanced")
     x = heun(lambda x, s: 1.5 * main(x, s, labels) - 0.5 * guide(x, s),
              seed_noise(range(4), latents.shape), 3)  # fmt: skip
     expected = evaluator.codec.decode(latents.normalization.denormalize(x))

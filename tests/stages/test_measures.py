@@ -75,7 +75,7 @@ def features_of(folder, network, seeds):
     latents = LatentShards(folder / "data/latents", "train")
     denoiser = set_network(denoiser_for("G", params, latents.shape, 10),
                            load_file(folder / f"models/sweep/G/{network}.safetensors"))  # fmt: skip
-    labels = seed_labels(seeds, 10)
+    labels = seed_labels(seeds, 10, "balanced")
     x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape), 3)
     images = load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
     detector = load_classifier(folder / "models/features", CPU)
@@ -168,8 +168,8 @@ def test_two_ranks_measure_what_one_measures(project, measured):
                   "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", "-m", "stages.fid", "G")  # fmt: skip
     assert ranks.wait() == 0, ranks.stderr.read()
     pd.testing.assert_frame_equal(table(folder), table(measured), rtol=1e-6)
-    for path in (measured / "reports/samples/G").iterdir():
-        assert (folder / "reports/samples/G" / path.name).read_bytes() == path.read_bytes()
+    for path in measured.glob("reports/samples/G/**/*.png"):
+        assert (folder / path.relative_to(measured)).read_bytes() == path.read_bytes()
 
 
 def test_fewer_samples_than_dimensions_are_marked_everywhere(project, finished):

@@ -214,7 +214,7 @@ def test_an_interrupted_measurement_goes_on_with_the_next_network(
     assert (folder / "reports/fid/G.csv").read_text() == (
         finished / "reports/fid/G.csv"
     ).read_text()
-    pictures = [sorted(p.name for p in (f / "reports/samples/G").iterdir())
+    pictures = [sorted(p.name for p in (f / "reports/samples/G").glob("*.png"))
                 for f in (folder, finished)]  # fmt: skip
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == 3
