@@ -1,8 +1,9 @@
 """`vae`: the autoencoder that makes the latents."""
 
+from math import inf
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from edm2.params.section import (
     Count,
@@ -13,6 +14,17 @@ from edm2.params.section import (
     Section,
     Training,
 )
+
+
+def _number_or_learned(value: object) -> object:
+    """Refused here, a value of neither kind is one problem, not one of each kind."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
+    if not number and value != "learned":
+        raise ValueError("a number of at least 0, or learned")
+    return value
+
+
+Variance = Annotated[float | Literal["learned"], BeforeValidator(_number_or_learned)]
 
 
 class Losses(Section):
@@ -91,7 +103,7 @@ class Vae(Training):
     high_resolution: bool = Field(
         description="a decoder of one level more: images are halved before they are encoded"
     )
-    variance: NonNegative | Literal["learned"] = Field(
+    variance: Variance = Field(
         description="fixed variance of the latents (0: deterministic), or learned"
     )
     clamp: Positive | None = Field(description="largest |μ| of a latent; null: any; 8 is usual")
