@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from edm2.params.codec_checks import VGG16_LEAST
 from edm2.params.errors import Problem
 from edm2.params.tree import Params
 from edm2.params.vae import Vae
@@ -20,15 +21,33 @@ def vae_problems(params: Params) -> Iterator[Problem]:
     if vae.wavelet and len(vae.channel_mult) < 2:
         yield Problem("vae.wavelet", True, "false with a single level in vae.channel_mult",
                       "The transform takes the place of the first halving; there is none.")  # fmt: skip
-    if params.dataset.resolution % vae.losses.pool:
-        yield Problem("vae.losses.pool", vae.losses.pool,
-                      f"a divisor of dataset.resolution ({params.dataset.resolution})",
-                      "Use a power of two below it.")  # fmt: skip
+    yield from _sides(params)
     yield from _losses(vae)
     if 2 * vae.equivariance.flip_channels >= vae.latent_channels:
         yield Problem("vae.equivariance.flip_channels", vae.equivariance.flip_channels,
                       f"less than half of vae.latent_channels ({vae.latent_channels})",
                       "As many are reserved for each of the two axes.")  # fmt: skip
+
+
+def _sides(params: Params) -> Iterator[Problem]:
+    """What is too large for the images, or for the crops of them that the losses see."""
+    vae, resolution = params.vae, params.dataset.resolution
+    if resolution % vae.losses.pool:
+        yield Problem("vae.losses.pool", vae.losses.pool,
+                      f"a divisor of dataset.resolution ({resolution})",
+                      "Use a power of two below it.")  # fmt: skip
+    if not vae.equivariance.crop:
+        return
+    crop = (resolution // vae.downscale + 1) // 2 * vae.downscale
+    if resolution % vae.losses.pool == 0 and crop % vae.losses.pool:
+        yield Problem("vae.losses.pool", vae.losses.pool,
+                      f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
+                      "Use a power of two below it, or set vae.equivariance.crop to 0.")  # fmt: skip
+    least = VGG16_LEAST if vae.backbone == "vgg16" else 2 ** (params.features.slices - 1)
+    if crop < least and (vae.losses.perceptual or vae.losses.adversarial):
+        yield Problem("vae.equivariance.crop", vae.equivariance.crop,
+                      f"0 with crops of {crop} pixels: the backbone {vae.backbone} needs {least}",
+                      "Set it to 0, or use larger images.")  # fmt: skip
 
 
 def _losses(vae: Vae) -> Iterator[Problem]:
@@ -37,6 +56,13 @@ def _losses(vae: Vae) -> Iterator[Problem]:
     if not any(getattr(losses, name) for name in images):
         yield Problem("vae.losses", dict(losses), f"a weight above 0 for one of {', '.join(images)}",
                       "Nothing asks for images otherwise.")  # fmt: skip
+    elif adversarial.generator_nimg and not any(
+        getattr(losses, name) for name in images if name != "adversarial"
+    ):
+        yield Problem("vae.losses", dict(losses),
+                      "a weight above 0 for one more than adversarial, which enters at "
+                      f"vae.adversarial.generator_nimg ({adversarial.generator_nimg})",
+                      "Nothing asks for images before that.")  # fmt: skip
     if adversarial.generator_nimg < adversarial.discriminator_nimg:
         yield Problem("vae.adversarial.generator_nimg", adversarial.generator_nimg,
                       "at least vae.adversarial.discriminator_nimg "

@@ -104,6 +104,36 @@ WRONG = [
     ("diffusion.attention_resolutions", [7], ["diffusion.attention_resolutions", "7", "[4, 2]"]),
     ("vae.warmup_nimg", 99999, ["vae.warmup_nimg", "99999", "vae.duration_nimg (20480)"]),
     ("vae.attention", 1, ["vae.attention", "1", "boolean"]),
+    ("vae.wavelet", "haar", ["vae.wavelet: 'haar'", "boolean", "Haar"]),
+    ("vae.high_resolution", 1, ["vae.high_resolution: 1", "boolean", "one level more"]),
+    ("vae.variance", -0.1, ["  vae.variance: -0.1: expected a number of at least 0, or learned"]),
+    ("vae.variance", True, ["  vae.variance: True: expected a number of at least 0, or learned"]),
+    ("vae.variance", "leaned", ["  vae.variance: 'leaned'", "or learned", "0: deterministic"]),
+    ("vae.clamp", 0.0, ["vae.clamp: 0.0", "greater than 0", "null: any; 8 is usual"]),
+    ("vae.losses.perceptual", -1.0, ["vae.losses.perceptual: -1.0", "greater than or equal to 0"]),
+    ("vae.losses.low_pass", "0.5", ["vae.losses.low_pass: '0.5'", "number", "without quotes"]),
+    ("vae.losses.kl", True, ["vae.losses.kl: True", "number"]),
+    ("vae.losses.pool", 3, ["vae.losses.pool: 3", "divisor of dataset.resolution (16)", "power of"]),
+    ("vae.losses.gradient_normalization", 1, ["gradient_normalization: 1", "boolean"]),
+    ("vae.losses.flip", 1.5, ["vae.losses.flip: 1.5", "less than or equal to 1"]),
+    ("vae.adversarial.channels", 0, ["vae.adversarial.channels: 0", "greater than 0"]),
+    ("vae.adversarial.loss", "threshold", ["adversarial.loss: 'threshold'", "'hinge' or 'bce'"]),
+    ("vae.adversarial.generator_loss", "mse",
+     ["vae.adversarial.generator_loss: 'mse'", "'threshold', 'hinge' or 'bce'"]),
+    ("vae.adversarial.lecam", -0.1, ["vae.adversarial.lecam: -0.1", "0.1 is usual"]),
+    ("vae.adversarial.lr", 0.0, ["vae.adversarial.lr: 0.0", "greater than 0"]),
+    ("vae.adversarial.discriminator_nimg", -1, ["discriminator_nimg: -1", "greater than or equal"]),
+    ("vae.adversarial.generator_nimg", 64,
+     ["vae.adversarial.generator_nimg: 64", "at least vae.adversarial.discriminator_nimg (2560)",
+      "An untrained discriminator has nothing to say"]),
+    ("vae.equivariance.flip", 2.0, ["vae.equivariance.flip: 2.0", "less than or equal to 1"]),
+    ("vae.equivariance.flip_channels", 2,
+     ["flip_channels: 2", "less than half of vae.latent_channels (4)", "each of the two axes"]),
+    ("vae.equivariance.crop", -0.5, ["vae.equivariance.crop: -0.5", "greater than or equal to 0"]),
+    ("vae.microbatch", 48, ["vae.microbatch: 48", "divisor of a rank's share of vae.batch (64)"]),
+    ("vae.evaluate_nimg", 100, ["vae.evaluate_nimg: 100", "multiple of vae.batch (64)", "64 or 128"]),
+    ("vae.lr_input", 0.0, ["vae.lr_input: 0.0", "greater than 0"]),
+    ("vae.weight_decay", -1.0, ["vae.weight_decay: -1.0", "greater than or equal to 0"]),
     ("launch", "torchrun --nproc_per_node=3", ["diffusion.batch", "3 ranks", "126 or 129"]),
     ("launch", "torchrun --nnodes 2 --nproc-per-node 3", ["diffusion.batch", "6 ranks"]),
     ("ema.sigma_rels", [0.05, 0.29], ["ema.sigma_rels.1", "0.29", "0.2886", "0.05 to 0.25"]),
@@ -203,6 +233,66 @@ def test_settings_of_a_training_that_is_not_to_run_are_not_checked(tmp_path):
                "vae.losses.pool": 3}  # fmt: skip
     assert load(write_params(tmp_path / "params.yaml", changes)).vae.log_nimg == 1
     assert len(told(tmp_path, {**changes, "codec.kind": "trained"})) == 2
+
+
+def test_levels_of_the_vae_must_fit_the_images(tmp_path):
+    """A high-resolution decoder halves them once more; a wavelet is in place of a halving."""
+    (line,) = told(tmp_path, {"vae.high_resolution": True, "dataset.resolution": 20,
+                              "diffusion.channel_mult": [1], "features.slices": 1,
+                              "diffusion.attention_resolutions": None})  # fmt: skip
+    assert "dataset.resolution: 20: expected a multiple of 8" in line
+    assert "vae.high_resolution once more" in line
+    assert "Nearest: 16 or 24" in line
+    changes = {"vae.wavelet": True, "vae.channel_mult": [1], "diffusion.attention_resolutions": [8]}
+    (line,) = told(tmp_path, changes)
+    assert line.startswith("  vae.wavelet: True: expected false with a single level")
+    (line,) = told(tmp_path, {"vae.attention": True, "vae.channels": 100})
+    assert line.startswith("  vae.channels: 100: expected a last level in multiples of 64")
+    assert "got 200" in line
+    load(write_params(tmp_path / "params.yaml", {"vae.attention": True, "vae.channels": 96}))
+
+
+def test_the_vae_must_be_asked_for_images_from_the_start(tmp_path):
+    """A discriminator that enters later cannot be the only one to ask."""
+    nothing = {"vae.losses.perceptual": 0.0, "vae.losses.pooled": 0.0}
+    (line,) = told(tmp_path, nothing)
+    assert line.startswith("  vae.losses: ")
+    assert "a weight above 0 for one of perceptual, adversarial, pooled, low_pass, plain" in line
+    alone = {**nothing, "vae.losses.adversarial": 1.0}
+    (line,) = told(tmp_path, alone)
+    assert (
+        "one more than adversarial, which enters at vae.adversarial.generator_nimg (5120)" in line
+    )
+    start = {"vae.adversarial.discriminator_nimg": 0, "vae.adversarial.generator_nimg": 0}
+    load(write_params(tmp_path / "params.yaml", {**alone, **start}))
+    for name in ("low_pass", "plain"):
+        load(write_params(tmp_path / "params.yaml", {**nothing, f"vae.losses.{name}": 0.1}))
+
+
+def test_the_adversarial_loss_must_enter_before_the_end(tmp_path):
+    late = {"vae.adversarial.generator_nimg": 20480}
+    assert load(write_params(tmp_path / "params.yaml", late)).vae.losses.adversarial == 0
+    (line,) = told(tmp_path, {**late, "vae.losses.adversarial": 0.5})
+    assert line.startswith(
+        "  vae.adversarial.generator_nimg: 20480: expected less than vae.duration"
+    )
+    assert "or set vae.losses.adversarial to 0" in line
+
+
+def test_crops_must_be_large_enough_for_the_losses(tmp_path):
+    """16 pixels are 4 of the latent; crops of 2 of them are of 8 pixels."""
+    crop = {"vae.equivariance.crop": 0.5}
+    load(write_params(tmp_path / "params.yaml", {**crop, "vae.losses.pool": 8}))
+    (line,) = told(tmp_path, {**crop, "vae.losses.pool": 16})
+    assert line.startswith("  vae.losses.pool: 16: expected a divisor of the side of crops (8)")
+    load(write_params(tmp_path / "params.yaml", {"vae.losses.pool": 16}))
+    (line,) = told(tmp_path, {**crop, "vae.backbone": "vgg16"})
+    assert line.startswith("  vae.equivariance.crop: 0.5: expected 0 with crops of 8 pixels")
+    assert "the backbone vgg16 needs 16" in line
+    (line,) = told(tmp_path, {**crop, "features.slices": 5})
+    assert "the backbone classifier needs 16" in line
+    unseen = {"vae.losses.perceptual": 0.0}
+    load(write_params(tmp_path / "params.yaml", {**crop, **unseen, "features.slices": 5}))
 
 
 def autoencoder(folder, config, weights=b""):
