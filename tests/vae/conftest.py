@@ -6,37 +6,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from tiny_autoencoder import TINY, make_backbone, vae_params
 
 from edm2.data.images import ImageShards, image_sample
 from edm2.data.shards import write_shard
 from edm2.features.classifier import Classifier
-from edm2.params import load
-from edm2.params.vae import Vae
+from edm2.params.vae import Losses, Vae
 from edm2.runtime.manifest import write_manifest
-
-TINY = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "latent_channels": 2,
-        "batch": 8, "duration_nimg": 160, "log_nimg": 80, "warmup_nimg": 32,
-        "evaluate_nimg": 80}  # fmt: skip
 
 
 @pytest.fixture
 def tiny() -> Callable[..., Vae]:
-    """tiny(attention=True, …): small params with some of them changed."""
-    whole = load(Path(__file__).parents[2] / "params.yaml").vae
+    """tiny(attention=True, kl=1.0, …): small params with some of them, or of the losses, changed."""
 
     def change(**changes: Any) -> Vae:
-        losses = {key: changes.pop(key) for key in list(changes) if hasattr(whole.losses, key)}
-        changes["losses"] = whole.losses.model_copy(update=losses)
-        return whole.model_copy(update={**TINY, **changes})
+        return vae_params(TINY, {f"losses.{key}" if key in Losses.model_fields else key: value
+                                 for key, value in changes.items()})  # fmt: skip
 
     return change
 
 
 @pytest.fixture
 def backbone() -> Classifier:
-    torch.manual_seed(1)
-    return Classifier(8, 2, 8, num_classes=2, resolution=8).eval().requires_grad_(False)
+    return make_backbone(resolution=8)
 
 
 @pytest.fixture

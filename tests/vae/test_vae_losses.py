@@ -1,12 +1,19 @@
 """Losses on reconstructions."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from tiny_autoencoder import EVERYTHING, vae_params
+from torch.distributions import Normal, kl_divergence
 
 from edm2.features.classifier import Classifier
+from edm2.vae.discriminator import Discriminator
 from edm2.vae.losses import (
+    ImageLosses,
     kl_loss,
+    low_pass_loss,
     perceptual_distance,
     perceptual_loss,
     pooled_loss,
@@ -76,3 +83,126 @@ def test_kl_by_hand() -> None:
     mean = torch.tensor([[1.0, -3.0], [0.0, 2.0]])
     assert float(kl_loss(mean, None)) == 3.5  # (1 + 9 + 0 + 4) / 4
     assert kl_loss(mean.bfloat16(), None).dtype == torch.float32
+
+
+def test_plain_loss_is_the_error_of_all_pixels(backbone: Classifier, pair) -> None:
+    losses = image_losses(backbone, {"plain": 1.0})
+    expected = ((pair[0] - pair[1]).double().numpy() ** 2).mean()
+    assert float(losses(*pair, 8, False).values["plain"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_kl_of_learned_variances_against_torch() -> None:
+    """Twice the divergence: 0 for the prior itself; its gradient pulls variances to 1."""
+    mean, std = torch.randn(5, 4), torch.rand(5, 4) + 0.1
+    divergence = kl_divergence(Normal(mean.double(), std.double()), Normal(0.0, 1.0))
+    assert float(kl_loss(mean, std)) == pytest.approx(float(2 * divergence.mean()), rel=1e-5)
+    assert float(kl_loss(torch.zeros(3), torch.ones(3))) == 0
+    std = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
+    kl_loss(torch.zeros(3), std).backward()
+    assert std.grad.tolist() == pytest.approx([(1.0 - 4.0) / 3, 0, (4.0 - 1.0) / 3])
+
+
+def image_losses(
+    backbone: Classifier, weights: dict[str, float], **adversarial: Any
+) -> ImageLosses:
+    """With these weights and no others; its discriminator, if there is one, has learned something."""
+    none = dict.fromkeys(("perceptual", "adversarial", "pooled", "low_pass", "plain"), 0.0)
+    params = vae_params(EVERYTHING, {f"losses.{k}": v for k, v in {**none, **weights}.items()},
+                        {f"adversarial.{k}": v for k, v in adversarial.items()})  # fmt: skip
+    discriminator = None
+    if weights.get("adversarial"):
+        discriminator = Discriminator([len(w) for w in backbone.channel_weights], 4)
+        with torch.no_grad():
+            for parameter in discriminator.parameters():
+                parameter.add_(0.5 * torch.randn_like(parameter))
+    return ImageLosses(params.losses, params.adversarial, backbone, discriminator)
+
+
+ALL = {"perceptual": 1.0, "adversarial": 1.0, "pooled": 0.5, "low_pass": 2.0, "plain": 3.0}
+
+
+def expected_losses(losses: ImageLosses, x: torch.Tensor, y: torch.Tensor, flip: bool):
+    """Each loss by a pass of its own, without its weight."""
+    a, b = (x.flip(-1), y.flip(-1)) if flip else (x, y)
+    backbone, discriminator = losses.backbone, losses.discriminator
+    scores = [discriminator(backbone.slices(v)) for v in (a, b)]
+    return {"perceptual": perceptual_loss(backbone)(a, b), "pooled": pooled_loss(2)(x, y),
+            "low_pass": low_pass_loss(x, y), "plain": (x - y).square().mean(),
+            "adversarial": (scores[0].detach() - scores[1] - 0.1).clamp(min=0).mean()}  # fmt: skip
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_all_losses_and_their_gradients_are_those_of_single_passes(backbone, pair, flip) -> None:
+    losses = image_losses(backbone, ALL)
+    found = losses(*pair, 8, flip)
+    for name in ALL:
+        y = pair[1].clone().requires_grad_()
+        value = expected_losses(losses, pair[0], y, flip)[name]
+        value.backward()
+        assert float(found.values[name]) == pytest.approx(value.item(), rel=1e-4), name
+        assert not found.values[name].requires_grad
+        assert float(y.grad.abs().max()) > 0
+        torch.testing.assert_close(found.gradients[name], y.grad, rtol=1e-3, atol=1e-7, msg=name)
+    assert found.values.keys() == found.gradients.keys() == ALL.keys()
+
+
+def test_a_flip_is_seen_by_the_backbone_alone(backbone: Classifier, pair) -> None:
+    losses = image_losses(backbone, ALL)
+    plain, flipped = (losses(*pair, 8, flip).values for flip in (False, True))
+    same = {name for name in ALL if plain[name] == flipped[name]}
+    assert same == {"pooled", "low_pass", "plain"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "passes"),
+    [
+        (ALL, 2),
+        ({"perceptual": 1.0}, 2),
+        ({"adversarial": 1.0}, 2),
+        ({"pooled": 1.0, "low_pass": 1.0, "plain": 1.0}, 0),
+    ],
+)
+def test_losses_on_features_share_one_pass_of_each_side(
+    backbone: Classifier, pair, monkeypatch: pytest.MonkeyPatch, weights, passes: int
+) -> None:
+    seen, slices = [], backbone.slices
+    monkeypatch.setattr(backbone, "slices", lambda x: seen.append(x.dtype) or slices(x))
+    found = image_losses(backbone, weights)(pair[0], pair[1].bfloat16(), 8, False)
+    assert seen == [torch.float32] * passes
+    assert {x.dtype for x in (*found.values.values(), *found.gradients.values())} == {torch.float32}
+    assert found.values.keys() == weights.keys()
+
+
+def test_the_discriminator_learns_from_the_same_features(backbone: Classifier, pair) -> None:
+    found = image_losses(backbone, {"adversarial": 1.0})(*pair, 8, True)
+    for slices, images in zip(found.slices, pair, strict=True):
+        for a, b in zip(slices, backbone.slices(images.flip(-1)), strict=True):
+            assert not a.requires_grad
+            torch.testing.assert_close(a, b)
+
+
+def test_the_adversarial_loss_enters_at_its_time(backbone: Classifier, pair) -> None:
+    """With the first batch after `generator_nimg`; features are there for the discriminator before."""
+    losses = image_losses(backbone, {"adversarial": 1.0, "plain": 1.0}, generator_nimg=16)
+    for nimg, expected in ((8, {"plain"}), (16, {"plain"}), (24, {"plain", "adversarial"})):
+        found = losses(*pair, nimg, False)
+        assert set(found.values) == expected
+        assert len(found.slices[0]) == len(found.slices[1]) == 2
+
+
+@pytest.mark.parametrize("kind", ["threshold", "hinge", "bce"])
+def test_the_kind_of_adversarial_loss_is_that_of_params(backbone, pair, kind: str) -> None:
+    losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss=kind)
+    real, fake = (losses.discriminator(backbone.slices(x)).detach().double() for x in pair)
+    expected = {"threshold": (real - fake - 0.1).clamp(min=0), "hinge": -fake,
+                "bce": -torch.log(1 / (1 + torch.exp(-fake)))}[kind]  # fmt: skip
+    found = losses(*pair, 8, False).values["adversarial"]
+    assert float(found) == pytest.approx(float(expected.mean()), rel=1e-4)
+
+
+def test_nobody_but_the_reconstruction_is_asked_to_change(backbone: Classifier, pair) -> None:
+    images, reconstruction = (x.requires_grad_() for x in pair)
+    losses = image_losses(backbone, ALL)
+    losses(images, reconstruction, 8, False)
+    others = [images, reconstruction, *backbone.parameters(), *losses.discriminator.parameters()]
+    assert all(x.grad is None for x in others)

@@ -1,0 +1,71 @@
+"""A tiny autoencoder and its training, without a project."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edm2.features.classifier import Classifier
+from edm2.params import load
+from edm2.params.vae import Vae
+from edm2.vae.network import Autoencoder
+from edm2.vae.training import Batch, VaeTask
+
+CPU = torch.device("cpu")
+BATCH = 8
+TINY: dict[str, Any] = {
+    "channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "latent_channels": 2,
+    "batch": BATCH, "duration_nimg": 160, "log_nimg": 80, "warmup_nimg": 32, "evaluate_nimg": 80,
+}  # fmt: skip
+EVERYTHING: dict[str, Any] = {  # all losses from the start, views and flips
+    **TINY, "latent_channels": 6, "attention": True, "variance": "learned", "clamp": 2.0,
+    "warmup_nimg": BATCH, "lr": 0.02, "lr_input": 0.002,
+    "losses.adversarial": 1.0, "losses.pooled": 0.5, "losses.low_pass": 0.5, "losses.plain": 0.5,
+    "losses.kl": 0.05, "losses.flip": 0.5, "adversarial.channels": 4, "adversarial.lr": 0.05,
+    "adversarial.lecam": 0.1, "adversarial.discriminator_nimg": 0, "adversarial.generator_nimg": 0,
+    "equivariance.flip": 0.5, "equivariance.flip_channels": 1, "equivariance.crop": 0.5,
+}  # fmt: skip
+
+
+def vae_params(*changes: dict[str, Any], **more: Any) -> Vae:
+    """Those of params.yaml with the values at some key paths changed; `__` stands for a dot."""
+    tree = load(Path(__file__).parent.parent / "params.yaml").vae.model_dump()
+    for key, value in {k: v for change in (*changes, more) for k, v in change.items()}.items():
+        node, parts = tree, key.replace("__", ".").split(".")
+        for part in parts[:-1]:
+            node = node[part]
+        assert parts[-1] in node, key
+        node[parts[-1]] = value
+    return Vae.model_validate(tree)
+
+
+def make_backbone(resolution: int = 16) -> Classifier:
+    """Always the same one, of random weights."""
+    torch.manual_seed(1)
+    made = Classifier(8, 2, 8, num_classes=2, resolution=resolution)
+    return made.eval().requires_grad_(False)
+
+
+def make_network(params: Vae) -> Autoencoder:
+    """Always the same one; no weight is so small that a path carries nothing."""
+    torch.manual_seed(0)
+    network = Autoencoder(params)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+def make_task(params: Vae, dtype: torch.dtype = torch.float32, seed: int = 1) -> VaeTask:
+    return VaeTask(make_network(params), params, make_backbone(), seed, CPU, dtype)
+
+
+def make_batch(params: Vae, step: int = 0, resolution: int = 16) -> Batch:
+    """Images of smooth colours with some flat parts, and noise for their latents."""
+    rng = torch.Generator().manual_seed(step)
+    coarse = torch.rand(params.batch, 3, 3, 3, generator=rng) * 400 - 70
+    smooth = nn.functional.interpolate(coarse, resolution, mode="bilinear", align_corners=True)
+    side = resolution // params.downscale
+    noise = torch.randn(params.batch, params.latent_channels, side, side, generator=rng)
+    return smooth.clamp(0, 255).to(torch.uint8), noise
