@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_autoencoder import make_network
 from torch import nn
 
 from edm2.params import UserError, load
@@ -84,6 +85,35 @@ def test_saved_codec_is_the_same(tiny, pixels: torch.Tensor, tmp_path: Path) -> 
     latents = torch.randn(2, 2, 4, 4)
     assert torch.equal(before.decode(latents), after.decode(latents))
     assert not any(p.requires_grad for p in after.network.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"wavelet": True},
+        {"high_resolution": True},
+        {"variance": "learned", "clamp": 0.5},
+        {"wavelet": True, "high_resolution": True, "attention": True, "variance": 0.0},
+    ],
+    ids=lambda changes: "+".join(changes),
+)
+def test_saved_codecs_of_all_kinds_are_the_same(tiny, tmp_path: Path, changes) -> None:
+    params, pixels = tiny(**changes), torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    network = make_network(params)
+    save_vae(network, params, tmp_path / "vae")
+    before, after = TrainedVae(network, params), load_codec(tmp_path / "vae", CPU)
+    side = 16 // (4 if params.high_resolution else 2)
+    assert (after.downscale, after.channels) == (16 // side, 2)
+    mean, std = after.encode(pixels)
+    assert mean.shape == std.shape == (3, 2, side, side)
+    for a, b in zip(before.encode(pixels), (mean, std), strict=True):
+        assert torch.equal(a, b)
+    decoded = after.decode(mean)
+    assert decoded.shape == (3, 3, 16, 16)
+    assert torch.equal(decoded, before.decode(mean))
+    assert (len(std.unique()) > 1) == (params.variance == "learned")
+    if params.clamp is not None:
+        assert float(mean.abs().max()) == params.clamp
 
 
 def test_damaged_weights_are_refused(tiny: Callable[..., Vae], tmp_path: Path) -> None:
