@@ -12,7 +12,7 @@ from edm2.vae.losses import perceptual_loss
 
 BATCH = 256
 QUANTILES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-VALUES = 2**22  # of the latents, evenly picked, that quantiles are taken of
+VALUES = 2**22  # of the latents, evenly picked, that statistics are taken of
 
 
 @torch.no_grad()
@@ -40,7 +40,9 @@ def evaluate(
             psnr += float((10 * torch.log10(4 / error)).sum())
             ssim += sum(_similarity(a, b) for a, b in zip(part, decoded, strict=True))
             perceptual += float(distance(x, y)) * len(x)
-            stride = stride or -(-len(images) * mean[0].numel() // VALUES)
+            stride = (
+                stride or -(-len(images) * mean[0].numel() // VALUES) | 1
+            )  # odd: of all columns
             latents.append(mean.permute(1, 0, 2, 3).flatten(1)[:, ::stride].cpu().numpy())
     count = len(images)
     quality = {

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from edm2.data.images import ImageShards, to_uint8
 from edm2.features.classifier import Classifier
 from edm2.vae.codec import Rgb
-from edm2.vae.evaluation import evaluate
+from edm2.vae.evaluation import evaluate, latent_statistics
 from edm2.vae.losses import perceptual_loss
 
 CPU = torch.device("cpu")
@@ -52,3 +53,88 @@ def test_perfect_reconstruction(images: ImageShards, backbone: Classifier) -> No
     found = evaluate(Rgb("dataset"), images, backbone, CPU)
     assert found["psnr"] == np.inf
     assert found["perceptual_classifier"] == 0
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """SSIM of two uint8 images [3, R, R] by its formula, window by window (Wang et al. 2004, eq. 13):
+    7×7 windows of equal weights that lie inside, sample covariances, mean over channels.
+    """
+    c1, c2, found = (0.01 * 255) ** 2, (0.03 * 255) ** 2, []
+    for x, y in zip(a.astype(float), b.astype(float), strict=True):
+        for top in range(x.shape[0] - 6):
+            for left in range(x.shape[1] - 6):
+                p, q = (z[top : top + 7, left : left + 7].ravel() for z in (x, y))
+                (vp, cov), (_, vq) = np.cov(p, q)
+                found.append(
+                    (2 * p.mean() * q.mean() + c1) * (2 * cov + c2)
+                    / ((p.mean() ** 2 + q.mean() ** 2 + c1) * (vp + vq + c2))
+                )  # fmt: skip
+    return float(np.mean(found))
+
+
+def test_similarity_window_by_window(faded, images: ImageShards, backbone: Classifier) -> None:
+    pixels = images.batch(range(12))[0]
+    decoded = faded.decode(faded.encode(pixels)[0])
+    expected = np.mean(
+        [similarity(a.numpy(), b.numpy()) for a, b in zip(pixels, decoded, strict=True)]
+    )
+    found = evaluate(faded, images, backbone, CPU)
+    assert found["ssim"] == pytest.approx(expected, rel=1e-5)
+    assert 0 < expected < 0.99
+    assert evaluate(Rgb("dataset"), images, backbone, CPU)["ssim"] == 1
+
+
+def test_statistics_of_latents_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    latents = np.stack([rng.gamma(2.0, size=500), rng.normal(1, 3, size=500) ** 3]).astype("f4")
+    values = latents.astype(float).ravel()
+    found = latent_statistics(latents)
+    expected = {
+        "std": np.sqrt(((values - values.mean()) ** 2).mean()), "mean_abs": np.abs(values).mean(),
+        "skewness": stats.skew(values), "kurtosis": stats.kurtosis(values, fisher=False),
+        "mean_0": latents[0].mean(dtype=float), "mean_1": latents[1].mean(dtype=float),
+        "std_0": latents[0].std(dtype=float), "std_1": latents[1].std(dtype=float),
+        **{f"quantile_{q:g}": stats.scoreatpercentile(values, 100 * q)
+           for q in (0, 0.2, 0.4, 0.6, 0.8, 1)},
+    }  # fmt: skip
+    assert found == pytest.approx({f"latent/{k}": v for k, v in expected.items()}, rel=1e-5)
+
+
+def test_a_gaussian_has_kurtosis_three_and_no_skewness() -> None:
+    found = latent_statistics(np.random.default_rng(0).normal(size=(4, 50_000)))
+    assert found["latent/kurtosis"] == pytest.approx(3, abs=0.1)
+    assert found["latent/skewness"] == pytest.approx(0, abs=0.03)
+    assert found["latent/mean_abs"] == pytest.approx(np.sqrt(2 / np.pi), rel=0.01)
+
+
+def test_latents_that_are_all_alike_have_statistics() -> None:
+    found = latent_statistics(np.full((2, 10), 0.5))
+    assert (found["latent/std"], found["latent/kurtosis"]) == (0, 0)
+    assert found["latent/quantile_0"] == found["latent/quantile_1"] == 0.5
+
+
+def test_statistics_are_of_the_means_of_all_held_out_images(
+    images: ImageShards, backbone: Classifier
+) -> None:
+    """Pixels are their own latents here; quantiles are steps of 1/127.5."""
+    found = evaluate(Rgb("dataset"), images, backbone, CPU)
+    x = images.batch(range(12))[0].double().numpy() / 127.5 - 1
+    assert found["latent/quantile_0"] == pytest.approx(x.min())
+    assert found["latent/quantile_1"] == pytest.approx(x.max())
+    for c in range(3):
+        assert found[f"latent/mean_{c}"] == pytest.approx(x[:, c].mean(), rel=1e-4)
+        assert found[f"latent/std_{c}"] == pytest.approx(x[:, c].std(), rel=1e-4)
+
+
+def test_of_many_latents_some_are_picked_evenly(
+    images: ImageShards, backbone: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 images of 192 values, at most 300 of them: every ninth of each channel, as every eighth
+    would be of their first columns alone.
+    """
+    monkeypatch.setattr("edm2.vae.evaluation.VALUES", 300)
+    found = evaluate(Rgb("dataset"), images, backbone, CPU)
+    x = images.batch(range(12))[0].double().numpy() / 127.5 - 1
+    picked = x.transpose(1, 0, 2, 3).reshape(3, -1)[:, ::9]
+    assert found["latent/std"] == pytest.approx(picked.std(), rel=1e-4)
+    assert found["latent/mean_abs"] == pytest.approx(np.abs(picked).mean(), rel=1e-4)
