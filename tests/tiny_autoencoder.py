@@ -1,5 +1,6 @@
 """A tiny autoencoder and its training, without a project."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,22 @@ def make_batch(params: Vae, step: int = 0, resolution: int = 16) -> Batch:
     side = resolution // params.downscale
     noise = torch.randn(params.batch, params.latent_channels, side, side, generator=rng)
     return smooth.clamp(0, 255).to(torch.uint8), noise
+
+
+def floats(row: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a step."""
+    return {name: float(value) for name, value in row.items()}
+
+
+def copies(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in parameters]
+
+
+def same(a: Iterable[torch.Tensor], b: Iterable[torch.Tensor]) -> list[bool]:
+    """Which tensors have the same bits."""
+    return [torch.equal(x, y) for x, y in zip(a, b, strict=True)]
+
+
+def images_of(batch: Batch) -> torch.Tensor:
+    """In [-1, 1]."""
+    return batch[0] / 127.5 - 1

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import tiny_autoencoder
 import torch
+from tiny_autoencoder import EVERYTHING, vae_params
 from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params.section import Training
@@ -16,6 +18,7 @@ from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import Averages, Interrupted, train
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
+from edm2.vae.training import VaeTask
 
 CPU = torch.device("cpu")
 SCHEDULE = Training(batch=4, duration_nimg=24, log_nimg=8)
@@ -94,6 +97,28 @@ def denoising() -> dict[str, Any]:
     return found
 
 
+def reconstructing() -> dict[str, Any]:
+    """The same of the autoencoder with everything on, and of its discriminator."""
+    who, found = ranks(), {}
+    share = tiny_autoencoder.BATCH // who.size
+    part = slice(share * who.rank, share * (who.rank + 1))
+    for microbatch in (None, 2):
+        params = vae_params(EVERYTHING, microbatch=microbatch)
+        task = tiny_autoencoder.make_task(params)
+        for step in (1, 2):
+            averages, batch = Averages(), tiny_autoencoder.make_batch(params, step)
+            averages.add(task.step(tuple(x[part] for x in batch), step * tiny_autoencoder.BATCH))
+        found[str(microbatch)] = {"metrics": averages.take(), **vae_gradients(task)}
+    return found
+
+
+def vae_gradients(task: VaeTask) -> dict[str, Any]:
+    parts = {"network": task.network, "discriminator": task.critic.discriminator}
+    gradients = {name: {key: p.grad.tolist() for key, p in module.named_parameters()}
+                 for name, module in parts.items()}  # fmt: skip
+    return {"gradients": gradients, "anchors": task.critic.discriminator.anchors.tolist()}
+
+
 def resuming() -> dict[str, Any]:
     found: dict[str, Any] = {}
     with open_state("toy", "parts") as state:
@@ -113,5 +138,6 @@ def resuming() -> dict[str, Any]:
 
 
 with process_group(CPU):
-    answer = {**reductions(), "gradient": gradient(), "denoising": denoising(), **resuming()}
+    answer = {**reductions(), "gradient": gradient(), "denoising": denoising(),
+              "reconstructing": reconstructing(), **resuming()}  # fmt: skip
 print(json.dumps(answer))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_autoencoder
 import torch
 from tiny_denoiser import BATCH, make_batch, make_task
 
@@ -106,6 +107,32 @@ def test_denoiser_steps_are_those_of_one_rank(
             ours, scale = torch.tensor(answer["gradients"][name]), float(parameter.grad.abs().max())
             torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=1e-3 * scale)
     assert found[0]["denoising"] == found[1]["denoising"]
+
+
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_autoencoder_steps_are_those_of_one_rank(
+    found: list[dict[str, Any]], microbatch: int | None
+) -> None:
+    """All losses, views, flips and the discriminator: of the second step, which sees what it learned.
+
+    Norms of gradients are of the joint batch, and so are the discriminator's anchors.
+    """
+    params = tiny_autoencoder.vae_params(tiny_autoencoder.EVERYTHING)
+    task = tiny_autoencoder.make_task(params)
+    for step in (1, 2):
+        row = task.step(tiny_autoencoder.make_batch(params, step), step * tiny_autoencoder.BATCH)
+    metrics = {name: float(value) for name, value in row.items()}
+    assert min(metrics[f"gradient/{name}"] for name in ("adversarial", "perceptual")) > 0
+    critic = task.critic.discriminator
+    for answer in (rank["reconstructing"][str(microbatch)] for rank in found):
+        assert answer["metrics"] == pytest.approx(metrics, rel=2e-3, abs=1e-6)
+        assert answer["anchors"] == pytest.approx(critic.anchors.tolist(), rel=1e-3)
+        for name, module in (("network", task.network), ("discriminator", critic)):
+            for key, parameter in module.named_parameters():
+                ours = torch.tensor(answer["gradients"][name][key])
+                scale = float(parameter.grad.abs().max())
+                torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=2e-3 * scale)
+    assert found[0]["reconstructing"] == found[1]["reconstructing"]
 
 
 def test_signal_to_one_rank_stops_all_after_the_same_step(found: list[dict[str, Any]]) -> None:

@@ -1,10 +1,30 @@
 """Training of the autoencoder."""
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
+from statistics import geometric_mean
+from typing import Any
 
 import pytest
 import torch
+from tiny_autoencoder import (
+    BATCH,
+    CPU,
+    EVERYTHING,
+    TINY,
+    copies,
+    floats,
+    images_of,
+    make_backbone,
+    make_batch,
+    make_network,
+    make_task,
+    same,
+    vae_params,
+)
+from torch import nn
 
 from edm2.data.images import ImageShards
 from edm2.data.stream import image_at
@@ -15,8 +35,6 @@ from edm2.vae.codec import TrainedVae
 from edm2.vae.evaluation import evaluate
 from edm2.vae.network import Autoencoder
 from edm2.vae.training import VaeTask, batches
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -145,3 +163,95 @@ def test_resumed_task_goes_on_alike(tiny, task_of, images: ImageShards, tmp_path
             task.step(stream[step], 8 * (step + 1))
     for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def added(width: int, lr: float) -> dict[str, float]:
+    """What the first update adds to the output of each layer as wide as the network, for the input
+    that it had: root mean squares.
+    """
+    params = vae_params(TINY, channels=width, attention=True, lr=lr, warmup_nimg=BATCH)
+    torch.manual_seed(0)
+    task = VaeTask(Autoencoder(params), params, make_backbone(), 0, CPU)
+    before, found = copy.deepcopy(task.network), {}
+    batch = make_batch(params)
+    task.step(batch, BATCH)
+    after = dict(task.network.named_modules())
+
+    def hook(module: nn.Module, given: Any, out: torch.Tensor, name: str) -> None:
+        found[name] = float((after[name](given[0]) - out).square().mean().sqrt())
+
+    for name, module in before.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels >= width:
+            module.register_forward_hook(partial(hook, name=name))
+    with torch.no_grad():
+        before(images_of(batch), batch[1])
+    return found
+
+
+def ratios(rule: bool) -> list[float]:
+    """Of 64 channels to 16, layer by layer."""
+    narrow, wide = (added(width, 0.01 if rule else 0.01 * width / 16) for width in (16, 64))
+    return [wide[name] / narrow[name] for name in narrow]
+
+
+def test_the_first_update_adds_alike_at_any_width() -> None:
+    """Adam moves each weight by its rate, and the inputs of a layer, as many as it is wide, add up:
+    with the rate over the width what it adds to its output is the same for narrow and wide ones.
+    """
+    found = ratios(rule=True)
+    assert len(found) > 20
+    assert geometric_mean(found) == pytest.approx(1, rel=0.2)
+    assert all(0.5 < ratio < 2 for ratio in found)
+    assert geometric_mean(ratios(rule=False)) > 3
+
+
+@pytest.mark.parametrize(
+    ("wavelet", "high_resolution"), [(True, False), (False, True), (True, True)]
+)
+def test_the_first_layer_has_a_rate_of_its_own(wavelet: bool, high_resolution: bool) -> None:
+    """Whatever stands before it. The first step of Adam has the size of the rate."""
+    params = vae_params(EVERYTHING, wavelet=wavelet, high_resolution=high_resolution, lr=0.08,
+                        lr_input=3e-4, weight_decay=0.0, equivariance__crop=0.0)  # fmt: skip
+    task = make_task(params)
+    before = copies(task.network.parameters())
+    task.step(make_batch(params), BATCH)
+    steps = {p: (p.detach() - old).abs().median()
+             for p, old in zip(task.network.parameters(), before, strict=True)}  # fmt: skip
+    first = task.network.first_parameters()
+    assert first[0].shape[1] == (12 if wavelet else 3)
+    assert float(steps.pop(first[0])) == pytest.approx(3e-4, rel=0.02)
+    del steps[first[1]]
+    weights = [float(step) for p, step in steps.items() if p.ndim == 4]
+    assert weights == pytest.approx([0.08 / 8] * len(weights), rel=0.02)
+
+
+def test_a_compiled_network_is_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parameters keep their names."""
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda module: seen.append(module) or module)
+    params = vae_params(EVERYTHING)
+    task = VaeTask(make_network(params), params, make_backbone(), 0, CPU, compiled=True)
+    assert seen == [task.network]
+    assert set(task.state_dict()["network"]) == set(Autoencoder(params).state_dict())
+
+
+def test_with_everything_on_a_resumed_task_has_the_same_bits(images: ImageShards, tmp_path) -> None:
+    """Discriminator, anchors, views, flips and microbatches: in the file, or of seed and time."""
+    params = vae_params(EVERYTHING, microbatch=2, images__least_area=0.5, images__flip=0.5)
+    whole, resumed = make_task(params), make_task(params)
+    stream = batches(images, params, 1)
+    for step, batch in enumerate(islice(stream(0), 3), 1):
+        whole.step(batch, BATCH * step)
+    save_tree(tmp_path / "checkpoint", whole.state_dict())
+    for part in (resumed.network, resumed.critic.discriminator):
+        for parameter in part.parameters():
+            parameter.data.normal_()  # nothing of this shall matter
+    resumed.load_state_dict(load_tree(tmp_path / "checkpoint"))
+    for step, batch in enumerate(islice(stream(3 * BATCH), 3), 4):
+        found = [floats(task.step(batch, BATCH * step)) for task in (whole, resumed)]
+        assert found[0] == found[1]
+    assert found[0]["gradient/adversarial"] > 0
+    for a, b in ((whole.network, resumed.network),
+                 (whole.critic.discriminator, resumed.critic.discriminator)):  # fmt: skip
+        assert all(same(a.state_dict().values(), b.state_dict().values()))
+    assert whole.critic.discriminator.anchors.abs().min() > 0
