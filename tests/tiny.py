@@ -23,6 +23,15 @@ TINY: dict[str, Any] = {
     "evaluation.samples": 300, "evaluation.grid_columns": 2, "runtime.device": "cpu",
     "runtime.threads": 1, "tracking.mlflow": False,
 }  # fmt: skip
+EVERYTHING: dict[str, Any] = {  # that an autoencoder can have; images are halved, then a wavelet
+    "vae.channel_mult": [1, 2], "vae.wavelet": True, "vae.high_resolution": True,
+    "vae.attention": True, "vae.variance": "learned", "vae.clamp": 4.0, "vae.microbatch": 32,
+    "vae.losses.adversarial": 0.5, "vae.losses.low_pass": 0.5, "vae.losses.plain": 0.5,
+    "vae.losses.flip": 0.5, "vae.adversarial.lecam": 0.1, "vae.adversarial.lr": 0.02,
+    "vae.adversarial.discriminator_nimg": 128, "vae.adversarial.generator_nimg": 256,
+    "vae.equivariance.flip": 0.5, "vae.equivariance.flip_channels": 1, "vae.equivariance.crop": 0.5,
+    "vae.images.least_area": 0.7, "vae.images.flip": 0.5,
+}  # fmt: skip
 
 
 def write_params(path: Path, changes: dict[str, Any]) -> Path:

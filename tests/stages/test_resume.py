@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from tiny import EVERYTHING
 
 
 def start(folder, *arguments):
@@ -53,6 +54,21 @@ def test_a_stopped_training_continues_to_the_same_bits(project, finished, stage,
     assert (folder / log).read_text() == (finished / log).read_text()
 
 
+def test_an_autoencoder_with_everything_on_continues_to_the_same_bits(project, whole):
+    """Discriminator, views, crops and microbatches too."""
+    changes = {key.replace(".", "__"): value for key, value in EVERYTHING.items()}
+    folder = project(runtime__checkpoint_seconds=0, **changes)
+    stopped = start(folder, "stages.train_vae")
+    wait_for_checkpoint(folder, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    error = stopped.communicate()[1]
+    assert stopped.returncode == 128 + signal.SIGTERM, error
+    again = start(folder, "stages.train_vae")
+    assert again.wait() == 0, again.stderr.read()
+    for path in ("models/vae/network.safetensors", "reports/vae/curves.csv"):
+        assert (folder / path).read_bytes() == (whole / path).read_bytes()
+
+
 def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_serves(project, finished):
     folder = project(runtime__checkpoint_seconds=0)
     out = "models/vae/network.safetensors"
@@ -73,19 +89,21 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_serves(project, fin
     assert (folder / out).read_bytes() == (finished / out).read_bytes()
 
 
-def test_two_ranks_train_what_one_trains(project, finished):
+@pytest.mark.parametrize(
+    ("stage", "out"),
+    [(["stages.train_diffusion", "G"], "models/diffusion/G"), (["stages.train_vae"], "models/vae")],
+    ids=["denoiser", "vae"],
+)
+def test_two_ranks_train_what_one_trains(project, finished, stage, out):
     folder = project()
-    out = folder / "models/diffusion/G"
-    shutil.rmtree(out)
+    shutil.rmtree(folder / out)
     ranks = start(folder, "torch.distributed.run", "--nproc_per_node=2", "--master_port=0",
                   "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0",
-                  "-m", "stages.train_diffusion", "G")  # fmt: skip
+                  "-m", *stage)  # fmt: skip
     assert ranks.wait() == 0, ranks.stderr.read()
     from safetensors.torch import load_file
 
-    ours, alone = (
-        load_file(p / "models/diffusion/G/network.safetensors") for p in (folder, finished)
-    )
+    ours, alone = (load_file(p / out / "network.safetensors") for p in (folder, finished))
     for name, tensor in ours.items():
         assert (tensor - alone[name]).abs().max() < 1e-3 * alone[name].abs().max() + 1e-6, name
 

@@ -1,0 +1,131 @@
+"""The pipeline with an autoencoder that has everything on."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+from tiny import run_stage
+
+from edm2.data.images import ImageShards
+from edm2.data.latents import LatentShards
+from edm2.runtime.manifest import read_manifest
+from edm2.vae.codec import load_codec
+
+CPU = torch.device("cpu")
+CELL = 3 * 16 + 2  # an image of 16 pixels, three times as large, and a gap
+
+
+@pytest.fixture(scope="module")
+def curves(whole):
+    return pd.read_csv(whole / "reports/vae/curves.csv").set_index("nimg")
+
+
+def test_curves_begin_when_there_is_something_to_show(curves, finished):
+    """The discriminator after 128 images, what it says to the autoencoder after 256."""
+    assert list(curves.index) == [128, 256, 384, 512]
+    shown = {name: list(curves.index[curves[name].notna()]) for name in curves}
+    for name in ("perceptual", "pooled", "low_pass", "plain", "kl", "mse"):
+        assert shown[f"train/{name}"] == [128, 256, 384, 512]
+    for name in ("loss", "images", "reconstructions", "accuracy"):
+        assert shown[f"discriminator/{name}"] == [256, 384, 512]
+    assert shown["train/adversarial"] == shown["gradient/adversarial"] == [384, 512]
+    assert shown["held_out/psnr"] == [256, 512]
+    assert (curves["train/nonfinite_gradients"] == 0).all()
+    assert np.isfinite(curves.fillna(0)).all(axis=None)
+    usual = pd.read_csv(finished / "reports/vae/curves.csv")
+    assert not any("discriminator" in name or "low_pass" in name for name in usual)
+
+
+def test_the_discriminator_learned_something(curves):
+    accuracy = curves["discriminator/accuracy"]
+    assert accuracy[512] > 0.5
+    assert curves["discriminator/images"][512] > curves["discriminator/reconstructions"][512]
+
+
+def test_metrics_are_of_the_saved_codec(whole, curves):
+    metrics = json.loads((whole / "reports/vae/metrics.json").read_text())
+    held_out, codec = (
+        ImageShards(whole / "data/images", "held_out"),
+        load_codec(whole / "models/vae", CPU),
+    )
+    pixels, _ = held_out.batch(range(len(held_out)))
+    decoded = codec.decode(codec.encode(pixels)[0])
+    error = (pixels.double() - decoded.double()).square().mean(dim=(1, 2, 3))
+    assert metrics["psnr"] == pytest.approx(
+        float((10 * torch.log10(255**2 / error)).mean()), rel=1e-4
+    )
+    assert curves["held_out/psnr"][512] == pytest.approx(metrics["psnr"], rel=1e-3)
+    assert {"ssim", "perceptual_classifier", "latent/kurtosis", "latent/mean_3"} <= metrics.keys()
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def mask(pixels):
+    """By SciPy, as the page shows it: 255 where an image [3, 16, 16] is flat."""
+    window = np.ones((5, 5))
+    window[[0, 0, 4, 4], [0, 4, 0, 4]] = 0
+    window[2, 2] = -20
+    grey = pixels.double().numpy().mean(axis=0)
+    busy = ndimage.gaussian_filter(
+        np.abs(ndimage.correlate(grey, window, mode="nearest")), 2.0, mode="nearest", radius=6
+    )
+    found = 1 - (busy - busy.min()) / (busy.max() - busy.min())
+    return np.where(found >= 0.8, np.rint(255 * found), 0)
+
+
+def test_the_grid_has_a_row_of_masks(whole, finished):
+    pictures = {folder: Image.open(folder / "reports/vae/reconstructions.png").convert("RGB")
+                for folder in (whole, finished)}  # fmt: skip
+    assert pictures[finished].height == 2 * CELL + 2
+    assert pictures[whole].height == 3 * CELL + 2
+    held_out = ImageShards(whole / "data/images", "held_out")
+    pixels = np.asarray(pictures[whole])
+    left = pixels.shape[1] - 24 * CELL
+    for k in range(24):
+        columns = slice(left + CELL * k, left + CELL * k + 48, 3)
+        image, shown = (pixels[CELL * row + 2 : CELL * row + 50 : 3, columns] for row in (0, 2))
+        assert np.array_equal(image, held_out[k][0].permute(1, 2, 0))
+        expected = mask(held_out[k][0])[..., None]
+        assert (np.abs(shown - expected) <= 1).mean() > 0.99  # but for values beside 0.8
+        assert 0.02 < (expected > 0).mean() < 0.98
+
+
+def test_latents_have_a_std_of_their_own(whole):
+    facts = read_manifest(whole / "data/latents")
+    assert facts["shape"] == [4, 4, 4]
+    latents = LatentShards(whole / "data/latents", "train")
+    mean, std, _ = latents.batch(range(40))
+    assert std.min() > 0
+    assert len(std.unique()) > 100
+    assert mean.abs().max() <= 4
+    pixels, _ = ImageShards(whole / "data/images", "train").batch(range(40))
+    for found, expected in zip((mean, std), load_codec(whole / "models/vae", CPU).encode(pixels),
+                               strict=True):  # fmt: skip
+        np.testing.assert_allclose(found, expected, rtol=2**-10, atol=1e-4)
+
+
+def test_images_are_generated_from_such_latents(whole):
+    table = pd.read_csv(whole / "reports/fid/G.csv")
+    assert len(table) == 8  # three lengths and a fresh one, at two sample counts
+    assert np.isfinite(table["value"]).all()
+
+
+def test_the_report_copes(whole):
+    page = (whole / "reports/index.html").read_text()
+    assert "Training of the autoencoder" in page
+    assert ">Autoencoder</h2>" in page
+    assert "nan" not in page.split(">Autoencoder</h2>")[1].split("</h2>")[0].split("<img")[0]
+    with Image.open(whole / "reports/vae.png") as picture:
+        assert min(picture.size) > 100
+
+
+def test_rows_and_evaluations_come_as_often_as_asked(project):
+    folder = project(vae__log_nimg=64, vae__evaluate_nimg=128, vae__duration_nimg=256)
+    run_stage("train_vae")
+    rows = pd.read_csv(folder / "reports/vae/curves.csv")
+    assert list(rows["nimg"]) == [64, 128, 192, 256]
+    assert list(rows["nimg"][rows["held_out/psnr"].notna()]) == [128, 256]
