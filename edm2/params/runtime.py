@@ -20,7 +20,7 @@ class Runtime(Section):
         description="torch.compile what is trained (denoiser, VAE); gains nothing on CPUs"
     )
     channels_last: bool = Field(
-        description="keep the denoiser's activations as NHWC in memory; faster in 16 bits"
+        description="keep activations of denoiser and VAE as NHWC in memory; faster in 16 bits"
     )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     checkpoint_seconds: NonNegative = Field(

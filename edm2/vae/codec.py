@@ -78,7 +78,8 @@ class Rgb:
 def save_vae(network: Autoencoder, params: Vae, folder: Path, **facts: Any) -> None:
     """Write the codec that was trained, for `load_codec`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), folder / "network.safetensors")
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, folder / "network.safetensors")
     write_manifest(folder, kind="trained", vae=params.model_dump(mode="json"), **facts)
 
 

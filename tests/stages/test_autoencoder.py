@@ -129,3 +129,12 @@ def test_rows_and_evaluations_come_as_often_as_asked(project):
     rows = pd.read_csv(folder / "reports/vae/curves.csv")
     assert list(rows["nimg"]) == [64, 128, 192, 256]
     assert list(rows["nimg"][rows["held_out/psnr"].notna()]) == [128, 256]
+
+
+def test_the_layout_in_memory_changes_no_more_than_rounding(project, finished):
+    """And the codec is saved, and read, as any other."""
+    folder = project(runtime__channels_last=True)
+    run_stage("train_vae")
+    ours, usual = (pd.read_csv(where / "reports/vae/curves.csv") for where in (folder, finished))
+    pd.testing.assert_frame_equal(ours, usual, rtol=1e-2, atol=1e-6)
+    load_codec(folder / "models/vae", CPU)
