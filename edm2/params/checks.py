@@ -23,6 +23,7 @@ from edm2.params.training_checks import (
 from edm2.params.tree import Params
 from edm2.params.vae_checks import vae_problems
 
+LEAST_RESOLUTION = 7  # pixels of a window of structural similarity
 LARGEST_PHOTO_CROP = 128  # larger ones leave too few crops of the smallest photograph
 
 
@@ -111,6 +112,9 @@ def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
                   if params.codec.kind == "trained" else "as the autoencoder halves it")  # fmt: skip
         yield Problem("dataset.resolution", resolution, f"a multiple of {layout[0]} ({reason})",
                       nearest(resolution, layout[0]))  # fmt: skip
+    if resolution < LEAST_RESOLUTION:
+        yield Problem("dataset.resolution", resolution, f"at least {LEAST_RESOLUTION}",
+                      "Reconstructions are compared in windows of that side.")  # fmt: skip
     if resolution % 2 ** (params.features.slices - 1):
         yield Problem("features.slices", params.features.slices,
                       f"slices that halve {resolution} evenly", "Use fewer slices.")  # fmt: skip

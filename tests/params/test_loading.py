@@ -211,6 +211,14 @@ def told(tmp_path, changes):
     return str(error.value).splitlines()[1:]
 
 
+def test_images_must_be_as_large_as_what_compares_them(tmp_path):
+    changes = {"features.slices": 1, "vae.channel_mult": [1], "diffusion.channel_mult": [1],
+               "vae.losses.pool": 1, "diffusion.attention_resolutions": None}  # fmt: skip
+    (line,) = told(tmp_path, {**changes, "dataset.resolution": 6})
+    assert line.startswith("  dataset.resolution: 6: expected at least 7")
+    load(write_params(tmp_path / "params.yaml", {**changes, "dataset.resolution": 7}))
+
+
 def test_latents_have_the_layout_of_their_codec(tmp_path):
     """16 pixels are 4 of the trained autoencoder, 2 of Stable Diffusion's, 16 of none."""
     for kind, channel_mult, side in (("trained", [1, 2], 4), ("stable_diffusion", [1], 2),
