@@ -16,7 +16,8 @@ TINY = ("--channels", "8", "--resolution", "32", "--batch", "2", "--warmup", "0"
 
 
 @pytest.fixture
-def benchmark():
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location("vae_step", ROOT / "benchmarks/vae_step.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
