@@ -74,6 +74,17 @@ def test_batches_come_with_the_noise_of_each_image(tiny, images: ImageShards) ->
     assert len(noises.unique(dim=0)) == 32  # fresh for each image met
 
 
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [({"wavelet": True}, (2, 4, 4)), ({"high_resolution": True}, (2, 2, 2)),
+     ({"variance": "learned", "latent_channels": 6}, (6, 4, 4))],
+)  # fmt: skip
+def test_noise_has_the_shape_of_the_latents(tiny, images: ImageShards, changes, shape) -> None:
+    pixels, noise = next(batches(images, tiny(**changes), 0)(0))
+    assert noise.shape[1:] == shape
+    assert make_network(tiny(**changes)).encode(pixels / 127.5 - 1)[0].shape == noise.shape
+
+
 def augmented(params: Vae, **changes: float) -> Vae:
     return params.model_copy(update={"images": params.images.model_copy(update=changes)})
 
