@@ -62,6 +62,16 @@ def make_task(params: Vae, dtype: torch.dtype = torch.float32, seed: int = 1) ->
     return VaeTask(make_network(params), params, make_backbone(), seed, CPU, dtype)
 
 
+def steady(task: VaeTask) -> VaeTask:
+    """With an ε in Adam above the rounding of gradients, which would otherwise decide the sign of
+    steps where there is no gradient.
+    """
+    for optimizer in (task.optimizer, task.critic.optimizer):
+        for group in optimizer.param_groups:
+            group["eps"] = 1e-3
+    return task
+
+
 def make_batch(params: Vae, step: int = 0, resolution: int = 16) -> Batch:
     """Images of smooth colours with some flat parts, and noise for their latents."""
     rng = torch.Generator().manual_seed(step)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tiny_autoencoder
 import torch
-from tiny_autoencoder import EVERYTHING, vae_params
+from tiny_autoencoder import EVERYTHING, steady, vae_params
 from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params.section import Training
@@ -104,7 +104,7 @@ def reconstructing() -> dict[str, Any]:
     part = slice(share * who.rank, share * (who.rank + 1))
     for microbatch in (None, 2):
         params = vae_params(EVERYTHING, microbatch=microbatch)
-        task = tiny_autoencoder.make_task(params)
+        task = steady(tiny_autoencoder.make_task(params))
         for step in (1, 2):
             averages, batch = Averages(), tiny_autoencoder.make_batch(params, step)
             averages.add(task.step(tuple(x[part] for x in batch), step * tiny_autoencoder.BATCH))

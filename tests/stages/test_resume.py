@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
+from safetensors.torch import load_file
 from tiny import EVERYTHING
+
+from edm2.runtime.manifest import read_manifest
 
 
 def start(folder, *arguments):
@@ -89,23 +93,34 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_serves(project, fin
     assert (folder / out).read_bytes() == (finished / out).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("stage", "out"),
-    [(["stages.train_diffusion", "G"], "models/diffusion/G"), (["stages.train_vae"], "models/vae")],
-    ids=["denoiser", "vae"],
-)
-def test_two_ranks_train_what_one_trains(project, finished, stage, out):
-    folder = project()
-    shutil.rmtree(folder / out)
+def two_ranks(folder, *stage):
     ranks = start(folder, "torch.distributed.run", "--nproc_per_node=2", "--master_port=0",
                   "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0",
                   "-m", *stage)  # fmt: skip
     assert ranks.wait() == 0, ranks.stderr.read()
-    from safetensors.torch import load_file
 
-    ours, alone = (load_file(p / out / "network.safetensors") for p in (folder, finished))
+
+def test_two_ranks_train_what_one_trains(project, finished):
+    folder = project()
+    out = folder / "models/diffusion/G"
+    shutil.rmtree(out)
+    two_ranks(folder, "stages.train_diffusion", "G")
+    ours, alone = (
+        load_file(p / "models/diffusion/G/network.safetensors") for p in (folder, finished)
+    )
     for name, tensor in ours.items():
         assert (tensor - alone[name]).abs().max() < 1e-3 * alone[name].abs().max() + 1e-6, name
+
+
+def test_two_ranks_train_the_autoencoder_that_one_trains(project, finished):
+    """By its losses and held-out metrics, which the sign of a step without gradient leaves alone."""
+    folder, curves = project(), "reports/vae/curves.csv"
+    (folder / curves).unlink()
+    shutil.rmtree(folder / "models/vae")
+    two_ranks(folder, "stages.train_vae")
+    ours, alone = (pd.read_csv(p / curves) for p in (folder, finished))
+    pd.testing.assert_frame_equal(ours, alone, rtol=1e-3, atol=1e-6)
+    read_manifest(folder / "models/vae")
 
 
 @pytest.mark.parametrize(
