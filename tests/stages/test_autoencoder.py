@@ -124,8 +124,10 @@ def test_the_report_copes(whole):
 
 
 def test_rows_and_evaluations_come_as_often_as_asked(project):
-    folder = project(vae__log_nimg=64, vae__evaluate_nimg=128, vae__duration_nimg=256)
+    folder = project(vae__log_nimg=64, vae__evaluate_nimg=128, vae__duration_nimg=256,
+                     vae__losses__plain=0.5)  # fmt: skip
     run_stage("train_vae")
+    assert Image.open(folder / "reports/vae/reconstructions.png").height == 2 * CELL + 2  # no mask
     rows = pd.read_csv(folder / "reports/vae/curves.csv")
     assert list(rows["nimg"]) == [64, 128, 192, 256]
     assert list(rows["nimg"][rows["held_out/psnr"].notna()]) == [128, 256]
