@@ -11,7 +11,8 @@ from edm2.reporting.compare import compare_experiments, draw_comparison, variant
 def curves(lowest, metric="fd_classifier_1k"):
     """One config's EMA curve, lowest at the given length."""
     rows = [{"config": "G", "sigma_rel": s, "tensors": "all", "average": "power", "nimg": 64,
-             "seeds": "sweep", "guidance": 1.0, "blocks": 1, "metric": metric, "value": 1 + abs(s - lowest), "error": 0.01,
+             "seeds": "sweep", "guidance": 1.0, "blocks": 1, "metric": metric,
+             "value": 1 + abs(s - lowest), "error": 0.01,
              "weight_sum": 1.0, "snapshots": 8, "samples": 1000} for s in (0.05, 0.1, 0.15)]  # fmt: skip
     return pd.DataFrame(rows)
 
