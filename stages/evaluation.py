@@ -1,20 +1,15 @@
 """Images of one network, and their numbers: where denoiser, sampler, codec and detector meet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 
 from edm2.data.images import ImageShards
-from edm2.data.latents import LatentShards
-from edm2.diffusion.denoiser import Denoiser
-from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.features.classifier import load_classifier
 from edm2.metrics.collection import Collection
 from edm2.metrics.measures import measured
@@ -24,9 +19,7 @@ from edm2.params.diffusion import Letter
 from edm2.runtime.distributed import ranks
 from edm2.runtime.progress import Progress
 from edm2.runtime.randomness import generator
-from edm2.sampling.generate import generate, seed_labels
-from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels
-from edm2.vae.codec import load_codec
+from stages.sampler import Sampler
 
 BATCH = 256
 T = TypeVar("T")
@@ -46,11 +39,10 @@ class Evaluator:
     """Generates with one network after another and compares with the training images."""
 
     def __init__(self, params: Params, config: Letter, device: torch.device) -> None:
-        self.params, self.config, self.device = params, config, device
+        self.params, self.device = params, device
+        self.sampler = Sampler(params, config, device)
         train, held_out = (ImageShards(Path("data/images"), s) for s in ("train", "held_out"))
         self.classes = train.classes
-        self.latents = LatentShards(Path("data/latents"), "train")
-        self.codec = load_codec(Path("models/vae"), device)
         self.detector = load_classifier(Path("models/features"), device)
         evaluation = params.evaluation
         self.counts = [evaluation.samples]
@@ -78,22 +70,6 @@ class Evaluator:
             collection.merge(other)
         return collection
 
-    @cached_property
-    def denoiser(self) -> Denoiser:
-        return self._denoiser(self.params)
-
-    @cached_property
-    def guide(self) -> Denoiser:
-        return self._denoiser(self.params.guide_of(self.config))
-
-    def _denoiser(self, params: Params) -> Denoiser:
-        shape, classes = self.latents.shape, len(self.classes)
-        return denoiser_for(self.config, params, shape, classes).to(self.device)
-
-    def labels_of(self, seeds: Sequence[int]) -> torch.Tensor:
-        """The class of each seed."""
-        return seed_labels(seeds, len(self.classes), self.params.sampling.labels)
-
     def generate(
         self, folder: Path, network: Network, strength: float, first_seed: int, progress: Progress
     ) -> Generated | None:
@@ -101,16 +77,16 @@ class Evaluator:
         `strength`; `progress` counts them. The first rank gets them from all; the others get None.
         """
         evaluation = self.params.evaluation
-        denoiser = self._guided(folder, network, strength)
+        guide = None if network["guide"] is None else folder / network["guide"]
+        denoise = self.sampler.denoise(folder / network["file"], guide, strength)
         seeds = range(first_seed, first_seed + evaluation.samples)
-        labels, columns = self.labels_of(seeds), evaluation.grid_columns
+        labels_of, columns = self.sampler.labels_of, evaluation.grid_columns
+        labels = labels_of(seeds)
         shown = {seeds[k] for label in range(evaluation.grid_classes)
                  for k in (labels == label).nonzero().flatten()[:columns].tolist()}  # fmt: skip
         collection = Collection(self.detector.dims, self.counts, self.kept)
         images: dict[int, torch.Tensor] = {}
-        for part, latents in generate(denoiser, seeds, self.latents.shape, self.labels_of,
-                                      self.params.sampling, self.device):  # fmt: skip
-            pixels = self.codec.decode(self.latents.normalization.denormalize(latents))
+        for part, pixels in self.sampler.images(denoise, seeds, labels_of):
             numbers = [seed - first_seed for seed in part]
             collection.add(numbers, self.detector.features(pixels).cpu().numpy())
             images |= {s: x for s, x in zip(part, pixels.cpu(), strict=True) if s in shown}
@@ -121,17 +97,7 @@ class Evaluator:
         if not ranks().first:
             return None
         return Generated(collection, torch.stack([images[seed] for seed in sorted(shown)]),
-                         self.labels_of(sorted(shown)))  # fmt: skip
-
-    def _guided(self, folder: Path, network: Network, strength: float) -> ConditionalDenoise:
-        guidance = self.params.guidance
-        main = set_network(self.denoiser, load_file(folder / network["file"]))
-        if strength == 1:
-            return main
-        if guidance.guide == "unlabelled":
-            return guided(main, without_labels(main), strength, guidance.interval)
-        guide = set_network(self.guide, load_file(folder / network["guide"]))
-        return guided(main, with_guide(main, guide), strength, guidance.interval)
+                         labels_of(sorted(shown)))  # fmt: skip
 
     def rows(self, generated: Generated, strength: float, first_seed: int) -> list[dict[str, Any]]:
         """One table row per metric, by its full name."""

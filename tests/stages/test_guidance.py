@@ -116,7 +116,7 @@ def test_guided_images_follow_the_formula(guided, monkeypatch):
     labels = seed_labels(range(4), 10, "balanced")
     x = heun(lambda x, s: 1.5 * main(x, s, labels) - 0.5 * guide(x, s),
              seed_noise(range(4), latents.shape), 3)  # fmt: skip
-    expected = evaluator.codec.decode(latents.normalization.denormalize(x))
+    expected = evaluator.sampler.codec.decode(latents.normalization.denormalize(x))
     assert (images[:4].int() - expected.int()).abs().max() <= 1
 
 
