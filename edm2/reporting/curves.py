@@ -154,9 +154,13 @@ def draw_training(curves: dict[str, pd.DataFrame], *paths: Path) -> None:
 
 
 def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
-    """Held-out PSNR, and the losses, over images seen."""
+    """Held-out PSNR, the losses, and what the discriminator says, over images seen."""
+    scores = [name for name in ("images", "reconstructions", "accuracy")
+              if f"discriminator/{name}" in rows]  # fmt: skip
     with plt.rc_context(STYLE):
-        figure, (quality, losses) = plt.subplots(1, 2, figsize=(9, 3.2))
+        figure, (quality, losses, *others) = plt.subplots(
+            1, 3 if scores else 2, figsize=(13 if scores else 9, 3.2)
+        )
         held_out = rows.dropna(subset="held_out/psnr")
         quality.plot(held_out["nimg"] / 1000, held_out["held_out/psnr"], marker=".")
         quality.set_title("held-out PSNR in dB")
@@ -165,9 +169,14 @@ def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
                 name = str(column).removeprefix("train/")
                 losses.plot(rows["nimg"] / 1000, rows[column], label=name)
         losses.set_title("losses")
-        losses.set_yscale("log")
+        losses.set_yscale("symlog", linthresh=1e-4)  # a generator's loss may be below 0
         losses.legend(frameon=False, fontsize=8)
-        for axes in (quality, losses):
+        for axes in others:
+            for name in scores:
+                axes.plot(rows["nimg"] / 1000, rows[f"discriminator/{name}"], label=name)
+            axes.set_title("discriminator: scores and accuracy")
+            axes.legend(frameon=False, fontsize=8)
+        for axes in (quality, losses, *others):
             axes.set_xlabel("thousand images")
         save_figure(figure, *paths)
 
