@@ -17,30 +17,19 @@ from sklearn.svm import SVC
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from safetensors.torch import load_file
-
-from edm2.data.latents import LatentShards
-from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.params import load
 from edm2.reporting.curves import best_of
-from edm2.sampling.generate import generate, seed_labels
-from edm2.vae.codec import load_codec
+from stages.sampler import Sampler
 
 SEEDS = range(1_000_000, 1_001_000)  # none that the sweep has seen
 
 
 def generated(config: str, network: str) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 images [N, 3, 16, 16] of SEEDS and the classes asked for."""
-    params, cpu = load("params.yaml"), torch.device("cpu")
-    latents, codec = (
-        LatentShards(Path("data/latents"), "train"),
-        load_codec(Path("models/vae"), cpu),
-    )
-    denoiser = denoiser_for(config, params, latents.shape, len(latents.classes))
-    set_network(denoiser, load_file(f"models/sweep/{config}/{network}.safetensors"))
-    parts = generate(denoiser, SEEDS, latents.shape, len(latents.classes), params.sampling, cpu)
-    images = [codec.decode(latents.normalization.denormalize(part)) for _, part in parts]
-    return torch.cat(images), seed_labels(SEEDS, len(latents.classes))
+    sampler = Sampler(load("params.yaml").of(config), config, torch.device("cpu"))
+    denoise = sampler.denoise(Path(f"models/sweep/{config}/{network}.safetensors"), None, 1.0)
+    images = [part for _, part in sampler.images(denoise, SEEDS, sampler.labels_of)]
+    return torch.cat(images), sampler.labels_of(SEEDS)
 
 
 def main() -> int:
