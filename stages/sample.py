@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def numbers(text: str) -> Sequence[int]:
-    """ "3-5" or "3,4,5"."""
+    """Seeds: first to last, as in 3-5, or a list, as in 3,4,5."""
     found = re.fullmatch(r"(\d+)-(\d+)", text)
     if found and int(found[1]) <= int(found[2]):
         return range(int(found[1]), int(found[2]) + 1)
@@ -56,7 +56,7 @@ def numbers(text: str) -> Sequence[int]:
 
 
 def classes(text: str) -> Sequence[int]:
-    """ "3,4,5"."""
+    """Numbers with commas between them."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, like 3,7 (seeds: or 0-63)")
     return [int(part) for part in text.split(",")]
