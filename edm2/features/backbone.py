@@ -1,6 +1,6 @@
 """What losses and metrics ask of a network that sees images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -29,7 +29,42 @@ class Detector(Protocol):
 
     name: str  # as in metric names: fd_<name>_<samples>
     dims: int
+    fingerprint: str  # of the weights: features by others are never compared
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 3, R, R] → float32 [N, dims]."""
+        """uint8 [N, 3, H, W] in [0, 255] → float32 [N, dims], each image's its own.
+
+        Raises:
+            TypeError: images are not uint8.
+        """
         ...
+
+
+class ClassDetector(Detector, Protocol):
+    """A detector whose features tell classes, for the Inception score."""
+
+    def probabilities(self, features: torch.Tensor) -> torch.Tensor:
+        """float32 [N, dims] → p(y|x) [N, classes]; each row sums to 1."""
+        ...
+
+
+def require_uint8(images: torch.Tensor) -> None:
+    """Raises TypeError for images in another range than [0, 255], as their type tells it."""
+    if images.dtype != torch.uint8:
+        raise TypeError(f"a detector takes uint8 images, got {images.dtype}")
+
+
+@torch.no_grad()
+def seen_in_parts(
+    images: torch.Tensor, size: int, see: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Features [N, D] of uint8 images, `size` at a time, so that memory does not grow with N.
+
+    Convolutions keep float32 on GPUs: TensorFloat-32 would change features in the fourth digit.
+
+    Raises:
+        TypeError: images are not uint8.
+    """
+    require_uint8(images)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return torch.cat([see(part) for part in images.split(size)])

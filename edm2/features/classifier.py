@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edm2.data.images import to_float
+from edm2.features.backbone import require_uint8
 from edm2.runtime.manifest import read_manifest, write_manifest
 
 
@@ -19,6 +20,7 @@ class Classifier(nn.Module):
     """
 
     name = "classifier"
+    fingerprint = ""  # not on disk
 
     def __init__(
         self, channels: int, slices: int, dims: int, num_classes: int, resolution: int
@@ -60,8 +62,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        if images.dtype != torch.uint8:
-            raise TypeError(f"a detector takes uint8 images, got {images.dtype}")
+        require_uint8(images)
         return self.embedding(to_float(images)).float()
 
 
@@ -81,6 +82,8 @@ def save_classifier(classifier: Classifier, folder: Path, **facts: Any) -> None:
 
 def load_classifier(folder: Path, device: torch.device) -> Classifier:
     """The frozen classifier of a folder that `save_classifier` wrote."""
-    classifier = Classifier(**read_manifest(folder)["network"])
+    manifest = read_manifest(folder)
+    classifier = Classifier(**manifest["network"])
+    classifier.fingerprint = manifest["files"]["network.safetensors"]["sha256"]
     classifier.load_state_dict(load_file(folder / "network.safetensors"))
     return classifier.to(device).eval().requires_grad_(False)

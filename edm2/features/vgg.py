@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edm2.features.weights import Weights, find_weights
+from edm2.features.weights import Weights, read_weights
 
 IMAGENET = Weights(
     file="vgg16-397923af.pth",
@@ -70,9 +70,9 @@ def load_vgg16(path: Path | None, device: torch.device) -> Vgg16:
         path: a copy of the file; None for the cache, or a download into it.
 
     Raises:
-        UserError: see `find_weights`.
+        UserError: see `read_weights`.
     """
-    state = torch.load(find_weights(IMAGENET, path), map_location="cpu", weights_only=True)
+    state, _ = read_weights(IMAGENET, path)
     vgg = Vgg16(lpips_weights())
     trunk = {name.removeprefix("features."): tensor for name, tensor in state.items()
              if name.startswith("features.")}  # fmt: skip

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.request import urlopen
+
+import torch
 
 from edm2.params import UserError
 from edm2.runtime.files import replacing, sha256
@@ -24,7 +27,7 @@ class Weights:
 
     file: str
     url: str
-    sha256: str  # in hexadecimal, or its first digits, where the publisher gives no more
+    sha256: str | None  # in hexadecimal, or its first digits, as far as the publisher tells
     licence: str
     key: str  # of the param that names a copy elsewhere
 
@@ -64,6 +67,22 @@ def find_weights(weights: Weights, path: Path | None = None) -> Path:
     return cached
 
 
+def read_weights(weights: Weights, path: Path | None = None) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of the file that `find_weights` finds, by name, and its whole SHA-256.
+
+    Raises:
+        UserError: see `find_weights`; or the file is harmed or holds more than tensors, which is
+            never run.
+    """
+    found = find_weights(weights, path)
+    try:
+        state = torch.load(found, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError):
+        raise UserError(f"{found}: expected the tensors of {weights.url}: truncated, or another file. "
+                        f"Download it again, or set {weights.key} to a copy.") from None  # fmt: skip
+    return state, sha256(found)
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process at a time, of all that share the cache; the others find its work done."""
@@ -93,11 +112,12 @@ def _download(weights: Weights, target: Path) -> None:
 
 
 def _check(path: Path, weights: Weights, remedy: str) -> None:
-    _compare(sha256(path), str(path), weights, remedy)
+    if weights.sha256 is not None:
+        _compare(sha256(path), str(path), weights, remedy)
 
 
 def _compare(found: str, place: str, weights: Weights, remedy: str) -> None:
-    if not found.startswith(weights.sha256):
+    if weights.sha256 is not None and not found.startswith(weights.sha256):
         raise UserError(
             f"{place}: expected {weights.file}, of SHA-256 {weights.sha256}…, and found "
             f"{found[: max(8, len(weights.sha256))]}…: truncated, or another file. {remedy}"

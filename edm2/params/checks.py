@@ -55,7 +55,7 @@ def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
         yield from training_problems("vae", params.vae, world_size)
     yield from _per_config(params, world_size, root)
     yield from _sweep(params, root)
-    yield from evaluation_problems(params)
+    yield from evaluation_problems(params, root)
     yield from guidance_problems(params, world_size, root)
 
 

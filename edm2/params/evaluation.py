@@ -34,18 +34,29 @@ class Sampling(Section):
     batch: Count = Field(description="images sampled at once on a rank; changes no image")
 
 
-Measure = Literal["fd", "kid", "precision", "recall"]
+Measure = Literal["fd", "kid", "precision", "recall", "is"]
+SPLITS = 10  # of the images, for the Inception score and its error
+PUBLISHED_DIMS = {"inception": 2048, "dinov2": 1024}  # feature dimensions of published detectors
 
 
 class Evaluation(Section):
-    detector: Literal["classifier"] = Field(
-        description="which features the measures compare; classifier: the data set's own"
+    detector: Literal["classifier", "inception", "dinov2"] = Field(
+        description="which features the measures compare; classifier: the data set's own; inception: "
+        "Inception-v3 as FID has it; dinov2: DINOv2 ViT-L/14"
+    )
+    detector_path: str | None = Field(
+        description="file of its published weights, for inception and dinov2; null: downloaded once; "
+        "classifier: null"
+    )
+    reference: str | None = Field(
+        description="published statistics of the real images, .npz with mu and sigma, for inception "
+        "and dinov2; null: computed from all training images"
     )
     samples: Count = Field(description="generated images per network; part of the metric's name")
     measures: Annotated[tuple[Measure, ...], Field(strict=False, min_length=1)] = Field(
         description="fd: Fréchet distance, always in, as the EMA curve is drawn of it; kid: kernel "
-        "distance; precision, recall: shares among nearest neighbours. All but fd keep features in "
-        "memory: 4·dims bytes an image, 400 MB for 50000 of 2048"
+        "distance; precision, recall: shares among nearest neighbours; is: Inception score, with that "
+        "detector. All but fd keep features in memory: 4·dims bytes an image, 400 MB for 50000 of 2048"
     )
     neighbours: Count = Field(
         description="k of precision and recall: a feature's ball reaches to its k-th nearest"
@@ -72,5 +83,7 @@ class Evaluation(Section):
                 return 2 if self.allow_singular else dims + 1
             case "kid":
                 return 3
+            case "is":
+                return SPLITS
             case _:
                 return self.neighbours + 1

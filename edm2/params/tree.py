@@ -8,7 +8,7 @@ from edm2.params.codec import CodecChoice
 from edm2.params.dataset import Dataset
 from edm2.params.diffusion import Diffusion, Letter
 from edm2.params.ema import Ema, Sweep
-from edm2.params.evaluation import Evaluation, Sampling
+from edm2.params.evaluation import PUBLISHED_DIMS, Evaluation, Sampling
 from edm2.params.features import Features
 from edm2.params.guidance import Guidance
 from edm2.params.runtime import Runtime, Tracking
@@ -42,6 +42,11 @@ class Params(Section):
     evaluation: Evaluation = Field(description="metrics of generated images")
     runtime: Runtime = Field(description="device, precision, checkpoints")
     tracking: Tracking = Field(description="MLflow")
+
+    @property
+    def detector_dims(self) -> int:
+        """Width of the feature vectors that the measures compare."""
+        return PUBLISHED_DIMS.get(self.evaluation.detector, self.features.dims)
 
     def of(self, config: Letter) -> "Params":
         """The params of one config: what `diffusion.per_config` says for it is merged in."""

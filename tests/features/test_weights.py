@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
-from edm2.features.weights import Weights, cache_folder, find_weights
+from edm2.features.weights import Weights, cache_folder, find_weights, read_weights
 from edm2.params import UserError
 
 CONTENT = bytes(range(256)) * 5000
@@ -62,7 +63,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def record(url: str, sha256: str = DIGEST[:8]) -> Weights:
+def record(url: str, sha256: str | None = DIGEST[:8]) -> Weights:
     return Weights("net.pth", url, sha256, "MIT", "vae.backbone_path")
 
 
@@ -88,6 +89,37 @@ def test_a_file_is_downloaded_once(publisher: Publisher, cache: Path, digits: in
         assert found.read_bytes() == CONTENT
     assert publisher.asked == 1
     assert stored(cache) == ["net.pth"]
+
+
+def test_without_a_published_checksum_the_file_is_taken_as_it_comes(publisher, tmp_path, cache):
+    """Whole, though: see below."""
+    unknown = record(publisher.url, None)
+    assert find_weights(unknown).read_bytes() == CONTENT
+    (cache / "net.pth").write_bytes(b"another")
+    assert find_weights(unknown).read_bytes() == b"another"
+    publisher.sent = 1000
+    (cache / "net.pth").unlink()
+    with pytest.raises(UserError, match="the connection ended after 1000"):
+        find_weights(unknown)
+
+
+def test_read_weights_gives_tensors_and_the_whole_checksum(tmp_path: Path):
+    torch.save({"a": torch.arange(3)}, tmp_path / "net.pth")
+    digest = hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest()
+    state, found = read_weights(
+        record("http://publisher/net.pth", digest[:8]), tmp_path / "net.pth"
+    )
+    assert state["a"].tolist() == [0, 1, 2]
+    assert found == digest
+    with pytest.raises(UserError, match=r"net\.pth: expected net\.pth, of SHA-256 00"):
+        read_weights(record("http://publisher/net.pth", "00"), tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", CONTENT])
+def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path, content: bytes):
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"net\.pth: expected the tensors of http://publisher"):
+        read_weights(record("http://publisher/net.pth", None), tmp_path / "net.pth")
 
 
 def test_several_at_once_share_one_download(publisher: Publisher) -> None:

@@ -191,7 +191,15 @@ WRONG = [
     ("evaluation.measures", ["fd", "fid"], ["evaluation.measures.1: 'fid'", "'recall'"]),
     ("evaluation.measures", [], ["evaluation.measures", "1 item"]),
     ("evaluation.neighbours", 0, ["evaluation.neighbours: 0", "greater than 0"]),
-    ("evaluation.samples", 64, ["evaluation.samples", "64", "features.dims (64)"]),
+    ("evaluation.samples", 64, ["evaluation.samples", "64", "features.dims: 64"]),
+    ("evaluation.measures", ["fd", "is"], ["evaluation.measures", "is with detector: inception"]),
+    ("evaluation.detector", "clip", ["evaluation.detector: 'clip'", "'inception'", "'dinov2'"]),
+    ("evaluation.detector", "inception",
+     ["evaluation.samples: 1000: expected more than the feature dimensions (inception: 2048)"]),
+    ("evaluation.detector", "dinov2", ["evaluation.samples: 1000", "(dinov2: 1024)"]),
+    ("evaluation.detector_path", "x.pth",
+     ["evaluation.detector_path: 'x.pth': expected null with detector: classifier"]),
+    ("evaluation.reference", "x.npz", ["evaluation.reference: 'x.npz'", "null with detector: class"]),
     ("runtime.device", "gpu", ["runtime.device", "'gpu'", "cpu, cuda"]),
     ("runtime.precision", "fp64", ["runtime.precision", "'fp64'", "'bf16'"]),
 ]  # fmt: skip
@@ -217,6 +225,43 @@ def test_images_must_be_as_large_as_what_compares_them(tmp_path):
     (line,) = told(tmp_path, {**changes, "dataset.resolution": 6})
     assert line.startswith("  dataset.resolution: 6: expected at least 7")
     load(write_params(tmp_path / "params.yaml", {**changes, "dataset.resolution": 7}))
+
+
+PUBLISHED = {"evaluation.detector": "dinov2", "evaluation.samples": 2000}
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"detector_path": "x.pth"}, ["evaluation.detector_path: 'x.pth'", "exists", "/x.pth", "null"]),
+    ({"reference": "x.npz"}, ["evaluation.reference: 'x.npz'", "exists", "/x.npz", "null"]),
+    ({"reference": "x.pkl"}, ["evaluation.reference: 'x.pkl'", ".npz file with mu and sigma",
+                              "Pickles are not read", "numpy.savez"]),
+    ({"reference": "there.npz", "measures": ["fd", "kid"]},
+     ["evaluation.measures: ['fd', 'kid']", "fd and is alone", "published statistics have none"]),
+    ({"measures": ["fd", "is"]}, ["evaluation.measures: ['fd', 'is']", "inception alone"]),
+])  # fmt: skip
+def test_files_of_published_detectors(tmp_path, monkeypatch, changes, said):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "there.npz").touch()
+    (line,) = told(tmp_path, PUBLISHED | {f"evaluation.{k}": v for k, v in changes.items()})
+    assert [text for text in said if text not in line] == []
+
+
+def test_samples_follow_the_detector(tmp_path):
+    """More than its dimensions, whatever the classifier has."""
+    for detector, dims in (("inception", 2048), ("dinov2", 1024), ("classifier", 64)):
+        changes = {"evaluation.detector": detector, "features.dims": 64}
+        path = write_params(tmp_path / "params.yaml", {**changes, "evaluation.samples": dims + 1})
+        assert load(path).detector_dims == dims
+        (line,) = told(tmp_path, {**changes, "evaluation.samples": dims})
+        assert f"evaluation.samples: {dims}: expected more than" in line
+
+
+def test_the_inception_score_needs_an_image_for_each_of_its_ten_parts(tmp_path):
+    changes = {"evaluation.detector": "inception", "evaluation.allow_singular": True,
+               "evaluation.measures": ["fd", "is"]}  # fmt: skip
+    assert load(write_params(tmp_path / "params.yaml", {**changes, "evaluation.samples": 10}))
+    (line,) = told(tmp_path, {**changes, "evaluation.samples": 9})
+    assert "evaluation.samples: 9: expected at least 10 for is" in line
 
 
 def test_latents_have_the_layout_of_their_codec(tmp_path):
