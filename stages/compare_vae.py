@@ -18,7 +18,7 @@ from edm2.reporting.tables import as_markdown
 from edm2.runtime.files import write_text
 from stages.experiments import fetch, flat_params, read
 
-METRICS = "reports/vae/metrics.json"
+METRICS = ("reports/vae/metrics.json", "reports/yardsticks/metrics.json")
 SHOWN = 16  # held-out images
 
 
@@ -28,8 +28,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("reports/compare_vae"))
     given = parser.parse_args()
     try:
-        experiments = {rev: (json.loads(read(rev, METRICS)), flat_params(rev))
-                       for rev in given.revisions}  # fmt: skip
+        experiments = {rev: (_metrics(rev), flat_params(rev)) for rev in given.revisions}
         table = variants_table(experiments)
         draw({name: revisions[0] for name, revisions in variants(experiments).items()},
              given.out / "reconstructions.png")  # fmt: skip
@@ -41,6 +40,13 @@ def main() -> int:
     print(table.to_string(index=False))
     print(f"\ngrid: {given.out / 'reconstructions.png'}")
     return 0
+
+
+def _metrics(revision: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for path in METRICS:
+        found |= json.loads(read(revision, path))
+    return found
 
 
 def draw(revisions: dict[str, str], path: Path) -> None:

@@ -4,25 +4,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from edm2.data.images import ImageShards
-from edm2.features.classifier import load_classifier
 from edm2.metrics.collection import Collection
 from edm2.metrics.measures import measured
-from edm2.metrics.statistics import image_features, metric_name
+from edm2.metrics.statistics import metric_name
 from edm2.params import Params
 from edm2.params.diffusion import Letter
-from edm2.runtime.distributed import ranks
+from edm2.runtime.distributed import gathered, ranks
 from edm2.runtime.progress import Progress
-from edm2.runtime.randomness import generator
+from stages.detection import detector_of, reference_for
 from stages.sampler import Sampler
 
-BATCH = 256
-T = TypeVar("T")
 Network = Mapping[str, Any]  # as the sweep's manifest describes it
 
 
@@ -41,34 +37,16 @@ class Evaluator:
     def __init__(self, params: Params, config: Letter, device: torch.device) -> None:
         self.params, self.device = params, device
         self.sampler = Sampler(params, config, device)
-        train, held_out = (ImageShards(Path("data/images"), s) for s in ("train", "held_out"))
-        self.classes = train.classes
-        self.detector = load_classifier(Path("models/features"), device)
+        held_out = ImageShards(Path("data/images"), "held_out")
+        self.classes = held_out.classes
+        self.detector = detector_of(params, device)
+        self.reference = reference_for(self.detector)
         evaluation = params.evaluation
         self.counts = [evaluation.samples]
         least = [evaluation.least_samples(m, self.detector.dims) for m in evaluation.measures]
         if max(self.detector.dims + 1, *least) <= len(held_out) < evaluation.samples:
             self.counts.append(len(held_out))  # to hold against the held-out images themselves
         self.kept = 0 if evaluation.measures == ("fd",) else evaluation.samples
-        self.reference = self._collected(train)
-
-    def _collected(self, train: ImageShards) -> Collection:
-        """The training images, numbered in an order that is random and always the same.
-
-        Each rank sees its share; the first one has them all.
-        """
-        who, total = ranks(), len(train)
-        numbers = generator(0, "evaluation/reference").permutation(total).tolist()
-        parts = [numbers[k : k + BATCH] for k in range(0, total, BATCH)]
-        mine = range(len(parts))[who.rank :: who.size]
-        images = (train.batch(range(k * BATCH, k * BATCH + len(parts[k])))[0] for k in mine)
-        collection = Collection(self.detector.dims, [total], self.kept)
-        seen = image_features(images, sum(len(parts[k]) for k in mine), self.detector, self.device)
-        for k, features in zip(mine, seen, strict=True):
-            collection.add(parts[k], features)
-        for other in _gathered(collection)[1:]:
-            collection.merge(other)
-        return collection
 
     def generate(
         self, folder: Path, network: Network, strength: float, first_seed: int, progress: Progress
@@ -91,7 +69,7 @@ class Evaluator:
             collection.add(numbers, self.detector.features(pixels).cpu().numpy())
             images |= {s: x for s, x in zip(part, pixels.cpu(), strict=True) if s in shown}
             progress.advance(len(part) * ranks().size)  # the other ranks are at their parts
-        for other, more in _gathered((collection, images))[1:]:
+        for other, more in gathered((collection, images))[1:]:
             collection.merge(other)
             images |= more
         if not ranks().first:
@@ -104,7 +82,7 @@ class Evaluator:
         evaluation, found = self.params.evaluation, []
         for count, measure in product(self.counts, evaluation.measures):
             number = measured(measure, generated.features, self.reference, count, evaluation,
-                              self.device)  # fmt: skip
+                              self.detector, self.device)  # fmt: skip
             found.append({
                 "guidance": strength,
                 "metric": metric_name(self.detector.name, count, measure),
@@ -114,11 +92,3 @@ class Evaluator:
                 "first_seed": first_seed,
             })  # fmt: skip
         return found
-
-
-def _gathered(mine: T) -> list[T]:
-    """What all ranks have, in their order, on the first; on the others what they have themselves."""
-    parts: list[T] = [mine] * (ranks().size if ranks().first else 1)
-    if dist.is_initialized():
-        dist.gather_object(mine, parts if ranks().first else None)
-    return parts

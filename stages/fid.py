@@ -1,9 +1,10 @@
-"""networks, images, vae, features → reports/fid/X.csv, reports/samples/X: what networks make."""
+"""networks, reference, vae, features → reports/fid/X.csv, reports/samples/X: what networks make."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.detection import outside
 from stages.entry import Place, main
 
 if TYPE_CHECKING:
@@ -138,4 +139,4 @@ def log(place: Place, table: "pd.DataFrame") -> None:
 
 
 if __name__ == "__main__":
-    main(work)
+    main(work, outside)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from edm2.params import UserError
 from stages.entry import Place, main
 
 
@@ -20,11 +19,6 @@ def work(place: Place) -> None:
 
     seed, params = place.params.dataset.seed, place.params.features
     images = ImageShards(Path("data/images"), "train")
-    if len(images) <= params.dims:
-        raise UserError(
-            f"features.dims: {params.dims}: expected fewer than the {len(images)} training images, or "
-            "no Fréchet distance can be taken. Use more images or fewer dimensions."
-        )
     torch.manual_seed(torch_seed(seed, "features/init"))
     classifier = Classifier(params.channels, params.slices, params.dims, len(images.classes),
                             images.resolution).to(place.device)  # fmt: skip

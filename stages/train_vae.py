@@ -29,16 +29,14 @@ def work(place: Place) -> None:
     from edm2.vae.evaluation import evaluate
     from edm2.vae.published import save_codec
     from stages.reports import write_curves
-    from stages.yardsticks import reconstruction_distances
 
     params, device, out = place.params, place.device, place.out("models/vae")
-    prepared, prepared_held_out = (ImageShards(Path("data/images"), split)
-                                   for split in ("train", "held_out"))  # fmt: skip
-    others = [WebImages(paths, prepared.resolution) for paths in shards(params)]
-    images, held_out = others or (prepared, prepared_held_out)
-    classifier = load_classifier(Path("models/features"), device)
+    prepared = [ImageShards(Path("data/images"), split) for split in ("train", "held_out")]
+    others = [WebImages(paths, prepared[0].resolution) for paths in shards(params)]
+    images, held_out = others or prepared
     own = params.vae.backbone == "classifier"
-    backbone = classifier if own else load_vgg16(_copy(params), device)
+    backbone = (load_classifier(Path("models/features"), device) if own
+                else load_vgg16(_copy(params), device))  # fmt: skip
     if params.codec.kind == "trained":
         network = _trained(place, images, held_out, backbone)
         if ranks().first:
@@ -50,9 +48,7 @@ def work(place: Place) -> None:
         write_text(place.out("reports/vae/curves.csv"), "nimg\n")
     if ranks().first:
         codec = load_codec(out, device)
-        found = evaluate(codec, held_out, backbone, device)
-        found |= reconstruction_distances(codec, prepared, prepared_held_out, classifier, device)
-        _write(place, codec, held_out, found)
+        _write(place, codec, held_out, evaluate(codec, held_out, backbone, device))
 
 
 def _write(place: Place, codec: "Codec", held_out: "Images", found: dict[str, float]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("prepare", "train_features", "train_vae", "encode_latents", "train_diffusion",
-          "train_guide", "snapshot_emas", "sweep_ema", "fid", "report")  # fmt: skip
+STAGES = ("prepare", "train_features", "reference", "train_vae", "yardsticks", "encode_latents",
+          "train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid", "report")  # fmt: skip
 PER_CONFIG = ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid")
 TINY: dict[str, Any] = {
     "features.channels": 8, "features.slices": 2, "features.dims": 8,

@@ -1,23 +1,30 @@
 """The measures that params may ask for, on collected features."""
 
 from dataclasses import dataclass
+from math import sqrt
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from edm2.features.backbone import ClassDetector, Detector
 from edm2.metrics.collection import Collection
+from edm2.metrics.inception import inception_score
 from edm2.metrics.kernel import kernel_distance
 from edm2.metrics.neighbours import precision, recall
+from edm2.metrics.reference import Reference
 from edm2.metrics.statistics import distance
 from edm2.params import UserError
-from edm2.params.evaluation import Evaluation, Measure
+from edm2.params.evaluation import SPLITS, Evaluation, Measure
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number, how sure it is (where that is known), and of how many training images."""
+    """A number, how sure it is, and of how many training images, as far as these are known."""
 
     value: float
-    reference: int
+    reference: int | None
     standard_error: float | None = None
     singular: bool = False  # a covariance of no more images than dimensions went into it
 
@@ -25,32 +32,48 @@ class Measured:
 def measured(
     measure: Measure,
     generated: Collection,
-    reference: Collection,
+    reference: Reference,
     count: int,
     params: Evaluation,
+    detector: Detector,
     device: torch.device,
 ) -> Measured:
     """The first `count` generated images beside the training images.
 
     The Fréchet distance compares with all training images; the others, which look at pairs, with as
-    many as are generated (or all, where there are fewer).
+    many as are generated (or all whose features are kept, where there are fewer). The Inception score
+    compares with none.
+
+    Args:
+        detector: that made the features; one that tells classes, for the Inception score.
 
     Raises:
         UserError: too few images on either side.
     """
-    (total,) = reference.moments
     if measure == "fd":
-        ours, theirs = generated.moments[count], reference.moments[total]
-        value = distance(ours, theirs, params.allow_singular)
-        return Measured(value, total, singular=ours.singular or theirs.singular)
-    others, least = min(count, total), params.least_samples(measure, generated.dims)
+        ours = generated.moments[count]
+        value = distance(ours, reference, params.allow_singular)
+        return Measured(value, reference.count, singular=ours.singular or reference.singular)
+    if measure == "is":
+        return _score(generated.features(count), cast(ClassDetector, detector), device)
+    others = min(count, len(reference.features))
+    least = params.least_samples(measure, generated.dims)
     if min(count, others) < least:
         raise UserError(f"{measure} of {count} generated and {others} training images: expected at "
                         f"least {least} of each. Use more, or leave it out of "
                         "evaluation.measures.")  # fmt: skip
-    a, b = generated.features(count), reference.features(others)
+    a, b = generated.features(count), reference.features[:others]
     if measure == "kid":
         value, error = kernel_distance(a, b, device)
         return Measured(value, others, standard_error=error)
     share = precision if measure == "precision" else recall
     return Measured(share(a, b, params.neighbours, device), others)
+
+
+def _score(
+    features: NDArray[np.float32], detector: ClassDetector, device: torch.device
+) -> Measured:
+    """The Inception score; its error is that of the mean over splits."""
+    probabilities = detector.probabilities(torch.from_numpy(features).to(device)).cpu().numpy()
+    value, deviation = inception_score(probabilities, SPLITS)
+    return Measured(value, None, standard_error=deviation / sqrt(SPLITS))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,19 @@ from edm2.features.backbone import Detector
 from edm2.metrics.frechet import frechet_distance
 from edm2.params import UserError
 from edm2.runtime.progress import Progress
+
+
+class Moments(Protocol):
+    """Mean [D] and covariance [D, D] of features, in float64."""
+
+    @property
+    def mean(self) -> NDArray[np.float64]: ...
+    @property
+    def covariance(self) -> NDArray[np.float64]: ...
+    @property
+    def count(self) -> int | None: ...  # of the images behind them; None: unknown
+    @property
+    def singular(self) -> bool: ...  # whether these are too few for a covariance of full rank
 
 
 @dataclass
@@ -82,23 +96,32 @@ def image_statistics(
     return statistics
 
 
-def distance(a: Statistics, b: Statistics, allow_singular: bool = False) -> float:
-    """Fréchet distance of two streams.
+def distance(a: Moments, b: Moments, allow_singular: bool = False) -> float:
+    """Fréchet distance of two sets.
 
     Args:
-        allow_singular: whether singular covariances will do; a single sample never does.
+        allow_singular: whether singular covariances will do; a single image never does.
 
     Raises:
-        UserError: a stream has no more samples than dimensions, so its covariance is singular.
+        UserError: see `require_enough`.
     """
-    for statistics in (a, b):
-        if statistics.count < 2 or (statistics.singular and not allow_singular):
-            raise UserError(
-                f"Fréchet distance of {statistics.count} images: expected more than the "
-                f"{len(statistics.mean)} feature dimensions, or the covariance is singular. "
-                "Use more images or fewer features.dims."
-            )
+    for moments in (a, b):
+        require_enough(moments, allow_singular)
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+
+
+def require_enough(moments: Moments, allow_singular: bool) -> None:
+    """
+    Raises:
+        UserError: there are no more images than dimensions, so that the covariance is singular.
+    """
+    few = moments.count is not None and moments.count < 2
+    if few or (moments.singular and not allow_singular):
+        raise UserError(
+            f"Fréchet distance of {moments.count} images: expected more than the "
+            f"{len(moments.mean)} feature dimensions, or the covariance is singular. Use more images, "
+            "fewer features.dims with the classifier, or have it marked (evaluation.allow_singular)."
+        )
 
 
 def metric_name(detector: str, samples: int, measure: str = "fd") -> str:

@@ -45,6 +45,10 @@ SINGULAR = (
     "little: compare them with nothing but each other."
 )
 
+PUBLISHED = (
+    "Compared with published statistics (evaluation.reference), of an unknown number of images."
+)
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -72,7 +76,7 @@ class Findings:
 def write_report(findings: Findings, folder: Path) -> None:
     """Write index.html, metrics.json, and its tables (csv, md) and figures (png, svg)."""
     networks, vae, training = findings.networks, findings.metrics("vae"), findings.training
-    features = findings.metrics("features")
+    features, yardsticks = findings.metrics("features"), findings.metrics("yardsticks")
     ablation, curve = ablation_table(networks), ema_table(networks)
     write_text(folder / "ablation.csv", ablation.to_csv(index=False))
     write_text(folder / "ablation.md", as_markdown(ablation))
@@ -88,14 +92,15 @@ def write_report(findings: Findings, folder: Path) -> None:
     write_text(folder / "dynamics.csv", dynamics.to_csv(index=False))
     curves = pd.read_csv(findings.folder / "vae/curves.csv")
     (draw_vae if len(curves) else draw_nothing)(curves, folder / "vae.png")
-    write_json(folder / "metrics.json", _summary(networks, vae, features))
+    write_json(folder / "metrics.json", _summary(networks, {"vae": vae, "yardsticks": yardsticks,
+                                                         "features": features}))  # fmt: skip
     sections = [
         ("EMA length", _ema_section(networks, folder)),
         ("Ablation", _ablation_section(ablation)),
         *_sweep_sections(networks, folder / "sweeps"),
         *_guidance_section(findings, networks, folder / "sweeps"),
         ("Samples", _samples_section(findings, networks)),
-        ("How good is that?", _yardsticks_section(yardstick_table(networks, vae), features)),
+        ("How good is that?", _yardsticks_section(yardstick_table(networks, yardsticks), features)),
         ("Autoencoder", _vae_section(findings, vae, curves.empty, folder)),
         *_trained_sections(training, dynamics, folder),
         ("All networks", table(curve)),
@@ -105,11 +110,10 @@ def write_report(findings: Findings, folder: Path) -> None:
     )
 
 
-def _summary(
-    networks: pd.DataFrame, vae: dict[str, float], features: dict[str, float]
-) -> dict[str, float]:
-    found = {f"vae/{key}": value for key, value in vae.items()}
-    found |= {f"features/{key}": value for key, value in features.items()}
+def _summary(networks: pd.DataFrame, stages: Mapping[str, dict[str, float]]) -> dict[str, float]:
+    """What stages measured, and the best network of each config."""
+    found = {f"{stage}/{key}": value for stage, metrics in stages.items()
+             for key, value in metrics.items()}  # fmt: skip
     for config, part in networks.groupby("config"):
         best = best_of(part)
         found |= {f"{config}/best/{k}": value for k, value in measures_of(part, best).items()}
@@ -121,6 +125,8 @@ def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
     lines = []
     if main_metric(networks)["singular"].any():
         lines.append(paragraph(SINGULAR))
+    if main_metric(networks)["reference"].isna().any():
+        lines.append(paragraph(PUBLISHED))
     for config, part in networks.groupby("config"):
         best = best_of(part)
         text = (f"Config {config} is best at EMA length {best['sigma_rel']:g}: "
@@ -282,14 +288,17 @@ def _yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) ->
             "Generated images are measured at another count, which cannot be compared: there are "
             "more held-out images than evaluation.samples."
         )
+    own = yardsticks["metric"].str.startswith("fd_classifier").all()
     note = (
-        "All are distances to the training images, by one metric and one sample count. Held-out "
+        "All are distances to the same real images, by one metric and one sample count. Held-out "
         "images are what a perfect generator would make; their reconstructions show what the "
-        "autoencoder costs. Both generator and detector were trained on the images that are "
-        "compared with: a value below that of held-out images says that the generator stays nearer "
-        "to them than fresh images do, not that it is better than perfect. The detector is a "
-        f"classifier that reads {features['accuracy_held_out']:.1%} of the held-out images rightly."
+        f"autoencoder costs. {'Both generator and detector were' if own else 'The generator was'} "
+        "trained on the training images: a value below that of held-out images says that the "
+        "generator stays nearer to them than fresh images do, not that it is better than perfect."
     )
+    if own:
+        note += (" The detector is a classifier that reads "
+                 f"{features['accuracy_held_out']:.1%} of the held-out images rightly.")  # fmt: skip
     return table(yardsticks) + paragraph(note)
 
 

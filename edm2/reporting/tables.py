@@ -72,17 +72,16 @@ def ema_table(table: pd.DataFrame) -> pd.DataFrame:
     return rows[columns + others].reset_index(drop=True)
 
 
-def yardstick_table(table: pd.DataFrame, vae: dict[str, float]) -> pd.DataFrame:
+def yardstick_table(table: pd.DataFrame, yardsticks: dict[str, float]) -> pd.DataFrame:
     """Generated images beside real and reconstructed held-out ones, one metric throughout.
 
     Empty when there are too few held-out images for a Fréchet distance.
     """
     rows: list[dict[str, object]] = []
-    for key, value in vae.items():
-        if "/fd_" in key:
-            split, _, name = key.partition("/")
-            what = {"held_out": "held-out images", "reconstructions": "their VAE reconstructions"}
-            rows.append({"images": what[split], "metric": name, "value": value})
+    for key, value in yardsticks.items():
+        split, _, name = key.partition("/")
+        what = {"held_out": "held-out images", "reconstructions": "their VAE reconstructions"}
+        rows.append({"images": what[split], "metric": name, "value": value})
     metrics = {row["metric"] for row in rows}
     for config, part in table[table["metric"].isin(metrics)].groupby("config"):
         best = best_of(table[table["config"] == config])

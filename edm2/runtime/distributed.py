@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+T = TypeVar("T")
 LONGEST_WAIT = timedelta(days=7)  # for rank 0, which may wait for another run or read all data
 
 
@@ -70,6 +71,14 @@ def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch
     if dist.is_initialized():
         dist.all_reduce(tensor, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
     return tensor
+
+
+def gathered(mine: T) -> list[T]:
+    """What all ranks have, in their order, on the first; on the others what they have themselves."""
+    parts: list[T] = [mine] * (ranks().size if ranks().first else 1)
+    if dist.is_initialized():
+        dist.gather_object(mine, parts if ranks().first else None)
+    return parts
 
 
 def barrier() -> None:

@@ -8,10 +8,22 @@ from tiny import ROOT
 from edm2.metrics import frechet_distance, kernel_distance, precision, recall
 from edm2.metrics.collection import Collection
 from edm2.metrics.measures import measured
+from edm2.metrics.reference import reference_of
 from edm2.params import UserError, load
 
 CPU = torch.device("cpu")
 DIMS = 4
+
+
+class Means:
+    """A detector of classes."""
+
+    name, dims, fingerprint = "means", DIMS, ""
+
+    def features(self, images): ...
+
+    def probabilities(self, features):
+        return features.softmax(1)
 
 
 def params(**changes):
@@ -32,6 +44,10 @@ def collected(data, counts, kept=0, parts=3, ranks=1):
     for other in found[1:]:
         found[0].merge(other)
     return found[0]
+
+
+def reference_from(data, kept=0):
+    return reference_of(collected(data, [len(data)], kept))
 
 
 def distance(a, b):
@@ -71,11 +87,11 @@ def test_only_the_images_asked_for_are_kept():
 def test_the_frechet_distance_is_to_all_training_images_and_the_others_to_as_many():
     ours, theirs = features(40, 1, 0.5), features(90, 2)
     generated = collected(ours, [40, 25], kept=40)
-    reference = collected(theirs, [90], kept=40)
+    reference = reference_from(theirs, kept=40)
     chosen = params(neighbours=2)
     for count in (40, 25):
         a, b = ours[:count], theirs[:count]
-        found = {m: measured(m, generated, reference, count, chosen, CPU)
+        found = {m: measured(m, generated, reference, count, chosen, Means(), CPU)
                  for m in ("fd", "kid", "precision", "recall")}  # fmt: skip
         assert found["fd"].value == pytest.approx(distance(a, theirs), rel=1e-6)
         kid = found["kid"].value, found["kid"].standard_error
@@ -89,8 +105,8 @@ def test_the_frechet_distance_is_to_all_training_images_and_the_others_to_as_man
 
 def test_fewer_training_images_than_generated_all_take_part():
     ours, theirs = features(40, 1, 0.5), features(30, 2)
-    found = measured("precision", collected(ours, [40], kept=40), collected(theirs, [30], kept=40),
-                     40, params(), CPU)  # fmt: skip
+    found = measured("precision", collected(ours, [40], kept=40), reference_from(theirs, kept=40),
+                     40, params(), Means(), CPU)  # fmt: skip
     assert (found.value, found.reference) == (precision(ours, theirs, 3), 30)
 
 
@@ -98,10 +114,10 @@ def test_fewer_training_images_than_generated_all_take_part():
 def test_a_singular_covariance_is_refused_or_marked(ours, theirs):
     """No more images than the 4 dimensions, on either side."""
     generated = collected(features(ours, 1), [ours])
-    reference = collected(features(theirs, 2), [theirs])
+    reference = reference_from(features(theirs, 2))
     with pytest.raises(UserError, match="3 images: expected more than the 4 feature dimensions"):
-        measured("fd", generated, reference, ours, params(), CPU)
-    found = measured("fd", generated, reference, ours, params(allow_singular=True), CPU)
+        measured("fd", generated, reference, ours, params(), Means(), CPU)
+    found = measured("fd", generated, reference, ours, params(allow_singular=True), Means(), CPU)
     assert found.singular
     assert np.isfinite(found.value)
 
@@ -110,8 +126,25 @@ def test_a_singular_covariance_is_refused_or_marked(ours, theirs):
 def test_too_few_images_for_a_measure_are_refused_on_either_side(measure, least):
     for ours, theirs in ((least - 1, 50), (50, least - 1)):
         generated = collected(features(ours, 1), [ours], kept=50)
-        reference = collected(features(theirs, 2), [theirs], kept=50)
+        reference = reference_from(features(theirs, 2), kept=50)
         with pytest.raises(UserError, match=f"{measure} of {ours} generated .*at least {least} of"):
-            measured(measure, generated, reference, ours, params(neighbours=5), CPU)
-    generated, reference = (collected(features(least, k), [least], kept=50) for k in (1, 2))
-    assert measured(measure, generated, reference, least, params(neighbours=5), CPU).value <= 1e9
+            measured(measure, generated, reference, ours, params(neighbours=5), Means(), CPU)
+    generated = collected(features(least, 1), [least], kept=50)
+    reference = reference_from(features(least, 2), kept=50)
+    found = measured(measure, generated, reference, least, params(neighbours=5), Means(), CPU)
+    assert np.isfinite(found.value)
+
+
+def test_the_inception_score_is_of_what_the_detector_reads_in_the_features():
+    """Ten parts in their order; exp of the mean of Σ p ln(p / mean p), by hand."""
+    data = features(40, 1)
+    generated, reference = collected(data, [40, 23], kept=40), reference_from(features(9, 2))
+    for count in (40, 23):
+        p = np.exp(data[:count].astype(np.float64))
+        p /= p.sum(1, keepdims=True)
+        parts = [p[count * k // 10 : count * (k + 1) // 10] for k in range(10)]
+        scores = [np.exp((q * np.log(q / q.mean(0))).sum(1).mean()) for q in parts]
+        found = measured("is", generated, reference, count, params(), Means(), CPU)
+        assert found.value == pytest.approx(np.mean(scores), rel=1e-5)
+        assert found.standard_error == pytest.approx(np.std(scores) / np.sqrt(10), rel=1e-4)
+        assert (found.reference, found.singular) == (None, False)

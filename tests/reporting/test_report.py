@@ -23,7 +23,7 @@ def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
         {"config": config, "sigma_rel": s, "nimg": 1000, "metric": name, "value": v * scale,
          "detector": "classifier", "samples": count, "average": "power", "error": 0.01,
          "weight_sum": 1.0, "snapshots": 8, "first_seed": 0, "tensors": "all", "seeds": "sweep",
-         "guidance": 1.0, "singular": False, "standard_error": None,
+         "guidance": 1.0, "singular": False, "standard_error": None, "reference": 1500,
          "network": f"{1000:012d}-sigma_rel-{s!r}"}
         for s, v in zip(lengths, values, strict=True)
         for name, count, scale in (("fd_classifier_1k", 1000, 1), ("fd_classifier_200", 200, 10))
@@ -100,18 +100,15 @@ def test_the_papers_table_falls_from_a_to_g():
 
 
 def test_yardsticks_share_one_metric():
-    vae = {
-        "psnr": 30.0,
-        "held_out/fd_classifier_200": 5.0,
-        "reconstructions/fd_classifier_200": 6.0,
-    }
-    table = yardstick_table(networks(), vae)
-    assert set(table["metric"]) == {"fd_classifier_200"}
-    assert table["value"].tolist() == [5.0, 6.0, 10.0]  # the last: the best network's, at 200
+    for name in ("fd_classifier_200", "fid_200", "fd_dinov2_200"):
+        table = networks().replace({"metric": {"fd_classifier_200": name}})
+        found = yardstick_table(table, {f"held_out/{name}": 5.0, f"reconstructions/{name}": 6.0})
+        assert set(found["metric"]) == {name}
+        assert found["value"].tolist() == [5.0, 6.0, 10.0]  # the last: the best network's, at 200
 
 
 def test_without_held_out_distances_there_are_no_yardsticks():
-    assert yardstick_table(networks(), {"psnr": 30.0}).empty
+    assert yardstick_table(networks(), {}).empty
 
 
 def test_markdown_has_a_line_per_row():

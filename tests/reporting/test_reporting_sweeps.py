@@ -16,8 +16,9 @@ def curve(values, config="G", nimg=1000, tensors="all", seeds="sweep", lengths=L
     return pd.DataFrame([
         {"config": config, "network": f"{nimg}-{tensors}-{length}", "sigma_rel": length,
          "nimg": nimg, "tensors": tensors, "seeds": seeds, "guidance": 1.0, "average": "power", "error": 0.01,
-         "singular": False, "weight_sum": 1.0, "snapshots": 8, "metric": f"fd_classifier_{name}",
-         "value": value * scale, "detector": "classifier", "samples": samples,
+         "singular": False, "reference": 1500, "weight_sum": 1.0, "snapshots": 8,
+         "metric": f"fd_classifier_{name}", "value": value * scale,
+         "detector": "classifier", "samples": samples,
          "first_seed": 0 if seeds == "sweep" else 1000}
         for length, value in zip(lengths, values, strict=True)
         for name, samples, scale in (("1k", 1000, 1), ("200", 200, 10))

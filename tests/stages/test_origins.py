@@ -59,6 +59,10 @@ def web(project):
     return enter
 
 
+def metrics_of(folder, stage):
+    return json.loads((folder / f"reports/{stage}/metrics.json").read_text())
+
+
 def train():
     run_stage("train_vae", outside=outside(load("params.yaml")))
 
@@ -66,10 +70,11 @@ def train():
 def test_the_vae_trains_on_shards_that_others_made(web, finished):
     folder = web(vae__images__least_area=0.5, vae__images__flip=0.5)
     train()
+    run_stage("yardsticks")
     curves = pd.read_csv(folder / "reports/vae/curves.csv")
     assert list(curves["nimg"]) == [128, 256, 384, 512]
     assert np.isfinite(curves["held_out/psnr"].dropna()).all()
-    ours, usual = (json.loads((where / "reports/vae/metrics.json").read_text())
+    ours, usual = ({**metrics_of(where, "vae"), **metrics_of(where, "yardsticks")}
                    for where in (folder, finished))  # fmt: skip
     assert ours["psnr"] != usual["psnr"]  # of other held-out images
     distances = [key for key in usual if key.startswith("held_out/fd_classifier_")]

@@ -1,0 +1,201 @@
+"""What is compared with, made once; and the pipeline with a published detector."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from random_detectors import write_dinov2, write_inception
+from safetensors.torch import load_file
+from test_resume import start
+from tiny import ROOT, TINY, make_project, run_stage
+
+from edm2.data.images import ImageShards
+from edm2.data.latents import LatentShards
+from edm2.diffusion.setup import denoiser_for, set_network
+from edm2.features.classifier import Classifier, load_classifier, save_classifier
+from edm2.features.inception import load_inception
+from edm2.metrics import frechet_distance, inception_score
+from edm2.params import UserError, load
+from edm2.runtime.files import sha256
+from edm2.runtime.manifest import read_manifest
+from edm2.runtime.randomness import generator
+from edm2.sampling import heun
+from edm2.sampling.generate import seed_labels, seed_noise
+from edm2.vae.codec import load_codec
+from stages.declaration import declaration
+from stages.detection import outside
+
+CPU = torch.device("cpu")
+
+
+def seen(folder, split, detector=None):
+    images = ImageShards(folder / "data/images", split)
+    detector = detector or load_classifier(folder / "models/features", CPU)
+    return detector.features(images.batch(range(len(images)))[0]).double().numpy()
+
+
+def moments(features):
+    return features.mean(0), np.cov(features.T)
+
+
+def test_all_training_images_are_seen(finished):
+    """1527 are no multiple of a batch; in an order of their own, so that the first are a sample."""
+    train = seen(finished, "train")
+    folder = finished / "data/reference"
+    facts = read_manifest(folder)
+    assert (
+        facts["count"] == len(train) == read_manifest(finished / "data/images")["images"]["train"]
+    )
+    assert len(train) % 256
+    assert (facts["detector"], facts["dims"]) == ("classifier", 8)
+    assert facts["images"] == sha256(finished / "data/images/manifest.json")
+    assert facts["weights"] == sha256(finished / "models/features/network.safetensors")
+    with np.load(folder / "statistics.npz", allow_pickle=False) as arrays:
+        found = arrays["mu"], arrays["sigma"]
+    for ours, expected in zip(found, moments(train), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-7)
+    order = np.argsort(generator(0, "evaluation/reference").permutation(len(train)))
+    features = np.load(folder / "features.npy", allow_pickle=False)
+    np.testing.assert_allclose(features, train[order], rtol=1e-3, atol=1e-5)
+
+
+def test_yardsticks_are_distances_to_it(finished):
+    train, held_out = (seen(finished, split) for split in ("train", "held_out"))
+    found = json.loads((finished / "reports/yardsticks/metrics.json").read_text())
+    real, decoded = (
+        f"{what}/fd_classifier_{len(held_out)}" for what in ("held_out", "reconstructions")
+    )
+    assert found.keys() == {real, decoded}
+    expected = frechet_distance(*moments(held_out), *moments(train))
+    assert found[real] == pytest.approx(expected, rel=1e-3)
+    codec, images = load_codec(finished / "models/vae", CPU), ImageShards(
+        finished / "data/images", "held_out")  # fmt: skip
+    pixels = codec.decode(codec.encode(images.batch(range(len(images)))[0])[0])
+    features = load_classifier(finished / "models/features", CPU).features(pixels).double().numpy()
+    expected = frechet_distance(*moments(features), *moments(train))
+    assert found[decoded] == pytest.approx(expected, rel=1e-3)
+    metrics = json.loads((finished / "reports/metrics.json").read_text())
+    assert {f"yardsticks/{key}" for key in found} <= metrics.keys()
+
+
+def test_two_ranks_see_what_one_sees(project, finished):
+    folder = project()
+    shutil.rmtree(folder / "data/reference")
+    ranks = start(folder, "torch.distributed.run", "--nproc_per_node=2", "--master_port=0",
+                  "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", "-m", "stages.reference")  # fmt: skip
+    assert ranks.wait() == 0, ranks.stderr.read()
+    ours, theirs = (where / "data/reference" for where in (folder, finished))
+    assert (ours / "features.npy").read_bytes() == (theirs / "features.npy").read_bytes()
+    with np.load(ours / "statistics.npz") as a, np.load(theirs / "statistics.npz") as b:
+        for name in ("mu", "sigma"):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-12, atol=1e-14)
+
+
+def test_another_detector_is_other_work_for_those_that_measure_alone():
+    """Nothing is trained or encoded anew."""
+    asking = {name for name in ("prepare", "train_features", "reference", "train_vae", "yardsticks",
+                                "encode_latents", "train_diffusion", "sweep_ema", "fid", "report")
+              if any(key.startswith("evaluation")
+                     for key in declaration(name, "G", ROOT / "dvc.yaml").params)}  # fmt: skip
+    assert asking == {"reference", "yardsticks", "fid"}
+
+
+@pytest.mark.parametrize("stage", ["yardsticks", "fid"])
+def test_a_reference_of_another_classifier_is_refused(project, stage):
+    folder = project()
+    facts = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**facts), folder / "models/features")
+    with pytest.raises(
+        UserError, match=r"data/reference: expected weights .*`dvc repro -f -s refer"
+    ):
+        run_stage(stage, "G" if stage == "fid" else "")
+
+
+def test_too_few_training_images_are_told_before_anything_is_trained(project, finished):
+    train = read_manifest(finished / "data/images")["images"]["train"]
+    folder = project(features__dims=train, evaluation__samples=2 * train)
+    facts = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**{**facts, "dims": train}), folder / "models/features")
+    said = f"Fréchet distance of {train} images: expected more than the {train} feature dimensions"
+    with pytest.raises(UserError, match=said):
+        run_stage("reference")
+
+
+SAMPLES = 12
+
+
+def test_published_statistics_and_the_inception_score(finished, tmp_path, monkeypatch):
+    """A random Inception and made-up moments of its features; values made here once more."""
+    weights = write_inception(tmp_path / "inception.pth", monkeypatch)
+    rng = np.random.default_rng(0)
+    mean, factor = rng.normal(size=2048), rng.normal(size=(2048, 2048)) / 50
+    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=factor @ factor.T)
+    folder = make_project(tmp_path / "project", {
+        **TINY, "evaluation.detector": "inception", "evaluation.detector_path": str(weights),
+        "evaluation.reference": str(tmp_path / "theirs.npz"), "evaluation.samples": SAMPLES,
+        "evaluation.allow_singular": True, "evaluation.measures": ["fd", "is"],
+        "evaluation.confirm": False, "evaluation.grid_columns": 1, "sweep.sigma_rel": [0.1],
+    })  # fmt: skip
+    for results in ("data", "models", "reports"):
+        shutil.copytree(finished / results, folder / results)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    for stage in ("reference", "yardsticks"):
+        run_stage(stage)
+    assert json.loads((folder / "reports/yardsticks/metrics.json").read_text()) == {}
+    facts = read_manifest(folder / "data/reference")
+    assert (facts["detector"], facts["dims"], facts["count"]) == ("inception", 2048, None)
+    for stage in ("sweep_ema", "fid"):
+        run_stage(stage, "G")
+    run_stage("report")
+
+    rows = pd.read_csv(folder / "reports/fid/G.csv").set_index("metric")
+    assert list(rows.index) == [f"fid_{SAMPLES}", f"is_inception_{SAMPLES}"]
+    assert rows["detector"].eq("inception").all()
+    assert rows["reference"].isna().all()
+    assert rows["singular"].tolist() == [True, False]
+    detector = load_inception(weights, CPU)
+    features = detector.features(generated(folder))
+    ours = features.double().numpy()
+    assert ours.std(0).mean() > 0
+    expected = frechet_distance(*moments(ours), mean, factor @ factor.T)
+    assert rows.loc[f"fid_{SAMPLES}", "value"] == pytest.approx(expected, rel=1e-4)
+    value, deviation = inception_score(detector.probabilities(features).numpy())
+    found = rows.loc[f"is_inception_{SAMPLES}", ["value", "standard_error"]].tolist()
+    assert found == pytest.approx([value, deviation / np.sqrt(10)], rel=1e-3)
+    page = (folder / "reports/index.html").read_text()
+    assert "of an unknown number of images" in page
+    assert "of an unknown number" not in (finished / "reports/index.html").read_text()
+
+
+def generated(folder):
+    params = load(folder / "params.yaml").of("G")
+    latents = LatentShards(folder / "data/latents", "train")
+    (network,) = read_manifest(folder / "models/sweep/G")["networks"]
+    denoiser = set_network(denoiser_for("G", params, latents.shape, 10),
+                           load_file(folder / "models/sweep/G" / network["file"]))  # fmt: skip
+    seeds = range(SAMPLES)
+    labels = seed_labels(seeds, 10, params.sampling.labels)
+    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape), 3)
+    return load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
+
+
+def test_files_from_outside_are_other_work(project, tmp_path, monkeypatch):
+    folder = project()
+    assert outside(load("params.yaml")) == ""
+    weights = write_dinov2(tmp_path / "weights.pth", monkeypatch)
+    (tmp_path / "theirs.npz").write_bytes(b"x")
+    folder = make_project(tmp_path / "other", {
+        **TINY, "evaluation.detector": "dinov2", "evaluation.samples": 1100,
+        "evaluation.detector_path": str(weights), "evaluation.reference": str(tmp_path / "theirs.npz"),
+    })  # fmt: skip
+    monkeypatch.chdir(folder)
+    found = {outside(load("params.yaml"))}
+    for name in ("weights.pth", "theirs.npz"):
+        os.utime(tmp_path / name, (1, 1))
+        found.add(outside(load("params.yaml")))
+    assert len(found) == 3
