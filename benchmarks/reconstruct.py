@@ -3,8 +3,9 @@
 `python benchmarks/reconstruct.py [--millions 31] [--snapshots 64] [--lengths 1 8 31]` makes a store of
 random 16-bit snapshots in a temporary folder and prints a table. Each row is a process of its own:
 reconstruction into 16-bit files; a plain read of the same files; a float32 matrix product of the same
-shape on values in memory; and the plain loop, one multiply-add over all parameters per snapshot and
-length (timed on a few snapshots, and extrapolated).
+shape on values in memory, more than caches hold; and the plain loop, one multiply-add over all parameters
+per snapshot and length (timed on a few snapshots, and extrapolated). Seconds are the median of a few such
+processes: the first to write so many files waits for memory that the system has yet to find.
 """
 
 import argparse
@@ -67,11 +68,11 @@ def run_product(folder: Path, count: int, scratch: Path) -> float:
     values = sum(t.numel() for t in load_file(store.path(store.snapshots[0])).values())
     width = min(values, 2**20)
     data = torch.randn(len(store.snapshots), width)
-    weights = torch.randn(count, len(store.snapshots))
-    weights @ data
+    weights, out = torch.randn(count, len(store.snapshots)), torch.empty(count, width)
+    torch.mm(weights, data, out=out)
     start = time.perf_counter()
     for _ in range(-(-values // width)):
-        weights @ data
+        torch.mm(weights, data, out=out)
     return (time.perf_counter() - start) * values / (-(-values // width) * width)
 
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--millions", type=float, default=31.0, help="parameters; default: 31")
     parser.add_argument("--snapshots", type=int, default=64, help="default: 64")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1, 8, 31])
+    parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -118,11 +120,12 @@ def main() -> None:
         make_store(Path(folder), given.snapshots, int(given.millions * 1e6))
         for count in given.lengths:
             for way in WAYS:
-                os.sync()  # what was written before is not to be written now
-                found = alone(
-                    __file__, ["--one", way, folder, str(count)], f"{count} lengths, {way}"
-                )
-                rows.append({"lengths": count, "way": way, **found})
+                runs = []
+                for k in range(given.repeats):
+                    os.sync()  # what was written before is not to be written now
+                    runs.append(alone(__file__, ["--one", way, folder, str(count)],
+                                      f"{count} lengths, {way}, {k + 1} of {given.repeats}"))  # fmt: skip
+                rows.append({"lengths": count, "way": way, **pd.DataFrame(runs).median()})
     table = pd.DataFrame(rows)
     print(f"{given.snapshots} snapshots of {given.millions:g} million parameters, float16; "
           f"{torch.get_num_threads()} threads")  # fmt: skip

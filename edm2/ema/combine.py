@@ -12,7 +12,8 @@ from edm2.ema.tensorfile import Entry, TensorReader
 from edm2.params import UserError
 from edm2.runtime.progress import Progress
 
-PIECE_VALUES = 2**21  # of all files, or all sums, together: small enough for caches
+PIECE_VALUES = 2**23  # of all files, or all sums, together: few calls to the system
+PRODUCT_VALUES = 2**20  # of a piece, multiplied at a time: small enough for caches
 
 Piece = tuple[str, int, int]  # tensor, first value, number of values
 
@@ -25,7 +26,7 @@ def combine(
 ) -> None:
     """Σ_i weights(name)[k, i] · file_i[name] for every k, piece by piece, summed in float32.
 
-    One matrix product per piece, [sums, files] times [files, values]. As many workers as PyTorch has
+    By matrix products, [sums, files] times [files, values]. As many workers as PyTorch has
     threads take the pieces, each with one thread from reading to consuming. Memory holds some pieces
     of PIECE_VALUES per worker, whatever the number and size of files and sums.
 
@@ -76,8 +77,10 @@ class _Room:
             size: most values of a piece.
         """
         self.files, self.count = files, count
+        self.step = min(size, max(1, PRODUCT_VALUES // max(len(files), count)))
         self.stored = torch.empty(8 * len(files) * size, dtype=torch.uint8)
-        self.values = torch.empty(len(files) * size)
+        self.bytes = self.stored.numpy().data
+        self.values = torch.empty(len(files) * self.step)
         self.sums = torch.empty(count * size)
 
     def sums_of(self, piece: Piece, weights: torch.Tensor) -> torch.Tensor:
@@ -86,11 +89,14 @@ class _Room:
         shape = (len(self.files), length)
         dtype = self.files[0].entries[name].dtype
         stored = self.stored.view(dtype)[: len(self.files) * length].view(shape)
-        for file, row in zip(self.files, stored, strict=True):
-            file.read(name, begin, row)
-        values = self.values[: stored.numel()].view(shape).copy_(stored)
+        row = length * dtype.itemsize
+        for k, file in enumerate(self.files):
+            file.read(name, begin, self.bytes[k * row : (k + 1) * row])
         sums = self.sums[: self.count * length].view(self.count, length)
-        return torch.mm(weights, values, out=sums)
+        for part, out in zip(stored.split(self.step, 1), sums.split(self.step, 1), strict=True):
+            values = self.values[: part.numel()].view(part.shape).copy_(part)
+            torch.mm(weights, values, out=out)
+        return sums
 
 
 @contextmanager

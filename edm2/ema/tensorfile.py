@@ -67,15 +67,10 @@ class TensorReader:
             raise UserError(f"{path}: {path.stat().st_size} bytes, expected {self.start + end}: "
                             f"truncated. {WAY_OUT}")  # fmt: skip
 
-    def read(self, name: str, begin: int, out: torch.Tensor) -> None:
-        """Fill the contiguous `out` with values of tensor `name` from number `begin` on.
-
-        `out` has the tensor's dtype.
-        """
+    def read(self, name: str, begin: int, buffer: memoryview) -> None:
+        """Fill `buffer`, of bytes, with values of tensor `name` from number `begin` on."""
         entry = self.entries[name]
-        size = entry.dtype.itemsize
-        buffer = out.view(torch.uint8).numpy().data.cast("B") if out.numel() else memoryview(b"")
-        position = self.start + entry.begin + begin * size
+        position = self.start + entry.begin + begin * entry.dtype.itemsize
         while buffer:
             done = os.preadv(self.file.fileno(), [buffer], position)
             if not done:
@@ -85,9 +80,9 @@ class TensorReader:
     def tensor(self, name: str) -> torch.Tensor:
         """A whole tensor."""
         entry = self.entries[name]
-        out = torch.empty(entry.count, dtype=entry.dtype)
-        self.read(name, 0, out)
-        return out.reshape(entry.shape)
+        stored = torch.empty(entry.count * entry.dtype.itemsize, dtype=torch.uint8)
+        self.read(name, 0, stored.numpy().data)
+        return stored.view(entry.dtype).reshape(entry.shape)
 
     def close(self) -> None:
         self.file.close()

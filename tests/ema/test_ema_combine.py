@@ -64,6 +64,7 @@ def whole(store, weights):
 def test_threads_share_the_pieces_and_change_nothing(tmp_path, monkeypatch, threads):
     """Nor do they change how many threads PyTorch has, even if one fails."""
     monkeypatch.setattr(combining, "PIECE_VALUES", 40)
+    monkeypatch.setattr(combining, "PRODUCT_VALUES", 24)
     store = make_store(tmp_path / "store")
     weights = torch.randn(3, len(store.snapshots))
     expected = whole(store, lambda _: weights)
@@ -79,12 +80,20 @@ def test_threads_share_the_pieces_and_change_nothing(tmp_path, monkeypatch, thre
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("piece_values", [1, 8, 40, 7 * 8, 2**21])
+@pytest.mark.parametrize(
+    ("piece_values", "product_values"),
+    [(1, 1), (8, 8), (40, 40), (40, 24), (7 * 8, 1), (7 * 8, 999), (2**23, 2**20)],
+)
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 @pytest.mark.parametrize("out_dtype", EXACT, ids=str)
-def test_files_and_memory_hold_the_plain_sum(tmp_path, monkeypatch, piece_values, dtype, out_dtype):
-    """For pieces of one value, of some that divide a tensor's or do not, and of all."""
+def test_files_and_memory_hold_the_plain_sum(
+    tmp_path, monkeypatch, piece_values, product_values, dtype, out_dtype
+):
+    """For pieces of one value, of some that divide a tensor's or do not, and of all; and for products
+    of a piece's parts.
+    """
     monkeypatch.setattr(combining, "PIECE_VALUES", piece_values)
+    monkeypatch.setattr(combining, "PRODUCT_VALUES", product_values)
     store, lengths = make_store(tmp_path / "store", dtype), (0.03, 0.08, 0.15)
     targets = {tmp_path / f"{s}.safetensors": Target(s) for s in lengths}
     made = reconstruct_files(store, targets, out_dtype)
