@@ -4,7 +4,7 @@
 random 16-bit snapshots in a temporary folder and prints a table. Each row is a process of its own:
 reconstruction into 16-bit files; a plain read of the same files; a float32 matrix product of the same
 shape on values in memory, more than caches hold; and the plain loop, one multiply-add over all parameters
-per snapshot and length (timed on a few snapshots, and extrapolated). Seconds are the median of a few such
+per snapshot and length, and the same files in the end (timed on a few snapshots, and extrapolated). Seconds are the median of a few such
 processes: the first to write so many files waits for memory that the system has yet to find.
 """
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pandas as pd
 import torch
 from alone import alone, peak_gib
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from edm2.ema import Snapshot, SnapshotStore, Target, reconstruct_files, write_snapshot
 from edm2.ema.profile import Power
@@ -93,7 +93,10 @@ def run_loop(folder: Path, count: int, scratch: Path) -> float:
                     total[name] = values * float(weight)
         if k:  # the first one allocates
             seconds += time.perf_counter() - start
-    return seconds / IN_LOOP * len(store.snapshots)
+    start = time.perf_counter()
+    for k, total in enumerate(sums):
+        save_file({name: values.half() for name, values in total.items()}, scratch / str(k))
+    return seconds / IN_LOOP * len(store.snapshots) + time.perf_counter() - start
 
 
 WAYS = {"reconstruct": run_reconstruct, "plain read": run_read, "matrix product": run_product,
