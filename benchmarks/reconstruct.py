@@ -4,8 +4,9 @@
 random 16-bit snapshots in a temporary folder and prints a table. Each row is a process of its own:
 reconstruction into 16-bit files; a plain read of the same files; a float32 matrix product of the same
 shape on values in memory, more than caches hold; and the plain loop, one multiply-add over all parameters
-per snapshot and length, and the same files in the end (timed on a few snapshots, and extrapolated). Seconds are the median of a few such
-processes: the first to write so many files waits for memory that the system has yet to find.
+per snapshot and length, and the same files in the end (timed on a few snapshots, and extrapolated).
+Seconds are the median of a few such processes: the first to write so many files waits for memory that
+the system has yet to find.
 """
 
 import argparse
