@@ -64,15 +64,16 @@ class Evaluator:
                  for k in (labels == label).nonzero().flatten()[:columns].tolist()}  # fmt: skip
         collection = Collection(self.detector.dims, self.counts, self.kept)
         images: dict[int, torch.Tensor] = {}
-        for part, pixels in self.sampler.images(denoise, seeds, labels_of):
+        who = ranks()
+        for part, pixels in self.sampler.images(denoise, seeds[who.rank :: who.size], labels_of):
             numbers = [seed - first_seed for seed in part]
             collection.add(numbers, self.detector.features(pixels).cpu().numpy())
             images |= {s: x for s, x in zip(part, pixels.cpu(), strict=True) if s in shown}
-            progress.advance(len(part) * ranks().size)  # the other ranks are at their parts
+            progress.advance(len(part) * who.size)  # the other ranks are at their parts
         for other, more in gathered((collection, images))[1:]:
             collection.merge(other)
             images |= more
-        if not ranks().first:
+        if not who.first:
             return None
         return Generated(collection, torch.stack([images[seed] for seed in sorted(shown)]),
                          labels_of(sorted(shown)))  # fmt: skip

@@ -107,10 +107,11 @@ def claim(given: argparse.Namespace, params: Params) -> None:
     from edm2.runtime.files import sha256, write_json
 
     files = (given.network, given.guide)
+    together = given.labels or given.format == "shards"  # which seeds there are shapes each file
     facts = {
         "networks": [sha256(path) if path and path.is_file() else None for path in files],
         "strength": given.strength, "labels": given.labels, "format": given.format,
-        "seeds": [given.seeds[0], given.seeds[-1], len(given.seeds)] if given.labels else None,
+        "seeds": str(given.seeds) if together else None,
         "config": given.config, "guidance": params.guidance.model_dump(mode="json"),
         "sampling": params.sampling.model_dump(mode="json", exclude={"batch"}),
     }  # fmt: skip
@@ -140,7 +141,7 @@ def labels_of(
 def made(
     given: argparse.Namespace, sampler: "Sampler", seeds: Sequence[int]
 ) -> Iterator[tuple[int, "torch.Tensor", int]]:
-    """This rank's seeds with their images uint8 [3, R, R] and labels."""
+    """The seeds with their images uint8 [3, R, R] and labels."""
     denoise = sampler.denoise(given.network, given.guide, given.strength)
 
     def own(part: Sequence[int]) -> "torch.Tensor":
@@ -154,9 +155,12 @@ def write_files(given: argparse.Namespace, sampler: "Sampler") -> None:
     """{seed}.png each."""
     from PIL import Image
 
+    from edm2.runtime.distributed import ranks
     from edm2.runtime.files import replacing
 
-    missing = [seed for seed in given.seeds if not _file(given, seed).exists()]
+    who = ranks()
+    mine = given.seeds[who.rank :: who.size]  # whatever the other ranks have written meanwhile
+    missing = [seed for seed in mine if not _file(given, seed).exists()]
     for seed, image, _ in made(given, sampler, missing):
         with replacing(_file(given, seed), durable=False) as temporary:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="png")
@@ -168,9 +172,8 @@ def write_shards(given: argparse.Namespace, sampler: "Sampler") -> None:
     from edm2.data.shards import write_shard
     from edm2.runtime.distributed import ranks
 
-    if ranks().size > 1:
-        raise UserError("--format shards: expected one process; or write png on several.")
-    for start in range(0, len(given.seeds), SHARD):
+    who = ranks()
+    for start in range(0, len(given.seeds), SHARD)[who.rank :: who.size]:
         seeds = given.seeds[start : start + SHARD]
         path = given.out / f"samples-{seeds[0]:09d}.tar"
         if not path.exists():

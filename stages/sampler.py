@@ -66,7 +66,7 @@ class Sampler:
         seeds: Sequence[int],
         labels_of: Callable[[Sequence[int]], torch.Tensor],
     ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
-        """This rank's seeds in batches, and their images uint8 [N, 3, R, R]."""
+        """The seeds in batches, and their images uint8 [N, 3, R, R]."""
         for part, latents in generate(denoise, seeds, self.latents.shape, labels_of,
                                       self.params.sampling, self.device):  # fmt: skip
             yield part, self.codec.decode(self.latents.normalization.denormalize(latents))

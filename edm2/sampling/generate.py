@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 
 from edm2.params.evaluation import Sampling
-from edm2.runtime.distributed import ranks
 from edm2.runtime.randomness import generator, normals
 from edm2.sampling.guidance import ConditionalDenoise
 from edm2.sampling.solver import Churn, euler, heun
@@ -53,7 +52,7 @@ def generate(
     sampling: Sampling,
     device: torch.device,
 ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
-    """Samples in batches of at most `sampling.batch`; ranks take batches in turn.
+    """Samples of all `seeds`, in batches of at most `sampling.batch`.
 
     Args:
         labels_of: the classes int64 [N] of seeds, such as `seed_labels`.
@@ -61,9 +60,8 @@ def generate(
     Returns:
         seeds of the batch and its samples float32 [N, *shape].
     """
-    who = ranks()
-    parts = [seeds[k : k + sampling.batch] for k in range(0, len(seeds), sampling.batch)]
-    for part in parts[who.rank :: who.size]:
+    for begin in range(0, len(seeds), sampling.batch):
+        part = seeds[begin : begin + sampling.batch]
         labels = labels_of(part).to(device)
         noise = seed_noise(part, shape).to(device)
         yield part, SOLVERS[sampling.solver](

@@ -58,22 +58,6 @@ def test_samples_take_no_part_in_the_global_randomness(changes):
                for seed, image in samples(range(3), 3, **changes).items())  # fmt: skip
 
 
-@both_kinds
-@pytest.mark.parametrize("size", [2, 3])
-def test_ranks_share_the_seeds(monkeypatch, size, changes):
-    """Each seed on one rank, the same image as without ranks."""
-    whole, seen = samples(range(5, 18), 4, **changes), {}
-    monkeypatch.setenv("WORLD_SIZE", str(size))
-    for rank in range(size):
-        monkeypatch.setenv("RANK", str(rank))
-        found = samples(range(5, 18), 4, **changes)
-        assert found
-        assert not seen.keys() & found.keys()
-        seen |= found
-    assert seen.keys() == whole.keys()
-    assert all(torch.equal(seen[seed], whole[seed]) for seed in whole)
-
-
 def test_the_solver_is_the_one_asked_for():
     """The solvers themselves, told the class and given the seeds' noise."""
 

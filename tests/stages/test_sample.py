@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -21,6 +22,11 @@ def run(*words, network=NETWORK):
     given = sample.parser().parse_args([network, *words])
     sample.sample(given, load("params.yaml").of("G"))
     return given.out
+
+
+def names_in(shard):
+    with tarfile.open(shard) as tar:
+        return tar.getnames()
 
 
 def picture(path):
@@ -62,11 +68,50 @@ def test_shards_hold_the_same_images(project):
     folder = project()
     run("--seeds", "0-4", "--out", "files")
     run("--seeds", "0-4", "--out", "tars", "--format", "shards")
-    with tarfile.open(folder / "tars/samples-000000000.tar") as tar:
-        names = tar.getnames()
-        assert sorted(names) == [f"{s:09d}.{e}" for s in range(5) for e in ("cls", "png")]
+    shard = folder / "tars/samples-000000000.tar"
+    assert sorted(names_in(shard)) == [f"{s:09d}.{e}" for s in range(5) for e in ("cls", "png")]
+    with tarfile.open(shard) as tar:
         inside = picture(tar.extractfile("000000002.png"))
     assert np.array_equal(inside, picture(folder / "files/000000002.png"))
+
+
+@pytest.mark.parametrize("kind", ["png", "shards"])
+def test_ranks_share_the_files(project, monkeypatch, kind):
+    """Each is made by one rank, whatever another has written meanwhile; images are as without ranks."""
+    folder = project()
+    monkeypatch.setattr(sample, "SHARD", 3)
+    whole, shared, made = folder / "whole", folder / "shared", Counter()
+    run("--seeds", "5-17", "--format", kind, "--out", "whole")
+    given = sample.parser().parse_args(
+        [NETWORK, "--seeds", "5-17", "--format", kind, "--out", "shared"]
+    )
+    sampler = Sampler(load("params.yaml").of("G"), "G", torch.device("cpu"))
+    shared.mkdir()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        before = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
+        {"png": sample.write_files, "shards": sample.write_shards}[kind](given, sampler)
+        after = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
+        made.update(path.name for path, time in after.items() if before.get(path) != time)
+        assert len(made) >= 2
+    expected = {path.name: path for path in whole.iterdir() if path.suffix in (".png", ".tar")}
+    expected.pop("grid.png", None)
+    assert dict(made) == dict.fromkeys(expected, 1)
+    for name, path in expected.items():
+        if kind == "png":
+            difference = picture(path).astype(int) - picture(shared / name)
+            assert np.abs(difference).max() <= 1
+        else:
+            assert names_in(path) == names_in(shared / name)
+
+
+def test_shards_of_other_seeds_are_refused(project):
+    """The last shard would be taken for whole."""
+    project()
+    run("--seeds", "0-4", "--format", "shards")
+    with pytest.raises(UserError, match="seeds differ"):
+        run("--seeds", "0-6", "--format", "shards")
 
 
 def test_a_folder_never_mixes_two_kinds_of_images(project):
