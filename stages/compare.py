@@ -10,6 +10,7 @@ import argparse
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,8 +19,6 @@ from edm2.reporting.compare import compare_experiments, draw_comparison
 from edm2.runtime.files import write_text
 from stages.experiments import flat_params, read
 
-CURVES = "reports/ema_curves.csv"
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__)
@@ -27,18 +26,25 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("reports/compare"))
     given = parser.parse_args()
     try:
-        experiments = {rev: (pd.read_csv(StringIO(read(rev, CURVES))), flat_params(rev))
-                       for rev in given.revisions}  # fmt: skip
+        params = {rev: flat_params(rev) for rev in given.revisions}
+        experiments = {rev: (_networks(rev, params[rev]), params[rev]) for rev in params}
         table = compare_experiments(experiments)
     except UserError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     write_text(given.out / "compare.csv", table.to_csv(index=False))
-    curves = {revision: curve for revision, (curve, _) in experiments.items()}
-    draw_comparison(curves, given.out / "compare.png")
+    draw_comparison(
+        {rev: networks for rev, (networks, _) in experiments.items()}, given.out / "compare.png"
+    )
     print(table.to_string(index=False))
     print(f"\nfigure: {given.out / 'compare.png'}")
     return 0
+
+
+def _networks(revision: str, params: dict[str, Any]) -> pd.DataFrame:
+    """What every network of all its configs made."""
+    tables = [read(revision, f"reports/fid/{config}.csv") for config in params["configs"]]
+    return pd.concat([pd.read_csv(StringIO(text)) for text in tables], ignore_index=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from edm2.reporting.curves import (
     save_figure,
 )
 
-Experiments = Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]  # curves, flat params
+Experiments = Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]  # networks, flat params
 
 
 def compare_experiments(experiments: Experiments) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
         UserError: the experiments were measured with different metrics.
     """
     metrics = {
-        name: ema_curve(curves)["metric"].iloc[0] for name, (curves, _) in experiments.items()
+        name: ema_curve(networks)["metric"].iloc[0] for name, (networks, _) in experiments.items()
     }
     if len(set(metrics.values())) > 1:
         told = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
@@ -41,8 +41,8 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
     differing = [key for key in keys
                  if len({str(params.get(key)) for _, params in experiments.values()}) > 1]  # fmt: skip
     rows = []
-    for name, (curves, params) in experiments.items():
-        for config, part in curves.groupby("config"):
+    for name, (networks, params) in experiments.items():
+        for config, part in networks.groupby("config"):
             best = best_of(part)
             rate, decay = (_own(params, str(config), key) for key in ("lr_ref", "lr_decay_batches"))
             numbers = isinstance(rate, (int, float)) and isinstance(decay, (int, float))
@@ -61,14 +61,14 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
     return table.rename(columns={last: f"{last}, relative"})
 
 
-def draw_comparison(curves: Mapping[str, pd.DataFrame], *paths: Path) -> None:
+def draw_comparison(networks: Mapping[str, pd.DataFrame], *paths: Path) -> None:
     """All EMA curves in one figure, minima marked."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(10, 4.4))
-        for name, frame in curves.items():
-            for config, line in ema_curve(frame).groupby("config"):
+        for name, table in networks.items():
+            for config, line in ema_curve(table).groupby("config"):
                 draw_curve(axes, f"{name} {config}", line)
-        finish_ema_axes(axes, ema_curve(next(iter(curves.values()))), outside=True)
+        finish_ema_axes(axes, ema_curve(next(iter(networks.values()))), outside=True)
         save_figure(figure, *paths)
 
 
