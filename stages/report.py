@@ -7,7 +7,8 @@ from stages.entry import Place, main
 
 def work(place: Place) -> None:
     """Build the tables, figures and index.html from what the other stages left."""
-    from edm2.reporting.report import Findings, write_report
+    from edm2.reporting.findings import Findings
+    from edm2.reporting.report import write_report
 
     folder = place.out("reports/index.html").parent
     write_report(Findings(Path("reports"), place.params.configs), folder)

@@ -1,76 +1,34 @@
 """The report: from the stages' files to tables, figures and one page."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from edm2.reporting.curves import (
     best_of,
-    bests_of,
-    confirmed,
     draw_ema_curves,
     draw_nothing,
     draw_training,
     draw_vae,
     ema_curve,
-    main_metric,
     measures_of,
 )
-from edm2.reporting.dynamics import (
-    BOUNDED,
-    FLAT,
-    draw_magnitudes,
-    draw_updates,
-    dynamics_table,
-)
-from edm2.reporting.grids import grid_name
-from edm2.reporting.page import folded, paragraph, picture, render, table
-from edm2.reporting.sweeps import (
-    draw_curves,
-    draw_heat_map,
-    guidance_curves,
-    minima,
-    tensor_curves,
-    time_curves,
+from edm2.reporting.dynamics import draw_magnitudes, draw_updates, dynamics_table
+from edm2.reporting.findings import Findings
+from edm2.reporting.page import render, table
+from edm2.reporting.sections import (
+    ablation_section,
+    ema_section,
+    guidance_section,
+    samples_section,
+    sweep_sections,
+    trained_sections,
+    vae_section,
+    yardsticks_section,
 )
 from edm2.reporting.tables import ablation_table, as_markdown, ema_table, yardstick_table
 from edm2.runtime.files import write_json, write_text
-
-SINGULAR = (
-    "Singular: these Fréchet distances are of no more images than feature dimensions, on one side or "
-    "both (evaluation.allow_singular). Their covariances have too low a rank, and the values mean "
-    "little: compare them with nothing but each other."
-)
-
-PUBLISHED = (
-    "Compared with published statistics (evaluation.reference), of an unknown number of images."
-)
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What the stages left below `folder`, for the configs that params name."""
-
-    folder: Path
-    configs: Sequence[str]
-
-    @property
-    def networks(self) -> pd.DataFrame:
-        parts = [pd.read_csv(self.folder / f"fid/{config}.csv") for config in self.configs]
-        return pd.concat(parts, ignore_index=True)
-
-    @property
-    def training(self) -> dict[str, pd.DataFrame]:
-        """Of what was trained here; published networks were not."""
-        read = {c: pd.read_csv(self.folder / f"training/{c}.csv") for c in self.configs}
-        return {config: rows for config, rows in read.items() if len(rows)}
-
-    def metrics(self, stage: str) -> dict[str, float]:
-        found: dict[str, float] = json.loads((self.folder / stage / "metrics.json").read_text())
-        return found
 
 
 def write_report(findings: Findings, folder: Path) -> None:
@@ -95,14 +53,14 @@ def write_report(findings: Findings, folder: Path) -> None:
     write_json(folder / "metrics.json", _summary(networks, {"vae": vae, "yardsticks": yardsticks,
                                                          "features": features}))  # fmt: skip
     sections = [
-        ("EMA length", _ema_section(networks, folder)),
-        ("Ablation", _ablation_section(ablation)),
-        *_sweep_sections(networks, folder / "sweeps"),
-        *_guidance_section(findings, networks, folder / "sweeps"),
-        ("Samples", _samples_section(findings, networks)),
-        ("How good is that?", _yardsticks_section(yardstick_table(networks, yardsticks), features)),
-        ("Autoencoder", _vae_section(findings, vae, curves.empty, folder)),
-        *_trained_sections(training, dynamics, folder),
+        ("EMA length", ema_section(networks, folder)),
+        ("Ablation", ablation_section(ablation)),
+        *sweep_sections(networks, folder / "sweeps"),
+        *guidance_section(findings, networks, folder / "sweeps"),
+        ("Samples", samples_section(findings, networks)),
+        ("How good is that?", yardsticks_section(yardstick_table(networks, yardsticks), features)),
+        ("Autoencoder", vae_section(findings, vae, curves.empty, folder)),
+        *trained_sections(training, dynamics, folder),
         ("All networks", table(curve)),
     ]
     write_text(
@@ -119,198 +77,3 @@ def _summary(networks: pd.DataFrame, stages: Mapping[str, dict[str, float]]) -> 
         found |= {f"{config}/best/{k}": value for k, value in measures_of(part, best).items()}
         found[f"{config}/best/sigma_rel"] = float(best["sigma_rel"])
     return found
-
-
-def _ema_section(networks: pd.DataFrame, folder: Path) -> str:
-    lines = []
-    if main_metric(networks)["singular"].any():
-        lines.append(paragraph(SINGULAR))
-    if main_metric(networks)["reference"].isna().any():
-        lines.append(paragraph(PUBLISHED))
-    for config, part in networks.groupby("config"):
-        best = best_of(part)
-        text = (f"Config {config} is best at EMA length {best['sigma_rel']:g}: "
-                f"{best['metric']} = {best['value']:.4g}.")  # fmt: skip
-        if best["average"] == "traditional":
-            text = (f"Config {config} has one traditional EMA, here of length "
-                    f"{best['sigma_rel']:.3g}: {best['metric']} = {best['value']:.4g}.")  # fmt: skip
-        if best["at_edge"]:
-            text += (" That is the edge of the grid: the true optimum may lie beyond. "
-                     "Widen sweep.sigma_rel.")  # fmt: skip
-        fresh = confirmed(part, best)
-        if fresh is not None:
-            text += f" On {fresh['samples']} fresh seeds: {fresh['value']:.4g}."
-        lines.append(paragraph(text))
-    note = (
-        "The length was chosen on the very samples that give the value, so the value is "
-        "optimistic; the networks differ in EMA length alone and share their seeds, so that the "
-        "curve is smoother than the value of a single point is certain."
-    )
-    if (networks["seeds"] == "sweep").all():
-        note += " With evaluation.confirm the best network is measured again on fresh seeds."
-    lines.append(paragraph(note))
-    caption = "Fréchet distance against EMA length σ_rel; lower is better; circles mark the minima."
-    return picture(folder / "ema_curves.svg", caption) + "".join(lines)
-
-
-def _sweep_sections(networks: pd.DataFrame, folder: Path) -> list[tuple[str, str]]:
-    """Training times and single tensors, if they were swept."""
-    sections = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for heading, by, curves, caption in (
-        ("Training time", "nimg", time_curves(networks),
-         "EMA curves at several training times (as EDM2 Figure 5c)."),
-        ("Single tensors", "tensors", tensor_curves(networks),
-         "EMA length of some tensors varied, the others kept (as EDM2 Figure 5b)."),
-    ):  # fmt: skip
-        if curves.empty:
-            continue
-        found = minima(curves, by)
-        draw_curves(curves, by, folder / f"{by}.png")
-        write_text(folder / f"{by}.csv", found.to_csv(index=False))
-        sections.append((heading, picture(folder / f"{by}.png", caption) + table(found)))
-    return sections
-
-
-def _guidance_section(
-    findings: Findings, networks: pd.DataFrame, folder: Path
-) -> list[tuple[str, str]]:
-    """EMA length against guidance strength, if several strengths were swept."""
-    curves = guidance_curves(networks)
-    if curves.empty:
-        return []
-    found = minima(curves, "guidance")
-    draw_curves(curves, "guidance", folder / "guidance.png")
-    draw_heat_map(curves, folder / "guidance_map.png")
-    write_text(folder / "guidance.csv", found.to_csv(index=False))
-    parts = [
-        picture(folder / "guidance.png",
-                "EMA curves at several strengths of guidance (as EDM2 Figure 6)."),
-        picture(folder / "guidance_map.png", "The same as a map; darker is better."),
-        table(found),
-    ]  # fmt: skip
-    for config, part in networks.groupby("config"):
-        for best in bests_of(part):
-            if best["guidance"] == 1:
-                continue
-            fresh = confirmed(part, best)
-            again = "" if fresh is None else f"; {fresh['value']:.4g} on fresh seeds"
-            strength, length, value = best["guidance"], best["sigma_rel"], best["value"]
-            caption = (f"Config {config} guided with w = {strength:g} at EMA length {length:.3g}: "
-                       f"{best['metric']} = {value:.4g}{again}.")  # fmt: skip
-            grid = grid_name(best["network"], strength)
-            path = findings.folder / f"samples/{config}/{grid}"
-            parts.append(picture(path, caption, sharp=True))
-    return [("Guidance", "".join(parts))]
-
-
-def _ablation_section(ablation: pd.DataFrame) -> str:
-    note = (
-        "The two sides are different data sets, detectors and sample counts, as the column names "
-        "say: compare rows with rows, never ours with the paper's."
-    )
-    return table(ablation) + paragraph(note)
-
-
-def _trained_sections(
-    training: Mapping[str, pd.DataFrame], dynamics: pd.DataFrame, folder: Path
-) -> list[tuple[str, str]]:
-    if not training:
-        return [("Training", paragraph("The networks are published ones; none was trained here."))]
-    return [
-        ("Training", _training_section(training, folder)),
-        ("Training dynamics", _dynamics_section(dynamics, folder)),
-    ]
-
-
-def _training_section(training: Mapping[str, pd.DataFrame], folder: Path) -> str:
-    counts = ", ".join(
-        f"{config} {rows['train/nonfinite_gradients'].mean():.3g}"
-        for config, rows in training.items()
-    )
-    return picture(folder / "training.png", "Training curves of the denoisers") + paragraph(
-        f"Non-finite gradient values set to zero, per step on average: {counts}."
-    )
-
-
-def _dynamics_section(dynamics: pd.DataFrame, folder: Path) -> str:
-    said = dynamics[dynamics["weights, paper"] != ""]
-    agreeing = [
-        f"{what} as the paper has them in {_letters(said[same])}"
-        + ("" if same.all() else f", but not in {_letters(said[~same])}")
-        for what in ("weights", "activations")
-        for same in [said[f"{what}, paper"] == said[f"{what}, seen"]]
-    ]
-    seen = f"Seen here: {'; '.join(agreeing)}. " if len(said) else ""
-    note = (
-        f"{seen}Magnitudes are root mean squares of output units, 1 for unit-normal data. Weights "
-        f"are called flat when the mean of every bucket ends within a factor {FLAT} of its first "
-        f"measurement; activations bounded when the largest grows by less than a factor {BOUNDED} "
-        "over the second half of training. The relative update is the effective learning rate."
-    )
-    return (
-        picture(folder / "magnitudes.png",
-                "Magnitudes by part of the network (as EDM2 Figure 3): strong lines are means over "
-                "output units, faint lines the largest; dashed is the decoder.")
-        + table(dynamics) + paragraph(note)
-        + picture(folder / "updates.png",
-                  "Size of updates relative to the weights, the same way.")
-    )  # fmt: skip
-
-
-def _letters(rows: pd.DataFrame) -> str:
-    return ", ".join(rows["config"]) or "none"
-
-
-def _samples_section(findings: Findings, networks: pd.DataFrame) -> str:
-    pictures = []
-    for config, part in networks.groupby("config"):
-        best = best_of(part)
-        length = float(best["sigma_rel"])
-        grid = grid_name(best["network"], best["guidance"])
-        path = findings.folder / f"samples/{config}/{grid}"
-        caption = f"Config {config} at its best EMA length {length:.3g}: one row per class."
-        pictures.append(picture(path, caption, sharp=True))
-        for kind, rows in (("lengths", "EMA lengths"), ("strengths", "strengths of guidance")):
-            strips = sorted((findings.folder / f"samples/{config}/{kind}").glob("*.png"))
-            body = "".join(picture(strip, f"class {int(strip.stem)}: the same seeds at all {rows}",
-                                   sharp=True) for strip in strips)  # fmt: skip
-            if strips:
-                pictures.append(folded(f"Config {config}: the same seeds at all {rows}", body))
-    return "".join(pictures)
-
-
-def _yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) -> str:
-    if yardsticks.empty:
-        return paragraph("There are too few held-out images for a Fréchet distance of their own.")
-    if not yardsticks["images"].str.startswith("generated").any():
-        return table(yardsticks) + paragraph(
-            "Generated images are measured at another count, which cannot be compared: there are "
-            "more held-out images than evaluation.samples."
-        )
-    own = yardsticks["metric"].str.startswith("fd_classifier").all()
-    note = (
-        "All are distances to the same real images, by one metric and one sample count. Held-out "
-        "images are what a perfect generator would make; their reconstructions show what the "
-        f"autoencoder costs. {'Both generator and detector were' if own else 'The generator was'} "
-        "trained on the training images: a value below that of held-out images says that the "
-        "generator stays nearer to them than fresh images do, not that it is better than perfect."
-    )
-    if own:
-        note += (" The detector is a classifier that reads "
-                 f"{features['accuracy_held_out']:.1%} of the held-out images rightly.")  # fmt: skip
-    return table(yardsticks) + paragraph(note)
-
-
-def _vae_section(findings: Findings, vae: dict[str, float], foreign: bool, folder: Path) -> str:
-    psnr = f"PSNR {vae['psnr']:.2f} dB" if "psnr" in vae else "images come back exactly"
-    distances = ", ".join(f"{key} {value:.4g}" for key, value in vae.items()
-                          if key.startswith(("ssim", "perceptual_")))  # fmt: skip
-    text = f"Held-out {psnr}, {distances}."
-    if foreign:
-        text += " No autoencoder was trained here."
-    grid = findings.folder / "vae/reconstructions.png"
-    body = paragraph(text) + picture(
-        grid, "Held-out images above their reconstructions", sharp=True
-    )
-    return body + ("" if foreign else picture(folder / "vae.png", "Training of the autoencoder"))
