@@ -29,15 +29,6 @@ def test_steps_of_the_denoiser(benchmark):
     assert found["images/s"] == pytest.approx(2 / found["s/step"])
 
 
-@pytest.mark.parametrize("backbone", ["classifier", "vgg16"])
-def test_steps_of_the_autoencoder(benchmark, backbone):
-    script = benchmark("vae_step", "--channels", "8", "--resolution", "32", "--batch", "2",
-                       "--losses", "all", "--warmup", "0", "--steps", "1", "--backbone",
-                       backbone)  # fmt: skip
-    found = script.measure(script.arguments().parse_args())
-    assert found["images/s"] == pytest.approx(2 / found["s/step"])
-
-
 def test_reconstruction_and_what_it_is_held_against(benchmark, tmp_path):
     script = benchmark("reconstruct")
     store, scratch = tmp_path / "store", tmp_path / "scratch"

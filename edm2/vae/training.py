@@ -1,6 +1,7 @@
 """Training of the autoencoder."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -54,6 +55,7 @@ class VaeTask:
             compiled: whether to run the network through torch.compile.
         """
         self.params, self.seed, self.device, self.network = params, seed, device, network
+        self.dtype = dtype
         self.forward = data_parallel(network, device, compiled)
         self.autocast = partial(torch.autocast, device.type, dtype, dtype != torch.float32)
         self.critic = Critic(params, backbone, seed, device) if params.losses.adversarial else None
@@ -78,6 +80,7 @@ class VaeTask:
         seen = [self.losses(target, forward[0], nimg, flip)
                 for target, forward in zip(targets, forwards, strict=True)]  # fmt: skip
         norms = gradient_norms([s.gradients for s in seen])
+        scale = self._scale(norms, images.shape)
         self.optimizer.zero_grad()
         kl = []
         for k, part in enumerate(parts):
@@ -86,7 +89,10 @@ class VaeTask:
                     self._reconstruct(images[part], noise[part], views[k])
                     if several else forwards[k]
                 )  # fmt: skip
-                kl.append(self._backward(forward, seen[k], norms, len(parts)))
+                kl.append(self._backward(forward, seen[k], norms, len(parts), scale))
+        for parameter in self.network.parameters():
+            if parameter.grad is not None and scale != 1:
+                parameter.grad /= scale
         nonfinite = zero_nonfinite(self.network.parameters())
         self._set_learning_rates(nimg)
         self.optimizer.step()
@@ -104,18 +110,34 @@ class VaeTask:
             out: Forward = self.forward(images, noise, view.of_latents)
         return out
 
+    def _scale(self, norms: Mapping[str, torch.Tensor], shape: torch.Size) -> float:
+        """What gradients are multiplied by on their way back, so that those of float16 do not vanish:
+        a power of two that brings them to about one per value of the image.
+        """
+        if self.dtype != torch.float16:
+            return 1.0
+        losses, values = self.params.losses, self.params.batch * math.prod(shape[1:])
+        pull = sum(dict(losses)[name] * (1.0 if losses.gradient_normalization else float(norm))
+                   for name, norm in norms.items())  # fmt: skip
+        return 2.0 ** round(math.log2(math.sqrt(values) / pull)) if pull else 1.0
+
     def _backward(
-        self, forward: Forward, seen: Seen, norms: Mapping[str, torch.Tensor], parts: int
+        self,
+        forward: Forward,
+        seen: Seen,
+        norms: Mapping[str, torch.Tensor],
+        parts: int,
+        scale: float,
     ) -> torch.Tensor:
-        """Add a microbatch's gradients; its KL term."""
+        """Add a microbatch's gradients, `scale` times; its KL term."""
         reconstruction, mean, std = forward
         losses = self.params.losses
         kl = kl_loss(mean, std if self.params.variance == "learned" else None)
         wanted = balanced(seen.gradients, dict(losses),
                           norms if losses.gradient_normalization else None)  # fmt: skip
         torch.autograd.backward(
-            [reconstruction, kl * (losses.kl / parts)],
-            [(wanted / parts).to(reconstruction.dtype), None],
+            [reconstruction, kl * (losses.kl * scale / parts)],
+            [(wanted * (scale / parts)).to(reconstruction.dtype), None],
         )
         return kl.detach()
 

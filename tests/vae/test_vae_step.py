@@ -236,6 +236,22 @@ def test_the_backbone_sees_flips_as_often_as_asked() -> None:
     assert [one._flip(n) for n in range(50)] != [other._flip(n) for n in range(50)]
 
 
+@pytest.mark.parametrize("microbatch", [None, 2])
+@pytest.mark.parametrize("normalization", [True, False])
+def test_gradients_of_float16_do_not_vanish(microbatch: int | None, normalization: bool) -> None:
+    """However weak the losses are, below the least number of that type: as in 32 bits."""
+    params = vae_params(TINY, SINGLE, losses__plain=1e-9, losses__kl=1e-9, microbatch=microbatch,
+                        losses__gradient_normalization=normalization)  # fmt: skip
+    batch, found = make_batch(params), []
+    for dtype in (torch.float32, torch.float16):
+        task = make_task(params, dtype)
+        assert float(task.step(batch, BATCH)["train/nonfinite_gradients"]) == 0
+        gradients = [p.grad.flatten() for p in task.network.parameters() if p.grad is not None]
+        found.append(torch.cat(gradients).double())
+    assert found[0].norm() > 0
+    assert (found[1] - found[0]).norm() < 0.05 * found[0].norm()
+
+
 def test_in_16_bits_losses_are_in_32() -> None:
     """The network's activations are of bfloat16; what is asked of them is not, nor its gradients."""
     params = vae_params(EVERYTHING, equivariance__crop=0.0)
