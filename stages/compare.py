@@ -33,9 +33,7 @@ def main() -> int:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     write_text(given.out / "compare.csv", table.to_csv(index=False))
-    draw_comparison(
-        {rev: networks for rev, (networks, _) in experiments.items()}, given.out / "compare.png"
-    )
+    draw_comparison(experiments, given.out / "compare.png")
     print(table.to_string(index=False))
     print(f"\nfigure: {given.out / 'compare.png'}")
     return 0

@@ -19,6 +19,7 @@ from edm2.reporting.curves import (
 )
 
 Experiments = Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]  # networks, flat params
+MOST = 3  # params that fit into a legend
 
 
 def compare_experiments(experiments: Experiments) -> pd.DataFrame:
@@ -37,10 +38,7 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
         told = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
         raise UserError(f"experiments of one metric are wanted, found {told}: a Fréchet distance "
                         "depends on detector and sample count.")  # fmt: skip
-    keys = sorted({key for _, params in experiments.values() for key in params})
-    differing = [key for key in keys
-                 if len({str(params.get(key)) for _, params in experiments.values()}) > 1]  # fmt: skip
-    rows = []
+    differing, rows = _differing(experiments), []
     for name, (networks, params) in experiments.items():
         for config, part in networks.groupby("config"):
             best = best_of(part)
@@ -61,14 +59,17 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
     return table.rename(columns={last: f"{last}, relative"})
 
 
-def draw_comparison(networks: Mapping[str, pd.DataFrame], *paths: Path) -> None:
-    """All EMA curves in one figure, minima marked."""
+def draw_comparison(experiments: Experiments, *paths: Path) -> None:
+    """All EMA curves in one figure, minima marked; the legend tells up to MOST params that differ."""
+    differing = _differing(experiments)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(10, 4.4))
-        for name, table in networks.items():
-            for config, line in ema_curve(table).groupby("config"):
-                draw_curve(axes, f"{name} {config}", line)
-        finish_ema_axes(axes, ema_curve(next(iter(networks.values()))), outside=True)
+        for name, (networks, params) in experiments.items():
+            values = [f"{key.rpartition('.')[2]} {params.get(key)}" for key in differing]
+            told = f" ({', '.join(values)})" if 0 < len(values) <= MOST else ""
+            for config, line in ema_curve(networks).groupby("config"):
+                draw_curve(axes, f"{name} {config}{told}", line)
+        finish_ema_axes(axes, ema_curve(next(iter(experiments.values()))[0]), outside=True)
         save_figure(figure, *paths)
 
 
@@ -103,6 +104,13 @@ def variants_table(experiments: Measured) -> pd.DataFrame:
             row[str(key)] = f"{metrics[key].mean():.4g}{spread}"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _differing(experiments: Experiments) -> list[str]:
+    """Key paths of params that are not the same in all experiments."""
+    keys = sorted({key for _, params in experiments.values() for key in params})
+    return [key for key in keys
+            if len({str(params.get(key)) for _, params in experiments.values()}) > 1]  # fmt: skip
 
 
 def _most_common(values: Sequence[str]) -> str:

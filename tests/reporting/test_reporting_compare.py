@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from edm2.params import UserError
+from edm2.reporting import compare
 from edm2.reporting.compare import compare_experiments, draw_comparison, variants, variants_table
 
 
@@ -43,9 +44,21 @@ def test_metrics_never_mix():
         compare_experiments({"a": (curves(0.1), {}), "b": (curves(0.1, "fd_classifier_2k"), {})})
 
 
-def test_picture(tmp_path):
-    draw_comparison({"a": curves(0.1), "b": curves(0.05)}, tmp_path / "compare.png")
+def test_the_legend_tells_what_differs(tmp_path, monkeypatch):
+    """If it is little; the names of experiments say nothing."""
+    lines, draw = [], compare.draw_curve
+    monkeypatch.setattr(
+        compare, "draw_curve", lambda axes, name, line: lines.append(name) or draw(axes, name, line)
+    )
+    a, b = {"x.y": 1, "seed": 0}, {"x.y": 2, "seed": 0}
+    draw_comparison({"a": (curves(0.1), a), "b": (curves(0.05), b)}, tmp_path / "compare.png")
+    assert lines == ["a G (y 1)", "b G (y 2)"]
     assert Image.open(tmp_path / "compare.png").width > 800
+    lines.clear()
+    many = {f"p{k}": k for k in range(4)}
+    draw_comparison({"a": (curves(0.1), many), "b": (curves(0.05), {})}, tmp_path / "compare.png")
+    draw_comparison({"a": (curves(0.1), a)}, tmp_path / "compare.png")
+    assert lines == ["a G", "b G", "a G"]
 
 
 def measured(psnr, **params):
