@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import TINY, write_params
 
 from edm2.params import UserError, load
 from edm2.runtime.manifest import read_manifest
@@ -86,12 +87,13 @@ def test_ranks_share_the_files(project, monkeypatch, kind):
         [NETWORK, "--seeds", "5-17", "--format", kind, "--out", "shared"]
     )
     sampler = Sampler(load("params.yaml").of("G"), "G", torch.device("cpu"))
+    denoise = sampler.denoise(folder / NETWORK, None, 1.0)
     shared.mkdir()
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in (1, 0):
         monkeypatch.setenv("RANK", str(rank))
         before = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
-        {"png": sample.write_files, "shards": sample.write_shards}[kind](given, sampler)
+        {"png": sample.write_files, "shards": sample.write_shards}[kind](given, sampler, denoise)
         after = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
         made.update(path.name for path, time in after.items() if before.get(path) != time)
         assert len(made) >= 2
@@ -132,6 +134,104 @@ def test_what_cannot_be_is_told(project, capsys):
     with pytest.raises(SystemExit):
         sample.parser().parse_args([NETWORK, "--seeds", "9-3"])
     assert "'9-3': expected numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--guide", NETWORK], f"--guide {NETWORK}: at strength 1 it changes nothing"),
+    (["--strength", "2"], "--strength 2: expected --guide, or .* diffusion.label_dropout above 0"),
+])  # fmt: skip
+def test_guidance_that_guides_nothing_is_refused(project, words, said):
+    project()
+    with pytest.raises(UserError, match=said):
+        run(*words)
+
+
+def test_a_network_without_labels_takes_none(project):
+    project(diffusion__conditional=False)
+    with pytest.raises(UserError, match="--labels: .* diffusion.conditional is false"):
+        run("--labels", "1")
+    with pytest.raises(UserError, match="--strength 2: expected --guide"):
+        run("--strength", "2")
+
+
+def test_a_network_trained_to_do_without_labels_guides_itself(project):
+    folder = project(diffusion__label_dropout=0.1)
+    run("--seeds", "0", "--strength", "2")
+    run("--seeds", "0", "--out", "plain")
+    assert (folder / "samples/000000000.png").read_bytes() != (
+        folder / "plain/000000000.png"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("words", [
+    ["--strength", "nan"], ["--strength", "inf"], ["--strength", "-1"], ["--strength", "much"],
+    ["--seeds", "3,4,3"], ["--seeds", "0-99999999999999999999"], ["--seeds", "-1"],
+])  # fmt: skip
+def test_words_that_mean_nothing_are_told(words, capsys):
+    with pytest.raises(SystemExit):
+        sample.parser().parse_args([NETWORK, *words])
+    assert f"'{words[1]}': expected" in capsys.readouterr().err
+
+
+def test_a_network_that_is_not_there_takes_no_folder(project):
+    """The right one may have it."""
+    folder = project()
+    for network in (NETWORK.replace("0.1.", "0.7."), "params.yaml"):
+        with pytest.raises(UserError, match="expected a network of models/sweep"):
+            run(network=network)
+    assert not (folder / "samples").exists()
+    run("--seeds", "0")
+
+
+def test_images_of_another_codec_are_not_mixed_in(project):
+    folder = project()
+    run("--seeds", "0")
+    for path in (folder / "models/vae/manifest.json", folder / "data/latents/manifest.json"):
+        before = path.read_text()
+        path.write_text(before + "\n")
+        with pytest.raises(UserError, match=r"\((codec|latents) differ\)"):
+            run("--seeds", "0")
+        path.write_text(before)
+    run("--seeds", "0")
+
+
+def test_what_shapes_no_image_keeps_no_one_from_going_on(project):
+    folder = project()
+    run("--seeds", "0")
+    changes = {"guidance.strength": [1.0, 2.0], "guidance.guide": "snapshot", "guidance.nimg": 512,
+               "guidance.interval": [0.3, 5.0], "sampling.batch": 7}  # fmt: skip
+    write_params(folder / "params.yaml", {**TINY, **changes})
+    run("--seeds", "0-1")
+
+
+@pytest.mark.parametrize(("file", "content"), [
+    ("samples", "a file"), ("samples/samples.json", "{"), ("samples/samples.json", "3"),
+    ("samples/000000000.png", "of another tool"),
+])  # fmt: skip
+def test_what_is_no_folder_of_samples_is_left_alone(project, file, content):
+    path = project() / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match="--out samples: .* Name another folder"):
+        run("--seeds", "0")
+    assert path.read_text() == content
+
+
+def test_the_grid_has_the_first_classes_and_the_first_seeds_of_each(project, monkeypatch):
+    """However many classes there are."""
+    monkeypatch.setattr(sample, "SHOWN", 2)
+    seen = {}
+
+    def keep(path, images, labels, classes):
+        seen[path.name] = images, labels
+
+    monkeypatch.setattr("edm2.reporting.grids.write_class_grid", keep)
+    folder = project()
+    run("--seeds", "3-30")
+    images, labels = seen["grid.png"]
+    assert labels.tolist() == [0, 0, 1, 1]
+    for image, seed in zip(images, (10, 20, 11, 21), strict=True):
+        assert np.array_equal(image.permute(1, 2, 0), picture(folder / f"samples/{seed:09d}.png"))
 
 
 def test_the_command_of_the_room(project):
