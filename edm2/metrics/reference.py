@@ -1,5 +1,6 @@
 """What generated images are compared with: moments, and some features, of the real ones."""
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from edm2.runtime.manifest import read_manifest, write_manifest
 NO_FEATURES = np.empty((0, 0), np.float32)
 MOMENTS, FEATURES = "statistics.npz", "features.npy"
 KEPT = 50_000  # images whose features are kept: as many as measures of pairs commonly take
+HARMED = (OSError, ValueError, TypeError, IndexError, KeyError, EOFError, RuntimeError, BadZipFile,
+          zlib.error)  # fmt: skip
 ROUNDING = 1e-5  # of published covariances, which may be float32, relative to their largest entry
 
 
@@ -107,7 +110,7 @@ def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
-    except (OSError, ValueError, TypeError, IndexError, KeyError, EOFError, BadZipFile) as error:
+    except HARMED as error:
         raise _bad(path, "an .npz file with arrays mu and sigma", str(error)) from None
     return mean, covariance
 

@@ -156,13 +156,37 @@ def content_of(kind):
         zipfile.ZipFile(stream, "w").close()
     elif kind == "pickle":
         pickle.dump(moments(), stream)
+    elif kind in ("encrypted", "compressed otherwise"):
+        np.savez(stream, **moments())
+        content = bytearray(stream.getvalue())
+        flag = content.index(b"PK\x01\x02") + (8 if kind == "encrypted" else 10)
+        content[flag] = 1 if kind == "encrypted" else 99
+        return bytes(content)
+    elif kind == "harmed":
+        np.savez_compressed(stream, **moments())
+        content = bytearray(stream.getvalue())
+        content[60:90] = b"\xff" * 30
+        return bytes(content)
     elif kind == "half":
         np.savez(stream, **moments())
         return stream.getvalue()[:200]
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["array", "others", "zip", "pickle", "half", "empty"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "array",
+        "others",
+        "zip",
+        "pickle",
+        "half",
+        "empty",
+        "encrypted",
+        "compressed otherwise",
+        "harmed",
+    ],
+)
 def test_other_files_are_refused(tmp_path, kind):
     path = tmp_path / "theirs.npz"
     path.write_bytes(content_of(kind))
