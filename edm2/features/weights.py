@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 from urllib.request import urlopen
 
 import torch
@@ -55,9 +54,10 @@ def find_weights(weights: Weights, path: Path | None = None) -> Path:
         return path
     cached = cache_folder() / weights.file
     try:
-        with _alone(cached):
-            if not cached.exists():
-                _download(weights, cached)
+        if not cached.exists():  # nor need the cache be writable where it does
+            with _alone(cached):
+                if not cached.exists():
+                    _download(weights, cached)
     except (OSError, HTTPException) as error:
         raise UserError(
             f"{weights.url}: cannot be downloaded to {cached} ({error}). Download it on another "
@@ -77,9 +77,13 @@ def read_weights(weights: Weights, path: Path | None = None) -> tuple[dict[str, 
     found = find_weights(weights, path)
     try:
         state = torch.load(found, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError):
-        raise UserError(f"{found}: expected the tensors of {weights.url}: truncated, or another file. "
-                        f"Download it again, or set {weights.key} to a copy.") from None  # fmt: skip
+    except Exception:  # of many kinds, as a harmed pickle may ask for anything
+        state = None
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
+        raise UserError(f"{found}: expected the tensors of {weights.url}, by name: truncated, or another "
+                        f"file. Download it again, or set {weights.key} to a copy.")  # fmt: skip
     return state, sha256(found)
 
 

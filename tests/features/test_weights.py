@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,20 @@ def test_read_weights_gives_tensors_and_the_whole_checksum(tmp_path: Path):
         read_weights(record("http://publisher/net.pth", "00"), tmp_path / "net.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle", CONTENT])
+def stored_as(tree: object) -> bytes:
+    stream = BytesIO()
+    torch.save(tree, stream)
+    return stream.getvalue()
+
+
+NO_TENSORS = [[torch.ones(2)], torch.ones(2), {"teacher": {"a": torch.ones(2)}},
+              {"a": torch.ones(2), "epoch": 3}, {0: torch.ones(2)}]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"no pickle", CONTENT, b"\x80\x02h\x05.",
+    *map(stored_as, NO_TENSORS),
+])  # fmt: skip
 def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "net.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"net\.pth: expected the tensors of http://publisher"):
@@ -127,6 +141,14 @@ def test_several_at_once_share_one_download(publisher: Publisher) -> None:
         found = list(pool.map(lambda _: find_weights(record(publisher.url)), range(4)))
     assert len(set(found)) == 1
     assert publisher.asked == 1
+
+
+def test_a_cache_that_others_have_filled_need_not_be_writable(publisher, cache: Path) -> None:
+    """There is nothing to wait for: a file is whole once it is there."""
+    (cache / ".net.pth.lock").mkdir(parents=True)  # as little to be opened as one of another user
+    (cache / "net.pth").write_bytes(CONTENT)
+    assert find_weights(record(publisher.url)) == cache / "net.pth"
+    assert publisher.asked == 0
 
 
 def test_a_path_goes_before_the_cache(publisher: Publisher, cache: Path, tmp_path: Path) -> None:
