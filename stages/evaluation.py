@@ -60,7 +60,7 @@ class Evaluator:
         seeds = range(first_seed, first_seed + evaluation.samples)
         labels_of, columns = self.sampler.labels_of, evaluation.grid_columns
         labels = labels_of(seeds)
-        shown = {seeds[k] for label in range(evaluation.grid_classes)
+        shown = {seeds[k] for label in labels.unique()[: evaluation.grid_classes]
                  for k in (labels == label).nonzero().flatten()[:columns].tolist()}  # fmt: skip
         collection = Collection(self.detector.dims, self.counts, self.kept)
         images: dict[int, torch.Tensor] = {}

@@ -172,6 +172,15 @@ def test_two_ranks_measure_what_one_measures(project, measured):
         assert (folder / path.relative_to(measured)).read_bytes() == path.read_bytes()
 
 
+def test_pictures_are_of_classes_that_are_there(project):
+    """Nine images, none of them of the first class."""
+    folder = project(evaluation__samples=9, evaluation__first_seed=1, evaluation__grid_classes=2,
+                     evaluation__confirm=False, evaluation__blocks=2)  # fmt: skip
+    run_stage("fid", "G")
+    strips = folder / "reports/samples/G/lengths"
+    assert sorted(path.name for path in strips.iterdir()) == ["0001.png", "0002.png"]
+
+
 def test_fewer_samples_than_dimensions_are_marked_everywhere(project, finished):
     folder = project(evaluation__samples=8, evaluation__grid_columns=1, evaluation__confirm=False,
                      evaluation__allow_singular=True)  # fmt: skip
