@@ -215,11 +215,13 @@ def write_files(
 
     from edm2.runtime.distributed import ranks
     from edm2.runtime.files import replacing
+    from edm2.runtime.progress import track
 
     who = ranks()
     mine = given.seeds[who.rank :: who.size]  # whatever the other ranks have written meanwhile
     missing = [seed for seed in mine if not _file(given, seed).exists()]
-    for seed, image, _ in made(given, sampler, denoise, missing):
+    images = made(given, sampler, denoise, missing)
+    for seed, image, _ in track(images, "sample", len(missing), "img"):
         with replacing(_file(given, seed), durable=False) as temporary:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="png")
 
@@ -231,14 +233,16 @@ def write_shards(
     from edm2.data.images import image_sample
     from edm2.data.shards import write_shard
     from edm2.runtime.distributed import ranks
+    from edm2.runtime.progress import track
 
     who = ranks()
     for start in range(0, len(given.seeds), SHARD)[who.rank :: who.size]:
         seeds = given.seeds[start : start + SHARD]
         path = given.out / f"samples-{seeds[0]:09d}.tar"
         if not path.exists():
+            images = track(made(given, sampler, denoise, seeds), path.stem, len(seeds), "img")
             write_shard(path, (image_sample(f"{seed:09d}", image.permute(1, 2, 0).numpy(), label)
-                               for seed, image, label in made(given, sampler, denoise, seeds)))  # fmt: skip
+                               for seed, image, label in images))  # fmt: skip
 
 
 def draw(given: argparse.Namespace, sampler: "Sampler") -> None:

@@ -108,6 +108,18 @@ def test_ranks_share_the_files(project, monkeypatch, kind):
             assert names_in(path) == names_in(shared / name)
 
 
+@pytest.mark.parametrize(("kind", "said"), [("png", "sample: 3/3 img"),
+                                            ("shards", "samples-000000004: 3/3 img")])  # fmt: skip
+def test_progress_is_told(project, monkeypatch, capsys, kind, said):
+    """Of images that are made; those that were there are none of it."""
+    project()
+    monkeypatch.setattr("edm2.runtime.progress.SECONDS_WORTH_A_LINE", -1)
+    if kind == "png":
+        run("--seeds", "4-5")
+    run("--seeds", "4-8" if kind == "png" else "4-6", "--format", kind)
+    assert said in capsys.readouterr().err
+
+
 def test_shards_of_other_seeds_are_refused(project):
     """The last shard would be taken for whole."""
     project()
