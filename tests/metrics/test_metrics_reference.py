@@ -115,6 +115,29 @@ def test_published_moments_are_taken_as_they_are(tmp_path, dtype):
     assert distance(ours, again) == expected > 0
 
 
+def turned(*values):
+    """A symmetric matrix of these eigenvalues."""
+    basis = np.linalg.qr(features(DIMS, 2).astype(np.float64))[0]
+    return basis * np.array(values) @ basis.T
+
+
+def test_rounding_of_float32_is_no_defect_of_a_covariance(tmp_path):
+    """Of rank 2, its other eigenvalues a little below 0, its halves a little apart."""
+    sigma = turned(3, 1, -2e-7, -1e-7, 0) * (1 + 2e-7 * np.tri(DIMS))
+    found = import_reference(published(tmp_path, sigma=sigma), DIMS).covariance
+    assert np.array_equal(found, found.T)
+    np.testing.assert_allclose(found, sigma, rtol=2e-7)
+
+
+@pytest.mark.parametrize(("sigma", "said"), [
+    (turned(3, 1, 1, 1, -3e-3), "negative variances"),
+    (turned(3, 1, 1, 1, 1) + 3e-3 * np.eye(DIMS, k=1), "symmetric"),
+])  # fmt: skip
+def test_what_is_more_than_rounding_is_refused(tmp_path, sigma, said):
+    with pytest.raises(UserError, match=said):
+        import_reference(published(tmp_path, sigma=sigma), DIMS)
+
+
 def test_what_was_computed_here_can_be_published(tmp_path):
     ours = made(features(50), 0)
     save(tmp_path, ours)
