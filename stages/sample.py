@@ -9,6 +9,7 @@ are kept, so that an interrupted run goes on. A grid by class stands beside sing
 import argparse
 import math
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,6 +82,9 @@ def weight(text: str) -> float:
 
 def main() -> int:
     given = parser().parse_args()
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as Ctrl-C: nothing stays half written
     try:
         sample(given, load(given.params).of(given.config))
     except UserError as error:

@@ -1,5 +1,7 @@
 """The command that makes images of one network."""
 
+import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -118,6 +120,35 @@ def test_progress_is_told(project, monkeypatch, capsys, kind, said):
         run("--seeds", "4-5")
     run("--seeds", "4-8" if kind == "png" else "4-6", "--format", kind)
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_shard_leaves_nothing_and_is_made_again(
+    project, monkeypatch, capsys, signum
+):
+    """A scheduler's SIGTERM as well as Ctrl-C."""
+    folder, made = project(), sample.made
+    monkeypatch.setattr(sample, "SHARD", 2)
+    monkeypatch.setattr(sys, "argv", ["sample", NETWORK, "--seeds", "0-3", "--format", "shards"])
+
+    def interrupted(given, sampler, denoise, seeds):
+        for seed, image, label in made(given, sampler, denoise, seeds):
+            if seed == 3:
+                os.kill(os.getpid(), signum)
+            yield seed, image, label
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(sample, "made", interrupted)
+            assert sample.main() == 130
+        assert "run the same again to continue" in capsys.readouterr().err
+        found = {path.name for path in (folder / "samples").iterdir()}
+        assert found == {"samples.json", "samples-000000000.tar"}
+        assert sample.main() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(names_in(folder / "samples/samples-000000002.tar")) == 4
 
 
 def test_shards_of_other_seeds_are_refused(project):
