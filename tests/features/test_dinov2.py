@@ -93,6 +93,12 @@ def test_features_are_those_of_torchvisions_transformer(ours):
     torch.testing.assert_close(ours.features(images), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_norms_guard_against_zero_as_published(ours):
+    """Random features are too wide for it to show."""
+    norms = [m for m in ours.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert [m.eps for m in norms] == [1e-6] * (2 * 2 + 1)
+
+
 def test_at_the_size_of_the_training_positions_are_as_learned(ours):
     assert ours.positions(37) is ours.pos_embed
 
