@@ -21,6 +21,7 @@ from edm2.runtime.manifest import read_manifest
 from edm2.sampling import heun
 from edm2.sampling.generate import seed_labels, seed_noise
 from edm2.vae.codec import load_codec
+from stages.evaluation import Evaluator
 
 MEASURES = ["fd", "kid", "precision", "recall"]
 CPU = torch.device("cpu")
@@ -170,6 +171,16 @@ def test_two_ranks_measure_what_one_measures(project, measured):
     pd.testing.assert_frame_equal(table(folder), table(measured), rtol=1e-6)
     for path in measured.glob("reports/samples/G/**/*.png"):
         assert (folder / path.relative_to(measured)).read_bytes() == path.read_bytes()
+
+
+def test_held_out_images_too_few_for_a_measure_set_no_second_count(project, finished):
+    project()
+    count, params = held_out(finished), load("params.yaml")
+    for neighbours, counts in ((count - 1, [300, count]), (count, [300])):
+        changes = {"measures": ("fd", "precision"), "neighbours": neighbours}
+        chosen = params.evaluation.model_copy(update=changes)
+        evaluator = Evaluator(params.model_copy(update={"evaluation": chosen}), "G", CPU)
+        assert evaluator.counts == counts
 
 
 def test_pictures_are_of_classes_that_are_there(project):

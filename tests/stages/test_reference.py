@@ -125,6 +125,19 @@ def test_too_few_training_images_are_told_before_anything_is_trained(project, fi
         run_stage("reference")
 
 
+def test_held_out_images_no_more_than_dimensions_are_no_yardstick(project, finished, capsys):
+    count = read_manifest(finished / "data/images")["images"]["held_out"]
+    folder = project(features__dims=count, evaluation__samples=2 * count)
+    facts = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**{**facts, "dims": count}), folder / "models/features")
+    for stage in ("reference", "yardsticks"):
+        run_stage(stage)
+    assert json.loads((folder / "reports/yardsticks/metrics.json").read_text()) == {}
+    assert (
+        f"{count} held-out images are no more than the {count} feature" in capsys.readouterr().out
+    )
+
+
 SAMPLES = 12
 
 

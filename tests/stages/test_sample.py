@@ -67,6 +67,12 @@ def test_labels_are_taken_in_turn(project):
     assert not other.all()
 
 
+def test_the_first_seed_takes_the_first_label():
+    given = sample.parser().parse_args([NETWORK, "--seeds", "5-9", "--labels", "4,1,2"])
+    assert sample.labels_of(given, None, [5, 6, 7, 8]).tolist() == [4, 1, 2, 4]
+    assert sample.labels_of(given, None, [8]).tolist() == [4]
+
+
 def test_shards_hold_the_same_images(project):
     folder = project()
     run("--seeds", "0-4", "--out", "files")
@@ -166,6 +172,31 @@ def test_a_folder_never_mixes_two_kinds_of_images(project):
         run("--seeds", "0-1", "--labels", "1")
     with pytest.raises(UserError, match="networks differ"):
         run("--seeds", "0-1", network=NETWORK.replace("0.1.", "0.2."))
+
+
+OTHER = NETWORK.replace("0.1.", "0.2.")
+
+
+@pytest.mark.parametrize(("words", "changes", "said"), [
+    (["--strength", "0"], {}, "strength"),
+    (["--guide", OTHER], {}, "networks"),
+    (["--config", "F"], {}, "config"),
+    ([], {"guidance.interval": [0.3, 4.0]}, "interval"),
+    ([], {"sampling.steps": 4}, "sampling"),
+    ([], {"runtime.precision": "bf16"}, "precision"),
+])  # fmt: skip
+def test_all_that_images_follow_from_is_held_against_the_folder(project, words, changes, said):
+    guidance = {"guidance.guide": "snapshot", "guidance.nimg": 512, "guidance.interval": [0.3, 5.0]}
+    folder = project()
+    write_params(folder / "params.yaml", {**TINY, **guidance})
+    asked = ["--seeds", "0", "--guide", NETWORK, "--strength", "1.5"]
+    params = load("params.yaml").of("G")
+    sample.claim(sample.parser().parse_args([NETWORK, *asked]), params)
+    sample.claim(sample.parser().parse_args([NETWORK, *asked]), params)
+    write_params(folder / "params.yaml", {**TINY, **guidance, **changes})
+    given = sample.parser().parse_args([NETWORK, *asked, *words])
+    with pytest.raises(UserError, match=rf"\({said} differ\)"):
+        sample.claim(given, load("params.yaml").of("G"))
 
 
 def test_what_cannot_be_is_told(project, capsys):
