@@ -69,7 +69,9 @@ class Evaluation(Section):
         description="disjoint blocks of as many seeds as samples that every network is measured on; "
         "the lowest value counts, mean and standard deviation stand beside it (paper: 3)"
     )
-    first_seed: int = Field(ge=0, description="images are made from this seed and those after it")
+    first_seed: int = Field(
+        ge=0, lt=2**62, description="images are made from this seed and those after it"
+    )
     confirm: bool = Field(
         description="measure the best network again, on as many fresh seeds as samples"
     )

@@ -191,6 +191,7 @@ WRONG = [
     ("evaluation.measures", ["fd", "fid"], ["evaluation.measures.1: 'fid'", "'recall'"]),
     ("evaluation.measures", [], ["evaluation.measures", "1 item"]),
     ("evaluation.neighbours", 0, ["evaluation.neighbours: 0", "greater than 0"]),
+    ("evaluation.first_seed", 2**62, ["evaluation.first_seed: 4611686018427387904", "less than"]),
     ("evaluation.samples", 64, ["evaluation.samples", "64", "features.dims: 64"]),
     ("evaluation.measures", ["fd", "is"], ["evaluation.measures", "is with detector: inception"]),
     ("evaluation.detector", "clip", ["evaluation.detector: 'clip'", "'inception'", "'dinov2'"]),
