@@ -10,6 +10,7 @@ import pytest
 from edm2.metrics import frechet_distance
 from edm2.metrics.collection import Collection
 from edm2.metrics.reference import (
+    KEPT,
     Reference,
     import_reference,
     load_reference,
@@ -230,3 +231,8 @@ def test_a_reference_without_a_count_is_never_called_singular():
     with pytest.raises(UserError, match="Fréchet distance of 3 images"):
         distance(few, unknown)
     assert np.isfinite(distance(few, unknown, allow_singular=True))
+
+
+def test_as_many_features_are_kept_as_the_papers_protocol_generates():
+    """Measures of pairs compare with as many real images as are generated: 50 000 in the paper."""
+    assert KEPT >= 50_000
