@@ -226,7 +226,7 @@ def write_files(
     missing = [seed for seed in mine if not _file(given, seed).exists()]
     images = made(given, sampler, denoise, missing)
     for seed, image, _ in track(images, "sample", len(missing), "img"):
-        with replacing(_file(given, seed), durable=False) as temporary:
+        with replacing(_file(given, seed)) as temporary:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="png")
 
 
