@@ -121,31 +121,6 @@ def test_resizing_loses_nothing_of_images_of_224_and_of_flat_ones(ours):
     torch.testing.assert_close(*map(ours.features, flat), rtol=1e-4, atol=1e-4)
 
 
-def test_features_are_frozen_vectors_of_1024(ours):
-    found = ours.features(pixels(1, 20, 12))
-    assert (found.shape, found.dtype, found.requires_grad) == ((1, 1024), torch.float32, False)
-    assert ours.dims == 1024
-    assert not any(p.requires_grad for p in ours.parameters())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_features_refuse_what_is_not_uint8(ours, dtype):
-    with pytest.raises(TypeError, match="uint8"):
-        ours.features(pixels(1, 8, 8).to(dtype))
-
-
-def test_features_of_an_image_do_not_depend_on_its_batch(ours, monkeypatch):
-    images, sizes = pixels(3, 32, 32), []
-    together = ours.features(images)
-    alone = torch.cat([ours.features(image[None]) for image in images])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(dinov2, "AT_ONCE", 2)
-    hook = ours.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    torch.testing.assert_close(ours.features(images), together, rtol=1e-4, atol=1e-4)
-    hook.remove()
-    assert sizes == [2, 1]
-
-
 def test_the_whole_network_has_the_tensors_of_vit_l():
     """By hand: per block 3·D² + 3·D, D² + D, 4·D² + 4·D, 4·D² + D, two norms, two scales; D = 1024."""
     with torch.device("meta"):

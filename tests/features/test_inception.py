@@ -79,32 +79,6 @@ def test_address_and_checksum_are_those_that_others_declare():
         assert Path(name).stem.endswith(f"2015-12-05-{TENSORFLOW.sha256}")
 
 
-def test_features_are_frozen_vectors_of_2048(ours):
-    found = ours.features(pixels(1, 20, 12))
-    assert (found.shape, found.dtype, found.requires_grad) == ((1, 2048), torch.float32, False)
-    assert ours.dims == 2048
-    assert not ours.training
-    assert not any(p.requires_grad for p in ours.parameters())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_features_refuse_what_is_not_uint8(ours, dtype):
-    with pytest.raises(TypeError, match="uint8"):
-        ours.features(pixels(1, 8, 8).to(dtype))
-
-
-def test_features_of_an_image_do_not_depend_on_its_batch(ours, monkeypatch):
-    images, sizes = pixels(3, 32, 32), []
-    together = ours.features(images)
-    alone = torch.cat([ours.features(image[None]) for image in images])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(inception, "AT_ONCE", 2)
-    hook = ours.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    torch.testing.assert_close(ours.features(images), together, rtol=1e-4, atol=1e-5)
-    hook.remove()
-    assert sizes == [2, 1]
-
-
 def test_size_changes_nothing_where_resizing_loses_nothing(ours):
     """Each pixel doubled: of 598 pixels every second one is taken, as there is no antialiasing."""
     image = pixels(1, 299, 299)
