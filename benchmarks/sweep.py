@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from edm2.ema import SnapshotStore, Target, reconstruct_files
+from edm2.ema.reconstruct import copy_files
 from edm2.metrics.collection import Collection
 from edm2.params import load
 from edm2.runtime.device import pick_device
@@ -65,7 +66,8 @@ def main() -> None:
     store = SnapshotStore(Path(f"models/ema/{given.config}"))
     with tempfile.TemporaryDirectory() as scratch:
         targets = {Path(scratch) / f"{length}.safetensors": Target(length) for length in lengths}
-        clock.timed("reconstruct", reconstruct_files)(store, targets, torch.float16)
+        make = copy_files if store.fixed else reconstruct_files
+        clock.timed("reconstruct", make)(store, targets, torch.float16)
     clock.seconds["reconstruct"] *= len(networks) / len(lengths)
     first, samples = params.evaluation.first_seed, params.evaluation.samples
     progress = Progress("sweep", len(networks) * samples, "img")

@@ -15,7 +15,7 @@ from tiny import TINY, write_params
 
 from edm2.params import UserError, load
 from edm2.runtime.manifest import read_manifest
-from stages import sample
+from stages import sample, sample_folder
 from stages.sampler import Sampler
 
 NETWORK = "models/sweep/G/000000001024-sigma_rel-0.1.safetensors"
@@ -69,8 +69,8 @@ def test_labels_are_taken_in_turn(project):
 
 def test_the_first_seed_takes_the_first_label():
     given = sample.parser().parse_args([NETWORK, "--seeds", "5-9", "--labels", "4,1,2"])
-    assert sample.labels_of(given, None, [5, 6, 7, 8]).tolist() == [4, 1, 2, 4]
-    assert sample.labels_of(given, None, [8]).tolist() == [4]
+    assert sample_folder.labels_of(given, None, [5, 6, 7, 8]).tolist() == [4, 1, 2, 4]
+    assert sample_folder.labels_of(given, None, [8]).tolist() == [4]
 
 
 def test_shards_hold_the_same_images(project):
@@ -88,7 +88,7 @@ def test_shards_hold_the_same_images(project):
 def test_ranks_share_the_files(project, monkeypatch, kind):
     """Each is made by one rank, whatever another has written meanwhile; images are as without ranks."""
     folder = project()
-    monkeypatch.setattr(sample, "SHARD", 3)
+    monkeypatch.setattr(sample_folder, "SHARD", 3)
     whole, shared, made = folder / "whole", folder / "shared", Counter()
     run("--seeds", "5-17", "--format", kind, "--out", "whole")
     given = sample.parser().parse_args(
@@ -101,7 +101,9 @@ def test_ranks_share_the_files(project, monkeypatch, kind):
     for rank in (1, 0):
         monkeypatch.setenv("RANK", str(rank))
         before = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
-        {"png": sample.write_files, "shards": sample.write_shards}[kind](given, sampler, denoise)
+        {"png": sample_folder.write_files, "shards": sample_folder.write_shards}[kind](
+            given, sampler, denoise
+        )
         after = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
         made.update(path.name for path, time in after.items() if before.get(path) != time)
         assert len(made) >= 2
@@ -133,8 +135,8 @@ def test_an_interrupted_shard_leaves_nothing_and_is_made_again(
     project, monkeypatch, capsys, signum
 ):
     """A scheduler's SIGTERM as well as Ctrl-C."""
-    folder, made = project(), sample.made
-    monkeypatch.setattr(sample, "SHARD", 2)
+    folder, made = project(), sample_folder.made
+    monkeypatch.setattr(sample_folder, "SHARD", 2)
     monkeypatch.setattr(sys, "argv", ["sample", NETWORK, "--seeds", "0-3", "--format", "shards"])
 
     def interrupted(given, sampler, denoise, seeds):
@@ -146,7 +148,7 @@ def test_an_interrupted_shard_leaves_nothing_and_is_made_again(
     before = signal.getsignal(signal.SIGTERM)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(sample, "made", interrupted)
+            patch.setattr(sample_folder, "made", interrupted)
             assert sample.main() == 130
         assert "run the same again to continue" in capsys.readouterr().err
         found = {path.name for path in (folder / "samples").iterdir()}
@@ -191,12 +193,12 @@ def test_all_that_images_follow_from_is_held_against_the_folder(project, words, 
     write_params(folder / "params.yaml", {**TINY, **guidance})
     asked = ["--seeds", "0", "--guide", NETWORK, "--strength", "1.5"]
     params = load("params.yaml").of("G")
-    sample.claim(sample.parser().parse_args([NETWORK, *asked]), params)
-    sample.claim(sample.parser().parse_args([NETWORK, *asked]), params)
+    sample_folder.claim(sample.parser().parse_args([NETWORK, *asked]), params)
+    sample_folder.claim(sample.parser().parse_args([NETWORK, *asked]), params)
     write_params(folder / "params.yaml", {**TINY, **guidance, **changes})
     given = sample.parser().parse_args([NETWORK, *asked, *words])
     with pytest.raises(UserError, match=rf"\({said} differ\)"):
-        sample.claim(given, load("params.yaml").of("G"))
+        sample_folder.claim(given, load("params.yaml").of("G"))
 
 
 def test_what_cannot_be_is_told(project, capsys):
@@ -293,13 +295,13 @@ def test_what_is_no_folder_of_samples_is_left_alone(project, file, content):
 
 def test_the_grid_has_the_first_classes_and_the_first_seeds_of_each(project, monkeypatch):
     """However many classes there are."""
-    monkeypatch.setattr(sample, "SHOWN", 2)
+    monkeypatch.setattr(sample_folder, "SHOWN", 2)
     seen = {}
 
     def keep(path, images, labels, classes):
         seen[path.name] = images, labels
 
-    monkeypatch.setattr("edm2.reporting.grids.write_class_grid", keep)
+    monkeypatch.setattr(sample_folder, "write_class_grid", keep)
     folder = project()
     run("--seeds", "3-30")
     images, labels = seen["grid.png"]
