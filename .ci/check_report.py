@@ -8,8 +8,16 @@ import pandas as pd
 
 REPORTS = Path("reports")
 HEADINGS = ("EMA length", "Ablation", "Samples", "How good is that?", "Autoencoder", "Training")
-FILES = ("ablation.csv", "ablation.md", "ema_curves.csv", "ema_curves.md", "ema_curves.png",
-         "ema_curves.svg", "vae.png", "training.png")  # fmt: skip
+FILES = (
+    "ablation.csv",
+    "ablation.md",
+    "ema_curves.csv",
+    "ema_curves.md",
+    "ema_curves.png",
+    "ema_curves.svg",
+    "vae.png",
+    "training.png",
+)
 
 
 def complaints() -> list[str]:

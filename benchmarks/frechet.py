@@ -51,8 +51,15 @@ def main() -> None:
     rng = np.random.default_rng(0)
     widths = np.exp(-5 * np.arange(given.dims) / given.dims)
     mixing = rng.normal(size=(given.dims, given.dims)) / np.sqrt(given.dims)
-    a, b = (((rng.normal(size=(given.images, given.dims)) + 0.1 * k) * widths * (1 + 0.1 * k) @ mixing)
-            .astype(np.float32) for k in range(2))  # fmt: skip
+    a, b = (
+        (
+            (rng.normal(size=(given.images, given.dims)) + 0.1 * k)
+            * widths
+            * (1 + 0.1 * k)
+            @ mixing
+        ).astype(np.float32)
+        for k in range(2)
+    )
 
     def streamed() -> list[Any]:
         found = []
@@ -72,11 +79,17 @@ def main() -> None:
     ours, value = timed(lambda: frechet_distance(*moments), given.repeats)
     theirs, other = timed(by_square_root, 1)
     images = f"moments of 2 x {given.images} images"
-    rows = [(images, streaming, ""), ("edm2.metrics.frechet_distance", ours, repr(value)),
-            ("by scipy.linalg.sqrtm", theirs, repr(other))]  # fmt: skip
+    rows = [
+        (images, streaming, ""),
+        ("edm2.metrics.frechet_distance", ours, repr(value)),
+        ("by scipy.linalg.sqrtm", theirs, repr(other)),
+    ]
     print(f"{given.dims} dimensions, {given.threads} threads")
-    print(pd.DataFrame(rows, columns=["", "seconds", "distance"]).to_string(
-        index=False, float_format="{:.2f}".format))  # fmt: skip
+    print(
+        pd.DataFrame(rows, columns=["", "seconds", "distance"]).to_string(
+            index=False, float_format="{:.2f}".format
+        )
+    )
     print(f"ratio of the distances' times: {theirs / ours:.1f}")
 
 

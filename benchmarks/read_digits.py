@@ -44,8 +44,10 @@ def main() -> int:
     )  # [N, 8, 8]
     reader = SVC(gamma=0.001).fit(*load_digits(return_X_y=True))
     right = reader.predict(small.flatten(1).numpy() * (16 / 255)) == labels.numpy()
-    print(f"config {arguments.config}, EMA length {best['sigma_rel']:g}: {right.mean():.1%} of {len(right)} "
-          "generated digits are read as the class asked for")  # fmt: skip
+    print(
+        f"config {arguments.config}, EMA length {best['sigma_rel']:g}: {right.mean():.1%} of {len(right)} "
+        "generated digits are read as the class asked for"
+    )
     for digit in np.unique(labels):
         print(f"  {digit}: {right[labels.numpy() == digit].mean():.0%}")
     return int(right.mean() < arguments.least)

@@ -100,8 +100,12 @@ def run_loop(folder: Path, count: int, scratch: Path) -> float:
     return seconds / IN_LOOP * len(store.snapshots) + time.perf_counter() - start
 
 
-WAYS = {"reconstruct": run_reconstruct, "plain read": run_read, "matrix product": run_product,
-        "plain loop (extrapolated)": run_loop}  # fmt: skip
+WAYS = {
+    "reconstruct": run_reconstruct,
+    "plain read": run_read,
+    "matrix product": run_product,
+    "plain loop (extrapolated)": run_loop,
+}
 
 
 def main() -> None:
@@ -127,12 +131,19 @@ def main() -> None:
                 runs = []
                 for k in range(given.repeats):
                     os.sync()  # what was written before is not to be written now
-                    runs.append(alone(__file__, ["--one", way, folder, str(count)],
-                                      f"{count} lengths, {way}, {k + 1} of {given.repeats}"))  # fmt: skip
+                    runs.append(
+                        alone(
+                            __file__,
+                            ["--one", way, folder, str(count)],
+                            f"{count} lengths, {way}, {k + 1} of {given.repeats}",
+                        )
+                    )
                 rows.append({"lengths": count, "way": way, **pd.DataFrame(runs).median()})
     table = pd.DataFrame(rows)
-    print(f"{given.snapshots} snapshots of {given.millions:g} million parameters, float16; "
-          f"{torch.get_num_threads()} threads")  # fmt: skip
+    print(
+        f"{given.snapshots} snapshots of {given.millions:g} million parameters, float16; "
+        f"{torch.get_num_threads()} threads"
+    )
     print(table.to_string(index=False, float_format="{:.3g}".format))
 
 

@@ -85,8 +85,10 @@ def main() -> None:
         {"seconds": [clock.seconds[name] / len(networks) for name in order]}, order
     )
     table["share"] = table["seconds"] / table["seconds"].sum()
-    print(f"config {given.config}, {samples} images of each network, {', '.join(params.evaluation.measures)} "
-          f"of {evaluator.detector.name}; {device}, {torch.get_num_threads()} threads")  # fmt: skip
+    print(
+        f"config {given.config}, {samples} images of each network, {', '.join(params.evaluation.measures)} "
+        f"of {evaluator.detector.name}; {device}, {torch.get_num_threads()} threads"
+    )
     print(table.to_string(formatters={"seconds": "{:.3g}".format, "share": "{:.1%}".format}))
     print(f"{3600 / table['seconds'].sum():.3g} networks per hour")
 

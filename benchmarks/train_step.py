@@ -36,15 +36,17 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(given.threads)
     device = torch.device(given.device)
     ladder = replace(LADDER[given.config], batch=given.batch)
-    denoiser = build_denoiser(ladder, given.size, given.channels, resolution=given.resolution,
-                              dtype=given.precision[0]).to(device)  # fmt: skip
+    denoiser = build_denoiser(
+        ladder, given.size, given.channels, resolution=given.resolution, dtype=given.precision[0]
+    ).to(device)
     if given.channels_last:
         denoiser = denoiser.to(memory_format=torch.channels_last)
     params = load(Path(__file__).parent.parent / "params.yaml").diffusion.model_copy(
         update={"microbatch": given.microbatch, "magnitudes_nimg": 10**12, "conditional": True}
     )
-    task = DenoiserTask(denoiser, PowerEMA(denoiser.unet, [0.05, 0.10]), params, 0, device,
-                        given.compile)  # fmt: skip
+    task = DenoiserTask(
+        denoiser, PowerEMA(denoiser.unet, [0.05, 0.10]), params, 0, device, given.compile
+    )
     side = given.resolution
     data = 0.5 * torch.randn(given.batch, 4, side, side)
     batch = (
@@ -63,8 +65,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
     warm = [step(k + 1) for k in range(given.warmup)]
     seconds = median([step(given.warmup + k + 1) for k in range(given.steps)])
-    return {"s/step": seconds, "images/s": given.batch / seconds, "peak GiB": peak_gib(device),
-            "first step s": warm[0]}  # fmt: skip
+    return {
+        "s/step": seconds,
+        "images/s": given.batch / seconds,
+        "peak GiB": peak_gib(device),
+        "first step s": warm[0],
+    }
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -44,13 +44,19 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     vae = load(Path(__file__).parent.parent / "params.yaml").vae
     weights = dict.fromkeys(("perceptual", "adversarial", "pooled", "low_pass"), 0.0)
     weights |= {"plain": 1.0, **dict.fromkeys(LOSSES[given.losses], 1.0)}
-    params = vae.model_copy(update={
-        "channels": given.channels[0], "channel_mult": (1, 2, 4, 4), "num_res_blocks": 2,
-        "batch": given.batch, "microbatch": given.microbatch,
-        "losses": vae.losses.model_copy(update=weights),
-        "adversarial": vae.adversarial.model_copy(
-            update={"discriminator_nimg": 0, "generator_nimg": 0}),
-    })  # fmt: skip
+    params = vae.model_copy(
+        update={
+            "channels": given.channels[0],
+            "channel_mult": (1, 2, 4, 4),
+            "num_res_blocks": 2,
+            "batch": given.batch,
+            "microbatch": given.microbatch,
+            "losses": vae.losses.model_copy(update=weights),
+            "adversarial": vae.adversarial.model_copy(
+                update={"discriminator_nimg": 0, "generator_nimg": 0}
+            ),
+        }
+    )
     torch.manual_seed(0)
     backbone = (
         Vgg16(lpips_weights())
@@ -61,8 +67,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     network = Autoencoder(params).to(device)
     task = VaeTask(network, params, backbone, 0, device, dtype, given.compile)
     latent = side // params.downscale
-    batch = (torch.randint(0, 256, (given.batch, 3, side, side), dtype=torch.uint8),
-             torch.randn(given.batch, params.latent_channels, latent, latent))  # fmt: skip
+    batch = (
+        torch.randint(0, 256, (given.batch, 3, side, side), dtype=torch.uint8),
+        torch.randn(given.batch, params.latent_channels, latent, latent),
+    )
 
     def step(number: int) -> float:
         start = time.perf_counter()

@@ -30,8 +30,10 @@ def main() -> int:
     try:
         experiments = {rev: (_metrics(rev), flat_params(rev)) for rev in given.revisions}
         table = variants_table(experiments)
-        draw({name: revisions[0] for name, revisions in variants(experiments).items()},
-             given.out / "reconstructions.png")  # fmt: skip
+        draw(
+            {name: revisions[0] for name, revisions in variants(experiments).items()},
+            given.out / "reconstructions.png",
+        )
     except UserError as error:
         print(f"compare_vae: {error}", file=sys.stderr)
         return 2
@@ -63,8 +65,9 @@ def draw(revisions: dict[str, str], path: Path) -> None:
     rows = {"image": images}
     for name, revision in revisions.items():
         with TemporaryDirectory() as scratch:
-            codec = load_codec(fetch(revision, "models/vae", Path(scratch) / "vae"),
-                               torch.device("cpu"))  # fmt: skip
+            codec = load_codec(
+                fetch(revision, "models/vae", Path(scratch) / "vae"), torch.device("cpu")
+            )
         rows[name] = codec.decode(codec.encode(images)[0])
     write_rows(path, rows)
 

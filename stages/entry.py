@@ -59,8 +59,7 @@ def main(work: Work, outside: Callable[[Params], str] | None = None) -> None:
     try:
         params, config = load(arguments.params), getattr(arguments, "config", "")
         _check(params, config)
-        perform(name, work, params, config,
-                outside(params) if outside else "")  # fmt: skip
+        perform(name, work, params, config, outside(params) if outside else "")
     except UserError as error:
         _leave(f"{name}: {error}", 2)
     except KeyboardInterrupt:
@@ -83,8 +82,11 @@ def perform(name: str, work: Work, params: Params, config: str = "", outside: st
     device = pick_device(params.runtime)
     with process_group(device), open_state(title.replace(" ", "-"), key) as state:
         if state.finished():
-            print(f"{title}: this very work was finished before; its results are reused "
-                  f"({state.folder}; remove it to compute anew).", file=sys.stderr)  # fmt: skip
+            print(
+                f"{title}: this very work was finished before; its results are reused "
+                f"({state.folder}; remove it to compute anew).",
+                file=sys.stderr,
+            )
         else:
             with open_run(title, params, state, stage=name, config=config) as run:
                 work(Place(title, params, config, device, state, run))
@@ -96,8 +98,10 @@ def _check(params: Params, config: str) -> None:
     from edm2.diffusion.configuration import check_configs
 
     if config and config not in params.configs:
-        raise UserError(f"config {config}: not among configs of params.yaml "
-                        f"({', '.join(params.configs)}). Add it there.")  # fmt: skip
+        raise UserError(
+            f"config {config}: not among configs of params.yaml "
+            f"({', '.join(params.configs)}). Add it there."
+        )
     check_configs(params)
 
 

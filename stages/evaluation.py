@@ -60,8 +60,11 @@ class Evaluator:
         seeds = range(first_seed, first_seed + evaluation.samples)
         labels_of, columns = self.sampler.labels_of, evaluation.grid_columns
         labels = labels_of(seeds)
-        shown = {seeds[k] for label in labels.unique()[: evaluation.grid_classes]
-                 for k in (labels == label).nonzero().flatten()[:columns].tolist()}  # fmt: skip
+        shown = {
+            seeds[k]
+            for label in labels.unique()[: evaluation.grid_classes]
+            for k in (labels == label).nonzero().flatten()[:columns].tolist()
+        }
         collection = Collection(self.detector.dims, self.counts, self.kept)
         images: dict[int, torch.Tensor] = {}
         who = ranks()
@@ -75,21 +78,33 @@ class Evaluator:
             images |= more
         if not who.first:
             return None
-        return Generated(collection, torch.stack([images[seed] for seed in sorted(shown)]),
-                         labels_of(sorted(shown)))  # fmt: skip
+        return Generated(
+            collection,
+            torch.stack([images[seed] for seed in sorted(shown)]),
+            labels_of(sorted(shown)),
+        )
 
     def rows(self, generated: Generated, strength: float, first_seed: int) -> list[dict[str, Any]]:
         """One table row per metric, by its full name."""
         evaluation, found = self.params.evaluation, []
         for count, measure in product(self.counts, evaluation.measures):
-            number = measured(measure, generated.features, self.reference, count, evaluation,
-                              self.detector, self.device)  # fmt: skip
-            found.append({
-                "guidance": strength,
-                "metric": metric_name(self.detector.name, count, measure),
-                **asdict(number),
-                "detector": evaluation.detector,
-                "samples": count,
-                "first_seed": first_seed,
-            })  # fmt: skip
+            number = measured(
+                measure,
+                generated.features,
+                self.reference,
+                count,
+                evaluation,
+                self.detector,
+                self.device,
+            )
+            found.append(
+                {
+                    "guidance": strength,
+                    "metric": metric_name(self.detector.name, count, measure),
+                    **asdict(number),
+                    "detector": evaluation.detector,
+                    "samples": count,
+                    "first_seed": first_seed,
+                }
+            )
         return found

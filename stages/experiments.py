@@ -22,8 +22,10 @@ def read(revision: str, path: str) -> str:
     try:
         text: str = dvc.api.read(path, rev=_rev(revision))
     except (DvcException, SCMError, OSError) as error:
-        raise UserError(f"{revision}: expected a revision with {path}, a commit or an experiment of "
-                        f"`dvc exp show` that ran to its end ({error}).") from None  # fmt: skip
+        raise UserError(
+            f"{revision}: expected a revision with {path}, a commit or an experiment of "
+            f"`dvc exp show` that ran to its end ({error})."
+        ) from None
     return text
 
 

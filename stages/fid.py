@@ -29,9 +29,13 @@ def work(place: Place) -> None:
     bench = Bench(place, Evaluator(place.params, place.config, place.device))
     evaluation, strengths = place.params.evaluation, place.params.guidance.strength
     first, size = evaluation.first_seed, evaluation.blocks * evaluation.samples
-    rows = [row for network in bench.networks for strength in strengths
-            for seed in range(first, first + size, evaluation.samples)
-            for row in bench.measured(network, strength, "sweep", seed)]  # fmt: skip
+    rows = [
+        row
+        for network in bench.networks
+        for strength in strengths
+        for seed in range(first, first + size, evaluation.samples)
+        for row in bench.measured(network, strength, "sweep", seed)
+    ]
     if evaluation.confirm:
         for best in bests_of(pd.DataFrame(rows)):
             (network,) = (n for n in bench.networks if Path(n["file"]).stem == best["network"])
@@ -73,15 +77,21 @@ class Bench:
         done = place.state.folder / f"{name}-w{strength!r}-{first_seed}.json"
         before = self.progress.done
         if not done.exists():
-            generated = self.evaluator.generate(self.folder, network, strength, first_seed,
-                                                self.progress)  # fmt: skip
+            generated = self.evaluator.generate(
+                self.folder, network, strength, first_seed, self.progress
+            )
             if generated is not None:
                 if seeds == "sweep" and first_seed == place.params.evaluation.first_seed:
                     self._picture(name, strength, generated)
                 facts = {k: v for k, v in network.items() if k not in ("file", "guide")}
                 common = {"config": place.config, "network": name, **facts, "seeds": seeds}
-                write_json(done, [{**common, **row} for row in
-                                  self.evaluator.rows(generated, strength, first_seed)])  # fmt: skip
+                write_json(
+                    done,
+                    [
+                        {**common, **row}
+                        for row in self.evaluator.rows(generated, strength, first_seed)
+                    ],
+                )
             barrier()
         self.progress.advance(before + place.params.evaluation.samples - self.progress.done)
         found: list[Row] = json.loads(done.read_text(encoding="utf-8"))
@@ -109,8 +119,10 @@ class Bench:
 
         strengths = self.place.params.guidance.strength
         alike = [n for n in self.networks if (n["tensors"], n["nimg"]) == ("all", best["nimg"])]
-        lengths = {f"{n['sigma_rel']:g}": (Path(n["file"]).stem, float(best["guidance"]))
-                   for n in sorted(alike, key=lambda n: float(n["sigma_rel"]))}  # fmt: skip
+        lengths = {
+            f"{n['sigma_rel']:g}": (Path(n["file"]).stem, float(best["guidance"]))
+            for n in sorted(alike, key=lambda n: float(n["sigma_rel"]))
+        }
         guided = {f"w = {w:g}": (str(best["network"]), w) for w in strengths}
         folder = self.place.out(f"reports/samples/{self.place.config}")
         for kind, rows in (("lengths", lengths), ("strengths", guided)):

@@ -37,21 +37,29 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
             network than params describe.
     """
     if not paths:
-        raise UserError("ema.path or guidance.path: expected published networks (*.pkl) in it, "
-                        "found none.")  # fmt: skip
+        raise UserError(
+            "ema.path or guidance.path: expected published networks (*.pkl) in it, found none."
+        )
     channels = SIZES[diffusion.size].channels if diffusion.size else diffusion.channels
     for path in track(paths, "read published networks", len(paths), "file"):
         found = NAME.fullmatch(path.name)
         if found is None:
-            raise UserError(f"{path}: expected a name that ends in thousand images and EMA length, "
-                            "like edm2-img512-s-2147483-0.130.pkl.")  # fmt: skip
+            raise UserError(
+                f"{path}: expected a name that ends in thousand images and EMA length, "
+                "like edm2-img512-s-2147483-0.130.pkl."
+            )
         tensors = read_published(path).tensors
         denoiser = recognize(tensors)
         if denoiser.unet.shape.channels != channels:
-            raise UserError(f"{path}: a network of {denoiser.unet.shape.channels} channels, but "
-                            f"diffusion.size and diffusion.channels say {channels}.")  # fmt: skip
-        own = {name.removeprefix("unet."): tensor for name, tensor in renamed(tensors, denoiser).items()
-               if name.startswith("unet.")}  # fmt: skip
+            raise UserError(
+                f"{path}: a network of {denoiser.unet.shape.channels} channels, but "
+                f"diffusion.size and diffusion.channels say {channels}."
+            )
+        own = {
+            name.removeprefix("unet."): tensor
+            for name, tensor in renamed(tensors, denoiser).items()
+            if name.startswith("unet.")
+        }
         snapshot = Snapshot.power(int(found[1]) * 1000, float(found[2]))
         buffers = [name for name, _ in denoiser.unet.named_buffers()]
         write_snapshot(folder, snapshot, own, buffers)

@@ -27,8 +27,9 @@ def work(place: Place) -> None:
     elif ranks().first:
         reference = import_reference(project_root() / published, params.detector_dims)
         print(f"note: {published} is compared with, of an unknown number of images.")
-        save_reference(out, reference, detector=params.evaluation.detector, weights=None,
-                       images=None)  # fmt: skip
+        save_reference(
+            out, reference, detector=params.evaluation.detector, weights=None, images=None
+        )
 
 
 def _see(place: Place, out: Path) -> None:
@@ -45,8 +46,13 @@ def _see(place: Place, out: Path) -> None:
         reference = reference_of(collection)
         # told here, before anything is trained; it changes nothing of what is made
         require_enough(reference, place.params.evaluation.allow_singular)
-        save_reference(out, reference, detector=detector.name, weights=detector.fingerprint,
-                       images=fingerprint_of_images())  # fmt: skip
+        save_reference(
+            out,
+            reference,
+            detector=detector.name,
+            weights=detector.fingerprint,
+            images=fingerprint_of_images(),
+        )
 
 
 def _collected(train: "ImageShards", detector: "Detector", place: Place) -> "Collection":

@@ -22,23 +22,44 @@ NUMBER = r"\d{1,18}"  # fits into 64 bits
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m edm2.sampling", description=__doc__,
-                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    found = argparse.ArgumentParser(
+        prog="python -m edm2.sampling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     found.add_argument("network", type=Path, metavar="NETWORK")
     found.add_argument("--config", choices=get_args(Letter), default="G", help="default: G")
-    found.add_argument("--seeds", type=numbers, default=range(64), metavar="SEEDS",
-                       help="first to last, like 0-49999, or a list, like 3,7; default: 0-63")  # fmt: skip
-    found.add_argument("--labels", type=classes, default=None, metavar="CLASSES",
-                       help="class numbers that the seeds take in turn, like 3 or 0,1,2; default: "
-                       "as sampling.labels has it")  # fmt: skip
-    found.add_argument("--guide", type=Path, metavar="NETWORK",
-                       help="of the shape that guidance.changes says; default: the network itself, "
-                       "without labels")  # fmt: skip
-    found.add_argument("--strength", type=weight, default=1.0, metavar="W",
-                       help="of guidance; default: 1, none")  # fmt: skip
+    found.add_argument(
+        "--seeds",
+        type=numbers,
+        default=range(64),
+        metavar="SEEDS",
+        help="first to last, like 0-49999, or a list, like 3,7; default: 0-63",
+    )
+    found.add_argument(
+        "--labels",
+        type=classes,
+        default=None,
+        metavar="CLASSES",
+        help="class numbers that the seeds take in turn, like 3 or 0,1,2; default: "
+        "as sampling.labels has it",
+    )
+    found.add_argument(
+        "--guide",
+        type=Path,
+        metavar="NETWORK",
+        help="of the shape that guidance.changes says; default: the network itself, without labels",
+    )
+    found.add_argument(
+        "--strength", type=weight, default=1.0, metavar="W", help="of guidance; default: 1, none"
+    )
     found.add_argument("--out", type=Path, default=Path("samples"), help="default: samples")
-    found.add_argument("--format", choices=("png", "shards"), default="png",
-                       help="a file per image (default), or WebDataset shards")  # fmt: skip
+    found.add_argument(
+        "--format",
+        choices=("png", "shards"),
+        default="png",
+        help="a file per image (default), or WebDataset shards",
+    )
     found.add_argument("--params", default="params.yaml", help="default: params.yaml")
     return found
 
@@ -113,17 +134,23 @@ def check(given: argparse.Namespace, params: Params, classes: int) -> None:
         UserError: classes that are not there, or words that would change nothing.
     """
     if given.labels and not params.diffusion.conditional:
-        raise UserError("--labels: expected a network that is told classes, and diffusion.conditional "
-                        "is false. Leave it out.")  # fmt: skip
+        raise UserError(
+            "--labels: expected a network that is told classes, and diffusion.conditional "
+            "is false. Leave it out."
+        )
     if given.labels and max(given.labels) >= classes:
         raise UserError(f"--labels {max(given.labels)}: expected classes below {classes}.")
     if given.guide and given.strength == 1:
-        raise UserError(f"--guide {given.guide}: at strength 1 it changes nothing. Set --strength, or "
-                        "leave it out.")  # fmt: skip
+        raise UserError(
+            f"--guide {given.guide}: at strength 1 it changes nothing. Set --strength, or "
+            "leave it out."
+        )
     if given.strength != 1 and not given.guide and not params.diffusion.label_dropout:
-        raise UserError(f"--strength {given.strength:g}: expected --guide, or a network trained with "
-                        "diffusion.label_dropout above 0: without it none has learned to do "
-                        "without labels.")  # fmt: skip
+        raise UserError(
+            f"--strength {given.strength:g}: expected --guide, or a network trained with "
+            "diffusion.label_dropout above 0: without it none has learned to do "
+            "without labels."
+        )
 
 
 if __name__ == "__main__":

@@ -57,15 +57,21 @@ def described(given: argparse.Namespace, params: Params) -> dict[str, Any]:
     together = given.labels or given.format == "shards"  # which seeds there are shapes each file
     guidance = params.guidance.model_dump(mode="json")
     return {
-        "networks": [None if path is None else sha256(path) for path in (given.network, given.guide)],
-        "codec": sha256(Path("models/vae") / NAME), "latents": sha256(Path("data/latents") / NAME),
-        "strength": given.strength, "labels": given.labels, "format": given.format,
-        "seeds": str(given.seeds) if together else None, "config": given.config,
+        "networks": [
+            None if path is None else sha256(path) for path in (given.network, given.guide)
+        ],
+        "codec": sha256(Path("models/vae") / NAME),
+        "latents": sha256(Path("data/latents") / NAME),
+        "strength": given.strength,
+        "labels": given.labels,
+        "format": given.format,
+        "seeds": str(given.seeds) if together else None,
+        "config": given.config,
         "interval": None if given.strength == 1 else guidance["interval"],
         "changes": guidance["changes"] if given.guide else None,
         "sampling": params.sampling.model_dump(mode="json", exclude={"batch"}),
         "precision": params.runtime.precision,
-    }  # fmt: skip
+    }
 
 
 def labels_of(given: argparse.Namespace, sampler: Sampler, seeds: Sequence[int]) -> torch.Tensor:
@@ -110,8 +116,13 @@ def write_shards(given: argparse.Namespace, sampler: Sampler, denoise: Condition
         path = given.out / f"samples-{seeds[0]:09d}.tar"
         if not path.exists():
             images = track(made(given, sampler, denoise, seeds), path.stem, len(seeds), "img")
-            write_shard(path, (image_sample(f"{seed:09d}", image.permute(1, 2, 0).numpy(), label)
-                               for seed, image, label in images))  # fmt: skip
+            write_shard(
+                path,
+                (
+                    image_sample(f"{seed:09d}", image.permute(1, 2, 0).numpy(), label)
+                    for seed, image, label in images
+                ),
+            )
 
 
 def draw(given: argparse.Namespace, sampler: Sampler) -> None:
@@ -119,8 +130,12 @@ def draw(given: argparse.Namespace, sampler: Sampler) -> None:
     labels = labels_of(given, sampler, given.seeds)
     shown = torch.cat([(labels == k).nonzero()[:SHOWN, 0] for k in labels.unique()[:SHOWN]])
     images = [torch.from_numpy(np.array(Image.open(_file(given, given.seeds[k])))) for k in shown]
-    write_class_grid(given.out / "grid.png", torch.stack(images).permute(0, 3, 1, 2),
-                     labels[shown], sampler.classes)  # fmt: skip
+    write_class_grid(
+        given.out / "grid.png",
+        torch.stack(images).permute(0, 3, 1, 2),
+        labels[shown],
+        sampler.classes,
+    )
 
 
 def _file(given: argparse.Namespace, seed: int) -> Path:

@@ -67,8 +67,9 @@ class Sampler:
         labels_of: Callable[[Sequence[int]], torch.Tensor],
     ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """The seeds in batches, and their images uint8 [N, 3, R, R]."""
-        for part, latents in generate(denoise, seeds, self.latents.shape, labels_of,
-                                      self.params.sampling, self.device):  # fmt: skip
+        for part, latents in generate(
+            denoise, seeds, self.latents.shape, labels_of, self.params.sampling, self.device
+        ):
             yield part, self.codec.decode(self.latents.normalization.denormalize(latents))
 
 
@@ -76,5 +77,6 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: expected a network of models/sweep/<config>/, a safetensors file "
-                        f"({error}).") from None  # fmt: skip
+        raise UserError(
+            f"{path}: expected a network of models/sweep/<config>/, a safetensors file ({error})."
+        ) from None

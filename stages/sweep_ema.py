@@ -39,8 +39,10 @@ def work(place: Place) -> None:
     out.mkdir(exist_ok=True)
     store = SnapshotStore(Path(f"models/ema/{place.config}"))
     if store.fixed:
-        print(f"note: config {place.config} has averages of a length fixed before; sweep.sigma_rel "
-              "and sweep.tensors do not apply.")  # fmt: skip
+        print(
+            f"note: config {place.config} has averages of a length fixed before; sweep.sigma_rel "
+            "and sweep.tensors do not apply."
+        )
     dtype = {"float16": torch.float16, "float32": torch.float32}[params.sweep.dtype]
     wanted = list(_wanted(store, params.sweep))
     own = {network.file: network.target for network in wanted}
@@ -77,8 +79,12 @@ def _wanted(store: "SnapshotStore", sweep: Sweep) -> Iterator[Network]:
         others = matching(pattern, store.parameters)
         for length in sweep.sigma_rel:
             base = sweep.tensors_base or length  # params have one wherever there are patterns
-            yield Network(pattern, length, Target(base, store.end, dict.fromkeys(others, length)),
-                          _file(store.end, length, f"tensors{number}-"))  # fmt: skip
+            yield Network(
+                pattern,
+                length,
+                Target(base, store.end, dict.fromkeys(others, length)),
+                _file(store.end, length, f"tensors{number}-"),
+            )
 
 
 def _guided(
@@ -119,8 +125,10 @@ def _make(
     specs = (copy_files if store.fixed else reconstruct_files)(store, paths, dtype)
     for path, spec in zip(paths, specs, strict=True):
         if not spec.trustworthy:
-            print(f"warning: {path.name}: the reconstruction's response function is off by "
-                  f"{spec.error:.1%}; take more snapshots.")  # fmt: skip
+            print(
+                f"warning: {path.name}: the reconstruction's response function is off by "
+                f"{spec.error:.1%}; take more snapshots."
+            )
     return dict(zip(targets, specs, strict=True))
 
 

@@ -20,11 +20,19 @@ def work(place: Place) -> None:
     seed, params = place.params.dataset.seed, place.params.features
     images = ImageShards(Path("data/images"), "train")
     torch.manual_seed(torch_seed(seed, "features/init"))
-    classifier = Classifier(params.channels, params.slices, params.dims, len(images.classes),
-                            images.resolution).to(place.device)  # fmt: skip
+    classifier = Classifier(
+        params.channels, params.slices, params.dims, len(images.classes), images.resolution
+    ).to(place.device)
     task = ClassifierTask(classifier, params, place.device)
-    train(place.title, task, batches(images, params, seed), params, place.state, place.run,
-          checkpoint_seconds=place.params.runtime.checkpoint_seconds)  # fmt: skip
+    train(
+        place.title,
+        task,
+        batches(images, params, seed),
+        params,
+        place.state,
+        place.run,
+        checkpoint_seconds=place.params.runtime.checkpoint_seconds,
+    )
     if ranks().first:
         held_out = ImageShards(Path("data/images"), "held_out")
         found = {"accuracy_held_out": accuracy(classifier, held_out, place.device)}

@@ -35,8 +35,11 @@ def work(place: Place) -> None:
     others = [WebImages(paths, prepared[0].resolution) for paths in shards(params)]
     images, held_out = others or prepared
     own = params.vae.backbone == "classifier"
-    backbone = (load_classifier(Path("models/features"), device) if own
-                else load_vgg16(_copy(params), device))  # fmt: skip
+    backbone = (
+        load_classifier(Path("models/features"), device)
+        if own
+        else load_vgg16(_copy(params), device)
+    )
     if params.codec.kind == "trained":
         network = _trained(place, images, held_out, backbone)
         if ranks().first:
@@ -67,8 +70,11 @@ def _write(place: Place, codec: "Codec", held_out: "Images", found: dict[str, fl
     write_rows(grid, rows)
     place.run.artifact(grid)
     # JSON has no infinity: where nothing is lost there is no PSNR, and the report says so
-    write_metrics(place, "reports/vae/metrics.json",
-                  {key: value for key, value in found.items() if isfinite(value)})  # fmt: skip
+    write_metrics(
+        place,
+        "reports/vae/metrics.json",
+        {key: value for key, value in found.items() if isfinite(value)},
+    )
 
 
 def _trained(
@@ -95,11 +101,19 @@ def _trained(
         found = evaluate(codec, held_out, backbone, place.device)
         return {f"held_out/{key}": value for key, value in found.items()}
 
-    task = VaeTask(network, params, backbone, seed, place.device, activation_dtype(runtime),
-                   runtime.compile)  # fmt: skip
-    train(place.title, task, batches(images, params, seed), params, place.state, place.run,
-          checkpoint_seconds=runtime.checkpoint_seconds,
-          every=[Every(params.evaluate_nimg, check)])  # fmt: skip
+    task = VaeTask(
+        network, params, backbone, seed, place.device, activation_dtype(runtime), runtime.compile
+    )
+    train(
+        place.title,
+        task,
+        batches(images, params, seed),
+        params,
+        place.state,
+        place.run,
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        every=[Every(params.evaluate_nimg, check)],
+    )
     return network.eval()
 
 

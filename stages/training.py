@@ -42,13 +42,20 @@ def train_denoiser(place: Place, params: Params, out: Path) -> None:
                 write_snapshot(out, taken, tensors, list(average.buffers))
         return {}
 
-    task = DenoiserTask(denoiser, average, params.diffusion, seed, place.device,
-                        params.runtime.compile)  # fmt: skip
-    train(place.title, task, batches(latents, ladder, params.diffusion.label_dropout, seed),
-          params.diffusion, place.state, place.run,
-          checkpoint_seconds=params.runtime.checkpoint_seconds,
-          every=[Every(ema.snapshot_nimg, snapshot)],
-          rollback=lambda nimg: remove_snapshots_after(out, nimg))  # fmt: skip
+    task = DenoiserTask(
+        denoiser, average, params.diffusion, seed, place.device, params.runtime.compile
+    )
+    train(
+        place.title,
+        task,
+        batches(latents, ladder, params.diffusion.label_dropout, seed),
+        params.diffusion,
+        place.state,
+        place.run,
+        checkpoint_seconds=params.runtime.checkpoint_seconds,
+        every=[Every(ema.snapshot_nimg, snapshot)],
+        rollback=lambda nimg: remove_snapshots_after(out, nimg),
+    )
     if ranks().first:
         save_network(denoiser, out / "network.safetensors")
         write_index(SnapshotStore(out))

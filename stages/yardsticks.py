@@ -37,8 +37,10 @@ def work(place: Place) -> None:
         return (codec.decode(codec.encode(batch.to(place.device))[0]) for batch in originals())
 
     if count <= detector.dims:
-        print(f"note: {count} held-out images are no more than the {detector.dims} feature "
-              "dimensions: their Fréchet distance is left out.")  # fmt: skip
+        print(
+            f"note: {count} held-out images are no more than the {detector.dims} feature "
+            "dimensions: their Fréchet distance is left out."
+        )
     else:
         for name, images in (("held_out", originals), ("reconstructions", reconstructions)):
             seen = image_statistics(images(), count, detector, place.device)

@@ -30,8 +30,13 @@ class Persistent(torch.nn.Module):
         self._init_args, self._init_kwargs = (), self.meta_of(kwargs)
 
     def __reduce__(self):
-        meta = {"type": "class", "version": 6, "module_src": self.source,
-                "class_name": type(self).__name__, "state": self.__dict__}  # fmt: skip
+        meta = {
+            "type": "class",
+            "version": 6,
+            "module_src": self.source,
+            "class_name": type(self).__name__,
+            "state": self.__dict__,
+        }
         return _reconstruct_persistent_obj, (self.meta_of(meta),)
 
 

@@ -23,8 +23,22 @@ def benchmark(monkeypatch):
 
 
 def test_steps_of_the_denoiser(benchmark):
-    script = benchmark("train_step", "--channels", "8", "--resolution", "8", "--batch", "2",
-                       "--precision", "bf16", "--warmup", "1", "--steps", "1", "--channels-last")  # fmt: skip
+    script = benchmark(
+        "train_step",
+        "--channels",
+        "8",
+        "--resolution",
+        "8",
+        "--batch",
+        "2",
+        "--precision",
+        "bf16",
+        "--warmup",
+        "1",
+        "--steps",
+        "1",
+        "--channels-last",
+    )
     found = script.measure(script.arguments().parse_args())
     assert found["images/s"] == pytest.approx(2 / found["s/step"])
 
@@ -49,12 +63,22 @@ def test_frechet_distance_and_the_square_root(benchmark, capsys, monkeypatch):
 
 
 def test_a_sweep_of_the_project(finished):
-    done = subprocess.run([sys.executable, str(FOLDER / "sweep.py"), "--networks", "1"], cwd=finished,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "sweep.py"), "--networks", "1"],
+        cwd=finished,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[2:-1]]
-    assert [row[0] for row in rows] == ["reconstruct", "sample", "decode", "features", "moments",
-                                        "measures"]  # fmt: skip
+    assert [row[0] for row in rows] == [
+        "reconstruct",
+        "sample",
+        "decode",
+        "features",
+        "moments",
+        "measures",
+    ]
     assert sum(float(row[2].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.5)
 
 

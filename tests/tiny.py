@@ -8,30 +8,70 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("prepare", "train_features", "reference", "train_vae", "yardsticks", "encode_latents",
-          "train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid", "report")  # fmt: skip
+STAGES = (
+    "prepare",
+    "train_features",
+    "reference",
+    "train_vae",
+    "yardsticks",
+    "encode_latents",
+    "train_diffusion",
+    "train_guide",
+    "snapshot_emas",
+    "sweep_ema",
+    "fid",
+    "report",
+)
 PER_CONFIG = ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid")
 TINY: dict[str, Any] = {
-    "features.channels": 8, "features.slices": 2, "features.dims": 8,
-    "features.duration_nimg": 512, "features.log_nimg": 256,
-    "vae.channels": 8, "vae.duration_nimg": 512, "vae.log_nimg": 128, "vae.warmup_nimg": 128,
+    "features.channels": 8,
+    "features.slices": 2,
+    "features.dims": 8,
+    "features.duration_nimg": 512,
+    "features.log_nimg": 256,
+    "vae.channels": 8,
+    "vae.duration_nimg": 512,
+    "vae.log_nimg": 128,
+    "vae.warmup_nimg": 128,
     "vae.evaluate_nimg": 256,
-    "diffusion.channels": 8, "diffusion.batch": 64, "diffusion.duration_nimg": 1024,
-    "diffusion.log_nimg": 256, "diffusion.magnitudes_nimg": 512, "diffusion.lr_rampup_nimg": 256,
+    "diffusion.channels": 8,
+    "diffusion.batch": 64,
+    "diffusion.duration_nimg": 1024,
+    "diffusion.log_nimg": 256,
+    "diffusion.magnitudes_nimg": 512,
+    "diffusion.lr_rampup_nimg": 256,
     "ema.snapshot_nimg": 256,
-    "sweep.sigma_rel": [0.05, 0.1, 0.2], "sampling.steps": 3, "sampling.batch": 32,
-    "evaluation.samples": 300, "evaluation.grid_columns": 2, "runtime.device": "cpu",
-    "runtime.threads": 1, "tracking.mlflow": False,
-}  # fmt: skip
+    "sweep.sigma_rel": [0.05, 0.1, 0.2],
+    "sampling.steps": 3,
+    "sampling.batch": 32,
+    "evaluation.samples": 300,
+    "evaluation.grid_columns": 2,
+    "runtime.device": "cpu",
+    "runtime.threads": 1,
+    "tracking.mlflow": False,
+}
 EVERYTHING: dict[str, Any] = {  # that an autoencoder can have; images are halved, then a wavelet
-    "vae.channel_mult": [1, 2], "vae.wavelet": True, "vae.high_resolution": True,
-    "vae.attention": True, "vae.variance": "learned", "vae.clamp": 4.0, "vae.microbatch": 32,
-    "vae.losses.adversarial": 0.5, "vae.losses.low_pass": 0.5, "vae.losses.plain": 0.5,
-    "vae.losses.flip": 0.5, "vae.adversarial.lecam": 0.1, "vae.adversarial.lr": 0.02,
-    "vae.adversarial.discriminator_nimg": 128, "vae.adversarial.generator_nimg": 256,
-    "vae.equivariance.flip": 0.5, "vae.equivariance.flip_channels": 1, "vae.equivariance.crop": 0.5,
-    "vae.images.least_area": 0.7, "vae.images.flip": 0.5,
-}  # fmt: skip
+    "vae.channel_mult": [1, 2],
+    "vae.wavelet": True,
+    "vae.high_resolution": True,
+    "vae.attention": True,
+    "vae.variance": "learned",
+    "vae.clamp": 4.0,
+    "vae.microbatch": 32,
+    "vae.losses.adversarial": 0.5,
+    "vae.losses.low_pass": 0.5,
+    "vae.losses.plain": 0.5,
+    "vae.losses.flip": 0.5,
+    "vae.adversarial.lecam": 0.1,
+    "vae.adversarial.lr": 0.02,
+    "vae.adversarial.discriminator_nimg": 128,
+    "vae.adversarial.generator_nimg": 256,
+    "vae.equivariance.flip": 0.5,
+    "vae.equivariance.flip_channels": 1,
+    "vae.equivariance.crop": 0.5,
+    "vae.images.least_area": 0.7,
+    "vae.images.flip": 0.5,
+}
 
 
 def write_params(path: Path, changes: dict[str, Any]) -> Path:
@@ -71,8 +111,12 @@ def write_autoencoder(folder: Path, **changes: Any) -> Path:
     """A tiny autoencoder with random weights, of the kind that Stable Diffusion has: 4× down."""
     from diffusers import AutoencoderKL
 
-    config = {"block_out_channels": (8, 16, 16), "down_block_types": ("DownEncoderBlock2D",) * 3,
-              "up_block_types": ("UpDecoderBlock2D",) * 3, "latent_channels": 4,
-              "norm_num_groups": 4}  # fmt: skip
+    config = {
+        "block_out_channels": (8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+    }
     AutoencoderKL(**{**config, **changes}).save_pretrained(folder, safe_serialization=True)
     return folder

@@ -16,17 +16,40 @@ from edm2.vae.training import Batch, VaeTask
 CPU = torch.device("cpu")
 BATCH = 8
 TINY: dict[str, Any] = {
-    "channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "latent_channels": 2,
-    "batch": BATCH, "duration_nimg": 160, "log_nimg": 80, "warmup_nimg": 32, "evaluate_nimg": 80,
-}  # fmt: skip
+    "channels": 8,
+    "channel_mult": (1, 2),
+    "num_res_blocks": 1,
+    "latent_channels": 2,
+    "batch": BATCH,
+    "duration_nimg": 160,
+    "log_nimg": 80,
+    "warmup_nimg": 32,
+    "evaluate_nimg": 80,
+}
 EVERYTHING: dict[str, Any] = {  # all losses from the start, views and flips
-    **TINY, "latent_channels": 6, "attention": True, "variance": "learned", "clamp": 2.0,
-    "warmup_nimg": BATCH, "lr": 0.02, "lr_input": 0.002,
-    "losses.adversarial": 1.0, "losses.pooled": 0.5, "losses.low_pass": 0.5, "losses.plain": 0.5,
-    "losses.kl": 0.05, "losses.flip": 0.5, "adversarial.channels": 4, "adversarial.lr": 0.05,
-    "adversarial.lecam": 0.1, "adversarial.discriminator_nimg": 0, "adversarial.generator_nimg": 0,
-    "equivariance.flip": 0.5, "equivariance.flip_channels": 1, "equivariance.crop": 0.5,
-}  # fmt: skip
+    **TINY,
+    "latent_channels": 6,
+    "attention": True,
+    "variance": "learned",
+    "clamp": 2.0,
+    "warmup_nimg": BATCH,
+    "lr": 0.02,
+    "lr_input": 0.002,
+    "losses.adversarial": 1.0,
+    "losses.pooled": 0.5,
+    "losses.low_pass": 0.5,
+    "losses.plain": 0.5,
+    "losses.kl": 0.05,
+    "losses.flip": 0.5,
+    "adversarial.channels": 4,
+    "adversarial.lr": 0.05,
+    "adversarial.lecam": 0.1,
+    "adversarial.discriminator_nimg": 0,
+    "adversarial.generator_nimg": 0,
+    "equivariance.flip": 0.5,
+    "equivariance.flip_channels": 1,
+    "equivariance.crop": 0.5,
+}
 
 
 def vae_params(*changes: dict[str, Any], **more: Any) -> Vae:

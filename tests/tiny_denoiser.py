@@ -14,12 +14,22 @@ from edm2.params.diffusion import Diffusion, Letter, Overrides
 CPU = torch.device("cpu")
 BATCH, CLASSES = 8, 3
 TINY = {
-    "batch": BATCH, "duration_nimg": 64, "log_nimg": 8, "magnitudes_nimg": 64,
-    "label_dropout": 0.0, "channels": 8,
-    "channel_mult": (1, 2), "blocks": 1, "attention_resolutions": (4,), "conditional": True,
-    "paper_dataset": "imagenet-512", "lr_ref": 0.01, "lr_decay_batches": 2.0,
-    "lr_rampup_nimg": 2 * BATCH, "per_config": {},
-}  # fmt: skip
+    "batch": BATCH,
+    "duration_nimg": 64,
+    "log_nimg": 8,
+    "magnitudes_nimg": 64,
+    "label_dropout": 0.0,
+    "channels": 8,
+    "channel_mult": (1, 2),
+    "blocks": 1,
+    "attention_resolutions": (4,),
+    "conditional": True,
+    "paper_dataset": "imagenet-512",
+    "lr_ref": 0.01,
+    "lr_decay_batches": 2.0,
+    "lr_rampup_nimg": 2 * BATCH,
+    "per_config": {},
+}
 
 
 class Mean:

@@ -20,13 +20,17 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = source.split(dataset.held_out, seed)
-    plan = [(folder / f"{name}-{k:06d}.tar", indices[start : start + dataset.shard_images])
-            for name, indices in (("train", train), ("held_out", held_out))
-            for k, start in enumerate(range(0, len(indices), dataset.shard_images))]  # fmt: skip
+    plan = [
+        (folder / f"{name}-{k:06d}.tar", indices[start : start + dataset.shard_images])
+        for name, indices in (("train", train), ("held_out", held_out))
+        for k, start in enumerate(range(0, len(indices), dataset.shard_images))
+    ]
     for path, indices in track(plan, "prepare", len(plan), "shard"):
         if not path.exists():
-            write_shard(path, (image_sample(f"{i:08d}", source.image(i), int(source.labels[i]))
-                               for i in indices))  # fmt: skip
+            write_shard(
+                path,
+                (image_sample(f"{i:08d}", source.image(i), int(source.labels[i])) for i in indices),
+            )
     return {
         "source": dataset.source,
         "resolution": dataset.resolution,

@@ -20,9 +20,15 @@ from edm2.runtime.manifest import WAY_OUT, read_manifest
 from edm2.runtime.progress import track
 
 Row = tuple[int, int, bool, int, int]
-ROW = np.dtype([  # of an index: where a file lies
-    ("tar", "i4"), ("ending", "i2"), ("begins", "?"), ("offset", "i8"), ("size", "i8"),
-])  # fmt: skip
+ROW = np.dtype(
+    [  # of an index: where a file lies
+        ("tar", "i4"),
+        ("ending", "i2"),
+        ("begins", "?"),
+        ("offset", "i8"),
+        ("size", "i8"),
+    ]
+)
 
 
 def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
@@ -77,8 +83,13 @@ class TarFiles:
                 if wanted(ending):
                     if ending not in self.endings:
                         self.endings.append(ending)
-                    yield (tar, self.endings.index(ending), key != previous,
-                           member.offset_data, member.size)  # fmt: skip
+                    yield (
+                        tar,
+                        self.endings.index(ending),
+                        key != previous,
+                        member.offset_data,
+                        member.size,
+                    )
                     previous = key
 
     def __len__(self) -> int:
@@ -142,8 +153,9 @@ class Shards(Samples):
         """The items of each shard, by the shard's file name."""
         shards = self.files.rows["tar"][self.files.first[:-1]]  # of each item, in rising order
         ends = np.searchsorted(shards, range(len(self.paths) + 1)).tolist()
-        return {path.name: range(*items)
-                for path, items in zip(self.paths, pairwise(ends), strict=True)}  # fmt: skip
+        return {
+            path.name: range(*items) for path, items in zip(self.paths, pairwise(ends), strict=True)
+        }
 
 
 def _members(path: Path, way_out: str) -> Iterator[tarfile.TarInfo]:

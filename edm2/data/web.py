@@ -29,8 +29,9 @@ class WebImages(Images):
             UserError: a tar that is missing, truncated, corrupt, compressed or without images.
         """
         self.resolution = resolution
-        self.files = TarFiles(paths, ENDINGS.__contains__,
-                              "Shards are uncompressed tars; make or copy it again.")  # fmt: skip
+        self.files = TarFiles(
+            paths, ENDINGS.__contains__, "Shards are uncompressed tars; make or copy it again."
+        )
         counts = np.bincount(self.files.rows["tar"], minlength=len(paths))
         for path in (path for path, count in zip(paths, counts, strict=True) if not count):
             raise UserError(

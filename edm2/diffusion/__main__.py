@@ -17,12 +17,15 @@ def main() -> None:
     parser.add_argument("size", nargs="?", choices=get_args(Size), help="default: S")
     parser.add_argument("--channels", type=int, help="width of the first level instead of a size")
     parser.add_argument("--resolution", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--channels-in", type=int, default=4,
-                        help="default: %(default)s (latents; 3: pixels)")  # fmt: skip
-    parser.add_argument("--classes", type=int, default=1000,
-                        help="default: %(default)s (0: unconditional)")  # fmt: skip
-    parser.add_argument("--channel-mult", type=_numbers, default=(1, 2, 3, 4),
-                        help="default: 1,2,3,4")  # fmt: skip
+    parser.add_argument(
+        "--channels-in", type=int, default=4, help="default: %(default)s (latents; 3: pixels)"
+    )
+    parser.add_argument(
+        "--classes", type=int, default=1000, help="default: %(default)s (0: unconditional)"
+    )
+    parser.add_argument(
+        "--channel-mult", type=_numbers, default=(1, 2, 3, 4), help="default: 1,2,3,4"
+    )
     parser.add_argument("--blocks", type=int, default=3, help="per level; default: %(default)s")
     parser.add_argument("--attention", type=_numbers, help="resolutions; default: the config's")
     given = parser.parse_args()

@@ -10,8 +10,16 @@ from edm2.diffusion.sizes import DATASETS, SIZES
 from edm2.params import Params, UserError
 from edm2.params.diffusion import Diffusion, Letter
 
-NUMBERS = ("attention_resolutions", "dropout", "batch", "lr_ref", "lr_rampup_nimg", "adam_beta2",
-           "p_mean", "p_std")  # fmt: skip
+NUMBERS = (
+    "attention_resolutions",
+    "dropout",
+    "batch",
+    "lr_ref",
+    "lr_rampup_nimg",
+    "adam_beta2",
+    "p_mean",
+    "p_std",
+)
 
 
 def configured(config: Letter, params: Diffusion) -> Ladder:
@@ -47,19 +55,27 @@ def check_configs(params: Params) -> None:
 def contradictions(ladder: Ladder) -> Iterator[str]:
     """Switches that defeat each other, each with the reason and the way out."""
     if ladder.weight_norm != "none" and ladder.initialization == "zero_ends":
-        yield (f"weight_norm: {ladder.weight_norm!r} with initialization: 'zero_ends': a weight of "
-               "zeros has no direction to normalize. Set initialization to uniform or normal.")  # fmt: skip
+        yield (
+            f"weight_norm: {ladder.weight_norm!r} with initialization: 'zero_ends': a weight of "
+            "zeros has no direction to normalize. Set initialization to uniform or normal."
+        )
     if ladder.weight_norm == "none" and ladder.initialization == "normal":
-        yield ("weight_norm: 'none' with initialization: 'normal': weights of unit variance make "
-               "outputs √fan-in times too large unless they are normalized. Set weight_norm to "
-               "forward or forced, or initialization to uniform.")  # fmt: skip
+        yield (
+            "weight_norm: 'none' with initialization: 'normal': weights of unit variance make "
+            "outputs √fan-in times too large unless they are normalized. Set weight_norm to "
+            "forward or forced, or initialization to uniform."
+        )
     if ladder.attention == "dot" and ladder.group_norm == "none":
-        yield ("attention: 'dot' with group_norm: 'none': nothing bounds the logits of dot-product "
-               "attention without the group norm before it. Set attention to cosine, or group_norm "
-               "to no_mean or standard.")  # fmt: skip
+        yield (
+            "attention: 'dot' with group_norm: 'none': nothing bounds the logits of dot-product "
+            "attention without the group norm before it. Set attention to cosine, or group_norm "
+            "to no_mean or standard."
+        )
     if not ladder.bias and ladder.group_norm == "standard":
-        yield ("bias: False with group_norm: 'standard': that group norm has biases. Set group_norm "
-               "to no_mean, or bias to true.")  # fmt: skip
+        yield (
+            "bias: False with group_norm: 'standard': that group norm has biases. Set group_norm "
+            "to no_mean, or bias to true."
+        )
 
 
 def _on_dataset(ladder: Ladder, params: Diffusion) -> Ladder:

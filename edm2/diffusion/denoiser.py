@@ -123,15 +123,25 @@ def build_denoiser(
         raise ValueError(f"size {size!r} and channels {channels}: expected one of the two")
     known = isinstance(config, Ladder) or config in LADDER
     if not known or (size is not None and size not in SIZES):
-        raise ValueError(f"config {config!r}, size {size!r}: expected one of {', '.join(LADDER)} "
-                         f"and one of {', '.join(SIZES)}")  # fmt: skip
+        raise ValueError(
+            f"config {config!r}, size {size!r}: expected one of {', '.join(LADDER)} "
+            f"and one of {', '.join(SIZES)}"
+        )
     ladder = config if isinstance(config, Ladder) else LADDER[config]
     width = SIZES[size or "S"].channels if channels is None else channels
     if attention_resolutions is None:
         attention_resolutions = ladder.attention_resolutions
     if dropout is None:
         dropout = max(ladder.dropout, SIZES[size].dropout if size else 0.0)
-    shape = Shape(resolution, channels_in, num_classes, width, tuple(channel_mult), blocks,
-                  tuple(attention_resolutions), dropout)  # fmt: skip
+    shape = Shape(
+        resolution,
+        channels_in,
+        num_classes,
+        width,
+        tuple(channel_mult),
+        blocks,
+        tuple(attention_resolutions),
+        dropout,
+    )
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return Denoiser(ladder, shape, dtypes[dtype])

@@ -40,16 +40,35 @@ PUBLISHED = (  # patterns on our names, in order
 
 # the tensors whose EMA length the paper varies one at a time (Figure 5b, Appendix D.6)
 PAPER_TENSORS = (
-    "enc-64x64-conv", "enc-64x64-block0-affine", "enc-64x64-block0-conv0", "enc-64x64-block0-conv1",
-    "enc-32x32-block0-conv0", "enc-32x32-block0-skip", "enc-16x16-block0-affine",
-    "enc-16x16-block0-conv0", "enc-16x16-block2-conv0", "enc-8x8-block0-affine",
-    "enc-8x8-block0-skip", "enc-8x8-block1-conv0", "enc-8x8-block2-conv0", "dec-8x8-block0-conv0",
-    "dec-8x8-block2-skip", "dec-8x8-in0-affine", "dec-16x16-block0-affine",
-    "dec-16x16-block0-conv1", "dec-16x16-block0-skip", "dec-32x32-block0-conv1",
-    "dec-32x32-block0-skip", "dec-32x32-up-affine", "dec-64x64-block0-conv1",
-    "dec-64x64-block0-skip", "dec-64x64-block3-skip", "dec-64x64-up-affine", "map-label",
+    "enc-64x64-conv",
+    "enc-64x64-block0-affine",
+    "enc-64x64-block0-conv0",
+    "enc-64x64-block0-conv1",
+    "enc-32x32-block0-conv0",
+    "enc-32x32-block0-skip",
+    "enc-16x16-block0-affine",
+    "enc-16x16-block0-conv0",
+    "enc-16x16-block2-conv0",
+    "enc-8x8-block0-affine",
+    "enc-8x8-block0-skip",
+    "enc-8x8-block1-conv0",
+    "enc-8x8-block2-conv0",
+    "dec-8x8-block0-conv0",
+    "dec-8x8-block2-skip",
+    "dec-8x8-in0-affine",
+    "dec-16x16-block0-affine",
+    "dec-16x16-block0-conv1",
+    "dec-16x16-block0-skip",
+    "dec-32x32-block0-conv1",
+    "dec-32x32-block0-skip",
+    "dec-32x32-up-affine",
+    "dec-64x64-block0-conv1",
+    "dec-64x64-block0-skip",
+    "dec-64x64-block3-skip",
+    "dec-64x64-up-affine",
+    "map-label",
     "map-layer0",
-)  # fmt: skip
+)
 
 
 def paper_name(name: str) -> str:
@@ -74,6 +93,8 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     found = [name for name, paper in known.items() if fnmatchcase(paper, pattern)]
     if not found:
         close = get_close_matches(pattern, known.values(), n=1) or sorted(known.values())[:1]
-        raise UserError(f"sweep.tensors: {pattern!r}: expected the name of a tensor of this network, "
-                        f"or a pattern that matches some. For example {close[0]}.")  # fmt: skip
+        raise UserError(
+            f"sweep.tensors: {pattern!r}: expected the name of a tensor of this network, "
+            f"or a pattern that matches some. For example {close[0]}."
+        )
     return found

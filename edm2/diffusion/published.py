@@ -23,11 +23,17 @@ def recognize(tensors: Mapping[str, torch.Tensor]) -> Denoiser:
         channels, inputs = tensors["unet.enc.64x64_conv.weight"].shape[:2]
         label = tensors.get("unet.emb_label.weight")
     except (KeyError, ValueError):
-        raise UserError("published weights: no tensor unet.enc.64x64_conv.weight: these are not of an "
-                        "EDM2 network at 64x64.") from None  # fmt: skip
+        raise UserError(
+            "published weights: no tensor unet.enc.64x64_conv.weight: these are not of an "
+            "EDM2 network at 64x64."
+        ) from None
     with torch.device("meta"):
-        denoiser = build_denoiser("G", channels=channels, channels_in=inputs - 1,
-                                  num_classes=0 if label is None else label.shape[1])  # fmt: skip
+        denoiser = build_denoiser(
+            "G",
+            channels=channels,
+            channels_in=inputs - 1,
+            num_classes=0 if label is None else label.shape[1],
+        )
     renamed(tensors, denoiser)
     return denoiser
 
@@ -43,13 +49,17 @@ def renamed(tensors: Mapping[str, torch.Tensor], denoiser: Denoiser) -> dict[str
     wanted = {name for name in names if name in tensors or not name.startswith(HEAD)}
     for what, found in (("missing", wanted - tensors.keys()), ("unknown", tensors.keys() - wanted)):
         if found:
-            raise UserError(f"published weights: {len(found)} tensors are {what}, {min(found)} among "
-                            "them. Build the denoiser with their config (G), size, resolution, "
-                            "channels_in and num_classes.")  # fmt: skip
+            raise UserError(
+                f"published weights: {len(found)} tensors are {what}, {min(found)} among "
+                "them. Build the denoiser with their config (G), size, resolution, "
+                "channels_in and num_classes."
+            )
     for name in sorted(wanted):
         if tensors[name].shape != own[names[name]].shape:
-            raise UserError(f"published weights: {name}: shape {tuple(tensors[name].shape)}, expected "
-                            f"{tuple(own[names[name]].shape)} for this size and data.")  # fmt: skip
+            raise UserError(
+                f"published weights: {name}: shape {tuple(tensors[name].shape)}, expected "
+                f"{tuple(own[names[name]].shape)} for this size and data."
+            )
     return {names[name]: tensors[name] for name in sorted(wanted)}
 
 

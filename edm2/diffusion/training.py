@@ -101,8 +101,11 @@ class DenoiserTask:
         data, noise, ln_sigma, labels = (tensor[part].to(self.device) for tensor in batch)
         sigma = ln_sigma.exp()
         self.denoiser.eval()
-        self.denoiser(data + sigma[:, None, None, None] * noise, sigma,
-                      labels if self.params.conditional else None)  # fmt: skip
+        self.denoiser(
+            data + sigma[:, None, None, None] * noise,
+            sigma,
+            labels if self.params.conditional else None,
+        )
 
     def _gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Accumulate gradients over microbatches; per-image loss, weighted error and ln σ."""
@@ -114,8 +117,12 @@ class DenoiserTask:
             for start in parts:
                 part = slice(start, start + parts.step)
                 with synchronized(self.loss, start == parts[-1]):
-                    loss, weighted = self.loss(data[part], noise[part], ln_sigma[part].exp(),
-                                               labels[part] if self.params.conditional else None)  # fmt: skip
+                    loss, weighted = self.loss(
+                        data[part],
+                        noise[part],
+                        ln_sigma[part].exp(),
+                        labels[part] if self.params.conditional else None,
+                    )
                     pixels = data[0].numel()
                     total = loss.sum() * (self.ladder.loss_scaling * pixels / len(data))
                     total.backward()
@@ -125,8 +132,9 @@ class DenoiserTask:
 
     def _set_learning_rate(self, nimg: int) -> float:
         ladder = self.ladder
-        rate = learning_rate(nimg, ladder.batch, ladder.lr_ref, ladder.lr_decay_batches,
-                             ladder.lr_rampup_nimg)  # fmt: skip
+        rate = learning_rate(
+            nimg, ladder.batch, ladder.lr_ref, ladder.lr_decay_batches, ladder.lr_rampup_nimg
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
@@ -161,8 +169,7 @@ class DenoiserTask:
 
 def bin_names(ladder: Ladder) -> list[str]:
     """weighted_mse/sigma_<σ> of each bin, σ at its middle (outermost: half a width outside)."""
-    middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in pairwise(EDGES)),
-               EDGES[-1] + 0.5]  # fmt: skip
+    middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in pairwise(EDGES)), EDGES[-1] + 0.5]
     return [f"weighted_mse/sigma_{np.exp(ladder.p_mean + ladder.p_std * m):.3g}" for m in middles]
 
 
@@ -184,8 +191,10 @@ def batches(
         data = latents.normalization.normalize(mean + std * fresh.reshape(-1, *shape))
         ln_sigma = ladder.p_mean + ladder.p_std * level.squeeze(1)
         if label_dropout:
-            dropped = [generator(seed, "diffusion/label_dropout", n).random() < label_dropout
-                       for n in numbers]  # fmt: skip
+            dropped = [
+                generator(seed, "diffusion/label_dropout", n).random() < label_dropout
+                for n in numbers
+            ]
             labels = labels.masked_fill(torch.tensor(dropped), -1)
         return data, noise.reshape(-1, *shape).contiguous(), ln_sigma, labels
 

@@ -144,9 +144,12 @@ def _encoder(
 
 
 def _decoder(
-    shape: Shape, widths: list[int], skips: list[int], block: partial[Block],
+    shape: Shape,
+    widths: list[int],
+    skips: list[int],
+    block: partial[Block],
     attends: tuple[int, ...],
-) -> nn.ModuleDict:  # fmt: skip
+) -> nn.ModuleDict:
     """The decoder's modules in order; "-block" ones take a skip, last one first."""
     modules: dict[str, nn.Module] = {}
     before = widths[-1]

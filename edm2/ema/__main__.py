@@ -45,8 +45,10 @@ def _list(given: argparse.Namespace) -> int:
 def _verify(given: argparse.Namespace) -> int:
     store = SnapshotStore(given.store)
     check_snapshots(store)
-    print(f"{given.store}: {len(store.snapshots)} snapshots up to {store.end} images: all readable, "
-          "finite, of one network.")  # fmt: skip
+    print(
+        f"{given.store}: {len(store.snapshots)} snapshots up to {store.end} images: all readable, "
+        "finite, of one network."
+    )
     return 0
 
 
@@ -63,17 +65,21 @@ def _reconstruct(given: argparse.Namespace) -> int:
     made = reconstruct_files(store, targets, DTYPES[given.dtype])
     print("EMA length\timages\terror\tsum of weights\tsnapshots\tfile")
     for path, spec in zip(targets, made, strict=True):
-        print(f"{spec.sigma_rel:g}\t{spec.nimg}\t{spec.error:.3g}\t{spec.weight_sum:.4f}"
-              f"\t{spec.snapshots}\t{path}")  # fmt: skip
+        print(
+            f"{spec.sigma_rel:g}\t{spec.nimg}\t{spec.error:.3g}\t{spec.weight_sum:.4f}"
+            f"\t{spec.snapshots}\t{path}"
+        )
     index = given.out / "averages.json"
     described = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
     described |= {path.name: asdict(spec) for path, spec in zip(targets, made, strict=True)}
     write_json(index, described)
     wrong = [f"{spec.sigma_rel:g}" for spec in made if not spec.trustworthy]
     if wrong:
-        print(f"warning: the snapshots cannot make EMA length {', '.join(wrong)} well: see the error "
-              "of the response function. Take more snapshots, or lengths nearer to theirs.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: the snapshots cannot make EMA length {', '.join(wrong)} well: see the error "
+            "of the response function. Take more snapshots, or lengths nearer to theirs.",
+            file=sys.stderr,
+        )
     return int(bool(wrong))
 
 
@@ -98,8 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("store", type=Path, metavar="STORE", help="folder of snapshots")
         command.set_defaults(run=run)
-    command.add_argument("--std", type=_lengths, required=True, metavar="LENGTHS",
-                         help="EMA lengths σ_rel: 0.05,0.10 or '0.05...0.25 by 0.01'")  # fmt: skip
+    command.add_argument(
+        "--std",
+        type=_lengths,
+        required=True,
+        metavar="LENGTHS",
+        help="EMA lengths σ_rel: 0.05,0.10 or '0.05...0.25 by 0.01'",
+    )
     command.add_argument("--out", type=Path, required=True, help="folder for the averages")
     command.add_argument("--nimg", type=int, help="time in images at which they end; default: last")
     command.add_argument("--dtype", choices=DTYPES, default="float16", help="default: %(default)s")

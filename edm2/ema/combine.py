@@ -49,9 +49,11 @@ def combine(
         entries = files[0].entries
         count = len(weights(names[0]))
         size = max(1, PIECE_VALUES // max(len(files), count))
-        pieces = [(name, begin, min(size, entries[name].count - begin))
-                  for name in sorted(names, key=lambda name: entries[name].begin)
-                  for begin in range(0, entries[name].count, size)]  # fmt: skip
+        pieces = [
+            (name, begin, min(size, entries[name].count - begin))
+            for name in sorted(names, key=lambda name: entries[name].begin)
+            for begin in range(0, entries[name].count, size)
+        ]
         progress = Progress("reconstruct", sum(length for _, _, length in pieces), "value")
         stack.callback(progress.close)
         rooms = threading.local()
@@ -122,8 +124,10 @@ def _hold_against(file: TensorReader, other: TensorReader) -> None:
             or theirs is None
             or (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape)
         ):
-            raise UserError(f"{file.path}: tensor {name}: {_described(ours)}, expected "
-                            f"{_described(theirs)} as in {other.path.name}.")  # fmt: skip
+            raise UserError(
+                f"{file.path}: tensor {name}: {_described(ours)}, expected "
+                f"{_described(theirs)} as in {other.path.name}."
+            )
 
 
 def _described(entry: Entry | None) -> str:

@@ -36,5 +36,8 @@ def gather(source: SnapshotStore, folder: Path, end: int) -> None:
 
 def write_index(store: SnapshotStore) -> None:
     """manifest.json: what each snapshot is, and checksums."""
-    write_manifest(store.folder, snapshots=[asdict(snapshot) for snapshot in store.snapshots],
-                   buffers=store.buffers)  # fmt: skip
+    write_manifest(
+        store.folder,
+        snapshots=[asdict(snapshot) for snapshot in store.snapshots],
+        buffers=store.buffers,
+    )

@@ -26,24 +26,60 @@ RECONSTRUCTOR = "copyreg._reconstructor"  # of a class, the built-in it extends,
 STORAGE, TENSOR = "torch.storage._load_from_bytes", "torch._utils._rebuild_tensor_v2"
 PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 MAPPINGS = ("dnnlib.util.EasyDict", "collections.OrderedDict")
-MODULES = tuple(f"torch.nn.modules.{name}" for name in (
-    "module.Module", "container.ModuleDict", "container.ModuleList", "container.Sequential",
-    "linear.Identity", "linear.Linear", "conv.Conv2d", "dropout.Dropout", "activation.SiLU",
-    "normalization.GroupNorm"))  # fmt: skip
-DTYPES = {f"torch.{name}Storage": dtype for name, dtype in (
-    ("Double", torch.float64), ("Float", torch.float32), ("Half", torch.float16),
-    ("BFloat16", torch.bfloat16), ("Long", torch.int64), ("Int", torch.int32),
-    ("Short", torch.int16), ("Char", torch.int8), ("Byte", torch.uint8),
-    ("Bool", torch.bool))}  # fmt: skip
+MODULES = tuple(
+    f"torch.nn.modules.{name}"
+    for name in (
+        "module.Module",
+        "container.ModuleDict",
+        "container.ModuleList",
+        "container.Sequential",
+        "linear.Identity",
+        "linear.Linear",
+        "conv.Conv2d",
+        "dropout.Dropout",
+        "activation.SiLU",
+        "normalization.GroupNorm",
+    )
+)
+DTYPES = {
+    f"torch.{name}Storage": dtype
+    for name, dtype in (
+        ("Double", torch.float64),
+        ("Float", torch.float32),
+        ("Half", torch.float16),
+        ("BFloat16", torch.bfloat16),
+        ("Long", torch.int64),
+        ("Int", torch.int32),
+        ("Short", torch.int16),
+        ("Char", torch.int8),
+        ("Byte", torch.uint8),
+        ("Bool", torch.bool),
+    )
+}
 BYTES, SET = "_codecs.encode", "builtins.set"  # of "latin1" text, of a list: in older protocols
 ALLOWED = (
-    *(PERSISTENT, RECONSTRUCTOR, STORAGE, TENSOR, *PARAMETERS, *MAPPINGS, *MODULES, *DTYPES, BYTES, SET),
+    *(
+        PERSISTENT,
+        RECONSTRUCTOR,
+        STORAGE,
+        TENSOR,
+        *PARAMETERS,
+        *MAPPINGS,
+        *MODULES,
+        *DTYPES,
+        BYTES,
+        SET,
+    ),
     # and values beside the tensors, which stay records
     *("torch.Size", "torch.device", *map(str, DTYPES.values()), "numpy.dtype", "numpy.ndarray"),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
     *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
     *(f"builtins.{name}" for name in ("object", "dict", "frozenset", "bytes", "bytearray")),
-)  # fmt: skip
+)
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # in protocol 2
 
 
@@ -134,14 +170,20 @@ def read_published(path: Path) -> Published:
         network = found.get("ema") or found.get("net")
         published = _published(network) if network else None
     except _Refused as name:
-        raise UserError(f"{path}: refused: it names {name}, which no network of tensors needs. Nothing in "
-                        "the file was run. Give a file that EDM2's authors published.") from None  # fmt: skip
+        raise UserError(
+            f"{path}: refused: it names {name}, which no network of tensors needs. Nothing in "
+            "the file was run. Give a file that EDM2's authors published."
+        ) from None
     except Exception as error:  # a damaged pickle may raise any
-        raise UserError(f"{path}: cannot be read as a network pickle ({type(error).__name__}: {error}). "
-                        "Give one of EDM2, downloaded in full.") from None  # fmt: skip
+        raise UserError(
+            f"{path}: cannot be read as a network pickle ({type(error).__name__}: {error}). "
+            "Give one of EDM2, downloaded in full."
+        ) from None
     if published is None:
-        raise UserError(f"{path}: holds no network: expected an entry ema, found {sorted(map(str, found))}. "
-                        "Give a network pickle of EDM2.")  # fmt: skip
+        raise UserError(
+            f"{path}: holds no network: expected an entry ema, found {sorted(map(str, found))}. "
+            "Give a network pickle of EDM2."
+        )
     return published
 
 

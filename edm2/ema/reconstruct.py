@@ -162,8 +162,11 @@ class _Plan:
             raise UserError(
                 f"{store.folder}: tensor {name}: expected one that its snapshots average."
             )
-        wanted = {(s, nimg) for sigma_rel, nimg, others in self.targets
-                  for s in (sigma_rel, *others.values())}  # fmt: skip
+        wanted = {
+            (s, nimg)
+            for sigma_rel, nimg, others in self.targets
+            for s in (sigma_rel, *others.values())
+        }
         self.columns = self._solve(sorted(wanted))
         self.specs = [self._describe(*target) for target in self.targets]
         self.uniform = self._weights("")
@@ -176,8 +179,10 @@ class _Plan:
             nimg: max(s for s in self.snapshots if s.nimg <= nimg) for _, nimg, _ in self.targets
         }
         with ExitStack() as stack:
-            readers = {nimg: stack.enter_context(closing(TensorReader(self.store.path(snapshot))))
-                       for nimg, snapshot in ends.items()}  # fmt: skip
+            readers = {
+                nimg: stack.enter_context(closing(TensorReader(self.store.path(snapshot))))
+                for nimg, snapshot in ends.items()
+            }
             names = [name for name in readers[max(readers)].entries if name not in self.buffers]
             for name in self.buffers:
                 values = [readers[nimg].tensor(name).flatten() for _, nimg, _ in self.targets]
@@ -214,15 +219,19 @@ class _Plan:
 
 def _empty(like: Path) -> dict[str, torch.Tensor]:
     """Tensors as in a file, floating-point ones in float32, without values."""
-    return {name: torch.empty(shape, dtype=dtype)
-            for name, (dtype, shape) in _layout(like, torch.float32).items()}  # fmt: skip
+    return {
+        name: torch.empty(shape, dtype=dtype)
+        for name, (dtype, shape) in _layout(like, torch.float32).items()
+    }
 
 
 def _layout(like: Path, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     reader = TensorReader(like)
     reader.close()
-    return {name: (dtype if entry.dtype.is_floating_point else entry.dtype, entry.shape)
-            for name, entry in reader.entries.items()}  # fmt: skip
+    return {
+        name: (dtype if entry.dtype.is_floating_point else entry.dtype, entry.shape)
+        for name, entry in reader.entries.items()
+    }
 
 
 def _cast(sums: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
@@ -231,6 +240,8 @@ def _cast(sums: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
         low, high = sums.aminmax()
         limit = torch.finfo(dtype).max
         if not (low >= -limit and high <= limit):  # not a number compares as neither
-            raise UserError(f"tensor {name}: not all values are finite in {dtype}. Write float32, or "
-                            "look for what diverged in training.")  # fmt: skip
+            raise UserError(
+                f"tensor {name}: not all values are finite in {dtype}. Write float32, or "
+                "look for what diverged in training."
+            )
     return sums.to(dtype)

@@ -63,8 +63,12 @@ def gram_matrix(rows: Sequence[Profile], columns: Sequence[Profile]) -> Array:
         (t_a, g_a), (t_b, g_b) = (_powers(profiles) for profiles in (rows, columns))
         return inner_product(t_a[:, None], g_a[:, None], t_b[None, :], g_b[None, :])
     if rows is columns:  # symmetric
-        upper = np.array([[_integrate(a, b) if j >= i else 0.0 for j, b in enumerate(columns)]
-                          for i, a in enumerate(rows)])  # fmt: skip
+        upper = np.array(
+            [
+                [_integrate(a, b) if j >= i else 0.0 for j, b in enumerate(columns)]
+                for i, a in enumerate(rows)
+            ]
+        )
         return np.asarray(upper + np.triu(upper, 1).T)
     return np.array([[_integrate(a, b) for b in columns] for a in rows])
 

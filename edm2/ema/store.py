@@ -97,9 +97,13 @@ def write_snapshot(
     Args:
         buffers: names of tensors that are not averaged.
     """
-    facts = {"nimg": snapshot.nimg, "sigma_rel": snapshot.sigma_rel,
-             "halflife_nimg": snapshot.halflife_nimg, "rampup": snapshot.rampup,
-             "buffers": list(buffers)}  # fmt: skip
+    facts = {
+        "nimg": snapshot.nimg,
+        "sigma_rel": snapshot.sigma_rel,
+        "halflife_nimg": snapshot.halflife_nimg,
+        "rampup": snapshot.rampup,
+        "buffers": list(buffers),
+    }
     write_tensors(folder / snapshot.file, tensors, dtype, {"snapshot": json.dumps(facts)})
 
 
@@ -126,12 +130,16 @@ class SnapshotStore:
         self.folder = folder
         listed: list[str] | None = None
         if (folder / NAME).exists():
-            listed = [name for name in read_manifest(folder, optional="ema-*")["files"]
-                      if name.startswith("ema-")]  # fmt: skip
+            listed = [
+                name
+                for name in read_manifest(folder, optional="ema-*")["files"]
+                if name.startswith("ema-")
+            ]
         paths = sorted(folder.glob("ema-*.safetensors"))
         if not paths:
-            raise UserError(f"{folder}: holds no snapshots (ema-*.safetensors). "
-                            "Run the stage that makes it.")  # fmt: skip
+            raise UserError(
+                f"{folder}: holds no snapshots (ema-*.safetensors). Run the stage that makes it."
+            )
         described = [_describe(path) for path in paths]
         self.snapshots = sorted(snapshot for snapshot, _ in described)
         self.buffers = described[0][1]
@@ -166,8 +174,9 @@ class SnapshotStore:
             if snapshot.nimg == nimg:
                 return snapshot
         known = ", ".join(str(snapshot.nimg) for snapshot in self.snapshots)
-        raise UserError(f"{self.folder}: no average was stored at {nimg} images: expected some of "
-                        f"{known}.")  # fmt: skip
+        raise UserError(
+            f"{self.folder}: no average was stored at {nimg} images: expected some of {known}."
+        )
 
     def path(self, snapshot: Snapshot) -> Path:
         return self.folder / snapshot.file
@@ -175,16 +184,23 @@ class SnapshotStore:
     def _tell(self, missing: list[str]) -> None:
         last = max(int(Path(name).stem.rpartition("-")[2]) for name in missing)
         if last > self.end:
-            raise UserError(f"{self.folder}: the snapshots of the end of training, {last} images, are "
-                            f"missing. {WAY_OUT}")  # fmt: skip
+            raise UserError(
+                f"{self.folder}: the snapshots of the end of training, {last} images, are "
+                f"missing. {WAY_OUT}"
+            )
         profiles = [snapshot.profile for snapshot in self.snapshots]
         targets = [Power(self.end, length) for length in CHECKED_LENGTHS]
         _, errors = solve_profiles(profiles, targets)
-        told = ", ".join(f"{error:.1%} at {length}" for length, error
-                         in zip(CHECKED_LENGTHS, errors, strict=True))  # fmt: skip
+        told = ", ".join(
+            f"{error:.1%} at {length}"
+            for length, error in zip(CHECKED_LENGTHS, errors, strict=True)
+        )
         count = "1 snapshot is" if len(missing) == 1 else f"{len(missing)} snapshots are"
-        print(f"warning: {self.folder}: {count} missing ({missing[0]}); the others give response "
-              f"functions with an error of {told}.", file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: {self.folder}: {count} missing ({missing[0]}); the others give response "
+            f"functions with an error of {told}.",
+            file=sys.stderr,
+        )
 
 
 def check_snapshots(store: SnapshotStore) -> None:
@@ -200,8 +216,10 @@ def check_snapshots(store: SnapshotStore) -> None:
         expected = expected or shapes
         if shapes != expected:
             names = sorted(set(shapes.items()) ^ set(expected.items()))
-            raise UserError(f"{path}: tensors differ from the other snapshots' in {names[0][0]}. "
-                            "All snapshots of a store are of one network.")  # fmt: skip
+            raise UserError(
+                f"{path}: tensors differ from the other snapshots' in {names[0][0]}. "
+                "All snapshots of a store are of one network."
+            )
 
 
 def _describe(path: Path) -> tuple[Snapshot, list[str]]:
@@ -209,14 +227,17 @@ def _describe(path: Path) -> tuple[Snapshot, list[str]]:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["snapshot"])
-        snapshot = Snapshot(facts["nimg"], facts["sigma_rel"], path.name, facts["halflife_nimg"],
-                            facts["rampup"])  # fmt: skip
+        snapshot = Snapshot(
+            facts["nimg"], facts["sigma_rel"], path.name, facts["halflife_nimg"], facts["rampup"]
+        )
         buffers = list(facts["buffers"])
     except SafetensorError as error:
         raise UserError(f"{path}: cannot be read ({error}). {WAY_OUT}") from None
     except (KeyError, TypeError, json.JSONDecodeError):
-        raise UserError(f"{path}: a tensor file, but no snapshot: its metadata do not say which "
-                        "average it holds. Write snapshots with `write_snapshot`.") from None  # fmt: skip
+        raise UserError(
+            f"{path}: a tensor file, but no snapshot: its metadata do not say which "
+            "average it holds. Write snapshots with `write_snapshot`."
+        ) from None
     return snapshot, buffers
 
 

@@ -18,10 +18,17 @@ from edm2.params import UserError
 from edm2.runtime.manifest import WAY_OUT
 
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 LONGEST_HEADER = 2**27
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -64,8 +71,10 @@ class TensorReader:
         self.start = 8 + length
         if path.stat().st_size != self.start + end:
             self.close()
-            raise UserError(f"{path}: {path.stat().st_size} bytes, expected {self.start + end}: "
-                            f"truncated. {WAY_OUT}")  # fmt: skip
+            raise UserError(
+                f"{path}: {path.stat().st_size} bytes, expected {self.start + end}: "
+                f"truncated. {WAY_OUT}"
+            )
 
     def read(self, name: str, begin: int, buffer: memoryview) -> None:
         """Fill `buffer`, of bytes, with values of tensor `name` from number `begin` on."""
@@ -101,8 +110,11 @@ class TensorWriter:
             dtype, shape = tensors[name]
             self.entries[name] = Entry(dtype, shape, position)
             end = position + math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": NAMES[dtype], "shape": list(shape),
-                            "data_offsets": [position, end]}  # fmt: skip
+            header[name] = {
+                "dtype": NAMES[dtype],
+                "shape": list(shape),
+                "data_offsets": [position, end],
+            }
             position = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)

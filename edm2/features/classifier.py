@@ -27,8 +27,13 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.dims = dims
-        self.facts = {"channels": channels, "slices": slices, "dims": dims,
-                      "num_classes": num_classes, "resolution": resolution}  # fmt: skip
+        self.facts = {
+            "channels": channels,
+            "slices": slices,
+            "dims": dims,
+            "num_classes": num_classes,
+            "resolution": resolution,
+        }
         widths = [3] + [channels * 2**k for k in range(slices)]
         self.stages = nn.ModuleList(
             nn.Sequential(_unit(a, b), _unit(b, b)) for a, b in pairwise(widths)

@@ -121,11 +121,16 @@ def load_dinov2(path: Path | None, device: torch.device) -> Dinov2:
     state.pop("mask_token", None)  # of the training alone
     network = Dinov2(fingerprint, DEPTH)
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    differing = {name for name in expected.keys() | state.keys()
-                 if name not in state or state[name].shape != expected.get(name)}  # fmt: skip
+    differing = {
+        name
+        for name in expected.keys() | state.keys()
+        if name not in state or state[name].shape != expected.get(name)
+    }
     if differing:
-        raise UserError(f"{VIT_L_14.key}: expected the tensors of {VIT_L_14.url}; {len(differing)} are "
-                        f"missing, of another shape or too many, first {min(differing)}. Download it "
-                        "again, or set it to a copy.")  # fmt: skip
+        raise UserError(
+            f"{VIT_L_14.key}: expected the tensors of {VIT_L_14.url}; {len(differing)} are "
+            f"missing, of another shape or too many, first {min(differing)}. Download it "
+            "again, or set it to a copy."
+        )
     network.load_state_dict(state)
     return network.to(device)

@@ -59,8 +59,10 @@ def batches(images: ImageShards, params: Features, seed: int) -> Callable[[int],
 
     def read(numbers: range, indices: list[int]) -> Batch:
         pixels, labels = images.batch(indices)
-        shifted = [shift(image, params.max_shift, generator(seed, "features/shift", n))
-                   for image, n in zip(pixels, numbers, strict=True)]  # fmt: skip
+        shifted = [
+            shift(image, params.max_shift, generator(seed, "features/shift", n))
+            for image, n in zip(pixels, numbers, strict=True)
+        ]
         return torch.stack(shifted), labels
 
     return lambda nimg: stream(read, len(images), params.batch, seed, nimg)

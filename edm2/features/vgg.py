@@ -74,8 +74,11 @@ def load_vgg16(path: Path | None, device: torch.device) -> Vgg16:
     """
     state, _ = read_weights(IMAGENET, path)
     vgg = Vgg16(lpips_weights())
-    trunk = {name.removeprefix("features."): tensor for name, tensor in state.items()
-             if name.startswith("features.")}  # fmt: skip
+    trunk = {
+        name.removeprefix("features."): tensor
+        for name, tensor in state.items()
+        if name.startswith("features.")
+    }
     vgg.features.load_state_dict(trunk)
     return vgg.to(device)
 

@@ -82,8 +82,10 @@ def read_weights(weights: Weights, path: Path | None = None) -> tuple[dict[str, 
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
     ):
-        raise UserError(f"{found}: expected the tensors of {weights.url}, by name: truncated, or another "
-                        f"file. Download it again, or set {weights.key} to a copy.")  # fmt: skip
+        raise UserError(
+            f"{found}: expected the tensors of {weights.url}, by name: truncated, or another "
+            f"file. Download it again, or set {weights.key} to a copy."
+        )
     return state, sha256(found)
 
 
@@ -110,9 +112,13 @@ def _download(weights: Weights, target: Path) -> None:
         progress.close()
         if progress.done < total:
             raise OSError(f"the connection ended after {progress.done} of {total} bytes")
-        _compare(digest.hexdigest(), weights.url, weights,
-                 f"Its publisher has another file there now: set {weights.key} to a copy of the one "
-                 "that is expected.")  # fmt: skip
+        _compare(
+            digest.hexdigest(),
+            weights.url,
+            weights,
+            f"Its publisher has another file there now: set {weights.key} to a copy of the one "
+            "that is expected.",
+        )
 
 
 def _check(path: Path, weights: Weights, remedy: str) -> None:

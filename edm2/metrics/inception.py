@@ -22,8 +22,9 @@ def inception_score(probabilities: NDArray[np.floating], splits: int = 10) -> tu
     """
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 2 or not 1 <= splits <= len(p):
-        raise ValueError(f"expected probabilities [N, classes] and 1 to N splits, "
-                         f"got {p.shape} and {splits}")  # fmt: skip
+        raise ValueError(
+            f"expected probabilities [N, classes] and 1 to N splits, got {p.shape} and {splits}"
+        )
     if not (p >= 0).all() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
         raise ValueError(
             "expected rows of probabilities that sum to 1; scores need a softmax first"

@@ -37,8 +37,11 @@ def kernel_distance(
     within_a, within_b = _sums_of_others(x), _sums_of_others(y)
     across_a, across_b = _sums(x, y)
     m, n = len(a), len(b)
-    value = (within_a.sum() / (m * (m - 1)) + within_b.sum() / (n * (n - 1))
-             - 2 * across_a.sum() / (m * n))  # fmt: skip
+    value = (
+        within_a.sum() / (m * (m - 1))
+        + within_b.sum() / (n * (n - 1))
+        - 2 * across_a.sum() / (m * n)
+    )
     variance = _jackknife(within_a, across_a, n) + _jackknife(within_b, across_b, m)
     return float(value), float(np.sqrt(variance))
 

@@ -59,9 +59,11 @@ def measured(
     others = min(count, len(reference.features))
     least = params.least_samples(measure, generated.dims)
     if min(count, others) < least:
-        raise UserError(f"{measure} of {count} generated and {others} training images: expected at "
-                        f"least {least} of each. Use more, or leave it out of "
-                        "evaluation.measures.")  # fmt: skip
+        raise UserError(
+            f"{measure} of {count} generated and {others} training images: expected at "
+            f"least {least} of each. Use more, or leave it out of "
+            "evaluation.measures."
+        )
     a, b = generated.features(count), reference.features[:others]
     if measure == "kid":
         value, error = kernel_distance(a, b, device)

@@ -51,15 +51,18 @@ def _share_inside(
     if points.ndim != 2 or support.ndim != 2 or points.shape[1] != support.shape[1]:
         raise ValueError(f"expected features [M, D], [N, D], got {points.shape}, {support.shape}")
     if not 1 <= neighbours < min(len(points), len(support)):
-        raise ValueError(f"neighbours = {neighbours}: expected 1 or more, and fewer than the "
-                         f"{min(len(points), len(support))} features of the smaller set")  # fmt: skip
+        raise ValueError(
+            f"neighbours = {neighbours}: expected 1 or more, and fewer than the "
+            f"{min(len(points), len(support))} features of the smaller set"
+        )
     if not (np.isfinite(points).all() and np.isfinite(support).all()):
         raise ValueError("expected finite features, got infs or NaNs")
     centre = support.mean(axis=0, dtype=np.float64)  # small norms, small rounding
     x, y = (torch.from_numpy(z - centre).to(device) for z in (points, support))
     radii = _squared_radii(y, neighbours)
-    inside = sum(int((_squared_distances(x[block], y) <= radii).any(1).sum())
-                 for block in blocks(x, len(y)))  # fmt: skip
+    inside = sum(
+        int((_squared_distances(x[block], y) <= radii).any(1).sum()) for block in blocks(x, len(y))
+    )
     return inside / len(points)
 
 

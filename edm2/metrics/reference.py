@@ -17,8 +17,17 @@ from edm2.runtime.manifest import read_manifest, write_manifest
 NO_FEATURES = np.empty((0, 0), np.float32)
 MOMENTS, FEATURES = "statistics.npz", "features.npy"
 KEPT = 50_000  # images whose features are kept: as many as measures of pairs commonly take
-HARMED = (OSError, ValueError, TypeError, IndexError, KeyError, EOFError, RuntimeError, BadZipFile,
-          zlib.error)  # fmt: skip
+HARMED = (
+    OSError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    BadZipFile,
+    zlib.error,
+)
 ROUNDING = 1e-5  # of published covariances, which may be float32, relative to their largest entry
 
 
@@ -58,8 +67,11 @@ def import_reference(path: Path, dims: int) -> Reference:
     """
     mean, covariance = _read(path)
     if (mean.shape, covariance.shape) != ((dims,), (dims, dims)):
-        raise _bad(path, f"mu [{dims}] and sigma [{dims}, {dims}]",
-                   f"{list(mean.shape)} and {list(covariance.shape)}: of another detector?")  # fmt: skip
+        raise _bad(
+            path,
+            f"mu [{dims}] and sigma [{dims}, {dims}]",
+            f"{list(mean.shape)} and {list(covariance.shape)}: of another detector?",
+        )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise _bad(path, "finite numbers", "infs or NaNs")
     rounding = ROUNDING * np.abs(covariance).max()
@@ -98,11 +110,16 @@ def load_reference(folder: Path, detector: Detector, images: str) -> Reference:
     ours = {"detector": detector.name, "weights": detector.fingerprint, "images": images}
     for name, value in ours.items():
         if facts[name] not in (value, None):  # a published file tells neither weights nor images
-            raise UserError(f"{folder}: expected {name} {value}, and it was made with {facts[name]}. "
-                            "Say `dvc repro -f -s reference`, then `dvc repro`.")  # fmt: skip
+            raise UserError(
+                f"{folder}: expected {name} {value}, and it was made with {facts[name]}. "
+                "Say `dvc repro -f -s reference`, then `dvc repro`."
+            )
     mean, covariance = _read(folder / MOMENTS)
-    features = (np.load(folder / FEATURES, mmap_mode="c", allow_pickle=False)
-                if FEATURES in facts["files"] else NO_FEATURES)  # fmt: skip
+    features = (
+        np.load(folder / FEATURES, mmap_mode="c", allow_pickle=False)
+        if FEATURES in facts["files"]
+        else NO_FEATURES
+    )
     return Reference(mean, covariance, facts["count"], features)
 
 
@@ -116,5 +133,7 @@ def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _bad(path: Path, expected: str, found: str) -> UserError:
-    return UserError(f"{path}: expected {expected}, found {found}. Set evaluation.reference to the "
-                     "file that belongs to evaluation.detector, or to null.")  # fmt: skip
+    return UserError(
+        f"{path}: expected {expected}, found {found}. Set evaluation.reference to the "
+        "file that belongs to evaluation.detector, or to null."
+    )

@@ -80,26 +80,45 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
         yield replace(problem, key=problem.key + letters)
     for config, changes in params.diffusion.per_config.items():
         if "per_config" in changes:
-            yield Problem(f"diffusion.per_config.{config}.per_config", changes["per_config"],
-                          "other fields of `diffusion`", "Remove it.")  # fmt: skip
+            yield Problem(
+                f"diffusion.per_config.{config}.per_config",
+                changes["per_config"],
+                "other fields of `diffusion`",
+                "Remove it.",
+            )
 
 
 def _dataset(params: Params, root: Path) -> Iterator[Problem]:
     dataset = params.dataset
     if dataset.source == "folder":
         if dataset.path is None:
-            yield Problem("dataset.path", None, "the folder of your images (source: folder)",
-                          "Set dataset.path, one sub-folder per class.")  # fmt: skip
+            yield Problem(
+                "dataset.path",
+                None,
+                "the folder of your images (source: folder)",
+                "Set dataset.path, one sub-folder per class.",
+            )
         elif not (root / dataset.path).is_dir():
-            yield Problem("dataset.path", dataset.path, "a folder that exists",
-                          f"Looked for {root / dataset.path}.")  # fmt: skip
+            yield Problem(
+                "dataset.path",
+                dataset.path,
+                "a folder that exists",
+                f"Looked for {root / dataset.path}.",
+            )
     elif dataset.path is not None:
-        yield Problem("dataset.path", dataset.path, f"null with source: {dataset.source}",
-                      "Set it to null, or set dataset.source to folder.")  # fmt: skip
+        yield Problem(
+            "dataset.path",
+            dataset.path,
+            f"null with source: {dataset.source}",
+            "Set it to null, or set dataset.source to folder.",
+        )
     if dataset.source == "photos" and dataset.resolution > LARGEST_PHOTO_CROP:
-        yield Problem("dataset.resolution", dataset.resolution,
-                      f"at most {LARGEST_PHOTO_CROP} with source: photos",
-                      "The photographs are too small for such crops.")  # fmt: skip
+        yield Problem(
+            "dataset.resolution",
+            dataset.resolution,
+            f"at most {LARGEST_PHOTO_CROP} with source: photos",
+            "The photographs are too small for such crops.",
+        )
     if len(set(params.configs)) != len(params.configs):
         yield Problem("configs", list(params.configs), "each letter once", "Remove the repeated.")
 
@@ -107,25 +126,43 @@ def _dataset(params: Params, root: Path) -> Iterator[Problem]:
 def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
     resolution, layout = params.dataset.resolution, autoencoder_layout(params, root)
     if layout is not None and resolution % layout[0]:
-        reason = (f"vae.channel_mult has {len(params.vae.channel_mult)} levels, each after the first "
-                  "halves it" + ", and vae.high_resolution once more" * params.vae.high_resolution
-                  if params.codec.kind == "trained" else "as the autoencoder halves it")  # fmt: skip
-        yield Problem("dataset.resolution", resolution, f"a multiple of {layout[0]} ({reason})",
-                      nearest(resolution, layout[0]))  # fmt: skip
+        reason = (
+            f"vae.channel_mult has {len(params.vae.channel_mult)} levels, each after the first "
+            "halves it" + ", and vae.high_resolution once more" * params.vae.high_resolution
+            if params.codec.kind == "trained"
+            else "as the autoencoder halves it"
+        )
+        yield Problem(
+            "dataset.resolution",
+            resolution,
+            f"a multiple of {layout[0]} ({reason})",
+            nearest(resolution, layout[0]),
+        )
     if resolution < LEAST_RESOLUTION:
-        yield Problem("dataset.resolution", resolution, f"at least {LEAST_RESOLUTION}",
-                      "Reconstructions are compared in windows of that side.")  # fmt: skip
+        yield Problem(
+            "dataset.resolution",
+            resolution,
+            f"at least {LEAST_RESOLUTION}",
+            "Reconstructions are compared in windows of that side.",
+        )
     if resolution % 2 ** (params.features.slices - 1):
-        yield Problem("features.slices", params.features.slices,
-                      f"slices that halve {resolution} evenly", "Use fewer slices.")  # fmt: skip
+        yield Problem(
+            "features.slices",
+            params.features.slices,
+            f"slices that halve {resolution} evenly",
+            "Use fewer slices.",
+        )
 
 
 def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
     images = params.vae.images
     if (images.shards is None) != (images.held_out is None):
-        yield Problem("vae.images.shards, vae.images.held_out", (images.shards, images.held_out),
-                      "both, or both null",
-                      "Metrics need shards that training does not see.")  # fmt: skip
+        yield Problem(
+            "vae.images.shards, vae.images.held_out",
+            (images.shards, images.held_out),
+            "both, or both null",
+            "Metrics need shards that training does not see.",
+        )
     trained_on: set[Path] = set()
     for name in ("shards", "held_out"):
         key, pattern = f"vae.images.{name}", getattr(images, name)
@@ -136,37 +173,60 @@ def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
             continue
         missing = [root / alternative for alternative, paths in found.items() if not paths]
         if missing:
-            yield Problem(key, pattern, "files that are there",
-                          f"{len(missing)} of {len(found)} not found, first {missing[0]}.")  # fmt: skip
+            yield Problem(
+                key,
+                pattern,
+                "files that are there",
+                f"{len(missing)} of {len(found)} not found, first {missing[0]}.",
+            )
         files = {path.resolve() for paths in found.values() for path in paths}
         for path in sorted(files & trained_on)[:1]:
-            yield Problem(key, pattern, "shards that are not among vae.images.shards",
-                          f"{path} is in both.")  # fmt: skip
+            yield Problem(
+                key, pattern, "shards that are not among vae.images.shards", f"{path} is in both."
+            )
         trained_on |= files
 
 
 def _sweep(params: Params, root: Path) -> Iterator[Problem]:
     sweep, ema = params.sweep, params.ema
     if bool(sweep.tensors) != (sweep.tensors_base is not None):
-        yield Problem("sweep.tensors_base", sweep.tensors_base,
-                      "an EMA length with sweep.tensors, and null without",
-                      "The best length of the curve for all tensors is a good one.")  # fmt: skip
+        yield Problem(
+            "sweep.tensors_base",
+            sweep.tensors_base,
+            "an EMA length with sweep.tensors, and null without",
+            "The best length of the curve for all tensors is a good one.",
+        )
     if len(set(sweep.tensors)) != len(sweep.tensors):
         yield Problem(
             "sweep.tensors", list(sweep.tensors), "each pattern once", "Remove the repeated."
         )
     if ema.source == "published":
         if ema.path is None or not (root / ema.path).is_dir():
-            yield Problem("ema.path", ema.path, "the folder of published pickles (source: published)",
-                          "Set it to a folder of .pkl files of one network.")  # fmt: skip
+            yield Problem(
+                "ema.path",
+                ema.path,
+                "the folder of published pickles (source: published)",
+                "Set it to a folder of .pkl files of one network.",
+            )
         if set(params.configs) != {"G"}:
-            yield Problem("configs", list(params.configs), "[G] with ema.source: published",
-                          "The published networks are of config G.")  # fmt: skip
+            yield Problem(
+                "configs",
+                list(params.configs),
+                "[G] with ema.source: published",
+                "The published networks are of config G.",
+            )
     elif ema.path is not None:
-        yield Problem("ema.path", ema.path, "null with source: training",
-                      "Set it to null, or set ema.source to published.")  # fmt: skip
-    for key, lengths in (("ema.sigma_rels", ema.sigma_rels), ("sweep.sigma_rel", sweep.sigma_rel),
-                         ("sweep.nimg", sweep.nimg or ())):  # fmt: skip
+        yield Problem(
+            "ema.path",
+            ema.path,
+            "null with source: training",
+            "Set it to null, or set ema.source to published.",
+        )
+    for key, lengths in (
+        ("ema.sigma_rels", ema.sigma_rels),
+        ("sweep.sigma_rel", sweep.sigma_rel),
+        ("sweep.nimg", sweep.nimg or ()),
+    ):
         if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
             yield Problem(key, list(lengths), "values in rising order, each once", "Sort them.")
 

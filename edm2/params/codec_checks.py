@@ -36,38 +36,67 @@ def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
     codec, layout = params.codec, autoencoder_layout(params, root)
     foreign = codec.kind == "stable_diffusion"
     if foreign and find_spec("diffusers") is None:
-        yield Problem("codec.kind", codec.kind, "the package diffusers with it",
-                      "Install it: pip install diffusers.")  # fmt: skip
+        yield Problem(
+            "codec.kind",
+            codec.kind,
+            "the package diffusers with it",
+            "Install it: pip install diffusers.",
+        )
     if codec.path is not None and not foreign:
-        yield Problem("codec.path", codec.path, f"null with kind: {codec.kind}",
-                      "Set it to null, or set codec.kind to stable_diffusion.")  # fmt: skip
+        yield Problem(
+            "codec.path",
+            codec.path,
+            f"null with kind: {codec.kind}",
+            "Set it to null, or set codec.kind to stable_diffusion.",
+        )
     elif codec.path is not None:
         folder = root / codec.path
         if layout is None or not (folder / WEIGHTS).is_file():
-            yield Problem("codec.path", codec.path,
-                          f"a folder with {CONFIG} and {WEIGHTS} of an autoencoder",
-                          f"Looked for {folder}; of a whole pipeline it is the folder vae. "
-                          "Or set it to null: downloaded once.")  # fmt: skip
+            yield Problem(
+                "codec.path",
+                codec.path,
+                f"a folder with {CONFIG} and {WEIGHTS} of an autoencoder",
+                f"Looked for {folder}; of a whole pipeline it is the folder vae. "
+                "Or set it to null: downloaded once.",
+            )
     if codec.normalization == "paper" and codec.kind == "trained":
-        yield Problem("codec.normalization", "paper", "dataset with kind: trained",
-                      "The paper has constants for Stable Diffusion and for pixels.")  # fmt: skip
+        yield Problem(
+            "codec.normalization",
+            "paper",
+            "dataset with kind: trained",
+            "The paper has constants for Stable Diffusion and for pixels.",
+        )
     if codec.normalization == "paper" and foreign and layout and layout[1] != PAPER_CHANNELS:
-        yield Problem("codec.normalization", "paper",
-                      f"dataset with latents of {layout[1]} channels (codec.path)",
-                      f"The paper has constants for {PAPER_CHANNELS} channels.")  # fmt: skip
+        yield Problem(
+            "codec.normalization",
+            "paper",
+            f"dataset with latents of {layout[1]} channels (codec.path)",
+            f"The paper has constants for {PAPER_CHANNELS} channels.",
+        )
 
 
 def backbone_problems(params: Params, root: Path) -> Iterator[Problem]:
     name, path = params.vae.backbone, params.vae.backbone_path
     resolution = params.dataset.resolution
     if name == "vgg16" and resolution < VGG16_LEAST:
-        yield Problem("vae.backbone", name,
-                      f"a dataset.resolution of at least {VGG16_LEAST} with it, not {resolution}: "
-                      "VGG16 halves images four times",
-                      "Set it to classifier, or use larger images.")  # fmt: skip
+        yield Problem(
+            "vae.backbone",
+            name,
+            f"a dataset.resolution of at least {VGG16_LEAST} with it, not {resolution}: "
+            "VGG16 halves images four times",
+            "Set it to classifier, or use larger images.",
+        )
     if name == "vgg16" and path is not None and not (root / path).is_file():
-        yield Problem("vae.backbone_path", path, "a file that exists",
-                      f"Looked for {root / path}. Or set it to null: downloaded once.")  # fmt: skip
+        yield Problem(
+            "vae.backbone_path",
+            path,
+            "a file that exists",
+            f"Looked for {root / path}. Or set it to null: downloaded once.",
+        )
     if name != "vgg16" and path is not None:
-        yield Problem("vae.backbone_path", path, f"null with backbone: {name}",
-                      "Set it to null, or set vae.backbone to vgg16.")  # fmt: skip
+        yield Problem(
+            "vae.backbone_path",
+            path,
+            f"null with backbone: {name}",
+            "Set it to null, or set vae.backbone to vgg16.",
+        )

@@ -19,37 +19,72 @@ from edm2.params.tree import Params
 def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     """What is asked of the guide, and what goes with which kind of guide."""
     guidance, kind = params.guidance, params.guidance.guide
-    unused = {"none": ("interval", "sigma_rel", "nimg", "changes", "path"),
-              "unlabelled": ("sigma_rel", "nimg", "changes", "path"),
-              "snapshot": ("changes", "path"), "trained": ("path",), "published": ()}  # fmt: skip
+    unused = {
+        "none": ("interval", "sigma_rel", "nimg", "changes", "path"),
+        "unlabelled": ("sigma_rel", "nimg", "changes", "path"),
+        "snapshot": ("changes", "path"),
+        "trained": ("path",),
+        "published": (),
+    }
     for name in unused[kind]:
         value = getattr(guidance, name)
         if value:
             empty = "{}" if name == "changes" else "null"
-            yield Problem(f"guidance.{name}", value, f"{empty} with guidance.guide: {kind}",
-                          "Name another guide, or empty the field.")  # fmt: skip
+            yield Problem(
+                f"guidance.{name}",
+                value,
+                f"{empty} with guidance.guide: {kind}",
+                "Name another guide, or empty the field.",
+            )
     if kind == "none" and guidance.strength != (1.0,):
-        yield Problem("guidance.strength", list(guidance.strength), "[1.0] with guide: none",
-                      "Name a guide: unlabelled, snapshot, trained or published.")  # fmt: skip
+        yield Problem(
+            "guidance.strength",
+            list(guidance.strength),
+            "[1.0] with guide: none",
+            "Name a guide: unlabelled, snapshot, trained or published.",
+        )
     if any(b - a <= 1e-9 for a, b in pairwise(guidance.strength)):
-        yield Problem("guidance.strength", list(guidance.strength),
-                      "values in rising order, each once", "Sort them.")  # fmt: skip
+        yield Problem(
+            "guidance.strength",
+            list(guidance.strength),
+            "values in rising order, each once",
+            "Sort them.",
+        )
     if guidance.interval is not None and guidance.interval[0] >= guidance.interval[1]:
-        yield Problem("guidance.interval", list(guidance.interval), "[low, high], low below high",
-                      "null means all noise levels.")  # fmt: skip
+        yield Problem(
+            "guidance.interval",
+            list(guidance.interval),
+            "[low, high], low below high",
+            "null means all noise levels.",
+        )
     if kind == "snapshot" and guidance.sigma_rel is None and guidance.nimg is None:
-        yield Problem("guidance.sigma_rel, guidance.nimg", (None, None),
-                      "one of them with guide: snapshot",
-                      "A network that guides itself changes nothing.")  # fmt: skip
+        yield Problem(
+            "guidance.sigma_rel, guidance.nimg",
+            (None, None),
+            "one of them with guide: snapshot",
+            "A network that guides itself changes nothing.",
+        )
     if kind == "published" and (guidance.path is None or not (root / guidance.path).is_dir()):
-        yield Problem("guidance.path", guidance.path, "the folder of published pickles",
-                      "Set it to a folder of .pkl files of one network.")  # fmt: skip
+        yield Problem(
+            "guidance.path",
+            guidance.path,
+            "the folder of published pickles",
+            "Set it to a folder of .pkl files of one network.",
+        )
     if kind == "trained" and not guidance.changes:
-        yield Problem("guidance.changes", {}, "fields in which the guide's training differs",
-                      "{conditional: false} trains an unconditional guide.")  # fmt: skip
+        yield Problem(
+            "guidance.changes",
+            {},
+            "fields in which the guide's training differs",
+            "{conditional: false} trains an unconditional guide.",
+        )
     if "per_config" in guidance.changes:
-        yield Problem("guidance.changes.per_config", guidance.changes["per_config"],
-                      "other fields of `diffusion`", "Remove it.")  # fmt: skip
+        yield Problem(
+            "guidance.changes.per_config",
+            guidance.changes["per_config"],
+            "other fields of `diffusion`",
+            "Remove it.",
+        )
     elif kind == "trained":
         yield from _guide_training(params, world_size, root)
 
@@ -74,15 +109,21 @@ def guide_problems(params: Params) -> Iterator[Problem]:
     """What the guide asks of a config's own training."""
     guidance, diffusion = params.guidance, params.diffusion
     if guidance.guide == "unlabelled" and not (diffusion.conditional and diffusion.label_dropout):
-        yield Problem("diffusion.label_dropout", diffusion.label_dropout,
-                      "above 0, with diffusion.conditional: true, for guide: unlabelled",
-                      "0.1 is usual; or train an unconditional guide (guide: trained).")  # fmt: skip
+        yield Problem(
+            "diffusion.label_dropout",
+            diffusion.label_dropout,
+            "above 0, with diffusion.conditional: true, for guide: unlabelled",
+            "0.1 is usual; or train an unconditional guide (guide: trained).",
+        )
     if guidance.nimg is not None and guidance.guide in ("snapshot", "trained"):
         trained = guidance.guide == "trained"
         last = diffusion.changed(guidance.changes if trained else {}).duration_nimg
         snapshot = params.ema.snapshot_nimg
         published = params.ema.source == "published" and not trained
         if not published and (guidance.nimg % snapshot or guidance.nimg > last):
-            yield Problem("guidance.nimg", guidance.nimg,
-                          f"a multiple of ema.snapshot_nimg ({snapshot}) up to {last}",
-                          nearest(guidance.nimg, snapshot))  # fmt: skip
+            yield Problem(
+                "guidance.nimg",
+                guidance.nimg,
+                f"a multiple of ema.snapshot_nimg ({snapshot}) up to {last}",
+                nearest(guidance.nimg, snapshot),
+            )

@@ -46,8 +46,10 @@ def load(path: str | Path) -> Params:
 
 def _refused_changes(params: Params) -> Iterator[str]:
     """What is wrong with changes of `diffusion`: of single configs, and of the guide."""
-    places = {f"diffusion.per_config.{config}": changes
-              for config, changes in params.diffusion.per_config.items()}  # fmt: skip
+    places = {
+        f"diffusion.per_config.{config}": changes
+        for config, changes in params.diffusion.per_config.items()
+    }
     for key, changes in {**places, "guidance.changes": params.guidance.changes}.items():
         try:
             params.diffusion.changed(changes)
@@ -73,9 +75,13 @@ def _refusal(path: Path, lines: list[str]) -> UserError:
 def _deepest(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """Leave out what only follows from an error inside: a list is short because an item is bad."""
     places = [error["loc"] for error in errors]
-    return [error for error in errors
-            if not any(len(p) > len(error["loc"]) and p[: len(error["loc"])] == error["loc"]
-                       for p in places)]  # fmt: skip
+    return [
+        error
+        for error in errors
+        if not any(
+            len(p) > len(error["loc"]) and p[: len(error["loc"])] == error["loc"] for p in places
+        )
+    ]
 
 
 REMEDIES = (  # by the beginning of pydantic's error type

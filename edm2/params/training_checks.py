@@ -17,71 +17,108 @@ def level_problems(params: Params, root: Path) -> Iterator[Problem]:
     latent = params.dataset.resolution // layout[0]
     halvings = len(params.diffusion.channel_mult) - 1
     if latent % 2**halvings:
-        yield Problem("diffusion.channel_mult", list(params.diffusion.channel_mult),
-                      f"levels that {latent}x{latent} latents can be halved for",
-                      f"{halvings} halvings need a multiple of {2**halvings}: "
-                      "use fewer levels or a larger dataset.resolution.")  # fmt: skip
+        yield Problem(
+            "diffusion.channel_mult",
+            list(params.diffusion.channel_mult),
+            f"levels that {latent}x{latent} latents can be halved for",
+            f"{halvings} halvings need a multiple of {2**halvings}: "
+            "use fewer levels or a larger dataset.resolution.",
+        )
     sides = [latent >> level for level in range(halvings + 1)]
     for side in params.diffusion.attention_resolutions or ():
         if side not in sides:
-            yield Problem("diffusion.attention_resolutions", side,
-                          f"one of the resolutions of the network's levels ({sides})",
-                          "No block has another resolution.")  # fmt: skip
+            yield Problem(
+                "diffusion.attention_resolutions",
+                side,
+                f"one of the resolutions of the network's levels ({sides})",
+                "No block has another resolution.",
+            )
 
 
 def training_problems(key: str, training: Training, world_size: int) -> Iterator[Problem]:
     batch = training.batch
     if batch % world_size:
-        yield Problem(f"{key}.batch", batch, f"a multiple of the {world_size} ranks",
-                      nearest(batch, world_size))  # fmt: skip
+        yield Problem(
+            f"{key}.batch",
+            batch,
+            f"a multiple of the {world_size} ranks",
+            nearest(batch, world_size),
+        )
     intervals = ("duration_nimg", "log_nimg", "evaluate_nimg", "magnitudes_nimg")
     for name in (name for name in intervals if hasattr(training, name)):
         nimg = getattr(training, name)
         if nimg % batch:
-            yield Problem(f"{key}.{name}", nimg, f"a multiple of {key}.batch ({batch})",
-                          nearest(nimg, batch))  # fmt: skip
+            yield Problem(
+                f"{key}.{name}", nimg, f"a multiple of {key}.batch ({batch})", nearest(nimg, batch)
+            )
         if nimg > training.duration_nimg:
-            yield Problem(f"{key}.{name}", nimg,
-                          f"at most {key}.duration_nimg ({training.duration_nimg})",
-                          "Make it shorter.")  # fmt: skip
+            yield Problem(
+                f"{key}.{name}",
+                nimg,
+                f"at most {key}.duration_nimg ({training.duration_nimg})",
+                "Make it shorter.",
+            )
     share, microbatch = batch // world_size, getattr(training, "microbatch", None)
     if microbatch is not None and share % microbatch:
-        yield Problem(f"{key}.microbatch", microbatch,
-                      f"a divisor of a rank's share of {key}.batch ({share})",
-                      "Gradients of microbatches add up to those of the share.")  # fmt: skip
+        yield Problem(
+            f"{key}.microbatch",
+            microbatch,
+            f"a divisor of a rank's share of {key}.batch ({share})",
+            "Gradients of microbatches add up to those of the share.",
+        )
 
 
 def denoiser_problems(params: Params) -> Iterator[Problem]:
     diffusion = params.diffusion
     if (diffusion.size is None) == (diffusion.channels is None):
-        yield Problem("diffusion.size, diffusion.channels", (diffusion.size, diffusion.channels),
-                      "one of the two, the other null", "Name a size or a width.")  # fmt: skip
+        yield Problem(
+            "diffusion.size, diffusion.channels",
+            (diffusion.size, diffusion.channels),
+            "one of the two, the other null",
+            "Name a size or a width.",
+        )
     if diffusion.channels is not None:
         for width in (diffusion.channels * mult for mult in diffusion.channel_mult):
             if width % max(1, width // 64) or width % 4:
-                yield Problem("diffusion.channels", diffusion.channels,
-                              f"level widths in multiples of 64, or below 128 of 4; got {width}",
-                              "Attention heads have 64 channels each.")  # fmt: skip
+                yield Problem(
+                    "diffusion.channels",
+                    diffusion.channels,
+                    f"level widths in multiples of 64, or below 128 of 4; got {width}",
+                    "Attention heads have 64 channels each.",
+                )
     if diffusion.label_dropout and not diffusion.conditional:
-        yield Problem("diffusion.label_dropout", diffusion.label_dropout,
-                      "0 with diffusion.conditional: false",
-                      "A network that is told no class has none to be left out.")  # fmt: skip
+        yield Problem(
+            "diffusion.label_dropout",
+            diffusion.label_dropout,
+            "0 with diffusion.conditional: false",
+            "A network that is told no class has none to be left out.",
+        )
 
 
 def snapshot_problems(params: Params) -> Iterator[Problem]:
     snapshot, duration = params.ema.snapshot_nimg, params.diffusion.duration_nimg
     if snapshot > duration:
-        yield Problem("ema.snapshot_nimg", snapshot, f"at most diffusion.duration_nimg ({duration})",
-                      "Take snapshots more often; eight or more in a training.")  # fmt: skip
+        yield Problem(
+            "ema.snapshot_nimg",
+            snapshot,
+            f"at most diffusion.duration_nimg ({duration})",
+            "Take snapshots more often; eight or more in a training.",
+        )
     elif duration % snapshot:
-        yield Problem("ema.snapshot_nimg", snapshot,
-                      f"a divisor of diffusion.duration_nimg ({duration}), "
-                      "so that a snapshot stands at the very end",
-                      f"For example {duration // max(1, round(duration / snapshot))}.")  # fmt: skip
+        yield Problem(
+            "ema.snapshot_nimg",
+            snapshot,
+            f"a divisor of diffusion.duration_nimg ({duration}), "
+            "so that a snapshot stands at the very end",
+            f"For example {duration // max(1, round(duration / snapshot))}.",
+        )
     if snapshot % params.diffusion.batch:
-        yield Problem("ema.snapshot_nimg", snapshot,
-                      f"a multiple of diffusion.batch ({params.diffusion.batch})",
-                      nearest(snapshot, params.diffusion.batch))  # fmt: skip
+        yield Problem(
+            "ema.snapshot_nimg",
+            snapshot,
+            f"a multiple of diffusion.batch ({params.diffusion.batch})",
+            nearest(snapshot, params.diffusion.batch),
+        )
 
 
 def time_problems(params: Params) -> Iterator[Problem]:
@@ -91,10 +128,13 @@ def time_problems(params: Params) -> Iterator[Problem]:
     snapshot, duration = params.ema.snapshot_nimg, params.diffusion.duration_nimg
     for nimg in params.sweep.nimg or ():
         if not snapshot <= nimg <= duration or nimg % snapshot:
-            yield Problem("sweep.nimg", nimg,
-                          f"times of snapshots, the multiples of ema.snapshot_nimg ({snapshot}) up "
-                          f"to the end ({duration})",
-                          f"{nearest(min(nimg, duration), snapshot)} null: the end.")  # fmt: skip
+            yield Problem(
+                "sweep.nimg",
+                nimg,
+                f"times of snapshots, the multiples of ema.snapshot_nimg ({snapshot}) up "
+                f"to the end ({duration})",
+                f"{nearest(min(nimg, duration), snapshot)} null: the end.",
+            )
 
 
 def nearest(value: int, step: int) -> str:

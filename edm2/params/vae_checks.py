@@ -11,64 +11,99 @@ from edm2.params.vae import Vae
 def vae_problems(params: Params) -> Iterator[Problem]:
     vae = params.vae
     if vae.warmup_nimg > vae.duration_nimg:
-        yield Problem("vae.warmup_nimg", vae.warmup_nimg,
-                      f"at most vae.duration_nimg ({vae.duration_nimg})", "Make it shorter.")  # fmt: skip
+        yield Problem(
+            "vae.warmup_nimg",
+            vae.warmup_nimg,
+            f"at most vae.duration_nimg ({vae.duration_nimg})",
+            "Make it shorter.",
+        )
     width = vae.channels * vae.channel_mult[-1]
     if vae.attention and width % max(1, width // 64):
-        yield Problem("vae.channels", vae.channels,
-                      f"a last level in multiples of 64, or below 128; got {width}",
-                      "Attention heads have 64 channels each; or set vae.attention to false.")  # fmt: skip
+        yield Problem(
+            "vae.channels",
+            vae.channels,
+            f"a last level in multiples of 64, or below 128; got {width}",
+            "Attention heads have 64 channels each; or set vae.attention to false.",
+        )
     if vae.wavelet and len(vae.channel_mult) < 2:
-        yield Problem("vae.wavelet", True, "false with a single level in vae.channel_mult",
-                      "The transform takes the place of the first halving; there is none.")  # fmt: skip
+        yield Problem(
+            "vae.wavelet",
+            True,
+            "false with a single level in vae.channel_mult",
+            "The transform takes the place of the first halving; there is none.",
+        )
     yield from _sides(params)
     yield from _losses(vae)
     if 2 * vae.equivariance.flip_channels >= vae.latent_channels:
-        yield Problem("vae.equivariance.flip_channels", vae.equivariance.flip_channels,
-                      f"less than half of vae.latent_channels ({vae.latent_channels})",
-                      "As many are reserved for each of the two axes.")  # fmt: skip
+        yield Problem(
+            "vae.equivariance.flip_channels",
+            vae.equivariance.flip_channels,
+            f"less than half of vae.latent_channels ({vae.latent_channels})",
+            "As many are reserved for each of the two axes.",
+        )
 
 
 def _sides(params: Params) -> Iterator[Problem]:
     """What is too large for the images, or for the crops of them that the losses see."""
     vae, resolution = params.vae, params.dataset.resolution
     if resolution % vae.losses.pool:
-        yield Problem("vae.losses.pool", vae.losses.pool,
-                      f"a divisor of dataset.resolution ({resolution})",
-                      "Use a power of two below it.")  # fmt: skip
+        yield Problem(
+            "vae.losses.pool",
+            vae.losses.pool,
+            f"a divisor of dataset.resolution ({resolution})",
+            "Use a power of two below it.",
+        )
     if not vae.equivariance.crop:
         return
     crop = (resolution // vae.downscale + 1) // 2 * vae.downscale
     if resolution % vae.losses.pool == 0 and crop % vae.losses.pool:
-        yield Problem("vae.losses.pool", vae.losses.pool,
-                      f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
-                      "Use a power of two below it, or set vae.equivariance.crop to 0.")  # fmt: skip
+        yield Problem(
+            "vae.losses.pool",
+            vae.losses.pool,
+            f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
+            "Use a power of two below it, or set vae.equivariance.crop to 0.",
+        )
     least = VGG16_LEAST if vae.backbone == "vgg16" else 2 ** (params.features.slices - 1)
     if crop < least and (vae.losses.perceptual or vae.losses.adversarial):
-        yield Problem("vae.equivariance.crop", vae.equivariance.crop,
-                      f"0 with crops of {crop} pixels: the backbone {vae.backbone} needs {least}",
-                      "Set it to 0, or use larger images.")  # fmt: skip
+        yield Problem(
+            "vae.equivariance.crop",
+            vae.equivariance.crop,
+            f"0 with crops of {crop} pixels: the backbone {vae.backbone} needs {least}",
+            "Set it to 0, or use larger images.",
+        )
 
 
 def _losses(vae: Vae) -> Iterator[Problem]:
     losses, adversarial = vae.losses, vae.adversarial
     images = ("perceptual", "adversarial", "pooled", "low_pass", "plain")
     if not any(getattr(losses, name) for name in images):
-        yield Problem("vae.losses", dict(losses), f"a weight above 0 for one of {', '.join(images)}",
-                      "Nothing asks for images otherwise.")  # fmt: skip
+        yield Problem(
+            "vae.losses",
+            dict(losses),
+            f"a weight above 0 for one of {', '.join(images)}",
+            "Nothing asks for images otherwise.",
+        )
     elif adversarial.generator_nimg and not any(
         getattr(losses, name) for name in images if name != "adversarial"
     ):
-        yield Problem("vae.losses", dict(losses),
-                      "a weight above 0 for one more than adversarial, which enters at "
-                      f"vae.adversarial.generator_nimg ({adversarial.generator_nimg})",
-                      "Nothing asks for images before that.")  # fmt: skip
+        yield Problem(
+            "vae.losses",
+            dict(losses),
+            "a weight above 0 for one more than adversarial, which enters at "
+            f"vae.adversarial.generator_nimg ({adversarial.generator_nimg})",
+            "Nothing asks for images before that.",
+        )
     if adversarial.generator_nimg < adversarial.discriminator_nimg:
-        yield Problem("vae.adversarial.generator_nimg", adversarial.generator_nimg,
-                      "at least vae.adversarial.discriminator_nimg "
-                      f"({adversarial.discriminator_nimg})",
-                      "An untrained discriminator has nothing to say.")  # fmt: skip
+        yield Problem(
+            "vae.adversarial.generator_nimg",
+            adversarial.generator_nimg,
+            f"at least vae.adversarial.discriminator_nimg ({adversarial.discriminator_nimg})",
+            "An untrained discriminator has nothing to say.",
+        )
     if losses.adversarial and adversarial.generator_nimg >= vae.duration_nimg:
-        yield Problem("vae.adversarial.generator_nimg", adversarial.generator_nimg,
-                      f"less than vae.duration_nimg ({vae.duration_nimg})",
-                      "The loss would never enter; or set vae.losses.adversarial to 0.")  # fmt: skip
+        yield Problem(
+            "vae.adversarial.generator_nimg",
+            adversarial.generator_nimg,
+            f"less than vae.duration_nimg ({vae.duration_nimg})",
+            "The loss would never enter; or set vae.losses.adversarial to 0.",
+        )

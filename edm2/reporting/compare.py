@@ -36,23 +36,30 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
     }
     if len(set(metrics.values())) > 1:
         told = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
-        raise UserError(f"experiments of one metric are wanted, found {told}: a Fréchet distance "
-                        "depends on detector and sample count.")  # fmt: skip
+        raise UserError(
+            f"experiments of one metric are wanted, found {told}: a Fréchet distance "
+            "depends on detector and sample count."
+        )
     differing, rows = _differing(experiments), []
     for name, (networks, params) in experiments.items():
         for config, part in networks.groupby("config"):
             best = best_of(part)
             rate, decay = (_own(params, str(config), key) for key in ("lr_ref", "lr_decay_batches"))
             numbers = isinstance(rate, (int, float)) and isinstance(decay, (int, float))
-            rows.append({
-                "experiment": name, "config": config,
-                **{key: params.get(key) for key in differing},
-                "best EMA length": best["sigma_rel"], best["metric"]: best["value"],
-                "at edge of grid": "yes" if best["at_edge"] else "no",
-                "error": best["error"], "weight_sum": best["weight_sum"],
-                "snapshots": best["snapshots"],
-                "1/(lr_ref² lr_decay)": 1 / (rate**2 * decay) if numbers else float("nan"),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "experiment": name,
+                    "config": config,
+                    **{key: params.get(key) for key in differing},
+                    "best EMA length": best["sigma_rel"],
+                    best["metric"]: best["value"],
+                    "at edge of grid": "yes" if best["at_edge"] else "no",
+                    "error": best["error"],
+                    "weight_sum": best["weight_sum"],
+                    "snapshots": best["snapshots"],
+                    "1/(lr_ref² lr_decay)": 1 / (rate**2 * decay) if numbers else float("nan"),
+                }
+            )
     table = pd.DataFrame(rows)
     last = table.columns[-1]
     table[last] = table[last] / table[last].iloc[0]
@@ -109,8 +116,9 @@ def variants_table(experiments: Measured) -> pd.DataFrame:
 def _differing(experiments: Experiments) -> list[str]:
     """Key paths of params that are not the same in all experiments."""
     keys = sorted({key for _, params in experiments.values() for key in params})
-    return [key for key in keys
-            if len({str(params.get(key)) for _, params in experiments.values()}) > 1]  # fmt: skip
+    return [
+        key for key in keys if len({str(params.get(key)) for _, params in experiments.values()}) > 1
+    ]
 
 
 def _most_common(values: Sequence[str]) -> str:

@@ -11,8 +11,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-STYLE: Any = {"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.grid": True, "grid.alpha": 0.25, "font.size": 10, "svg.hashsalt": "edm2"}  # fmt: skip
+STYLE: Any = {
+    "figure.dpi": 110,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 10,
+    "svg.hashsalt": "edm2",
+}
 
 
 FRECHET = ("fd_", "fid_")  # what names of Fréchet distances begin with
@@ -32,16 +39,20 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
     if "blocks" in rows:
         return rows  # they have been through here
     values = rows.groupby(MEASURED)["value"]
-    spread = {"blocks": values.transform("size"), "mean": values.transform("mean"),
-              "std": values.transform("std")}  # fmt: skip
+    spread = {
+        "blocks": values.transform("size"),
+        "mean": values.transform("mean"),
+        "std": values.transform("std"),
+    }
     return rows.assign(**spread).loc[sorted(values.idxmin())]
 
 
 def measures_of(table: pd.DataFrame, row: pd.Series) -> dict[str, float]:
     """Every metric of the images that a row is about, by name."""
     same = table[(table[IMAGES] == row[IMAGES]).all(axis=1)]
-    return {str(name): float(value)
-            for name, value in zip(same["metric"], same["value"], strict=True)}  # fmt: skip
+    return {
+        str(name): float(value) for name, value in zip(same["metric"], same["value"], strict=True)
+    }
 
 
 def whole_networks(table: pd.DataFrame) -> pd.DataFrame:
@@ -59,9 +70,12 @@ def one_strength(rows: pd.DataFrame) -> pd.DataFrame:
     """Of each config, the rows without guidance; where all are guided, those of the strength that
     has the lowest value.
     """
-    chosen = {config: 1.0 if (part["guidance"] == 1).any()
-              else part["guidance"].iloc[int(part["value"].argmin())]
-              for config, part in rows.groupby("config")}  # fmt: skip
+    chosen = {
+        config: 1.0
+        if (part["guidance"] == 1).any()
+        else part["guidance"].iloc[int(part["value"].argmin())]
+        for config, part in rows.groupby("config")
+    }
     return rows[rows["guidance"] == rows["config"].map(chosen)]
 
 
@@ -73,8 +87,12 @@ def ema_curve(table: pd.DataFrame) -> pd.DataFrame:
 def confirmed(table: pd.DataFrame, best: pd.Series) -> pd.Series | None:
     """The row of the network `best` measured again on fresh seeds, if that was asked for."""
     rows = main_metric(table)
-    fresh = rows[(rows["seeds"] == "fresh") & (rows["config"] == best["config"])
-                 & (rows["network"] == best["network"]) & (rows["guidance"] == best["guidance"])]  # fmt: skip
+    fresh = rows[
+        (rows["seeds"] == "fresh")
+        & (rows["config"] == best["config"])
+        & (rows["network"] == best["network"])
+        & (rows["guidance"] == best["guidance"])
+    ]
     return None if fresh.empty else fresh.iloc[0]
 
 
@@ -116,8 +134,15 @@ def draw_curve(axes: Axes, name: str, line: pd.DataFrame, color: Any = None) -> 
         where = " (traditional EMA, fixed)"
     label = f"{name}: {best['value']:.3g} at {best['sigma_rel']:.3g}{where}"
     (drawn,) = axes.plot(line["sigma_rel"], line["value"], marker=".", color=color, label=label)
-    axes.plot(best["sigma_rel"], best["value"], marker="o", markersize=9, markerfacecolor="none",
-              markeredgewidth=1.8, color=drawn.get_color())  # fmt: skip
+    axes.plot(
+        best["sigma_rel"],
+        best["value"],
+        marker="o",
+        markersize=9,
+        markerfacecolor="none",
+        markeredgewidth=1.8,
+        color=drawn.get_color(),
+    )
 
 
 def finish_ema_axes(axes: Axes, rows: pd.DataFrame, outside: bool) -> None:
@@ -155,8 +180,11 @@ def draw_training(curves: dict[str, pd.DataFrame], *paths: Path) -> None:
 
 def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
     """Held-out PSNR, the losses, and what the discriminator says, over images seen."""
-    scores = [name for name in ("images", "reconstructions", "accuracy")
-              if f"discriminator/{name}" in rows]  # fmt: skip
+    scores = [
+        name
+        for name in ("images", "reconstructions", "accuracy")
+        if f"discriminator/{name}" in rows
+    ]
     with plt.rc_context(STYLE):
         figure, (quality, losses, *others) = plt.subplots(
             1, 3 if scores else 2, figsize=(13 if scores else 9, 3.2)

@@ -42,27 +42,33 @@ def dynamics_table(curves: Curves) -> pd.DataFrame:
         late = float((peaks.iloc[-1] / peaks.iloc[len(peaks) // 2]).max())
         updates = measured(table, "updates_mean")
         sizes = updates.iloc[-max(1, len(updates) // 4) :].mean()
-        rows.append({
-            "config": config,
-            "weights: end over start": f"{growth.min():.3f} to {growth.max():.3f}",
-            "weights, paper": WEIGHTS_IN_PAPER.get(config, ""),
-            "weights, seen": "grow" if growth.max() >= FLAT
-            else "shrink" if growth.min() <= 1 / FLAT else "flat",
-            "activations: largest": float(peaks.max().max()),
-            "activations: growth in 2nd half": late,
-            "activations, paper": ACTIVATIONS_IN_PAPER.get(config, ""),
-            "activations, seen": "bounded" if late < BOUNDED else "grow",
-            "relative update": float(sizes.mean()),
-            "updates: largest bucket over smallest": float(sizes.max() / sizes.min()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "config": config,
+                "weights: end over start": f"{growth.min():.3f} to {growth.max():.3f}",
+                "weights, paper": WEIGHTS_IN_PAPER.get(config, ""),
+                "weights, seen": "grow"
+                if growth.max() >= FLAT
+                else "shrink"
+                if growth.min() <= 1 / FLAT
+                else "flat",
+                "activations: largest": float(peaks.max().max()),
+                "activations: growth in 2nd half": late,
+                "activations, paper": ACTIVATIONS_IN_PAPER.get(config, ""),
+                "activations, seen": "bounded" if late < BOUNDED else "grow",
+                "relative update": float(sizes.mean()),
+                "updates: largest bucket over smallest": float(sizes.max() / sizes.min()),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def draw_magnitudes(curves: Curves, *paths: Path) -> None:
     """A row per config: activations on the left, weights on the right; a color per resolution."""
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(len(curves), 2, figsize=(11, 0.6 + 2.5 * len(curves)),
-                                    squeeze=False, sharex=True)  # fmt: skip
+        figure, grid = plt.subplots(
+            len(curves), 2, figsize=(11, 0.6 + 2.5 * len(curves)), squeeze=False, sharex=True
+        )
         for (config, rows), (left, right) in zip(curves.items(), grid, strict=True):
             for axes, what in ((left, "activations"), (right, "weights")):
                 _draw(axes, rows, what)
@@ -76,8 +82,13 @@ def draw_updates(curves: Curves, *paths: Path) -> None:
     with plt.rc_context(STYLE):
         columns = min(4, len(curves))
         lines = -(-len(curves) // columns)
-        figure, grid = plt.subplots(lines, columns, figsize=(0.6 + 3.4 * columns, 0.4 + 2.7 * lines),
-                                    squeeze=False, sharey=True)  # fmt: skip
+        figure, grid = plt.subplots(
+            lines,
+            columns,
+            figsize=(0.6 + 3.4 * columns, 0.4 + 2.7 * lines),
+            squeeze=False,
+            sharey=True,
+        )
         for axes in grid.flat[len(curves) :]:
             axes.set_visible(False)
         for axes, (config, rows) in zip(grid.flat, curves.items(), strict=False):

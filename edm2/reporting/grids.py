@@ -57,8 +57,10 @@ def write_strips(folder: Path, found: Mapping[str, Mapping[str, torch.Tensor]]) 
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(found.values()))
     for k in sorted(set(first["labels"].tolist())):
-        write_rows(folder / f"{k:04d}.png",
-                   {name: own["images"][own["labels"] == k] for name, own in found.items()})  # fmt: skip
+        write_rows(
+            folder / f"{k:04d}.png",
+            {name: own["images"][own["labels"] == k] for name, own in found.items()},
+        )
 
 
 def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:

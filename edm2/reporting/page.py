@@ -14,10 +14,13 @@ def render(title: str, sections: Sequence[tuple[str, str]]) -> str:
     """A page of (heading, body in HTML)."""
     style = files("edm2.reporting").joinpath("page.css").read_text(encoding="utf-8")
     slugs = [f"s{k}" for k in range(len(sections))]
-    links = "".join(f'<a href="#{s}">{html.escape(h)}</a>'
-                    for s, (h, _) in zip(slugs, sections, strict=True))  # fmt: skip
-    bodies = "".join(f'<section id="{s}"><h2>{html.escape(h)}</h2>{body}</section>'
-                     for s, (h, body) in zip(slugs, sections, strict=True))  # fmt: skip
+    links = "".join(
+        f'<a href="#{s}">{html.escape(h)}</a>' for s, (h, _) in zip(slugs, sections, strict=True)
+    )
+    bodies = "".join(
+        f'<section id="{s}"><h2>{html.escape(h)}</h2>{body}</section>'
+        for s, (h, body) in zip(slugs, sections, strict=True)
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width">'

@@ -36,8 +36,13 @@ def draw_responses(path: Path, count: int = 8) -> None:
             made = weights[:, 0] @ np.stack([response(profile, times) for profile in stored])
             color = plt.get_cmap("viridis")(k / len(SHOWN))
             bottom.plot(times, response(target, times), color=color, alpha=0.35, linewidth=4)
-            bottom.plot(times, made, color=color, linewidth=1.2,
-                        label=f"length {length:g}: off by {errors[0]:.1%}")  # fmt: skip
+            bottom.plot(
+                times,
+                made,
+                color=color,
+                linewidth=1.2,
+                label=f"length {length:g}: off by {errors[0]:.1%}",
+            )
         bottom.set_title("wanted (broad) and reconstructed (thin)")
         bottom.set_xlabel("training time, as a share of the whole")
         for axes in (top, bottom):
@@ -55,8 +60,10 @@ def draw_errors(path: Path) -> None:
         for k, length in enumerate(SHOWN):
             color = plt.get_cmap("viridis")(k / len(SHOWN))
             for tracked, style in ((TRACKED, "-"), (TRACKED[1:], ":")):
-                errors = [solve_profiles(snapshots(n, tracked), [Power(1.0, length)])[1][0]
-                          for n in counts]  # fmt: skip
+                errors = [
+                    solve_profiles(snapshots(n, tracked), [Power(1.0, length)])[1][0]
+                    for n in counts
+                ]
                 label = (
                     f"length {length:g}, {'two averages' if style == '-' else 'one average (0.1)'}"
                 )

@@ -43,15 +43,20 @@ def write_report(findings: Findings, folder: Path) -> None:
     write_text(folder / "ema_curves.csv", curve_alone.to_csv(index=False))
     write_text(folder / "ema_curves.md", as_markdown(curve_alone))
     draw_ema_curves(networks, folder / "ema_curves.png", folder / "ema_curves.svg")
-    for name, draw in (("training", draw_training), ("magnitudes", draw_magnitudes),
-                       ("updates", draw_updates)):  # fmt: skip
+    for name, draw in (
+        ("training", draw_training),
+        ("magnitudes", draw_magnitudes),
+        ("updates", draw_updates),
+    ):
         (draw if training else draw_nothing)(training, folder / f"{name}.png")
     dynamics = dynamics_table(training)
     write_text(folder / "dynamics.csv", dynamics.to_csv(index=False))
     curves = pd.read_csv(findings.folder / "vae/curves.csv")
     (draw_vae if len(curves) else draw_nothing)(curves, folder / "vae.png")
-    write_json(folder / "metrics.json", _summary(networks, {"vae": vae, "yardsticks": yardsticks,
-                                                         "features": features}))  # fmt: skip
+    write_json(
+        folder / "metrics.json",
+        _summary(networks, {"vae": vae, "yardsticks": yardsticks, "features": features}),
+    )
     sections = [
         ("EMA length", ema_section(networks, folder)),
         ("Ablation", ablation_section(ablation)),
@@ -70,8 +75,11 @@ def write_report(findings: Findings, folder: Path) -> None:
 
 def _summary(networks: pd.DataFrame, stages: Mapping[str, dict[str, float]]) -> dict[str, float]:
     """What stages measured, and the best network of each config."""
-    found = {f"{stage}/{key}": value for stage, metrics in stages.items()
-             for key, value in metrics.items()}  # fmt: skip
+    found = {
+        f"{stage}/{key}": value
+        for stage, metrics in stages.items()
+        for key, value in metrics.items()
+    }
     for config, part in networks.groupby("config"):
         best = best_of(part)
         found |= {f"{config}/best/{k}": value for k, value in measures_of(part, best).items()}

@@ -40,14 +40,20 @@ def ema_section(networks: pd.DataFrame, folder: Path) -> str:
         lines.append(paragraph(PUBLISHED))
     for config, part in networks.groupby("config"):
         best = best_of(part)
-        text = (f"Config {config} is best at EMA length {best['sigma_rel']:g}: "
-                f"{best['metric']} = {best['value']:.4g}.")  # fmt: skip
+        text = (
+            f"Config {config} is best at EMA length {best['sigma_rel']:g}: "
+            f"{best['metric']} = {best['value']:.4g}."
+        )
         if best["average"] == "traditional":
-            text = (f"Config {config} has one traditional EMA, here of length "
-                    f"{best['sigma_rel']:.3g}: {best['metric']} = {best['value']:.4g}.")  # fmt: skip
+            text = (
+                f"Config {config} has one traditional EMA, here of length "
+                f"{best['sigma_rel']:.3g}: {best['metric']} = {best['value']:.4g}."
+            )
         if best["at_edge"]:
-            text += (" That is the edge of the grid: the true optimum may lie beyond. "
-                     "Widen sweep.sigma_rel.")  # fmt: skip
+            text += (
+                " That is the edge of the grid: the true optimum may lie beyond. "
+                "Widen sweep.sigma_rel."
+            )
         fresh = confirmed(part, best)
         if fresh is not None:
             text += f" On {fresh['samples']} fresh seeds: {fresh['value']:.4g}."
@@ -69,11 +75,19 @@ def sweep_sections(networks: pd.DataFrame, folder: Path) -> list[tuple[str, str]
     sections = []
     folder.mkdir(parents=True, exist_ok=True)
     for heading, by, curves, caption in (
-        ("Training time", "nimg", time_curves(networks),
-         "EMA curves at several training times (as EDM2 Figure 5c)."),
-        ("Single tensors", "tensors", tensor_curves(networks),
-         "EMA length of some tensors varied, the others kept (as EDM2 Figure 5b)."),
-    ):  # fmt: skip
+        (
+            "Training time",
+            "nimg",
+            time_curves(networks),
+            "EMA curves at several training times (as EDM2 Figure 5c).",
+        ),
+        (
+            "Single tensors",
+            "tensors",
+            tensor_curves(networks),
+            "EMA length of some tensors varied, the others kept (as EDM2 Figure 5b).",
+        ),
+    ):
         if curves.empty:
             continue
         found = minima(curves, by)
@@ -95,11 +109,13 @@ def guidance_section(
     draw_heat_map(curves, folder / "guidance_map.png")
     write_text(folder / "guidance.csv", found.to_csv(index=False))
     parts = [
-        picture(folder / "guidance.png",
-                "EMA curves at several strengths of guidance (as EDM2 Figure 6)."),
+        picture(
+            folder / "guidance.png",
+            "EMA curves at several strengths of guidance (as EDM2 Figure 6).",
+        ),
         picture(folder / "guidance_map.png", "The same as a map; darker is better."),
         table(found),
-    ]  # fmt: skip
+    ]
     for config, part in networks.groupby("config"):
         for best in bests_of(part):
             if best["guidance"] == 1:
@@ -107,8 +123,10 @@ def guidance_section(
             fresh = confirmed(part, best)
             again = "" if fresh is None else f"; {fresh['value']:.4g} on fresh seeds"
             strength, length, value = best["guidance"], best["sigma_rel"], best["value"]
-            caption = (f"Config {config} guided with w = {strength:g} at EMA length {length:.3g}: "
-                       f"{best['metric']} = {value:.4g}{again}.")  # fmt: skip
+            caption = (
+                f"Config {config} guided with w = {strength:g} at EMA length {length:.3g}: "
+                f"{best['metric']} = {value:.4g}{again}."
+            )
             grid = grid_name(best["network"], strength)
             path = findings.folder / f"samples/{config}/{grid}"
             parts.append(picture(path, caption, sharp=True))
@@ -162,13 +180,15 @@ def _dynamics_section(dynamics: pd.DataFrame, folder: Path) -> str:
         "over the second half of training. The relative update is the effective learning rate."
     )
     return (
-        picture(folder / "magnitudes.png",
-                "Magnitudes by part of the network (as EDM2 Figure 3): strong lines are means over "
-                "output units, faint lines the largest; dashed is the decoder.")
-        + table(dynamics) + paragraph(note)
-        + picture(folder / "updates.png",
-                  "Size of updates relative to the weights, the same way.")
-    )  # fmt: skip
+        picture(
+            folder / "magnitudes.png",
+            "Magnitudes by part of the network (as EDM2 Figure 3): strong lines are means over "
+            "output units, faint lines the largest; dashed is the decoder.",
+        )
+        + table(dynamics)
+        + paragraph(note)
+        + picture(folder / "updates.png", "Size of updates relative to the weights, the same way.")
+    )
 
 
 def _letters(rows: pd.DataFrame) -> str:
@@ -187,8 +207,10 @@ def samples_section(findings: Findings, networks: pd.DataFrame) -> str:
         pictures.append(picture(path, caption, sharp=True))
         for kind, rows in (("lengths", "EMA lengths"), ("strengths", "strengths of guidance")):
             strips = sorted((findings.folder / f"samples/{config}/{kind}").glob("*.png"))
-            body = "".join(picture(strip, f"class {int(strip.stem)}: the same seeds at all {rows}",
-                                   sharp=True) for strip in strips)  # fmt: skip
+            body = "".join(
+                picture(strip, f"class {int(strip.stem)}: the same seeds at all {rows}", sharp=True)
+                for strip in strips
+            )
             if strips:
                 pictures.append(folded(f"Config {config}: the same seeds at all {rows}", body))
     return "".join(pictures)
@@ -212,16 +234,21 @@ def yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) -> 
         "generator stays nearer to them than fresh images do, not that it is better than perfect."
     )
     if own:
-        note += (" The detector is a classifier that reads "
-                 f"{features['accuracy_held_out']:.1%} of the held-out images rightly.")  # fmt: skip
+        note += (
+            " The detector is a classifier that reads "
+            f"{features['accuracy_held_out']:.1%} of the held-out images rightly."
+        )
     return table(yardsticks) + paragraph(note)
 
 
 def vae_section(findings: Findings, vae: dict[str, float], foreign: bool, folder: Path) -> str:
     """What the autoencoder keeps of an image, and how it was trained."""
     psnr = f"PSNR {vae['psnr']:.2f} dB" if "psnr" in vae else "images come back exactly"
-    distances = ", ".join(f"{key} {value:.4g}" for key, value in vae.items()
-                          if key.startswith(("ssim", "perceptual_")))  # fmt: skip
+    distances = ", ".join(
+        f"{key} {value:.4g}"
+        for key, value in vae.items()
+        if key.startswith(("ssim", "perceptual_"))
+    )
     text = f"Held-out {psnr}, {distances}."
     if foreign:
         text += " No autoencoder was trained here."

@@ -52,11 +52,19 @@ def minima(curves: pd.DataFrame, by: str) -> pd.DataFrame:
     for (config, value), line in curves.groupby(["config", by], sort=False):
         best = line.iloc[int(line["value"].argmin())]
         ends = {line["sigma_rel"].min(), line["sigma_rel"].max()}
-        rows.append({"config": config, by: value, "metric": best["metric"], "best": best["value"],
-                     "EMA length": best["sigma_rel"],
-                     "at edge of grid": "yes" if len(line) > 1 and best["sigma_rel"] in ends else "no",
-                     "error": best["error"], "weight_sum": best["weight_sum"],
-                     "snapshots": best["snapshots"]})  # fmt: skip
+        rows.append(
+            {
+                "config": config,
+                by: value,
+                "metric": best["metric"],
+                "best": best["value"],
+                "EMA length": best["sigma_rel"],
+                "at edge of grid": "yes" if len(line) > 1 and best["sigma_rel"] in ends else "no",
+                "error": best["error"],
+                "weight_sum": best["weight_sum"],
+                "snapshots": best["snapshots"],
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -64,8 +72,9 @@ def draw_curves(curves: pd.DataFrame, by: str, *paths: Path) -> None:
     """A panel per config, a line per value of column `by`, minima marked."""
     configs = list(curves["config"].unique())
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(len(configs), 1, figsize=(9.5, 0.5 + 3.6 * len(configs)),
-                                    squeeze=False)  # fmt: skip
+        figure, grid = plt.subplots(
+            len(configs), 1, figsize=(9.5, 0.5 + 3.6 * len(configs)), squeeze=False
+        )
         for axes, config in zip(grid[:, 0], configs, strict=True):
             part = curves[curves["config"] == config]
             for k, (value, line) in enumerate(part.groupby(by, sort=False)):
@@ -86,22 +95,33 @@ def draw_heat_map(curves: pd.DataFrame, path: Path) -> None:
     """A panel per config: the metric over EMA length and guidance strength, the lowest marked."""
     configs = list(curves["config"].unique())
     with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, grid = plt.subplots(len(configs), 1, figsize=(8, 0.8 + 3.2 * len(configs)),
-                                    squeeze=False)  # fmt: skip
+        figure, grid = plt.subplots(
+            len(configs), 1, figsize=(8, 0.8 + 3.2 * len(configs)), squeeze=False
+        )
         for axes, config in zip(grid[:, 0], configs, strict=True):
             part = curves[curves["config"] == config]
             values = part.pivot_table(index="guidance", columns="sigma_rel", values="value")
-            image = axes.imshow(values, origin="lower", aspect="auto", cmap="viridis",
-                                norm=LogNorm())  # fmt: skip
+            image = axes.imshow(
+                values, origin="lower", aspect="auto", cmap="viridis", norm=LogNorm()
+            )
             row, column = np.unravel_index(np.nanargmin(values.to_numpy()), values.shape)
-            axes.plot(column, row, "o", markersize=12, markerfacecolor="none", markeredgewidth=2,
-                      color="white")  # fmt: skip
+            axes.plot(
+                column,
+                row,
+                "o",
+                markersize=12,
+                markerfacecolor="none",
+                markeredgewidth=2,
+                color="white",
+            )
             axes.set_xticks(range(len(values.columns)), [f"{s:g}" for s in values.columns])
             axes.set_yticks(range(len(values.index)), [f"{w:g}" for w in values.index])
             axes.set_xlabel("EMA length σ_rel")
             axes.set_ylabel("guidance strength w")
-            axes.set_title(f"config {config}: {values.to_numpy()[row, column]:.3g} at EMA length "
-                           f"{values.columns[column]:.3g}, w = {values.index[row]:g}")  # fmt: skip
+            axes.set_title(
+                f"config {config}: {values.to_numpy()[row, column]:.3g} at EMA length "
+                f"{values.columns[column]:.3g}, w = {values.index[row]:g}"
+            )
             bar = figure.colorbar(image, ax=axes, label=str(part["metric"].iloc[0]))
             bar.ax.yaxis.set_major_formatter("{x:.3g}")
             bar.ax.yaxis.set_minor_formatter("{x:.3g}")

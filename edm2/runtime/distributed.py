@@ -32,8 +32,9 @@ class Ranks:
 def ranks() -> Ranks:
     """Who we are, from torchrun's environment variables."""
     env = os.environ
-    return Ranks(int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")),
-                 int(env.get("LOCAL_RANK", "0")))  # fmt: skip
+    return Ranks(
+        int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0"))
+    )
 
 
 @contextmanager

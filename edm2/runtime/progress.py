@@ -54,8 +54,12 @@ class Progress:
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = (self.done - self.start) / seconds
         left = (self.total - self.done) / rate if rate else float("inf")
-        print(f"{self.name}: {self.done}/{self.total} {self.unit}  {rate:.4g} {self.unit}/s  "
-              f"{left:.0f} s left", file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"{self.name}: {self.done}/{self.total} {self.unit}  {rate:.4g} {self.unit}/s  "
+            f"{left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def track(items: Iterable[T], name: str, total: int, unit: str) -> Iterator[T]:

@@ -75,8 +75,10 @@ class State:
         harmed = [name for name, digest in noted.items() if not _holds(self.results / name, digest)]
         barrier()
         if harmed and ranks().first:
-            print(f"{self.results / harmed[0]}: missing or corrupt; the work is done anew.",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"{self.results / harmed[0]}: missing or corrupt; the work is done anew.",
+                file=sys.stderr,
+            )
             shutil.rmtree(self.folder)
             self.results.mkdir(parents=True)
         barrier()

@@ -140,8 +140,10 @@ class MlflowView:
             if self.warned:
                 return
             self.warned = True
-            print(f"warning: MLflow cannot be reached ({why}); the local log has everything.",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"warning: MLflow cannot be reached ({why}); the local log has everything.",
+                file=sys.stderr,
+            )
 
     def _open(self, name: str, params: Params, state: State, tags: Mapping[str, str]) -> None:
         client, experiment = _connect(params)
@@ -158,9 +160,11 @@ class MlflowView:
     def _flush(self) -> None:
         from mlflow.entities import Metric
 
-        rows = [Metric(key, value, int(seconds * 1000), nimg)
-                for nimg, seconds, metrics in self.pending
-                for key, value in metrics.items()]  # fmt: skip
+        rows = [
+            Metric(key, value, int(seconds * 1000), nimg)
+            for nimg, seconds, metrics in self.pending
+            for key, value in metrics.items()
+        ]
         for start in range(0, len(rows), METRICS_AT_ONCE):
             batch = rows[start : start + METRICS_AT_ONCE]
             self.client.log_batch(self.run_id, metrics=batch)

@@ -64,8 +64,16 @@ def generate(
         part = seeds[begin : begin + sampling.batch]
         labels = labels_of(part).to(device)
         noise = seed_noise(part, shape).to(device)
-        yield part, SOLVERS[sampling.solver](
-            lambda x, sigma, labels=labels: denoise(x, sigma, labels),  # type: ignore[misc]
-            noise, sampling.steps, sampling.sigma_min, sampling.sigma_max, sampling.rho,
-            churn=seed_churn(part, shape, sampling), dtype=DTYPES[sampling.dtype],
-        )  # fmt: skip
+        yield (
+            part,
+            SOLVERS[sampling.solver](
+                lambda x, sigma, labels=labels: denoise(x, sigma, labels),  # type: ignore[misc]
+                noise,
+                sampling.steps,
+                sampling.sigma_min,
+                sampling.sigma_max,
+                sampling.rho,
+                churn=seed_churn(part, shape, sampling),
+                dtype=DTYPES[sampling.dtype],
+            ),
+        )

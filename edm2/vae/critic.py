@@ -28,9 +28,11 @@ class Critic:
         self.discriminator = Discriminator(widths, self.settings.channels).to(device)
         self.forward = data_parallel(self.discriminator, device)
         self.optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=self.settings.lr, betas=BETAS,
+            self.discriminator.parameters(),
+            lr=self.settings.lr,
+            betas=BETAS,
             weight_decay=params.weight_decay,
-        )  # fmt: skip
+        )
 
     def step(self, seen: Sequence[Seen], nimg: int) -> Metrics:
         """Learn from the features of images and reconstructions, once its time has come."""
@@ -57,14 +59,19 @@ class Critic:
         real, fake = torch.cat(scores, dim=1)
         self.discriminator.update_anchors(real, fake)
         right = torch.cat([real > 0, fake < 0]).float()
-        return {"discriminator/loss": torch.stack(losses).mean(),
-                "discriminator/images": real.mean(), "discriminator/reconstructions": fake.mean(),
-                "discriminator/accuracy": right.mean(),
-                "discriminator/nonfinite_gradients": nonfinite}  # fmt: skip
+        return {
+            "discriminator/loss": torch.stack(losses).mean(),
+            "discriminator/images": real.mean(),
+            "discriminator/reconstructions": fake.mean(),
+            "discriminator/accuracy": right.mean(),
+            "discriminator/nonfinite_gradients": nonfinite,
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"discriminator": self.discriminator.state_dict(),
-                "optimizer": self.optimizer.state_dict()}  # fmt: skip
+        return {
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.discriminator.load_state_dict(state["discriminator"])

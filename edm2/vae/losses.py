@@ -69,10 +69,15 @@ class ImageLosses:
                 score = self.discriminator(real)
             kind = self.adversarial.generator_loss
             values["adversarial"] = generator_loss(score, self.discriminator(fake), kind)
-        gradients = {name: torch.autograd.grad(value, leaf, retain_graph=True)[0]
-                     for name, value in values.items()}  # fmt: skip
-        return Seen({name: value.detach() for name, value in values.items()}, gradients,
-                    (real, [x.detach() for x in fake]))  # fmt: skip
+        gradients = {
+            name: torch.autograd.grad(value, leaf, retain_graph=True)[0]
+            for name, value in values.items()
+        }
+        return Seen(
+            {name: value.detach() for name, value in values.items()},
+            gradients,
+            (real, [x.detach() for x in fake]),
+        )
 
     def _slices(
         self, images: torch.Tensor, leaf: torch.Tensor, flip: bool

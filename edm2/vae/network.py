@@ -112,8 +112,13 @@ class Encoder(nn.Sequential):
                 layers.append(ResBlock(before, width))
                 before = width
         channels = params.latent_channels * (2 if params.variance == "learned" else 1)
-        super().__init__(*layers, *_middle(before, params.attention), Norm(before), nn.SiLU(),
-                         _conv(before, channels))  # fmt: skip
+        super().__init__(
+            *layers,
+            *_middle(before, params.attention),
+            Norm(before),
+            nn.SiLU(),
+            _conv(before, channels),
+        )
 
 
 class Decoder(nn.Sequential):

@@ -63,15 +63,23 @@ def load_autoencoder(folder: Path, device: torch.device) -> Any:
 
     try:
         network, info = AutoencoderKL.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False,
-            output_loading_info=True, torch_dtype=torch.float32,
-        )  # fmt: skip
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+            torch_dtype=torch.float32,
+        )
     except (OSError, ValueError, RuntimeError) as error:
         told = " ".join(str(error).split())
-        raise UserError(f"{folder}: expected an autoencoder as diffusers saves it ({told}). "
-                        "Set codec.path to another, or to null.") from None  # fmt: skip
+        raise UserError(
+            f"{folder}: expected an autoencoder as diffusers saves it ({told}). "
+            "Set codec.path to another, or to null."
+        ) from None
     wrong = [name for kind in ("missing_keys", "unexpected_keys") for name in info[kind]]
     if wrong:
-        raise UserError(f"{folder / WEIGHTS}: expected the tensors of {CONFIG}; missing or unknown: "
-                        f"{', '.join(wrong[:3])}. Set codec.path to another, or to null.")  # fmt: skip
+        raise UserError(
+            f"{folder / WEIGHTS}: expected the tensors of {CONFIG}; missing or unknown: "
+            f"{', '.join(wrong[:3])}. Set codec.path to another, or to null."
+        )
     return network.to(device).eval().requires_grad_(False)

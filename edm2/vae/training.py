@@ -59,8 +59,12 @@ class VaeTask:
         self.forward = data_parallel(network, device, compiled)
         self.autocast = partial(torch.autocast, device.type, dtype, dtype != torch.float32)
         self.critic = Critic(params, backbone, seed, device) if params.losses.adversarial else None
-        self.losses = ImageLosses(params.losses, params.adversarial, backbone,
-                                  None if self.critic is None else self.critic.discriminator)  # fmt: skip
+        self.losses = ImageLosses(
+            params.losses,
+            params.adversarial,
+            backbone,
+            None if self.critic is None else self.critic.discriminator,
+        )
         self.optimizer = torch.optim.AdamW(
             _groups(network, params), betas=BETAS, weight_decay=params.weight_decay
         )
@@ -70,15 +74,21 @@ class VaeTask:
         images = to_float(pixels)
         parts = _parts(len(images), self.params.microbatch)
         views = [self._view(part, nimg, noise.shape[-1]) for part in parts]
-        targets = [view.of_images(images[part], self.params.downscale)
-                   for part, view in zip(parts, views, strict=True)]  # fmt: skip
+        targets = [
+            view.of_images(images[part], self.params.downscale)
+            for part, view in zip(parts, views, strict=True)
+        ]
         several = len(parts) > 1
         with torch.no_grad() if several else contextlib.nullcontext():
-            forwards = [self._reconstruct(images[part], noise[part], view)
-                        for part, view in zip(parts, views, strict=True)]  # fmt: skip
+            forwards = [
+                self._reconstruct(images[part], noise[part], view)
+                for part, view in zip(parts, views, strict=True)
+            ]
         flip = self._flip(nimg)
-        seen = [self.losses(target, forward[0], nimg, flip)
-                for target, forward in zip(targets, forwards, strict=True)]  # fmt: skip
+        seen = [
+            self.losses(target, forward[0], nimg, flip)
+            for target, forward in zip(targets, forwards, strict=True)
+        ]
         norms = gradient_norms([s.gradients for s in seen])
         scale = self._scale(norms, images.shape)
         self.optimizer.zero_grad()
@@ -87,8 +97,9 @@ class VaeTask:
             with synchronized(self.forward, part is parts[-1]):
                 forward = (
                     self._reconstruct(images[part], noise[part], views[k])
-                    if several else forwards[k]
-                )  # fmt: skip
+                    if several
+                    else forwards[k]
+                )
                 kl.append(self._backward(forward, seen[k], norms, len(parts), scale))
         for parameter in self.network.parameters():
             if parameter.grad is not None and scale != 1:
@@ -96,13 +107,22 @@ class VaeTask:
         nonfinite = zero_nonfinite(self.network.parameters())
         self._set_learning_rates(nimg)
         self.optimizer.step()
-        error = torch.stack([nn.functional.mse_loss(f[0].detach().float(), t)
-                             for f, t in zip(forwards, targets, strict=True)])  # fmt: skip
-        found: dict[str, Any] = {f"train/{name}": torch.stack([s.values[name] for s in seen]).mean()
-                                 for name in seen[0].values}  # fmt: skip
+        error = torch.stack(
+            [
+                nn.functional.mse_loss(f[0].detach().float(), t)
+                for f, t in zip(forwards, targets, strict=True)
+            ]
+        )
+        found: dict[str, Any] = {
+            f"train/{name}": torch.stack([s.values[name] for s in seen]).mean()
+            for name in seen[0].values
+        }
         found |= {f"gradient/{name}": norm for name, norm in norms.items()}
-        found |= {"train/kl": torch.stack(kl).mean(), "train/mse": error.mean(),
-                  "train/nonfinite_gradients": nonfinite}  # fmt: skip
+        found |= {
+            "train/kl": torch.stack(kl).mean(),
+            "train/mse": error.mean(),
+            "train/nonfinite_gradients": nonfinite,
+        }
         return {**found, **(self.critic.step(seen, nimg) if self.critic is not None else {})}
 
     def _reconstruct(self, images: torch.Tensor, noise: torch.Tensor, view: View) -> Forward:
@@ -117,8 +137,10 @@ class VaeTask:
         if self.dtype != torch.float16:
             return 1.0
         losses, values = self.params.losses, self.params.batch * math.prod(shape[1:])
-        pull = sum(dict(losses)[name] * (1.0 if losses.gradient_normalization else float(norm))
-                   for name, norm in norms.items())  # fmt: skip
+        pull = sum(
+            dict(losses)[name] * (1.0 if losses.gradient_normalization else float(norm))
+            for name, norm in norms.items()
+        )
         return 2.0 ** round(math.log2(math.sqrt(values) / pull)) if pull else 1.0
 
     def _backward(
@@ -133,8 +155,9 @@ class VaeTask:
         reconstruction, mean, std = forward
         losses = self.params.losses
         kl = kl_loss(mean, std if self.params.variance == "learned" else None)
-        wanted = balanced(seen.gradients, dict(losses),
-                          norms if losses.gradient_normalization else None)  # fmt: skip
+        wanted = balanced(
+            seen.gradients, dict(losses), norms if losses.gradient_normalization else None
+        )
         torch.autograd.backward(
             [reconstruction, kl * (losses.kl * scale / parts)],
             [(wanted * (scale / parts)).to(reconstruction.dtype), None],
@@ -177,8 +200,10 @@ def _groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
     first = network.first_parameters()
     apart = {id(parameter) for parameter in first}
     others = [p for p in network.parameters() if id(p) not in apart]
-    return [{"params": first, "peak": params.lr_input, "lr": 0.0},
-            {"params": others, "peak": params.lr / params.channels, "lr": 0.0}]  # fmt: skip
+    return [
+        {"params": first, "peak": params.lr_input, "lr": 0.0},
+        {"params": others, "peak": params.lr / params.channels, "lr": 0.0},
+    ]
 
 
 def batches(images: Images, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:

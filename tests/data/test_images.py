@@ -100,8 +100,10 @@ def test_an_image_depends_on_its_generator_alone(
     monkeypatch.setattr("edm2.data.images.SMALL", small)
     order = [3, 0, 1, 0]
     whole = images.augmented(order, rngs(5, 6, 7, 8), least_area=0.3, flip=0.5)
-    parts = [images.augmented([index], rngs(number), least_area=0.3, flip=0.5)
-             for index, number in zip(order, (5, 6, 7, 8), strict=True)]  # fmt: skip
+    parts = [
+        images.augmented([index], rngs(number), least_area=0.3, flip=0.5)
+        for index, number in zip(order, (5, 6, 7, 8), strict=True)
+    ]
     assert torch.equal(whole, torch.cat(parts))
     assert not torch.equal(whole[1], whole[3])  # the same image, twice
 

@@ -113,8 +113,10 @@ def test_constants_take_the_place_of_what_is_measured(folder: Path) -> None:
 def test_a_channel_that_says_nothing_is_refused(tmp_path: Path, latents) -> None:
     mean, std = (tensor.clone() for tensor in latents)
     mean[:, 1], std[:, 1] = 2.0, 0.0
-    write_shard(tmp_path / "train-000000.tar",
-                [latent_sample("0", m, s, 0) for m, s in zip(mean, std, strict=True)])  # fmt: skip
+    write_shard(
+        tmp_path / "train-000000.tar",
+        [latent_sample("0", m, s, 0) for m, s in zip(mean, std, strict=True)],
+    )
     with pytest.raises(UserError, match="latent channel 1 is the same"):
         latent_facts(tmp_path)
 

@@ -12,8 +12,18 @@ from edm2.data.sources import Photos, open_source, photos
 from edm2.params import Params, UserError
 from edm2.params.checks import LARGEST_PHOTO_CROP
 
-NAMES = ["astronaut", "cat", "coffee", "rocket", "retina", "galaxies", "tissue", "motorcycle",
-         "pagoda", "flower"]  # fmt: skip
+NAMES = [
+    "astronaut",
+    "cat",
+    "coffee",
+    "rocket",
+    "retina",
+    "galaxies",
+    "tissue",
+    "motorcycle",
+    "pagoda",
+    "flower",
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +69,11 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_crops_are_parts_of_the_photograph(at_32: Photos) -> None:
     """In rows from top to bottom; coffee is too small to be reduced."""
     coffee, found = original("coffee.png"), np.flatnonzero(at_32.labels == NAMES.index("coffee"))
-    expected = [coffee[top : top + 32, left : left + 32]
-                for top in range(0, 400 - 31, 16) for left in range(0, 600 - 31, 16)]  # fmt: skip
+    expected = [
+        coffee[top : top + 32, left : left + 32]
+        for top in range(0, 400 - 31, 16)
+        for left in range(0, 600 - 31, 16)
+    ]
     for index, crop in zip(found, expected, strict=True):
         np.testing.assert_array_equal(at_32.image(index), crop)
 

@@ -68,9 +68,17 @@ def test_pixels_of_no_known_range_are_refused(pixels: np.ndarray, said: str) -> 
 
 @pytest.mark.parametrize(
     ("orientation", "corner"),
-    [(1, (0, 0)), (2, (3, 0)), (3, (3, 1)), (4, (0, 1)),
-     (5, (0, 0)), (6, (0, 1)), (7, (3, 1)), (8, (3, 0))],
-)  # fmt: skip
+    [
+        (1, (0, 0)),
+        (2, (3, 0)),
+        (3, (3, 1)),
+        (4, (0, 1)),
+        (5, (0, 0)),
+        (6, (0, 1)),
+        (7, (3, 1)),
+        (8, (3, 0)),
+    ],
+)
 def test_pictures_stand_upright(orientation: int, corner: tuple[int, int]) -> None:
     """The stored pixel that is to be seen at the top left, by EXIF 2.3 (tag 274), of 4×2."""
     exif = Image.Exif()

@@ -12,8 +12,14 @@ from edm2.params.dataset import Dataset
 from edm2.runtime.files import remove_partial, replacing
 from edm2.runtime.manifest import write_manifest
 
-SHARDS = {"train-000000.tar", "train-000001.tar", "train-000002.tar", "train-000003.tar",
-          "held_out-000000.tar", "held_out-000001.tar"}  # fmt: skip
+SHARDS = {
+    "train-000000.tar",
+    "train-000001.tar",
+    "train-000002.tar",
+    "train-000003.tar",
+    "held_out-000000.tar",
+    "held_out-000001.tar",
+}
 
 
 @pytest.fixture

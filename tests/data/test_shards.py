@@ -82,8 +82,12 @@ def test_neighbours_with_a_key_in_common_are_a_sample(tmp_path: Path) -> None:
     one = tar_of(tmp_path / "1.tar", "a.b/1.x", "a.b/1.seg.PNG", "a.b/2.x", "c/1.x", ".d.x")
     two = tar_of(tmp_path / "2.tar", "c/1.y")  # tars share no samples
     found = list(Samples([one, two]))
-    assert found == [{"x": b"a.b/1.x", "seg.png": b"a.b/1.seg.PNG"}, {"x": b"a.b/2.x"},
-                     {"x": b"c/1.x"}, {"y": b"c/1.y"}]  # fmt: skip
+    assert found == [
+        {"x": b"a.b/1.x", "seg.png": b"a.b/1.seg.PNG"},
+        {"x": b"a.b/2.x"},
+        {"x": b"c/1.x"},
+        {"y": b"c/1.y"},
+    ]
     web = wds.WebDataset([str(one)], shardshuffle=False)
     keys = [{key for key in sample if not key.startswith("__")} for sample in web]
     assert keys == [set(sample) for sample in found[:3]]

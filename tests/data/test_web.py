@@ -63,8 +63,10 @@ def add(path: Path, name: str, content: bytes) -> None:
 def paths(tmp_path: Path) -> list[Path]:
     """Two tars of three and two images."""
     samples = [sample(*picture[:3]) for picture in PICTURES]
-    return [write_tar(tmp_path / "00000.tar", samples[:3]),
-            write_tar(tmp_path / "00001.tar", samples[3:])]  # fmt: skip
+    return [
+        write_tar(tmp_path / "00000.tar", samples[:3]),
+        write_tar(tmp_path / "00001.tar", samples[3:]),
+    ]
 
 
 def test_images_come_in_order_as_their_centre_squares(paths: list[Path]) -> None:

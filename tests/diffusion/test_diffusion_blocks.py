@@ -27,9 +27,15 @@ def test_heads_have_64_channels():
 @pytest.mark.parametrize("scale", [0.02, 1.0, 50.0])
 @pytest.mark.parametrize(
     ("flavor", "resample", "channels_in"),
-    [("enc", "keep", 64), ("enc", "keep", 32), ("enc", "down", 64),
-     ("dec", "keep", 96), ("dec", "keep", 64), ("dec", "up", 64)],
-)  # fmt: skip
+    [
+        ("enc", "keep", 64),
+        ("enc", "keep", 32),
+        ("enc", "down", 64),
+        ("dec", "keep", 96),
+        ("dec", "keep", 64),
+        ("dec", "up", 64),
+    ],
+)
 def test_g_blocks_preserve_unit_magnitude(flavor, resample, channels_in, scale):
     """Unit in, unit out for weights of any scale; the padded border costs a few per cent."""
     block = Block(LADDER["G"], channels_in, 64, 32, flavor=flavor, resample=resample)

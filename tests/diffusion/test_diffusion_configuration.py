@@ -18,18 +18,33 @@ from edm2.params.diffusion import Overrides
 PAPER = Path(edm2.__file__).parent / "reporting" / "paper"
 CONFIGS = pd.read_csv(PAPER / "ladder.csv").set_index("config")
 MODELS = pd.read_csv(PAPER / "models.csv").set_index(["dataset", "size"])
-NUMBERS = {"attention_resolutions": (4,), "dropout": 0.0, "lr_ref": 0.003, "p_mean": 0.0,
-           "p_std": 1.7, "lr_rampup_nimg": 640, "adam_beta2": 0.95}  # fmt: skip
+NUMBERS = {
+    "attention_resolutions": (4,),
+    "dropout": 0.0,
+    "lr_ref": 0.003,
+    "p_mean": 0.0,
+    "p_std": 1.7,
+    "lr_rampup_nimg": 640,
+    "adam_beta2": 0.95,
+}
 SWITCHES = {
-    "noise_embedding": ("positional", "fourier", "mp_fourier"), "embedding_layers": (1, 2),
-    "bias": (False, True), "ones_channel": (False, True), "scaled_labels": (False, True),
-    "group_norm": ("standard", "no_mean", "none"), "pixel_norm": (False, True),
-    "attention": ("dot", "cosine"), "attention_fp32": (False, True),
+    "noise_embedding": ("positional", "fourier", "mp_fourier"),
+    "embedding_layers": (1, 2),
+    "bias": (False, True),
+    "ones_channel": (False, True),
+    "scaled_labels": (False, True),
+    "group_norm": ("standard", "no_mean", "none"),
+    "pixel_norm": (False, True),
+    "attention": ("dot", "cosine"),
+    "attention_fp32": (False, True),
     "initialization": ("zero_ends", "uniform", "normal"),
-    "weight_norm": ("none", "forward", "forced"), "magnitude_preserving": (False, True),
-    "output_silu": (False, True), "uncertainty": (False, True),
-    "average": ("traditional", "power"), "loss_scaling": (3.5,),
-}  # fmt: skip
+    "weight_norm": ("none", "forward", "forced"),
+    "magnitude_preserving": (False, True),
+    "output_silu": (False, True),
+    "uncertainty": (False, True),
+    "average": ("traditional", "power"),
+    "loss_scaling": (3.5,),
+}
 
 
 def params(batch=8, **changes):
@@ -54,12 +69,17 @@ def test_null_is_the_papers_value(config, dataset, size):
     changes = {"size": size, "channels": None, "paper_dataset": dataset} if size else {}
     found, paper = configured(config, params(**changes)), CONFIGS.loc[config]
     expected = {
-        "batch": 8, "loss_scaling": paper.loss_scaling, "adam_beta2": paper.adam_beta2,
-        "lr_rampup_nimg": paper.lr_rampup_mimg * 1e6, "lr_ref": paper.lr_ref,
-        "lr_decay_batches": paper.lr_decay_batches, "p_mean": paper.p_mean, "p_std": paper.p_std,
+        "batch": 8,
+        "loss_scaling": paper.loss_scaling,
+        "adam_beta2": paper.adam_beta2,
+        "lr_rampup_nimg": paper.lr_rampup_mimg * 1e6,
+        "lr_ref": paper.lr_ref,
+        "lr_decay_batches": paper.lr_decay_batches,
+        "p_mean": paper.p_mean,
+        "p_std": paper.p_std,
         "dropout": paper.dropout,
         "attention_resolutions": tuple(map(int, paper.attention_resolutions.split(";"))),
-    }  # fmt: skip
+    }
     if size:
         own = row(dataset, size)
         expected["dropout"] = max(paper.dropout, own.dropout)
@@ -73,9 +93,13 @@ def test_numbers_of_imagenet_64_by_hand():
     """P_mean −0.8, P_std 1.6, t_ref 35000, but EDM's noise levels in A and no decay up to D."""
     found = {c: configured(c, params(paper_dataset="imagenet-64")) for c in LADDER}
     assert {c: (f.p_mean, f.p_std) for c, f in found.items()} == {
-        "A": (-1.2, 1.2), **dict.fromkeys("BCDEFG", (-0.8, 1.6))}  # fmt: skip
+        "A": (-1.2, 1.2),
+        **dict.fromkeys("BCDEFG", (-0.8, 1.6)),
+    }
     assert {c: f.lr_decay_batches for c, f in found.items()} == {
-        **dict.fromkeys("ABCD", inf), **dict.fromkeys("EFG", 35_000)}  # fmt: skip
+        **dict.fromkeys("ABCD", inf),
+        **dict.fromkeys("EFG", 35_000),
+    }
 
 
 @pytest.mark.parametrize("field", NUMBERS)
@@ -118,21 +142,49 @@ def test_fields_of_one_config_change_it_alone():
 
 CONTRADICTIONS = [
     # config, switches that contradict, what is said of them, a way out
-    ("G", {"initialization": "zero_ends"}, "weight_norm: 'forced'.*zeros has no direction.*uniform",
-     {"initialization": "uniform"}),
-    ("A", {"weight_norm": "forward"}, "weight_norm: 'forward'.*no direction.*uniform or normal",
-     {"weight_norm": "forward", "initialization": "normal"}),
-    ("D", {"weight_norm": "none"}, "'normal': .*√fan-in.*Set weight_norm.*initialization to uniform",
-     {"weight_norm": "none", "initialization": "uniform"}),
-    ("G", {"attention": "dot"}, "'dot'.*'none': .*logits.*Set attention to cosine, or group_norm",
-     {"attention": "dot", "group_norm": "no_mean"}),
-    ("A", {"group_norm": "none"}, "'dot'.*'none': .*logits.*Set attention to cosine",
-     {"group_norm": "none", "attention": "cosine"}),
-    ("A", {"bias": False}, "bias: False.*'standard'.*has biases.*no_mean, or bias to true",
-     {"bias": False, "group_norm": "no_mean"}),
-    ("G", {"group_norm": "standard"}, "bias: False.*'standard'.*has biases",
-     {"group_norm": "standard", "bias": True}),
-]  # fmt: skip
+    (
+        "G",
+        {"initialization": "zero_ends"},
+        "weight_norm: 'forced'.*zeros has no direction.*uniform",
+        {"initialization": "uniform"},
+    ),
+    (
+        "A",
+        {"weight_norm": "forward"},
+        "weight_norm: 'forward'.*no direction.*uniform or normal",
+        {"weight_norm": "forward", "initialization": "normal"},
+    ),
+    (
+        "D",
+        {"weight_norm": "none"},
+        "'normal': .*√fan-in.*Set weight_norm.*initialization to uniform",
+        {"weight_norm": "none", "initialization": "uniform"},
+    ),
+    (
+        "G",
+        {"attention": "dot"},
+        "'dot'.*'none': .*logits.*Set attention to cosine, or group_norm",
+        {"attention": "dot", "group_norm": "no_mean"},
+    ),
+    (
+        "A",
+        {"group_norm": "none"},
+        "'dot'.*'none': .*logits.*Set attention to cosine",
+        {"group_norm": "none", "attention": "cosine"},
+    ),
+    (
+        "A",
+        {"bias": False},
+        "bias: False.*'standard'.*has biases.*no_mean, or bias to true",
+        {"bias": False, "group_norm": "no_mean"},
+    ),
+    (
+        "G",
+        {"group_norm": "standard"},
+        "bias: False.*'standard'.*has biases",
+        {"group_norm": "standard", "bias": True},
+    ),
+]
 
 
 @pytest.mark.parametrize(("config", "switches", "said", "way_out"), CONTRADICTIONS)
@@ -147,14 +199,22 @@ def test_a_contradiction_is_told_with_its_way_out(tmp_path, config, switches, sa
 
 
 def test_all_contradictions_of_all_configs_are_told(tmp_path):
-    changes = {"configs": ["A", "D", "G"], "diffusion.overrides.group_norm": "none",
-               "diffusion.overrides.attention": "dot", "diffusion.overrides.weight_norm": "none",
-               "diffusion.per_config": {"D": {"overrides": {"attention": "cosine"}}}}  # fmt: skip
+    changes = {
+        "configs": ["A", "D", "G"],
+        "diffusion.overrides.group_norm": "none",
+        "diffusion.overrides.attention": "dot",
+        "diffusion.overrides.weight_norm": "none",
+        "diffusion.per_config": {"D": {"overrides": {"attention": "cosine"}}},
+    }
     with pytest.raises(UserError) as error:
         check_configs(load(write_params(tmp_path / "params.yaml", changes)))
     found = [line.strip().split(": ")[:2] for line in str(error.value).splitlines()[1:]]
-    assert found == [["config A", "attention"], ["config D", "weight_norm"],
-                     ["config G", "weight_norm"], ["config G", "attention"]]  # fmt: skip
+    assert found == [
+        ["config A", "attention"],
+        ["config D", "weight_norm"],
+        ["config G", "weight_norm"],
+        ["config G", "attention"],
+    ]
 
 
 ACCEPTED = [

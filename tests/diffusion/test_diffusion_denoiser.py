@@ -70,8 +70,15 @@ def test_starts_as_the_skip_connection(config):
 def test_all_activations_of_g_start_at_unit_magnitude():
     """Embedding and every block, up to what padded borders cost; attention would smooth."""
     seen = {}
-    unet = build_denoiser("G", channels=64, resolution=32, channel_mult=(1, 2), blocks=2,
-                          attention_resolutions=(), num_classes=10).unet  # fmt: skip
+    unet = build_denoiser(
+        "G",
+        channels=64,
+        resolution=32,
+        channel_mult=(1, 2),
+        blocks=2,
+        attention_resolutions=(),
+        num_classes=10,
+    ).unet
     watched = {"embedding": unet.map, **unet.enc, **{f"dec-{k}": m for k, m in unet.dec.items()}}
     for name, module in watched.items():
         module.register_forward_hook(lambda _, given, out, name=name: seen.__setitem__(name, out))
@@ -127,8 +134,9 @@ def test_sixteen_bit_activations_give_float32_near_the_float32_ones():
 def test_each_image_is_denoised_by_itself():
     for config in LADDER:
         denoiser, x, labels = shaken(tiny(config)), noisy(), torch.tensor([0, 1, 2, 0])
-        alone = torch.cat([denoiser(x[i : i + 1], SIGMA[i : i + 1], labels[i : i + 1])
-                           for i in range(4)])  # fmt: skip
+        alone = torch.cat(
+            [denoiser(x[i : i + 1], SIGMA[i : i + 1], labels[i : i + 1]) for i in range(4)]
+        )
         torch.testing.assert_close(denoiser(x, SIGMA, labels), alone, rtol=1e-3, atol=1e-4)
 
 
@@ -168,7 +176,15 @@ def test_weights_of_any_scale_are_the_same_network_from_d_on():
 
 def test_dropout_follows_config_size_and_wish():
     with torch.device("meta"):
-        found = [build_denoiser(c, s, dropout=d).unet.shape.dropout for c, s, d in
-                 (("A", "S", None), ("G", "S", None), ("G", "M", None), ("G", None, None),
-                  ("A", "S", 0.0), ("G", "S", 0.3))]  # fmt: skip
+        found = [
+            build_denoiser(c, s, dropout=d).unet.shape.dropout
+            for c, s, d in (
+                ("A", "S", None),
+                ("G", "S", None),
+                ("G", "M", None),
+                ("G", None, None),
+                ("A", "S", 0.0),
+                ("G", "S", 0.3),
+            )
+        ]
     assert found == [0.1, 0.0, 0.1, 0.0, 0.0, 0.3]

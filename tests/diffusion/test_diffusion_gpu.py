@@ -23,9 +23,14 @@ def make_task(config, precision, compiled, **changes):
     params = params.model_copy(update={"magnitudes_nimg": 2 * params.batch, **changes})
     torch.manual_seed(0)
     denoiser = build_denoiser(
-        configured(config, params), channels=64, resolution=16, num_classes=10, blocks=1,
-        dropout=changes.get("dropout"), dtype=precision,
-    ).to(CUDA)  # fmt: skip
+        configured(config, params),
+        channels=64,
+        resolution=16,
+        num_classes=10,
+        blocks=1,
+        dropout=changes.get("dropout"),
+        dtype=precision,
+    ).to(CUDA)
     return DenoiserTask(denoiser, PowerEMA(denoiser.unet, [0.05]), params, 0, CUDA, compiled)
 
 

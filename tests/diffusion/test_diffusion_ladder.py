@@ -56,8 +56,17 @@ def test_parameters_of_g_on_rgb_images_in_millions(size):
 @pytest.mark.parametrize("config", CONFIGS.index)
 def test_training_numbers_of_each_config(config):
     paper, ladder = CONFIGS.loc[config], LADDER[config]
-    same = ["name", "batch", "lr_ref", "lr_decay_batches", "p_mean", "p_std", "adam_beta2",
-            "loss_scaling", "dropout"]  # fmt: skip
+    same = [
+        "name",
+        "batch",
+        "lr_ref",
+        "lr_decay_batches",
+        "p_mean",
+        "p_std",
+        "adam_beta2",
+        "loss_scaling",
+        "dropout",
+    ]
     assert {key: getattr(ladder, key) for key in same} == {key: paper[key] for key in same}
     assert ladder.lr_rampup_nimg == paper.lr_rampup_mimg * 1e6
     assert ladder.attention_resolutions == tuple(map(int, paper.attention_resolutions.split(";")))
@@ -73,15 +82,31 @@ def test_numbers_of_each_size(size):
 def test_each_config_changes_only_what_the_paper_says():
     """The switches of Table 1, retyped from the prose of the design page."""
     steps = {
-        "B": {"uncertainty", "average", "attention_resolutions", "batch", "lr_ref", "adam_beta2",
-              "p_mean", "p_std"},
-        "C": {"noise_embedding", "bias", "ones_channel", "scaled_labels", "group_norm",
-              "attention", "attention_fp32", "initialization"},
+        "B": {
+            "uncertainty",
+            "average",
+            "attention_resolutions",
+            "batch",
+            "lr_ref",
+            "adam_beta2",
+            "p_mean",
+            "p_std",
+        },
+        "C": {
+            "noise_embedding",
+            "bias",
+            "ones_channel",
+            "scaled_labels",
+            "group_norm",
+            "attention",
+            "attention_fp32",
+            "initialization",
+        },
         "D": {"initialization", "weight_norm", "lr_ref", "loss_scaling"},
         "E": {"weight_norm", "lr_decay_batches"},
         "F": {"group_norm", "pixel_norm", "output_silu", "embedding_layers"},
         "G": {"noise_embedding", "magnitude_preserving", "dropout"},
-    }  # fmt: skip
+    }
     for before, after in zip("ABCDEF", "BCDEFG", strict=True):
         old, new = vars(LADDER[before]), vars(LADDER[after])
         assert {key for key in old if old[key] != new[key]} - {"name"} == steps[after], after
@@ -93,14 +118,19 @@ def test_blocks_have_the_names_of_the_paper():
     sides = [64, 32, 16, 8]
     blocks = ("block0", "block1", "block2", "block3")
     opens = dict.fromkeys(sides, ("up",)) | {8: ("in0", "in1")}
-    encoder = [f"{side}x{side}-{name}" for side in sides
-               for name in ("conv" if side == 64 else "down", *blocks[:3])]  # fmt: skip
-    decoder = [f"{side}x{side}-{name}" for side in sides[::-1]
-               for name in (*opens[side], *blocks)]  # fmt: skip
+    encoder = [
+        f"{side}x{side}-{name}"
+        for side in sides
+        for name in ("conv" if side == 64 else "down", *blocks[:3])
+    ]
+    decoder = [f"{side}x{side}-{name}" for side in sides[::-1] for name in (*opens[side], *blocks)]
     assert list(network.enc) == encoder
     assert list(network.dec) == decoder
-    attends = {name for name, m in (*network.enc.items(), *network.dec.items())
-               if getattr(m, "attention", None) is not None}  # fmt: skip
+    attends = {
+        name
+        for name, m in (*network.enc.items(), *network.dec.items())
+        if getattr(m, "attention", None) is not None
+    }
     expected = {n for n in {*encoder, *decoder} if n.startswith(("16", "8")) and "-block" in n}
     assert attends == expected | {"8x8-in0"}
 

@@ -87,7 +87,14 @@ def test_noise_embedding_of_each_config():
     """Positional until C, where random cosines come; scaled to unit magnitude in G."""
     kinds = {c: noise_embedding(LADDER[c], 8) for c in LADDER}
     assert {c: getattr(m, "scale", None) for c, m in kinds.items()} == {
-        "A": None, "B": None, "C": 1, "D": 1, "E": 1, "F": 1, "G": math.sqrt(2)}  # fmt: skip
+        "A": None,
+        "B": None,
+        "C": 1,
+        "D": 1,
+        "E": 1,
+        "F": 1,
+        "G": math.sqrt(2),
+    }
 
 
 def test_positional_embedding_is_cosines_then_sines():

@@ -47,8 +47,9 @@ def test_weight_by_hand():
 def test_every_noise_level_has_unit_weight_at_first(config):
     """A fresh denoiser on data N(0, ½²): the weighted error is 1 at every σ."""
     torch.manual_seed(0)
-    denoiser = build_denoiser(config, channels=8, resolution=32, channel_mult=(1,), blocks=1,
-                              num_classes=0)  # fmt: skip
+    denoiser = build_denoiser(
+        config, channels=8, resolution=32, channel_mult=(1,), blocks=1, num_classes=0
+    )
     sigma = torch.tensor([0.01, 0.2, 1.0, 30.0]).repeat_interleave(4)
     data, noise = 0.5 * torch.randn(16, 4, 32, 32), torch.randn(16, 4, 32, 32)
     with torch.no_grad():

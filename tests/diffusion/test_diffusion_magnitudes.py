@@ -23,15 +23,22 @@ CONV, ATTENTION = ("conditioning.affine", "conv0", "conv1"), ("attention.proj", 
 LAYERS = {  # of 8 and 16 channels, one block a level, attention at 4×4; by bucket and block
     "enc-8x8": {"block0": CONV},
     "enc-4x4": {"down": CONV, "block0": (*CONV, *ATTENTION, "skip")},
-    "dec-4x4": {"in0": (*CONV, *ATTENTION), "in1": CONV, "block0": (*CONV, *ATTENTION, "skip"),
-                "block1": (*CONV, *ATTENTION, "skip")},
+    "dec-4x4": {
+        "in0": (*CONV, *ATTENTION),
+        "in1": CONV,
+        "block0": (*CONV, *ATTENTION, "skip"),
+        "block1": (*CONV, *ATTENTION, "skip"),
+    },
     "dec-8x8": {"up": CONV, "block0": (*CONV, "skip"), "block1": (*CONV, "skip")},
-}  # fmt: skip
+}
 NAMES = {
-    bucket: {f"{bucket.replace('-', '.', 1)}-{block}.{layer}"
-             for block, layers in blocks.items() for layer in layers}
+    bucket: {
+        f"{bucket.replace('-', '.', 1)}-{block}.{layer}"
+        for block, layers in blocks.items()
+        for layer in layers
+    }
     for bucket, blocks in LAYERS.items()
-}  # fmt: skip
+}
 
 
 def network(config):
@@ -79,8 +86,11 @@ def called(module, config, x, gain=1.0):
         unit = w.flatten(1) / (1e-4 + w.flatten(1).square().mean(1, keepdim=True).sqrt())
         w = (unit / unit.shape[1] ** 0.5).reshape(w.shape) * gain
     x, b = x.double(), None if bias is None else bias.double()
-    return x @ w.T + (0 if b is None else b) if w.ndim == 2 else functional.conv2d(
-        x, w, b, padding="same")  # fmt: skip
+    return (
+        x @ w.T + (0 if b is None else b)
+        if w.ndim == 2
+        else functional.conv2d(x, w, b, padding="same")
+    )
 
 
 @pytest.mark.parametrize("config", LADDER)
@@ -122,15 +132,19 @@ def test_updates_are_the_change_over_the_weights():
 
 def test_unit_normal_data_gives_1():
     """Weights of D at its initialization; and outputs of its layers for unit normal inputs."""
-    denoiser = build_denoiser("D", channels=64, resolution=32, channel_mult=(1,), blocks=1,
-                              attention_resolutions=(32,))  # fmt: skip
+    denoiser = build_denoiser(
+        "D", channels=64, resolution=32, channel_mult=(1,), blocks=1, attention_resolutions=(32,)
+    )
     layers = [la for found in magnitudes.buckets(denoiser.unet).values() for la in found]
 
     def forward():
         for layer in layers:
             wide = layer.weight.ndim == 4
-            layer(torch.randn(2, layer.weight.shape[1], 32, 32) if wide else
-                  torch.randn(4096, layer.weight.shape[1]))  # fmt: skip
+            layer(
+                torch.randn(2, layer.weight.shape[1], 32, 32)
+                if wide
+                else torch.randn(4096, layer.weight.shape[1])
+            )
 
     means = {**magnitudes.weights(denoiser.unet), **magnitudes.activations(denoiser.unet, forward)}
     found = {key: float(value) for key, value in means.items() if "_mean" in key}

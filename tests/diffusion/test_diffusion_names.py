@@ -10,26 +10,57 @@ from edm2.params import UserError
 
 # a network of two levels, tensor by tensor, as published files name them
 PUBLISHED = {
-    "unet.emb_fourier.freqs", "unet.emb_fourier.phases", "unet.emb_noise.weight",
-    "unet.emb_label.weight", "unet.out_conv.weight", "unet.out_gain", "unet.enc.8x8_conv.weight",
-    "logvar_fourier.freqs", "logvar_fourier.phases", "logvar_linear.weight",
-    *(f"unet.enc.{block}.{tensor}" for block in ("8x8_block0", "4x4_down", "4x4_block0")
-      for tensor in ("emb_gain", "conv_res0.weight", "conv_res1.weight", "emb_linear.weight")),
-    *(f"unet.dec.{block}.{tensor}"
-      for block in ("4x4_in0", "4x4_in1", "4x4_block0", "4x4_block1", "8x8_up", "8x8_block0",
-                    "8x8_block1")
-      for tensor in ("emb_gain", "conv_res0.weight", "conv_res1.weight", "emb_linear.weight")),
+    "unet.emb_fourier.freqs",
+    "unet.emb_fourier.phases",
+    "unet.emb_noise.weight",
+    "unet.emb_label.weight",
+    "unet.out_conv.weight",
+    "unet.out_gain",
+    "unet.enc.8x8_conv.weight",
+    "logvar_fourier.freqs",
+    "logvar_fourier.phases",
+    "logvar_linear.weight",
+    *(
+        f"unet.enc.{block}.{tensor}"
+        for block in ("8x8_block0", "4x4_down", "4x4_block0")
+        for tensor in ("emb_gain", "conv_res0.weight", "conv_res1.weight", "emb_linear.weight")
+    ),
+    *(
+        f"unet.dec.{block}.{tensor}"
+        for block in (
+            "4x4_in0",
+            "4x4_in1",
+            "4x4_block0",
+            "4x4_block1",
+            "8x8_up",
+            "8x8_block0",
+            "8x8_block1",
+        )
+        for tensor in ("emb_gain", "conv_res0.weight", "conv_res1.weight", "emb_linear.weight")
+    ),
     "unet.enc.4x4_block0.conv_skip.weight",
-    *(f"unet.dec.{block}.conv_skip.weight"
-      for block in ("4x4_block0", "4x4_block1", "8x8_block0", "8x8_block1")),
-    *(f"unet.{block}.attn_{part}.weight" for part in ("qkv", "proj")
-      for block in ("enc.4x4_block0", "dec.4x4_in0", "dec.4x4_block0", "dec.4x4_block1")),
-}  # fmt: skip
+    *(
+        f"unet.dec.{block}.conv_skip.weight"
+        for block in ("4x4_block0", "4x4_block1", "8x8_block0", "8x8_block1")
+    ),
+    *(
+        f"unet.{block}.attn_{part}.weight"
+        for part in ("qkv", "proj")
+        for block in ("enc.4x4_block0", "dec.4x4_in0", "dec.4x4_block0", "dec.4x4_block1")
+    ),
+}
 
 
 def small():
-    return build_denoiser("G", channels=8, resolution=8, channel_mult=(1, 2), blocks=1,
-                          attention_resolutions=(4,), num_classes=3)  # fmt: skip
+    return build_denoiser(
+        "G",
+        channels=8,
+        resolution=8,
+        channel_mult=(1, 2),
+        blocks=1,
+        attention_resolutions=(4,),
+        num_classes=3,
+    )
 
 
 def as_published(denoiser):

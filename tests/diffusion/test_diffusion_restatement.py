@@ -38,9 +38,13 @@ def layer(config, w, name, x, gain=1.0, bias=True):
     else:
         k, (height, width) = weight.shape[-1], x.shape[2:]
         padded = np.pad(x, [(0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)])
-        y = sum(np.einsum("oi,nihw->nohw", weight[:, :, i, j],
-                          padded[:, :, i : i + height, j : j + width])
-                for i in range(k) for j in range(k))  # fmt: skip
+        y = sum(
+            np.einsum(
+                "oi,nihw->nohw", weight[:, :, i, j], padded[:, :, i : i + height, j : j + width]
+            )
+            for i in range(k)
+            for j in range(k)
+        )
     if config in "AB" and bias:
         y = y + w.pop(f"{name}.bias").reshape(-1, *[1] * (x.ndim - 2))
     return y
@@ -132,11 +136,17 @@ def embed(config, w, c_noise, labels):
 
 
 NETWORK = [  # 8×8, then 4×4 with attention: name, resampling, whether it attends
-    ("enc.8x8-block0", "keep", False), ("enc.4x4-down", "down", False),
-    ("enc.4x4-block0", "keep", True), ("dec.4x4-in0", "keep", True), ("dec.4x4-in1", "keep", False),
-    ("dec.4x4-block0", "keep", True), ("dec.4x4-block1", "keep", True), ("dec.8x8-up", "up", False),
-    ("dec.8x8-block0", "keep", False), ("dec.8x8-block1", "keep", False),
-]  # fmt: skip
+    ("enc.8x8-block0", "keep", False),
+    ("enc.4x4-down", "down", False),
+    ("enc.4x4-block0", "keep", True),
+    ("dec.4x4-in0", "keep", True),
+    ("dec.4x4-in1", "keep", False),
+    ("dec.4x4-block0", "keep", True),
+    ("dec.4x4-block1", "keep", True),
+    ("dec.8x8-up", "up", False),
+    ("dec.8x8-block0", "keep", False),
+    ("dec.8x8-block1", "keep", False),
+]
 
 
 def network(config, w, x, c_noise, labels):
@@ -180,8 +190,16 @@ def check(found, expected, left):
 @pytest.mark.parametrize("config", LADDER)
 def test_block_is_that_of_the_prose(config, flavor, resample, channels_in, attends):
     """128 channels: two heads; 160: groups of five."""
-    made = Block(LADDER[config], channels_in, 128, 8, flavor=flavor, resample=resample,
-                 attention=attends, dropout=0.3).eval()  # fmt: skip
+    made = Block(
+        LADDER[config],
+        channels_in,
+        128,
+        8,
+        flavor=flavor,
+        resample=resample,
+        attention=attends,
+        dropout=0.3,
+    ).eval()
     shake(made)
     x, embedding = 2 * torch.randn(2, channels_in, 4, 6) + 0.3, torch.randn(2, 8)
     w = tensors(made, "b.")

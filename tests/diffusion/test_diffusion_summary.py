@@ -47,8 +47,17 @@ def test_single_rows_by_hand():
 
 
 def test_unconditional_networks_and_other_shapes():
-    rows = table("C", None, channels=16, resolution=8, channels_in=3, num_classes=0,
-                 channel_mult=(1, 2), blocks=1, attention_resolutions=(4,))  # fmt: skip
+    rows = table(
+        "C",
+        None,
+        channels=16,
+        resolution=8,
+        channels_in=3,
+        num_classes=0,
+        channel_mult=(1, 2),
+        blocks=1,
+        attention_resolutions=(4,),
+    )
     assert "map-label" not in rows.index
     assert rows.output["total"] == "3x8x8"
 

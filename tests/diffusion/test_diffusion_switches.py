@@ -19,29 +19,53 @@ from edm2.diffusion.training import batches
 from edm2.params.diffusion import Overrides
 
 FLIPS = [  # one step each
-    ("A", "noise_embedding", "fourier"), ("C", "noise_embedding", "positional"),
-    ("C", "noise_embedding", "mp_fourier"), ("G", "noise_embedding", "fourier"),
-    ("E", "embedding_layers", 1), ("G", "embedding_layers", 2),
-    ("C", "bias", True), ("G", "bias", True),
-    ("A", "ones_channel", True), ("G", "ones_channel", False),
-    ("A", "scaled_labels", True), ("G", "scaled_labels", False),
-    ("A", "group_norm", "no_mean"), ("E", "group_norm", "none"), ("G", "group_norm", "no_mean"),
-    ("A", "pixel_norm", True), ("G", "pixel_norm", False),
-    ("A", "attention", "cosine"), ("C", "attention", "dot"),
-    ("A", "attention_fp32", False), ("C", "attention_fp32", True),
-    ("A", "initialization", "uniform"), ("G", "initialization", "uniform"),
-    ("C", "weight_norm", "forward"), ("D", "weight_norm", "forced"), ("G", "weight_norm", "forward"),
-    ("F", "magnitude_preserving", True), ("G", "magnitude_preserving", False),
-    ("A", "output_silu", False), ("G", "output_silu", True),
-    ("A", "uncertainty", True), ("G", "uncertainty", False),
+    ("A", "noise_embedding", "fourier"),
+    ("C", "noise_embedding", "positional"),
+    ("C", "noise_embedding", "mp_fourier"),
+    ("G", "noise_embedding", "fourier"),
+    ("E", "embedding_layers", 1),
+    ("G", "embedding_layers", 2),
+    ("C", "bias", True),
+    ("G", "bias", True),
+    ("A", "ones_channel", True),
+    ("G", "ones_channel", False),
+    ("A", "scaled_labels", True),
+    ("G", "scaled_labels", False),
+    ("A", "group_norm", "no_mean"),
+    ("E", "group_norm", "none"),
+    ("G", "group_norm", "no_mean"),
+    ("A", "pixel_norm", True),
+    ("G", "pixel_norm", False),
+    ("A", "attention", "cosine"),
+    ("C", "attention", "dot"),
+    ("A", "attention_fp32", False),
+    ("C", "attention_fp32", True),
+    ("A", "initialization", "uniform"),
+    ("G", "initialization", "uniform"),
+    ("C", "weight_norm", "forward"),
+    ("D", "weight_norm", "forced"),
+    ("G", "weight_norm", "forward"),
+    ("F", "magnitude_preserving", True),
+    ("G", "magnitude_preserving", False),
+    ("A", "output_silu", False),
+    ("G", "output_silu", True),
+    ("A", "uncertainty", True),
+    ("G", "uncertainty", False),
     # Adam's steps do not depend on the scale of gradients, unless that comes near its ε of 1e-8
-    ("A", "loss_scaling", 1e-8), ("G", "loss_scaling", 1e-8),
-]  # fmt: skip
+    ("A", "loss_scaling", 1e-8),
+    ("G", "loss_scaling", 1e-8),
+]
 NUMBERS = {
-    "lr_ref": 0.02, "lr_decay_batches": 0.25, "lr_rampup_nimg": BATCH, "p_mean": 0.5, "p_std": 2.0,
-    "paper_dataset": "imagenet-64", "dropout": 0.5, "attention_resolutions": (8, 4),
+    "lr_ref": 0.02,
+    "lr_decay_batches": 0.25,
+    "lr_rampup_nimg": BATCH,
+    "p_mean": 0.5,
+    "p_std": 2.0,
+    "paper_dataset": "imagenet-64",
+    "dropout": 0.5,
+    "attention_resolutions": (8, 4),
     "adam_beta2": 0.5,
-}  # fmt: skip
+}
 STEPS = {"adam_beta2": 2}  # the first step of Adam has the size of the rate whatever β₂
 TRACKER = {"average"}  # changes no network; tests/stages/test_pipeline.py sees what it changes
 PRECISION = {"attention_fp32": "bf16"}  # in fp32 there is nothing to choose
@@ -64,8 +88,9 @@ class Latents:
 
 def trained(config, field, start=None, **changes):
     """What a network makes of noisy images after its first step(s), and what it started from."""
-    task = make_task(config, precision=PRECISION.get(field, "fp32"),
-                     shaken=field != "initialization", **changes)  # fmt: skip
+    task = make_task(
+        config, precision=PRECISION.get(field, "fp32"), shaken=field != "initialization", **changes
+    )
     assert not list(contradictions(task.ladder))
     own = task.denoiser.state_dict()
     if start is not None:

@@ -48,8 +48,9 @@ def test_gradients_are_of_the_scaled_sum_over_pixels(config):
     task.step(make_batch(), BATCH)
     for name, parameter in reference.named_parameters():
         scale = float(parameter.grad.abs().max())
-        torch.testing.assert_close(gradients(task)[name], parameter.grad, rtol=1e-3,
-                                   atol=1e-4 * scale)  # fmt: skip
+        torch.testing.assert_close(
+            gradients(task)[name], parameter.grad, rtol=1e-3, atol=1e-4 * scale
+        )
 
 
 def test_non_finite_gradients_are_zeroed_and_counted():
@@ -157,8 +158,9 @@ def test_rate_and_times_of_a_step():
 def test_training_lowers_the_loss():
     for config in LADDER:
         task = make_task(config, lr_ref=None if config in "ABC" else 0.01, lr_rampup_nimg=1)
-        losses = [float(task.step(make_batch(), k * BATCH)["train/weighted_mse"])
-                  for k in range(1, 11)]  # fmt: skip
+        losses = [
+            float(task.step(make_batch(), k * BATCH)["train/weighted_mse"]) for k in range(1, 11)
+        ]
         assert np.isfinite(losses).all(), config
         assert losses[-1] < losses[0], config
 
@@ -166,8 +168,10 @@ def test_training_lowers_the_loss():
 def test_labels_reach_a_conditional_network_alone():
     task, other = make_task(), make_task()
     data, noise, ln_sigma, labels = make_batch()
-    losses = [t.step((data, noise, ln_sigma, given), BATCH)["train/loss"]
-              for t, given in ((task, labels), (other, (labels + 1) % 3))]  # fmt: skip
+    losses = [
+        t.step((data, noise, ln_sigma, given), BATCH)["train/loss"]
+        for t, given in ((task, labels), (other, (labels + 1) % 3))
+    ]
     assert losses[0] != losses[1]
     blind = make_task(conditional=False)
     metrics = blind.step(make_batch(), BATCH)

@@ -43,8 +43,9 @@ def test_list_names_time_length_and_file_of_every_snapshot(folder, capsys):
     code, out, err = run(capsys, "list", folder)
     assert (code, err) == (0, "")
     rows = [line.split("\t") for line in out.splitlines()[1:]]
-    expected = [[str(t), f"{s:g}", "power", Snapshot.power(t, s).file]
-                for t in TIMES for s in LENGTHS]  # fmt: skip
+    expected = [
+        [str(t), f"{s:g}", "power", Snapshot.power(t, s).file] for t in TIMES for s in LENGTHS
+    ]
     assert rows == expected
     assert len(out.splitlines()[0].split("\t")) == 4
 
@@ -68,8 +69,13 @@ def test_verify_reads_everything(folder, capsys):
 def test_verify_names_what_is_not_finite(folder, capsys):
     snapshot = SnapshotStore(folder).snapshots[3]
     tensors = {"w": torch.full((4, 3), torch.nan), "freqs": torch.ones(2)}
-    facts = {"nimg": snapshot.nimg, "sigma_rel": snapshot.sigma_rel, "halflife_nimg": None,
-             "rampup": None, "buffers": ["freqs"]}  # fmt: skip
+    facts = {
+        "nimg": snapshot.nimg,
+        "sigma_rel": snapshot.sigma_rel,
+        "halflife_nimg": None,
+        "rampup": None,
+        "buffers": ["freqs"],
+    }
     save_file(tensors, folder / snapshot.file, {"snapshot": json.dumps(facts)})
     code, out, err = run(capsys, "verify", folder)
     assert (code, out) == (2, "")
@@ -113,14 +119,31 @@ def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, capsys, ask
         assert described[name]["error"] == pytest.approx(spec.error)
         assert described[name]["weight_sum"] == pytest.approx(spec.weight_sum)
         assert (described[name]["sigma_rel"], described[name]["nimg"]) == (spec.sigma_rel, 1000)
-        assert row == [f"{spec.sigma_rel:g}", "1000", f"{spec.error:.3g}",
-                       f"{spec.weight_sum:.4f}", "20", str(out_folder / name)]  # fmt: skip
+        assert row == [
+            f"{spec.sigma_rel:g}",
+            "1000",
+            f"{spec.error:.3g}",
+            f"{spec.weight_sum:.4f}",
+            "20",
+            str(out_folder / name),
+        ]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_reconstruct_at_another_time_and_in_another_dtype(folder, tmp_path, capsys, dtype):
-    code, _, _ = run(capsys, "reconstruct", folder, "--std", "0.1", "--out", tmp_path / "out",
-                     "--nimg", 700, "--dtype", dtype)  # fmt: skip
+    code, _, _ = run(
+        capsys,
+        "reconstruct",
+        folder,
+        "--std",
+        "0.1",
+        "--out",
+        tmp_path / "out",
+        "--nimg",
+        700,
+        "--dtype",
+        dtype,
+    )
     assert code == 0
     assert made(tmp_path / "out") == ["000000000700-sigma_rel-0.1.safetensors"]
     found = load_file(tmp_path / "out" / "000000000700-sigma_rel-0.1.safetensors")["w"]
@@ -131,8 +154,9 @@ def test_reconstruct_at_another_time_and_in_another_dtype(folder, tmp_path, caps
 
 def test_an_average_that_is_not_to_be_trusted_is_written_but_told(folder, tmp_path, capsys):
     """0.01 of the training is far less than what lies between two snapshots."""
-    code, out, err = run(capsys, "reconstruct", folder, "--std", "0.01,0.08",
-                         "--out", tmp_path / "out")  # fmt: skip
+    code, out, err = run(
+        capsys, "reconstruct", folder, "--std", "0.01,0.08", "--out", tmp_path / "out"
+    )
     assert code == 1
     assert err.startswith("warning: ")
     assert "0.01" in err
@@ -202,8 +226,12 @@ def test_as_a_program(folder, tmp_path):
     """Tables on standard output, complaints on standard error, exit status by outcome."""
 
     def program(*arguments):
-        return subprocess.run([sys.executable, "-m", "edm2.ema", *map(str, arguments)],
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "edm2.ema", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     wish = ["reconstruct", folder, "--std", "0.01", "--out", tmp_path / "out"]
     warned, refused = program(*wish), program(*wish)

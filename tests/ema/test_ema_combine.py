@@ -31,8 +31,10 @@ def make_store(folder, dtype=torch.float32, shapes=SHAPES):
     rng = np.random.default_rng(0)
     for nimg in TIMES:
         for length in LENGTHS:
-            tensors = {name: torch.from_numpy(np.asarray(rng.normal(size=shape))).float()
-                       for name, shape in shapes.items()}  # fmt: skip
+            tensors = {
+                name: torch.from_numpy(np.asarray(rng.normal(size=shape))).float()
+                for name, shape in shapes.items()
+            }
             tensors |= {"freqs": torch.full((4,), nimg / 4), "count": torch.tensor([nimg, 7])}
             buffers = ["freqs", "count"]
             write_snapshot(folder, Snapshot.power(nimg, length), tensors, buffers, dtype)
@@ -42,8 +44,9 @@ def make_store(folder, dtype=torch.float32, shapes=SHAPES):
 def by_hand(store, name, length, nimg=LATEST):
     """Σ x θ̂ in float64."""
     snapshots = store.snapshots
-    x = solve_weights([s.nimg for s in snapshots], [s.sigma_rel for s in snapshots],
-                      [nimg], [length])[:, 0]  # fmt: skip
+    x = solve_weights(
+        [s.nimg for s in snapshots], [s.sigma_rel for s in snapshots], [nimg], [length]
+    )[:, 0]
     files = [load_file(store.path(s))[name].double().numpy() for s in snapshots]
     return np.einsum("i,i...->...", x, np.stack(files))
 
@@ -51,8 +54,12 @@ def by_hand(store, name, length, nimg=LATEST):
 def whole(store, weights):
     """What `combine` hands over, as tensors [sums, values] by name: pieces without overlap or gap."""
     paths, found = [store.path(s) for s in store.snapshots], {}
-    combine(paths, store.parameters, weights,
-            lambda name, begin, sums: found.setdefault(name, {}).update({begin: sums.clone()}))  # fmt: skip
+    combine(
+        paths,
+        store.parameters,
+        weights,
+        lambda name, begin, sums: found.setdefault(name, {}).update({begin: sums.clone()}),
+    )
     for name, parts in found.items():
         ends = np.cumsum([0, *(parts[begin].shape[1] for begin in sorted(parts))])
         assert sorted(parts) == list(ends[:-1])
@@ -110,8 +117,9 @@ def test_files_and_memory_hold_the_plain_sum(
             assert found[name].shape == held[name].shape == shape
             np.testing.assert_allclose(held[name].numpy(), expected, rtol=1e-5, atol=2e-5)
             assert torch.equal(found[name], held[name].to(out_dtype))
-            np.testing.assert_allclose(found[name].double().numpy(), expected,
-                                       rtol=EXACT[out_dtype], atol=2e-5)  # fmt: skip
+            np.testing.assert_allclose(
+                found[name].double().numpy(), expected, rtol=EXACT[out_dtype], atol=2e-5
+            )
 
 
 def test_buffers_are_copied_whole_and_integers_stay_integers(tmp_path):
@@ -216,8 +224,12 @@ def test_no_tensor_is_larger_than_a_piece(tmp_path, monkeypatch, snapshots, sums
 
     monkeypatch.setattr(torch, "empty", allocated)
     weights, counts = torch.ones(sums, snapshots), []
-    combine(paths, ["x", "y"], lambda _: weights,
-            lambda name, begin, found: counts.append(found.shape[1]))  # fmt: skip
+    combine(
+        paths,
+        ["x", "y"],
+        lambda _: weights,
+        lambda name, begin, found: counts.append(found.shape[1]),
+    )
     assert sum(counts) == 5007
     assert 0 < max(largest) <= 600 * 8
     assert len(largest) <= 3 * torch.get_num_threads()

@@ -57,10 +57,17 @@ def contents(net, container=dict):
         ema=net,
         loss_fn=Conv(2),
         dataset_kwargs=EasyDict(path="images.zip", use_labels=True),
-        encoder={"scale": np.float32(0.5), "bias": np.arange(3, dtype=np.float32),
-                 "device": torch.device("cpu"), "dtype": torch.float16, "shape": torch.Size([1, 2]),
-                 "empty": b"", "names": {"a"}, "frozen": frozenset("b")},
-    )  # fmt: skip
+        encoder={
+            "scale": np.float32(0.5),
+            "bias": np.arange(3, dtype=np.float32),
+            "device": torch.device("cpu"),
+            "dtype": torch.float16,
+            "shape": torch.Size([1, 2]),
+            "empty": b"",
+            "names": {"a"},
+            "frozen": frozenset("b"),
+        },
+    )
 
 
 @pytest.fixture
@@ -148,10 +155,23 @@ def test_network_under_net(read):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_arguments_are_the_plain_ones(read, protocol):
-    plain = {"class_name": "training.Precond", "label_dim": 1000, "dropout": 0.1, "use_fp16": True,
-             "none": None, "mult": [1, 2, [3]], "pair": (1, "x"), "nested": {"a": {1: [False]}}}  # fmt: skip
-    others = {"dtype": torch.float16, "scalar": np.float32(1), "listed": [torch.device("cpu")],
-              "raw": b"x", "set": {1}}  # fmt: skip
+    plain = {
+        "class_name": "training.Precond",
+        "label_dim": 1000,
+        "dropout": 0.1,
+        "use_fp16": True,
+        "none": None,
+        "mult": [1, 2, [3]],
+        "pair": (1, "x"),
+        "nested": {"a": {1: [False]}},
+    }
+    others = {
+        "dtype": torch.float16,
+        "scalar": np.float32(1),
+        "listed": [torch.device("cpu")],
+        "raw": b"x",
+        "set": {1},
+    }
     net = network(EasyDict, **plain, **others, easy=EasyDict(a=EasyDict(b=1)))
     arguments = read({"ema": net}, protocol).arguments
     assert arguments == {**plain, "easy": {"a": {"b": 1}}}
@@ -305,11 +325,14 @@ def classes():
 
 
 STATES = {
-    "dict": b"}(" + b"".join(
-        text(name) + SEQUENTIAL for name in ("__class__", "__reduce__", "__setstate__", "called", "args")
-    ) + b"u",
+    "dict": b"}("
+    + b"".join(
+        text(name) + SEQUENTIAL
+        for name in ("__class__", "__reduce__", "__setstate__", "called", "args")
+    )
+    + b"u",
     "slots": b"N}" + text("__class__") + SEQUENTIAL + b"s" + text("called") + text("x") + b"s\x86",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)
@@ -359,9 +382,18 @@ def test_objects_beside_the_network_are_not_looked_into(read):
 
 @pytest.mark.parametrize(
     ("offset", "size", "stride"),
-    [(0, (4,), (1,)), (1, (3,), (1,)), (0, (2, 2), (2, 1)), (2, (2,), (-1,)), (-1, (1,), (1,)),
-     (0, (-1,), (1,)), (0, (2,), (1, 1)), (0, ("3",), (1,)), (0, (2,), (2**62,))],
-)  # fmt: skip
+    [
+        (0, (4,), (1,)),
+        (1, (3,), (1,)),
+        (0, (2, 2), (2, 1)),
+        (2, (2,), (-1,)),
+        (-1, (1,), (1,)),
+        (0, (-1,), (1,)),
+        (0, (2,), (1, 1)),
+        (0, ("3",), (1,)),
+        (0, (2,), (2**62,)),
+    ],
+)
 def test_tensors_beyond_their_storage(read, offset, size, stride):
     net = Persistent()
     storage = torch.arange(3.0)._typed_storage()

@@ -113,8 +113,9 @@ def test_weights_and_error_are_those_of_least_squares_on_a_grid():
     stored += [Power(800, 0.1), Power(1000, 0.1)]
     target = Power(1000, 0.13)
     grid = (np.arange(200_000) + 0.5) / 200
-    columns = np.stack([np.where(grid <= p.nimg, p.density(np.minimum(grid, p.nimg)), 0)
-                        for p in stored], axis=1)  # fmt: skip
+    columns = np.stack(
+        [np.where(grid <= p.nimg, p.density(np.minimum(grid, p.nimg)), 0) for p in stored], axis=1
+    )
     wanted = target.density(grid)
     expected = np.linalg.lstsq(columns, wanted, rcond=None)[0]
     weights, errors = solve_profiles(stored, [target])

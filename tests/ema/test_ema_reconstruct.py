@@ -89,8 +89,10 @@ def test_the_error_falls_steeply_with_the_number_of_snapshots(tmp_path):
     errors = []
     for n in (4, 8, 16):
         store = train(tmp_path / str(n), n)
-        found = [distance(tensors, direct(spec.sigma_rel))
-                 for spec, tensors in reconstruct(store, [0.03, 0.07, 0.13])]  # fmt: skip
+        found = [
+            distance(tensors, direct(spec.sigma_rel))
+            for spec, tensors in reconstruct(store, [0.03, 0.07, 0.13])
+        ]
         errors.append(np.linalg.norm(found))
     assert errors[0] > 4 * errors[1] > 16 * errors[2]
 

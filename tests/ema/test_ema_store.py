@@ -87,8 +87,9 @@ def test_values_that_do_not_fit_are_refused_and_leave_no_file(tmp_path, bad):
     """1e6 is finite in float32 and infinite in float16."""
     path = tmp_path / "x.safetensors"
     with pytest.raises(UserError, match=r"x\.safetensors: tensor conv\.b: .*float16"):
-        write_tensors(path, {"conv.a": torch.ones(2), "conv.b": torch.tensor([1.0, bad])},
-                      torch.float16)  # fmt: skip
+        write_tensors(
+            path, {"conv.a": torch.ones(2), "conv.b": torch.tensor([1.0, bad])}, torch.float16
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -146,7 +147,11 @@ def test_check_names_a_file_that_cannot_be_read(tmp_path):
 def test_an_opened_store_knows_its_snapshots(tmp_path):
     store = SnapshotStore(make_store(tmp_path))
     assert [(s.nimg, s.sigma_rel) for s in store.snapshots] == [
-        (100, 0.05), (100, 0.1), (200, 0.05), (200, 0.1)]  # fmt: skip
+        (100, 0.05),
+        (100, 0.1),
+        (200, 0.05),
+        (200, 0.1),
+    ]
     assert store.end == 200
     with safe_open(store.path(store.snapshots[1]), framework="pt") as file:
         assert file.get_tensor("gain") == 2.0

@@ -71,8 +71,11 @@ def test_metadata_that_are_no_snapshots_are_refused_by_name(going_on, said):
 
 def test_metadata_that_do_not_name_buffers_are_refused_by_name(going_on):
     facts = {"nimg": 1100, "sigma_rel": 0.05, "halflife_nimg": None, "rampup": None}
-    save_file({"w": torch.ones(3)}, going_on / "ema-x-000000001100.safetensors",
-              {"snapshot": json.dumps(facts)})  # fmt: skip
+    save_file(
+        {"w": torch.ones(3)},
+        going_on / "ema-x-000000001100.safetensors",
+        {"snapshot": json.dumps(facts)},
+    )
     with pytest.raises(UserError, match=r"ema-x-000000001100\.safetensors"):
         SnapshotStore(going_on)
 

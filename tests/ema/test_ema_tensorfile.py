@@ -9,8 +9,18 @@ from safetensors.torch import load_file, save_file
 from edm2.ema.tensorfile import LONGEST_HEADER, TensorReader, TensorWriter
 from edm2.params import UserError
 
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-          torch.int16, torch.int8, torch.uint8, torch.bool]  # fmt: skip
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+]
 
 
 def tensors():
@@ -42,7 +52,10 @@ def test_the_reader_reads_what_safetensors_writes(tmp_path, metadata):
     for name, tensor in written.items():
         entry = reader.entries[name]
         assert (entry.dtype, entry.shape, entry.count) == (
-            tensor.dtype, tuple(tensor.shape), tensor.numel())  # fmt: skip
+            tensor.dtype,
+            tuple(tensor.shape),
+            tensor.numel(),
+        )
         assert same(reader.tensor(name), tensor)
     reader.close()
 

@@ -98,8 +98,9 @@ def test_a_restored_average_continues_as_if_never_stopped():
 
     (tensors, ema), (others, restored) = start(), start()
     walk(ema, tensors, 20)
-    restored.load_state_dict({k: {n: t.clone() for n, t in v.items()}
-                              for k, v in ema.state_dict().items()})  # fmt: skip
+    restored.load_state_dict(
+        {k: {n: t.clone() for n, t in v.items()} for k, v in ema.state_dict().items()}
+    )
     others["a"].copy_(tensors["a"])
     for step in (21, 22):
         for one, average in ((tensors, ema), (others, restored)):

@@ -14,8 +14,16 @@ from edm2.runtime.manifest import write_manifest
 
 @pytest.fixture
 def features() -> Features:
-    update = {"channels": 8, "slices": 2, "dims": 8, "batch": 16, "duration_nimg": 320,
-              "log_nimg": 160, "lr": 0.01, "max_shift": 1}  # fmt: skip
+    update = {
+        "channels": 8,
+        "slices": 2,
+        "dims": 8,
+        "batch": 16,
+        "duration_nimg": 320,
+        "log_nimg": 160,
+        "lr": 0.01,
+        "max_shift": 1,
+    }
     return load(Path(__file__).parents[2] / "params.yaml").features.model_copy(update=update)
 
 

@@ -30,8 +30,10 @@ def test_shift_moves_and_repeats_borders(down: int, right: int) -> None:
 def test_all_shifts_up_to_the_largest_are_drawn() -> None:
     image = torch.zeros(3, 9, 9)
     image[:, 4, 4] = 1  # where it goes is the shift
-    found = {tuple(shift(image, 1, generator(0, "shift", n))[0].nonzero()[0].tolist())
-             for n in range(200)}  # fmt: skip
+    found = {
+        tuple(shift(image, 1, generator(0, "shift", n))[0].nonzero()[0].tolist())
+        for n in range(200)
+    }
     assert found == {(4 + down, 4 + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
 
 

@@ -55,9 +55,15 @@ def positions(learned: torch.Tensor) -> torch.Tensor:
 
 def torchvisions(ours: Dinov2) -> VisionTransformer:
     """The same network: what scales a layer's output is folded into the layer."""
-    network = VisionTransformer(image_size=224, patch_size=14, num_layers=2, num_heads=16,
-                                hidden_dim=1024, mlp_dim=4096,
-                                norm_layer=partial(torch.nn.LayerNorm, eps=1e-6))  # fmt: skip
+    network = VisionTransformer(
+        image_size=224,
+        patch_size=14,
+        num_layers=2,
+        num_heads=16,
+        hidden_dim=1024,
+        mlp_dim=4096,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+    )
     network.heads = torch.nn.Identity()
     state, own = {}, ours.state_dict()
     state["class_token"] = own["cls_token"]
@@ -85,8 +91,9 @@ def torchvisions(ours: Dinov2) -> VisionTransformer:
 
 def test_features_are_those_of_torchvisions_transformer(ours):
     images = pixels(2, 224, 224)
-    mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in ((0.485, 0.456, 0.406),
-                                                            (0.229, 0.224, 0.225)))  # fmt: skip
+    mean, std = (
+        torch.tensor(x).reshape(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     with torch.no_grad():
         expected = torchvisions(ours)((images / 255 - mean) / std)
     assert expected.std(0).mean() > 0.01

@@ -122,14 +122,25 @@ def stored_as(tree: object) -> bytes:
     return stream.getvalue()
 
 
-NO_TENSORS = [[torch.ones(2)], torch.ones(2), {"teacher": {"a": torch.ones(2)}},
-              {"a": torch.ones(2), "epoch": 3}, {0: torch.ones(2)}]  # fmt: skip
+NO_TENSORS = [
+    [torch.ones(2)],
+    torch.ones(2),
+    {"teacher": {"a": torch.ones(2)}},
+    {"a": torch.ones(2), "epoch": 3},
+    {0: torch.ones(2)},
+]
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"no pickle", CONTENT, b"\x80\x02h\x05.",
-    *map(stored_as, NO_TENSORS),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no pickle",
+        CONTENT,
+        b"\x80\x02h\x05.",
+        *map(stored_as, NO_TENSORS),
+    ],
+)
 def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "net.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"net\.pth: expected the tensors of http://publisher"):

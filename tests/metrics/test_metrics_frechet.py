@@ -53,8 +53,10 @@ def test_agrees_with_pytorch_fid_and_torch_fidelity(count, dims):
     """On the same features, whose spectrum falls as that of images' features does."""
     rng = np.random.default_rng(dims)
     widths = np.exp(-np.arange(dims) / (dims / 6))
-    a, b = (rng.normal(0.3 * k, 1 + k / 3, (count, dims)) * widths @ rng.normal(size=(dims, dims))
-            for k in range(2))  # fmt: skip
+    a, b = (
+        rng.normal(0.3 * k, 1 + k / 3, (count, dims)) * widths @ rng.normal(size=(dims, dims))
+        for k in range(2)
+    )
     moments = [x for z in (a, b) for x in (z.mean(axis=0), np.cov(z, rowvar=False))]
     found = frechet_distance(*moments)
     assert found == pytest.approx(calculate_frechet_distance(*moments), rel=1e-6)

@@ -62,8 +62,12 @@ def expected_kernel(a, b):
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_the_estimate_is_unbiased_and_its_error_that_of_repetitions(shift):
     """Over 2000 draws of features of N(0, 1) and N(shift, 1)."""
-    found = np.array([kernel_distance(features(40, 2, 2 * k), features(60, 2, 2 * k + 1, shift))
-                      for k in range(2000)])  # fmt: skip
+    found = np.array(
+        [
+            kernel_distance(features(40, 2, 2 * k), features(60, 2, 2 * k + 1, shift))
+            for k in range(2000)
+        ]
+    )
     a, b = np.zeros(2), np.full(2, shift)
     expected = expected_kernel(a, a) + expected_kernel(b, b) - 2 * expected_kernel(a, b)
     assert (expected == 0) == (shift == 0)
@@ -78,8 +82,10 @@ def test_agrees_with_torch_fidelity_on_one_subset_of_all(count, dims):
     a, b = features(count, dims), features(count, dims, seed=1, shift=0.2)
     other = kid_features_to_metric(
         *(torch.from_numpy(z).double() for z in (a, b)),
-        kid_subsets=1, kid_subset_size=count, verbose=False,
-    )  # fmt: skip
+        kid_subsets=1,
+        kid_subset_size=count,
+        verbose=False,
+    )
     expected = other["kernel_inception_distance_mean"]
     assert kernel_distance(a, b)[0] == pytest.approx(expected, rel=1e-6)
 

@@ -91,8 +91,10 @@ def test_the_frechet_distance_is_to_all_training_images_and_the_others_to_as_man
     chosen = params(neighbours=2)
     for count in (40, 25):
         a, b = ours[:count], theirs[:count]
-        found = {m: measured(m, generated, reference, count, chosen, Means(), CPU)
-                 for m in ("fd", "kid", "precision", "recall")}  # fmt: skip
+        found = {
+            m: measured(m, generated, reference, count, chosen, Means(), CPU)
+            for m in ("fd", "kid", "precision", "recall")
+        }
         assert found["fd"].value == pytest.approx(distance(a, theirs), rel=1e-6)
         kid = found["kid"].value, found["kid"].standard_error
         assert kid == kernel_distance(a, b)
@@ -105,8 +107,15 @@ def test_the_frechet_distance_is_to_all_training_images_and_the_others_to_as_man
 
 def test_fewer_training_images_than_generated_all_take_part():
     ours, theirs = features(40, 1, 0.5), features(30, 2)
-    found = measured("precision", collected(ours, [40], kept=40), reference_from(theirs, kept=40),
-                     40, params(), Means(), CPU)  # fmt: skip
+    found = measured(
+        "precision",
+        collected(ours, [40], kept=40),
+        reference_from(theirs, kept=40),
+        40,
+        params(),
+        Means(),
+        CPU,
+    )
     assert (found.value, found.reference) == (precision(ours, theirs, 3), 30)
 
 

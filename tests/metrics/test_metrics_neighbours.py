@@ -47,9 +47,13 @@ def test_agrees_with_torch_fidelity(dims, k):
     """Which names them the other way round: its first set is the generated one."""
     a, b = features(300, dims), features(300, dims, seed=1, shift=0.3) * 1.3
     other = prc_features_to_metric(
-        torch.from_numpy(a), torch.from_numpy(b), prc_neighborhood=k, prc_batch_size=100,
-        save_cpu_ram=False, verbose=False,
-    )  # fmt: skip
+        torch.from_numpy(a),
+        torch.from_numpy(b),
+        prc_neighborhood=k,
+        prc_batch_size=100,
+        save_cpu_ram=False,
+        verbose=False,
+    )
     found = precision(a, b, k), recall(a, b, k)
     assert found[0] != found[1]
     assert found == pytest.approx((other["precision"], other["recall"]), rel=1e-6)
@@ -85,8 +89,10 @@ def test_equal_features_are_at_distance_zero(dims):
 
 def test_a_mean_far_beyond_the_spread_hides_no_distances():
     """Mean 1000, standard deviation 10⁻³, in 257 dimensions."""
-    a, b = (1000 + 1e-3 * features(30, 257, seed).astype(np.float64) * scale
-            for seed, scale in ((0, 1.0), (1, 1.02)))  # fmt: skip
+    a, b = (
+        1000 + 1e-3 * features(30, 257, seed).astype(np.float64) * scale
+        for seed, scale in ((0, 1.0), (1, 1.02))
+    )
     found = precision(a, b, 3), recall(a, b, 3)
     assert found == (by_hand(a, b, 3), by_hand(b, a, 3))
     assert found[0] != found[1]

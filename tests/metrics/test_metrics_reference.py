@@ -66,11 +66,14 @@ def test_files_are_the_same_each_time(tmp_path):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"detector": "edges"}, "expected detector corners, and it was made with edges"),
-    ({"weights": "xyz"}, "expected weights abc, and it was made with xyz"),
-    ({"images": "of cats"}, "expected images of digits, and it was made with of cats"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"detector": "edges"}, "expected detector corners, and it was made with edges"),
+        ({"weights": "xyz"}, "expected weights abc, and it was made with xyz"),
+        ({"images": "of cats"}, "expected images of digits, and it was made with of cats"),
+    ],
+)
 def test_what_belongs_to_others_is_refused_with_the_way_out(tmp_path, changes, said):
     save(tmp_path, made(features(50), 20), **changes)
     with pytest.raises(UserError, match=rf"{said}\. Say `dvc repro -f -s reference`"):
@@ -130,10 +133,13 @@ def test_rounding_of_float32_is_no_defect_of_a_covariance(tmp_path):
     np.testing.assert_allclose(found, sigma, rtol=2e-7)
 
 
-@pytest.mark.parametrize(("sigma", "said"), [
-    (turned(3, 1, 1, 1, -3e-3), "negative variances"),
-    (turned(3, 1, 1, 1, 1) + 3e-3 * np.eye(DIMS, k=1), "symmetric"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sigma", "said"),
+    [
+        (turned(3, 1, 1, 1, -3e-3), "negative variances"),
+        (turned(3, 1, 1, 1, 1) + 3e-3 * np.eye(DIMS, k=1), "symmetric"),
+    ],
+)
 def test_what_is_more_than_rounding_is_refused(tmp_path, sigma, said):
     with pytest.raises(UserError, match=said):
         import_reference(published(tmp_path, sigma=sigma), DIMS)
@@ -152,16 +158,19 @@ LOPSIDED = moments()["sigma"] + np.eye(DIMS, k=1)
 NEGATIVE = moments()["sigma"] - 100 * np.eye(DIMS)
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"mu": np.zeros(6)}, r"expected mu \[5\] and sigma \[5, 5\], found \[6\] and \[5, 5\]"),
-    ({"sigma": np.eye(4)}, r"found \[5\] and \[4, 4\]: of another detector"),
-    ({"sigma": NOT_FINITE}, "expected finite numbers, found infs or NaNs"),
-    ({"mu": np.full(DIMS, np.inf)}, "expected finite numbers"),
-    ({"sigma": LOPSIDED}, "expected a symmetric sigma"),
-    ({"sigma": NEGATIVE}, "found a matrix with negative variances"),
-    ({"mu": np.array(["x"] * DIMS)}, "expected an .npz file with arrays mu and sigma"),
-    ({"mu": np.array([{}] * DIMS)}, "expected an .npz file with arrays mu and sigma"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mu": np.zeros(6)}, r"expected mu \[5\] and sigma \[5, 5\], found \[6\] and \[5, 5\]"),
+        ({"sigma": np.eye(4)}, r"found \[5\] and \[4, 4\]: of another detector"),
+        ({"sigma": NOT_FINITE}, "expected finite numbers, found infs or NaNs"),
+        ({"mu": np.full(DIMS, np.inf)}, "expected finite numbers"),
+        ({"sigma": LOPSIDED}, "expected a symmetric sigma"),
+        ({"sigma": NEGATIVE}, "found a matrix with negative variances"),
+        ({"mu": np.array(["x"] * DIMS)}, "expected an .npz file with arrays mu and sigma"),
+        ({"mu": np.array([{}] * DIMS)}, "expected an .npz file with arrays mu and sigma"),
+    ],
+)
 def test_what_are_no_moments_of_the_detector_is_refused(tmp_path, changes, said):
     path = published(tmp_path, **changes)
     with pytest.raises(UserError, match=said) as error:

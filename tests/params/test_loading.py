@@ -59,7 +59,11 @@ WRONG = [
     ("codec.kind", "vqgan", ["codec.kind", "'vqgan'", "'trained'", "'stable_diffusion'", "'rgb'"]),
     ("codec.path", "sd", ["codec.path: 'sd'", "null with kind: trained", "stable_diffusion"]),
     ("codec.normalization", "imagenet", ["codec.normalization", "'dataset'", "'paper'"]),
-    ("codec.normalization", "paper", ["codec.normalization: 'paper'", "dataset with kind: trained"]),
+    (
+        "codec.normalization",
+        "paper",
+        ["codec.normalization: 'paper'", "dataset with kind: trained"],
+    ),
     ("vae.backbone", "vgg19", ["vae.backbone", "'vgg19'", "'classifier'", "'vgg16'"]),
     ("vae.backbone_path", "vgg.pth", ["vae.backbone_path: 'vgg.pth'", "null with backbone: class"]),
     ("vae.images.shards", "a.tar", ["vae.images.shards, vae.images.held_out", "both null"]),
@@ -74,7 +78,11 @@ WRONG = [
     ("diffusion.size", "S", ["diffusion.size, diffusion.channels", "one of the two"]),
     ("diffusion.size", "XXXL", ["diffusion.size", "'XXXL'", "'XXS'"]),
     ("diffusion.channels", 100, ["diffusion.channels", "multiples of 64"]),
-    ("diffusion.duration_nimg", 179201, ["diffusion.duration_nimg", "multiple", "179200 or 179328"]),
+    (
+        "diffusion.duration_nimg",
+        179201,
+        ["diffusion.duration_nimg", "multiple", "179200 or 179328"],
+    ),
     ("diffusion.log_nimg", 100, ["diffusion.log_nimg", "100", "multiple of diffusion.batch (128)"]),
     ("diffusion.microbatch", 48, ["diffusion.microbatch", "48", "divisor"]),
     ("diffusion.lr_ref", -0.1, ["diffusion.lr_ref", "-0.1", "greater than 0"]),
@@ -88,19 +96,42 @@ WRONG = [
     ("diffusion.overrides.loss_scaling", 0.0, ["overrides.loss_scaling", "0.0", "greater than 0"]),
     ("diffusion.per_config", {"H": {}}, ["diffusion.per_config.H", "'H'", "'A'", "'G'"]),
     ("diffusion.per_config", {"C": None}, ["diffusion.per_config.C", "None", "dictionary"]),
-    ("diffusion.per_config", {"C": {"lr_reff": 1.0}},
-     ["diffusion.per_config.C.lr_reff: 1.0: unknown key. Did you mean lr_ref? Known here: batch"]),
-    ("diffusion.per_config", {"C": {"overrides": {"biass": True}}},
-     ["diffusion.per_config.C.overrides.biass: True: unknown key. Did you mean bias?"]),
-    ("diffusion.per_config", {"C": {"lr_ref": -1.0}},
-     ["diffusion.per_config.C.lr_ref: -1.0", "greater than 0", "learning rate"]),
-    ("diffusion.per_config", {"C": {"per_config": {"C": {"lr_ref": 1.0}}}},
-     ["diffusion.per_config.C.per_config", "Remove it"]),
-    ("diffusion.per_config", {"G": {"batch": 96}},
-     ["diffusion.duration_nimg (config G): 179200", "multiple of diffusion.batch (96)",
-      "ema.snapshot_nimg (config G): 5120"]),
-    ("diffusion.per_config", {"G": {"size": "S"}},
-     ["diffusion.size, diffusion.channels (config G)", "one of the two"]),
+    (
+        "diffusion.per_config",
+        {"C": {"lr_reff": 1.0}},
+        [
+            "diffusion.per_config.C.lr_reff: 1.0: unknown key. Did you mean lr_ref? Known here: batch"
+        ],
+    ),
+    (
+        "diffusion.per_config",
+        {"C": {"overrides": {"biass": True}}},
+        ["diffusion.per_config.C.overrides.biass: True: unknown key. Did you mean bias?"],
+    ),
+    (
+        "diffusion.per_config",
+        {"C": {"lr_ref": -1.0}},
+        ["diffusion.per_config.C.lr_ref: -1.0", "greater than 0", "learning rate"],
+    ),
+    (
+        "diffusion.per_config",
+        {"C": {"per_config": {"C": {"lr_ref": 1.0}}}},
+        ["diffusion.per_config.C.per_config", "Remove it"],
+    ),
+    (
+        "diffusion.per_config",
+        {"G": {"batch": 96}},
+        [
+            "diffusion.duration_nimg (config G): 179200",
+            "multiple of diffusion.batch (96)",
+            "ema.snapshot_nimg (config G): 5120",
+        ],
+    ),
+    (
+        "diffusion.per_config",
+        {"G": {"size": "S"}},
+        ["diffusion.size, diffusion.channels (config G)", "one of the two"],
+    ),
     ("diffusion.attention_resolutions", [7], ["diffusion.attention_resolutions", "7", "[4, 2]"]),
     ("vae.warmup_nimg", 99999, ["vae.warmup_nimg", "99999", "vae.duration_nimg (20480)"]),
     ("vae.attention", 1, ["vae.attention", "1", "boolean"]),
@@ -113,25 +144,45 @@ WRONG = [
     ("vae.losses.perceptual", -1.0, ["vae.losses.perceptual: -1.0", "greater than or equal to 0"]),
     ("vae.losses.low_pass", "0.5", ["vae.losses.low_pass: '0.5'", "number", "without quotes"]),
     ("vae.losses.kl", True, ["vae.losses.kl: True", "number"]),
-    ("vae.losses.pool", 3, ["vae.losses.pool: 3", "divisor of dataset.resolution (16)", "power of"]),
+    (
+        "vae.losses.pool",
+        3,
+        ["vae.losses.pool: 3", "divisor of dataset.resolution (16)", "power of"],
+    ),
     ("vae.losses.gradient_normalization", 1, ["gradient_normalization: 1", "boolean"]),
     ("vae.losses.flip", 1.5, ["vae.losses.flip: 1.5", "less than or equal to 1"]),
     ("vae.adversarial.channels", 0, ["vae.adversarial.channels: 0", "greater than 0"]),
     ("vae.adversarial.loss", "threshold", ["adversarial.loss: 'threshold'", "'hinge' or 'bce'"]),
-    ("vae.adversarial.generator_loss", "mse",
-     ["vae.adversarial.generator_loss: 'mse'", "'threshold', 'hinge' or 'bce'"]),
+    (
+        "vae.adversarial.generator_loss",
+        "mse",
+        ["vae.adversarial.generator_loss: 'mse'", "'threshold', 'hinge' or 'bce'"],
+    ),
     ("vae.adversarial.lecam", -0.1, ["vae.adversarial.lecam: -0.1", "0.1 is usual"]),
     ("vae.adversarial.lr", 0.0, ["vae.adversarial.lr: 0.0", "greater than 0"]),
     ("vae.adversarial.discriminator_nimg", -1, ["discriminator_nimg: -1", "greater than or equal"]),
-    ("vae.adversarial.generator_nimg", 64,
-     ["vae.adversarial.generator_nimg: 64", "at least vae.adversarial.discriminator_nimg (2560)",
-      "An untrained discriminator has nothing to say"]),
+    (
+        "vae.adversarial.generator_nimg",
+        64,
+        [
+            "vae.adversarial.generator_nimg: 64",
+            "at least vae.adversarial.discriminator_nimg (2560)",
+            "An untrained discriminator has nothing to say",
+        ],
+    ),
     ("vae.equivariance.flip", 2.0, ["vae.equivariance.flip: 2.0", "less than or equal to 1"]),
-    ("vae.equivariance.flip_channels", 2,
-     ["flip_channels: 2", "less than half of vae.latent_channels (4)", "each of the two axes"]),
+    (
+        "vae.equivariance.flip_channels",
+        2,
+        ["flip_channels: 2", "less than half of vae.latent_channels (4)", "each of the two axes"],
+    ),
     ("vae.equivariance.crop", -0.5, ["vae.equivariance.crop: -0.5", "greater than or equal to 0"]),
     ("vae.microbatch", 48, ["vae.microbatch: 48", "divisor of a rank's share of vae.batch (64)"]),
-    ("vae.evaluate_nimg", 100, ["vae.evaluate_nimg: 100", "multiple of vae.batch (64)", "64 or 128"]),
+    (
+        "vae.evaluate_nimg",
+        100,
+        ["vae.evaluate_nimg: 100", "multiple of vae.batch (64)", "64 or 128"],
+    ),
     ("vae.lr_input", 0.0, ["vae.lr_input: 0.0", "greater than 0"]),
     ("vae.weight_decay", -1.0, ["vae.weight_decay: -1.0", "greater than or equal to 0"]),
     ("launch", "torchrun --nproc_per_node=3", ["diffusion.batch", "3 ranks", "126 or 129"]),
@@ -147,8 +198,11 @@ WRONG = [
     ("sweep.sigma_rel", [0.1, 0.05], ["sweep.sigma_rel", "rising"]),
     ("sweep.nimg", 5120, ["sweep.nimg", "5120", "tuple"]),
     ("sweep.nimg", [], ["sweep.nimg", "1 item"]),
-    ("sweep.nimg", [5119],
-     ["sweep.nimg: 5119", "multiples of ema.snapshot_nimg (5120)", "Nearest: 5120.", "(179200)"]),
+    (
+        "sweep.nimg",
+        [5119],
+        ["sweep.nimg: 5119", "multiples of ema.snapshot_nimg (5120)", "Nearest: 5120.", "(179200)"],
+    ),
     ("guidance.strength", [2.0], ["guidance.strength: [2.0]", "guide: none", "Name a guide"]),
     ("guidance.strength", [-1.0], ["guidance.strength.0: -1.0", "greater than or equal to 0"]),
     ("guidance.guide", "self", ["guidance.guide: 'self'", "'snapshot'"]),
@@ -180,9 +234,16 @@ WRONG = [
     ("sampling.sigma_min", 100, ["sampling.sigma_min", "below sampling.sigma_max"]),
     ("sampling.solver", "dpm", ["sampling.solver: 'dpm'", "'heun'", "'euler'"]),
     ("sampling.churn", -1.0, ["sampling.churn: -1.0", "greater than or equal to 0"]),
-    ("sampling.churn_interval", [50.0, 0.05], ["sampling.churn_interval: [50.0, 0.05]", "low below"]),
-    ("sampling.churn_interval", [90.0, 100.0],
-     ["sampling.churn_interval: [90.0, 100.0]", "sampling.sigma_max (80.0)", "No step would"]),
+    (
+        "sampling.churn_interval",
+        [50.0, 0.05],
+        ["sampling.churn_interval: [50.0, 0.05]", "low below"],
+    ),
+    (
+        "sampling.churn_interval",
+        [90.0, 100.0],
+        ["sampling.churn_interval: [90.0, 100.0]", "sampling.sigma_max (80.0)", "No step would"],
+    ),
     ("sampling.churn_interval", [0.0, 0.001], ["churn_interval", "sampling.sigma_min (0.002)"]),
     ("sampling.churn_noise", 0.0, ["sampling.churn_noise: 0.0", "greater than 0"]),
     ("sampling.dtype", "float16", ["sampling.dtype: 'float16'", "'float32'", "'float64'"]),
@@ -195,15 +256,25 @@ WRONG = [
     ("evaluation.samples", 64, ["evaluation.samples", "64", "features.dims: 64"]),
     ("evaluation.measures", ["fd", "is"], ["evaluation.measures", "is with detector: inception"]),
     ("evaluation.detector", "clip", ["evaluation.detector: 'clip'", "'inception'", "'dinov2'"]),
-    ("evaluation.detector", "inception",
-     ["evaluation.samples: 1000: expected more than the feature dimensions (inception: 2048)"]),
+    (
+        "evaluation.detector",
+        "inception",
+        ["evaluation.samples: 1000: expected more than the feature dimensions (inception: 2048)"],
+    ),
     ("evaluation.detector", "dinov2", ["evaluation.samples: 1000", "(dinov2: 1024)"]),
-    ("evaluation.detector_path", "x.pth",
-     ["evaluation.detector_path: 'x.pth': expected null with detector: classifier"]),
-    ("evaluation.reference", "x.npz", ["evaluation.reference: 'x.npz'", "null with detector: class"]),
+    (
+        "evaluation.detector_path",
+        "x.pth",
+        ["evaluation.detector_path: 'x.pth': expected null with detector: classifier"],
+    ),
+    (
+        "evaluation.reference",
+        "x.npz",
+        ["evaluation.reference: 'x.npz'", "null with detector: class"],
+    ),
     ("runtime.device", "gpu", ["runtime.device", "'gpu'", "cpu, cuda"]),
     ("runtime.precision", "fp64", ["runtime.precision", "'fp64'", "'bf16'"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("key", "value", "said"), WRONG, ids=[f"{k}={v}" for k, v, _ in WRONG])
@@ -221,8 +292,13 @@ def told(tmp_path, changes):
 
 
 def test_images_must_be_as_large_as_what_compares_them(tmp_path):
-    changes = {"features.slices": 1, "vae.channel_mult": [1], "diffusion.channel_mult": [1],
-               "vae.losses.pool": 1, "diffusion.attention_resolutions": None}  # fmt: skip
+    changes = {
+        "features.slices": 1,
+        "vae.channel_mult": [1],
+        "diffusion.channel_mult": [1],
+        "vae.losses.pool": 1,
+        "diffusion.attention_resolutions": None,
+    }
     (line,) = told(tmp_path, {**changes, "dataset.resolution": 6})
     assert line.startswith("  dataset.resolution: 6: expected at least 7")
     load(write_params(tmp_path / "params.yaml", {**changes, "dataset.resolution": 7}))
@@ -231,15 +307,34 @@ def test_images_must_be_as_large_as_what_compares_them(tmp_path):
 PUBLISHED = {"evaluation.detector": "dinov2", "evaluation.samples": 2000}
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"detector_path": "x.pth"}, ["evaluation.detector_path: 'x.pth'", "exists", "/x.pth", "null"]),
-    ({"reference": "x.npz"}, ["evaluation.reference: 'x.npz'", "exists", "/x.npz", "null"]),
-    ({"reference": "x.pkl"}, ["evaluation.reference: 'x.pkl'", ".npz file with mu and sigma",
-                              "Pickles are not read", "numpy.savez"]),
-    ({"reference": "there.npz", "measures": ["fd", "kid"]},
-     ["evaluation.measures: ['fd', 'kid']", "fd and is alone", "published statistics have none"]),
-    ({"measures": ["fd", "is"]}, ["evaluation.measures: ['fd', 'is']", "inception alone"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"detector_path": "x.pth"},
+            ["evaluation.detector_path: 'x.pth'", "exists", "/x.pth", "null"],
+        ),
+        ({"reference": "x.npz"}, ["evaluation.reference: 'x.npz'", "exists", "/x.npz", "null"]),
+        (
+            {"reference": "x.pkl"},
+            [
+                "evaluation.reference: 'x.pkl'",
+                ".npz file with mu and sigma",
+                "Pickles are not read",
+                "numpy.savez",
+            ],
+        ),
+        (
+            {"reference": "there.npz", "measures": ["fd", "kid"]},
+            [
+                "evaluation.measures: ['fd', 'kid']",
+                "fd and is alone",
+                "published statistics have none",
+            ],
+        ),
+        ({"measures": ["fd", "is"]}, ["evaluation.measures: ['fd', 'is']", "inception alone"]),
+    ],
+)
 def test_files_of_published_detectors(tmp_path, monkeypatch, changes, said):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / "there.npz").touch()
@@ -258,8 +353,11 @@ def test_samples_follow_the_detector(tmp_path):
 
 
 def test_the_inception_score_needs_an_image_for_each_of_its_ten_parts(tmp_path):
-    changes = {"evaluation.detector": "inception", "evaluation.allow_singular": True,
-               "evaluation.measures": ["fd", "is"]}  # fmt: skip
+    changes = {
+        "evaluation.detector": "inception",
+        "evaluation.allow_singular": True,
+        "evaluation.measures": ["fd", "is"],
+    }
     assert load(write_params(tmp_path / "params.yaml", {**changes, "evaluation.samples": 10}))
     (line,) = told(tmp_path, {**changes, "evaluation.samples": 9})
     assert "evaluation.samples: 9: expected at least 10 for is" in line
@@ -267,33 +365,54 @@ def test_the_inception_score_needs_an_image_for_each_of_its_ten_parts(tmp_path):
 
 def test_latents_have_the_layout_of_their_codec(tmp_path):
     """16 pixels are 4 of the trained autoencoder, 2 of Stable Diffusion's, 16 of none."""
-    for kind, channel_mult, side in (("trained", [1, 2], 4), ("stable_diffusion", [1], 2),
-                                     ("rgb", [1, 2, 2], 16)):  # fmt: skip
-        changes = {"codec.kind": kind, "diffusion.channel_mult": channel_mult,
-                   "diffusion.attention_resolutions": [side]}  # fmt: skip
+    for kind, channel_mult, side in (
+        ("trained", [1, 2], 4),
+        ("stable_diffusion", [1], 2),
+        ("rgb", [1, 2, 2], 16),
+    ):
+        changes = {
+            "codec.kind": kind,
+            "diffusion.channel_mult": channel_mult,
+            "diffusion.attention_resolutions": [side],
+        }
         assert load(write_params(tmp_path / "params.yaml", changes)).codec.kind == kind
         changes["diffusion.attention_resolutions"] = [2 * side]
         (line,) = told(tmp_path, changes)
         assert line.startswith(f"  diffusion.attention_resolutions: {2 * side}: expected")
-    changes = {"codec.kind": "stable_diffusion", "dataset.resolution": 20, "diffusion.channel_mult": [1],
-               "diffusion.attention_resolutions": None}  # fmt: skip
+    changes = {
+        "codec.kind": "stable_diffusion",
+        "dataset.resolution": 20,
+        "diffusion.channel_mult": [1],
+        "diffusion.attention_resolutions": None,
+    }
     (line,) = told(tmp_path, changes)
     assert "dataset.resolution: 20: expected a multiple of 8" in line
     assert "Nearest: 16 or 24" in line
 
 
 def test_settings_of_a_training_that_is_not_to_run_are_not_checked(tmp_path):
-    changes = {"codec.kind": "rgb", "diffusion.channel_mult": [1, 2, 2], "vae.log_nimg": 1,
-               "vae.losses.pool": 3}  # fmt: skip
+    changes = {
+        "codec.kind": "rgb",
+        "diffusion.channel_mult": [1, 2, 2],
+        "vae.log_nimg": 1,
+        "vae.losses.pool": 3,
+    }
     assert load(write_params(tmp_path / "params.yaml", changes)).vae.log_nimg == 1
     assert len(told(tmp_path, {**changes, "codec.kind": "trained"})) == 2
 
 
 def test_levels_of_the_vae_must_fit_the_images(tmp_path):
     """A high-resolution decoder halves them once more; a wavelet is in place of a halving."""
-    (line,) = told(tmp_path, {"vae.high_resolution": True, "dataset.resolution": 20,
-                              "diffusion.channel_mult": [1], "features.slices": 1,
-                              "diffusion.attention_resolutions": None})  # fmt: skip
+    (line,) = told(
+        tmp_path,
+        {
+            "vae.high_resolution": True,
+            "dataset.resolution": 20,
+            "diffusion.channel_mult": [1],
+            "features.slices": 1,
+            "diffusion.attention_resolutions": None,
+        },
+    )
     assert "dataset.resolution: 20: expected a multiple of 8" in line
     assert "vae.high_resolution once more" in line
     assert "Nearest: 16 or 24" in line
@@ -361,9 +480,14 @@ WHOLE = '{"block_out_channels": [8, 8, 8], "latent_channels": 16}'
 
 @pytest.mark.parametrize(
     ("config", "weights"),
-    [(WHOLE, None), ("{", b""), ("[]", b""), ('{"latent_channels": 4}', b""),
-     ('{"block_out_channels": 8, "latent_channels": 4}', b"")],
-)  # fmt: skip
+    [
+        (WHOLE, None),
+        ("{", b""),
+        ("[]", b""),
+        ('{"latent_channels": 4}', b""),
+        ('{"block_out_channels": 8, "latent_channels": 4}', b""),
+    ],
+)
 def test_a_folder_that_is_no_autoencoder_is_refused(tmp_path, monkeypatch, config, weights):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     changes = {"codec.kind": "stable_diffusion", "codec.path": "sd"}
@@ -387,9 +511,12 @@ def test_an_autoencoder_tells_its_layout(tmp_path, monkeypatch):
 
 def test_the_paper_normalizes_pixels_and_stable_diffusions_latents(tmp_path):
     for kind, channel_mult in (("rgb", [1, 2, 2]), ("stable_diffusion", [1])):
-        changes = {"codec.kind": kind, "codec.normalization": "paper",
-                   "diffusion.channel_mult": channel_mult,
-                   "diffusion.attention_resolutions": None}  # fmt: skip
+        changes = {
+            "codec.kind": kind,
+            "codec.normalization": "paper",
+            "diffusion.channel_mult": channel_mult,
+            "diffusion.attention_resolutions": None,
+        }
         assert load(write_params(tmp_path / "params.yaml", changes)).codec.normalization == "paper"
 
 
@@ -421,8 +548,11 @@ def test_vgg16_needs_sixteen_pixels_and_its_file(tmp_path, monkeypatch):
 
 def test_few_samples_are_refused_measure_by_measure(tmp_path):
     """What is too few for the Fréchet distance may be allowed; what has no value is not."""
-    few = {"evaluation.samples": 3, "evaluation.measures": ["fd", "kid", "recall"],
-           "evaluation.allow_singular": True}  # fmt: skip
+    few = {
+        "evaluation.samples": 3,
+        "evaluation.measures": ["fd", "kid", "recall"],
+        "evaluation.allow_singular": True,
+    }
     with pytest.raises(UserError) as error:
         load(write_params(tmp_path / "params.yaml", few))
     (line,) = str(error.value).splitlines()[1:]
@@ -527,10 +657,13 @@ def test_a_mistake_of_all_configs_is_told_once(tmp_path):
 def test_fields_of_one_config_are_merged_into_the_others(tmp_path):
     """Switch by switch; what other configs say, and what stands for all, stays."""
     changes = {
-        "diffusion.lr_ref": 0.02, "diffusion.overrides.bias": True,
-        "diffusion.per_config": {"A": {"lr_ref": 0.5, "overrides": {"pixel_norm": True}},
-                                 "B": {"channel_mult": [3], "size": None}},
-    }  # fmt: skip
+        "diffusion.lr_ref": 0.02,
+        "diffusion.overrides.bias": True,
+        "diffusion.per_config": {
+            "A": {"lr_ref": 0.5, "overrides": {"pixel_norm": True}},
+            "B": {"channel_mult": [3], "size": None},
+        },
+    }
     params = load(write_params(tmp_path / "params.yaml", changes))
     a, b, g = (params.of(config).diffusion for config in "ABG")
     assert (a.lr_ref, a.channel_mult, b.lr_ref, b.channel_mult) == (0.5, (1, 2), 0.02, (3,))
@@ -635,8 +768,10 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
 
 
 def test_params_are_checked_before_anything_heavy_is_imported():
-    code = ("import sys, edm2.params as p; p.load('params.yaml'); import stages.entry; "
-            "import stages.train_diffusion; print('torch' in sys.modules)")  # fmt: skip
+    code = (
+        "import sys, edm2.params as p; p.load('params.yaml'); import stages.entry; "
+        "import stages.train_diffusion; print('torch' in sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.strip() == "False", run.stderr
 

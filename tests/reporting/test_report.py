@@ -20,14 +20,30 @@ from edm2.reporting.tables import (
 def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
     """Two metrics: of 1000 samples, and of 200 with values ten times as large."""
     rows = [
-        {"config": config, "sigma_rel": s, "nimg": 1000, "metric": name, "value": v * scale,
-         "detector": "classifier", "samples": count, "average": "power", "error": 0.01,
-         "weight_sum": 1.0, "snapshots": 8, "first_seed": 0, "tensors": "all", "seeds": "sweep",
-         "guidance": 1.0, "singular": False, "standard_error": None, "reference": 1500,
-         "network": f"{1000:012d}-sigma_rel-{s!r}"}
+        {
+            "config": config,
+            "sigma_rel": s,
+            "nimg": 1000,
+            "metric": name,
+            "value": v * scale,
+            "detector": "classifier",
+            "samples": count,
+            "average": "power",
+            "error": 0.01,
+            "weight_sum": 1.0,
+            "snapshots": 8,
+            "first_seed": 0,
+            "tensors": "all",
+            "seeds": "sweep",
+            "guidance": 1.0,
+            "singular": False,
+            "standard_error": None,
+            "reference": 1500,
+            "network": f"{1000:012d}-sigma_rel-{s!r}",
+        }
         for s, v in zip(lengths, values, strict=True)
         for name, count, scale in (("fd_classifier_1k", 1000, 1), ("fd_classifier_200", 200, 10))
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -72,8 +88,10 @@ def test_the_curve_is_that_of_the_frechet_distance_whatever_else_was_measured():
 def test_all_measures_of_a_network_by_name():
     table = with_others()
     assert measures_of(table, best_of(table)) == {
-        "fd_classifier_1k": 1.0, "kid_classifier_1k": 20.0, "precision_classifier_1k": 20.0,
-    }  # fmt: skip
+        "fd_classifier_1k": 1.0,
+        "kid_classifier_1k": 20.0,
+        "precision_classifier_1k": 20.0,
+    }
 
 
 def test_the_table_of_networks_has_a_column_per_other_measure_of_the_same_count():
@@ -149,6 +167,10 @@ def test_small_images_are_enlarged_by_whole_factors():
     image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     image[..., 0, 0] = 255
     canvas = draw_grid([image], ["label"])
-    white = [(x, y) for x in range(canvas.width) for y in range(canvas.height)
-             if canvas.getpixel((x, y)) == (0, 0, 0)]  # fmt: skip
+    white = [
+        (x, y)
+        for x in range(canvas.width)
+        for y in range(canvas.height)
+        if canvas.getpixel((x, y)) == (0, 0, 0)
+    ]
     assert len(white) >= 48 * 48 - 9  # 16 pixels by a factor of 3, less the bright one

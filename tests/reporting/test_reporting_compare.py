@@ -11,19 +11,36 @@ from edm2.reporting.compare import compare_experiments, draw_comparison, variant
 
 def curves(lowest, metric="fd_classifier_1k"):
     """One config's EMA curve, lowest at the given length."""
-    rows = [{"config": "G", "sigma_rel": s, "tensors": "all", "average": "power", "nimg": 64,
-             "seeds": "sweep", "guidance": 1.0, "blocks": 1, "metric": metric,
-             "value": 1 + abs(s - lowest), "error": 0.01,
-             "weight_sum": 1.0, "snapshots": 8, "samples": 1000} for s in (0.05, 0.1, 0.15)]  # fmt: skip
+    rows = [
+        {
+            "config": "G",
+            "sigma_rel": s,
+            "tensors": "all",
+            "average": "power",
+            "nimg": 64,
+            "seeds": "sweep",
+            "guidance": 1.0,
+            "blocks": 1,
+            "metric": metric,
+            "value": 1 + abs(s - lowest),
+            "error": 0.01,
+            "weight_sum": 1.0,
+            "snapshots": 8,
+            "samples": 1000,
+        }
+        for s in (0.05, 0.1, 0.15)
+    ]
     return pd.DataFrame(rows)
 
 
 def test_rows_have_what_differs_and_the_best_length():
     same = {"seed": 0, "diffusion.lr_ref": 0.01}
-    found = compare_experiments({
-        "a": (curves(0.1), {**same, "diffusion.lr_decay_batches": 100}),
-        "b": (curves(0.05), {**same, "diffusion.lr_decay_batches": 400}),
-    })  # fmt: skip
+    found = compare_experiments(
+        {
+            "a": (curves(0.1), {**same, "diffusion.lr_decay_batches": 100}),
+            "b": (curves(0.05), {**same, "diffusion.lr_decay_batches": 400}),
+        }
+    )
     assert "seed" not in found
     assert found["diffusion.lr_decay_batches"].tolist() == [100, 400]
     assert found["best EMA length"].tolist() == [0.1, 0.05]
@@ -33,9 +50,12 @@ def test_rows_have_what_differs_and_the_best_length():
 
 def test_the_rate_is_that_of_the_config():
     own = {"diffusion.lr_decay_batches": 100, "diffusion.lr_ref": 0.01}
-    found = compare_experiments({
-        "a": (curves(0.1), own), "b": (curves(0.1), {**own, "diffusion.per_config.G.lr_ref": 0.02}),
-    })  # fmt: skip
+    found = compare_experiments(
+        {
+            "a": (curves(0.1), own),
+            "b": (curves(0.1), {**own, "diffusion.per_config.G.lr_ref": 0.02}),
+        }
+    )
     assert found["1/(lr_ref² lr_decay), relative"].tolist() == pytest.approx([1, 0.25])
 
 

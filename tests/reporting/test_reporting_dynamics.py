@@ -22,8 +22,9 @@ def curves(weights=1.0, activations=1.0, spread=1.0):
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(("factor", "seen"), [(1.0, "flat"), (1.04, "flat"), (1.2, "grow"),
-                                              (0.8, "shrink")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("factor", "seen"), [(1.0, "flat"), (1.04, "flat"), (1.2, "grow"), (0.8, "shrink")]
+)
 def test_weights(factor, seen):
     (row,) = dynamics_table({"D": curves(weights=factor)}).to_dict("records")
     assert row["weights: end over start"] == f"{factor:.3f} to {factor:.3f}"

@@ -13,16 +13,32 @@ LENGTHS = (0.05, 0.1, 0.2)
 
 def curve(values, config="G", nimg=1000, tensors="all", seeds="sweep", lengths=LENGTHS):
     """Two metrics: of 1000 samples, and of 200 with values ten times as large."""
-    return pd.DataFrame([
-        {"config": config, "network": f"{nimg}-{tensors}-{length}", "sigma_rel": length,
-         "nimg": nimg, "tensors": tensors, "seeds": seeds, "guidance": 1.0, "average": "power", "error": 0.01,
-         "singular": False, "reference": 1500, "weight_sum": 1.0, "snapshots": 8,
-         "metric": f"fd_classifier_{name}", "value": value * scale,
-         "detector": "classifier", "samples": samples,
-         "first_seed": 0 if seeds == "sweep" else 1000}
-        for length, value in zip(lengths, values, strict=True)
-        for name, samples, scale in (("1k", 1000, 1), ("200", 200, 10))
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "config": config,
+                "network": f"{nimg}-{tensors}-{length}",
+                "sigma_rel": length,
+                "nimg": nimg,
+                "tensors": tensors,
+                "seeds": seeds,
+                "guidance": 1.0,
+                "average": "power",
+                "error": 0.01,
+                "singular": False,
+                "reference": 1500,
+                "weight_sum": 1.0,
+                "snapshots": 8,
+                "metric": f"fd_classifier_{name}",
+                "value": value * scale,
+                "detector": "classifier",
+                "samples": samples,
+                "first_seed": 0 if seeds == "sweep" else 1000,
+            }
+            for length, value in zip(lengths, values, strict=True)
+            for name, samples, scale in (("1k", 1000, 1), ("200", 200, 10))
+        ]
+    )
 
 
 def together(*parts):
@@ -108,8 +124,7 @@ def test_a_config_trained_for_less_keeps_its_curve(tmp_path):
 
 
 def test_tensors_of_a_config_trained_for_less_stand_beside_its_whole_networks():
-    short = together(curve((6.0, 5.0, 7.0), "A", 500),
-                     curve((6.0, 4.0, 7.0), "A", 500, "*-affine"))  # fmt: skip
+    short = together(curve((6.0, 5.0, 7.0), "A", 500), curve((6.0, 4.0, 7.0), "A", 500, "*-affine"))
     rows = tensor_curves(together(END, short))
     assert rows["tensors"].tolist() == ["all"] * 3 + ["*-affine"] * 3
 

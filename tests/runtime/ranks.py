@@ -114,8 +114,10 @@ def reconstructing() -> dict[str, Any]:
 
 def vae_gradients(task: VaeTask) -> dict[str, Any]:
     parts = {"network": task.network, "discriminator": task.critic.discriminator}
-    gradients = {name: {key: p.grad.tolist() for key, p in module.named_parameters()}
-                 for name, module in parts.items()}  # fmt: skip
+    gradients = {
+        name: {key: p.grad.tolist() for key, p in module.named_parameters()}
+        for name, module in parts.items()
+    }
     return {"gradients": gradients, "anchors": task.critic.discriminator.anchors.tolist()}
 
 
@@ -138,6 +140,11 @@ def resuming() -> dict[str, Any]:
 
 
 with process_group(CPU):
-    answer = {**reductions(), "gradient": gradient(), "denoising": denoising(),
-              "reconstructing": reconstructing(), **resuming()}  # fmt: skip
+    answer = {
+        **reductions(),
+        "gradient": gradient(),
+        "denoising": denoising(),
+        "reconstructing": reconstructing(),
+        **resuming(),
+    }
 print(json.dumps(answer))

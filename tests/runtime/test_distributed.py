@@ -29,14 +29,27 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, "DVC_ROOT": str(root), "PYTHONPATH": PATHS, "WORLD_SIZE": "2",
-           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-           "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
+    env = {
+        **os.environ,
+        "DVC_ROOT": str(root),
+        "PYTHONPATH": PATHS,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     processes = [
-        subprocess.Popen([sys.executable, WORKER], cwd=root, env={**env, "RANK": str(rank)},
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, WORKER],
+            cwd=root,
+            env={**env, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         answers = [process.communicate(timeout=120) for process in processes]
     finally:

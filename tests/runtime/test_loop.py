@@ -74,8 +74,16 @@ def start(
     **options: Any,
 ) -> Walk:
     task = Walk()
-    train("toy", task, batches, SCHEDULE, state, Run(Log(state.log), None),
-          checkpoint_seconds=checkpoint_seconds, **options)  # fmt: skip
+    train(
+        "toy",
+        task,
+        batches,
+        SCHEDULE,
+        state,
+        Run(Log(state.log), None),
+        checkpoint_seconds=checkpoint_seconds,
+        **options,
+    )
     return task
 
 
@@ -116,8 +124,16 @@ def test_event_sees_the_task_after_the_step_of_its_time(state: State) -> None:
     task = Walk()
     seen = []
     look = Every(20, lambda nimg: seen.append(max(task.steps)) or {})
-    train("toy", task, image_numbers, SCHEDULE, state, Run(Log(state.log), None),
-          checkpoint_seconds=1e9, every=[look])  # fmt: skip
+    train(
+        "toy",
+        task,
+        image_numbers,
+        SCHEDULE,
+        state,
+        Run(Log(state.log), None),
+        checkpoint_seconds=1e9,
+        every=[look],
+    )
     assert seen == [20, 40]
 
 

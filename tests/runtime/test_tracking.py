@@ -124,9 +124,15 @@ def view(tmp_path_factory: pytest.TempPathFactory, params: Params) -> SimpleName
             with pytest.raises(ZeroDivisionError), open_run("failing", params, state):
                 raise ZeroDivisionError
     return SimpleNamespace(
-        root=root, params=params, client=client, run_id=run_id, killed=killed, running=running,
-        finished=client.get_run(run_id), failed=client.get_run(run_id).info.status,
-    )  # fmt: skip
+        root=root,
+        params=params,
+        client=client,
+        run_id=run_id,
+        killed=killed,
+        running=running,
+        finished=client.get_run(run_id),
+        failed=client.get_run(run_id).info.status,
+    )
 
 
 def test_store_lies_below_the_project_root(view: SimpleNamespace) -> None:

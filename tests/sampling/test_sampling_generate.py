@@ -17,9 +17,18 @@ def denoise(x, sigma, labels):
     return torch.tanh(x + labels[:, None, None, None]) / (1 + sigma[:, None, None, None])
 
 
-PLAIN = {"solver": "heun", "steps": 4, "sigma_min": 0.01, "sigma_max": 10.0, "rho": 7.0,
-         "churn": 0.0, "churn_interval": None, "churn_noise": 1.0, "dtype": "float32",
-         "labels": "balanced"}  # fmt: skip
+PLAIN = {
+    "solver": "heun",
+    "steps": 4,
+    "sigma_min": 0.01,
+    "sigma_max": 10.0,
+    "rho": 7.0,
+    "churn": 0.0,
+    "churn_interval": None,
+    "churn_noise": 1.0,
+    "dtype": "float32",
+    "labels": "balanced",
+}
 STOCHASTIC = {"churn": 1.0, "churn_interval": [0.05, 20.0], "churn_noise": 1.1}
 both_kinds = pytest.mark.parametrize("changes", [{}, STOCHASTIC], ids=["plain", "stochastic"])
 
@@ -32,8 +41,7 @@ def samples(seeds, batch, **changes):
     sampling = Sampling(**{**PLAIN, **changes}, batch=batch)
     parts = list(generate(denoise, seeds, SHAPE, labels_of, sampling, CPU))
     assert all(len(part) == len(found) <= batch for part, found in parts)
-    return {seed: image for part, found in parts
-            for seed, image in zip(part, found, strict=True)}  # fmt: skip
+    return {seed: image for part, found in parts for seed, image in zip(part, found, strict=True)}
 
 
 @both_kinds
@@ -54,8 +62,9 @@ def test_samples_take_no_part_in_the_global_randomness(changes):
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), expected)
-    assert all(torch.equal(first[seed], image)
-               for seed, image in samples(range(3), 3, **changes).items())  # fmt: skip
+    assert all(
+        torch.equal(first[seed], image) for seed, image in samples(range(3), 3, **changes).items()
+    )
 
 
 def test_the_solver_is_the_one_asked_for():

@@ -39,8 +39,9 @@ def test_without_guidance_the_guide_is_not_asked():
     assert torch.equal(found, Counted(1.0)(X, sigma(2.0), LABELS))
 
 
-@pytest.mark.parametrize(("level", "acts"),
-                         [(0.3, False), (0.31, True), (5.0, True), (5.01, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("level", "acts"), [(0.3, False), (0.31, True), (5.0, True), (5.01, False)]
+)
 def test_guidance_acts_inside_its_interval_alone(level, acts):
     main, guide = Counted(1.0), Counted(0.25)
     guided(main, with_guide(main, guide), 2.0, (0.3, 5.0))(X, sigma(level), LABELS)

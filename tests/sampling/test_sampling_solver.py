@@ -84,8 +84,9 @@ def test_euler_evaluates_once_a_step(steps):
     assert denoise.sigmas == pytest.approx(noise_levels(steps, 0.002, 80.0, 7.0)[:-1].tolist())
 
 
-@pytest.mark.parametrize(("solver", "order", "steps"),
-                         [(heun, 2, (17, 33, 65, 129)), (euler, 1, (65, 129, 257, 513))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("solver", "order", "steps"), [(heun, 2, (17, 33, 65, 129)), (euler, 1, (65, 129, 257, 513))]
+)
 @pytest.mark.parametrize("start", [1.0, -0.75])
 def test_order_of_convergence(solver, order, steps, start):
     """Twice the steps: a quarter of the error, or half; the last step, Euler's to 0, is D itself."""
@@ -170,9 +171,15 @@ def algorithm(x, steps, s_churn, interval, s_noise, noise, corrected):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("s_churn", "interval", "s_noise"),
-                         [(5.0, (0.0, 1e9), 1.0), (40.0, (0.05, 50.0), 1.003), (1e9, (0.3, 2.0), 1.1),
-                          (0.0, (0.0, 1e9), 1.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("s_churn", "interval", "s_noise"),
+    [
+        (5.0, (0.0, 1e9), 1.0),
+        (40.0, (0.05, 50.0), 1.003),
+        (1e9, (0.3, 2.0), 1.1),
+        (0.0, (0.0, 1e9), 1.0),
+    ],
+)
 def test_churn_is_the_papers_algorithm_at_the_same_number_of_evaluations(
     solver, s_churn, interval, s_noise
 ):
@@ -202,8 +209,13 @@ def test_without_churn_the_sampler_is_the_deterministic_one_to_the_bit(solver, d
 def test_noise_is_added_inside_the_interval_alone():
     """Levels of 4 steps, equally spaced (ρ = 1): 3, 2.1, 1.2, 0.3."""
     noise, asked = fresh((1, 1, 1, 1))
-    for interval, steps in (((1.0, 2.5), [1, 2]), ((0.3, 3.0), [0, 1, 2, 3]), (None, [0, 1, 2, 3]),
-                            ((0.31, 2.99), [1, 2]), ((2.2, 2.3), [])):  # fmt: skip
+    for interval, steps in (
+        ((1.0, 2.5), [1, 2]),
+        ((0.3, 3.0), [0, 1, 2, 3]),
+        (None, [0, 1, 2, 3]),
+        ((0.31, 2.99), [1, 2]),
+        ((2.2, 2.3), []),
+    ):
         heun(Ideal(), torch.ones(1, 1, 1, 1), 4, 0.3, 3.0, 1.0, churn=Churn(1.0, noise, interval))
         assert asked == steps
         asked.clear()
@@ -218,9 +230,10 @@ def test_the_ends_of_the_noise_levels_belong_to_an_interval_of_them(high):
     assert asked == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("amount", "steps", "gamma"),
-                         [(1.0, 10, 0.1), (4.0, 10, 0.4), (4.2, 10, MOST), (1e6, 10, MOST),
-                          (0.0, 10, 0.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("amount", "steps", "gamma"),
+    [(1.0, 10, 0.1), (4.0, 10, 0.4), (4.2, 10, MOST), (1e6, 10, MOST), (0.0, 10, 0.0)],
+)
 def test_a_step_adds_its_share_of_churn_and_no_more_than_there_is(amount, steps, gamma):
     churn = Churn(amount, lambda step: torch.ones(1, 1, 1, 1))
     assert churn.raised(3.0, steps) == pytest.approx(3.0 * (1 + gamma), rel=1e-12)

@@ -78,8 +78,10 @@ def mask(pixels):
 
 
 def test_the_grid_has_a_row_of_masks(whole, finished):
-    pictures = {folder: Image.open(folder / "reports/vae/reconstructions.png").convert("RGB")
-                for folder in (whole, finished)}  # fmt: skip
+    pictures = {
+        folder: Image.open(folder / "reports/vae/reconstructions.png").convert("RGB")
+        for folder in (whole, finished)
+    }
     assert pictures[finished].height == 2 * CELL + 2
     assert pictures[whole].height == 3 * CELL + 2
     held_out = ImageShards(whole / "data/images", "held_out")
@@ -103,8 +105,9 @@ def test_latents_have_a_std_of_their_own(whole):
     assert len(std.unique()) > 100
     assert mean.abs().max() <= 4
     pixels, _ = ImageShards(whole / "data/images", "train").batch(range(40))
-    for found, expected in zip((mean, std), load_codec(whole / "models/vae", CPU).encode(pixels),
-                               strict=True):  # fmt: skip
+    for found, expected in zip(
+        (mean, std), load_codec(whole / "models/vae", CPU).encode(pixels), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=2**-10, atol=1e-4)
 
 
@@ -124,8 +127,9 @@ def test_the_report_copes(whole):
 
 
 def test_rows_and_evaluations_come_as_often_as_asked(project):
-    folder = project(vae__log_nimg=64, vae__evaluate_nimg=128, vae__duration_nimg=256,
-                     vae__losses__plain=0.5)  # fmt: skip
+    folder = project(
+        vae__log_nimg=64, vae__evaluate_nimg=128, vae__duration_nimg=256, vae__losses__plain=0.5
+    )
     run_stage("train_vae")
     assert Image.open(folder / "reports/vae/reconstructions.png").height == 2 * CELL + 2  # no mask
     rows = pd.read_csv(folder / "reports/vae/curves.csv")

@@ -22,8 +22,16 @@ from edm2.vae.evaluation import evaluate
 from stages.train_vae import outside
 
 CPU = torch.device("cpu")
-FROM_THE_CODEC_ON = ("train_vae", "yardsticks", "encode_latents", "train_diffusion", "snapshot_emas",
-                     "sweep_ema", "fid", "report")  # fmt: skip
+FROM_THE_CODEC_ON = (
+    "train_vae",
+    "yardsticks",
+    "encode_latents",
+    "train_diffusion",
+    "snapshot_emas",
+    "sweep_ema",
+    "fid",
+    "report",
+)
 
 
 def run(names=FROM_THE_CODEC_ON):
@@ -48,13 +56,16 @@ def generated(folder):
 
 def test_digits_in_pixel_space(project, capsys):
     """With the few keys that docs/codecs.md has."""
-    folder = project(codec__kind="rgb", diffusion__channel_mult=[1, 2, 2],
-                     diffusion__paper_dataset="imagenet-64")  # fmt: skip
+    folder = project(
+        codec__kind="rgb", diffusion__channel_mult=[1, 2, 2], diffusion__paper_dataset="imagenet-64"
+    )
     run()
     assert "codec.kind is rgb: no autoencoder is trained here" in capsys.readouterr().out
     assert read_manifest(folder / "models/vae")["files"] == {}
-    images, latents = ImageShards(folder / "data/images", "train"), LatentShards(
-        folder / "data/latents", "train")  # fmt: skip
+    images, latents = (
+        ImageShards(folder / "data/images", "train"),
+        LatentShards(folder / "data/latents", "train"),
+    )
     assert latents.shape == (3, 16, 16)
     pixels = images.batch(range(len(images)))[0].double().numpy() / 127.5 - 1
     mean, std = (getattr(pixels, name)(axis=(0, 2, 3)) for name in ("mean", "std"))
@@ -79,8 +90,11 @@ def test_digits_in_pixel_space(project, capsys):
 @pytest.mark.parametrize("normalization", ["dataset", "paper"])
 def test_digits_in_latents_of_stable_diffusions_kind(project, tmp_path, normalization):
     write_autoencoder(tmp_path / "sd")
-    folder = project(codec__kind="stable_diffusion", codec__path=str(tmp_path / "sd"),
-                     codec__normalization=normalization)  # fmt: skip
+    folder = project(
+        codec__kind="stable_diffusion",
+        codec__path=str(tmp_path / "sd"),
+        codec__normalization=normalization,
+    )
     if normalization == "dataset":
         run(FROM_THE_CODEC_ON[:1])
         (tmp_path / "sd/diffusion_pytorch_model.safetensors").write_bytes(b"")  # no more needed
@@ -115,8 +129,12 @@ def test_vgg16_as_backbone(project, tmp_path, monkeypatch):
     torch.save(state, tmp_path / "vgg16.pth")
     digest = hashlib.sha256((tmp_path / "vgg16.pth").read_bytes()).hexdigest()
     monkeypatch.setattr(vgg, "IMAGENET", replace(IMAGENET, sha256=digest))
-    folder = project(vae__backbone="vgg16", vae__backbone_path=str(tmp_path / "vgg16.pth"),
-                     vae__duration_nimg=128, vae__evaluate_nimg=128)  # fmt: skip
+    folder = project(
+        vae__backbone="vgg16",
+        vae__backbone_path=str(tmp_path / "vgg16.pth"),
+        vae__duration_nimg=128,
+        vae__evaluate_nimg=128,
+    )
     run_stage("train_vae")
     found = metrics_of(folder)
     held_out = ImageShards(folder / "data/images", "held_out")
@@ -138,8 +156,12 @@ def test_other_files_are_other_work(tmp_path, monkeypatch):
     assert described(**{"codec.kind": "stable_diffusion", "dataset.resolution": 32}) == ""
     write_autoencoder(tmp_path / "sd")
     (tmp_path / "vgg16.pth").write_bytes(b"x")
-    changes = {"codec.kind": "stable_diffusion", "codec.path": "sd", "vae.backbone": "vgg16",
-               "vae.backbone_path": "vgg16.pth"}  # fmt: skip
+    changes = {
+        "codec.kind": "stable_diffusion",
+        "codec.path": "sd",
+        "vae.backbone": "vgg16",
+        "vae.backbone_path": "vgg16.pth",
+    }
     seen = {described(**changes)}
     for name in ("sd/config.json", "sd/diffusion_pytorch_model.safetensors", "vgg16.pth"):
         with (tmp_path / name).open("ab") as file:

@@ -30,8 +30,10 @@ def repository(finished, tmp_path_factory):
     Repo.init(str(folder)).close()
     for number, tag in enumerate(("first", "second")):
         decay = 100 * 4**number
-        write_params(folder / "params.yaml", {**TINY, "diffusion.lr_decay_batches": decay,
-                     "vae.variance": float(VARIANCE[number])})  # fmt: skip
+        write_params(
+            folder / "params.yaml",
+            {**TINY, "diffusion.lr_decay_batches": decay, "vae.variance": float(VARIANCE[number])},
+        )
         path = folder / "reports/fid/G.csv"
         curves = pd.read_csv(path)
         curves["value"] = 1 + abs(curves["sigma_rel"] - (0.1, 0.05)[number])
@@ -46,8 +48,13 @@ def repository(finished, tmp_path_factory):
 
 def command(folder, name, *words):
     environment = {"PYTHONPATH": str(ROOT), "HOME": str(folder)}
-    return subprocess.run([sys.executable, "-m", f"stages.{name}", *words],
-                          capture_output=True, text=True, cwd=folder, env=environment)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{name}", *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment,
+    )
 
 
 def test_curves_of_experiments_are_put_side_by_side(repository):

@@ -12,8 +12,12 @@ from stages.declaration import declaration, per_config
 
 # what runs a stage and shapes no result
 FRAME = ("edm2.params", "stages.entry", "stages.declaration", "stages")
-RESULTS_OF_RUNTIME = ("edm2.runtime.gradients", "edm2.runtime.loop", "edm2.runtime.randomness",
-                      "edm2.runtime.schedule")  # fmt: skip
+RESULTS_OF_RUNTIME = (
+    "edm2.runtime.gradients",
+    "edm2.runtime.loop",
+    "edm2.runtime.randomness",
+    "edm2.runtime.schedule",
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +37,17 @@ def test_deps_are_the_code_that_shapes_the_result(graph, name):
     """Every module that a stage imports, directly or not, lies in a dep; and no dep is idle."""
     imported = graph.find_upstream_modules(f"stages.{name}") | {f"stages.{name}"}
     shaping = {
-        module for module in imported
-        if module not in FRAME and not module.startswith("edm2.params")
+        module
+        for module in imported
+        if module not in FRAME
+        and not module.startswith("edm2.params")
         and (not module.startswith("edm2.runtime") or module in RESULTS_OF_RUNTIME)
-    }  # fmt: skip
-    deps = [path.with_suffix("").as_posix().replace("/", ".") for path in declared(name).deps
-            if path.parts[0] in ("edm2", "stages")]  # fmt: skip
+    }
+    deps = [
+        path.with_suffix("").as_posix().replace("/", ".")
+        for path in declared(name).deps
+        if path.parts[0] in ("edm2", "stages")
+    ]
     code = {module for module in shaping if module not in ("edm2",)}
     missed = {m for m in code if not any(m == d or m.startswith(f"{d}.") for d in deps)}
     idle = [d for d in deps if not any(m == d or m.startswith(f"{d}.") for m in code)]

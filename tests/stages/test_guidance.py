@@ -26,8 +26,15 @@ CHANGES = {"conditional": False, "channels": 4, "duration_nimg": 512}
 def guided(finished, tmp_path_factory):
     """A project with a small unconditional guide, trained for half as long."""
     folder = tmp_path_factory.mktemp("guided")
-    make_project(folder, {**TINY, "guidance.guide": "trained", "guidance.changes": CHANGES,
-                          "guidance.strength": list(STRENGTHS)})  # fmt: skip
+    make_project(
+        folder,
+        {
+            **TINY,
+            "guidance.guide": "trained",
+            "guidance.changes": CHANGES,
+            "guidance.strength": list(STRENGTHS),
+        },
+    )
     for results in ("data", "models", "reports"):
         shutil.copytree(finished / results, folder / results)
     with pytest.MonkeyPatch.context() as patch:
@@ -78,8 +85,9 @@ def test_the_best_networks_with_and_without_guidance_are_measured_again(guided):
     main = table[table["samples"] == 300]
     fresh = main[main["seeds"] == "fresh"]
     assert len(fresh) == 2
-    for row, rows in zip(fresh.itertuples(), (main[main["guidance"] == 1],
-                                              main[main["guidance"] > 1]), strict=True):  # fmt: skip
+    for row, rows in zip(
+        fresh.itertuples(), (main[main["guidance"] == 1], main[main["guidance"] > 1]), strict=True
+    ):
         sweep = rows[rows["seeds"] == "sweep"]
         lowest = sweep.loc[sweep["value"].idxmin()]
         assert (row.network, row.guidance) == (lowest["network"], lowest["guidance"])
@@ -114,16 +122,24 @@ def test_guided_images_follow_the_formula(guided, monkeypatch):
         for p, key in ((params, "file"), (params.guide_of("G"), "guide"))
     )
     labels = seed_labels(range(4), 10, "balanced")
-    x = heun(lambda x, s: 1.5 * main(x, s, labels) - 0.5 * guide(x, s),
-             seed_noise(range(4), latents.shape), 3)  # fmt: skip
+    x = heun(
+        lambda x, s: 1.5 * main(x, s, labels) - 0.5 * guide(x, s),
+        seed_noise(range(4), latents.shape),
+        3,
+    )
     expected = evaluator.sampler.codec.decode(latents.normalization.denormalize(x))
     assert (images[:4].int() - expected.int()).abs().max() <= 1
 
 
 def test_a_snapshot_of_the_same_training_guides(project):
     """Autoguidance: an earlier and longer average, made in the same pass."""
-    folder = project(guidance__guide="snapshot", guidance__nimg=512, guidance__sigma_rel=0.2,
-                     guidance__strength=[2.0], evaluation__confirm=False)  # fmt: skip
+    folder = project(
+        guidance__guide="snapshot",
+        guidance__nimg=512,
+        guidance__sigma_rel=0.2,
+        guidance__strength=[2.0],
+        evaluation__confirm=False,
+    )
     for stage in ("train_guide", "sweep_ema", "fid"):
         run_stage(stage, "G")
     assert {n["guide"] for n in listed(folder).values()} == {
@@ -139,8 +155,12 @@ def test_a_snapshot_of_the_same_training_guides(project):
 
 
 def test_a_network_that_is_not_told_the_class_guides_itself(project):
-    folder = project(guidance__guide="unlabelled", guidance__strength=[1.0, 2.0],
-                     guidance__interval=[0.1, 10.0], diffusion__label_dropout=0.2)  # fmt: skip
+    folder = project(
+        guidance__guide="unlabelled",
+        guidance__strength=[1.0, 2.0],
+        guidance__interval=[0.1, 10.0],
+        diffusion__label_dropout=0.2,
+    )
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid"):
         run_stage(stage, "G")
     table = pd.read_csv(folder / "reports/fid/G.csv")
@@ -150,8 +170,12 @@ def test_a_network_that_is_not_told_the_class_guides_itself(project):
 
 
 def test_traditional_averages_are_guided_by_their_own_kind(project):
-    folder = project(guidance__guide="trained", guidance__changes={"channels": 4}, configs=["A"],
-                     guidance__strength=[2.0])  # fmt: skip
+    folder = project(
+        guidance__guide="trained",
+        guidance__changes={"channels": 4},
+        configs=["A"],
+        guidance__strength=[2.0],
+    )
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "A")
     (network,) = read_manifest(folder / "models/sweep/A")["networks"]

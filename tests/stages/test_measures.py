@@ -74,8 +74,10 @@ def features_of(folder, network, seeds):
     """Of generated images, and of all training images."""
     params = load(folder / "params.yaml").of("G")
     latents = LatentShards(folder / "data/latents", "train")
-    denoiser = set_network(denoiser_for("G", params, latents.shape, 10),
-                           load_file(folder / f"models/sweep/G/{network}.safetensors"))  # fmt: skip
+    denoiser = set_network(
+        denoiser_for("G", params, latents.shape, 10),
+        load_file(folder / f"models/sweep/G/{network}.safetensors"),
+    )
     labels = seed_labels(seeds, 10, "balanced")
     x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape), 3)
     images = load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
@@ -116,8 +118,12 @@ def test_other_measures_stand_in_the_table_of_networks_and_in_the_metrics(measur
     rows = table(measured)
     networks = pd.read_csv(measured / "reports/networks.csv")
     before = pd.read_csv(finished / "reports/networks.csv")
-    added = ["kid_classifier_300", "kid_classifier_300: standard error",
-             "precision_classifier_300", "recall_classifier_300"]  # fmt: skip
+    added = [
+        "kid_classifier_300",
+        "kid_classifier_300: standard error",
+        "precision_classifier_300",
+        "recall_classifier_300",
+    ]
     assert networks.columns.tolist() == [*before.columns, *added]
     page = (measured / "reports/index.html").read_text()
     metrics = json.loads((measured / "reports/metrics.json").read_text())
@@ -127,8 +133,11 @@ def test_other_measures_stand_in_the_table_of_networks_and_in_the_metrics(measur
         assert f">{name}</th>" in page
         assert metrics[f"G/best/{name}"] == best[name]
         for row in networks.itertuples():
-            same = rows[(rows["metric"] == name) & (rows["sigma_rel"] == row.sigma_rel)
-                        & (rows["seeds"] == row.seeds)]  # fmt: skip
+            same = rows[
+                (rows["metric"] == name)
+                & (rows["sigma_rel"] == row.sigma_rel)
+                & (rows["seeds"] == row.seeds)
+            ]
             assert same["value"].tolist() == [networks.loc[row.Index, name]]
 
 
@@ -165,8 +174,17 @@ def test_mlflow_is_told_all_measures(measured, monkeypatch):
 
 def test_two_ranks_measure_what_one_measures(project, measured):
     folder = project(evaluation__measures=MEASURES, evaluation__neighbours=4)
-    ranks = start(folder, "torch.distributed.run", "--nproc_per_node=2", "--master_port=0",
-                  "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", "-m", "stages.fid", "G")  # fmt: skip
+    ranks = start(
+        folder,
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=0",
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=127.0.0.1:0",
+        "-m",
+        "stages.fid",
+        "G",
+    )
     assert ranks.wait() == 0, ranks.stderr.read()
     pd.testing.assert_frame_equal(table(folder), table(measured), rtol=1e-6)
     for path in measured.glob("reports/samples/G/**/*.png"):
@@ -185,16 +203,25 @@ def test_held_out_images_too_few_for_a_measure_set_no_second_count(project, fini
 
 def test_pictures_are_of_classes_that_are_there(project):
     """Nine images, none of them of the first class."""
-    folder = project(evaluation__samples=9, evaluation__first_seed=1, evaluation__grid_classes=2,
-                     evaluation__confirm=False, evaluation__blocks=2)  # fmt: skip
+    folder = project(
+        evaluation__samples=9,
+        evaluation__first_seed=1,
+        evaluation__grid_classes=2,
+        evaluation__confirm=False,
+        evaluation__blocks=2,
+    )
     run_stage("fid", "G")
     strips = folder / "reports/samples/G/lengths"
     assert sorted(path.name for path in strips.iterdir()) == ["0001.png", "0002.png"]
 
 
 def test_fewer_samples_than_dimensions_are_marked_everywhere(project, finished):
-    folder = project(evaluation__samples=8, evaluation__grid_columns=1, evaluation__confirm=False,
-                     evaluation__allow_singular=True)  # fmt: skip
+    folder = project(
+        evaluation__samples=8,
+        evaluation__grid_columns=1,
+        evaluation__confirm=False,
+        evaluation__allow_singular=True,
+    )
     run_stage("fid", "G")
     run_stage("report")
     rows = table(folder)

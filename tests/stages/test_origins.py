@@ -17,8 +17,12 @@ from stages.train_vae import outside
 
 
 def test_photographs_are_prepared_and_trained_on(project):
-    folder = project(dataset__source="photos", dataset__resolution=32, dataset__held_out=0.1,
-                     diffusion__attention_resolutions=[8])  # fmt: skip
+    folder = project(
+        dataset__source="photos",
+        dataset__resolution=32,
+        dataset__held_out=0.1,
+        diffusion__attention_resolutions=[8],
+    )
     for stage in ("prepare", "train_features", "train_vae"):
         run_stage(stage)
     facts = read_manifest(folder / "data/images")
@@ -42,8 +46,13 @@ def write_tars(folder, tars, count):
                 stream = io.BytesIO()
                 width, height = rng.integers(12, 60, 2).tolist()
                 corners.resize((width, height)).save(stream, "jpeg")
-                writer.write({"__key__": f"{tar:05d}{number:04d}", "jpg": stream.getvalue(),
-                              "txt": b"colours"})  # fmt: skip
+                writer.write(
+                    {
+                        "__key__": f"{tar:05d}{number:04d}",
+                        "jpg": stream.getvalue(),
+                        "txt": b"colours",
+                    }
+                )
 
 
 @pytest.fixture
@@ -51,8 +60,11 @@ def web(project):
     """web(changes…): the finished project, its VAE to be trained on three tars of pictures."""
 
     def enter(**changes):
-        folder = project(vae__images__shards="web/{00000..00001}.tar",
-                         vae__images__held_out="web/0000[2].tar", **changes)  # fmt: skip
+        folder = project(
+            vae__images__shards="web/{00000..00001}.tar",
+            vae__images__held_out="web/0000[2].tar",
+            **changes,
+        )
         write_tars(folder / "web", range(3), 40)
         return folder
 
@@ -74,8 +86,10 @@ def test_the_vae_trains_on_shards_that_others_made(web, finished):
     curves = pd.read_csv(folder / "reports/vae/curves.csv")
     assert list(curves["nimg"]) == [128, 256, 384, 512]
     assert np.isfinite(curves["held_out/psnr"].dropna()).all()
-    ours, usual = ({**metrics_of(where, "vae"), **metrics_of(where, "yardsticks")}
-                   for where in (folder, finished))  # fmt: skip
+    ours, usual = (
+        {**metrics_of(where, "vae"), **metrics_of(where, "yardsticks")}
+        for where in (folder, finished)
+    )
     assert ours["psnr"] != usual["psnr"]  # of other held-out images
     distances = [key for key in usual if key.startswith("held_out/fd_classifier_")]
     assert len(distances) == 1  # what generated images are held against stays: the data set

@@ -115,7 +115,8 @@ def test_config_a_gives_the_one_network_of_its_traditional_average(project, caps
     assert "sweep.sigma_rel and sweep.tensors do not apply" in capsys.readouterr().out
     store = SnapshotStore(folder / "models/ema/A")
     assert [(s.nimg, s.average) for s in store.snapshots] == [
-        (nimg, "traditional") for nimg in (256, 512, 768, 1024)]  # fmt: skip
+        (nimg, "traditional") for nimg in (256, 512, 768, 1024)
+    ]
     (network,) = read_manifest(folder / "models/sweep/A")["networks"]
     assert network["sigma_rel"] == pytest.approx(32 / np.log(2) / 1024, rel=1e-2)
     written = load_file(folder / "models/sweep/A" / network["file"])

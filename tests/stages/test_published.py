@@ -83,8 +83,7 @@ def test_a_folder_without_pickles_is_refused(tmp_path, diffusion):
     "name", ["network.pkl", "edm2-img512-s-2147483.pkl", "edm2-img512-s-0.130.pkl", "s-12-1.3.pkl"]
 )
 def test_a_name_that_does_not_tell_time_and_length_is_refused(tmp_path, diffusion, name):
-    refused([tmp_path / name], tmp_path, diffusion,
-            f"{name}: .*edm2-img512-s-2147483-0.130.pkl")  # fmt: skip
+    refused([tmp_path / name], tmp_path, diffusion, f"{name}: .*edm2-img512-s-2147483-0.130.pkl")
 
 
 def test_networks_of_another_width_are_refused(published, tmp_path, diffusion):
@@ -100,8 +99,12 @@ def test_networks_of_two_kinds_are_refused(published, tmp_path, diffusion):
     _, tensors = narrow(2)
     tensors["unet.emb_label.weight"] = tensors["unet.emb_label.weight"][:, :2]
     other = write_published(tmp_path / "edm2-img512-s-0000064-0.200.pkl", tensors)
-    refused([*sorted(published[0].iterdir()), other], tmp_path, diffusion,
-            "tensors differ from the other snapshots' in map.label.weight")  # fmt: skip
+    refused(
+        [*sorted(published[0].iterdir()), other],
+        tmp_path,
+        diffusion,
+        "tensors differ from the other snapshots' in map.label.weight",
+    )
 
 
 def test_a_damaged_pickle_is_named(published, tmp_path, diffusion):

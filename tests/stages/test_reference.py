@@ -72,8 +72,10 @@ def test_yardsticks_are_distances_to_it(finished):
     assert found.keys() == {real, decoded}
     expected = frechet_distance(*moments(held_out), *moments(train))
     assert found[real] == pytest.approx(expected, rel=1e-3)
-    codec, images = load_codec(finished / "models/vae", CPU), ImageShards(
-        finished / "data/images", "held_out")  # fmt: skip
+    codec, images = (
+        load_codec(finished / "models/vae", CPU),
+        ImageShards(finished / "data/images", "held_out"),
+    )
     pixels = codec.decode(codec.encode(images.batch(range(len(images)))[0])[0])
     features = load_classifier(finished / "models/features", CPU).features(pixels).double().numpy()
     expected = frechet_distance(*moments(features), *moments(train))
@@ -85,8 +87,16 @@ def test_yardsticks_are_distances_to_it(finished):
 def test_two_ranks_see_what_one_sees(project, finished):
     folder = project()
     shutil.rmtree(folder / "data/reference")
-    ranks = start(folder, "torch.distributed.run", "--nproc_per_node=2", "--master_port=0",
-                  "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", "-m", "stages.reference")  # fmt: skip
+    ranks = start(
+        folder,
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=0",
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=127.0.0.1:0",
+        "-m",
+        "stages.reference",
+    )
     assert ranks.wait() == 0, ranks.stderr.read()
     ours, theirs = (where / "data/reference" for where in (folder, finished))
     assert (ours / "features.npy").read_bytes() == (theirs / "features.npy").read_bytes()
@@ -97,10 +107,24 @@ def test_two_ranks_see_what_one_sees(project, finished):
 
 def test_another_detector_is_other_work_for_those_that_measure_alone():
     """Nothing is trained or encoded anew."""
-    asking = {name for name in ("prepare", "train_features", "reference", "train_vae", "yardsticks",
-                                "encode_latents", "train_diffusion", "sweep_ema", "fid", "report")
-              if any(key.startswith("evaluation")
-                     for key in declaration(name, "G", ROOT / "dvc.yaml").params)}  # fmt: skip
+    asking = {
+        name
+        for name in (
+            "prepare",
+            "train_features",
+            "reference",
+            "train_vae",
+            "yardsticks",
+            "encode_latents",
+            "train_diffusion",
+            "sweep_ema",
+            "fid",
+            "report",
+        )
+        if any(
+            key.startswith("evaluation") for key in declaration(name, "G", ROOT / "dvc.yaml").params
+        )
+    }
     assert asking == {"reference", "yardsticks", "fid"}
 
 
@@ -147,12 +171,21 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
     rng = np.random.default_rng(0)
     mean, factor = rng.normal(size=2048), rng.normal(size=(2048, 2048)) / 50
     np.savez(tmp_path / "theirs.npz", mu=mean, sigma=factor @ factor.T)
-    folder = make_project(tmp_path / "project", {
-        **TINY, "evaluation.detector": "inception", "evaluation.detector_path": str(weights),
-        "evaluation.reference": str(tmp_path / "theirs.npz"), "evaluation.samples": SAMPLES,
-        "evaluation.allow_singular": True, "evaluation.measures": ["fd", "is"],
-        "evaluation.confirm": False, "evaluation.grid_columns": 1, "sweep.sigma_rel": [0.1],
-    })  # fmt: skip
+    folder = make_project(
+        tmp_path / "project",
+        {
+            **TINY,
+            "evaluation.detector": "inception",
+            "evaluation.detector_path": str(weights),
+            "evaluation.reference": str(tmp_path / "theirs.npz"),
+            "evaluation.samples": SAMPLES,
+            "evaluation.allow_singular": True,
+            "evaluation.measures": ["fd", "is"],
+            "evaluation.confirm": False,
+            "evaluation.grid_columns": 1,
+            "sweep.sigma_rel": [0.1],
+        },
+    )
     for results in ("data", "models", "reports"):
         shutil.copytree(finished / results, folder / results)
     monkeypatch.chdir(folder)
@@ -189,8 +222,10 @@ def generated(folder):
     params = load(folder / "params.yaml").of("G")
     latents = LatentShards(folder / "data/latents", "train")
     (network,) = read_manifest(folder / "models/sweep/G")["networks"]
-    denoiser = set_network(denoiser_for("G", params, latents.shape, 10),
-                           load_file(folder / "models/sweep/G" / network["file"]))  # fmt: skip
+    denoiser = set_network(
+        denoiser_for("G", params, latents.shape, 10),
+        load_file(folder / "models/sweep/G" / network["file"]),
+    )
     seeds = range(SAMPLES)
     labels = seed_labels(seeds, 10, params.sampling.labels)
     x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape), 3)
@@ -202,10 +237,16 @@ def test_files_from_outside_are_other_work(project, tmp_path, monkeypatch):
     assert outside(load("params.yaml")) == ""
     weights = write_dinov2(tmp_path / "weights.pth", monkeypatch)
     (tmp_path / "theirs.npz").write_bytes(b"x")
-    folder = make_project(tmp_path / "other", {
-        **TINY, "evaluation.detector": "dinov2", "evaluation.samples": 1100,
-        "evaluation.detector_path": str(weights), "evaluation.reference": str(tmp_path / "theirs.npz"),
-    })  # fmt: skip
+    folder = make_project(
+        tmp_path / "other",
+        {
+            **TINY,
+            "evaluation.detector": "dinov2",
+            "evaluation.samples": 1100,
+            "evaluation.detector_path": str(weights),
+            "evaluation.reference": str(tmp_path / "theirs.npz"),
+        },
+    )
     monkeypatch.chdir(folder)
     found = {outside(load("params.yaml"))}
     for name in ("weights.pth", "theirs.npz"):

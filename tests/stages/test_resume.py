@@ -17,8 +17,13 @@ from edm2.runtime.manifest import read_manifest
 
 def start(folder, *arguments):
     environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(folder)}
-    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=folder, env=environment,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for_checkpoint(folder, process):
@@ -31,12 +36,15 @@ def wait_for_checkpoint(folder, process):
 @pytest.mark.parametrize(
     ("stage", "out", "log"),
     [
-        (["stages.train_diffusion", "G"], "models/diffusion/G/network.safetensors",
-         "reports/training/G.csv"),
+        (
+            ["stages.train_diffusion", "G"],
+            "models/diffusion/G/network.safetensors",
+            "reports/training/G.csv",
+        ),
         (["stages.train_vae"], "models/vae/network.safetensors", "reports/vae/curves.csv"),
     ],
     ids=["denoiser", "vae"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_training_continues_to_the_same_bits(project, finished, stage, out, log, signum):
     folder = project(runtime__checkpoint_seconds=0)
@@ -94,9 +102,16 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_serves(project, fin
 
 
 def two_ranks(folder, *stage):
-    ranks = start(folder, "torch.distributed.run", "--nproc_per_node=2", "--master_port=0",
-                  "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0",
-                  "-m", *stage)  # fmt: skip
+    ranks = start(
+        folder,
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=0",
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=127.0.0.1:0",
+        "-m",
+        *stage,
+    )
     assert ranks.wait() == 0, ranks.stderr.read()
 
 

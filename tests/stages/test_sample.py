@@ -118,8 +118,9 @@ def test_ranks_share_the_files(project, monkeypatch, kind):
             assert names_in(path) == names_in(shared / name)
 
 
-@pytest.mark.parametrize(("kind", "said"), [("png", "sample: 3/3 img"),
-                                            ("shards", "samples-000000004: 3/3 img")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "said"), [("png", "sample: 3/3 img"), ("shards", "samples-000000004: 3/3 img")]
+)
 def test_progress_is_told(project, monkeypatch, capsys, kind, said):
     """Of images that are made; those that were there are none of it."""
     project()
@@ -179,14 +180,17 @@ def test_a_folder_never_mixes_two_kinds_of_images(project):
 OTHER = NETWORK.replace("0.1.", "0.2.")
 
 
-@pytest.mark.parametrize(("words", "changes", "said"), [
-    (["--strength", "0"], {}, "strength"),
-    (["--guide", OTHER], {}, "networks"),
-    (["--config", "F"], {}, "config"),
-    ([], {"guidance.interval": [0.3, 4.0]}, "interval"),
-    ([], {"sampling.steps": 4}, "sampling"),
-    ([], {"runtime.precision": "bf16"}, "precision"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "changes", "said"),
+    [
+        (["--strength", "0"], {}, "strength"),
+        (["--guide", OTHER], {}, "networks"),
+        (["--config", "F"], {}, "config"),
+        ([], {"guidance.interval": [0.3, 4.0]}, "interval"),
+        ([], {"sampling.steps": 4}, "sampling"),
+        ([], {"runtime.precision": "bf16"}, "precision"),
+    ],
+)
 def test_all_that_images_follow_from_is_held_against_the_folder(project, words, changes, said):
     guidance = {"guidance.guide": "snapshot", "guidance.nimg": 512, "guidance.interval": [0.3, 5.0]}
     folder = project()
@@ -212,10 +216,16 @@ def test_what_cannot_be_is_told(project, capsys):
     assert "'9-3': expected numbers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--guide", NETWORK], f"--guide {NETWORK}: at strength 1 it changes nothing"),
-    (["--strength", "2"], "--strength 2: expected --guide, or .* diffusion.label_dropout above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--guide", NETWORK], f"--guide {NETWORK}: at strength 1 it changes nothing"),
+        (
+            ["--strength", "2"],
+            "--strength 2: expected --guide, or .* diffusion.label_dropout above 0",
+        ),
+    ],
+)
 def test_guidance_that_guides_nothing_is_refused(project, words, said):
     project()
     with pytest.raises(UserError, match=said):
@@ -239,10 +249,18 @@ def test_a_network_trained_to_do_without_labels_guides_itself(project):
     ).read_bytes()
 
 
-@pytest.mark.parametrize("words", [
-    ["--strength", "nan"], ["--strength", "inf"], ["--strength", "-1"], ["--strength", "much"],
-    ["--seeds", "3,4,3"], ["--seeds", "0-99999999999999999999"], ["--seeds", "-1"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--strength", "nan"],
+        ["--strength", "inf"],
+        ["--strength", "-1"],
+        ["--strength", "much"],
+        ["--seeds", "3,4,3"],
+        ["--seeds", "0-99999999999999999999"],
+        ["--seeds", "-1"],
+    ],
+)
 def test_words_that_mean_nothing_are_told(words, capsys):
     with pytest.raises(SystemExit):
         sample.parser().parse_args([NETWORK, *words])
@@ -274,16 +292,26 @@ def test_images_of_another_codec_are_not_mixed_in(project):
 def test_what_shapes_no_image_keeps_no_one_from_going_on(project):
     folder = project()
     run("--seeds", "0")
-    changes = {"guidance.strength": [1.0, 2.0], "guidance.guide": "snapshot", "guidance.nimg": 512,
-               "guidance.interval": [0.3, 5.0], "sampling.batch": 7}  # fmt: skip
+    changes = {
+        "guidance.strength": [1.0, 2.0],
+        "guidance.guide": "snapshot",
+        "guidance.nimg": 512,
+        "guidance.interval": [0.3, 5.0],
+        "sampling.batch": 7,
+    }
     write_params(folder / "params.yaml", {**TINY, **changes})
     run("--seeds", "0-1")
 
 
-@pytest.mark.parametrize(("file", "content"), [
-    ("samples", "a file"), ("samples/samples.json", "{"), ("samples/samples.json", "3"),
-    ("samples/000000000.png", "of another tool"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("samples", "a file"),
+        ("samples/samples.json", "{"),
+        ("samples/samples.json", "3"),
+        ("samples/000000000.png", "of another tool"),
+    ],
+)
 def test_what_is_no_folder_of_samples_is_left_alone(project, file, content):
     path = project() / file
     path.parent.mkdir(exist_ok=True)
@@ -312,12 +340,20 @@ def test_the_grid_has_the_first_classes_and_the_first_seeds_of_each(project, mon
 
 def test_the_command_of_the_room(project):
     folder = project()
-    done = subprocess.run([sys.executable, "-m", "edm2.sampling", NETWORK, "--seeds", "0"],
-                          capture_output=True, text=True, cwd=folder)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "edm2.sampling", NETWORK, "--seeds", "0"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr
     assert (folder / "samples/000000000.png").exists()
-    wrong = subprocess.run([sys.executable, "-m", "edm2.sampling", "nothing", "--seeds", "1"],
-                           capture_output=True, text=True, cwd=folder)  # fmt: skip
+    wrong = subprocess.run(
+        [sys.executable, "-m", "edm2.sampling", "nothing", "--seeds", "1"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
     assert wrong.returncode == 2
     assert "sample: " in wrong.stderr
     assert "Traceback" not in wrong.stderr

@@ -22,8 +22,15 @@ LENGTHS, TIMES = (0.05, 0.1, 0.2), (512, 1024)
 def swept(finished, tmp_path_factory):
     """A project with both sweeps done, and its report."""
     folder = tmp_path_factory.mktemp("swept")
-    make_project(folder, {**TINY, "sweep.nimg": list(TIMES), "sweep.tensors": ["*-affine"],
-                          "sweep.tensors_base": 0.1})  # fmt: skip
+    make_project(
+        folder,
+        {
+            **TINY,
+            "sweep.nimg": list(TIMES),
+            "sweep.tensors": ["*-affine"],
+            "sweep.tensors_base": 0.1,
+        },
+    )
     for results in ("data", "models", "reports"):
         shutil.copytree(finished / results, folder / results)
     with pytest.MonkeyPatch.context() as patch:
@@ -62,8 +69,10 @@ def counted(monkeypatch, stop_at=None):
 def test_the_manifest_lists_a_network_per_length_time_and_pattern(swept):
     manifest = read_manifest(swept / "models/sweep/G")
     listed = [(n["nimg"], n["tensors"], n["sigma_rel"]) for n in manifest["networks"]]
-    expected = [*((nimg, "all", s) for nimg in TIMES for s in LENGTHS),
-                *((1024, "*-affine", s) for s in LENGTHS)]  # fmt: skip
+    expected = [
+        *((nimg, "all", s) for nimg in TIMES for s in LENGTHS),
+        *((1024, "*-affine", s) for s in LENGTHS),
+    ]
     assert sorted(listed) == sorted(expected)
     files = [n["file"] for n in manifest["networks"]]
     assert sorted(files) == sorted(manifest["files"])
@@ -135,8 +144,10 @@ def test_the_same_tensors_make_the_same_images(swept):
 
 def test_the_report_has_a_section_per_sweep(swept):
     page = (swept / "reports/index.html").read_text()
-    for heading, by, values in (("Training time", "nimg", ["512", "1024"]),
-                                ("Single tensors", "tensors", ["all", "*-affine"])):  # fmt: skip
+    for heading, by, values in (
+        ("Training time", "nimg", ["512", "1024"]),
+        ("Single tensors", "tensors", ["all", "*-affine"]),
+    ):
         assert f">{heading}</h2>" in page
         table = pd.read_csv(swept / f"reports/sweeps/{by}.csv", dtype={by: str})
         assert table[by].tolist() == values
@@ -214,8 +225,9 @@ def test_an_interrupted_measurement_goes_on_with_the_next_network(
     assert (folder / "reports/fid/G.csv").read_text() == (
         finished / "reports/fid/G.csv"
     ).read_text()
-    pictures = [sorted(p.name for p in (f / "reports/samples/G").glob("*.png"))
-                for f in (folder, finished)]  # fmt: skip
+    pictures = [
+        sorted(p.name for p in (f / "reports/samples/G").glob("*.png")) for f in (folder, finished)
+    ]
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == 3
 
@@ -227,7 +239,9 @@ def test_times_of_traditional_averages_are_those_of_their_snapshots(project):
         run_stage(stage, "A")
     listed = read_manifest(folder / "models/sweep/A")["networks"]
     assert [(n["nimg"], n["tensors"], n["average"]) for n in listed] == [
-        (512, "all", "traditional"), (1024, "all", "traditional")]  # fmt: skip
+        (512, "all", "traditional"),
+        (1024, "all", "traditional"),
+    ]
     path = folder / "params.yaml"
     write_params(path, {**TINY, "ema.halflife_nimg": 32, "sweep.nimg": [640]})
     with pytest.raises(UserError, match=r"sweep.nimg: 640.*multiples of ema.snapshot_nimg \(256\)"):

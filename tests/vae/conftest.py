@@ -20,8 +20,13 @@ def tiny() -> Callable[..., Vae]:
     """tiny(attention=True, kl=1.0, …): small params with some of them, or of the losses, changed."""
 
     def change(**changes: Any) -> Vae:
-        return vae_params(TINY, {f"losses.{key}" if key in Losses.model_fields else key: value
-                                 for key, value in changes.items()})  # fmt: skip
+        return vae_params(
+            TINY,
+            {
+                f"losses.{key}" if key in Losses.model_fields else key: value
+                for key, value in changes.items()
+            },
+        )
 
     return change
 

@@ -79,8 +79,9 @@ def test_decodes_as_the_network_does(codec_of, saved: Path) -> None:
 
 def test_the_paper_shows_it_images_in_zero_to_one(codec_of, saved, pixels) -> None:
     codec = codec_of(normalization="paper")
-    np.testing.assert_allclose(codec.encode(pixels)[0], posterior(saved, pixels / 255)[0],
-                               rtol=1e-3, atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        codec.encode(pixels)[0], posterior(saved, pixels / 255)[0], rtol=1e-3, atol=1e-5
+    )
     latents = torch.randn(3, 4, 4, 4)
     network = AutoencoderKL.from_pretrained(saved, low_cpu_mem_usage=False)
     with torch.no_grad():
@@ -140,8 +141,12 @@ def test_names_of_old_files_are_known(saved: Path, tmp_path: Path) -> None:
     old, renamed = {}, 0
     for name, tensor in load_file(tmp_path / "new" / WEIGHTS).items():
         before = name
-        for new, past in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"),
-                          ("to_out.0", "proj_attn")):  # fmt: skip
+        for new, past in (
+            ("to_q", "query"),
+            ("to_k", "key"),
+            ("to_v", "value"),
+            ("to_out.0", "proj_attn"),
+        ):
             name = name.replace(f"attentions.0.{new}.", f"attentions.0.{past}.")
         old[name], renamed = tensor, renamed + (name != before)
     assert renamed == 16
@@ -198,6 +203,11 @@ def test_without_network_address_and_place_are_told(codec_of, tmp_path, monkeypa
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError) as error:
         codec_of(None)
-    for said in ("https://huggingface.co/stabilityai/sd-vae-ft-mse", CONFIG, WEIGHTS,
-                 str(tmp_path / "cache/sd-vae-ft-mse"), "codec.path"):  # fmt: skip
+    for said in (
+        "https://huggingface.co/stabilityai/sd-vae-ft-mse",
+        CONFIG,
+        WEIGHTS,
+        str(tmp_path / "cache/sd-vae-ft-mse"),
+        "codec.path",
+    ):
         assert said in str(error.value)

@@ -55,11 +55,15 @@ def test_nothing_happens_before_its_time() -> None:
 def test_first_step_of_a_discriminator_that_says_zero(kind: str, expected: float) -> None:
     critic = make_critic(adversarial__loss=kind)
     found = {name: float(value) for name, value in critic.step([make_seen()], 8).items()}
-    assert found == pytest.approx({
-        "discriminator/loss": expected, "discriminator/images": 0,
-        "discriminator/reconstructions": 0, "discriminator/accuracy": 0,
-        "discriminator/nonfinite_gradients": 0,
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "discriminator/loss": expected,
+            "discriminator/images": 0,
+            "discriminator/reconstructions": 0,
+            "discriminator/accuracy": 0,
+            "discriminator/nonfinite_gradients": 0,
+        }
+    )
 
 
 def test_metrics_are_of_scores_before_the_step() -> None:
@@ -69,8 +73,12 @@ def test_metrics_are_of_scores_before_the_step() -> None:
         real, fake = (critic.discriminator(x).double().numpy() for x in seen.slices)
     loss = (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()) / 2
     right = ((real > 0).mean() + (fake < 0).mean()) / 2
-    expected = {"loss": loss, "images": real.mean(), "reconstructions": fake.mean(),
-                "accuracy": right}  # fmt: skip
+    expected = {
+        "loss": loss,
+        "images": real.mean(),
+        "reconstructions": fake.mean(),
+        "accuracy": right,
+    }
     found = critic.step([seen], 16)
     for name, value in expected.items():
         assert float(found[f"discriminator/{name}"]) == pytest.approx(value, rel=1e-4), name
@@ -138,8 +146,9 @@ def test_microbatches_give_the_step_of_the_batch() -> None:
         assert {n: float(v) for n, v in found.items()} == pytest.approx(
             {n: float(v) for n, v in expected.items()}, rel=1e-4, abs=1e-5
         )
-        for p, q in zip(parts.discriminator.parameters(), whole.discriminator.parameters(),
-                        strict=True):  # fmt: skip
+        for p, q in zip(
+            parts.discriminator.parameters(), whole.discriminator.parameters(), strict=True
+        ):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(parts.discriminator.anchors, whole.discriminator.anchors)
 
@@ -171,5 +180,6 @@ def test_resumed_it_goes_on_alike(tmp_path) -> None:
     for step in range(2, 5):
         found = [c.step([make_seen(step)], BATCH * (step + 1)) for c in (whole, resumed)]
         assert {n: float(v) for n, v in found[0].items()} == {
-            n: float(v) for n, v in found[1].items()}  # fmt: skip
+            n: float(v) for n, v in found[1].items()
+        }
     assert changed(resumed, values(whole)) == set()

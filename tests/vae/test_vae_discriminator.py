@@ -80,8 +80,11 @@ def test_its_losses_against_numpy(scores) -> None:
 
 def test_losses_of_the_autoencoder_against_numpy(scores) -> None:
     real, fake = (x.double().numpy() for x in scores)
-    expected = {"threshold": np.maximum(0, real - fake - 0.1).mean(), "hinge": -fake.mean(),
-                "bce": -np.log(1 / (1 + np.exp(-fake))).mean()}  # fmt: skip
+    expected = {
+        "threshold": np.maximum(0, real - fake - 0.1).mean(),
+        "hinge": -fake.mean(),
+        "bce": -np.log(1 / (1 + np.exp(-fake))).mean(),
+    }
     for kind, value in expected.items():
         assert float(generator_loss(*scores, kind)) == pytest.approx(value, rel=1e-5), kind
 

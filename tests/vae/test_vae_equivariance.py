@@ -16,9 +16,15 @@ FLIPPED = torch.tensor([[[1.0, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], 
 
 
 def drawn(
-    flip: float, crop: float, nimg: int = 8, batch: int = 8, part: slice | None = None,
-    side: int = 8, channels: int = 1, seed: int = 0,
-) -> View:  # fmt: skip
+    flip: float,
+    crop: float,
+    nimg: int = 8,
+    batch: int = 8,
+    part: slice | None = None,
+    side: int = 8,
+    channels: int = 1,
+    seed: int = 0,
+) -> View:
     equivariance = Equivariance(flip=flip, flip_channels=channels, crop=crop)
     return draw_view(equivariance, seed, nimg, batch, part or slice(0, batch), side)
 

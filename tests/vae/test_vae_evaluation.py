@@ -66,9 +66,10 @@ def similarity(a: np.ndarray, b: np.ndarray) -> float:
                 p, q = (z[top : top + 7, left : left + 7].ravel() for z in (x, y))
                 (vp, cov), (_, vq) = np.cov(p, q)
                 found.append(
-                    (2 * p.mean() * q.mean() + c1) * (2 * cov + c2)
+                    (2 * p.mean() * q.mean() + c1)
+                    * (2 * cov + c2)
                     / ((p.mean() ** 2 + q.mean() ** 2 + c1) * (vp + vq + c2))
-                )  # fmt: skip
+                )
     return float(np.mean(found))
 
 
@@ -90,13 +91,19 @@ def test_statistics_of_latents_against_scipy() -> None:
     values = latents.astype(float).ravel()
     found = latent_statistics(latents)
     expected = {
-        "std": np.sqrt(((values - values.mean()) ** 2).mean()), "mean_abs": np.abs(values).mean(),
-        "skewness": stats.skew(values), "kurtosis": stats.kurtosis(values, fisher=False),
-        "mean_0": latents[0].mean(dtype=float), "mean_1": latents[1].mean(dtype=float),
-        "std_0": latents[0].std(dtype=float), "std_1": latents[1].std(dtype=float),
-        **{f"quantile_{q:g}": stats.scoreatpercentile(values, 100 * q)
-           for q in (0, 0.2, 0.4, 0.6, 0.8, 1)},
-    }  # fmt: skip
+        "std": np.sqrt(((values - values.mean()) ** 2).mean()),
+        "mean_abs": np.abs(values).mean(),
+        "skewness": stats.skew(values),
+        "kurtosis": stats.kurtosis(values, fisher=False),
+        "mean_0": latents[0].mean(dtype=float),
+        "mean_1": latents[1].mean(dtype=float),
+        "std_0": latents[0].std(dtype=float),
+        "std_1": latents[1].std(dtype=float),
+        **{
+            f"quantile_{q:g}": stats.scoreatpercentile(values, 100 * q)
+            for q in (0, 0.2, 0.4, 0.6, 0.8, 1)
+        },
+    }
     assert found == pytest.approx({f"latent/{k}": v for k, v in expected.items()}, rel=1e-5)
 
 

@@ -107,8 +107,11 @@ def image_losses(
 ) -> ImageLosses:
     """With these weights and no others; its discriminator, if there is one, has learned something."""
     none = dict.fromkeys(("perceptual", "adversarial", "pooled", "low_pass", "plain"), 0.0)
-    params = vae_params(EVERYTHING, {f"losses.{k}": v for k, v in {**none, **weights}.items()},
-                        {f"adversarial.{k}": v for k, v in adversarial.items()})  # fmt: skip
+    params = vae_params(
+        EVERYTHING,
+        {f"losses.{k}": v for k, v in {**none, **weights}.items()},
+        {f"adversarial.{k}": v for k, v in adversarial.items()},
+    )
     discriminator = None
     if weights.get("adversarial"):
         discriminator = Discriminator([len(w) for w in backbone.channel_weights], 4)
@@ -126,9 +129,13 @@ def expected_losses(losses: ImageLosses, x: torch.Tensor, y: torch.Tensor, flip:
     a, b = (x.flip(-1), y.flip(-1)) if flip else (x, y)
     backbone, discriminator = losses.backbone, losses.discriminator
     scores = [discriminator(backbone.slices(v)) for v in (a, b)]
-    return {"perceptual": perceptual_loss(backbone)(a, b), "pooled": pooled_loss(2)(x, y),
-            "low_pass": low_pass_loss(x, y), "plain": (x - y).square().mean(),
-            "adversarial": (scores[0].detach() - scores[1] - 0.1).clamp(min=0).mean()}  # fmt: skip
+    return {
+        "perceptual": perceptual_loss(backbone)(a, b),
+        "pooled": pooled_loss(2)(x, y),
+        "low_pass": low_pass_loss(x, y),
+        "plain": (x - y).square().mean(),
+        "adversarial": (scores[0].detach() - scores[1] - 0.1).clamp(min=0).mean(),
+    }
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -194,8 +201,11 @@ def test_the_adversarial_loss_enters_at_its_time(backbone: Classifier, pair) -> 
 def test_the_kind_of_adversarial_loss_is_that_of_params(backbone, pair, kind: str) -> None:
     losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss=kind)
     real, fake = (losses.discriminator(backbone.slices(x)).detach().double() for x in pair)
-    expected = {"threshold": (real - fake - 0.1).clamp(min=0), "hinge": -fake,
-                "bce": -torch.log(1 / (1 + torch.exp(-fake)))}[kind]  # fmt: skip
+    expected = {
+        "threshold": (real - fake - 0.1).clamp(min=0),
+        "hinge": -fake,
+        "bce": -torch.log(1 / (1 + torch.exp(-fake))),
+    }[kind]
     found = losses(*pair, 8, False).values["adversarial"]
     assert float(found) == pytest.approx(float(expected.mean()), rel=1e-4)
 

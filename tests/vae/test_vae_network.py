@@ -28,8 +28,10 @@ def test_shapes(tiny: Callable[..., Vae], channel_mult, downscale: int, attentio
 
 def test_decoder_has_one_more_block_a_level(tiny: Callable[..., Vae]) -> None:
     network = Autoencoder(tiny(channel_mult=(1, 2, 4), num_res_blocks=2))
-    count = [sum(isinstance(m, ResBlock) for m in part.modules())
-             for part in (network.encoder, network.decoder)]  # fmt: skip
+    count = [
+        sum(isinstance(m, ResBlock) for m in part.modules())
+        for part in (network.encoder, network.decoder)
+    ]
     assert count == [3 * 2 + 2, 3 * 3 + 2]  # levels, and two in the middle
 
 
@@ -124,9 +126,15 @@ def test_projection_of_attention_starts_small() -> None:
 @pytest.mark.parametrize("resolution", [16, 32])
 @pytest.mark.parametrize(
     ("channel_mult", "wavelet", "high_resolution", "downscale"),
-    [((1, 2), True, False, 2), ((1, 2, 2), True, False, 4), ((1,), False, True, 2),
-     ((1, 2), False, True, 4), ((1, 2), True, True, 4), ((1, 2, 2), True, True, 8)],
-)  # fmt: skip
+    [
+        ((1, 2), True, False, 2),
+        ((1, 2, 2), True, False, 4),
+        ((1,), False, True, 2),
+        ((1, 2), False, True, 4),
+        ((1, 2), True, True, 4),
+        ((1, 2, 2), True, True, 8),
+    ],
+)
 def test_shapes_with_other_ends(
     tiny, channel_mult, wavelet: bool, high_resolution: bool, downscale: int, resolution: int
 ) -> None:

@@ -67,13 +67,20 @@ def test_a_loss_pulls_at_the_batch_with_its_weight(microbatch: int | None, weigh
 def test_losses_pull_together_by_their_weights(microbatch: int | None, normalization: bool) -> None:
     """Σ wₖ gₖ/‖gₖ‖, or Σ wₖ gₖ, where gₖ is of the mean over the whole batch."""
     weights = {"perceptual": 0.5, "pooled": 2.0, "plain": 0.25}
-    params = vae_params(TINY, {f"losses.{k}": v for k, v in weights.items()}, microbatch=microbatch,
-                        losses__gradient_normalization=normalization)  # fmt: skip
+    params = vae_params(
+        TINY,
+        {f"losses.{k}": v for k, v in weights.items()},
+        microbatch=microbatch,
+        losses__gradient_normalization=normalization,
+    )
     batch, task = make_batch(params), make_task(params)
     y, pull, row = pulled(task, batch)
     x, y, expected = images_of(batch), y.requires_grad_(), torch.zeros_like(y)
-    values = {"perceptual": perceptual_loss(make_backbone())(x, y),
-              "pooled": pooled_loss(params.losses.pool)(x, y), "plain": (x - y).square().mean()}  # fmt: skip
+    values = {
+        "perceptual": perceptual_loss(make_backbone())(x, y),
+        "pooled": pooled_loss(params.losses.pool)(x, y),
+        "plain": (x - y).square().mean(),
+    }
     for name, value in values.items():
         (gradient,) = torch.autograd.grad(value, y)
         expected += weights[name] * gradient / (gradient.norm() if normalization else 1)
@@ -84,8 +91,10 @@ def test_losses_pull_together_by_their_weights(microbatch: int | None, normaliza
 
 def assert_alike(found: VaeTask, expected: VaeTask) -> None:
     """Gradients of autoencoder and discriminator, and anchors."""
-    for a, b in ((found.network, expected.network),
-                 (found.critic.discriminator, expected.critic.discriminator)):  # fmt: skip
+    for a, b in (
+        (found.network, expected.network),
+        (found.critic.discriminator, expected.critic.discriminator),
+    ):
         for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
             scale = float(q.grad.abs().max())
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-3 * scale, msg=name)
@@ -120,8 +129,10 @@ def test_what_is_logged_of_everything() -> None:
     assert set(row) == {
         *(f"{kind}/{name}" for kind in ("train", "gradient") for name in losses),
         *(f"discriminator/{name}" for name in critic),
-        "train/kl", "train/mse", "train/nonfinite_gradients",
-    }  # fmt: skip
+        "train/kl",
+        "train/mse",
+        "train/nonfinite_gradients",
+    }
     assert all(math.isfinite(value) for value in floats(row).values())
 
 
@@ -173,8 +184,9 @@ def test_the_discriminators_step_does_not_touch_the_autoencoder() -> None:
     """Though it stands in the same step: the network goes as if there were none."""
     moved = []
     for start in (0, 16):
-        params = vae_params(EVERYTHING, adversarial__discriminator_nimg=start,
-                            adversarial__generator_nimg=16)  # fmt: skip
+        params = vae_params(
+            EVERYTHING, adversarial__discriminator_nimg=start, adversarial__generator_nimg=16
+        )
         task = make_task(params)
         for step in (1, 2):
             task.step(make_batch(params, step), BATCH * step)
@@ -240,8 +252,14 @@ def test_the_backbone_sees_flips_as_often_as_asked() -> None:
 @pytest.mark.parametrize("normalization", [True, False])
 def test_gradients_of_float16_do_not_vanish(microbatch: int | None, normalization: bool) -> None:
     """However weak the losses are, below the least number of that type: as in 32 bits."""
-    params = vae_params(TINY, SINGLE, losses__plain=1e-9, losses__kl=1e-9, microbatch=microbatch,
-                        losses__gradient_normalization=normalization)  # fmt: skip
+    params = vae_params(
+        TINY,
+        SINGLE,
+        losses__plain=1e-9,
+        losses__kl=1e-9,
+        microbatch=microbatch,
+        losses__gradient_normalization=normalization,
+    )
     batch, found = make_batch(params), []
     for dtype in (torch.float32, torch.float16):
         task = make_task(params, dtype)

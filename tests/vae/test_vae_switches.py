@@ -20,26 +20,53 @@ from edm2.vae.training import VaeTask, batches
 STEPS = 4
 BASE = {**EVERYTHING, "duration_nimg": STEPS * BATCH, "warmup_nimg": 2 * BATCH}
 CHANGED: dict[str, Any] = {
-    "images.least_area": 0.3, "images.flip": 1.0, "channels": 16, "channel_mult": (2, 2),
-    "num_res_blocks": 2, "latent_channels": 8, "attention": False, "wavelet": True,
-    "high_resolution": True, "variance": 0.1, "clamp": 0.05,
-    "losses.perceptual": 0.2, "losses.adversarial": 0.2, "losses.pooled": 0.0,
-    "losses.low_pass": 0.0, "losses.plain": 0.0, "losses.kl": 5.0, "losses.pool": 4,
-    "losses.gradient_normalization": False, "losses.flip": 1.0,
-    "adversarial.channels": 8, "adversarial.loss": "bce", "adversarial.generator_loss": "hinge",
-    "adversarial.lecam": 1.0, "adversarial.lr": 0.01, "adversarial.discriminator_nimg": BATCH,
+    "images.least_area": 0.3,
+    "images.flip": 1.0,
+    "channels": 16,
+    "channel_mult": (2, 2),
+    "num_res_blocks": 2,
+    "latent_channels": 8,
+    "attention": False,
+    "wavelet": True,
+    "high_resolution": True,
+    "variance": 0.1,
+    "clamp": 0.05,
+    "losses.perceptual": 0.2,
+    "losses.adversarial": 0.2,
+    "losses.pooled": 0.0,
+    "losses.low_pass": 0.0,
+    "losses.plain": 0.0,
+    "losses.kl": 5.0,
+    "losses.pool": 4,
+    "losses.gradient_normalization": False,
+    "losses.flip": 1.0,
+    "adversarial.channels": 8,
+    "adversarial.loss": "bce",
+    "adversarial.generator_loss": "hinge",
+    "adversarial.lecam": 1.0,
+    "adversarial.lr": 0.01,
+    "adversarial.discriminator_nimg": BATCH,
     "adversarial.generator_nimg": 2 * BATCH,
-    "equivariance.flip": 0.0, "equivariance.flip_channels": 2, "equivariance.crop": 0.0,
-    "batch": 4, "duration_nimg": 2 * STEPS * BATCH, "lr": 0.01, "lr_input": 0.01,
-    "weight_decay": 1.0, "warmup_nimg": 3 * BATCH,
-}  # fmt: skip
+    "equivariance.flip": 0.0,
+    "equivariance.flip_channels": 2,
+    "equivariance.crop": 0.0,
+    "batch": 4,
+    "duration_nimg": 2 * STEPS * BATCH,
+    "lr": 0.01,
+    "lr_input": 0.01,
+    "weight_decay": 1.0,
+    "warmup_nimg": 3 * BATCH,
+}
 START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}  # not before it
 ELSEWHERE = {
-    "images.shards": "tests/stages/test_origins.py", "images.held_out": "tests/stages/test_origins.py",
-    "backbone": "tests/stages/test_codecs.py", "backbone_path": "tests/stages/test_codecs.py",
-    "log_nimg": "tests/stages/test_autoencoder.py", "evaluate_nimg": "tests/stages/test_autoencoder.py",
+    "images.shards": "tests/stages/test_origins.py",
+    "images.held_out": "tests/stages/test_origins.py",
+    "backbone": "tests/stages/test_codecs.py",
+    "backbone_path": "tests/stages/test_codecs.py",
+    "log_nimg": "tests/stages/test_autoencoder.py",
+    "evaluate_nimg": "tests/stages/test_autoencoder.py",
     "microbatch": "tests/vae/test_vae_step.py",  # it is there to change nothing
-}  # fmt: skip
+}
 
 
 def trained(images: ImageShards, start: dict[str, Any] | None = None, **changes: Any) -> Any:
@@ -72,8 +99,11 @@ def modules(task: VaeTask) -> dict[str, nn.Module]:
 
 
 def tensors(task: VaeTask) -> dict[str, torch.Tensor]:
-    return {f"{name}.{key}": tensor.clone() for name, module in modules(task).items()
-            for key, tensor in module.state_dict().items()}  # fmt: skip
+    return {
+        f"{name}.{key}": tensor.clone()
+        for name, module in modules(task).items()
+        for key, tensor in module.state_dict().items()
+    }
 
 
 def shaken(discriminator: nn.Module) -> None:

@@ -76,9 +76,12 @@ def test_batches_come_with_the_noise_of_each_image(tiny, images: ImageShards) ->
 
 @pytest.mark.parametrize(
     ("changes", "shape"),
-    [({"wavelet": True}, (2, 4, 4)), ({"high_resolution": True}, (2, 2, 2)),
-     ({"variance": "learned", "latent_channels": 6}, (6, 4, 4))],
-)  # fmt: skip
+    [
+        ({"wavelet": True}, (2, 4, 4)),
+        ({"high_resolution": True}, (2, 2, 2)),
+        ({"variance": "learned", "latent_channels": 6}, (6, 4, 4)),
+    ],
+)
 def test_noise_has_the_shape_of_the_latents(tiny, images: ImageShards, changes, shape) -> None:
     pixels, noise = next(batches(images, tiny(**changes), 0)(0))
     assert noise.shape[1:] == shape
@@ -132,8 +135,10 @@ def test_training_improves_reconstructions(tiny, task_of, images, backbone: Clas
     frozen = [p.clone() for p in backbone.parameters()]
     codec = TrainedVae(task.network, params)
     before = evaluate(codec, images, backbone, CPU)
-    rows = [task.step(batch, 8 * (step + 1))
-            for step, batch in enumerate(islice(batches(images, params, 0)(0), 20))]  # fmt: skip
+    rows = [
+        task.step(batch, 8 * (step + 1))
+        for step, batch in enumerate(islice(batches(images, params, 0)(0), 20))
+    ]
     after = evaluate(codec, images, backbone, CPU)
     assert rows[-1]["train/mse"] < 0.7 * rows[0]["train/mse"]
     assert after["psnr"] > before["psnr"]
@@ -145,8 +150,13 @@ def test_training_improves_reconstructions(tiny, task_of, images, backbone: Clas
 def test_each_loss_is_logged(tiny, task_of, images: ImageShards) -> None:
     params = tiny(perceptual=0.0)
     row = task_of(params).step(next(batches(images, params, 0)(0)), 8)
-    assert set(row) == {"train/pooled", "gradient/pooled", "train/kl", "train/mse",
-                        "train/nonfinite_gradients"}  # fmt: skip
+    assert set(row) == {
+        "train/pooled",
+        "gradient/pooled",
+        "train/kl",
+        "train/mse",
+        "train/nonfinite_gradients",
+    }
 
 
 def test_weight_of_kl_scales_its_pull_alone(tiny, task_of, images: ImageShards) -> None:
@@ -221,13 +231,22 @@ def test_the_first_update_adds_alike_at_any_width() -> None:
 )
 def test_the_first_layer_has_a_rate_of_its_own(wavelet: bool, high_resolution: bool) -> None:
     """Whatever stands before it. The first step of Adam has the size of the rate."""
-    params = vae_params(EVERYTHING, wavelet=wavelet, high_resolution=high_resolution, lr=0.08,
-                        lr_input=3e-4, weight_decay=0.0, equivariance__crop=0.0)  # fmt: skip
+    params = vae_params(
+        EVERYTHING,
+        wavelet=wavelet,
+        high_resolution=high_resolution,
+        lr=0.08,
+        lr_input=3e-4,
+        weight_decay=0.0,
+        equivariance__crop=0.0,
+    )
     task = make_task(params)
     before = copies(task.network.parameters())
     task.step(make_batch(params), BATCH)
-    steps = {p: (p.detach() - old).abs().median()
-             for p, old in zip(task.network.parameters(), before, strict=True)}  # fmt: skip
+    steps = {
+        p: (p.detach() - old).abs().median()
+        for p, old in zip(task.network.parameters(), before, strict=True)
+    }
     first = task.network.first_parameters()
     assert first[0].shape[1] == (12 if wavelet else 3)
     assert float(steps.pop(first[0])) == pytest.approx(3e-4, rel=0.02)
@@ -262,7 +281,9 @@ def test_with_everything_on_a_resumed_task_has_the_same_bits(images: ImageShards
         found = [floats(task.step(batch, BATCH * step)) for task in (whole, resumed)]
         assert found[0] == found[1]
     assert found[0]["gradient/adversarial"] > 0
-    for a, b in ((whole.network, resumed.network),
-                 (whole.critic.discriminator, resumed.critic.discriminator)):  # fmt: skip
+    for a, b in (
+        (whole.network, resumed.network),
+        (whole.critic.discriminator, resumed.critic.discriminator),
+    ):
         assert all(same(a.state_dict().values(), b.state_dict().values()))
     assert whole.critic.discriminator.anchors.abs().min() > 0

@@ -18,9 +18,12 @@ class Folder:
     def __init__(self, root: Path, resolution: int) -> None:
         self.resolution = resolution
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir())
-        self.files = [(path, label) for label, name in enumerate(self.classes)
-                      for path in sorted((root / name).rglob("*"))
-                      if path.suffix.lower() in SUFFIXES]  # fmt: skip
+        self.files = [
+            (path, label)
+            for label, name in enumerate(self.classes)
+            for path in sorted((root / name).rglob("*"))
+            if path.suffix.lower() in SUFFIXES
+        ]
         self.labels = np.array([label for _, label in self.files], dtype=np.int64)
         for label, name in enumerate(self.classes):
             if (self.labels == label).sum() < 2:

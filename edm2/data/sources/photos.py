@@ -43,10 +43,12 @@ class Photos:
         self.paths = [_installed(*place) for place in PHOTOGRAPHS.values()]
         self.photographs = [_reduced(path, resolution) for path in self.paths]  # [H, W, 3] each
         # photograph, row and column of each crop: [N, 3]
-        self.places = np.concatenate([
-            np.insert(np.argwhere(np.ones(self._crops(pixels))), 0, label, axis=1)
-            for label, pixels in enumerate(self.photographs)
-        ])  # fmt: skip
+        self.places = np.concatenate(
+            [
+                np.insert(np.argwhere(np.ones(self._crops(pixels))), 0, label, axis=1)
+                for label, pixels in enumerate(self.photographs)
+            ]
+        )
         self.labels = self.places[:, 0]
 
     def image(self, index: int) -> Pixels:
@@ -80,16 +82,20 @@ class Photos:
     def _crops(self, pixels: Pixels) -> tuple[int, int]:
         """Rows and columns of crops."""
         height, width = pixels.shape[:2]
-        return ((height - self.resolution) // self.stride + 1,
-                (width - self.resolution) // self.stride + 1)  # fmt: skip
+        return (
+            (height - self.resolution) // self.stride + 1,
+            (width - self.resolution) // self.stride + 1,
+        )
 
 
 def _installed(package: str, name: str) -> Path:
     """A file of an installed package; nothing is ever downloaded."""
     path = Path(str(files(package))) / name
     if not path.is_file():
-        raise UserError(f"dataset.source: photos: {path} is not there: this version of {package} "
-                        "does not bring it. Install the versions of constraints.txt.")  # fmt: skip
+        raise UserError(
+            f"dataset.source: photos: {path} is not there: this version of {package} "
+            "does not bring it. Install the versions of constraints.txt."
+        )
     return path
 
 
