@@ -23,10 +23,10 @@ from edm2.ema import SnapshotStore, Target, reconstruct_files
 from edm2.ema.reconstruct import copy_files
 from edm2.metrics.collection import Collection
 from edm2.params import load
+from edm2.pipeline.evaluator import Evaluator
 from edm2.runtime.device import pick_device
 from edm2.runtime.manifest import read_manifest
 from edm2.runtime.progress import Progress
-from stages.evaluation import Evaluator
 
 
 class Clock:
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=1.0, help="of guidance; default: 1")
     given = parser.parse_args()
     params = load("params.yaml").of(given.config)
-    device, lengths = pick_device(params.runtime), params.sweep.sigma_rel
+    device, lengths = pick_device(params.runtime), params.sweep.ema_lengths
     clock, evaluator = Clock(device), Evaluator(params, given.config, device)
     sampler, detector = evaluator.sampler, evaluator.detector
     sampler.codec.decode = clock.timed("decode", sampler.codec.decode)
@@ -86,7 +86,7 @@ def main() -> None:
     )
     table["share"] = table["seconds"] / table["seconds"].sum()
     print(
-        f"config {given.config}, {samples} images of each network, {', '.join(params.evaluation.measures)} "
+        f"config {given.config}, {samples} images of each network, {', '.join(params.evaluation.metrics)} "
         f"of {evaluator.detector.name}; {device}, {torch.get_num_threads()} threads"
     )
     print(table.to_string(formatters={"seconds": "{:.3g}".format, "share": "{:.1%}".format}))

@@ -27,17 +27,17 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from edm2.diffusion import build_denoiser
-    from edm2.diffusion.ladder import LADDER
     from edm2.diffusion.training import DenoiserTask
     from edm2.ema import PowerEMA
     from edm2.params import load
+    from edm2.params.configs import CONFIGS
 
     if given.threads:
         torch.set_num_threads(given.threads)
     device = torch.device(given.device)
-    ladder = replace(LADDER[given.config], batch=given.batch)
+    config = replace(CONFIGS[given.config], batch=given.batch)
     denoiser = build_denoiser(
-        ladder, given.size, given.channels, resolution=given.resolution, dtype=given.precision[0]
+        config, given.size, given.channels, resolution=given.resolution, dtype=given.precision[0]
     ).to(device)
     if given.channels_last:
         denoiser = denoiser.to(memory_format=torch.channels_last)

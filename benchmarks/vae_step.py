@@ -20,7 +20,7 @@ import pandas as pd
 from alone import alone, peak_gib
 
 LOSSES = {
-    "plain": (),
+    "mse": (),
     "+ pooled": ("pooled",),
     "+ low-pass": ("low_pass",),
     "+ perceptual": ("perceptual",),
@@ -43,12 +43,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     device, side = torch.device(given.device), given.resolution
     vae = load(Path(__file__).parent.parent / "params.yaml").vae
     weights = dict.fromkeys(("perceptual", "adversarial", "pooled", "low_pass"), 0.0)
-    weights |= {"plain": 1.0, **dict.fromkeys(LOSSES[given.losses], 1.0)}
+    weights |= {"mse": 1.0, **dict.fromkeys(LOSSES[given.losses], 1.0)}
     params = vae.model_copy(
         update={
             "channels": given.channels[0],
             "channel_mult": (1, 2, 4, 4),
-            "num_res_blocks": 2,
+            "res_blocks": 2,
             "batch": given.batch,
             "microbatch": given.microbatch,
             "losses": vae.losses.model_copy(update=weights),

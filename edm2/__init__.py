@@ -1,6 +1,14 @@
-"""EDM2: a declarative experiment framework for the training dynamics of diffusion models.
+"""EDM2: an experiment framework for the training dynamics of diffusion models.
 
 Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models"
-(arXiv 2312.02696). The rooms, from the ground up: `params`, `runtime`, `data`, `features`,
-{`vae`, `diffusion`, `ema`, `sampling`, `metrics`}, `reporting`. Imports go down only.
+(arXiv 2312.02696). Packages from the bottom up: `params`, `runtime`, {`data`, `features`},
+{`vae`, `diffusion`, `ema`, `sampling`, `metrics`}, `reporting`, `pipeline`, `cli`. A package imports
+only from those before it.
 """
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("edm2")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"

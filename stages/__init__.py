@@ -1,1 +1,1 @@
-"""One file per stage of the pipeline: read params, call edm2, write outs. No mathematics."""
+"""One thin file per DVC stage: read params, call edm2.pipeline, write outs."""

@@ -1,26 +1,22 @@
 """images → data/images: shards of one resolution, split into training and held-out."""
 
 from edm2.params import Params
-from stages.entry import Place, main
+from edm2.pipeline.runner import StageContext, main
 
 
-def work(place: Place) -> None:
-    """Prepare the images of `dataset.source` as WebDataset shards."""
-    from edm2.data.preparation import prepare_images
-    from edm2.data.sources import open_source
-    from edm2.runtime.manifest import write_manifest
+def run(context: StageContext) -> None:
+    """Write the images of `dataset.source` as WebDataset shards."""
+    from edm2.pipeline.preparation import prepare
 
-    out, dataset = place.out("data/images"), place.params.dataset
-    facts = prepare_images(open_source(dataset), out, dataset, dataset.seed)
-    write_manifest(out, **facts)
+    prepare(context)
 
 
-def outside(params: Params) -> str:
-    """The source's own images, which dvc.yaml cannot name."""
-    from edm2.data.sources import open_source
+def external_inputs(params: Params) -> str:
+    """The source's images, which dvc.yaml cannot name."""
+    from edm2.pipeline import preparation
 
-    return open_source(params.dataset).identity()
+    return preparation.external_inputs(params)
 
 
 if __name__ == "__main__":
-    main(work, outside)
+    main(run, external_inputs)

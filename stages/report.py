@@ -1,27 +1,14 @@
 """all results → reports: tables, curves, one page."""
 
-from pathlib import Path
-
-from stages.entry import Place, main
+from edm2.pipeline.runner import StageContext, main
 
 
-def work(place: Place) -> None:
-    """Build the tables, figures and index.html from what the other stages left."""
-    from edm2.reporting.findings import Findings
-    from edm2.reporting.report import write_report
+def run(context: StageContext) -> None:
+    """Build the tables, figures and index.html from the results of the other stages."""
+    from edm2.pipeline.report import report
 
-    folder = place.out("reports/index.html").parent
-    write_report(Findings(Path("reports"), place.params.configs), folder)
-    for name in (
-        "index.html",
-        "ema_curves.png",
-        "ablation.csv",
-        "training.png",
-        "magnitudes.png",
-        "updates.png",
-    ):
-        place.run.artifact(folder / name)
+    report(context)
 
 
 if __name__ == "__main__":
-    main(work)
+    main(run)

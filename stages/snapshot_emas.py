@@ -1,31 +1,22 @@
-"""a training run, or published networks → models/ema/X: the checked snapshot store."""
-
-from pathlib import Path
+"""a training, or published networks → models/ema/X: the snapshot store."""
 
 from edm2.params import Params
-from stages.entry import Place, main
+from edm2.pipeline.runner import StageContext, main
 
 
-def work(place: Place) -> None:
-    """Gather snapshots, every one opened, finite and of one shape."""
-    from edm2.ema.gather import gather
-    from edm2.ema.store import SnapshotStore
-    from stages.published import import_published, published_files
+def run(context: StageContext) -> None:
+    """Collect the snapshots, every one readable, finite and of one network."""
+    from edm2.pipeline.snapshots import snapshot_emas
 
-    params, out = place.params, place.out(f"models/ema/{place.config}")
-    if params.ema.source == "published":
-        import_published(published_files(params.ema.path), out, params.diffusion)
-    else:
-        source = SnapshotStore(Path(f"models/diffusion/{place.config}"))
-        gather(source, out, params.diffusion.duration_nimg)
+    snapshot_emas(context)
 
 
-def outside(params: Params) -> str:
-    """Names and sizes of published pickles, which dvc.yaml cannot name."""
-    from stages.published import described
+def external_inputs(params: Params) -> str:
+    """The published pickles that `ema` names."""
+    from edm2.pipeline import snapshots
 
-    return described(params.ema.path)
+    return snapshots.external_inputs(params)
 
 
 if __name__ == "__main__":
-    main(work, outside)
+    main(run, external_inputs)

@@ -84,7 +84,7 @@ def test_a_sweep_of_the_project(finished):
 
 def test_reading_the_digits(finished):
     """Those of the tiny project are no digits, which the exit status tells."""
-    command = [sys.executable, str(FOLDER / "read_digits.py"), "--least", "0.95"]
+    command = [sys.executable, str(FOLDER / "read_digits.py"), "--min-accuracy", "0.95"]
     done = subprocess.run(command, cwd=finished, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "generated digits are read as the class asked for" in done.stdout

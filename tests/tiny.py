@@ -1,7 +1,10 @@
 """A tiny project: the whole pipeline on few images, in a folder of its own."""
 
 import importlib
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ STAGES = (
     "train_features",
     "reference",
     "train_vae",
-    "yardsticks",
+    "baselines",
     "encode_latents",
     "train_diffusion",
     "train_guide",
@@ -41,7 +44,7 @@ TINY: dict[str, Any] = {
     "diffusion.magnitudes_nimg": 512,
     "diffusion.lr_rampup_nimg": 256,
     "ema.snapshot_nimg": 256,
-    "sweep.sigma_rel": [0.05, 0.1, 0.2],
+    "sweep.ema_lengths": [0.05, 0.1, 0.2],
     "sampling.steps": 3,
     "sampling.batch": 32,
     "evaluation.samples": 300,
@@ -60,7 +63,7 @@ EVERYTHING: dict[str, Any] = {  # that an autoencoder can have; images are halve
     "vae.microbatch": 32,
     "vae.losses.adversarial": 0.5,
     "vae.losses.low_pass": 0.5,
-    "vae.losses.plain": 0.5,
+    "vae.losses.mse": 0.5,
     "vae.losses.flip": 0.5,
     "vae.adversarial.lecam": 0.1,
     "vae.adversarial.lr": 0.02,
@@ -69,7 +72,7 @@ EVERYTHING: dict[str, Any] = {  # that an autoencoder can have; images are halve
     "vae.equivariance.flip": 0.5,
     "vae.equivariance.flip_channels": 1,
     "vae.equivariance.crop": 0.5,
-    "vae.images.least_area": 0.7,
+    "vae.images.min_area": 0.7,
     "vae.images.flip": 0.5,
 }
 
@@ -98,13 +101,25 @@ def make_project(folder: Path, changes: dict[str, Any]) -> Path:
     return folder
 
 
-def run_stage(name: str, config: str = "", outside: str = "") -> None:
+def run_stage(name: str, config: str = "", external_inputs: str = "") -> None:
     """One stage in this process, in the current folder."""
     from edm2.params import load
-    from stages.entry import perform
+    from edm2.pipeline import runner
 
-    work = importlib.import_module(f"stages.{name}").work
-    perform(name, work, load("params.yaml"), config, outside)
+    run = importlib.import_module(f"stages.{name}").run
+    runner.run_stage(name, run, load("params.yaml"), config, external_inputs)
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A module of the project in a process of its own."""
+    environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(folder)}
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def write_autoencoder(folder: Path, **changes: Any) -> Path:

@@ -18,7 +18,7 @@ BATCH = 8
 TINY: dict[str, Any] = {
     "channels": 8,
     "channel_mult": (1, 2),
-    "num_res_blocks": 1,
+    "res_blocks": 1,
     "latent_channels": 2,
     "batch": BATCH,
     "duration_nimg": 160,
@@ -38,7 +38,7 @@ EVERYTHING: dict[str, Any] = {  # all losses from the start, views and flips
     "losses.adversarial": 1.0,
     "losses.pooled": 0.5,
     "losses.low_pass": 0.5,
-    "losses.plain": 0.5,
+    "losses.mse": 0.5,
     "losses.kl": 0.05,
     "losses.flip": 0.5,
     "adversarial.channels": 4,
@@ -96,7 +96,7 @@ def steady(task: VaeTask) -> VaeTask:
 
 
 def make_batch(params: Vae, step: int = 0, resolution: int = 16) -> Batch:
-    """Images of smooth colours with some flat parts, and noise for their latents."""
+    """Images of smooth colors with some flat parts, and noise for their latents."""
     rng = torch.Generator().manual_seed(step)
     coarse = torch.rand(params.batch, 3, 3, 3, generator=rng) * 400 - 70
     smooth = nn.functional.interpolate(coarse, resolution, mode="bilinear", align_corners=True)

@@ -9,7 +9,7 @@ from torch import nn
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.setup import denoiser_for
 from edm2.diffusion.training import Average, Batch, DenoiserTask
-from edm2.params.diffusion import Diffusion, Letter, Overrides
+from edm2.params.diffusion import ConfigName, Diffusion, Overrides
 
 CPU = torch.device("cpu")
 BATCH, CLASSES = 8, 3
@@ -21,7 +21,7 @@ TINY = {
     "label_dropout": 0.0,
     "channels": 8,
     "channel_mult": (1, 2),
-    "blocks": 1,
+    "res_blocks": 1,
     "attention_resolutions": (4,),
     "conditional": True,
     "paper_dataset": "imagenet-512",
@@ -59,7 +59,7 @@ def diffusion_params(overrides: dict[str, Any] | None = None, **changes: Any) ->
 
 
 def make_denoiser(
-    config: Letter, params: Diffusion, precision: str = "fp32", channels_last: bool = False
+    config: ConfigName, params: Diffusion, precision: str = "fp32", channels_last: bool = False
 ) -> Denoiser:
     """Always the same one, for 8×8 latents of 4 channels; as the config initializes it."""
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def shake(module: nn.Module, by: float = 0.1) -> None:
 
 
 def make_task(
-    config: Letter = "G",
+    config: ConfigName = "G",
     *,
     average: Average | None = None,
     precision: str = "fp32",

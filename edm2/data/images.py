@@ -42,7 +42,7 @@ class Images(ABC):
         """An image as it is stored, in RGB, and its label."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """The picture's largest centred square."""
+        """The picture's largest centered square."""
         picture, label = self.picture(index)
         return _planes(resized(centre_square(picture), self.resolution)), label
 
@@ -60,22 +60,22 @@ class Images(ABC):
         self,
         indices: Sequence[int],
         generators: Iterable[np.random.Generator],
-        least_area: float,
+        min_area: float,
         flip: float,
     ) -> torch.Tensor:
         """uint8 [N, 3, R, R]: images under random crops and horizontal flips.
 
         Args:
             generators: of the randomness of each image.
-            least_area: the smallest part of the largest square's area that a crop takes; 1: that
+            min_area: the smallest part of the largest square's area that a crop takes; 1: that
                 square, from the middle.
             flip: probability of a flip. Without crops and flips the images are those of `batch`.
         """
 
         def image(index: int, rng: np.random.Generator) -> torch.Tensor:
             picture, _ = self.picture(index)
-            if least_area < 1:
-                picture = random_square(picture, least_area, rng)
+            if min_area < 1:
+                picture = random_square(picture, min_area, rng)
             pixels = resized(centre_square(picture), self.resolution)
             return _planes(pixels[:, ::-1].copy() if rng.random() < flip else pixels)
 
@@ -105,7 +105,7 @@ class ImageShards(Images):
         return Image.open(io.BytesIO(sample["png"])), int(sample["cls"])
 
 
-def at_once(side: int) -> int:
+def max_batch_size(side: int) -> int:
     """How many images of `side`×`side` a large network sees together: eight of 512×512.
 
     Stable Diffusion's decoder takes about 10 GiB for that, in float32.

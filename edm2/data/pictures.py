@@ -36,13 +36,13 @@ def centre_square(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, left + side, top + side))
 
 
-def random_square(picture: Image.Image, least_area: float, rng: np.random.Generator) -> Image.Image:
-    """A square anywhere, of `least_area` to all of the largest square's area (uniform).
+def random_square(picture: Image.Image, min_area: float, rng: np.random.Generator) -> Image.Image:
+    """A square anywhere, of `min_area` to all of the largest square's area (uniform).
 
     Shapes are kept: unlike many a random resized crop, this one does not stretch.
     """
     area, x, y = rng.random(3)
-    side = max(1, round(min(picture.size) * (least_area + (1 - least_area) * area) ** 0.5))
+    side = max(1, round(min(picture.size) * (min_area + (1 - min_area) * area) ** 0.5))
     left, top = int(x * (picture.width - side + 1)), int(y * (picture.height - side + 1))
     return picture.crop((left, top, left + side, top + side))
 
@@ -54,12 +54,12 @@ def resized(square: Image.Image, resolution: int) -> Pixels:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey, which Pillow would clip at 255, scaled to 8 bits."""
+    """16-bit gray, which Pillow would clip at 255, scaled to 8 bits."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no range that is known")
     if not image.mode.startswith("I"):
         return image
-    grey = np.asarray(image).astype(np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
+    gray = np.asarray(image).astype(np.int64)
+    if gray.min() < 0 or gray.max() > 65535:
         raise ValueError("pixels of more than 16 bits")
-    return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+    return Image.fromarray(np.rint(gray / 257).astype(np.uint8))

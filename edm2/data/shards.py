@@ -48,7 +48,7 @@ def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
 class TarFiles:
     """The files in some tars, one after the other: an index in memory, the contents on disk.
 
-    Files `first[i]` up to `first[i + 1]` are those of sample i: neighbours in a tar with the same
+    Files `first[i]` up to `first[i + 1]` are those of sample i: neighbors in a tar with the same
     key, which is the name up to the first dot after the folders, as WebDataset has it.
 
     The index takes 23 bytes a file and 8 a sample: 31 MB for a million images. Building it reads the

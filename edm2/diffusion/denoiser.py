@@ -1,19 +1,22 @@
 """The denoiser D(x; σ, c): preconditioning around the raw network, and the uncertainty head."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from edm2.data.latents import SIGMA_DATA
-from edm2.diffusion.ladder import LADDER, Ladder
 from edm2.diffusion.layers import Layer, noise_embedding
-from edm2.diffusion.sizes import SIZES
 from edm2.diffusion.unet import Shape, Unet
-from edm2.params.diffusion import Letter, Size
+from edm2.params.configs import CONFIGS, TrainingConfig
+from edm2.params.diffusion import ConfigName, Size
+from edm2.params.resolution import at_size
+from edm2.params.sizes import SIZES
 
+T = TypeVar("T")
 UNCERTAINTY_CHANNELS = 128
 
 
@@ -25,11 +28,13 @@ class Denoiser(nn.Module):
         dtype: precision of its activations.
     """
 
-    def __init__(self, ladder: Ladder, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, config: TrainingConfig, shape: Shape, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
-        self.ladder, self.dtype = ladder, dtype
-        self.unet = Unet(ladder, shape)
-        self.head = Uncertainty(ladder) if ladder.uncertainty else None
+        self.config, self.dtype = config, dtype
+        self.unet = Unet(config, shape)
+        self.head = Uncertainty(config) if config.uncertainty else None
 
     def forward(
         self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
@@ -76,10 +81,10 @@ class Denoiser(nn.Module):
 class Uncertainty(nn.Module):
     """One layer on features of the noise level, built like the config's other layers."""
 
-    def __init__(self, ladder: Ladder) -> None:
+    def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
-        self.features = noise_embedding(ladder, UNCERTAINTY_CHANNELS)
-        self.linear = Layer(ladder, UNCERTAINTY_CHANNELS, 1, kernel=0)
+        self.features = noise_embedding(config, UNCERTAINTY_CHANNELS)
+        self.linear = Layer(config, UNCERTAINTY_CHANNELS, 1, kernel=0)
 
     def forward(self, c_noise: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.linear(self.features(c_noise)).squeeze(1)
@@ -92,15 +97,15 @@ def c_noise(sigma: torch.Tensor) -> torch.Tensor:
 
 
 def build_denoiser(
-    config: Letter | Ladder = "G",
+    config: ConfigName | TrainingConfig = "G",
     size: Size | None = None,
     channels: int | None = None,
     *,
     resolution: int = 64,
-    channels_in: int = 4,
+    in_channels: int = 4,
     num_classes: int = 1000,
     channel_mult: Sequence[int] = (1, 2, 3, 4),
-    blocks: int = 3,
+    res_blocks: int = 3,
     attention_resolutions: Sequence[int] | None = None,
     dropout: float | None = None,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -108,40 +113,35 @@ def build_denoiser(
     """A freshly initialized denoiser.
 
     Args:
-        config: letter of the training configuration, or a ladder value of one's own.
-        size: size of the paper, "S" if neither it nor `channels` is given.
+        config: name of a training config, or a complete one of your own.
+        size: size of the paper; "S" if neither it nor `channels` is given. With a name it also
+            sets the config's dropout and learning rate (EDM2 Table 6).
         channels: width of the first level, instead of a size.
-        resolution, channels_in: of the data; 64 and 4 are the paper's latents.
+        resolution, in_channels: of the data; 64 and 4 are the paper's latents.
         num_classes: 0 for an unconditional network.
-        attention_resolutions, dropout: None: as the paper has it for config and size.
+        attention_resolutions, dropout: None keeps the config's.
         dtype: precision of activations; parameters are float32.
 
     Raises:
         ValueError: both size and channels are given, or a name is unknown.
     """
     if size is not None and channels is not None:
-        raise ValueError(f"size {size!r} and channels {channels}: expected one of the two")
-    known = isinstance(config, Ladder) or config in LADDER
-    if not known or (size is not None and size not in SIZES):
-        raise ValueError(
-            f"config {config!r}, size {size!r}: expected one of {', '.join(LADDER)} "
-            f"and one of {', '.join(SIZES)}"
-        )
-    ladder = config if isinstance(config, Ladder) else LADDER[config]
-    width = SIZES[size or "S"].channels if channels is None else channels
-    if attention_resolutions is None:
-        attention_resolutions = ladder.attention_resolutions
-    if dropout is None:
-        dropout = max(ladder.dropout, SIZES[size].dropout if size else 0.0)
-    shape = Shape(
-        resolution,
-        channels_in,
-        num_classes,
-        width,
-        tuple(channel_mult),
-        blocks,
-        tuple(attention_resolutions),
-        dropout,
-    )
+        raise ValueError(f"size {size!r} and channels {channels}: expected only one of them")
+    if channels is None:
+        size = size or "S"
+        channels = _known(SIZES, "size", size).channels
+    if not isinstance(config, TrainingConfig):
+        config = at_size(_known(CONFIGS, "config", config), size)
+    if attention_resolutions is not None:
+        config = replace(config, attention_resolutions=tuple(attention_resolutions))
+    if dropout is not None:
+        config = replace(config, dropout=dropout)
+    shape = Shape(resolution, in_channels, num_classes, channels, tuple(channel_mult), res_blocks)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return Denoiser(ladder, shape, dtypes[dtype])
+    return Denoiser(config, shape, _known(dtypes, "dtype", dtype))
+
+
+def _known(choices: Mapping[Any, T], what: str, name: object) -> T:
+    if name not in choices:
+        raise ValueError(f"{what} {name!r}: expected one of {', '.join(choices)}")
+    return choices[name]

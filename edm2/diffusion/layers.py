@@ -1,4 +1,4 @@
-"""The pieces that networks of the ladder are made of."""
+"""The pieces that networks of the config are made of."""
 
 import contextlib
 import math
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edm2.diffusion.ladder import Ladder
+from edm2.params.configs import TrainingConfig
 
 EPSILON = 1e-4
 
@@ -66,9 +66,9 @@ class Layer(nn.Module):
 
     def __init__(
         self,
-        ladder: Ladder,
-        channels_in: int,
-        channels_out: int,
+        config: TrainingConfig,
+        in_channels: int,
+        out_channels: int,
         kernel: int,
         *,
         ends_branch: bool = False,
@@ -80,22 +80,22 @@ class Layer(nn.Module):
             embeds_labels: whether it is the class embedding: no bias, standard normal in EDM.
         """
         super().__init__()
-        shape = (channels_out, channels_in, *([kernel, kernel] if kernel else []))
+        shape = (out_channels, in_channels, *([kernel, kernel] if kernel else []))
         self.weight = nn.Parameter(torch.empty(shape))
-        has_bias = ladder.bias and not embeds_labels
-        self.bias = nn.Parameter(torch.empty(channels_out)) if has_bias else None
-        self.normalized = ladder.weight_norm != "none"
-        self.forced = ladder.weight_norm == "forced"
+        has_bias = config.bias and not embeds_labels
+        self.bias = nn.Parameter(torch.empty(out_channels)) if has_bias else None
+        self.normalized = config.weight_norm != "none"
+        self.forced = config.weight_norm == "forced"
         self.unit = None
         self.dims = tuple(range(1, self.weight.ndim))
         self.fan_in = math.prod(shape[1:])
-        self._initialize(ladder, ends_branch, embeds_labels)
+        self._initialize(config, ends_branch, embeds_labels)
 
     @torch.no_grad()
-    def _initialize(self, ladder: Ladder, ends_branch: bool, embeds_labels: bool) -> None:
-        zero_ends = ladder.initialization == "zero_ends"
+    def _initialize(self, config: TrainingConfig, ends_branch: bool, embeds_labels: bool) -> None:
+        zero_ends = config.initialization == "zero_ends"
         bound = 1 / math.sqrt(self.fan_in)
-        if ladder.initialization == "normal" or (zero_ends and embeds_labels):
+        if config.initialization == "normal" or (zero_ends and embeds_labels):
             self.weight.normal_()
         else:
             self.weight.uniform_(-bound, bound)
@@ -160,12 +160,12 @@ class GroupNorm(nn.Module):
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
-    def __init__(self, ladder: Ladder, channels: int) -> None:
+    def __init__(self, config: TrainingConfig, channels: int) -> None:
         super().__init__()
         self.groups = min(32, max(1, channels // 4))
         while channels % self.groups:
             self.groups -= 1
-        self.standard = ladder.group_norm == "standard"
+        self.standard = config.group_norm == "standard"
         self.weight = nn.Parameter(torch.ones(channels)) if self.standard else None
         self.bias = nn.Parameter(torch.zeros(channels)) if self.standard else None
 
@@ -211,8 +211,8 @@ class FourierEmbedding(nn.Module):
         return angles.cos() * self.scale
 
 
-def noise_embedding(ladder: Ladder, channels: int) -> nn.Module:
+def noise_embedding(config: TrainingConfig, channels: int) -> nn.Module:
     """Features of c_noise, as the config wants them."""
-    if ladder.noise_embedding == "positional":
+    if config.noise_embedding == "positional":
         return PositionalEmbedding(channels)
-    return FourierEmbedding(channels, math.sqrt(2) if ladder.noise_embedding == "mp_fourier" else 1)
+    return FourierEmbedding(channels, math.sqrt(2) if config.noise_embedding == "mp_fourier" else 1)

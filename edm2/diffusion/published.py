@@ -31,7 +31,7 @@ def recognize(tensors: Mapping[str, torch.Tensor]) -> Denoiser:
         denoiser = build_denoiser(
             "G",
             channels=channels,
-            channels_in=inputs - 1,
+            in_channels=inputs - 1,
             num_classes=0 if label is None else label.shape[1],
         )
     renamed(tensors, denoiser)
@@ -52,7 +52,7 @@ def renamed(tensors: Mapping[str, torch.Tensor], denoiser: Denoiser) -> dict[str
             raise UserError(
                 f"published weights: {len(found)} tensors are {what}, {min(found)} among "
                 "them. Build the denoiser with their config (G), size, resolution, "
-                "channels_in and num_classes."
+                "in_channels and num_classes."
             )
     for name in sorted(wanted):
         if tensors[name].shape != own[names[name]].shape:

@@ -6,29 +6,27 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from edm2.diffusion.configuration import configured
 from edm2.diffusion.denoiser import Denoiser, build_denoiser
 from edm2.params import Params, UserError
-from edm2.params.diffusion import Letter
+from edm2.params.diffusion import ConfigName
+from edm2.params.resolution import resolve
 
 
 def denoiser_for(
-    config: Letter, params: Params, shape: tuple[int, int, int], num_classes: int
+    name: ConfigName, params: Params, shape: tuple[int, int, int], num_classes: int
 ) -> Denoiser:
     """The denoiser of one config for data [C, R, R] of `num_classes` classes."""
-    diffusion = params.diffusion.of(config)
-    ladder = configured(config, diffusion)
+    diffusion = params.diffusion.of(name)
+    config = resolve(name, diffusion)
     denoiser = build_denoiser(
-        ladder,
+        config,
         diffusion.size,
         diffusion.channels,
         resolution=shape[1],
-        channels_in=shape[0],
+        in_channels=shape[0],
         num_classes=num_classes if diffusion.conditional else 0,
         channel_mult=diffusion.channel_mult,
-        blocks=diffusion.blocks,
-        attention_resolutions=ladder.attention_resolutions,
-        dropout=ladder.dropout,
+        res_blocks=diffusion.res_blocks,
         dtype=params.runtime.precision,
     )
     if params.runtime.channels_last:

@@ -24,7 +24,7 @@ def layer_table(denoiser: Denoiser) -> pd.DataFrame:
         outputs[module] = tuple(output.shape[1:])
 
     handles = [module.register_forward_hook(see) for module in unet.modules()]
-    x = torch.zeros(1, shape.channels_in, shape.resolution, shape.resolution, device=device)
+    x = torch.zeros(1, shape.in_channels, shape.resolution, shape.resolution, device=device)
     labels = torch.zeros(1, shape.num_classes, device=device) if shape.num_classes else None
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet(x, torch.zeros(1, device=device), labels)

@@ -12,11 +12,11 @@ from edm2.data.latents import LatentShards
 from edm2.data.stream import stream
 from edm2.diffusion import magnitudes
 from edm2.diffusion.denoiser import Denoiser
-from edm2.diffusion.ladder import Ladder
 from edm2.diffusion.layers import normalized_once
 from edm2.diffusion.loss import DenoisingLoss
 from edm2.diffusion.magnitudes import Magnitudes
 from edm2.diffusion.schedule import learning_rate
+from edm2.params.configs import TrainingConfig
 from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
@@ -52,17 +52,17 @@ class DenoiserTask:
         """
         Args:
             average: of the raw network's parameters, updated after each step.
-            params: of this config; what the ladder settles is taken from the denoiser's own.
+            params: of this config; what the config settles is taken from the denoiser's own.
             seed: of dropout.
             compiled: whether to run the loss through torch.compile.
         """
         self.denoiser, self.average, self.device, self.seed = denoiser, average, device, seed
-        self.params, self.ladder = params, denoiser.ladder
+        self.params, self.config = params, denoiser.config
         self.loss = data_parallel(DenoisingLoss(denoiser), device, compiled)
         self.optimizer = torch.optim.Adam(
             denoiser.parameters(),
-            lr=self.ladder.lr_ref,
-            betas=(BETA1, self.ladder.adam_beta2),
+            lr=self.config.lr_ref,
+            betas=(BETA1, self.config.adam_beta2),
             fused=True,
         )
 
@@ -74,7 +74,7 @@ class DenoiserTask:
         nonfinite = zero_nonfinite(self.denoiser.parameters())
         rate = self._set_learning_rate(nimg)
         observed = self._observed_update(batch, nimg)
-        self.average.update(nimg, self.ladder.batch)
+        self.average.update(nimg, self.config.batch)
         return {
             "train/loss": losses.mean(),
             "train/weighted_mse": weighted.mean(),
@@ -90,12 +90,14 @@ class DenoiserTask:
             self.optimizer.step()
             return {}
         unet = self.denoiser.unet
-        found = magnitudes.weights(unet) | magnitudes.activations(unet, lambda: self._look(batch))
+        found = magnitudes.weights(unet) | magnitudes.activations(
+            unet, lambda: self.probe_forward(batch)
+        )
         with magnitudes.updates(unet) as updates:
             self.optimizer.step()
         return found | updates
 
-    def _look(self, batch: Batch) -> None:
+    def probe_forward(self, batch: Batch) -> None:
         """One forward pass over a microbatch, without compilation or dropout."""
         part = slice(0, self.params.microbatch)
         data, noise, ln_sigma, labels = (tensor[part].to(self.device) for tensor in batch)
@@ -124,16 +126,16 @@ class DenoiserTask:
                         labels[part] if self.params.conditional else None,
                     )
                     pixels = data[0].numel()
-                    total = loss.sum() * (self.ladder.loss_scaling * pixels / len(data))
+                    total = loss.sum() * (self.config.loss_scaling * pixels / len(data))
                     total.backward()
                 found.append((loss.detach(), weighted.detach()))
         losses, errors = (torch.cat(column) for column in zip(*found, strict=True))
         return losses, errors, ln_sigma
 
     def _set_learning_rate(self, nimg: int) -> float:
-        ladder = self.ladder
+        config = self.config
         rate = learning_rate(
-            nimg, ladder.batch, ladder.lr_ref, ladder.lr_decay_batches, ladder.lr_rampup_nimg
+            nimg, config.batch, config.lr_ref, config.lr_decay_batches, config.lr_rampup_nimg
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -143,12 +145,12 @@ class DenoiserTask:
         self, weighted: torch.Tensor, ln_sigma: torch.Tensor
     ) -> dict[str, tuple[Scalar, Scalar]]:
         """Sum and count of the weighted error in each bin of ln σ, named by a σ inside."""
-        mean, std = self.ladder.p_mean, self.ladder.p_std
+        mean, std = self.config.p_mean, self.config.p_std
         edges = torch.tensor([mean + std * e for e in EDGES], device=self.device)
         bins = torch.bucketize(ln_sigma, edges)
         count = torch.bincount(bins, minlength=len(EDGES) + 1)
         total = torch.bincount(bins, weighted.double(), minlength=len(EDGES) + 1)
-        names = bin_names(self.ladder)
+        names = bin_names(self.config)
         return {name: (total[k], count[k]) for k, name in enumerate(names)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,14 +169,14 @@ class DenoiserTask:
         self.average.load_state_dict(state["average"])
 
 
-def bin_names(ladder: Ladder) -> list[str]:
+def bin_names(config: TrainingConfig) -> list[str]:
     """weighted_mse/sigma_<σ> of each bin, σ at its middle (outermost: half a width outside)."""
     middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in pairwise(EDGES)), EDGES[-1] + 0.5]
-    return [f"weighted_mse/sigma_{np.exp(ladder.p_mean + ladder.p_std * m):.3g}" for m in middles]
+    return [f"weighted_mse/sigma_{np.exp(config.p_mean + config.p_std * m):.3g}" for m in middles]
 
 
 def batches(
-    latents: LatentShards, ladder: Ladder, label_dropout: float, seed: int
+    latents: LatentShards, config: TrainingConfig, label_dropout: float, seed: int
 ) -> Callable[[int], Iterator[Batch]]:
     """Training batches from a given time on.
 
@@ -189,7 +191,7 @@ def batches(
         fresh, noise, level = draws.split([pixels, pixels, 1], dim=1)
         mean, std, labels = latents.batch(indices)
         data = latents.normalization.normalize(mean + std * fresh.reshape(-1, *shape))
-        ln_sigma = ladder.p_mean + ladder.p_std * level.squeeze(1)
+        ln_sigma = config.p_mean + config.p_std * level.squeeze(1)
         if label_dropout:
             dropped = [
                 generator(seed, "diffusion/label_dropout", n).random() < label_dropout
@@ -198,4 +200,4 @@ def batches(
             labels = labels.masked_fill(torch.tensor(dropped), -1)
         return data, noise.reshape(-1, *shape).contiguous(), ln_sigma, labels
 
-    return lambda nimg: stream(read, len(latents), ladder.batch, seed, nimg)
+    return lambda nimg: stream(read, len(latents), config.batch, seed, nimg)

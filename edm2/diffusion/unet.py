@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from edm2.diffusion.blocks import Block
-from edm2.diffusion.ladder import Ladder
 from edm2.diffusion.layers import GroupNorm, Layer, mp_cat, mp_silu, mp_sum, noise_embedding
+from edm2.params.configs import TrainingConfig
 
 BALANCE = 0.5  # share of labels in the embedding, and of skips in concatenations
 
@@ -20,49 +20,46 @@ class Shape:
     """What a network is besides its config.
 
     Attributes:
-        resolution, channels_in: of its input and output.
+        resolution, in_channels: of its input and output.
         num_classes: 0 for an unconditional network.
-        channels, channel_mult, blocks: width, width of each level over it, blocks per level.
-        attention_resolutions: resolutions whose blocks attend.
+        channels, channel_mult, res_blocks: width, width of each level over it, blocks per level.
     """
 
     resolution: int
-    channels_in: int
+    in_channels: int
     num_classes: int
     channels: int
     channel_mult: tuple[int, ...]
-    blocks: int
-    attention_resolutions: tuple[int, ...]
-    dropout: float
+    res_blocks: int
 
 
 class Embedding(nn.Module):
     """Noise level and class → one vector [N, 4·channels at paper shape], in fp32."""
 
-    def __init__(self, ladder: Ladder, shape: Shape, width: int) -> None:
+    def __init__(self, config: TrainingConfig, shape: Shape, width: int) -> None:
         super().__init__()
-        self.ladder = ladder
-        self.features = noise_embedding(ladder, shape.channels)
-        self.layer0 = Layer(ladder, shape.channels, width, kernel=0)
-        two = ladder.embedding_layers == 2
-        self.layer1 = Layer(ladder, width, width, kernel=0) if two else None
-        labelled = shape.num_classes > 0
+        self.config = config
+        self.features = noise_embedding(config, shape.channels)
+        self.layer0 = Layer(config, shape.channels, width, kernel=0)
+        two = config.embedding_layers == 2
+        self.layer1 = Layer(config, width, width, kernel=0) if two else None
+        labeled = shape.num_classes > 0
         self.label = (
-            Layer(ladder, shape.num_classes, width, kernel=0, embeds_labels=True)
-            if labelled
+            Layer(config, shape.num_classes, width, kernel=0, embeds_labels=True)
+            if labeled
             else None
         )
 
     def forward(self, c_noise: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """c_noise [N]; labels float [N, num_classes], one-hot or zero."""
-        silu = mp_silu if self.ladder.magnitude_preserving else F.silu
+        silu = mp_silu if self.config.magnitude_preserving else F.silu
         x: torch.Tensor = self.layer0(self.features(c_noise))
         if self.layer1 is not None:
             x = self.layer1(F.silu(x))
         if self.label is not None and labels is not None:
-            scale = math.sqrt(labels.shape[1]) if self.ladder.scaled_labels else 1.0
+            scale = math.sqrt(labels.shape[1]) if self.config.scaled_labels else 1.0
             y = self.label(labels * scale)
-            x = mp_sum(x, y, BALANCE) if self.ladder.magnitude_preserving else x + y
+            x = mp_sum(x, y, BALANCE) if self.config.magnitude_preserving else x + y
         return silu(x)
 
 
@@ -74,31 +71,31 @@ class Unet(nn.Module):
 
     out_gain: nn.Parameter | None
 
-    def __init__(self, ladder: Ladder, shape: Shape) -> None:
+    def __init__(self, config: TrainingConfig, shape: Shape) -> None:
         super().__init__()
-        self.ladder, self.shape = ladder, shape
+        self.config, self.shape = config, shape
         widths = [shape.channels * mult for mult in shape.channel_mult]
-        self.map = Embedding(ladder, shape, max(widths))
-        block = partial(Block, ladder, embedding=max(widths), dropout=shape.dropout)
-        attends = shape.attention_resolutions
-        self.enc, skips = _encoder(ladder, shape, widths, partial(block, flavor="enc"), attends)
+        self.map = Embedding(config, shape, max(widths))
+        block = partial(Block, config, embedding=max(widths))
+        attends = config.attention_resolutions
+        self.enc, skips = _encoder(config, shape, widths, partial(block, flavor="enc"), attends)
         self.dec = _decoder(shape, widths, skips, partial(block, flavor="dec"), attends)
-        has_norm = ladder.group_norm != "none"
-        self.out_norm = GroupNorm(ladder, widths[0]) if has_norm else None
-        self.out_conv = Layer(ladder, widths[0], shape.channels_in, kernel=3, ends_branch=True)
-        self.out_gain = nn.Parameter(torch.zeros([])) if ladder.magnitude_preserving else None
+        has_norm = config.group_norm != "none"
+        self.out_norm = GroupNorm(config, widths[0]) if has_norm else None
+        self.out_conv = Layer(config, widths[0], shape.in_channels, kernel=3, ends_branch=True)
+        self.out_gain = nn.Parameter(torch.zeros([])) if config.magnitude_preserving else None
 
     def forward(
         self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
         """
         Args:
-            x: [N, channels_in, R, R] in the precision of the activations.
+            x: [N, in_channels, R, R] in the precision of the activations.
             c_noise: float32 [N].
             labels: float32 [N, num_classes], one-hot or zero; None if unconditional.
         """
         embedding = self.map(c_noise, labels)
-        if self.ladder.ones_channel:
+        if self.config.ones_channel:
             x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         skips = []
         for module in self.enc.values():
@@ -107,7 +104,7 @@ class Unet(nn.Module):
         for name, module in self.dec.items():
             if "-block" in name:
                 skip = skips.pop()
-                mp = self.ladder.magnitude_preserving
+                mp = self.config.magnitude_preserving
                 x = mp_cat(x, skip, BALANCE) if mp else torch.cat([x, skip], dim=1)
             x = module(x, embedding)
         return self._out(x)
@@ -115,28 +112,32 @@ class Unet(nn.Module):
     def _out(self, x: torch.Tensor) -> torch.Tensor:
         if self.out_norm is not None:
             x = self.out_norm(x)
-        if self.ladder.output_silu:
+        if self.config.output_silu:
             x = F.silu(x)
         out: torch.Tensor = self.out_conv(x, gain=1.0 if self.out_gain is None else self.out_gain)
         return out
 
 
 def _encoder(
-    ladder: Ladder, shape: Shape, widths: list[int], block: partial[Block], attends: tuple[int, ...]
+    config: TrainingConfig,
+    shape: Shape,
+    widths: list[int],
+    block: partial[Block],
+    attends: tuple[int, ...],
 ) -> tuple[nn.ModuleDict, list[int]]:
     """The encoder's modules in order, and the channels each hands to the decoder."""
-    inputs = shape.channels_in + (1 if ladder.ones_channel else 0)
+    inputs = shape.in_channels + (1 if config.ones_channel else 0)
     modules: dict[str, nn.Module] = {}
     skips, before = [], 0
     for level, width in enumerate(widths):
         side = shape.resolution >> level
         if level == 0:
-            modules[f"{side}x{side}-conv"] = Layer(ladder, inputs, width, kernel=3)
+            modules[f"{side}x{side}-conv"] = Layer(config, inputs, width, kernel=3)
             before = width
         else:
             modules[f"{side}x{side}-down"] = block(before, before, resample="down")
         skips.append(before)
-        for k in range(shape.blocks):
+        for k in range(shape.res_blocks):
             modules[f"{side}x{side}-block{k}"] = block(before, width, attention=side in attends)
             before = width
             skips.append(before)
@@ -160,9 +161,9 @@ def _decoder(
             modules[f"{side}x{side}-in1"] = block(before, before)
         else:
             modules[f"{side}x{side}-up"] = block(before, before, resample="up")
-        for k in range(shape.blocks + 1):
-            channels_in = before + skips.pop()
+        for k in range(shape.res_blocks + 1):
+            in_channels = before + skips.pop()
             name = f"{side}x{side}-block{k}"
-            modules[name] = block(channels_in, width, attention=side in attends)
+            modules[name] = block(in_channels, width, attention=side in attends)
             before = width
     return nn.ModuleDict(modules)

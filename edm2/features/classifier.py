@@ -71,10 +71,10 @@ class Classifier(nn.Module):
         return self.embedding(to_float(images)).float()
 
 
-def _unit(channels_in: int, channels_out: int) -> nn.Sequential:
+def _unit(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-        nn.GroupNorm(max(1, channels_out // 8), channels_out),
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.GroupNorm(max(1, out_channels // 8), out_channels),
         nn.SiLU(),
     )
 

@@ -14,7 +14,7 @@ VIT_L_14 = Weights(
     file="dinov2_vitl14_pretrain.pth",
     url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
     sha256=None,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     key="evaluation.detector_path",
 )
 DEPTH, HEADS = 24, 16

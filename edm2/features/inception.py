@@ -16,7 +16,7 @@ TENSORFLOW = Weights(
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d",
-    licence="Apache-2.0 (TensorFlow models); trained on ImageNet, which is for research",
+    license="Apache-2.0 (TensorFlow models); trained on ImageNet, which is for research",
     key="evaluation.detector_path",
 )
 AT_ONCE = 64  # images of 299×299: below 1 GiB in float32

@@ -12,7 +12,7 @@ IMAGENET = Weights(
     file="vgg16-397923af.pth",
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
     sha256="397923af",
-    licence="BSD-3-Clause (torchvision); trained on ImageNet, which is for research",
+    license="BSD-3-Clause (torchvision); trained on ImageNet, which is for research",
     key="vae.backbone_path",
 )
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel in [0, 1]

@@ -27,7 +27,7 @@ class Weights:
     file: str
     url: str
     sha256: str | None  # in hexadecimal, or its first digits, as far as the publisher tells
-    licence: str
+    license: str
     key: str  # of the param that names a copy elsewhere
 
 

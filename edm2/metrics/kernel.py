@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edm2.metrics.pairs import CPU, blocks
+from edm2.metrics.pairs import CPU, chunks
 
 
 def kernel_distance(
@@ -49,8 +49,8 @@ def kernel_distance(
 def _sums(x: torch.Tensor, y: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Σ_j k(x_i, y_j) for each i, and Σ_i k(x_i, y_j) for each j."""
     rows, columns = [], torch.zeros(len(y), dtype=x.dtype, device=x.device)
-    for block in blocks(x, len(y)):
-        kernel = (x[block] @ y.T / x.shape[1] + 1) ** 3  # [rows of the block, N]
+    for chunk in chunks(x, len(y)):
+        kernel = (x[chunk] @ y.T / x.shape[1] + 1) ** 3  # [rows of the chunk, N]
         rows.append(kernel.sum(1))
         columns += kernel.sum(0)
     return torch.cat(rows).cpu().numpy(), columns.cpu().numpy()

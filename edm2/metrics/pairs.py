@@ -1,4 +1,4 @@
-"""All pairs of two sets, in blocks that fit into memory."""
+"""All pairs of two sets, in chunks that fit into memory."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 PAIRS = 2**24  # at once: 128 MiB in float64
 
 
-def blocks(rows: torch.Tensor, columns: int) -> Iterator[slice]:
+def chunks(rows: torch.Tensor, columns: int) -> Iterator[slice]:
     """Slices of `rows`, so few at a time that with `columns` each they are at most PAIRS pairs."""
     size = max(1, PAIRS // columns)
     for start in range(0, len(rows), size):

@@ -51,8 +51,8 @@ class Statistics:
         if len(batch) == 0:
             return
         mean = batch.mean(axis=0)
-        centred = batch - mean
-        self.merge(Statistics(len(batch), mean, centred.T @ centred))
+        centered = batch - mean
+        self.merge(Statistics(len(batch), mean, centered.T @ centered))
 
     def merge(self, other: "Statistics") -> None:
         """Add what another stream has seen."""
@@ -124,12 +124,12 @@ def require_enough(moments: Moments, allow_singular: bool) -> None:
         )
 
 
-def metric_name(detector: str, samples: int, measure: str = "fd") -> str:
-    """<measure>_<detector>_<samples>, thousands as k: fd_classifier_1k, recall_classifier_270.
+def metric_name(detector: str, samples: int, metric: str = "fd") -> str:
+    """<metric>_<detector>_<samples>, thousands as k: fd_classifier_1k, recall_classifier_270.
 
     The Fréchet distance of Inception features alone is called fid: fid_50k.
     """
     count = f"{samples // 1000}k" if samples % 1000 == 0 else samples
-    if (measure, detector) == ("fd", "inception"):
+    if (metric, detector) == ("fd", "inception"):
         return f"fid_{count}"
-    return f"{measure}_{detector}_{count}"
+    return f"{metric}_{detector}_{count}"

@@ -12,6 +12,7 @@ from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.patterns import alternatives
+from edm2.params.resolution import contradictions, resolve
 from edm2.params.training_checks import (
     denoiser_problems,
     level_problems,
@@ -23,7 +24,7 @@ from edm2.params.training_checks import (
 from edm2.params.tree import Params
 from edm2.params.vae_checks import vae_problems
 
-LEAST_RESOLUTION = 7  # pixels of a window of structural similarity
+MIN_RESOLUTION = 7  # pixels of a window of structural similarity
 LARGEST_PHOTO_CROP = 128  # larger ones leave too few crops of the smallest photograph
 
 
@@ -37,7 +38,7 @@ def launched_ranks(launch: str) -> int:
     return option("nnodes") * option("nproc-per-node")
 
 
-def problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
+def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     """All wrong combinations of `params`.
 
     Args:
@@ -71,6 +72,7 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
             *snapshot_problems(own),
             *time_problems(own),
             *guide_problems(own),
+            *contradictions(resolve(config, params.diffusion)),
         ):
             found.setdefault(str(problem), (problem, []))[1].append(config)
     for problem, configs in found.values():
@@ -138,11 +140,11 @@ def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
             f"a multiple of {layout[0]} ({reason})",
             nearest(resolution, layout[0]),
         )
-    if resolution < LEAST_RESOLUTION:
+    if resolution < MIN_RESOLUTION:
         yield Problem(
             "dataset.resolution",
             resolution,
-            f"at least {LEAST_RESOLUTION}",
+            f"at least {MIN_RESOLUTION}",
             "Reconstructions are compared in windows of that side.",
         )
     if resolution % 2 ** (params.features.slices - 1):
@@ -223,8 +225,8 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
             "Set it to null, or set ema.source to published.",
         )
     for key, lengths in (
-        ("ema.sigma_rels", ema.sigma_rels),
-        ("sweep.sigma_rel", sweep.sigma_rel),
+        ("ema.ema_lengths", ema.ema_lengths),
+        ("sweep.ema_lengths", sweep.ema_lengths),
         ("sweep.nimg", sweep.nimg or ()),
     ):
         if any(b - a <= 1e-9 for a, b in pairwise(lengths)):

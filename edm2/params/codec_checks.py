@@ -10,7 +10,7 @@ from edm2.params.tree import Params
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"  # as diffusers names them
 PAPER_CHANNELS = 4  # that EDM2 has constants for
-VGG16_LEAST = 16  # pixels that can be halved four times
+VGG16_MIN_RESOLUTION = 16  # pixels that can be halved four times
 
 
 def autoencoder_layout(params: Params, root: Path) -> tuple[int, int] | None:
@@ -78,11 +78,11 @@ def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
 def backbone_problems(params: Params, root: Path) -> Iterator[Problem]:
     name, path = params.vae.backbone, params.vae.backbone_path
     resolution = params.dataset.resolution
-    if name == "vgg16" and resolution < VGG16_LEAST:
+    if name == "vgg16" and resolution < VGG16_MIN_RESOLUTION:
         yield Problem(
             "vae.backbone",
             name,
-            f"a dataset.resolution of at least {VGG16_LEAST} with it, not {resolution}: "
+            f"a dataset.resolution of at least {VGG16_MIN_RESOLUTION} with it, not {resolution}: "
             "VGG16 halves images four times",
             "Set it to classifier, or use larger images.",
         )

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from edm2.params.section import Count, Counts, Fraction, Positive, Section, Training
 
-Letter = Literal["A", "B", "C", "D", "E", "F", "G"]
+ConfigName = Literal["A", "B", "C", "D", "E", "F", "G"]
 Size = Literal["XXS", "XS", "S", "M", "L", "XL", "XXL"]
 PaperDataset = Literal["imagenet-512", "imagenet-64"]
 
@@ -19,7 +19,7 @@ Average = Literal["traditional", "power"]
 
 
 class Overrides(Section):
-    """Switches of the ladder that are to stand otherwise; see `edm2.diffusion.ladder.Ladder`."""
+    """Switches of the ladder that are to stand otherwise; see `edm2.params.configs.TrainingConfig`."""
 
     noise_embedding: NoiseEmbedding | None = Field(description="features of the noise level")
     embedding_layers: Literal[1, 2] | None = Field(
@@ -53,7 +53,7 @@ class Diffusion(Training):
     size: Size | None = Field(description="a size of the paper, or null: channels says it")
     channels: Count | None = Field(description="width of the first level, or null: size says it")
     channel_mult: Counts = Field(description="width of each level over channels")
-    blocks: Count = Field(description="residual blocks per level (decoder: one more); paper: 3")
+    res_blocks: Count = Field(description="residual blocks per level (decoder: one more); paper: 3")
     attention_resolutions: Counts | None = Field(
         description="resolutions whose blocks attend; null: 32, 16, 8 for A, 16, 8 for the others"
     )
@@ -81,11 +81,11 @@ class Diffusion(Training):
         description="images between two measurements of activations, weights and updates"
     )
     overrides: Overrides = Field(description="switches of all configs; null: as Table 1 has them")
-    per_config: dict[Letter, dict[str, Any]] = Field(
+    per_config: dict[ConfigName, dict[str, Any]] = Field(
         description="fields of `diffusion` with another value for one config: {A: {lr_ref: 0.001}}"
     )
 
-    def of(self, config: Letter) -> "Diffusion":
+    def of(self, config: ConfigName) -> "Diffusion":
         """These params as one config has them: its `per_config` entry merged in.
 
         Raises:

@@ -14,7 +14,7 @@ class Ema(Section):
     path: str | None = Field(
         description="source published: folder of their pickles, one network's; else null"
     )
-    sigma_rels: EmaLengths = Field(
+    ema_lengths: EmaLengths = Field(
         description="EMA lengths tracked during training; two give near-exact reconstructions"
     )
     halflife_nimg: Count = Field(
@@ -27,7 +27,7 @@ class Ema(Section):
 
 
 class Sweep(Section):
-    sigma_rel: EmaLengths = Field(
+    ema_lengths: EmaLengths = Field(
         description="EMA lengths to reconstruct: a list, or a range like 0.02...0.24 by 0.02"
     )
     nimg: Times | None = Field(

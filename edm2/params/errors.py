@@ -1,25 +1,41 @@
 """What a user can mend."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 class UserError(Exception):
-    """Something that the user gave is wrong: a value, a file, a device.
+    """Something that the user provided is wrong: a value, a file, a device.
 
-    The message names the place, the value, what was expected and the way out. Commands print it
+    The message says what is wrong, where, what was expected, and what to do. Commands print it
     without a traceback and exit with status 2.
     """
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong value: its key path, the value, what is allowed, and what to do."""
+    """One wrong value of the params.
+
+    Attributes:
+        key: its path, like diffusion.lr_ref.
+        allowed: what was expected, after "expected".
+        fix: what to do, as a sentence.
+    """
 
     key: str
     value: Any
     allowed: str
-    remedy: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.value!r}: expected {self.allowed}. {self.remedy}"
+        return f"{self.key}: {self.value!r}: expected {self.allowed}. {self.fix}".rstrip()
+
+
+class ParamsError(UserError):
+    """A params file with problems; the message has one line for each."""
+
+    def __init__(self, file: object, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        lines = [f"{file} has problems:", *(f"  {problem}" for problem in problems)]
+        super().__init__("\n".join(lines))

@@ -34,7 +34,7 @@ class Sampling(Section):
     batch: Count = Field(description="images sampled at once on a rank; changes no image")
 
 
-Measure = Literal["fd", "kid", "precision", "recall", "is"]
+MetricName = Literal["fd", "kid", "precision", "recall", "is"]
 SPLITS = 10  # of the images, for the Inception score and its error
 PUBLISHED_DIMS = {"inception": 2048, "dinov2": 1024}  # feature dimensions of published detectors
 
@@ -53,19 +53,19 @@ class Evaluation(Section):
         "and dinov2; null: computed from all training images"
     )
     samples: Count = Field(description="generated images per network; part of the metric's name")
-    measures: Annotated[tuple[Measure, ...], Field(strict=False, min_length=1)] = Field(
+    metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1)] = Field(
         description="fd: Fréchet distance, always in, as the EMA curve is drawn of it; kid: kernel "
-        "distance; precision, recall: shares among nearest neighbours; is: Inception score, with that "
+        "distance; precision, recall: shares among nearest neighbors; is: Inception score, with that "
         "detector. All but fd keep features in memory: 4·dims bytes an image, 400 MB for 50000 of 2048"
     )
-    neighbours: Count = Field(
+    neighbors: Count = Field(
         description="k of precision and recall: a feature's ball reaches to its k-th nearest"
     )
     allow_singular: bool = Field(
         description="true: a Fréchet distance of no more images than feature dimensions is told, in a "
         "row marked singular; false: it is refused"
     )
-    blocks: Count = Field(
+    seed_blocks: Count = Field(
         description="disjoint blocks of as many seeds as samples that every network is measured on; "
         "the lowest value counts, mean and standard deviation stand beside it (paper: 3)"
     )
@@ -78,9 +78,9 @@ class Evaluation(Section):
     grid_classes: Count = Field(description="classes in the sample grids, from the first on")
     grid_columns: Count = Field(description="images per class in the sample grids")
 
-    def least_samples(self, measure: Measure, dims: int) -> int:
+    def min_samples(self, metric: MetricName, dims: int) -> int:
         """The fewest images that have the measure, with features of `dims` dimensions."""
-        match measure:
+        match metric:
             case "fd":
                 return 2 if self.allow_singular else dims + 1
             case "kid":
@@ -88,4 +88,4 @@ class Evaluation(Section):
             case "is":
                 return SPLITS
             case _:
-                return self.neighbours + 1
+                return self.neighbors + 1

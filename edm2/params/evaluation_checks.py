@@ -73,33 +73,33 @@ def _reference(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
             "a file that exists",
             f"Looked for {root / path}. Or set it to null: computed here.",
         )
-    if set(evaluation.measures) - {"fd", "is"}:
+    if set(evaluation.metrics) - {"fd", "is"}:
         yield Problem(
-            "evaluation.measures",
-            list(evaluation.measures),
+            "evaluation.metrics",
+            list(evaluation.metrics),
             "fd and is alone with evaluation.reference",
             "Others need features of real images; published statistics have none.",
         )
 
 
 def _measures(evaluation: Evaluation, dims: int) -> Iterator[Problem]:
-    chosen, samples = evaluation.measures, evaluation.samples
+    chosen, samples = evaluation.metrics, evaluation.samples
     whose = "features.dims" if evaluation.detector == "classifier" else evaluation.detector
     if "fd" not in chosen or len(set(chosen)) != len(chosen):
         yield Problem(
-            "evaluation.measures",
+            "evaluation.metrics",
             list(chosen),
             "fd, and others, each once",
             "The EMA curve is drawn of the Fréchet distance.",
         )
     if "is" in chosen and evaluation.detector != "inception":
         yield Problem(
-            "evaluation.measures",
+            "evaluation.metrics",
             list(chosen),
             "is with detector: inception alone",
             "It is defined by that network's classes; leave it out.",
         )
-    if samples < evaluation.least_samples("fd", dims):
+    if samples < evaluation.min_samples("fd", dims):
         if evaluation.allow_singular:
             yield Problem(
                 "evaluation.samples", samples, "two or more: one has no covariance", "Use more."
@@ -113,13 +113,13 @@ def _measures(evaluation: Evaluation, dims: int) -> Iterator[Problem]:
                 "Use at least twice as many, or have the rows marked (evaluation.allow_singular).",
             )
     for measure in (m for m in chosen if m != "fd"):
-        least = evaluation.least_samples(measure, dims)
+        least = evaluation.min_samples(measure, dims)
         if samples < least:
             yield Problem(
                 "evaluation.samples",
                 samples,
                 f"at least {least} for {measure}",
-                "Use more, or leave it out of evaluation.measures.",
+                "Use more, or leave it out of evaluation.metrics.",
             )
 
 

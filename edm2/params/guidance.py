@@ -15,8 +15,8 @@ Strengths = Annotated[
 class Guidance(Section):
     """D_w = w·D_main + (1 − w)·D_guide, for every network of the sweep and every strength w."""
 
-    guide: Literal["none", "unlabelled", "snapshot", "trained", "published"] = Field(
-        description="unlabelled: the network itself, not told the class (needs "
+    guide: Literal["none", "unlabeled", "snapshot", "trained", "published"] = Field(
+        description="unlabeled: the network itself, not told the class (needs "
         "diffusion.label_dropout); snapshot: another EMA length or time of the same training; "
         "trained: a training of its own, which differs in `changes`; published: EDM2's authors'"
     )
@@ -27,7 +27,7 @@ class Guidance(Section):
     interval: Interval | None = Field(
         description="noise levels [low, high] between which guidance acts; null: everywhere"
     )
-    sigma_rel: EmaLength | None = Field(
+    ema_length: EmaLength | None = Field(
         description="the guide's EMA length; null: that of the network it guides"
     )
     nimg: Count | None = Field(

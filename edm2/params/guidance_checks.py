@@ -20,8 +20,8 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
     """What is asked of the guide, and what goes with which kind of guide."""
     guidance, kind = params.guidance, params.guidance.guide
     unused = {
-        "none": ("interval", "sigma_rel", "nimg", "changes", "path"),
-        "unlabelled": ("sigma_rel", "nimg", "changes", "path"),
+        "none": ("interval", "ema_length", "nimg", "changes", "path"),
+        "unlabeled": ("ema_length", "nimg", "changes", "path"),
         "snapshot": ("changes", "path"),
         "trained": ("path",),
         "published": (),
@@ -41,7 +41,7 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
             "guidance.strength",
             list(guidance.strength),
             "[1.0] with guide: none",
-            "Name a guide: unlabelled, snapshot, trained or published.",
+            "Name a guide: unlabeled, snapshot, trained or published.",
         )
     if any(b - a <= 1e-9 for a, b in pairwise(guidance.strength)):
         yield Problem(
@@ -57,9 +57,9 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
             "[low, high], low below high",
             "null means all noise levels.",
         )
-    if kind == "snapshot" and guidance.sigma_rel is None and guidance.nimg is None:
+    if kind == "snapshot" and guidance.ema_length is None and guidance.nimg is None:
         yield Problem(
-            "guidance.sigma_rel, guidance.nimg",
+            "guidance.ema_length, guidance.nimg",
             (None, None),
             "one of them with guide: snapshot",
             "A network that guides itself changes nothing.",
@@ -108,11 +108,11 @@ def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Pro
 def guide_problems(params: Params) -> Iterator[Problem]:
     """What the guide asks of a config's own training."""
     guidance, diffusion = params.guidance, params.diffusion
-    if guidance.guide == "unlabelled" and not (diffusion.conditional and diffusion.label_dropout):
+    if guidance.guide == "unlabeled" and not (diffusion.conditional and diffusion.label_dropout):
         yield Problem(
             "diffusion.label_dropout",
             diffusion.label_dropout,
-            "above 0, with diffusion.conditional: true, for guide: unlabelled",
+            "above 0, with diffusion.conditional: true, for guide: unlabeled",
             "0.1 is usual; or train an unconditional guide (guide: trained).",
         )
     if guidance.nimg is not None and guidance.guide in ("snapshot", "trained"):

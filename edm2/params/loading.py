@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -10,8 +11,8 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from edm2.params.checks import launched_ranks, problems, project_root
-from edm2.params.errors import UserError
+from edm2.params.checks import launched_ranks, project_root, wrong_combinations
+from edm2.params.errors import ParamsError, Problem, UserError
 from edm2.params.tree import Params
 
 
@@ -19,9 +20,9 @@ def load(path: str | Path) -> Params:
     """Read and check params.yaml (YAML 1.2, as DVC reads it).
 
     Raises:
-        UserError: the file cannot be read, a key is unknown or missing, a value has the wrong type
-            or is impossible, alone or together with others. The message has a line per problem:
-            key path, value, what is allowed, what to do.
+        ParamsError: a key is unknown or missing, a value has the wrong type or is impossible, alone
+            or together with others. All problems are in it.
+        UserError: the file cannot be read.
     """
     path = Path(path)
     try:
@@ -33,31 +34,29 @@ def load(path: str | Path) -> Params:
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
-        raise _refusal(path, [_explain(details) for details in _deepest(error.errors())]) from None
-    refused = list(_refused_changes(params))
-    if refused:
-        raise _refusal(path, refused)
-    ranks = int(os.environ.get("WORLD_SIZE", launched_ranks(params.launch)))
-    found = list(problems(params, ranks, project_root()))
-    if found:
-        raise _refusal(path, [str(problem) for problem in found])
+        raise ParamsError(path, _explain_all(error)) from None
+    problems = list(_wrong_changes(params))
+    if not problems:
+        ranks = int(os.environ.get("WORLD_SIZE", launched_ranks(params.launch)))
+        problems = list(wrong_combinations(params, ranks, project_root()))
+    if problems:
+        raise ParamsError(path, problems)
     return params
 
 
-def _refused_changes(params: Params) -> Iterator[str]:
-    """What is wrong with changes of `diffusion`: of single configs, and of the guide."""
-    places = {
+def _wrong_changes(params: Params) -> Iterator[Problem]:
+    """What is wrong with the changes of `diffusion`: of single configs, and of the guide."""
+    changes_by_key = {
         f"diffusion.per_config.{config}": changes
         for config, changes in params.diffusion.per_config.items()
     }
-    for key, changes in {**places, "guidance.changes": params.guidance.changes}.items():
+    changes_by_key["guidance.changes"] = params.guidance.changes
+    for key, changes in changes_by_key.items():
         try:
             params.diffusion.changed(changes)
         except ValidationError as error:
-            for details in _deepest(error.errors()):
-                place = ("diffusion", *details["loc"])
-                told = _explain({**details, "loc": place}).removeprefix("diffusion.")
-                yield f"{key}.{told}"
+            for problem in _explain_all(error, "diffusion"):
+                yield replace(problem, key=f"{key}.{problem.key.removeprefix('diffusion.')}")
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -68,51 +67,53 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]
             yield from fields(field.annotation, f"{prefix}{name}.")
 
 
-def _refusal(path: Path, lines: list[str]) -> UserError:
-    return UserError("\n".join([f"{path} cannot be used:", *(f"  {line}" for line in lines)]))
+def _explain_all(error: ValidationError, section: str | None = None) -> list[Problem]:
+    """All problems that pydantic found in the tree, or in one of its sections.
 
-
-def _deepest(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Leave out what only follows from an error inside: a list is short because an item is bad."""
-    places = [error["loc"] for error in errors]
+    What only follows from an error inside is left out: a list is too short because an item is bad.
+    """
+    errors = error.errors()
+    locations = [details["loc"] for details in errors]
     return [
-        error
-        for error in errors
+        _explain(details, (section, *details["loc"]) if section else details["loc"])
+        for details in errors
         if not any(
-            len(p) > len(error["loc"]) and p[: len(error["loc"])] == error["loc"] for p in places
+            len(other) > len(details["loc"]) and other[: len(details["loc"])] == details["loc"]
+            for other in locations
         )
     ]
 
 
-REMEDIES = (  # by the beginning of pydantic's error type
+FIXES = (  # by the beginning of pydantic's error type
     (("literal",), "Choose one of these."),
     (("int_", "float_", "bool_", "string_type", "tuple", "list"), "Write it without quotes."),
     (("greater", "less"), "Choose a value inside."),
 )
 
 
-def _explain(error: ErrorDetails) -> str:
-    """One line on one problem that pydantic found: key path, value, what is allowed, what to do."""
-    key = ".".join(str(part) for part in error["loc"])
+def _explain(error: ErrorDetails, location: tuple[int | str, ...]) -> Problem:
+    """One problem that pydantic found, in our words."""
+    key = ".".join(map(str, location)) or "the file"
     described = dict(fields(Params))
-    meaning = described.get(".".join(str(p) for p in error["loc"] if not isinstance(p, int)))
+    meaning = described.get(".".join(str(part) for part in location if not isinstance(part, int)))
     about = f" ({meaning})" if meaning else ""
     if error["type"] == "extra_forbidden":
-        return f"{key}: {error['input']!r}: unknown key. {_known(key, list(described))}"
+        known, guess = _known(key, list(described))
+        return Problem(key, error["input"], f"a known key: {known}", f"{guess}Remove it.")
     if error["type"] == "missing":
-        return f"{key}: missing{about}. Add it; params.yaml lists every field."
-    expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    remedy = next((text for kinds, text in REMEDIES if error["type"].startswith(kinds)), "")
+        return Problem(key, None, f"a value{about}", "Add the key; params.yaml lists every field.")
+    allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    fix = next((text for kinds, text in FIXES if error["type"].startswith(kinds)), "")
     if error["type"].endswith("_type") and not isinstance(error["input"], str):
-        remedy = "Give a value of that kind."
-    if "sigma_rel" in key and error["type"].startswith(("less", "greater")):
-        remedy = "EMA lengths lie between 0 and 1/√12; 0.05 to 0.25 are usual."
-    return f"{key or 'the file'}: {error['input']!r}: expected {expected}{about}. {remedy}".rstrip()
+        fix = "Give a value of that kind."
+    if "ema_length" in key and error["type"].startswith(("less", "greater")):
+        fix = "EMA lengths are between 0 and 1/√12; 0.05 to 0.25 are usual."
+    return Problem(key, error["input"], f"{allowed}{about}", fix)
 
 
-def _known(key: str, keys: list[str]) -> str:
+def _known(key: str, keys: list[str]) -> tuple[str, str]:
+    """The keys beside an unknown one, and a guess which was meant."""
     section, _, name = key.rpartition(".")
     siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == section]
     close = difflib.get_close_matches(name, siblings, n=1)
-    guess = f"Did you mean {close[0]}? " if close else ""
-    return f"{guess}Known here: {', '.join(siblings)}."
+    return ", ".join(siblings), f"Did you mean {close[0]}? " if close else ""

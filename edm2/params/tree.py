@@ -5,23 +5,27 @@ from typing import Annotated
 from pydantic import Field
 
 from edm2.params.codec import CodecChoice
+from edm2.params.configs import TrainingConfig
 from edm2.params.dataset import Dataset
-from edm2.params.diffusion import Diffusion, Letter
+from edm2.params.diffusion import ConfigName, Diffusion
 from edm2.params.ema import Ema, Sweep
 from edm2.params.evaluation import PUBLISHED_DIMS, Evaluation, Sampling
 from edm2.params.features import Features
 from edm2.params.guidance import Guidance
+from edm2.params.resolution import resolve
 from edm2.params.runtime import Runtime, Tracking
 from edm2.params.section import Section
 from edm2.params.vae import Vae
 
-Letters = Annotated[tuple[Letter, ...], Field(strict=False, min_length=1)]
+ConfigNames = Annotated[tuple[ConfigName, ...], Field(strict=False, min_length=1)]
 
 
 class Params(Section):
     """All that a user may set. See `load`."""
 
-    configs: Letters = Field(description="training configurations of the paper to run and compare")
+    configs: ConfigNames = Field(
+        description="training configurations of the paper to run and compare"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(
         description="all randomness follows it, but what dataset.seed settles"
     )
@@ -48,11 +52,15 @@ class Params(Section):
         """Width of the feature vectors that the measures compare."""
         return PUBLISHED_DIMS.get(self.evaluation.detector, self.features.dims)
 
-    def of(self, config: Letter) -> "Params":
+    def of(self, config: ConfigName) -> "Params":
         """The params of one config: what `diffusion.per_config` says for it is merged in."""
         return self.model_copy(update={"diffusion": self.diffusion.of(config)})
 
-    def guide_of(self, config: Letter) -> "Params":
+    def resolved(self, config: ConfigName) -> TrainingConfig:
+        """The complete config: its own options, the paper's numbers, and what these params set."""
+        return resolve(config, self.diffusion)
+
+    def guide_of(self, config: ConfigName) -> "Params":
         """The params of the training of a config's guide: `guidance.changes` merged in as well."""
         guide = self.diffusion.of(config).changed(self.guidance.changes)
         return self.model_copy(update={"diffusion": guide})

@@ -34,7 +34,7 @@ class Losses(Section):
     adversarial: NonNegative = Field(description="what the discriminator says of reconstructions")
     pooled: NonNegative = Field(description="squared error of area-pooled images")
     low_pass: NonNegative = Field(description="squared error where the image is flat")
-    plain: NonNegative = Field(description="squared error of all pixels")
+    mse: NonNegative = Field(description="squared error of all pixels")
     kl: NonNegative = Field(description="weight of mean μ², or of twice the KL term if learned")
     pool: Count = Field(description="side of the pooling window in pixels")
     gradient_normalization: bool = Field(
@@ -83,7 +83,7 @@ class VaeImages(Section):
     held_out: str | None = Field(
         description="other such tars, for held-out metrics; null with shards: null"
     )
-    least_area: Annotated[float, Field(gt=0, le=1)] = Field(
+    min_area: Annotated[float, Field(gt=0, le=1)] = Field(
         description="smallest part of an image's largest square that a random crop takes; "
         "1.0: no random crops, that square from the middle"
     )
@@ -96,7 +96,7 @@ class Vae(Training):
     channel_mult: Counts = Field(
         description="width of each level over channels; every level after the first halves the size"
     )
-    num_res_blocks: Count = Field(description="residual blocks per level (decoder: one more)")
+    res_blocks: Count = Field(description="residual blocks per level (decoder: one more)")
     latent_channels: Count = Field(description="channels of the latents")
     attention: bool = Field(description="self-attention in the middle of encoder and decoder")
     wavelet: bool = Field(description="a Haar wavelet transform in place of the first halving")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from edm2.params.codec_checks import VGG16_LEAST
+from edm2.params.codec_checks import VGG16_MIN_RESOLUTION
 from edm2.params.errors import Problem
 from edm2.params.tree import Params
 from edm2.params.vae import Vae
@@ -63,7 +63,7 @@ def _sides(params: Params) -> Iterator[Problem]:
             f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
             "Use a power of two below it, or set vae.equivariance.crop to 0.",
         )
-    least = VGG16_LEAST if vae.backbone == "vgg16" else 2 ** (params.features.slices - 1)
+    least = VGG16_MIN_RESOLUTION if vae.backbone == "vgg16" else 2 ** (params.features.slices - 1)
     if crop < least and (vae.losses.perceptual or vae.losses.adversarial):
         yield Problem(
             "vae.equivariance.crop",
@@ -75,7 +75,7 @@ def _sides(params: Params) -> Iterator[Problem]:
 
 def _losses(vae: Vae) -> Iterator[Problem]:
     losses, adversarial = vae.losses, vae.adversarial
-    images = ("perceptual", "adversarial", "pooled", "low_pass", "plain")
+    images = ("perceptual", "adversarial", "pooled", "low_pass", "mse")
     if not any(getattr(losses, name) for name in images):
         yield Problem(
             "vae.losses",

@@ -51,7 +51,7 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
                     "experiment": name,
                     "config": config,
                     **{key: params.get(key) for key in differing},
-                    "best EMA length": best["sigma_rel"],
+                    "best EMA length": best["ema_length"],
                     best["metric"]: best["value"],
                     "at edge of grid": "yes" if best["at_edge"] else "no",
                     "error": best["error"],

@@ -47,7 +47,7 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**spread).loc[sorted(values.idxmin())]
 
 
-def measures_of(table: pd.DataFrame, row: pd.Series) -> dict[str, float]:
+def metrics_of(table: pd.DataFrame, row: pd.Series) -> dict[str, float]:
     """Every metric of the images that a row is about, by name."""
     same = table[(table[IMAGES] == row[IMAGES]).all(axis=1)]
     return {
@@ -81,7 +81,7 @@ def one_strength(rows: pd.DataFrame) -> pd.DataFrame:
 
 def ema_curve(table: pd.DataFrame) -> pd.DataFrame:
     """The main metric over EMA length: all tensors alike, the latest time, one guidance strength."""
-    return one_strength(at_the_end(whole_networks(table))).sort_values(["config", "sigma_rel"])
+    return one_strength(at_the_end(whole_networks(table))).sort_values(["config", "ema_length"])
 
 
 def confirmed(table: pd.DataFrame, best: pd.Series) -> pd.Series | None:
@@ -100,8 +100,8 @@ def best_of(table: pd.DataFrame) -> pd.Series:
     """The row of the lowest value of the EMA curve, and whether it lies at the grid's edge."""
     rows = ema_curve(table)
     best = rows.iloc[int(rows["value"].argmin())].copy()
-    ends = {rows["sigma_rel"].iloc[0], rows["sigma_rel"].iloc[-1]}
-    best["at_edge"] = len(rows) > 1 and best["sigma_rel"] in ends
+    ends = {rows["ema_length"].iloc[0], rows["ema_length"].iloc[-1]}
+    best["at_edge"] = len(rows) > 1 and best["ema_length"] in ends
     return best
 
 
@@ -126,16 +126,16 @@ def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
 
 def draw_curve(axes: Axes, name: str, line: pd.DataFrame, color: Any = None) -> None:
     """One metric against EMA length, its minimum marked and told in the legend."""
-    line = line.sort_values("sigma_rel")
+    line = line.sort_values("ema_length")
     best = line.iloc[int(line["value"].argmin())]
-    ends = (line["sigma_rel"].iloc[0], line["sigma_rel"].iloc[-1])
-    where = " (edge of the grid)" if len(line) > 1 and best["sigma_rel"] in ends else ""
+    ends = (line["ema_length"].iloc[0], line["ema_length"].iloc[-1])
+    where = " (edge of the grid)" if len(line) > 1 and best["ema_length"] in ends else ""
     if (line["average"] == "traditional").all():
         where = " (traditional EMA, fixed)"
-    label = f"{name}: {best['value']:.3g} at {best['sigma_rel']:.3g}{where}"
-    (drawn,) = axes.plot(line["sigma_rel"], line["value"], marker=".", color=color, label=label)
+    label = f"{name}: {best['value']:.3g} at {best['ema_length']:.3g}{where}"
+    (drawn,) = axes.plot(line["ema_length"], line["value"], marker=".", color=color, label=label)
     axes.plot(
-        best["sigma_rel"],
+        best["ema_length"],
         best["value"],
         marker="o",
         markersize=9,

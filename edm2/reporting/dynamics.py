@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from edm2.reporting.curves import STYLE, save_figure
 
 FLAT = 1.05  # magnitudes that end within this factor of where they began are flat
-LEAST_RANGE = 2.5  # of a magnitude axis
+MIN_AXIS_RANGE = 2.5  # of a magnitude axis
 BOUNDED = 1.5  # activations that grow by less in the second half of training are bounded
 WEIGHTS_IN_PAPER = {"C": "grow", "D": "grow", "E": "flat", "F": "flat", "G": "flat"}
 ACTIVATIONS_IN_PAPER = {"C": "grow", **dict.fromkeys("DEFG", "bounded")}
@@ -114,9 +114,9 @@ def _draw(axes: Axes, rows: pd.DataFrame, what: str) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="y", labelsize=7)
     low, high = axes.get_ylim()
-    if high / low < LEAST_RANGE:  # what is flat is to look flat
+    if high / low < MIN_AXIS_RANGE:  # what is flat is to look flat
         middle = (low * high) ** 0.5
-        axes.set_ylim(middle / LEAST_RANGE**0.5, middle * LEAST_RANGE**0.5)
+        axes.set_ylim(middle / MIN_AXIS_RANGE**0.5, middle * MIN_AXIS_RANGE**0.5)
 
 
 def _finish(bottom: list[Axes], legend: Axes) -> None:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edm2.runtime.files import replacing
 
-LEAST_SIDE = 40  # pixels an image is shown with
+MIN_DISPLAY_SIDE = 40  # pixels an image is shown with
 GAP = 2
 
 
@@ -18,7 +18,7 @@ def draw_grid(rows: Sequence[torch.Tensor], labels: Sequence[str]) -> Image.Imag
     Small images are enlarged by whole factors, pixel by pixel.
     """
     side = rows[0].shape[-1]
-    factor = max(1, -(-LEAST_SIDE // side))
+    factor = max(1, -(-MIN_DISPLAY_SIDE // side))
     cell = side * factor + GAP
     font = ImageFont.load_default(size=14)
     margin = GAP * 6 + int(max(font.getlength(label) for label in labels))

@@ -12,29 +12,29 @@ from edm2.reporting.curves import (
     draw_training,
     draw_vae,
     ema_curve,
-    measures_of,
+    metrics_of,
 )
 from edm2.reporting.dynamics import draw_magnitudes, draw_updates, dynamics_table
-from edm2.reporting.findings import Findings
 from edm2.reporting.page import render, table
 from edm2.reporting.sections import (
     ablation_section,
+    baselines_section,
     ema_section,
     guidance_section,
     samples_section,
     sweep_sections,
     trained_sections,
     vae_section,
-    yardsticks_section,
 )
-from edm2.reporting.tables import ablation_table, as_markdown, ema_table, yardstick_table
+from edm2.reporting.stage_outputs import StageOutputs
+from edm2.reporting.tables import ablation_table, as_markdown, baseline_table, ema_table
 from edm2.runtime.files import write_json, write_text
 
 
-def write_report(findings: Findings, folder: Path) -> None:
+def write_report(findings: StageOutputs, folder: Path) -> None:
     """Write index.html, metrics.json, and its tables (csv, md) and figures (png, svg)."""
     networks, vae, training = findings.networks, findings.metrics("vae"), findings.training
-    features, yardsticks = findings.metrics("features"), findings.metrics("yardsticks")
+    features, baselines = findings.metrics("features"), findings.metrics("baselines")
     ablation, curve = ablation_table(networks), ema_table(networks)
     write_text(folder / "ablation.csv", ablation.to_csv(index=False))
     write_text(folder / "ablation.md", as_markdown(ablation))
@@ -55,7 +55,7 @@ def write_report(findings: Findings, folder: Path) -> None:
     (draw_vae if len(curves) else draw_nothing)(curves, folder / "vae.png")
     write_json(
         folder / "metrics.json",
-        _summary(networks, {"vae": vae, "yardsticks": yardsticks, "features": features}),
+        _summary(networks, {"vae": vae, "baselines": baselines, "features": features}),
     )
     sections = [
         ("EMA length", ema_section(networks, folder)),
@@ -63,7 +63,7 @@ def write_report(findings: Findings, folder: Path) -> None:
         *sweep_sections(networks, folder / "sweeps"),
         *guidance_section(findings, networks, folder / "sweeps"),
         ("Samples", samples_section(findings, networks)),
-        ("How good is that?", yardsticks_section(yardstick_table(networks, yardsticks), features)),
+        ("How good is that?", baselines_section(baseline_table(networks, baselines), features)),
         ("Autoencoder", vae_section(findings, vae, curves.empty, folder)),
         *trained_sections(training, dynamics, folder),
         ("All networks", table(curve)),
@@ -82,6 +82,6 @@ def _summary(networks: pd.DataFrame, stages: Mapping[str, dict[str, float]]) -> 
     }
     for config, part in networks.groupby("config"):
         best = best_of(part)
-        found |= {f"{config}/best/{k}": value for k, value in measures_of(part, best).items()}
-        found[f"{config}/best/sigma_rel"] = float(best["sigma_rel"])
+        found |= {f"{config}/best/{k}": value for k, value in metrics_of(part, best).items()}
+        found[f"{config}/best/ema_length"] = float(best["ema_length"])
     return found

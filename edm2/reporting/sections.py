@@ -7,9 +7,9 @@ import pandas as pd
 
 from edm2.reporting.curves import best_of, bests_of, confirmed, main_metric
 from edm2.reporting.dynamics import BOUNDED, FLAT
-from edm2.reporting.findings import Findings
 from edm2.reporting.grids import grid_name
 from edm2.reporting.page import folded, paragraph, picture, table
+from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.sweeps import (
     draw_curves,
     draw_heat_map,
@@ -41,18 +41,18 @@ def ema_section(networks: pd.DataFrame, folder: Path) -> str:
     for config, part in networks.groupby("config"):
         best = best_of(part)
         text = (
-            f"Config {config} is best at EMA length {best['sigma_rel']:g}: "
+            f"Config {config} is best at EMA length {best['ema_length']:g}: "
             f"{best['metric']} = {best['value']:.4g}."
         )
         if best["average"] == "traditional":
             text = (
                 f"Config {config} has one traditional EMA, here of length "
-                f"{best['sigma_rel']:.3g}: {best['metric']} = {best['value']:.4g}."
+                f"{best['ema_length']:.3g}: {best['metric']} = {best['value']:.4g}."
             )
         if best["at_edge"]:
             text += (
                 " That is the edge of the grid: the true optimum may lie beyond. "
-                "Widen sweep.sigma_rel."
+                "Widen sweep.ema_lengths."
             )
         fresh = confirmed(part, best)
         if fresh is not None:
@@ -98,7 +98,7 @@ def sweep_sections(networks: pd.DataFrame, folder: Path) -> list[tuple[str, str]
 
 
 def guidance_section(
-    findings: Findings, networks: pd.DataFrame, folder: Path
+    findings: StageOutputs, networks: pd.DataFrame, folder: Path
 ) -> list[tuple[str, str]]:
     """EMA length against guidance strength, if several strengths were swept."""
     curves = guidance_curves(networks)
@@ -122,7 +122,7 @@ def guidance_section(
                 continue
             fresh = confirmed(part, best)
             again = "" if fresh is None else f"; {fresh['value']:.4g} on fresh seeds"
-            strength, length, value = best["guidance"], best["sigma_rel"], best["value"]
+            strength, length, value = best["guidance"], best["ema_length"], best["value"]
             caption = (
                 f"Config {config} guided with w = {strength:g} at EMA length {length:.3g}: "
                 f"{best['metric']} = {value:.4g}{again}."
@@ -195,12 +195,12 @@ def _letters(rows: pd.DataFrame) -> str:
     return ", ".join(rows["config"]) or "none"
 
 
-def samples_section(findings: Findings, networks: pd.DataFrame) -> str:
+def samples_section(findings: StageOutputs, networks: pd.DataFrame) -> str:
     """Images of each config's best network, and strips of the same seeds."""
     pictures = []
     for config, part in networks.groupby("config"):
         best = best_of(part)
-        length = float(best["sigma_rel"])
+        length = float(best["ema_length"])
         grid = grid_name(best["network"], best["guidance"])
         path = findings.folder / f"samples/{config}/{grid}"
         caption = f"Config {config} at its best EMA length {length:.3g}: one row per class."
@@ -216,16 +216,16 @@ def samples_section(findings: Findings, networks: pd.DataFrame) -> str:
     return "".join(pictures)
 
 
-def yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) -> str:
+def baselines_section(baselines: pd.DataFrame, features: dict[str, float]) -> str:
     """Generated, held-out and reconstructed images by one metric and count."""
-    if yardsticks.empty:
+    if baselines.empty:
         return paragraph("There are too few held-out images for a Fréchet distance of their own.")
-    if not yardsticks["images"].str.startswith("generated").any():
-        return table(yardsticks) + paragraph(
+    if not baselines["images"].str.startswith("generated").any():
+        return table(baselines) + paragraph(
             "Generated images are measured at another count, which cannot be compared: there are "
             "more held-out images than evaluation.samples."
         )
-    own = yardsticks["metric"].str.startswith("fd_classifier").all()
+    own = baselines["metric"].str.startswith("fd_classifier").all()
     note = (
         "All are distances to the same real images, by one metric and one sample count. Held-out "
         "images are what a perfect generator would make; their reconstructions show what the "
@@ -238,10 +238,10 @@ def yardsticks_section(yardsticks: pd.DataFrame, features: dict[str, float]) -> 
             " The detector is a classifier that reads "
             f"{features['accuracy_held_out']:.1%} of the held-out images rightly."
         )
-    return table(yardsticks) + paragraph(note)
+    return table(baselines) + paragraph(note)
 
 
-def vae_section(findings: Findings, vae: dict[str, float], foreign: bool, folder: Path) -> str:
+def vae_section(findings: StageOutputs, vae: dict[str, float], foreign: bool, folder: Path) -> str:
     """What the autoencoder keeps of an image, and how it was trained."""
     psnr = f"PSNR {vae['psnr']:.2f} dB" if "psnr" in vae else "images come back exactly"
     distances = ", ".join(

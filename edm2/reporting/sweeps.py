@@ -51,15 +51,15 @@ def minima(curves: pd.DataFrame, by: str) -> pd.DataFrame:
     rows = []
     for (config, value), line in curves.groupby(["config", by], sort=False):
         best = line.iloc[int(line["value"].argmin())]
-        ends = {line["sigma_rel"].min(), line["sigma_rel"].max()}
+        ends = {line["ema_length"].min(), line["ema_length"].max()}
         rows.append(
             {
                 "config": config,
                 by: value,
                 "metric": best["metric"],
                 "best": best["value"],
-                "EMA length": best["sigma_rel"],
-                "at edge of grid": "yes" if len(line) > 1 and best["sigma_rel"] in ends else "no",
+                "EMA length": best["ema_length"],
+                "at edge of grid": "yes" if len(line) > 1 and best["ema_length"] in ends else "no",
                 "error": best["error"],
                 "weight_sum": best["weight_sum"],
                 "snapshots": best["snapshots"],
@@ -100,7 +100,7 @@ def draw_heat_map(curves: pd.DataFrame, path: Path) -> None:
         )
         for axes, config in zip(grid[:, 0], configs, strict=True):
             part = curves[curves["config"] == config]
-            values = part.pivot_table(index="guidance", columns="sigma_rel", values="value")
+            values = part.pivot_table(index="guidance", columns="ema_length", values="value")
             image = axes.imshow(
                 values, origin="lower", aspect="auto", cmap="viridis", norm=LogNorm()
             )

@@ -9,9 +9,9 @@ from edm2.reporting.curves import FRECHET, IMAGES, best_of, confirmed, main_metr
 PAPER_METRIC = "fid_50k"
 
 
-def paper_ladder() -> pd.DataFrame:
+def paper_configs() -> pd.DataFrame:
     """EDM2 Table 1 and Figures 16 to 22, indexed by config letter."""
-    with files("edm2.reporting").joinpath("paper/ladder.csv").open(encoding="utf-8") as file:
+    with files("edm2.reporting").joinpath("paper/configs.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, index_col="config")
 
 
@@ -20,7 +20,7 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
 
     The columns say detector and sample count of either side; the two are never one column.
     """
-    paper = paper_ladder()
+    paper = paper_configs()
     rows = []
     for config, part in table.groupby("config"):
         best, reference = best_of(part), paper.loc[config]
@@ -32,7 +32,7 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
                 f"ours: {best['metric']}": best["value"],
                 **_spread(best),
                 **({} if fresh is None else {"ours: on fresh seeds": fresh["value"]}),
-                "ours: EMA length": best["sigma_rel"],
+                "ours: EMA length": best["ema_length"],
                 "ours: average": best["average"],
                 **({} if best["guidance"] == 1 else {"ours: guidance": best["guidance"]}),
                 **({"ours: singular": "yes"} if best["singular"] else {}),
@@ -61,7 +61,7 @@ def ema_table(table: pd.DataFrame) -> pd.DataFrame:
     """
     columns = [
         "config",
-        "sigma_rel",
+        "ema_length",
         "guidance",
         "tensors",
         "average",
@@ -76,7 +76,7 @@ def ema_table(table: pd.DataFrame) -> pd.DataFrame:
         "samples",
         "first_seed",
     ]
-    order = ["config", "seeds", "tensors", "nimg", "guidance", "sigma_rel"]
+    order = ["config", "seeds", "tensors", "nimg", "guidance", "ema_length"]
     rows = main_metric(table).sort_values(order, ascending=[True, False, True, True, True, True])
     for name, other in table[~table["metric"].str.startswith(FRECHET)].groupby("metric"):
         named = {"value": str(name), "standard_error": f"{name}: standard error"}
@@ -91,20 +91,20 @@ def ema_table(table: pd.DataFrame) -> pd.DataFrame:
     return rows[columns + others].reset_index(drop=True)
 
 
-def yardstick_table(table: pd.DataFrame, yardsticks: dict[str, float]) -> pd.DataFrame:
+def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataFrame:
     """Generated images beside real and reconstructed held-out ones, one metric throughout.
 
     Empty when there are too few held-out images for a Fréchet distance.
     """
     rows: list[dict[str, object]] = []
-    for key, value in yardsticks.items():
+    for key, value in baselines.items():
         split, _, name = key.partition("/")
         what = {"held_out": "held-out images", "reconstructions": "their VAE reconstructions"}
         rows.append({"images": what[split], "metric": name, "value": value})
     metrics = {row["metric"] for row in rows}
     for config, part in table[table["metric"].isin(metrics)].groupby("config"):
         best = best_of(table[table["config"] == config])
-        length = best["sigma_rel"]
+        length = best["ema_length"]
         same = (
             (part["network"] == best["network"])
             & (part["seeds"] == "sweep")

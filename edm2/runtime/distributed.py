@@ -23,14 +23,14 @@ class Ranks:
     size: int
     local: int
 
-    @property
-    def first(self) -> bool:
-        """Whether this process writes files, tables and logs."""
-        return self.rank == 0
+
+def is_main_process() -> bool:
+    """Whether this process writes files, tables and logs."""
+    return ranks().rank == 0
 
 
 def ranks() -> Ranks:
-    """Who we are, from torchrun's environment variables."""
+    """The rank of this process, from torchrun's environment variables."""
     env = os.environ
     return Ranks(
         int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0"))
@@ -76,9 +76,9 @@ def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch
 
 def gathered(mine: T) -> list[T]:
     """What all ranks have, in their order, on the first; on the others what they have themselves."""
-    parts: list[T] = [mine] * (ranks().size if ranks().first else 1)
+    parts: list[T] = [mine] * (ranks().size if is_main_process() else 1)
     if dist.is_initialized():
-        dist.gather_object(mine, parts if ranks().first else None)
+        dist.gather_object(mine, parts if is_main_process() else None)
     return parts
 
 

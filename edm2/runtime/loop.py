@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from edm2.params.section import Training
-from edm2.runtime.distributed import all_reduce, barrier, ranks
+from edm2.runtime.distributed import all_reduce, barrier, is_main_process, ranks
 from edm2.runtime.interruption import Interrupted, signals
 from edm2.runtime.progress import Progress
 from edm2.runtime.state import State
@@ -36,7 +36,7 @@ class Every:
     action: Callable[[int], Mapping[str, float]]
 
 
-class Averages:
+class MetricAccumulator:
     """Means of metrics between two log rows; part of the checkpoint, so that logs resume too.
 
     A metric is a value, or (sum, count) where it is known for a part of the batch only. All ranks
@@ -65,7 +65,7 @@ class Averages:
         return {key: all_reduce(self.sums[key].clone()) for key in sorted(self.sums)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums = {key: value if ranks().first else value * 0 for key, value in state.items()}
+        self.sums = {key: value if is_main_process() else value * 0 for key, value in state.items()}
 
 
 def train(
@@ -91,9 +91,9 @@ def train(
     Raises:
         Interrupted: after a signal, when the checkpoint of the current step is written.
     """
-    averages = Averages()
+    averages = MetricAccumulator()
     nimg = _restore(task, averages, state)
-    if ranks().first:
+    if is_main_process():
         rollback(nimg)
     run.rollback(nimg)
     barrier()
@@ -123,13 +123,13 @@ def train(
     progress.close()
 
 
-def _save(task: Task[Any], averages: Averages, state: State, nimg: int) -> None:
+def _save(task: Task[Any], averages: MetricAccumulator, state: State, nimg: int) -> None:
     sums = averages.state_dict()
-    if ranks().first:
+    if is_main_process():
         state.save(nimg, {"nimg": nimg, "task": task.state_dict(), "averages": sums})
 
 
-def _restore(task: Task[Any], averages: Averages, state: State) -> int:
+def _restore(task: Task[Any], averages: MetricAccumulator, state: State) -> int:
     barrier()
     tree = state.restore()
     if tree is None:

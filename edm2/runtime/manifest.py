@@ -1,6 +1,11 @@
-"""manifest.json: what a folder of results holds, and how to see that it still does."""
+"""manifest.json: what a folder of results holds, with a checksum of each file.
+
+Whoever writes results hashes them once. Whoever reads them checks that every file is there and has
+its size; `edm2 verify` reads everything and compares checksums.
+"""
 
 import json
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -10,48 +15,77 @@ from edm2.runtime.files import sha256, write_json
 from edm2.runtime.progress import track
 
 NAME = "manifest.json"
-WAY_OUT = (
-    "Remove it and say `dvc repro`: the stage that makes it runs again, and nothing else is lost."
-)
+WAY_OUT = "Remove it and run `dvc repro`: only the stage that makes it runs again."
 
 
-def write_manifest(folder: Path, **facts: Any) -> None:
-    """Describe the files below `folder` (size, SHA-256) together with `facts` about them."""
+def write_manifest(folder: Path, **metadata: Any) -> None:
+    """Describe the files below `folder` (size, SHA-256), together with `metadata`."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / NAME
     }
-    write_json(folder / NAME, {**facts, "files": files})
+    write_json(folder / NAME, {**metadata, "files": files})
 
 
 def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
-    """The facts about `folder`, after checking every file that it lists.
+    """The metadata of `folder`, after checking that each of its files has the size it should have.
 
     Args:
         optional: pattern of files that may be missing.
 
     Raises:
-        UserError: no manifest, or a file that is missing, truncated or changed, by name.
+        UserError: no manifest, or a file that is missing or truncated, by name.
     """
-    try:
-        manifest: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder / NAME}: not there. Run the stage that makes {folder}.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / NAME}: not valid JSON ({error}). {WAY_OUT}") from None
-    files = manifest["files"]
-    for name, expected in track(files.items(), f"verify {folder}", len(files), "file"):
-        if (folder / name).exists() or not fnmatch(name, optional):
-            _verify(folder / name, expected, folder / NAME)
+    manifest = load_manifest(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            if fnmatch(name, optional):
+                continue
+            raise UserError(f"{path}: missing, though {folder / NAME} lists it. {WAY_OUT}")
+        problem = _wrong_size(path, expected)
+        if problem:
+            raise UserError(f"{problem} {WAY_OUT}")
     return manifest
 
 
-def _verify(path: Path, expected: dict[str, Any], manifest: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: missing, though {manifest} lists it. {WAY_OUT}")
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The metadata of `folder`, and its files under "files"; nothing else is read.
+
+    Raises:
+        UserError: there is no manifest, or it is damaged.
+    """
+    path = folder / NAME
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: does not exist. Run the stage that makes {folder}.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}). {WAY_OUT}") from None
+    return manifest
+
+
+def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
+    """Read every file that the manifest lists; one message per file that is not as it was written.
+
+    Args:
+        optional: pattern of files that may be missing.
+    """
+    files = load_manifest(folder)["files"]
+    for name, expected in track(files.items(), f"verify {folder}", len(files), "file"):
+        path = folder / name
+        if not path.is_file():
+            if not fnmatch(name, optional):
+                yield f"{path}: missing, though {folder / NAME} lists it."
+        elif problem := _wrong_size(path, expected):
+            yield problem
+        elif sha256(path) != expected["sha256"]:
+            yield f"{path}: SHA-256 differs from that in {NAME}: corrupted."
+
+
+def _wrong_size(path: Path, expected: dict[str, Any]) -> str:
     size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise UserError(f"{path}: {size} bytes, expected {expected['bytes']}: truncated. {WAY_OUT}")
-    if sha256(path) != expected["sha256"]:
-        raise UserError(f"{path}: SHA-256 differs from its manifest's: corrupt. {WAY_OUT}")
+    if size == expected["bytes"]:
+        return ""
+    return f"{path}: {size} bytes, expected {expected['bytes']}: truncated or changed."

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from edm2.runtime.distributed import ranks
+from edm2.runtime.distributed import is_main_process
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
@@ -21,7 +21,7 @@ class Progress:
         self.name, self.total, self.unit = name, total, unit
         self.done = self.start = start
         self.began = self.last_line = time.monotonic()
-        self.quiet = not ranks().first
+        self.quiet = not is_main_process()
         terminal = sys.stderr.isatty() and not self.quiet
         self.bar = (
             tqdm(

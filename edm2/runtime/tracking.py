@@ -18,7 +18,7 @@ from typing import Any
 
 from edm2.params import Params
 from edm2.params.checks import project_root
-from edm2.runtime.distributed import ranks
+from edm2.runtime.distributed import is_main_process
 from edm2.runtime.files import write_json
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log
@@ -46,28 +46,28 @@ class Run:
 
     def log(self, step: int, metrics: Mapping[str, float], axis: str = "nimg") -> None:
         """Log one row at `step` of `axis`."""
-        if ranks().first and metrics:
+        if is_main_process() and metrics:
             self.rows.append(step, metrics, axis)
             if self.view is not None:
                 self.view.log(step, metrics)
 
     def rollback(self, nimg: int) -> None:
         """Forget rows of later times: training goes on from `nimg`."""
-        if ranks().first:
+        if is_main_process():
             self.rows.keep(lambda row: row.get("nimg", nimg) <= nimg)
 
     def summary(self, metrics: Mapping[str, float]) -> None:
         """What the run is compared by: best/<name>, outside of time."""
         self.log(0, {f"best/{key}": value for key, value in metrics.items()}, axis="summary")
 
-    def settled(self, values: Mapping[str, Any]) -> None:
+    def log_resolved_config(self, values: Mapping[str, Any]) -> None:
         """Params of the view beside the user's own: what a stage made of them."""
-        if ranks().first and self.view is not None:
+        if is_main_process() and self.view is not None:
             self.view.params(values)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Attach a file to the view."""
-        if ranks().first and self.view is not None:
+        if is_main_process() and self.view is not None:
             self.view.artifact(path, folder)
 
 
@@ -75,10 +75,10 @@ class Run:
 def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[Run]:
     """Log into `state`, and to MLflow if params ask for it; a resumed state resumes its run."""
     view = None
-    if ranks().first:
+    if is_main_process():
         facts = {"name": name, "tags": tags, "params": params.model_dump(mode="json")}
         write_json(state.folder / "run.json", facts)
-    if ranks().first and params.tracking.mlflow:
+    if is_main_process() and params.tracking.mlflow:
         view = MlflowView(name, params, state, tags)
     status = "FAILED"
     try:

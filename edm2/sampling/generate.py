@@ -1,6 +1,7 @@
 """Seeds → noise and labels → samples. A sample depends on its seed alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -44,36 +45,59 @@ def seed_churn(seeds: Sequence[int], shape: tuple[int, ...], sampling: Sampling)
     )
 
 
+@dataclass(frozen=True)
+class SampleBatch:
+    """Samples of some seeds.
+
+    Attributes:
+        seeds: N of them.
+        labels: their classes, int64 [N].
+        samples: float32 [N, C, R, R] as the sampler makes them; images uint8 when decoded.
+    """
+
+    seeds: Sequence[int]
+    labels: torch.Tensor
+    samples: torch.Tensor
+
+
 def generate(
     denoise: ConditionalDenoise,
     seeds: Sequence[int],
+    labels: torch.Tensor,
     shape: tuple[int, ...],
-    labels_of: Callable[[Sequence[int]], torch.Tensor],
     sampling: Sampling,
     device: torch.device,
-) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+) -> Iterator[SampleBatch]:
     """Samples of all `seeds`, in batches of at most `sampling.batch`.
 
     Args:
-        labels_of: the classes int64 [N] of seeds, such as `seed_labels`.
-
-    Returns:
-        seeds of the batch and its samples float32 [N, *shape].
+        labels: the class of each seed, int64 [N], such as `seed_labels` gives.
+        shape: of one sample, [C, R, R].
     """
     for begin in range(0, len(seeds), sampling.batch):
-        part = seeds[begin : begin + sampling.batch]
-        labels = labels_of(part).to(device)
-        noise = seed_noise(part, shape).to(device)
-        yield (
-            part,
-            SOLVERS[sampling.solver](
-                lambda x, sigma, labels=labels: denoise(x, sigma, labels),  # type: ignore[misc]
-                noise,
-                sampling.steps,
-                sampling.sigma_min,
-                sampling.sigma_max,
-                sampling.rho,
-                churn=seed_churn(part, shape, sampling),
-                dtype=DTYPES[sampling.dtype],
-            ),
+        part = slice(begin, begin + sampling.batch)
+        yield SampleBatch(
+            seeds[part],
+            labels[part],
+            _sample(denoise, seeds[part], labels[part].to(device), shape, sampling, device),
         )
+
+
+def _sample(
+    denoise: ConditionalDenoise,
+    seeds: Sequence[int],
+    labels: torch.Tensor,
+    shape: tuple[int, ...],
+    sampling: Sampling,
+    device: torch.device,
+) -> torch.Tensor:
+    return SOLVERS[sampling.solver](
+        lambda x, sigma: denoise(x, sigma, labels),
+        seed_noise(seeds, shape).to(device),
+        sampling.steps,
+        sampling.sigma_min,
+        sampling.sigma_max,
+        sampling.rho,
+        churn=seed_churn(seeds, shape, sampling),
+        dtype=DTYPES[sampling.dtype],
+    )

@@ -44,7 +44,7 @@ class Churn:
                 return sigma
         return sigma + min(self.amount / steps, MOST_CHURN) * sigma
 
-    def stir(
+    def add_noise(
         self, x: torch.Tensor, sigma: float, step: int, steps: int
     ) -> tuple[torch.Tensor, float]:
         """x at noise level `sigma` → x̂ with noise added, and its level."""
@@ -132,7 +132,7 @@ def _solve(
     x = noise.to(dtype) * levels[0]
     for step, (sigma, following) in enumerate(pairwise(levels)):
         if churn is not None:
-            x, sigma = churn.stir(x, sigma, step, len(levels) - 1)
+            x, sigma = churn.add_noise(x, sigma, step, len(levels) - 1)
         d = slope(x, sigma)
         proposal = x + (following - sigma) * d
         if corrected and following > 0:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from edm2.data.images import at_once, to_float, to_uint8
+from edm2.data.images import max_batch_size, to_float, to_uint8
 from edm2.data.latents import SIGMA_DATA, Normalization
 from edm2.params.vae import Vae
 from edm2.runtime.manifest import read_manifest, write_manifest
@@ -45,13 +45,13 @@ class TrainedVae:
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        parts = images.split(at_once(images.shape[-1]))
+        parts = images.split(max_batch_size(images.shape[-1]))
         means, stds = zip(*(self.network.encode(to_float(part)) for part in parts), strict=True)
         return torch.cat(means), torch.cat(stds)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        parts = latents.split(at_once(latents.shape[-1] * self.downscale))
+        parts = latents.split(max_batch_size(latents.shape[-1] * self.downscale))
         return torch.cat([to_uint8(self.network.decoder(part)) for part in parts])
 
 

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from edm2.data.images import Images, at_once, to_float
+from edm2.data.images import Images, max_batch_size, to_float
 from edm2.features.backbone import Backbone
 from edm2.vae.codec import Codec
 from edm2.vae.losses import perceptual_loss
@@ -32,7 +32,7 @@ def evaluate(
     psnr = ssim = perceptual = 0.0
     latents, stride = [], 0
     for pixels, _ in images.batches(BATCH):
-        for part in pixels.to(device).split(at_once(pixels.shape[-1])):
+        for part in pixels.to(device).split(max_batch_size(pixels.shape[-1])):
             mean, _ = codec.encode(part)
             decoded = codec.decode(mean)
             x, y = to_float(part), to_float(decoded)
@@ -61,12 +61,12 @@ def latent_statistics(latents: NDArray[np.floating]) -> dict[str, float]:
         latent/quantile_<q>, and latent/mean_<c>, latent/std_<c> per channel.
     """
     values = latents.astype(np.float64).ravel()
-    centred = (values - values.mean()) / max(values.std(), 1e-12)
+    centered = (values - values.mean()) / max(values.std(), 1e-12)
     found = {
         "std": values.std(),
         "mean_abs": np.abs(values).mean(),
-        "skewness": (centred**3).mean(),
-        "kurtosis": (centred**4).mean(),
+        "skewness": (centered**3).mean(),
+        "kurtosis": (centered**4).mean(),
         **{f"quantile_{q:g}": np.quantile(values, q) for q in QUANTILES},
         **{f"mean_{c}": row.mean() for c, row in enumerate(latents)},
         **{f"std_{c}": row.std() for c, row in enumerate(latents)},

@@ -46,7 +46,7 @@ class ImageLosses:
         """
         self.backbone, self.discriminator = backbone, discriminator
         self.adversarial, self.perceptual = adversarial, losses.perceptual > 0
-        pixel = {"pooled": pooled_loss(losses.pool), "low_pass": low_pass_loss, "plain": F.mse_loss}
+        pixel = {"pooled": pooled_loss(losses.pool), "low_pass": low_pass_loss, "mse": F.mse_loss}
         self.pixel: dict[str, Loss] = {k: v for k, v in pixel.items() if getattr(losses, k) > 0}
 
     def __call__(
@@ -120,7 +120,7 @@ def perceptual_loss(backbone: Backbone) -> Loss:
 
 
 def pooled_loss(pool: int) -> Loss:
-    """Mean squared error of area-pooled images: colour and tone, blind to detail."""
+    """Mean squared error of area-pooled images: color and tone, blind to detail."""
 
     def loss(images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
         return F.mse_loss(F.avg_pool2d(reconstruction, pool), F.avg_pool2d(images, pool))

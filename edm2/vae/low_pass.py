@@ -10,13 +10,13 @@ BLUR_SIDE, BLUR_STD = 13, 2.0  # pixels
 def low_pass_mask(images: torch.Tensor) -> torch.Tensor:
     """float [N, C, R, R] → [N, 1, R, R] in {0} ∪ [0.8, 1]: 1 where flat, 0 at edges and in texture.
 
-    Grey image → difference of each pixel from its neighbours within a rounded 5×5 window → absolute
+    Gray image → difference of each pixel from its neighbors within a rounded 5×5 window → absolute
     value → Gaussian blur → scaled to [0, 1] per image → 1 − that → 0 where below 0.8. An image
     without any difference is flat everywhere. Borders repeat.
     """
-    grey = images.float().mean(dim=1, keepdim=True)
-    busy = _filtered(grey, _differences().to(grey)).abs()
-    row = _gaussian().to(grey)
+    gray = images.float().mean(dim=1, keepdim=True)
+    busy = _filtered(gray, _differences().to(gray)).abs()
+    row = _gaussian().to(gray)
     blurred = _filtered(_filtered(busy, row[:, None]), row[None, :])
     low, high = blurred.amin((1, 2, 3), keepdim=True), blurred.amax((1, 2, 3), keepdim=True)
     scale = torch.where(high - low > 1e-6, high - low, torch.ones_like(high))  # flat: no difference
@@ -25,7 +25,7 @@ def low_pass_mask(images: torch.Tensor) -> torch.Tensor:
 
 
 def _differences() -> torch.Tensor:
-    """Ones in a 5×5 window without its corners, and their negative sum in the centre."""
+    """Ones in a 5×5 window without its corners, and their negative sum in the center."""
     kernel = torch.ones(5, 5)
     kernel[::4, ::4] = 0
     kernel[2, 2] -= kernel.sum()

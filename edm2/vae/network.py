@@ -31,14 +31,14 @@ class Norm(nn.GroupNorm):
 class ResBlock(nn.Module):
     """Norm → SiLU → conv, twice, plus a shortcut; near the identity at first."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm0, self.norm1 = Norm(channels_in), Norm(channels_out)
-        self.conv0 = _conv(channels_in, channels_out)
-        self.conv1 = _conv(channels_out, channels_out)
-        nn.init.normal_(self.conv1.weight, std=1e-4 / channels_out)
-        same = channels_in == channels_out
-        self.shortcut = nn.Identity() if same else _conv(channels_in, channels_out, kernel=1)
+        self.norm0, self.norm1 = Norm(in_channels), Norm(out_channels)
+        self.conv0 = _conv(in_channels, out_channels)
+        self.conv1 = _conv(out_channels, out_channels)
+        nn.init.normal_(self.conv1.weight, std=1e-4 / out_channels)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else _conv(in_channels, out_channels, kernel=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv0(F.silu(self.norm0(x)))
@@ -108,7 +108,7 @@ class Encoder(nn.Sequential):
         for level, width in enumerate(widths):
             if level > params.wavelet:
                 layers.append(Down(before))
-            for _ in range(params.num_res_blocks):
+            for _ in range(params.res_blocks):
                 layers.append(ResBlock(before, width))
                 before = width
         channels = params.latent_channels * (2 if params.variance == "learned" else 1)
@@ -132,7 +132,7 @@ class Decoder(nn.Sequential):
         for level, width in enumerate(widths):
             if level > 0:
                 layers.append(Up(before))
-            for _ in range(params.num_res_blocks + 1):
+            for _ in range(params.res_blocks + 1):
                 layers.append(ResBlock(before, width))
                 before = width
         super().__init__(*layers, Norm(before), nn.SiLU(), _conv(before, 3))
@@ -187,8 +187,8 @@ def _middle(channels: int, attention: bool) -> list[nn.Module]:
     return [ResBlock(channels, channels), *between, ResBlock(channels, channels)]
 
 
-def _conv(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv2d:
-    conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+def _conv(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return conv

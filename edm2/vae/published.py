@@ -9,7 +9,7 @@ from edm2.params.codec import CodecChoice
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.runtime.manifest import write_manifest
 
-REPOSITORY = "stabilityai/sd-vae-ft-mse"  # MIT licence; the autoencoder of EDM2's latents
+REPOSITORY = "stabilityai/sd-vae-ft-mse"  # MIT license; the autoencoder of EDM2's latents
 
 
 def save_codec(choice: CodecChoice, folder: Path, root: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-from edm2.data.images import at_once, to_float, to_uint8
+from edm2.data.images import max_batch_size, to_float, to_uint8
 from edm2.data.latents import Normalization
 from edm2.params import UserError
 from edm2.params.codec_checks import CONFIG, WEIGHTS
@@ -37,7 +37,7 @@ class StableDiffusionVae:
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         means, stds = [], []
-        for part in images.split(at_once(images.shape[-1])):
+        for part in images.split(max_batch_size(images.shape[-1])):
             x = to_float(part)
             latents = self.network.encode((x + 1) / 2 if self.as_paper else x).latent_dist
             means.append(latents.mean)
@@ -47,7 +47,7 @@ class StableDiffusionVae:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         images = []
-        for part in latents.split(at_once(latents.shape[-1] * self.downscale)):
+        for part in latents.split(max_batch_size(latents.shape[-1] * self.downscale)):
             x = self.network.decode(part).sample
             images.append(to_uint8(x * 2 - 1 if self.as_paper else x))
         return torch.cat(images)

@@ -217,7 +217,7 @@ def batches(images: Images, params: Vae, seed: int) -> Callable[[int], Iterator[
     def read(numbers: range, indices: list[int]) -> Batch:
         noise = normals(seed, "vae/noise", numbers, shape)
         crops = (generator(seed, "vae/images", n) for n in numbers)
-        pixels = images.augmented(indices, crops, params.images.least_area, params.images.flip)
+        pixels = images.augmented(indices, crops, params.images.min_area, params.images.flip)
         return pixels, torch.from_numpy(noise)
 
     return lambda nimg: stream(read, len(images), params.batch, seed, nimg)

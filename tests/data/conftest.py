@@ -1,4 +1,4 @@
-"""Params with tiny numbers, and a small labelled source of images."""
+"""Params with tiny numbers, and a small labeled source of images."""
 
 from collections.abc import Callable
 from pathlib import Path

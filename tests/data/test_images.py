@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edm2.data.images import ImageShards, at_once, image_sample, to_float, to_uint8
+from edm2.data.images import ImageShards, image_sample, max_batch_size, to_float, to_uint8
 from edm2.data.shards import write_shard
 from edm2.runtime.manifest import write_manifest
 
@@ -14,7 +14,7 @@ EVERY_VALUE = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
 
 
 def test_fewer_large_images_than_small_ones_at_once() -> None:
-    assert [at_once(side) for side in (64, 512, 1024, 4096)] == [512, 8, 2, 1]
+    assert [max_batch_size(side) for side in (64, 512, 1024, 4096)] == [512, 8, 2, 1]
 
 
 def test_floats_run_from_minus_one_to_one() -> None:
@@ -74,20 +74,20 @@ def rngs(*numbers: int) -> list[np.random.Generator]:
 
 
 def test_without_crops_and_flips_images_stay_as_they_are(images: ImageShards) -> None:
-    found = images.augmented([4, 0, 4], rngs(0, 1, 2), least_area=1.0, flip=0.0)
+    found = images.augmented([4, 0, 4], rngs(0, 1, 2), min_area=1.0, flip=0.0)
     expected, _ = images.batch([4, 0, 4])
     assert torch.equal(found, expected)
     assert found.stride() == expected.stride()
 
 
 def test_flips_mirror_left_and_right(images: ImageShards, pixels: np.ndarray) -> None:
-    found = images.augmented([1, 3], rngs(0, 1), least_area=1.0, flip=1.0)
+    found = images.augmented([1, 3], rngs(0, 1), min_area=1.0, flip=1.0)
     np.testing.assert_array_equal(found, pixels[[1, 3], :, ::-1].transpose(0, 3, 1, 2))
 
 
 def test_flips_come_with_their_probability(images: ImageShards) -> None:
     image, _ = images[2]
-    found = images.augmented([2] * 1000, rngs(*range(1000)), least_area=1.0, flip=0.3)
+    found = images.augmented([2] * 1000, rngs(*range(1000)), min_area=1.0, flip=0.3)
     flipped = [not torch.equal(one, image) for one in found]
     assert np.mean(flipped) == pytest.approx(0.3, abs=0.05)
 
@@ -99,9 +99,9 @@ def test_an_image_depends_on_its_generator_alone(
     """And not on its place in the batch."""
     monkeypatch.setattr("edm2.data.images.SMALL", small)
     order = [3, 0, 1, 0]
-    whole = images.augmented(order, rngs(5, 6, 7, 8), least_area=0.3, flip=0.5)
+    whole = images.augmented(order, rngs(5, 6, 7, 8), min_area=0.3, flip=0.5)
     parts = [
-        images.augmented([index], rngs(number), least_area=0.3, flip=0.5)
+        images.augmented([index], rngs(number), min_area=0.3, flip=0.5)
         for index, number in zip(order, (5, 6, 7, 8), strict=True)
     ]
     assert torch.equal(whole, torch.cat(parts))

@@ -48,8 +48,8 @@ def test_modes_of_jpeg_become_rgb(mode: str) -> None:
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
-    grey = np.array([[0, 128 * 257, 65535]], dtype=np.uint16)
-    found = open_picture(file_of(Image.fromarray(grey), "png"))
+    gray = np.array([[0, 128 * 257, 65535]], dtype=np.uint16)
+    found = open_picture(file_of(Image.fromarray(gray), "png"))
     assert np.asarray(found)[0, :, 0].tolist() == [0, 128, 255]
 
 

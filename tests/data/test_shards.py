@@ -77,7 +77,7 @@ def tar_of(path: Path, *names: str) -> Path:
     return path
 
 
-def test_neighbours_with_a_key_in_common_are_a_sample(tmp_path: Path) -> None:
+def test_neighbors_with_a_key_in_common_are_a_sample(tmp_path: Path) -> None:
     """The key goes up to the first dot after the folders, as in WebDataset; case is no matter."""
     one = tar_of(tmp_path / "1.tar", "a.b/1.x", "a.b/1.seg.PNG", "a.b/2.x", "c/1.x", ".d.x")
     two = tar_of(tmp_path / "2.tar", "c/1.y")  # tars share no samples
@@ -116,13 +116,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-600])
 
 
-def alter(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[512 * 3 + 10] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("damage", [cut, alter, Path.unlink], ids=["cut", "altered", "missing"])
+@pytest.mark.parametrize("damage", [cut, Path.unlink], ids=["cut", "missing"])
 def test_damaged_shard_is_refused_by_name(folder: Path, damage: Callable[[Path], None]) -> None:
     path = folder / "train-000001.tar"
     damage(path)

@@ -18,7 +18,7 @@ def test_digits_are_rgb_of_the_asked_size(resolution: int) -> None:
     image = Digits(resolution).image(0)
     assert image.shape == (resolution, resolution, 3)
     assert image.dtype == np.uint8
-    assert np.ptp(image, axis=2).max() == 0  # grey
+    assert np.ptp(image, axis=2).max() == 0  # gray
 
 
 def test_digits_are_the_whole_set() -> None:
@@ -41,8 +41,8 @@ def save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
-def plain(colour: tuple[int, int, int], height: int = 6, width: int = 6) -> np.ndarray:
-    return np.broadcast_to(np.array(colour), (height, width, 3))
+def plain(color: tuple[int, int, int], height: int = 6, width: int = 6) -> np.ndarray:
+    return np.broadcast_to(np.array(color), (height, width, 3))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_path_is_relative_to_the_project(
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_oblong_images_are_cropped_to_their_centre(root: Path, upright: bool) -> None:
+def test_oblong_images_are_cropped_to_their_center(root: Path, upright: bool) -> None:
     pixels = plain(RED, 6, 10).copy()
     pixels[:, 2:8] = GREEN
     save(root / "cat/0.png", pixels.transpose(1, 0, 2) if upright else pixels)
@@ -90,7 +90,7 @@ def test_shrinking_averages(root: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
-def test_other_colour_modes_become_rgb(root: Path, mode: str) -> None:
+def test_other_color_modes_become_rgb(root: Path, mode: str) -> None:
     name = "cat/0.tif"
     Image.fromarray(plain((255, 255, 255)).astype(np.uint8)).convert(mode).save(root / name)
     image = Folder(root, 4).image(0)

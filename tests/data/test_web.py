@@ -18,12 +18,12 @@ from edm2.params import UserError
 RESOLUTION = 8
 
 
-def encoded(width: int, height: int, colour: tuple[int, int, int], kind: str, mode: str) -> bytes:
-    """A picture of a colour, with white to both sides of its largest centred square."""
+def encoded(width: int, height: int, color: tuple[int, int, int], kind: str, mode: str) -> bytes:
+    """A picture of a color, with white to both sides of its largest centered square."""
     side = min(width, height)
     image = Image.new("RGB", (width, height), "white")
     corner = (width - side) // 2, (height - side) // 2
-    image.paste(Image.new("RGB", (side, side), colour), corner)
+    image.paste(Image.new("RGB", (side, side), color), corner)
     stream = io.BytesIO()
     options = {"quality": 100} if kind == "jpeg" else {"lossless": True} if kind == "webp" else {}
     image.convert(mode).save(stream, kind, **options)
@@ -76,8 +76,8 @@ def test_images_come_in_order_as_their_centre_squares(paths: list[Path]) -> None
     assert [len(batch) for batch, _ in batches] == [2, 2, 1]
     found = torch.cat([batch for batch, _ in batches])
     assert (found.dtype, found.shape) == (torch.uint8, (5, 3, RESOLUTION, RESOLUTION))
-    for image, (*_, colour) in zip(found, PICTURES, strict=True):
-        deviation = (image.float() - torch.tensor(colour)[:, None, None]).abs()
+    for image, (*_, color) in zip(found, PICTURES, strict=True):
+        deviation = (image.float() - torch.tensor(color)[:, None, None]).abs()
         assert deviation[:, 1:-1, 1:-1].max() <= 6  # by JPEG; at the rim white shines in
         assert deviation.mean() <= 6
     assert torch.cat([labels for _, labels in batches]).tolist() == [0] * 5

@@ -30,7 +30,7 @@ def published(request: pytest.FixtureRequest):
 
 
 def pixels(count: int, side: int) -> torch.Tensor:
-    """Images of blobs, so that neighbours are alike but not equal."""
+    """Images of blobs, so that neighbors are alike but not equal."""
     coarse = torch.randint(0, 256, (count, 3, 3, 3)).float()
     smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
     return (smooth + torch.randint(-20, 20, smooth.shape)).clamp(0, 255).to(torch.uint8)

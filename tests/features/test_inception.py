@@ -38,7 +38,7 @@ def independent(state) -> pytorch_fid.inception.InceptionV3:
 
 
 def pixels(*shape: int) -> torch.Tensor:
-    """Images of blobs, so that neighbours are alike but not equal."""
+    """Images of blobs, so that neighbors are alike but not equal."""
     coarse = torch.randint(0, 256, (shape[0], 3, 3, 3)).float()
     smooth = torch.nn.functional.interpolate(coarse, shape[1:], mode="bilinear")
     return (smooth + torch.randint(-20, 20, smooth.shape)).clamp(0, 255).to(torch.uint8)

@@ -37,9 +37,9 @@ def test_every_field_is_described():
 def test_load_gives_the_values_of_the_file():
     params = load(ROOT / "params.yaml")
     assert params.dataset.source == "digits"
-    assert params.sweep.sigma_rel[0] == 0.02
-    assert params.sweep.sigma_rel[-1] == 0.24
-    assert len(params.sweep.sigma_rel) == 12
+    assert params.sweep.ema_lengths[0] == 0.02
+    assert params.sweep.ema_lengths[-1] == 0.24
+    assert len(params.sweep.ema_lengths) == 12
 
 
 WRONG = [
@@ -69,8 +69,8 @@ WRONG = [
     ("vae.images.shards", "a.tar", ["vae.images.shards, vae.images.held_out", "both null"]),
     ("vae.images.shards", "{a,b}.tar", ["shards: '{a,b}.tar'", "2 of 2 not found", "/a.tar"]),
     ("vae.images.held_out", "{a..b.tar", ["vae.images.held_out: '{a..b.tar'", "braces"]),
-    ("vae.images.least_area", 0.0, ["vae.images.least_area", "0.0", "greater than 0"]),
-    ("vae.images.least_area", 1.1, ["vae.images.least_area", "1.1", "less than or equal to 1"]),
+    ("vae.images.min_area", 0.0, ["vae.images.min_area", "0.0", "greater than 0"]),
+    ("vae.images.min_area", 1.1, ["vae.images.min_area", "1.1", "less than or equal to 1"]),
     ("vae.images.flip", -0.1, ["vae.images.flip", "-0.1", "greater than or equal to 0"]),
     ("vae.images.flip", True, ["vae.images.flip", "True", "number"]),
     ("dataset.held_out", 1.0, ["dataset.held_out", "1.0", "less than 1"]),
@@ -187,15 +187,15 @@ WRONG = [
     ("vae.weight_decay", -1.0, ["vae.weight_decay: -1.0", "greater than or equal to 0"]),
     ("launch", "torchrun --nproc_per_node=3", ["diffusion.batch", "3 ranks", "126 or 129"]),
     ("launch", "torchrun --nnodes 2 --nproc-per-node 3", ["diffusion.batch", "6 ranks"]),
-    ("ema.sigma_rels", [0.05, 0.29], ["ema.sigma_rels.1", "0.29", "0.2886", "0.05 to 0.25"]),
+    ("ema.ema_lengths", [0.05, 0.29], ["ema.ema_lengths.1", "0.29", "0.2886", "0.05 to 0.25"]),
     ("ema.halflife_nimg", 0, ["ema.halflife_nimg", "greater than 0", "config A"]),
     ("ema.halflife_rampup", 0.0, ["ema.halflife_rampup", "0.0", "greater than 0"]),
     ("ema.snapshot_nimg", 409600, ["ema.snapshot_nimg", "409600", "at most", "more often"]),
     ("ema.snapshot_nimg", 128 * 300, ["ema.snapshot_nimg", "divisor", "very end"]),
-    ("sweep.sigma_rel", [0.3], ["sweep.sigma_rel.0", "0.3", "0.2886"]),
-    ("sweep.sigma_rel", "0.02 to 0.2", ["sweep.sigma_rel", "0.02...0.24 by 0.02"]),
-    ("sweep.sigma_rel", "0.2...0.1 by 0.02", ["sweep.sigma_rel", "upwards"]),
-    ("sweep.sigma_rel", [0.1, 0.05], ["sweep.sigma_rel", "rising"]),
+    ("sweep.ema_lengths", [0.3], ["sweep.ema_lengths.0", "0.3", "0.2886"]),
+    ("sweep.ema_lengths", "0.02 to 0.2", ["sweep.ema_lengths", "0.02...0.24 by 0.02"]),
+    ("sweep.ema_lengths", "0.2...0.1 by 0.02", ["sweep.ema_lengths", "upwards"]),
+    ("sweep.ema_lengths", [0.1, 0.05], ["sweep.ema_lengths", "rising"]),
     ("sweep.nimg", 5120, ["sweep.nimg", "5120", "tuple"]),
     ("sweep.nimg", [], ["sweep.nimg", "1 item"]),
     (
@@ -206,8 +206,8 @@ WRONG = [
     ("guidance.strength", [2.0], ["guidance.strength: [2.0]", "guide: none", "Name a guide"]),
     ("guidance.strength", [-1.0], ["guidance.strength.0: -1.0", "greater than or equal to 0"]),
     ("guidance.guide", "self", ["guidance.guide: 'self'", "'snapshot'"]),
-    ("guidance.guide", "snapshot", ["guidance.sigma_rel, guidance.nimg", "guides itself"]),
-    ("guidance.guide", "unlabelled", ["diffusion.label_dropout: 0.0", "0.1 is usual"]),
+    ("guidance.guide", "snapshot", ["guidance.ema_length, guidance.nimg", "guides itself"]),
+    ("guidance.guide", "unlabeled", ["diffusion.label_dropout: 0.0", "0.1 is usual"]),
     ("guidance.guide", "trained", ["guidance.changes: {}", "{conditional: false}"]),
     ("guidance.guide", "published", ["guidance.path: None", "pickles"]),
     ("guidance.changes", {"lr": 1.0}, ["guidance.changes.lr: 1.0", "unknown key", "lr_ref"]),
@@ -247,14 +247,14 @@ WRONG = [
     ("sampling.churn_interval", [0.0, 0.001], ["churn_interval", "sampling.sigma_min (0.002)"]),
     ("sampling.churn_noise", 0.0, ["sampling.churn_noise: 0.0", "greater than 0"]),
     ("sampling.dtype", "float16", ["sampling.dtype: 'float16'", "'float32'", "'float64'"]),
-    ("evaluation.measures", ["kid"], ["evaluation.measures: ['kid']", "fd, and others"]),
-    ("evaluation.measures", ["fd", "kid", "kid"], ["evaluation.measures", "each once"]),
-    ("evaluation.measures", ["fd", "fid"], ["evaluation.measures.1: 'fid'", "'recall'"]),
-    ("evaluation.measures", [], ["evaluation.measures", "1 item"]),
-    ("evaluation.neighbours", 0, ["evaluation.neighbours: 0", "greater than 0"]),
+    ("evaluation.metrics", ["kid"], ["evaluation.metrics: ['kid']", "fd, and others"]),
+    ("evaluation.metrics", ["fd", "kid", "kid"], ["evaluation.metrics", "each once"]),
+    ("evaluation.metrics", ["fd", "fid"], ["evaluation.metrics.1: 'fid'", "'recall'"]),
+    ("evaluation.metrics", [], ["evaluation.metrics", "1 item"]),
+    ("evaluation.neighbors", 0, ["evaluation.neighbors: 0", "greater than 0"]),
     ("evaluation.first_seed", 2**62, ["evaluation.first_seed: 4611686018427387904", "less than"]),
     ("evaluation.samples", 64, ["evaluation.samples", "64", "features.dims: 64"]),
-    ("evaluation.measures", ["fd", "is"], ["evaluation.measures", "is with detector: inception"]),
+    ("evaluation.metrics", ["fd", "is"], ["evaluation.metrics", "is with detector: inception"]),
     ("evaluation.detector", "clip", ["evaluation.detector: 'clip'", "'inception'", "'dinov2'"]),
     (
         "evaluation.detector",
@@ -327,12 +327,12 @@ PUBLISHED = {"evaluation.detector": "dinov2", "evaluation.samples": 2000}
         (
             {"reference": "there.npz", "measures": ["fd", "kid"]},
             [
-                "evaluation.measures: ['fd', 'kid']",
+                "evaluation.metrics: ['fd', 'kid']",
                 "fd and is alone",
                 "published statistics have none",
             ],
         ),
-        ({"measures": ["fd", "is"]}, ["evaluation.measures: ['fd', 'is']", "inception alone"]),
+        ({"measures": ["fd", "is"]}, ["evaluation.metrics: ['fd', 'is']", "inception alone"]),
     ],
 )
 def test_files_of_published_detectors(tmp_path, monkeypatch, changes, said):
@@ -356,7 +356,7 @@ def test_the_inception_score_needs_an_image_for_each_of_its_ten_parts(tmp_path):
     changes = {
         "evaluation.detector": "inception",
         "evaluation.allow_singular": True,
-        "evaluation.measures": ["fd", "is"],
+        "evaluation.metrics": ["fd", "is"],
     }
     assert load(write_params(tmp_path / "params.yaml", {**changes, "evaluation.samples": 10}))
     (line,) = told(tmp_path, {**changes, "evaluation.samples": 9})
@@ -438,7 +438,7 @@ def test_the_vae_must_be_asked_for_images_from_the_start(tmp_path):
     )
     start = {"vae.adversarial.discriminator_nimg": 0, "vae.adversarial.generator_nimg": 0}
     load(write_params(tmp_path / "params.yaml", {**alone, **start}))
-    for name in ("low_pass", "plain"):
+    for name in ("low_pass", "mse"):
         load(write_params(tmp_path / "params.yaml", {**nothing, f"vae.losses.{name}": 0.1}))
 
 
@@ -550,14 +550,14 @@ def test_few_samples_are_refused_measure_by_measure(tmp_path):
     """What is too few for the Fréchet distance may be allowed; what has no value is not."""
     few = {
         "evaluation.samples": 3,
-        "evaluation.measures": ["fd", "kid", "recall"],
+        "evaluation.metrics": ["fd", "kid", "recall"],
         "evaluation.allow_singular": True,
     }
     with pytest.raises(UserError) as error:
         load(write_params(tmp_path / "params.yaml", few))
     (line,) = str(error.value).splitlines()[1:]
     assert "evaluation.samples: 3: expected at least 4 for recall" in line
-    enough = {**few, "evaluation.neighbours": 2}
+    enough = {**few, "evaluation.neighbors": 2}
     assert load(write_params(tmp_path / "params.yaml", enough)).evaluation.samples == 3
     with pytest.raises(UserError, match=r"evaluation.samples: 64: .*\(evaluation.allow_singular"):
         load(write_params(tmp_path / "params.yaml", {"evaluation.samples": 64}))
@@ -769,7 +769,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
 
 def test_params_are_checked_before_anything_heavy_is_imported():
     code = (
-        "import sys, edm2.params as p; p.load('params.yaml'); import stages.entry; "
+        "import sys, edm2.params as p; p.load('params.yaml'); import edm2.pipeline.runner; "
         "import stages.train_diffusion; print('torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

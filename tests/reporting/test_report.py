@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from edm2.reporting.curves import best_of, draw_ema_curves, main_metric, measures_of
+from edm2.reporting.curves import best_of, draw_ema_curves, main_metric, metrics_of
 from edm2.reporting.grids import draw_grid, write_class_grid
 from edm2.reporting.page import paragraph, render
 from edm2.reporting.tables import (
     ablation_table,
     as_markdown,
+    baseline_table,
     ema_table,
-    paper_ladder,
-    yardstick_table,
+    paper_configs,
 )
 
 
@@ -22,7 +22,7 @@ def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
     rows = [
         {
             "config": config,
-            "sigma_rel": s,
+            "ema_length": s,
             "nimg": 1000,
             "metric": name,
             "value": v * scale,
@@ -39,7 +39,7 @@ def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
             "singular": False,
             "standard_error": None,
             "reference": 1500,
-            "network": f"{1000:012d}-sigma_rel-{s!r}",
+            "network": f"{1000:012d}-ema_length-{s!r}",
         }
         for s, v in zip(lengths, values, strict=True)
         for name, count, scale in (("fd_classifier_1k", 1000, 1), ("fd_classifier_200", 200, 10))
@@ -49,7 +49,7 @@ def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
 
 def test_the_best_is_the_lowest_of_the_metric_with_most_samples():
     best = best_of(networks())
-    assert (best["metric"], best["value"], best["sigma_rel"]) == ("fd_classifier_1k", 1.0, 0.1)
+    assert (best["metric"], best["value"], best["ema_length"]) == ("fd_classifier_1k", 1.0, 0.1)
     assert not best["at_edge"]
 
 
@@ -82,12 +82,12 @@ def test_the_curve_is_that_of_the_frechet_distance_whatever_else_was_measured():
     pd.testing.assert_frame_equal(found, alone, check_dtype=False)
     fid = networks().replace({"metric": {"fd_classifier_1k": "fid_1k"}})
     assert main_metric(fid)["metric"].unique().tolist() == ["fid_1k"]
-    assert best_of(with_others())["sigma_rel"] == 0.1
+    assert best_of(with_others())["ema_length"] == 0.1
 
 
 def test_all_measures_of_a_network_by_name():
     table = with_others()
-    assert measures_of(table, best_of(table)) == {
+    assert metrics_of(table, best_of(table)) == {
         "fd_classifier_1k": 1.0,
         "kid_classifier_1k": 20.0,
         "precision_classifier_1k": 20.0,
@@ -112,21 +112,21 @@ def test_the_ablation_names_detector_and_count_of_both_sides():
 
 
 def test_the_papers_table_falls_from_a_to_g():
-    fid = paper_ladder()["fid"]
+    fid = paper_configs()["fid"]
     assert list(fid.index) == list("ABCDEFG")
     assert fid.is_monotonic_decreasing
 
 
-def test_yardsticks_share_one_metric():
+def test_baselines_share_one_metric():
     for name in ("fd_classifier_200", "fid_200", "fd_dinov2_200"):
         table = networks().replace({"metric": {"fd_classifier_200": name}})
-        found = yardstick_table(table, {f"held_out/{name}": 5.0, f"reconstructions/{name}": 6.0})
+        found = baseline_table(table, {f"held_out/{name}": 5.0, f"reconstructions/{name}": 6.0})
         assert set(found["metric"]) == {name}
         assert found["value"].tolist() == [5.0, 6.0, 10.0]  # the last: the best network's, at 200
 
 
-def test_without_held_out_distances_there_are_no_yardsticks():
-    assert yardstick_table(networks(), {}).empty
+def test_without_held_out_distances_there_are_no_baselines():
+    assert baseline_table(networks(), {}).empty
 
 
 def test_markdown_has_a_line_per_row():
@@ -142,16 +142,16 @@ def test_the_page_escapes_what_it_is_given():
 
 
 def test_a_class_grid_has_a_row_per_class(tmp_path):
-    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
-    images = colours.repeat(2, 1)[:, :, None, None].expand(-1, -1, 8, 8)  # classes in turn
+    colors = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
+    images = colors.repeat(2, 1)[:, :, None, None].expand(-1, -1, 8, 8)  # classes in turn
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     write_class_grid(tmp_path / "grid.png", images, labels, ["r", "g", "b"])
     grid = Image.open(tmp_path / "grid.png")
     cell = grid.height // 3
-    for row, colour in enumerate(colours.tolist()):
+    for row, color in enumerate(colors.tolist()):
         for column in (1, 2):
             x = grid.width - (column - 0.5) * cell
-            assert grid.getpixel((int(x), int((row + 0.5) * cell))) == tuple(colour)
+            assert grid.getpixel((int(x), int((row + 0.5) * cell))) == tuple(color)
 
 
 def test_rows_of_a_class_grid_follow_the_labels(tmp_path):

@@ -15,7 +15,7 @@ from tiny_denoiser import BATCH, make_batch, make_task
 from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, barrier, data_parallel, process_group, ranks
 from edm2.runtime.log import Log, read_log
-from edm2.runtime.loop import Averages, Interrupted, train
+from edm2.runtime.loop import Interrupted, MetricAccumulator, train
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
 from edm2.vae.training import VaeTask
@@ -63,8 +63,8 @@ def start(state: State, batches: Callable[[int], Iterator[int]]) -> Steps:
 def reductions() -> dict[str, Any]:
     rank = ranks().rank
     values = torch.tensor([rank + 1, 10 * rank])
-    averages = Averages()
-    averages.add({"plain": rank + 1.0, "parts": (12.0 * rank, 1 + 2 * rank)})
+    averages = MetricAccumulator()
+    averages.add({"whole": rank + 1.0, "parts": (12.0 * rank, 1 + 2 * rank)})
     return {
         "sum": all_reduce(values.clone()).tolist(),
         "max": all_reduce(values.clone(), "max").tolist(),
@@ -90,7 +90,7 @@ def denoising() -> dict[str, Any]:
     for config, microbatch in (("A", 2), ("G", 2), ("G", None)):
         task = make_task(config, microbatch=microbatch, dropout=0.0, magnitudes_nimg=BATCH)
         for step in (1, 2):
-            averages = Averages()
+            averages = MetricAccumulator()
             averages.add(task.step(tuple(x[part] for x in make_batch(step)), step * BATCH))
         gradients = {name: p.grad.tolist() for name, p in task.denoiser.named_parameters()}
         found[f"{config} {microbatch}"] = {"gradients": gradients, "metrics": averages.take()}
@@ -106,7 +106,7 @@ def reconstructing() -> dict[str, Any]:
         params = vae_params(EVERYTHING, microbatch=microbatch)
         task = steady(tiny_autoencoder.make_task(params))
         for step in (1, 2):
-            averages, batch = Averages(), tiny_autoencoder.make_batch(params, step)
+            averages, batch = MetricAccumulator(), tiny_autoencoder.make_batch(params, step)
             averages.add(task.step(tuple(x[part] for x in batch), step * tiny_autoencoder.BATCH))
         found[str(microbatch)] = {"metrics": averages.take(), **vae_gradients(task)}
     return found

@@ -14,8 +14,8 @@ import tiny_autoencoder
 import torch
 from tiny_denoiser import BATCH, make_batch, make_task
 
-from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, ranks
-from edm2.runtime.loop import Averages
+from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, is_main_process, ranks
+from edm2.runtime.loop import MetricAccumulator
 
 WORKER = Path(__file__).with_name("ranks.py")
 REPOSITORY = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_plain_python_is_one_rank_of_one(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     assert ranks() == Ranks(rank=0, size=1, local=0)
-    assert ranks().first
+    assert is_main_process()
     layer, ones = torch.nn.Linear(1, 1), torch.ones(2)
     assert data_parallel(layer, torch.device("cpu")) is layer
     assert all_reduce(ones).tolist() == [1, 1]
@@ -76,7 +76,7 @@ def test_ranks_come_from_torchruns_environment(monkeypatch: pytest.MonkeyPatch) 
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert ranks() == Ranks(rank=5, size=8, local=1)
-    assert not ranks().first
+    assert not is_main_process()
 
 
 def test_all_reduce_sums_and_finds_the_largest(found: list[dict[str, Any]]) -> None:
@@ -87,7 +87,7 @@ def test_all_reduce_sums_and_finds_the_largest(found: list[dict[str, Any]]) -> N
 
 def test_averages_are_over_all_ranks(found: list[dict[str, Any]]) -> None:
     for answer in found:  # plain: 1 and 2; parts: sum 0 of 1 image, sum 12 of 3 images
-        assert answer["averages"] == {"plain": 1.5, "parts": 3.0}
+        assert answer["averages"] == {"whole": 1.5, "parts": 3.0}
 
 
 def test_gradients_are_those_of_the_joint_batch(found: list[dict[str, Any]]) -> None:
@@ -108,7 +108,7 @@ def test_denoiser_steps_are_those_of_one_rank(
     """
     task = make_task(config, dropout=0.0, magnitudes_nimg=BATCH)
     for step in (1, 2):
-        averages = Averages()
+        averages = MetricAccumulator()
         averages.add(task.step(make_batch(step), step * BATCH))
     metrics = averages.take()
     for answer in (rank["denoising"][f"{config} {microbatch}"] for rank in found):

@@ -11,7 +11,7 @@ import torch
 
 from edm2.params.section import Training
 from edm2.runtime.log import Log, read_log
-from edm2.runtime.loop import Averages, Every, Interrupted, train
+from edm2.runtime.loop import Every, Interrupted, MetricAccumulator, train
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
 
@@ -224,10 +224,10 @@ def test_crash_rolls_back_to_the_last_checkpoint(root: Path) -> None:
 
 
 def test_averages_weigh_parts_by_their_counts() -> None:
-    averages = Averages()
+    averages = MetricAccumulator()
     averages.add({"a": 1.0, "b": (torch.tensor(6.0), 2), "c": (0.0, 0)})
     averages.add({"a": torch.tensor(2.0, requires_grad=True), "b": (2.0, torch.tensor(6))})
-    other = Averages()
+    other = MetricAccumulator()
     other.load_state_dict(averages.state_dict())
     other.add({"a": 6.0})
     assert averages.take() == {"a": 1.5, "b": 1.0}  # (6 + 2) / (2 + 6); no c: nothing counted

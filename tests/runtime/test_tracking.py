@@ -31,11 +31,11 @@ def test_rows_are_lines_of_json(tmp_path: Path) -> None:
     run.log(4, {"loss": 0.5})
     run.log(8, {"loss": 0.25, "lr": 1e-5})
     run.log(8, {})  # nothing to say, no line
-    run.log(50, {"fid": 2.0}, axis="sigma_rel_permille")
+    run.log(50, {"fid": 2.0}, axis="ema_length_permille")
     assert [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()] == [
         {"nimg": 4, "loss": 0.5},
         {"nimg": 8, "loss": 0.25, "lr": 1e-5},
-        {"sigma_rel_permille": 50, "fid": 2.0},
+        {"ema_length_permille": 50, "fid": 2.0},
     ]
 
 
@@ -109,14 +109,14 @@ def view(tmp_path_factory: pytest.TempPathFactory, params: Params) -> SimpleName
         with open_state("train_vae", "abc") as state:
             tags = {"stage": "train_vae", "config": "G"}
             with pytest.raises(Interrupted), open_run("vae G", params, state, **tags) as run:  # noqa: PT012
-                run.settled({"ladder": {"weight_norm": "forced"}})
+                run.log_resolved_config({"resolved": {"weight_norm": "forced"}})
                 run.log(4, {"train/loss": 0.5})
                 raise Interrupted(15)
             client = MlflowClient(f"sqlite:///{root}/.mlflow/mlflow.db")
             run_id = state.read_notes()["mlflow_run"]
             killed = client.get_run(run_id)
             with open_run("vae G", params, state, **tags) as run:
-                run.settled({"ladder": {"weight_norm": "forced"}})
+                run.log_resolved_config({"resolved": {"weight_norm": "forced"}})
                 running = client.get_run(run_id).info.status
                 run.log(8, {"train/loss": 0.25, "held_out/psnr": math.inf})
                 run.summary({"psnr": 31.5})
@@ -159,7 +159,7 @@ def test_params_are_flat_and_whole(view: SimpleNamespace) -> None:
     assert params["seed"] == "7"
     assert params["vae.losses.kl"] == str(view.params.vae.losses.kl)
     assert params["diffusion.size"] == "None"
-    assert params["ladder.weight_norm"] == "forced"  # settled by the stage
+    assert params["resolved.weight_norm"] == "forced"  # settled by the stage
     found = view.client.list_artifacts(view.run_id)
     assert {file.path for file in found} == {"params.json", "figures"}
     text = next((view.root / ".mlflow" / "artifacts").rglob("params.json")).read_text()

@@ -29,7 +29,7 @@ def test_curves_begin_when_there_is_something_to_show(curves, finished):
     """The discriminator after 128 images, what it says to the autoencoder after 256."""
     assert list(curves.index) == [128, 256, 384, 512]
     shown = {name: list(curves.index[curves[name].notna()]) for name in curves}
-    for name in ("perceptual", "pooled", "low_pass", "plain", "kl", "mse"):
+    for name in ("perceptual", "pooled", "low_pass", "mse", "kl", "mse"):
         assert shown[f"train/{name}"] == [128, 256, 384, 512]
     for name in ("loss", "images", "reconstructions", "accuracy"):
         assert shown[f"discriminator/{name}"] == [256, 384, 512]
@@ -69,9 +69,9 @@ def mask(pixels):
     window = np.ones((5, 5))
     window[[0, 0, 4, 4], [0, 4, 0, 4]] = 0
     window[2, 2] = -20
-    grey = pixels.double().numpy().mean(axis=0)
+    gray = pixels.double().numpy().mean(axis=0)
     busy = ndimage.gaussian_filter(
-        np.abs(ndimage.correlate(grey, window, mode="nearest")), 2.0, mode="nearest", radius=6
+        np.abs(ndimage.correlate(gray, window, mode="nearest")), 2.0, mode="nearest", radius=6
     )
     found = 1 - (busy - busy.min()) / (busy.max() - busy.min())
     return np.where(found >= 0.8, np.rint(255 * found), 0)
@@ -128,7 +128,7 @@ def test_the_report_copes(whole):
 
 def test_rows_and_evaluations_come_as_often_as_asked(project):
     folder = project(
-        vae__log_nimg=64, vae__evaluate_nimg=128, vae__duration_nimg=256, vae__losses__plain=0.5
+        vae__log_nimg=64, vae__evaluate_nimg=128, vae__duration_nimg=256, vae__losses__mse=0.5
     )
     run_stage("train_vae")
     assert Image.open(folder / "reports/vae/reconstructions.png").height == 2 * CELL + 2  # no mask

@@ -19,12 +19,12 @@ from edm2.params import load
 from edm2.runtime.manifest import read_manifest
 from edm2.vae.codec import load_codec
 from edm2.vae.evaluation import evaluate
-from stages.train_vae import outside
+from stages.train_vae import external_inputs
 
 CPU = torch.device("cpu")
 FROM_THE_CODEC_ON = (
     "train_vae",
-    "yardsticks",
+    "baselines",
     "encode_latents",
     "train_diffusion",
     "snapshot_emas",
@@ -60,7 +60,7 @@ def test_digits_in_pixel_space(project, capsys):
         codec__kind="rgb", diffusion__channel_mult=[1, 2, 2], diffusion__paper_dataset="imagenet-64"
     )
     run()
-    assert "codec.kind is rgb: no autoencoder is trained here" in capsys.readouterr().out
+    assert "codec.kind is rgb: no VAE is trained here" in capsys.readouterr().out
     assert read_manifest(folder / "models/vae")["files"] == {}
     images, latents = (
         ImageShards(folder / "data/images", "train"),
@@ -77,7 +77,7 @@ def test_digits_in_pixel_space(project, capsys):
     found = metrics_of(folder)
     assert "psnr" not in found
     assert found["perceptual_classifier"] == 0
-    distances = list(metrics_of(folder, "yardsticks").values())
+    distances = list(metrics_of(folder, "baselines").values())
     assert len(distances) == 2
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
     assert pd.read_csv(folder / "reports/vae/curves.csv").empty
@@ -150,7 +150,7 @@ def test_other_files_are_other_work(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
     def described(**changes):
-        return outside(load(write_params(tmp_path / "params.yaml", {**TINY, **changes})))
+        return external_inputs(load(write_params(tmp_path / "params.yaml", {**TINY, **changes})))
 
     assert described() == ""
     assert described(**{"codec.kind": "stable_diffusion", "dataset.resolution": 32}) == ""

@@ -8,10 +8,18 @@ from ruamel.yaml import YAML
 from tiny import PER_CONFIG, ROOT, STAGES
 
 from edm2.params import UserError, load
-from stages.declaration import declaration, per_config
+from edm2.pipeline.declaration import has_matrix, read_declaration
 
 # what runs a stage and shapes no result
-FRAME = ("edm2.params", "stages.entry", "stages.declaration", "stages")
+FRAME = (
+    "edm2.params",
+    "edm2.pipeline",
+    "edm2.pipeline.runner",
+    "edm2.pipeline.declaration",
+    "edm2.pipeline.publication",
+    "edm2.pipeline.paths",
+    "stages",
+)
 RESULTS_OF_RUNTIME = (
     "edm2.runtime.gradients",
     "edm2.runtime.loop",
@@ -22,14 +30,12 @@ RESULTS_OF_RUNTIME = (
 
 @pytest.fixture(scope="module")
 def graph():
-    """Of imports; without the ladder's check of params, which every stage begins with."""
-    found = grimp.build_graph("edm2", "stages")
-    found.remove_import(importer="stages.entry", imported="edm2.diffusion.configuration")
-    return found
+    """Of imports."""
+    return grimp.build_graph("edm2", "stages")
 
 
 def declared(name):
-    return declaration(name, "G" if name in PER_CONFIG else None, ROOT / "dvc.yaml")
+    return read_declaration(name, "G" if name in PER_CONFIG else None, ROOT / "dvc.yaml")
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -73,10 +79,10 @@ def test_stages_of_dvc_yaml_are_the_files_of_the_folder():
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     assert tuple(stages) == STAGES
     assert all((ROOT / "stages" / f"{name}.py").exists() for name in stages)
-    assert tuple(name for name in stages if per_config(name, ROOT / "dvc.yaml")) == PER_CONFIG
+    assert tuple(name for name in stages if has_matrix(name, ROOT / "dvc.yaml")) == PER_CONFIG
 
 
-def test_outside_of_a_project_the_way_out_is_told(tmp_path, monkeypatch):
+def test_a_stage_outside_of_a_project_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="Stages run in the project root"):
-        declaration("prepare", None)
+    with pytest.raises(UserError, match="Run stages in the project's root"):
+        read_declaration("prepare", None)

@@ -13,10 +13,11 @@ from edm2.data.latents import LatentShards
 from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.ema import SnapshotStore, reconstruct
 from edm2.params import load
+from edm2.pipeline.evaluator import Evaluator
+from edm2.pipeline.networks import SweptNetwork
 from edm2.runtime.manifest import read_manifest
 from edm2.sampling import heun
 from edm2.sampling.generate import seed_labels, seed_noise
-from stages.evaluation import Evaluator
 
 LENGTHS, STRENGTHS = (0.05, 0.1, 0.2), (1.0, 1.5, 3.0)
 CHANGES = {"conditional": False, "channels": 4, "duration_nimg": 512}
@@ -47,7 +48,7 @@ def guided(finished, tmp_path_factory):
 
 
 def listed(folder):
-    return {n["sigma_rel"]: n for n in read_manifest(folder / "models/sweep/G")["networks"]}
+    return {n["ema_length"]: n for n in read_manifest(folder / "models/sweep/G")["networks"]}
 
 
 def test_the_guide_is_trained_with_its_changes(guided):
@@ -72,7 +73,7 @@ def test_the_table_has_a_row_per_length_and_strength(guided, finished):
     table = pd.read_csv(guided / "reports/fid/G.csv")
     sweep = table[table["seeds"] == "sweep"]
     for _, rows in sweep.groupby("metric"):
-        found = sorted(rows[["sigma_rel", "guidance"]].itertuples(index=False, name=None))
+        found = sorted(rows[["ema_length", "guidance"]].itertuples(index=False, name=None))
         assert found == sorted((s, w) for s in LENGTHS for w in STRENGTHS)
         assert rows["value"].nunique() == len(rows)
     before = pd.read_csv(finished / "reports/fid/G.csv")
@@ -115,7 +116,8 @@ def test_guided_images_follow_the_formula(guided, monkeypatch):
     class Silent:
         def advance(self, count): ...
 
-    images = evaluator.generate(folder, network, 1.5, 0, Silent()).images
+    swept = SweptNetwork(**network)
+    images = evaluator.generate(folder, swept, 1.5, 0, Silent()).images
     latents = LatentShards(guided / "data/latents", "train")
     main, guide = (
         set_network(denoiser_for("G", p, latents.shape, 10), load_file(folder / network[key]))
@@ -136,17 +138,17 @@ def test_a_snapshot_of_the_same_training_guides(project):
     folder = project(
         guidance__guide="snapshot",
         guidance__nimg=512,
-        guidance__sigma_rel=0.2,
+        guidance__ema_length=0.2,
         guidance__strength=[2.0],
         evaluation__confirm=False,
     )
     for stage in ("train_guide", "sweep_ema", "fid"):
         run_stage(stage, "G")
     assert {n["guide"] for n in listed(folder).values()} == {
-        "000000000512-sigma_rel-0.2.safetensors"
+        "000000000512-ema_length-0.2.safetensors"
     }
     ((_, tensors),) = reconstruct(SnapshotStore(folder / "models/ema/G"), [0.2], 512)
-    written = load_file(folder / "models/sweep/G/000000000512-sigma_rel-0.2.safetensors")
+    written = load_file(folder / "models/sweep/G/000000000512-ema_length-0.2.safetensors")
     for name, tensor in tensors.items():
         torch.testing.assert_close(written[name].float(), tensor, rtol=1e-3, atol=1e-6)
     assert set(pd.read_csv(folder / "reports/fid/G.csv")["guidance"]) == {2.0}
@@ -156,7 +158,7 @@ def test_a_snapshot_of_the_same_training_guides(project):
 
 def test_a_network_that_is_not_told_the_class_guides_itself(project):
     folder = project(
-        guidance__guide="unlabelled",
+        guidance__guide="unlabeled",
         guidance__strength=[1.0, 2.0],
         guidance__interval=[0.1, 10.0],
         diffusion__label_dropout=0.2,

@@ -13,7 +13,7 @@ from tiny import run_stage
 
 from edm2.params import UserError, load
 from edm2.runtime.manifest import read_manifest
-from stages.train_vae import outside
+from stages.train_vae import external_inputs
 
 
 def test_photographs_are_prepared_and_trained_on(project):
@@ -50,7 +50,7 @@ def write_tars(folder, tars, count):
                     {
                         "__key__": f"{tar:05d}{number:04d}",
                         "jpg": stream.getvalue(),
-                        "txt": b"colours",
+                        "txt": b"colors",
                     }
                 )
 
@@ -76,18 +76,18 @@ def metrics_of(folder, stage):
 
 
 def train():
-    run_stage("train_vae", outside=outside(load("params.yaml")))
+    run_stage("train_vae", external_inputs=external_inputs(load("params.yaml")))
 
 
 def test_the_vae_trains_on_shards_that_others_made(web, finished):
-    folder = web(vae__images__least_area=0.5, vae__images__flip=0.5)
+    folder = web(vae__images__min_area=0.5, vae__images__flip=0.5)
     train()
-    run_stage("yardsticks")
+    run_stage("baselines")
     curves = pd.read_csv(folder / "reports/vae/curves.csv")
     assert list(curves["nimg"]) == [128, 256, 384, 512]
     assert np.isfinite(curves["held_out/psnr"].dropna()).all()
     ours, usual = (
-        {**metrics_of(where, "vae"), **metrics_of(where, "yardsticks")}
+        {**metrics_of(where, "vae"), **metrics_of(where, "baselines")}
         for where in (folder, finished)
     )
     assert ours["psnr"] != usual["psnr"]  # of other held-out images
@@ -112,17 +112,17 @@ def test_a_damaged_image_stops_the_training_by_name(web):
 def test_other_shards_are_other_work(web):
     """Their names, sizes and times enter the fingerprint."""
     folder = web()
-    seen = [outside(load("params.yaml"))]
+    seen = [external_inputs(load("params.yaml"))]
     assert "00001.tar" in seen[0]
     write_tars(folder / "web", [1], 41)
-    seen.append(outside(load("params.yaml")))
+    seen.append(external_inputs(load("params.yaml")))
     os.utime(folder / "web/00002.tar", (1, 1))
-    seen.append(outside(load("params.yaml")))
+    seen.append(external_inputs(load("params.yaml")))
     assert len(set(seen)) == 3
     write_tars(folder / "web", [7], 2)  # not of the pattern
-    assert outside(load("params.yaml")) == seen[-1]
+    assert external_inputs(load("params.yaml")) == seen[-1]
 
 
 def test_prepared_images_are_no_input_from_outside(project):
     project()
-    assert outside(load("params.yaml")) == ""
+    assert external_inputs(load("params.yaml")) == ""

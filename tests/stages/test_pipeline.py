@@ -38,7 +38,7 @@ def test_snapshots_stand_at_every_interval_and_at_the_end(finished):
 
 def test_networks_of_the_sweep_are_the_reconstructions(finished):
     networks = read_manifest(finished / "models/sweep/G")["networks"]
-    assert [n["sigma_rel"] for n in networks] == [0.05, 0.1, 0.2]
+    assert [n["ema_length"] for n in networks] == [0.05, 0.1, 0.2]
     ((_, tensors),) = reconstruct(SnapshotStore(finished / "models/ema/G"), [0.2])
     written = load_file(finished / "models/sweep/G" / networks[2]["file"])
     assert written.keys() == tensors.keys()
@@ -70,7 +70,7 @@ def test_the_report_shows_all_that_it_must(finished):
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     metrics = json.loads((finished / "reports/metrics.json").read_text())
-    assert {"vae/psnr", "features/accuracy_held_out", "G/best/sigma_rel"} <= metrics.keys()
+    assert {"vae/psnr", "features/accuracy_held_out", "G/best/ema_length"} <= metrics.keys()
 
 
 def test_training_curves_have_a_row_per_interval(finished):
@@ -80,31 +80,31 @@ def test_training_curves_have_a_row_per_interval(finished):
     assert (rows["train/nonfinite_gradients"] == 0).all()
 
 
-def test_work_that_is_finished_is_published_again_not_done_again(project, capfd):
+def test_a_complete_stage_is_published_again_without_running(project, capfd):
     folder = project()
     run_stage("sweep_ema", "G")
     first = (folder / "models/sweep/G/manifest.json").stat().st_ino
     run_stage("sweep_ema", "G")
-    assert "finished before" in capfd.readouterr().err
+    assert "already complete" in capfd.readouterr().err
     assert (folder / "models/sweep/G/manifest.json").stat().st_ino == first
 
 
-def test_finished_work_that_was_harmed_is_done_anew(project, capfd):
+def test_a_complete_stage_with_damaged_results_runs_again(project, capfd):
     folder = project()
     run_stage("sweep_ema", "G")
-    (network,) = folder.glob("models/sweep/G/000000001024-sigma_rel-0.1.safetensors")
+    (network,) = folder.glob("models/sweep/G/000000001024-ema_length-0.1.safetensors")
     good = network.read_bytes()
     network.write_bytes(good[:-9])  # the very file that .state holds, by another link
     run_stage("sweep_ema", "G")
-    assert "missing or corrupt; the work is done anew" in capfd.readouterr().err
+    assert "missing or corrupted" in capfd.readouterr().err
     assert network.read_bytes() == good
 
 
 def test_other_params_are_other_work(project):
-    folder = project(sweep__sigma_rel=[0.07])
+    folder = project(sweep__ema_lengths=[0.07])
     run_stage("sweep_ema", "G")
     run_stage("fid", "G")
-    assert list(pd.read_csv(folder / "reports/fid/G.csv")["sigma_rel"].unique()) == [0.07]
+    assert list(pd.read_csv(folder / "reports/fid/G.csv")["ema_length"].unique()) == [0.07]
 
 
 def test_config_a_gives_the_one_network_of_its_traditional_average(project, capsys):
@@ -112,20 +112,20 @@ def test_config_a_gives_the_one_network_of_its_traditional_average(project, caps
     folder = project(ema__halflife_nimg=32)
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid"):
         run_stage(stage, "A")
-    assert "sweep.sigma_rel and sweep.tensors do not apply" in capsys.readouterr().out
+    assert "sweep.ema_lengths and sweep.tensors have no effect" in capsys.readouterr().out
     store = SnapshotStore(folder / "models/ema/A")
     assert [(s.nimg, s.average) for s in store.snapshots] == [
         (nimg, "traditional") for nimg in (256, 512, 768, 1024)
     ]
     (network,) = read_manifest(folder / "models/sweep/A")["networks"]
-    assert network["sigma_rel"] == pytest.approx(32 / np.log(2) / 1024, rel=1e-2)
+    assert network["ema_length"] == pytest.approx(32 / np.log(2) / 1024, rel=1e-2)
     written = load_file(folder / "models/sweep/A" / network["file"])
     stored = load_file(store.path(store.snapshots[-1]))
     assert written.keys() == stored.keys()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in written.items())
     table = pd.read_csv(folder / "reports/fid/A.csv")
     assert table["average"].eq("traditional").all()
-    assert table["sigma_rel"].eq(network["sigma_rel"]).all()
+    assert table["ema_length"].eq(network["ema_length"]).all()
     assert [len(rows) for _, rows in table.groupby("seeds")] == [2, 2]  # a row per metric
 
 
@@ -152,7 +152,7 @@ def test_the_average_is_what_the_switch_says(project, config, average, expected)
         ("models/features/network.safetensors", "train_vae", ""),
         ("data/latents/train-000000.tar", "train_diffusion", "G"),
         ("models/diffusion/G/ema-0.1-000000000512.safetensors", "snapshot_emas", "G"),
-        ("models/sweep/G/000000001024-sigma_rel-0.1.safetensors", "fid", "G"),
+        ("models/sweep/G/000000001024-ema_length-0.1.safetensors", "fid", "G"),
     ],
 )
 def test_a_truncated_input_is_named_and_stays(project, file, stage, config):
@@ -166,5 +166,5 @@ def test_a_truncated_input_is_named_and_stays(project, file, stage, config):
 def test_an_input_that_is_not_there_is_named(project):
     folder = project()
     (folder / "models/ema/G").rename(folder / "elsewhere")
-    with pytest.raises(UserError, match="models/ema/G: not there"):
+    with pytest.raises(UserError, match="models/ema/G: does not exist"):
         run_stage("sweep_ema", "G")

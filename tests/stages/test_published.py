@@ -11,9 +11,9 @@ from edm2.diffusion import build_denoiser
 from edm2.diffusion.names import published_name
 from edm2.ema import SnapshotStore, reconstruct
 from edm2.params import UserError, load
+from edm2.pipeline.published import import_published
 from edm2.runtime.manifest import read_manifest
-from stages.published import import_published
-from stages.snapshot_emas import outside
+from stages.snapshot_emas import external_inputs
 
 LENGTHS = (0.05, 0.1)
 
@@ -124,8 +124,8 @@ def test_stages_up_to_the_sweep_take_published_networks(project, published, caps
     assert list(read_manifest(models / "diffusion/G")["files"]) == []
     assert pd.read_csv(project_folder / "reports/training/G.csv").empty
     assert len(read_manifest(models / "ema/G")["snapshots"]) == len(LENGTHS)
-    made = {n["sigma_rel"]: n for n in read_manifest(models / "sweep/G")["networks"]}
-    assert list(made) == TINY["sweep.sigma_rel"]
+    made = {n["ema_length"]: n for n in read_manifest(models / "sweep/G")["networks"]}
+    assert list(made) == TINY["sweep.ema_lengths"]
     written = load_file(models / "sweep/G" / made[0.1]["file"])
     for name in (name for name in written if name.endswith("weight")):
         torch.testing.assert_close(written[name].float(), networks[0.1][name], rtol=1e-3, atol=1e-3)
@@ -142,9 +142,9 @@ def test_a_single_published_network_is_taken_as_it_is(project, tmp_path, capsys)
     folder = project(ema__source="published", ema__path=str(tmp_path / "one"))
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "G")
-    assert "sweep.sigma_rel and sweep.tensors do not apply" in capsys.readouterr().out
+    assert "sweep.ema_lengths and sweep.tensors have no effect" in capsys.readouterr().out
     (network,) = read_manifest(folder / "models/sweep/G")["networks"]
-    assert (network["sigma_rel"], network["nimg"]) == (0.13, 64_000)
+    assert (network["ema_length"], network["nimg"]) == (0.13, 64_000)
     written = load_file(folder / "models/sweep/G" / network["file"])
     expected = denoiser.unet.state_dict()
     assert written.keys() == expected.keys()
@@ -157,11 +157,11 @@ def test_other_pickles_are_other_work(published, tmp_path, monkeypatch):
     (tmp_path / "pickles").mkdir()
     changes = {**TINY, "ema.source": "published", "ema.path": "pickles"}
     params = load(write_params(tmp_path / "params.yaml", changes))
-    seen = [outside(params)]
+    seen = [external_inputs(params)]
     for name, size in (("a.pkl", 3), ("b.pkl", 4), ("a.pkl", 5)):
         (tmp_path / "pickles" / name).write_bytes(b"x" * size)
-        seen.append(outside(params))
+        seen.append(external_inputs(params))
     assert len(set(seen)) == 4
     (tmp_path / "pickles/notes.txt").touch()
-    assert outside(params) == seen[-1]
-    assert outside(load(write_params(tmp_path / "params.yaml", TINY))) == ""
+    assert external_inputs(params) == seen[-1]
+    assert external_inputs(load(write_params(tmp_path / "params.yaml", TINY))) == ""

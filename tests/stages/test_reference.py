@@ -10,8 +10,7 @@ import pytest
 import torch
 from random_detectors import write_dinov2, write_inception
 from safetensors.torch import load_file
-from test_resume import start
-from tiny import ROOT, TINY, make_project, run_stage
+from tiny import ROOT, TINY, make_project, run_stage, start
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
@@ -20,14 +19,14 @@ from edm2.features.classifier import Classifier, load_classifier, save_classifie
 from edm2.features.inception import load_inception
 from edm2.metrics import frechet_distance, inception_score
 from edm2.params import UserError, load
+from edm2.pipeline.declaration import read_declaration
+from edm2.pipeline.detection import external_inputs
 from edm2.runtime.files import sha256
 from edm2.runtime.manifest import read_manifest
 from edm2.runtime.randomness import generator
 from edm2.sampling import heun
 from edm2.sampling.generate import seed_labels, seed_noise
 from edm2.vae.codec import load_codec
-from stages.declaration import declaration
-from stages.detection import outside
 
 CPU = torch.device("cpu")
 
@@ -63,9 +62,9 @@ def test_all_training_images_are_seen(finished):
     np.testing.assert_allclose(features, train[order], rtol=1e-3, atol=1e-5)
 
 
-def test_yardsticks_are_distances_to_it(finished):
+def test_baselines_are_distances_to_it(finished):
     train, held_out = (seen(finished, split) for split in ("train", "held_out"))
-    found = json.loads((finished / "reports/yardsticks/metrics.json").read_text())
+    found = json.loads((finished / "reports/baselines/metrics.json").read_text())
     real, decoded = (
         f"{what}/fd_classifier_{len(held_out)}" for what in ("held_out", "reconstructions")
     )
@@ -81,7 +80,7 @@ def test_yardsticks_are_distances_to_it(finished):
     expected = frechet_distance(*moments(features), *moments(train))
     assert found[decoded] == pytest.approx(expected, rel=1e-3)
     metrics = json.loads((finished / "reports/metrics.json").read_text())
-    assert {f"yardsticks/{key}" for key in found} <= metrics.keys()
+    assert {f"baselines/{key}" for key in found} <= metrics.keys()
 
 
 def test_two_ranks_see_what_one_sees(project, finished):
@@ -114,7 +113,7 @@ def test_another_detector_is_other_work_for_those_that_measure_alone():
             "train_features",
             "reference",
             "train_vae",
-            "yardsticks",
+            "baselines",
             "encode_latents",
             "train_diffusion",
             "sweep_ema",
@@ -122,13 +121,14 @@ def test_another_detector_is_other_work_for_those_that_measure_alone():
             "report",
         )
         if any(
-            key.startswith("evaluation") for key in declaration(name, "G", ROOT / "dvc.yaml").params
+            key.startswith("evaluation")
+            for key in read_declaration(name, "G", ROOT / "dvc.yaml").params
         )
     }
-    assert asking == {"reference", "yardsticks", "fid"}
+    assert asking == {"reference", "baselines", "fid"}
 
 
-@pytest.mark.parametrize("stage", ["yardsticks", "fid"])
+@pytest.mark.parametrize("stage", ["baselines", "fid"])
 def test_a_reference_of_another_classifier_is_refused(project, stage):
     folder = project()
     facts = read_manifest(folder / "models/features")["network"]
@@ -149,14 +149,14 @@ def test_too_few_training_images_are_told_before_anything_is_trained(project, fi
         run_stage("reference")
 
 
-def test_held_out_images_no_more_than_dimensions_are_no_yardstick(project, finished, capsys):
+def test_held_out_images_no_more_than_dimensions_are_no_baseline(project, finished, capsys):
     count = read_manifest(finished / "data/images")["images"]["held_out"]
     folder = project(features__dims=count, evaluation__samples=2 * count)
     facts = read_manifest(folder / "models/features")["network"]
     save_classifier(Classifier(**{**facts, "dims": count}), folder / "models/features")
-    for stage in ("reference", "yardsticks"):
+    for stage in ("reference", "baselines"):
         run_stage(stage)
-    assert json.loads((folder / "reports/yardsticks/metrics.json").read_text()) == {}
+    assert json.loads((folder / "reports/baselines/metrics.json").read_text()) == {}
     assert (
         f"{count} held-out images are no more than the {count} feature" in capsys.readouterr().out
     )
@@ -180,19 +180,19 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
             "evaluation.reference": str(tmp_path / "theirs.npz"),
             "evaluation.samples": SAMPLES,
             "evaluation.allow_singular": True,
-            "evaluation.measures": ["fd", "is"],
+            "evaluation.metrics": ["fd", "is"],
             "evaluation.confirm": False,
             "evaluation.grid_columns": 1,
-            "sweep.sigma_rel": [0.1],
+            "sweep.ema_lengths": [0.1],
         },
     )
     for results in ("data", "models", "reports"):
         shutil.copytree(finished / results, folder / results)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_ROOT", str(folder))
-    for stage in ("reference", "yardsticks"):
+    for stage in ("reference", "baselines"):
         run_stage(stage)
-    assert json.loads((folder / "reports/yardsticks/metrics.json").read_text()) == {}
+    assert json.loads((folder / "reports/baselines/metrics.json").read_text()) == {}
     facts = read_manifest(folder / "data/reference")
     assert (facts["detector"], facts["dims"], facts["count"]) == ("inception", 2048, None)
     for stage in ("sweep_ema", "fid"):
@@ -234,7 +234,7 @@ def generated(folder):
 
 def test_files_from_outside_are_other_work(project, tmp_path, monkeypatch):
     folder = project()
-    assert outside(load("params.yaml")) == ""
+    assert external_inputs(load("params.yaml")) == ""
     weights = write_dinov2(tmp_path / "weights.pth", monkeypatch)
     (tmp_path / "theirs.npz").write_bytes(b"x")
     folder = make_project(
@@ -248,8 +248,8 @@ def test_files_from_outside_are_other_work(project, tmp_path, monkeypatch):
         },
     )
     monkeypatch.chdir(folder)
-    found = {outside(load("params.yaml"))}
+    found = {external_inputs(load("params.yaml"))}
     for name in ("weights.pth", "theirs.npz"):
         os.utime(tmp_path / name, (1, 1))
-        found.add(outside(load("params.yaml")))
+        found.add(external_inputs(load("params.yaml")))
     assert len(found) == 3

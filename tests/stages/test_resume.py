@@ -1,29 +1,15 @@
 """Trainings that are stopped at any moment end as if they had not been."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
-from tiny import EVERYTHING
+from tiny import EVERYTHING, start
 
 from edm2.runtime.manifest import read_manifest
-
-
-def start(folder, *arguments):
-    environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(folder)}
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        cwd=folder,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def wait_for_checkpoint(folder, process):
@@ -58,7 +44,7 @@ def test_a_stopped_training_continues_to_the_same_bits(project, finished, stage,
     assert stopped.returncode == status, error
     assert not (folder / out).exists()
     if signum != signal.SIGKILL:
-        assert "run the same again to continue" in error
+        assert "run the same command again to continue" in error
 
     again = start(folder, *stage)
     assert again.wait() == 0, again.stderr.read()
@@ -142,7 +128,7 @@ def test_two_ranks_train_the_autoencoder_that_one_trains(project, finished):
     ("right", "wrong", "said"),
     [
         ("seed: 0", "seed: nought", "seed: 'nought'"),
-        ("weight_norm: null", "weight_norm: none", "config G: weight_norm: 'none' with"),
+        ("weight_norm: null", "weight_norm: none", "diffusion.overrides.weight_norm: 'none'"),
     ],
 )
 def test_a_params_mistake_costs_no_work(project, right, wrong, said):
@@ -159,4 +145,4 @@ def test_a_params_mistake_costs_no_work(project, right, wrong, said):
 def test_a_config_that_params_do_not_name_is_refused(project):
     refused = start(project(), "stages.train_diffusion", "A")
     assert refused.wait() == 2
-    assert "config A: not among configs of params.yaml (G)" in refused.stderr.read()
+    assert "config A: not one of `configs` in params.yaml (G)" in refused.stderr.read()

@@ -11,9 +11,9 @@ from tiny import TINY, make_project, run_stage, write_params
 
 from edm2.ema import SnapshotStore, reconstruct
 from edm2.params import UserError
+from edm2.pipeline.evaluator import Evaluator
 from edm2.reporting.curves import best_of
 from edm2.runtime.manifest import read_manifest
-from stages.evaluation import Evaluator
 
 LENGTHS, TIMES = (0.05, 0.1, 0.2), (512, 1024)
 
@@ -45,7 +45,7 @@ def swept(finished, tmp_path_factory):
 def networks(folder, **wanted):
     """Of the sweep's manifest, those with some facts, by length."""
     listed = read_manifest(folder / "models/sweep/G")["networks"]
-    return {n["sigma_rel"]: n for n in listed if wanted.items() <= n.items()}
+    return {n["ema_length"]: n for n in listed if wanted.items() <= n.items()}
 
 
 def tensors_of(folder, network):
@@ -57,7 +57,7 @@ def counted(monkeypatch, stop_at=None):
     made, generate = [], Evaluator.generate
 
     def generated(self, folder, network, strength, first_seed, progress):
-        made.append((network["file"], first_seed))
+        made.append((network.file, first_seed))
         if len(made) == stop_at:
             raise KeyboardInterrupt
         return generate(self, folder, network, strength, first_seed, progress)
@@ -68,7 +68,7 @@ def counted(monkeypatch, stop_at=None):
 
 def test_the_manifest_lists_a_network_per_length_time_and_pattern(swept):
     manifest = read_manifest(swept / "models/sweep/G")
-    listed = [(n["nimg"], n["tensors"], n["sigma_rel"]) for n in manifest["networks"]]
+    listed = [(n["nimg"], n["tensors"], n["ema_length"]) for n in manifest["networks"]]
     expected = [
         *((nimg, "all", s) for nimg in TIMES for s in LENGTHS),
         *((1024, "*-affine", s) for s in LENGTHS),
@@ -122,7 +122,7 @@ def test_tables_have_a_curve_per_time_and_pattern(swept):
     table = pd.read_csv(swept / "reports/fid/G.csv")
     sweep = table[table["seeds"] == "sweep"]
     for _, rows in sweep.groupby(["metric", "nimg", "tensors"]):
-        assert sorted(rows["sigma_rel"]) == list(LENGTHS)
+        assert sorted(rows["ema_length"]) == list(LENGTHS)
     found = set(sweep[["nimg", "tensors"]].itertuples(index=False, name=None))
     assert found == {(512, "all"), (1024, "all"), (1024, "*-affine")}
     assert set(table["network"]) == {
@@ -135,7 +135,7 @@ def test_the_same_tensors_make_the_same_images(swept):
     """At the base length the network of single tensors is that of the base."""
     table = pd.read_csv(swept / "reports/fid/G.csv")
     same = table[
-        (table["nimg"] == 1024) & (table["sigma_rel"] == 0.1) & (table["seeds"] == "sweep")
+        (table["nimg"] == 1024) & (table["ema_length"] == 0.1) & (table["seeds"] == "sweep")
     ]
     for _, rows in same.groupby("metric"):
         assert len(rows) == 2

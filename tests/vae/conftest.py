@@ -38,7 +38,7 @@ def backbone() -> Classifier:
 
 @pytest.fixture
 def images(tmp_path: Path) -> ImageShards:
-    """Twelve images of 8×8 in shards of 5, 5 and 2: smooth colours."""
+    """Twelve images of 8×8 in shards of 5, 5 and 2: smooth colors."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 1, 8)[:, None, None] * rng.uniform(0, 255, (12, 1, 8, 3))
     samples = [image_sample(f"{i:08d}", x.astype(np.uint8), i % 3) for i, x in enumerate(ramp)]

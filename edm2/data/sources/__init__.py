@@ -1,4 +1,4 @@
-"""Where images come from: every source gives labelled uint8 RGB images, in a fixed order."""
+"""Where images come from: every source gives labeled uint8 RGB images, in a fixed order."""
 
 from typing import Protocol
 
@@ -17,7 +17,7 @@ __all__ = ["Digits", "Folder", "Photos", "Source", "open_source"]
 
 
 class Source(Protocol):
-    """Labelled images. `labels[i]` and `classes` are cheap; `image(i)` reads one."""
+    """Labeled images. `labels[i]` and `classes` are cheap; `image(i)` reads one."""
 
     classes: list[str]
     labels: NDArray[np.int64]

@@ -8,21 +8,21 @@ from edm2.data.splits import Split, split_classes
 
 
 class Digits:
-    """1797 digits, 8×8 grey, values 0 to 16."""
+    """1797 digits, 8×8 gray, values 0 to 16."""
 
     def __init__(self, resolution: int) -> None:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         self.resolution = resolution
-        self.grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
+        self.gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
         self.labels = digits.target.astype(np.int64)
         self.classes = [str(name) for name in digits.target_names]
 
     def image(self, index: int) -> Pixels:
         size = (self.resolution, self.resolution)
-        grey = Image.fromarray(self.grey[index]).resize(size, Image.Resampling.BICUBIC)
-        return np.asarray(grey.convert("RGB"))
+        gray = Image.fromarray(self.gray[index]).resize(size, Image.Resampling.BICUBIC)
+        return np.asarray(gray.convert("RGB"))
 
     def split(self, held_out: float, seed: int) -> Split:
         return split_classes(self.labels, held_out, seed)

@@ -38,7 +38,7 @@ class Folder:
             )
 
     def image(self, index: int) -> Pixels:
-        """Cropped to the centre square, resized with an antialiasing filter."""
+        """Cropped to the center square, resized with an antialiasing filter."""
         path = self.files[index][0]
         try:
             return resized(centre_square(open_picture(path)), self.resolution)

@@ -1,4 +1,4 @@
-"""Crops of the colour photographs inside scikit-image and scikit-learn."""
+"""Crops of the color photographs inside scikit-image and scikit-learn."""
 
 from importlib.resources import files
 from pathlib import Path

@@ -1,0 +1,146 @@
+"""`edm2 ema`: post-hoc EMA on any folder of snapshots, without a pipeline."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edm2.params.errors import UserError
+
+STORE = click.argument("store", type=click.Path(path_type=Path))
+
+
+class EmaLengths(click.ParamType):  # type: ignore[type-arg]
+    """EMA lengths: a list like 0.05,0.10, or a range like 0.05...0.25 by 0.01."""
+
+    name = "lengths"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[float]:
+        from edm2.params.grid import parse_grid
+
+        try:
+            values = parse_grid(value) if "by" in value else value.split(",")
+            return [float(length) for length in values]
+        except ValueError:
+            self.fail(
+                f"{value!r}: expected EMA lengths like 0.05,0.10 or a range like "
+                "'0.05...0.25 by 0.01'",
+                param,
+                ctx,
+            )
+
+
+@click.group()
+def ema() -> None:
+    """Averages of any EMA length, from a folder of snapshots (STORE)."""
+
+
+@ema.command("list")
+@STORE
+def list_snapshots(store: Path) -> None:
+    """List the snapshots of STORE."""
+    from edm2.ema.store import SnapshotStore
+
+    snapshots = SnapshotStore(store).snapshots
+    click.echo("images\tEMA length\taverage\tfile")
+    for snapshot in snapshots:
+        row = (snapshot.nimg, f"{snapshot.sigma_rel:g}", snapshot.average, snapshot.file)
+        click.echo("\t".join(map(str, row)))
+
+
+@ema.command()
+@STORE
+def verify(store: Path) -> None:
+    """Read every snapshot of STORE: checksums, finite values, one network."""
+    from edm2.ema.store import SnapshotStore, check_snapshots
+    from edm2.runtime.manifest import NAME, damaged_files
+
+    opened = SnapshotStore(store)
+    problems = list(damaged_files(store, "ema-*")) if (store / NAME).exists() else []
+    if problems:
+        raise UserError("\n".join(problems))
+    check_snapshots(opened)
+    click.echo(
+        f"{store}: {len(opened.snapshots)} snapshots up to {opened.end} images: all readable, "
+        "finite, of one network."
+    )
+
+
+@ema.command()
+@STORE
+@click.option(
+    "--lengths",
+    type=EmaLengths(),
+    required=True,
+    help="EMA lengths: 0.05,0.10 or '0.05...0.25 by 0.01'.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the averages."
+)
+@click.option("--nimg", type=int, help="Time in images at which they end; default: the last one.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    default="float16",
+    show_default=True,
+)
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def reconstruct(
+    store: Path, lengths: list[float], out: Path, nimg: int | None, dtype: str, force: bool
+) -> int:
+    """Make averages of any EMA lengths from the snapshots of STORE.
+
+    Exit status 1 if a reconstruction has a large error.
+    """
+    import torch
+
+    from edm2.ema.reconstruct import Target, reconstruct_files
+    from edm2.ema.store import SnapshotStore
+    from edm2.runtime.files import write_json
+
+    opened = SnapshotStore(store)
+    end = opened.end if nimg is None else nimg
+    targets = {
+        out / f"{end:012d}-ema_length-{length!r}.safetensors": Target(length, end)
+        for length in lengths
+    }
+    existing = [str(path) for path in targets if path.exists()]
+    if existing and not force:
+        raise UserError(f"{existing[0]}: already exists. Choose another --out, or use --force.")
+    index = out / "averages.json"
+    described = _described(index)
+    try:
+        made = reconstruct_files(opened, targets, getattr(torch, dtype))
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    click.echo("EMA length\timages\terror\tsum of weights\tsnapshots\tfile")
+    for path, spec in zip(targets, made, strict=True):
+        click.echo(
+            f"{spec.sigma_rel:g}\t{spec.nimg}\t{spec.error:.3g}\t{spec.weight_sum:.4f}"
+            f"\t{spec.snapshots}\t{path}"
+        )
+    described |= {path.name: asdict(spec) for path, spec in zip(targets, made, strict=True)}
+    write_json(index, described)
+    poor = [f"{spec.sigma_rel:g}" for spec in made if not spec.trustworthy]
+    if poor:
+        print(
+            f"warning: the snapshots cannot represent EMA length {', '.join(poor)} well: see the "
+            "error of the response function. Take more snapshots, or lengths nearer to theirs.",
+            file=sys.stderr,
+        )
+    return int(bool(poor))
+
+
+def _described(index: Path) -> dict[str, Any]:
+    """The averages that are in the folder already, by file."""
+    if not index.exists():
+        return {}
+    try:
+        return dict(json.loads(index.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{index}: cannot be read ({error}). Remove it, or choose another --out."
+        ) from None

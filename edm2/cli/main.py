@@ -1,0 +1,82 @@
+"""The entry point of `edm2`: its groups of commands, and the exit status of each kind of error."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from edm2 import __version__
+from edm2.cli.compare import compare
+from edm2.cli.ema import ema
+from edm2.cli.model import model
+from edm2.cli.params import params
+from edm2.cli.project import ProjectContext
+from edm2.cli.sample import sample
+from edm2.cli.verify import verify
+from edm2.params.errors import UserError
+
+USAGE_ERROR = 2
+COMPLETION = "_EDM2_COMPLETE"  # set by a shell that completes a command line
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edm2")
+@click.option(
+    "--project",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="Folder of the project; default: the nearest one above the current folder.",
+)
+@click.pass_context
+def edm2(context: click.Context, project: str | None) -> None:
+    """Does a change to the training of a diffusion model really help, and at which EMA length?
+
+    The pipeline itself is run with `dvc repro` and `dvc exp run`. These commands look at its params
+    and results, and make samples and averages from them.
+
+    Exit status: 0; 1 for a negative result; 2 for wrong input; 130 after Ctrl-C.
+    """
+    context.obj = ProjectContext(project)
+
+
+for command in (params, ema, sample, compare, model, verify):
+    edm2.add_command(command)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; never ends in a traceback for what a user can mend."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written files
+    if COMPLETION in os.environ:
+        edm2.main(prog_name="edm2")  # answers the shell and exits
+    try:
+        # not edm2.main, which exits with 1 at a broken pipe and takes an EOFError for Ctrl-C
+        with edm2.make_context("edm2", list(sys.argv[1:] if args is None else args)) as context:
+            status = edm2.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:  # --help and --version
+        status = end.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except UserError as error:
+        status = _fail(str(error), USAGE_ERROR)
+    except KeyboardInterrupt:
+        status = _fail("interrupted; run the same command again to continue", 130)
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("edm2"):
+            raise
+        status = _fail(
+            f"the package {error.name} is not installed; this command needs it. "
+            "Install the pipeline's packages: pip install 'edm2[pipeline]'",
+            USAGE_ERROR,
+        )
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"edm2: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,71 @@
+"""`edm2 model`: what the network of a config looks like."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from edm2.cli.sample import Numbers
+from edm2.params.configs import CONFIGS
+from edm2.params.errors import UserError
+from edm2.params.sizes import SIZES
+
+POSITIVE = click.IntRange(min=1)
+
+
+@click.group()
+def model() -> None:
+    """Look at the networks of the training configs."""
+
+
+@model.command()
+@click.argument("config", type=click.Choice(list(CONFIGS)))
+@click.argument("size", required=False, type=click.Choice(list(SIZES)))
+@click.option("--channels", type=POSITIVE, help="Width of the first level, instead of SIZE.")
+@click.option("--resolution", type=POSITIVE, default=64, show_default=True)
+@click.option(
+    "--in-channels", type=POSITIVE, default=4, show_default=True, help="4: latents; 3: pixels."
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="0: unconditional.",
+)
+@click.option("--channel-mult", type=Numbers(1), default="1,2,3,4", show_default=True)
+@click.option("--res-blocks", type=POSITIVE, default=3, show_default=True, help="Per level.")
+@click.option("--attention", type=Numbers(), help="Resolutions; default: those of the config.")
+def summary(config: str, size: str | None, channels: int | None, **shape: Any) -> None:
+    """Print the options of CONFIG and the layers of its network at SIZE (default: S)."""
+    import torch
+
+    from edm2.diffusion.denoiser import build_denoiser
+    from edm2.diffusion.summary import layer_table
+
+    if size and channels:
+        raise click.UsageError("give SIZE or --channels, not both")
+    try:
+        with torch.device("meta"):
+            denoiser = build_denoiser(
+                config,  # type: ignore[arg-type]
+                size,  # type: ignore[arg-type]
+                channels,
+                resolution=shape["resolution"],
+                in_channels=shape["in_channels"],
+                num_classes=shape["classes"],
+                channel_mult=shape["channel_mult"],
+                res_blocks=shape["res_blocks"],
+                attention_resolutions=shape["attention"],
+            )
+        table = layer_table(denoiser)
+    except RuntimeError as error:  # of torch, about the shapes of tensors
+        raise UserError(
+            f"there is no network of this shape ({error}). Choose a --resolution divisible "
+            "by 2 once for each level after the first, and --channels divisible by 64."
+        ) from None
+    click.echo(f"Config {config} as in the paper's Table 1, at this size:\n")
+    for option, value in asdict(denoiser.config).items():
+        click.echo(f"{option} = {value}")
+    numbers = dict.fromkeys(("parameters", "multiply_adds"), "{:,}".format)
+    click.echo("\n" + table.to_string(index=False, formatters=numbers))

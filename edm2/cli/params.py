@@ -1,0 +1,60 @@
+"""`edm2 params`: check params.yaml, and explain its fields."""
+
+import textwrap
+from pathlib import Path
+
+import click
+
+from edm2.cli.project import ProjectContext
+
+
+@click.group()
+def params() -> None:
+    """Check params.yaml and explain its fields."""
+
+
+@params.command()
+@click.argument("file", required=False, type=click.Path(resolve_path=True, path_type=Path))
+@click.pass_obj
+def check(project: ProjectContext, file: Path | None) -> None:
+    """Check FILE (default: the project's params.yaml): keys, types, ranges and combinations.
+
+    All problems are listed at once. DVC runs the same check before each stage.
+    """
+    from edm2.params import load
+
+    if file is None or project.root is not None:
+        root = project.enter()  # paths in FILE are relative to the project
+        file = file or root / "params.yaml"
+    load(file)
+    click.echo(f"{file}: no problems.")
+
+
+@params.command()
+@click.argument("key", required=False)
+@click.pass_obj
+def describe(project: ProjectContext, key: str | None) -> None:
+    """Print what every field means and its value here; KEY: only a field or section, like `ema`."""
+    from edm2.params import UserError, load
+    from edm2.params.loading import fields
+    from edm2.params.section import Section
+    from edm2.params.tree import Params
+
+    tree = load(project.enter() / "params.yaml")
+    described = dict(fields(Params))
+    if key is not None and key not in described:
+        raise UserError(
+            f"{key}: no field or section of params.yaml. `edm2 params describe` lists all."
+        )
+    for path, description in described.items():
+        if key is None or path == key or path.startswith(f"{key}."):
+            value = tree
+            for part in path.split("."):
+                value = getattr(value, part)
+            if isinstance(value, Section):
+                click.echo(f"\n{path}: {description}")
+            else:
+                text = f"{path} = {value!r}\n" + textwrap.indent(
+                    textwrap.fill(description, 92), "    "
+                )
+                click.echo(textwrap.indent(text, "  "))

@@ -1,0 +1,46 @@
+"""Where the project is that a command works on."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from edm2.params.errors import UserError
+
+FILES = ("params.yaml", "dvc.yaml")
+
+
+@dataclass(frozen=True)
+class ProjectContext:
+    """The folder that `--project` names, if it was given."""
+
+    folder: str | None
+
+    @property
+    def start(self) -> Path:
+        """The folder where the search for the project starts."""
+        return Path(self.folder or ".").resolve()
+
+    @property
+    def root(self) -> Path | None:
+        """The project's root, if there is a project."""
+        candidates = [self.start] if self.folder else [self.start, *self.start.parents]
+        for root in candidates:
+            if all((root / name).is_file() for name in FILES):
+                return root
+        return None
+
+    def enter(self) -> Path:
+        """Make the project's root the current folder.
+
+        Raises:
+            UserError: neither this folder nor one above it is a project.
+        """
+        root = self.root
+        if root is None:
+            where = "in it" if self.folder else "here or in a folder above"
+            raise UserError(
+                f"{self.start}: not a project: expected {' and '.join(FILES)} {where}. "
+                "Change to a clone of edm2, or name one: edm2 --project DIR ..."
+            )
+        os.chdir(root)
+        return root

@@ -1,0 +1,50 @@
+"""`edm2 verify`: checksums of all results."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from edm2.cli.project import ProjectContext
+from edm2.params.errors import UserError
+
+FOLDERS = ("data", "models")
+
+
+@click.command()
+@click.argument(
+    "folders",
+    nargs=-1,
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+)
+@click.pass_obj
+def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
+    """Read every file of the project's results and compare it with its checksum.
+
+    FOLDERS: only results in these; default: data and models. All damaged files are listed; exit
+    status 1 if there are any.
+    """
+    from edm2.runtime.manifest import NAME
+
+    if not folders:
+        root = project.enter()
+        folders = tuple(root / name for name in FOLDERS)
+    manifests = sorted(path for folder in folders for path in folder.rglob(NAME))
+    if not manifests:
+        names = ", ".join(map(str, folders))
+        raise UserError(f"{names}: no results ({NAME}) in it. Run `dvc repro` first.")
+    problems = [problem for path in manifests for problem in _problems(path.parent)]
+    for problem in problems:
+        click.echo(problem)
+    click.echo(f"{len(manifests)} folders of results verified, {len(problems)} damaged files.")
+    return int(bool(problems))
+
+
+def _problems(folder: Path) -> Iterator[str]:
+    """What is damaged in a folder of results, be it the manifest itself."""
+    from edm2.runtime.manifest import damaged_files
+
+    try:
+        yield from damaged_files(folder)
+    except UserError as error:
+        yield str(error)

@@ -1,0 +1,68 @@
+"""What dvc.yaml declares of a stage: the only place that says what it reads and writes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from edm2.params import Params, UserError
+
+PIPELINE = Path("dvc.yaml")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One stage, for one config where it is a matrix stage."""
+
+    params: tuple[str, ...]
+    deps: tuple[Path, ...]
+    outs: tuple[Path, ...]
+
+    def values(self, params: Params) -> dict[str, Any]:
+        """The declared params by key path, as JSON."""
+        tree = params.model_dump(mode="json")
+        return {key: _pick(tree, key) for key in self.params}
+
+
+def read_declaration(name: str, config: str | None, pipeline: Path = PIPELINE) -> Declaration:
+    """Stage `name` of dvc.yaml, with `config` in the place of "${item.config}".
+
+    Raises:
+        UserError: there is no dvc.yaml in this folder.
+    """
+    stage = _stage(name, pipeline)
+
+    def entries(*keys: str) -> Iterable[str]:
+        for key in keys:
+            for entry in stage.get(key, []):
+                text = entry if isinstance(entry, str) else next(iter(entry))
+                yield text.replace("${item.config}", config or "")
+
+    return Declaration(
+        params=tuple(entries("params")),
+        deps=tuple(Path(path) for path in entries("deps")),
+        outs=tuple(Path(path) for path in entries("outs", "metrics", "plots")),
+    )
+
+
+def has_matrix(name: str, pipeline: Path = PIPELINE) -> bool:
+    """Whether a stage runs once per training config."""
+    return "matrix" in _stage(name, pipeline)
+
+
+def _stage(name: str, pipeline: Path) -> dict[str, Any]:
+    try:
+        stage: dict[str, Any] = YAML(typ="safe").load(pipeline)["stages"][name]
+    except FileNotFoundError:
+        raise UserError(
+            f"{pipeline}: not in this folder ({Path.cwd()}). Run stages in the project's root."
+        ) from None
+    return stage
+
+
+def _pick(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree

@@ -1,0 +1,79 @@
+"""The training of one denoiser: latents, network, averages and the loop."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from edm2.data.latents import LatentShards
+from edm2.diffusion.setup import denoiser_for, save_network
+from edm2.diffusion.training import DenoiserTask, batches
+from edm2.ema.gather import write_index
+from edm2.ema.store import SnapshotStore, remove_snapshots_after, write_snapshot
+from edm2.ema.tracker import PowerEMA, TraditionalEMA
+from edm2.params import Params
+from edm2.pipeline.outputs import write_curves, write_no_curves
+from edm2.pipeline.paths import LATENTS, training_folder
+from edm2.pipeline.runner import StageContext
+from edm2.runtime.distributed import is_main_process
+from edm2.runtime.loop import Every, train
+from edm2.runtime.manifest import write_manifest
+from edm2.runtime.randomness import torch_seed
+
+
+def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
+    """Train the denoiser that `params` describe, and write to `out` snapshots of its averages and
+    its final weights.
+    """
+    seed, ema = params.seed, params.ema
+    out.mkdir(exist_ok=True)
+    latents = LatentShards(LATENTS, "train")
+    torch.manual_seed(torch_seed(seed, "diffusion/init"))
+    denoiser = denoiser_for(context.config, params, latents.shape, len(latents.classes))
+    denoiser = denoiser.to(context.device)
+    config = denoiser.config
+    context.run.log_resolved_config({"resolved": asdict(config)})
+    average = (
+        PowerEMA(denoiser.unet, ema.ema_lengths)
+        if config.average == "power"
+        else TraditionalEMA(denoiser.unet, ema.halflife_nimg, ema.halflife_rampup)
+    )
+
+    def write_snapshots(nimg: int) -> dict[str, float]:
+        if is_main_process():
+            for snapshot, tensors in average.snapshots(nimg).items():
+                write_snapshot(out, snapshot, tensors, list(average.buffers))
+        return {}
+
+    task = DenoiserTask(
+        denoiser, average, params.diffusion, seed, context.device, params.runtime.compile
+    )
+    train(
+        context.title,
+        task,
+        batches(latents, config, params.diffusion.label_dropout, seed),
+        params.diffusion,
+        context.state,
+        context.run,
+        checkpoint_seconds=params.runtime.checkpoint_seconds,
+        every=[Every(ema.snapshot_nimg, write_snapshots)],
+        rollback=lambda nimg: remove_snapshots_after(out, nimg),
+    )
+    if is_main_process():
+        save_network(denoiser, out / "network.safetensors")
+        write_index(SnapshotStore(out))
+
+
+def train_config(context: StageContext) -> None:
+    """Train the denoiser of the stage's config; write its snapshots and its training curves."""
+    out = context.out(training_folder(context.config))
+    curves = f"reports/training/{context.config}.csv"
+    if context.params.ema.source == "training":
+        train_denoiser(context, context.params, out)
+        if is_main_process():
+            write_curves(context, curves)
+    elif is_main_process():
+        print(f"note: ema.source is published: config {context.config} is not trained here.")
+        out.mkdir(exist_ok=True)
+        write_manifest(out)
+        write_no_curves(context, curves)

@@ -1,0 +1,45 @@
+"""The detector that params choose, and what generated images are compared with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edm2.params import Params
+from edm2.params.checks import project_root
+from edm2.pipeline.paths import FEATURES, IMAGES, REFERENCE
+from edm2.runtime.files import describe, sha256
+from edm2.runtime.manifest import NAME
+
+if TYPE_CHECKING:
+    import torch
+
+    from edm2.features.backbone import Detector
+    from edm2.metrics.reference import Reference
+
+
+def detector_for(params: Params, device: "torch.device") -> "Detector":
+    """The detector that params choose."""
+    from edm2.features.detectors import load_detector
+
+    return load_detector(params.evaluation, FEATURES, project_root(), device)
+
+
+def images_fingerprint() -> str:
+    """Of the prepared images: their manifest has a checksum of each shard."""
+    return sha256(IMAGES / NAME)
+
+
+def reference_for(detector: "Detector") -> "Reference":
+    """The training images' statistics, as the stage `reference` wrote them for this detector.
+
+    Raises:
+        UserError: they were computed with another detector or from other images.
+    """
+    from edm2.metrics.reference import load_reference
+
+    return load_reference(REFERENCE, detector, images_fingerprint())
+
+
+def external_inputs(params: Params) -> str:
+    """Names, sizes and times of the files that `evaluation` names, which dvc.yaml cannot."""
+    paths: tuple[str | None, ...] = (params.evaluation.detector_path, params.evaluation.reference)
+    return describe(project_root() / Path(path) for path in paths if path is not None)

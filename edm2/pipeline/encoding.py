@@ -1,0 +1,22 @@
+"""Training images → latents, with their mean and standard deviation per channel."""
+
+from edm2.data.images import ImageShards
+from edm2.data.latents import latent_facts
+from edm2.pipeline.paths import IMAGES, LATENTS, VAE
+from edm2.pipeline.runner import StageContext
+from edm2.runtime.distributed import barrier, is_main_process
+from edm2.runtime.manifest import write_manifest
+from edm2.vae.codec import load_codec
+from edm2.vae.encoding import encode_shards
+
+
+def encode_latents(context: StageContext) -> None:
+    """Encode all training images; the ranks share the shards."""
+    out = context.out(LATENTS)
+    images = ImageShards(IMAGES, "train")
+    codec = load_codec(VAE, context.device)
+    encode_shards(codec, images, out, context.device)
+    barrier()
+    if is_main_process():
+        metadata = latent_facts(out, codec.normalization)
+        write_manifest(out, classes=images.classes, **metadata)

@@ -1,0 +1,120 @@
+"""Images of one network, and their metrics: the sampler and the detector together."""
+
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edm2.data.images import ImageShards
+from edm2.metrics.collection import Collection
+from edm2.metrics.registry import compute_metric
+from edm2.metrics.statistics import metric_name
+from edm2.params import Params
+from edm2.params.diffusion import ConfigName
+from edm2.pipeline.detection import detector_for, reference_for
+from edm2.pipeline.networks import SweptNetwork
+from edm2.pipeline.paths import IMAGES
+from edm2.pipeline.sampler import Sampler
+from edm2.runtime.distributed import gathered, is_main_process, ranks
+from edm2.runtime.progress import Progress
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """Features of the images of all seeds; images uint8 [G, 3, R, R] and labels [G] for a grid."""
+
+    features: Collection
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+class Evaluator:
+    """Generates images with one network after another and compares them with the training images."""
+
+    def __init__(self, params: Params, config: ConfigName, device: torch.device) -> None:
+        self.params, self.device = params, device
+        self.sampler = Sampler(params, config, device)
+        held_out = ImageShards(IMAGES, "held_out")
+        self.classes = held_out.classes
+        self.detector = detector_for(params, device)
+        self.reference = reference_for(self.detector)
+        evaluation = params.evaluation
+        self.counts = [evaluation.samples]
+        minima = [evaluation.min_samples(m, self.detector.dims) for m in evaluation.metrics]
+        if max(self.detector.dims + 1, *minima) <= len(held_out) < evaluation.samples:
+            self.counts.append(len(held_out))  # to compare with the held-out images themselves
+        self.kept = 0 if evaluation.metrics == ("fd",) else evaluation.samples
+
+    def generate(
+        self,
+        folder: Path,
+        network: SweptNetwork,
+        strength: float,
+        first_seed: int,
+        progress: Progress,
+    ) -> GeneratedImages | None:
+        """Images of as many seeds as samples, from a network of `folder` guided with `strength`.
+
+        The main process gets those of all ranks; the others get None. `progress` counts images.
+        """
+        evaluation, this = self.params.evaluation, ranks()
+        guide = None if network.guide is None else folder / network.guide
+        denoise = self.sampler.denoise(folder / network.file, guide, strength)
+        seeds = range(first_seed, first_seed + evaluation.samples)
+        labels = self.sampler.labels(seeds)
+        shown = self._shown(labels)
+        collection = Collection(self.detector.dims, self.counts, self.kept)
+        images: dict[int, torch.Tensor] = {}
+        own = slice(this.rank, None, this.size)
+        for batch in self.sampler.images(denoise, seeds[own], labels[own]):
+            numbers = [seed - first_seed for seed in batch.seeds]
+            collection.add(numbers, self.detector.features(batch.samples).cpu().numpy())
+            pixels = batch.samples.cpu()
+            # copies: a view would be sent to the main process with the whole batch behind it
+            images |= {n: pixels[k].clone() for k, n in enumerate(numbers) if n in shown}
+            progress.advance(len(numbers) * this.size)  # the other ranks advance as well
+        for other, more in gathered((collection, images))[1:]:
+            collection.merge(other)
+            images |= more
+        if not is_main_process():
+            return None
+        order = sorted(shown)
+        return GeneratedImages(collection, torch.stack([images[n] for n in order]), labels[order])
+
+    def _shown(self, labels: torch.Tensor) -> set[int]:
+        """Numbers of the images in the grid: the first ones of the first classes."""
+        evaluation = self.params.evaluation
+        return {
+            number
+            for label in labels.unique()[: evaluation.grid_classes]
+            for number in (labels == label).nonzero().flatten()[: evaluation.grid_columns].tolist()
+        }
+
+    def rows(
+        self, generated: GeneratedImages, strength: float, first_seed: int
+    ) -> list[dict[str, Any]]:
+        """One table row per metric, by its full name."""
+        evaluation, rows = self.params.evaluation, []
+        for count, metric in product(self.counts, evaluation.metrics):
+            value = compute_metric(
+                metric,
+                generated.features,
+                self.reference,
+                count,
+                evaluation,
+                self.detector,
+                self.device,
+            )
+            rows.append(
+                {
+                    "guidance": strength,
+                    "metric": metric_name(self.detector.name, count, metric),
+                    **asdict(value),
+                    "detector": evaluation.detector,
+                    "samples": count,
+                    "first_seed": first_seed,
+                }
+            )
+        return rows

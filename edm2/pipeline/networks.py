@@ -1,0 +1,53 @@
+"""The record of a network, from the sweep to the table."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edm2.pipeline.paths import sweep_folder
+from edm2.runtime.manifest import read_manifest
+
+ALL = "all"  # tensors
+
+
+@dataclass(frozen=True)
+class SweptNetwork:
+    """A network of a sweep: what it is, and how good its reconstruction is.
+
+    Attributes:
+        file, guide: names below the sweep's folder.
+        tensors: pattern of the tensors that have `ema_length`; "all" for a whole network.
+        tensors_base: EMA length of the other tensors, if there are any.
+        nimg: training time in images at which the average ends.
+        average, error, weight_sum, snapshots: see `Reconstruction`.
+    """
+
+    file: str
+    guide: str | None
+    tensors: str
+    ema_length: float
+    tensors_base: float | None
+    nimg: int
+    average: str
+    error: float
+    weight_sum: float
+    snapshots: int
+
+    @property
+    def name(self) -> str:
+        return Path(self.file).stem
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What tables say of it."""
+        return {k: value for k, value in asdict(self).items() if k not in ("file", "guide")}
+
+
+def load_networks(config: str) -> list[SweptNetwork]:
+    """The networks that the stage `sweep_ema` made of one config.
+
+    Raises:
+        UserError: they are not there, or damaged.
+    """
+    manifest = read_manifest(sweep_folder(config))
+    return [SweptNetwork(**network) for network in manifest["networks"]]

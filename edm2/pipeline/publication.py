@@ -1,0 +1,81 @@
+"""How a stage's results become the pipeline's outs, and what makes two runs the same."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edm2.params import UserError
+from edm2.runtime.distributed import barrier, is_main_process
+from edm2.runtime.files import link, sha256
+from edm2.runtime.manifest import NAME
+from edm2.runtime.state import State
+
+
+def is_complete(state: State) -> bool:
+    """Whether all results of this run exist and are intact, though the outs may not be there.
+
+    If one is missing or corrupted, all are removed, and the run starts from the beginning.
+    """
+    digests = state.read_notes().get("results")
+    if digests is None:
+        return False
+    corrupted = [name for name, digest in digests.items() if not _matches(state, name, digest)]
+    barrier()
+    if corrupted and is_main_process():
+        print(
+            f"{state.results / corrupted[0]}: missing or corrupted; the stage is run again.",
+            file=sys.stderr,
+        )
+        shutil.rmtree(state.folder)
+        state.results.mkdir(parents=True)
+    barrier()
+    return not corrupted
+
+
+def publish(state: State, outs: Iterable[Path]) -> None:
+    """Link results/<out> to each out. The results stay here until `.state` is cleaned."""
+    if is_main_process():
+        files = (path for path in sorted(state.results.rglob("*")) if path.is_file())
+        digests = {path.relative_to(state.results).as_posix(): sha256(path) for path in files}
+        state.note(results=digests)
+        for out in outs:
+            link(state.results / out, out)
+        for checkpoint in state.checkpoints():
+            checkpoint.unlink()
+    barrier()
+
+
+def fingerprint(params: Mapping[str, Any], inputs: Iterable[Path]) -> str:
+    """Hash of everything that determines a stage's results.
+
+    Args:
+        params: values by key path.
+        inputs: files; folders of results, represented by their manifest; folders of code.
+
+    Raises:
+        UserError: an input does not exist.
+    """
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
+    for path in inputs:
+        if not path.exists():
+            raise UserError(f"{path}: does not exist. Run `dvc repro`, or the stage that makes it.")
+        for file in _files(path):
+            digest.update(f"{file.as_posix()}\0{sha256(file)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _matches(state: State, name: str, digest: str) -> bool:
+    path = state.results / name
+    return path.is_file() and sha256(path) == digest
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if (path / NAME).exists():
+        return [path / NAME]
+    return sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc")

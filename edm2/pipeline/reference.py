@@ -1,0 +1,70 @@
+"""Statistics of the training images' features: the reference of all metrics."""
+
+from typing import TYPE_CHECKING
+
+from edm2.data.images import ImageShards
+from edm2.metrics.collection import Collection
+from edm2.metrics.reference import KEPT, import_reference, reference_of, save_reference
+from edm2.metrics.statistics import image_features, require_enough
+from edm2.params.checks import project_root
+from edm2.pipeline.detection import detector_for, images_fingerprint
+from edm2.pipeline.paths import IMAGES, REFERENCE
+from edm2.pipeline.runner import StageContext
+from edm2.runtime.distributed import gathered, is_main_process, ranks
+from edm2.runtime.randomness import generator
+
+if TYPE_CHECKING:
+    from edm2.features.backbone import Detector
+
+BATCH = 256
+
+
+def write_reference(context: StageContext) -> None:
+    """Extract features of all training images, or import the statistics that params name."""
+    path = context.params.evaluation.reference
+    if path is None:
+        _compute(context)
+    elif is_main_process():
+        reference = import_reference(project_root() / path, context.params.detector_dims)
+        print(f"note: metrics compare with {path}, statistics of an unknown number of images.")
+        save_reference(
+            context.out(REFERENCE),
+            reference,
+            detector=context.params.evaluation.detector,
+            weights=None,
+            images=None,
+        )
+
+
+def _compute(context: StageContext) -> None:
+    detector = detector_for(context.params, context.device)
+    collection = _collect(ImageShards(IMAGES, "train"), detector, context)
+    for other in gathered(collection)[1:]:
+        collection.merge(other)
+    if is_main_process():
+        reference = reference_of(collection)
+        # an early error, before anything is trained; it changes nothing of the result
+        require_enough(reference, context.params.evaluation.allow_singular)
+        save_reference(
+            context.out(REFERENCE),
+            reference,
+            detector=detector.name,
+            weights=detector.fingerprint,
+            images=images_fingerprint(),
+        )
+
+
+def _collect(train: ImageShards, detector: "Detector", context: StageContext) -> Collection:
+    """This rank's share of all training images, numbered in a random order that never changes."""
+    this, total = ranks(), len(train)
+    numbers = generator(0, "evaluation/reference").permutation(total).tolist()
+    parts = [numbers[k : k + BATCH] for k in range(0, total, BATCH)]
+    own = range(len(parts))[this.rank :: this.size]
+    images = (train.batch(range(k * BATCH, k * BATCH + len(parts[k])))[0] for k in own)
+    collection = Collection(detector.dims, [total], KEPT)
+    count = sum(len(parts[k]) for k in own)
+    for k, features in zip(
+        own, image_features(images, count, detector, context.device), strict=True
+    ):
+        collection.add(parts[k], features)
+    return collection

@@ -1,0 +1,24 @@
+"""The report of all results."""
+
+from pathlib import Path
+
+from edm2.pipeline.runner import StageContext
+from edm2.reporting.report import write_report
+from edm2.reporting.stage_outputs import StageOutputs
+
+ARTIFACTS = (
+    "index.html",
+    "ema_curves.png",
+    "ablation.csv",
+    "training.png",
+    "magnitudes.png",
+    "updates.png",
+)
+
+
+def report(context: StageContext) -> None:
+    """Write tables, figures and index.html; attach the main ones to the run."""
+    folder = context.out("reports/index.html").parent
+    write_report(StageOutputs(Path("reports"), context.params.configs), folder)
+    for name in ARTIFACTS:
+        context.run.artifact(folder / name)

@@ -1,0 +1,122 @@
+"""The frame of every stage: check the params, run the stage in its state folder, publish its outs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from edm2.params import Params, UserError, load
+from edm2.params.diffusion import ConfigName
+from edm2.pipeline.declaration import has_matrix, read_declaration
+from edm2.runtime.interruption import Interrupted
+
+if TYPE_CHECKING:
+    import torch
+
+    from edm2.runtime.state import State
+    from edm2.runtime.tracking import Run
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage gets to run.
+
+    Attributes:
+        title: name of the stage and its config, for logs.
+        params: of this config, where the stage runs once per config.
+        config: name of the training config; empty for other stages.
+    """
+
+    title: str
+    params: Params
+    config: Any
+    device: "torch.device"
+    state: "State"
+    run: "Run"
+
+    def out(self, path: str | Path) -> Path:
+        """Where to write the out `path`; it is published there when the stage is complete."""
+        target = self.state.results / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+
+RunStage = Callable[[StageContext], None]
+
+
+def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) -> None:
+    """Run a stage from the command line: `python -m stages.NAME [CONFIG] [--params FILE]`.
+
+    Exits with status 2 after a user's error, and with 128 + the signal's number after a signal.
+
+    Args:
+        run: writes the stage's outs.
+        external_inputs: describes the inputs that dvc.yaml does not name, if there are any.
+    """
+    name = Path(sys.argv[0]).stem
+    args = _parse(name, run.__doc__)
+    try:
+        params = load(args.params)
+        if args.config and args.config not in params.configs:
+            raise UserError(
+                f"config {args.config}: not one of `configs` in {args.params} "
+                f"({', '.join(params.configs)}). Add it there."
+            )
+        inputs = external_inputs(params) if external_inputs else ""
+        run_stage(name, run, params, args.config, inputs)
+    except UserError as error:
+        _exit(f"{name}: {error}", 2)
+    except KeyboardInterrupt:
+        _exit(f"{name}: interrupted; run the same command again to continue.", 130)
+    except Interrupted as error:
+        _exit(f"{name}: {error}; run the same command again to continue.", error.status)
+
+
+def run_stage(
+    name: str, run: RunStage, params: Params, config: str = "", external_inputs: str = ""
+) -> None:
+    """Run one stage unless its results are already complete, and publish its outs."""
+    from edm2.pipeline.publication import fingerprint, is_complete, publish
+    from edm2.runtime.device import pick_device
+    from edm2.runtime.distributed import process_group
+    from edm2.runtime.state import open_state
+    from edm2.runtime.tracking import open_run
+
+    params = params.of(cast(ConfigName, config)) if config else params
+    title = f"{name} {config}".strip()
+    declared = read_declaration(name, config)
+    inputs = declared.values(params) | {"external_inputs": external_inputs}
+    key = fingerprint(inputs, declared.deps)
+    device = pick_device(params.runtime)
+    with process_group(device), open_state(title.replace(" ", "-"), key) as state:
+        if is_complete(state):
+            print(
+                f"{title}: already complete; its results are reused from {state.folder}. "
+                "Remove that folder to compute them again.",
+                file=sys.stderr,
+            )
+        else:
+            with open_run(title, params, state, stage=name, config=config) as tracked:
+                run(StageContext(title, params, config, device, state, tracked))
+        publish(state, declared.outs)
+
+
+def _parse(name: str, description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
+    if has_matrix(name):
+        parser.add_argument("config", help="training config, one of `configs` in the params")
+    else:
+        parser.set_defaults(config="")
+    parser.add_argument("--params", default="params.yaml", help="default: %(default)s")
+    return parser.parse_args()
+
+
+def _exit(message: str, status: int) -> None:
+    """Exit at once: threads that read ahead need not finish. Buffered output is written first."""
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

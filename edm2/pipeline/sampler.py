@@ -1,0 +1,92 @@
+"""Seeds → images: the denoiser, its guide, the solver and the codec together."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from edm2.data.latents import LatentShards
+from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.setup import denoiser_for, set_network
+from edm2.params import Params, UserError
+from edm2.params.diffusion import ConfigName
+from edm2.pipeline.paths import LATENTS, VAE
+from edm2.sampling.generate import SampleBatch, generate, seed_labels
+from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels
+from edm2.vae.codec import load_codec
+
+
+class Sampler:
+    """Images of one config's networks, in the latents of the project.
+
+    Attributes:
+        classes: names of the dataset's classes.
+    """
+
+    def __init__(self, params: Params, config: ConfigName, device: torch.device) -> None:
+        self.params, self.config, self.device = params, config, device
+        self.latents = LatentShards(LATENTS, "train")
+        self.classes = self.latents.classes
+        self.codec = load_codec(VAE, device)
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The denoiser of the config; its weights are those of the network used last."""
+        return self._denoiser(self.params)
+
+    @cached_property
+    def guide(self) -> Denoiser:
+        """The denoiser of the config's guide."""
+        return self._denoiser(self.params.guide_of(self.config))
+
+    def _denoiser(self, params: Params) -> Denoiser:
+        shape, classes = self.latents.shape, len(self.classes)
+        return denoiser_for(self.config, params, shape, classes).to(self.device)
+
+    def denoise(self, network: Path, guide: Path | None, strength: float) -> ConditionalDenoise:
+        """A network's denoiser, guided with `strength`; 1 is without guidance.
+
+        Args:
+            guide: file of another network; None: the network itself, without labels.
+
+        Raises:
+            UserError: a file cannot be read, or holds another network.
+        """
+        main, interval = set_network(self.denoiser, _read(network)), self.params.guidance.interval
+        if strength == 1:
+            return main
+        if guide is None:
+            return guided(main, without_labels(main), strength, interval)
+        other = set_network(self.guide, _read(guide))
+        return guided(main, with_guide(main, other), strength, interval)
+
+    def labels(self, seeds: Sequence[int]) -> torch.Tensor:
+        """The class of each seed, int64 [N], as params say."""
+        return seed_labels(seeds, len(self.classes), self.params.sampling.labels)
+
+    def images(
+        self, denoise: ConditionalDenoise, seeds: Sequence[int], labels: torch.Tensor
+    ) -> Iterator[SampleBatch]:
+        """Images uint8 [N, 3, R, R] of the seeds, in batches.
+
+        Args:
+            labels: the class of each seed, int64 [N].
+        """
+        shape, sampling = self.latents.shape, self.params.sampling
+        for batch in generate(denoise, seeds, labels, shape, sampling, self.device):
+            latents = self.latents.normalization.denormalize(batch.samples)
+            yield replace(batch, samples=self.codec.decode(latents))
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: expected a network, a safetensors file like those in models/sweep/<config>/ "
+            f"({error})."
+        ) from None

@@ -1,0 +1,207 @@
+"""A folder of samples of one network: what `edm2 sample` writes."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from edm2.data.images import image_sample
+from edm2.data.shards import write_shard
+from edm2.params import Params, UserError
+from edm2.params.diffusion import ConfigName
+from edm2.pipeline.paths import LATENTS, VAE
+from edm2.pipeline.sampler import Sampler
+from edm2.reporting.grids import write_class_grid
+from edm2.runtime.device import pick_device
+from edm2.runtime.distributed import barrier, is_main_process, process_group, ranks
+from edm2.runtime.files import replacing, sha256, write_json
+from edm2.runtime.manifest import NAME
+from edm2.runtime.progress import track
+from edm2.sampling.guidance import ConditionalDenoise
+
+SHARD = 1000  # images
+SHOWN = 16  # rows and columns of the grid, at most
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """Which samples are wanted.
+
+    Attributes:
+        network: a safetensors file of a network of `config`.
+        labels: class numbers that the seeds take in turn; None: as sampling.labels says.
+        guide: file of a guide network; None: the network itself, without labels.
+        strength: of guidance; 1 is none.
+        out: the folder.
+        format: a PNG file per image, or WebDataset shards.
+    """
+
+    network: Path
+    config: ConfigName
+    seeds: Sequence[int]
+    labels: Sequence[int] | None
+    guide: Path | None
+    strength: float
+    out: Path
+    format: Literal["png", "shards"]
+
+
+def write_samples(request: SampleRequest, params: Params) -> None:
+    """Make the samples that do not exist yet; the ranks share them.
+
+    Args:
+        params: of the request's config.
+
+    Raises:
+        UserError: a file is no network of this config, the folder holds other samples, or an
+            option would have no effect.
+    """
+    device = pick_device(params.runtime)
+    with process_group(device):
+        folder = SampleFolder(request, params, Sampler(params, request.config, device))
+        denoise = folder.sampler.denoise(request.network, request.guide, request.strength)
+        if is_main_process():
+            folder.claim()
+        barrier()
+        (folder.write_shards if request.format == "shards" else folder.write_files)(denoise)
+        barrier()
+        if request.format == "png" and is_main_process():
+            folder.draw_grid()
+
+
+class SampleFolder:
+    """The folder of one request. samples.json says what its images are: a folder never mixes two."""
+
+    def __init__(self, request: SampleRequest, params: Params, sampler: Sampler) -> None:
+        """
+        Raises:
+            UserError: classes that do not exist, or options without effect.
+        """
+        self.request, self.params, self.sampler = request, params, sampler
+        _check(request, params, len(sampler.classes))
+        self.labels = self._labels()  # int64 [seeds]
+
+    def claim(self) -> None:
+        """Create the folder and its samples.json.
+
+        Raises:
+            UserError: the folder holds other samples, or cannot be created.
+        """
+        out, description = self.request.out, self._description()
+        path, message = (
+            out / "samples.json",
+            f"--out {out}: {{}}. Name another folder, or remove it.",
+        )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                existing = dict(json.loads(path.read_text(encoding="utf-8")))
+            elif any(file.suffix in (".png", ".tar") for file in out.iterdir()):
+                raise UserError(message.format("it holds images, but no samples.json about them"))
+            else:
+                write_json(path, description)
+                return
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(message.format(f"not a folder of samples ({error})")) from None
+        keys = {**existing, **description}
+        differing = [key for key in keys if description.get(key) != existing.get(key)]
+        if differing:
+            raise UserError(
+                message.format(f"its images were made differently ({', '.join(differing)} differ)")
+            )
+
+    def write_files(self, denoise: ConditionalDenoise) -> None:
+        """{seed}.png each."""
+        this, seeds = ranks(), self.request.seeds
+        own = range(len(seeds))[this.rank :: this.size]  # whatever the other ranks write meanwhile
+        missing = [k for k in own if not self._file(seeds[k]).exists()]
+        for seed, image, _ in track(self._images(denoise, missing), "sample", len(missing), "img"):
+            with replacing(self._file(seed)) as temporary:
+                Image.fromarray(image).save(temporary, format="png")
+
+    def write_shards(self, denoise: ConditionalDenoise) -> None:
+        """samples-{first seed}.tar of up to SHARD images each; the ranks take shards in turn."""
+        this, seeds = ranks(), self.request.seeds
+        for start in range(0, len(seeds), SHARD)[this.rank :: this.size]:
+            numbers = range(start, min(start + SHARD, len(seeds)))
+            path = self.request.out / f"samples-{seeds[start]:09d}.tar"
+            if not path.exists():
+                images = track(self._images(denoise, numbers), path.stem, len(numbers), "img")
+                write_shard(path, (image_sample(f"{s:09d}", image, k) for s, image, k in images))
+
+    def draw_grid(self) -> None:
+        """grid.png: the first classes, the first seeds of each."""
+        classes = self.labels.unique()[:SHOWN]
+        shown = torch.cat([(self.labels == k).nonzero()[:SHOWN, 0] for k in classes])
+        files = [self._file(self.request.seeds[k]) for k in shown]
+        images = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
+        write_class_grid(
+            self.request.out / "grid.png",
+            images.permute(0, 3, 1, 2),
+            self.labels[shown],
+            self.sampler.classes,
+        )
+
+    def _images(
+        self, denoise: ConditionalDenoise, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, Any, int]]:
+        """Seed, image uint8 [R, R, 3] and label of the seeds of these numbers."""
+        seeds = [self.request.seeds[k] for k in numbers]
+        for batch in self.sampler.images(denoise, seeds, self.labels[list(numbers)]):
+            images = batch.samples.permute(0, 2, 3, 1).cpu().numpy()
+            yield from zip(batch.seeds, images, batch.labels.tolist(), strict=True)
+
+    def _labels(self) -> torch.Tensor:
+        seeds, labels = self.request.seeds, self.request.labels
+        if labels is None:
+            return self.sampler.labels(seeds)
+        return torch.tensor([labels[k % len(labels)] for k in range(len(seeds))])
+
+    def _description(self) -> dict[str, Any]:
+        """Everything that determines the images, as JSON."""
+        request, params = self.request, self.params
+        # the seeds are part of it where which seeds there are determines each file
+        grouped = request.labels or request.format == "shards"
+        guidance = params.guidance.model_dump(mode="json")
+        networks = (request.network, request.guide)
+        return {
+            "networks": [None if path is None else sha256(path) for path in networks],
+            "codec": sha256(VAE / NAME),
+            "latents": sha256(LATENTS / NAME),
+            "strength": request.strength,
+            "labels": None if request.labels is None else list(request.labels),
+            "format": request.format,
+            "seeds": str(request.seeds) if grouped else None,
+            "config": request.config,
+            "interval": None if request.strength == 1 else guidance["interval"],
+            "changes": guidance["changes"] if request.guide else None,
+            "sampling": params.sampling.model_dump(mode="json", exclude={"batch"}),
+            "precision": params.runtime.precision,
+        }
+
+    def _file(self, seed: int) -> Path:
+        return self.request.out / f"{seed:09d}.png"
+
+
+def _check(request: SampleRequest, params: Params, classes: int) -> None:
+    if request.labels and not params.diffusion.conditional:
+        raise UserError(
+            "--labels: expected a conditional network, but diffusion.conditional is false. Leave "
+            "--labels out."
+        )
+    if request.labels and max(request.labels) >= classes:
+        raise UserError(f"--labels {max(request.labels)}: expected classes below {classes}.")
+    if request.guide and request.strength == 1:
+        raise UserError(
+            f"--guide {request.guide}: has no effect at strength 1. Set --strength, or leave it out."
+        )
+    if request.strength != 1 and not request.guide and not params.diffusion.label_dropout:
+        raise UserError(
+            f"--strength {request.strength:g}: expected --guide, or a network trained with "
+            "diffusion.label_dropout above 0: no other network can do without labels."
+        )

@@ -1,0 +1,153 @@
+"""The networks of a sweep: which averages params ask for, and their reconstruction."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from edm2.diffusion.names import PAPER_TENSORS, matching
+from edm2.ema.reconstruct import Reconstruction, Target, copy_files, reconstruct_files
+from edm2.ema.store import SnapshotStore
+from edm2.params import Params
+from edm2.params.ema import Sweep
+from edm2.params.guidance import Guidance
+from edm2.pipeline.networks import ALL, SweptNetwork
+from edm2.pipeline.paths import guide_folder, store_folder, sweep_folder
+from edm2.pipeline.runner import StageContext
+from edm2.runtime.manifest import write_manifest
+
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """A network to make.
+
+    Attributes:
+        tensors: pattern of the tensors that have `ema_length`; "all" for a whole network.
+        target: the average: length, time, and lengths of single tensors.
+        file: its name below the sweep's folder.
+        guide: name of its guide's file, if it has one.
+    """
+
+    tensors: str
+    ema_length: float
+    target: Target
+    file: str
+    guide: str | None = None
+
+
+def sweep_ema(context: StageContext) -> None:
+    """Reconstruct one network per EMA length, time and tensor; averages of fixed length are copied."""
+    params, out = context.params, context.out(sweep_folder(context.config))
+    out.mkdir(exist_ok=True)
+    store = SnapshotStore(store_folder(context.config))
+    if store.fixed:
+        print(
+            f"note: the averages of config {context.config} have a fixed length; sweep.ema_lengths "
+            "and sweep.tensors have no effect."
+        )
+    dtype = DTYPES[params.sweep.dtype]
+    planned = list(plan_networks(store, params.sweep))
+    own = {network.file: network.target for network in planned}
+    if params.guidance.guide == "snapshot":
+        planned, guides = _with_guides(planned, store, params.guidance, "")
+        own |= guides
+    elif params.guidance.guide in ("trained", "published"):
+        source = SnapshotStore(guide_folder(context.config))
+        planned, guides = _with_guides(planned, source, params.guidance, "guide-")
+        _reconstruct(source, guides, out, dtype)
+    made = _reconstruct(store, own, out, dtype)
+    networks = [_swept(network, made[network.file], params) for network in planned]
+    for network in networks:
+        if network.tensors == ALL and network.nimg == store.end:
+            quality = {
+                "reconstruction/error": network.error,
+                "reconstruction/weight_sum": network.weight_sum,
+            }
+            step = round(1000 * network.ema_length)
+            context.run.log(step, quality, axis="ema_length_permille")
+    write_manifest(out, networks=[asdict(network) for network in networks])
+
+
+def plan_networks(store: SnapshotStore, sweep: Sweep) -> Iterator[PlannedNetwork]:
+    """The networks that params ask for: whole ones at each time, then the tensor patterns in turn."""
+    for nimg in sweep.nimg or (store.end,):
+        for length in (store.at(nimg).sigma_rel,) if store.fixed else sweep.ema_lengths:
+            yield PlannedNetwork(ALL, length, Target(length, nimg), _file(nimg, length))
+    if store.fixed:
+        return
+    patterns = [
+        p for entry in sweep.tensors for p in (PAPER_TENSORS if entry == "paper" else [entry])
+    ]
+    for number, pattern in enumerate(patterns):
+        names = matching(pattern, store.parameters)
+        for length in sweep.ema_lengths:
+            assert sweep.tensors_base is not None  # params have one wherever there are patterns
+            yield PlannedNetwork(
+                pattern,
+                length,
+                Target(sweep.tensors_base, store.end, dict.fromkeys(names, length)),
+                _file(store.end, length, f"tensors{number}-"),
+            )
+
+
+def _with_guides(
+    networks: list[PlannedNetwork], source: SnapshotStore, guidance: Guidance, prefix: str
+) -> tuple[list[PlannedNetwork], dict[str, Target]]:
+    """The networks with the files of their guides, and what those guides are.
+
+    A guide has the length and time that params say; else those of its network, or the end of the
+    guide's own training.
+
+    Args:
+        source: snapshots that the guides are made from.
+        prefix: of the guides' files; empty if they are of the same training.
+    """
+    guided, guides = [], {}
+    for network in networks:
+        nimg = guidance.nimg or (source.end if prefix else network.target.nimg) or source.end
+        length = guidance.ema_length or network.target.sigma_rel
+        if source.fixed:
+            length = source.at(nimg).sigma_rel
+        file = prefix + _file(nimg, length)
+        guides[file] = Target(length, nimg)
+        guided.append(
+            PlannedNetwork(network.tensors, network.ema_length, network.target, network.file, file)
+        )
+    return guided, guides
+
+
+def _file(nimg: int, length: float, kind: str = "") -> str:
+    return f"{nimg:012d}-{kind}ema_length-{length!r}.safetensors"
+
+
+def _reconstruct(
+    store: SnapshotStore, targets: Mapping[str, Target], out: Path, dtype: torch.dtype
+) -> dict[str, Reconstruction]:
+    """Write the averages in one pass over the snapshots; warn of those with a large error."""
+    paths = {out / name: target for name, target in targets.items()}
+    made = (copy_files if store.fixed else reconstruct_files)(store, paths, dtype)
+    for path, reconstruction in zip(paths, made, strict=True):
+        if not reconstruction.trustworthy:
+            print(
+                f"warning: {path.name}: the response function of this reconstruction has an error "
+                f"of {reconstruction.error:.1%}. Take more snapshots (ema.snapshot_nimg)."
+            )
+    return dict(zip(targets, made, strict=True))
+
+
+def _swept(network: PlannedNetwork, made: Reconstruction, params: Params) -> SweptNetwork:
+    return SweptNetwork(
+        file=network.file,
+        guide=network.guide,
+        tensors=network.tensors,
+        ema_length=network.ema_length,
+        tensors_base=None if network.tensors == ALL else params.sweep.tensors_base,
+        nimg=made.nimg,
+        average=made.average,
+        error=made.error,
+        weight_sum=made.weight_sum,
+        snapshots=made.snapshots,
+    )

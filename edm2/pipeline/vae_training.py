@@ -1,0 +1,130 @@
+"""The codec of the pipeline: trained here, or taken as params name it; and how well it works."""
+
+from math import isfinite
+from pathlib import Path
+
+import torch
+
+from edm2.data.images import Images, ImageShards, to_float, to_uint8
+from edm2.data.web import WebImages
+from edm2.features.backbone import Backbone
+from edm2.features.classifier import load_classifier
+from edm2.features.vgg import load_vgg16
+from edm2.params import Params
+from edm2.params.checks import project_root
+from edm2.params.codec_checks import CONFIG, WEIGHTS
+from edm2.params.patterns import matching
+from edm2.pipeline.outputs import write_curves, write_metrics, write_no_curves
+from edm2.pipeline.paths import FEATURES, IMAGES, VAE
+from edm2.pipeline.runner import StageContext
+from edm2.reporting.grids import write_rows
+from edm2.runtime.device import activation_dtype
+from edm2.runtime.distributed import is_main_process
+from edm2.runtime.files import describe
+from edm2.runtime.loop import Every, train
+from edm2.runtime.randomness import torch_seed
+from edm2.vae.codec import Codec, TrainedVae, load_codec, save_vae
+from edm2.vae.evaluation import evaluate
+from edm2.vae.low_pass import low_pass_mask
+from edm2.vae.network import Autoencoder
+from edm2.vae.published import save_codec
+from edm2.vae.training import VaeTask, batches
+
+CURVES = "reports/vae/curves.csv"
+SHOWN = 24  # held-out images in the picture of reconstructions
+
+
+def train_vae(context: StageContext) -> None:
+    """Train the VAE, or take the codec that params name; measure held-out reconstructions."""
+    params, out = context.params, context.out(VAE)
+    prepared = [ImageShards(IMAGES, split) for split in ("train", "held_out")]
+    others = [WebImages(paths, prepared[0].resolution) for paths in _shards(params)]
+    images, held_out = others or prepared
+    backbone = _backbone(context)
+    if params.codec.kind == "trained":
+        network = _train(context, images, held_out, backbone)
+        if is_main_process():
+            save_vae(network.cpu(), params.vae, out)
+            write_curves(context, CURVES)
+    elif is_main_process():
+        print(f"note: codec.kind is {params.codec.kind}: no VAE is trained here.")
+        save_codec(params.codec, out, project_root())
+        write_no_curves(context, CURVES)
+    if is_main_process():
+        codec = load_codec(out, context.device)
+        _draw_reconstructions(context, codec, held_out)
+        metrics = evaluate(codec, held_out, backbone, context.device)
+        # JSON has no infinity: where nothing is lost there is no PSNR, and the report says so
+        finite = {key: value for key, value in metrics.items() if isfinite(value)}
+        write_metrics(context, "reports/vae/metrics.json", finite)
+
+
+def external_inputs(params: Params) -> str:
+    """Names, sizes and times of the files that `vae` and `codec` name, which dvc.yaml cannot."""
+    groups, backbone, folder = _shards(params), _backbone_path(params), params.codec.path
+    if backbone is not None:
+        groups.append([backbone])
+    if folder is not None:
+        groups.append([project_root() / folder / name for name in (CONFIG, WEIGHTS)])
+    return "\n\n".join(describe(paths) for paths in groups)
+
+
+def _train(
+    context: StageContext, images: Images, held_out: Images, backbone: Backbone
+) -> Autoencoder:
+    seed, params, runtime = context.params.seed, context.params.vae, context.params.runtime
+    torch.manual_seed(torch_seed(seed, "vae/init"))
+    network = Autoencoder(params).to(context.device)
+    if runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    codec = TrainedVae(network, params)
+
+    def evaluate_held_out(nimg: int) -> dict[str, float]:
+        metrics = evaluate(codec, held_out, backbone, context.device)
+        return {f"held_out/{key}": value for key, value in metrics.items()}
+
+    task = VaeTask(
+        network, params, backbone, seed, context.device, activation_dtype(runtime), runtime.compile
+    )
+    train(
+        context.title,
+        task,
+        batches(images, params, seed),
+        params,
+        context.state,
+        context.run,
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        every=[Every(params.evaluate_nimg, evaluate_held_out)],
+    )
+    return network.eval()
+
+
+def _draw_reconstructions(context: StageContext, codec: Codec, held_out: Images) -> None:
+    """Held-out images, what the codec decodes, and the mask of the low-pass loss if it is used."""
+    images, _ = held_out.batch(range(min(SHOWN, len(held_out))))
+    decoded = codec.decode(codec.encode(images.to(context.device))[0]).cpu()
+    rows = {"image": images, "decoded": decoded}
+    if context.params.codec.kind == "trained" and context.params.vae.losses.low_pass:
+        rows["mask"] = to_uint8(low_pass_mask(to_float(images)) * 2 - 1).expand_as(images)
+    grid = context.out("reports/vae/reconstructions.png")
+    write_rows(grid, rows)
+    context.run.artifact(grid)
+
+
+def _backbone(context: StageContext) -> Backbone:
+    """What perceptual loss and discriminator see."""
+    if context.params.vae.backbone == "classifier":
+        return load_classifier(FEATURES, context.device)
+    return load_vgg16(_backbone_path(context.params), context.device)
+
+
+def _backbone_path(params: Params) -> Path | None:
+    """The user's copy of the backbone's weights."""
+    path = params.vae.backbone_path
+    return None if path is None else project_root() / path
+
+
+def _shards(params: Params) -> list[list[Path]]:
+    """The tars of `vae.images`, for training and held out; empty if prepared images are used."""
+    patterns = (params.vae.images.shards, params.vae.images.held_out)
+    return [matching(pattern, project_root()) for pattern in patterns if pattern is not None]

@@ -1,0 +1,88 @@
+"""`edm2` in this process and as a program; a project without results."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import ROOT, TINY, make_project
+
+from edm2.cli import main
+
+PROGRAM = (sys.executable, "-c", "from edm2.cli import main; main()")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended.
+
+    Attributes:
+        status: the exit status.
+        out, err: what it printed.
+    """
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `edm2` in this process, which keeps its current folder and its handler of SIGTERM."""
+
+    def call(*arguments: object) -> Result:
+        folder, handler = Path.cwd(), signal.getsignal(signal.SIGTERM)
+        capsys.readouterr()
+        try:
+            with pytest.raises(SystemExit) as end:
+                main([str(argument) for argument in arguments])
+        finally:
+            os.chdir(folder)
+            signal.signal(signal.SIGTERM, handler)
+        assert isinstance(end.value.code, int)
+        return Result(end.value.code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def program() -> Callable[..., Result]:
+    """Run `edm2` as a program, in the folder `cwd`."""
+
+    def call(
+        *arguments: object, cwd: Path, stdout: int = subprocess.PIPE, **variables: str
+    ) -> Result:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        environment.pop("DVC_ROOT", None)  # only DVC sets it, for stages
+        done = subprocess.run(
+            [*PROGRAM, *map(str, arguments)],
+            cwd=cwd,
+            env=environment,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout or "", done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def empty_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, Any]], Path]:
+    """A project without results, entered; its params may be changed."""
+
+    def enter(changes: dict[str, Any]) -> Path:
+        folder = make_project(tmp_path / "project", {**TINY, **changes})
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("DVC_ROOT", raising=False)
+        return folder
+
+    return enter

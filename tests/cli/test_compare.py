@@ -1,0 +1,100 @@
+"""`edm2 compare` on revisions of a repository."""
+
+import json
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+from dvc.repo import Repo
+from PIL import Image
+from tiny import TINY, write_params
+
+VARIANCE = ("0.1", "0.3")
+
+
+@pytest.fixture(scope="module")
+def repository(finished, tmp_path_factory):
+    """Two commits, `first` and `second`, with different params and metrics, and held-out images."""
+    folder = tmp_path_factory.mktemp("repository")
+    shutil.copytree(finished / "reports", folder / "reports")
+    for results in ("models/vae", "data/images"):
+        shutil.copytree(finished / results, folder / results)
+    (folder / "dvc.yaml").write_text("stages: {}\n")  # all results are in git
+
+    def git(*words):
+        name = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        subprocess.run(["git", *name, *words], cwd=folder, check=True, capture_output=True)
+
+    git("init")
+    Repo.init(str(folder)).close()
+    for number, tag in enumerate(("first", "second")):
+        decay = 100 * 4**number
+        write_params(
+            folder / "params.yaml",
+            {**TINY, "diffusion.lr_decay_batches": decay, "vae.variance": float(VARIANCE[number])},
+        )
+        path = folder / "reports/fid/G.csv"
+        curves = pd.read_csv(path)
+        curves["value"] = 1 + abs(curves["ema_length"] - (0.1, 0.05)[number])
+        curves.to_csv(path, index=False)
+        path = folder / "reports/vae/metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"psnr": 20.0 + number}))
+        git("add", "--all")
+        git("commit", "--message", tag)
+        git("tag", tag)
+    return folder
+
+
+@pytest.fixture
+def compare(repository, program):
+    def call(*words, folder="."):
+        return program("compare", *words, cwd=repository / folder, HOME=str(repository))
+
+    return call
+
+
+def test_curves_of_experiments_are_put_side_by_side(repository, compare):
+    done = compare("first", "second", "workspace")
+    assert done.status == 0, done.err
+    table = pd.read_csv(repository / "reports/compare/compare.csv")
+    assert table["experiment"].tolist() == ["first", "second", "workspace"]
+    assert table["diffusion.lr_decay_batches"].tolist() == [100, 400, 400]
+    assert table["best EMA length"].tolist() == [0.1, 0.05, 0.05]
+    assert table["1/(lr_ref² lr_decay), relative"].tolist() == [1, 0.25, 0.25]
+    assert Image.open(repository / "reports/compare/compare.png").width > 800
+    assert "second" in done.out
+    assert "compare.png" in done.out
+
+
+def test_vaes_of_experiments_are_put_side_by_side(repository, compare):
+    """Their metrics, with those of the baselines, and their reconstructions of the same images."""
+    done = compare("--vae", "first", "second", "--out", "both")
+    assert done.status == 0, done.err
+    table = pd.read_csv(repository / "both/compare.csv")
+    assert table["psnr"].tolist() == [20, 21]
+    assert any(column.startswith("reconstructions/fd_classifier_") for column in table)
+    assert "psnr" in (repository / "both/compare.md").read_text()
+    rows = 3  # held-out images, and both variants
+    alone = compare("--vae", "first", "--out", "one")
+    assert alone.status == 0, alone.err
+    heights = [
+        Image.open(repository / f"{out}/reconstructions.png").height for out in ("one", "both")
+    ]
+    assert heights[1] / heights[0] == pytest.approx(rows / 2, rel=0.1)
+
+
+def test_out_is_relative_to_the_folder_of_the_caller(repository, compare):
+    done = compare("first", "--out", "notes", folder="reports")
+    assert done.status == 0, done.err
+    assert (repository / "reports/notes/compare.csv").exists()
+    assert (repository / "reports/notes/compare.png").exists()
+    assert not (repository / "notes").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--vae"]])
+def test_an_unknown_revision_is_refused(compare, options):
+    done = compare(*options, "first", "third")
+    assert done.status == 2
+    assert "third: expected a revision" in done.err
+    assert "Traceback" not in done.err

@@ -1,0 +1,240 @@
+"""`edm2 ema` on a folder of snapshots."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edm2.ema import Snapshot, SnapshotStore, TraditionalEMA, reconstruct, write_snapshot
+from edm2.runtime.manifest import write_manifest
+
+TIMES, LENGTHS = range(100, 1001, 100), (0.05, 0.10)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(1)
+    for nimg in TIMES:
+        for length in LENGTHS:
+            tensors = {"w": torch.randn(4, 3), "freqs": torch.ones(2)}
+            write_snapshot(tmp_path / "store", Snapshot.power(nimg, length), tensors, ["freqs"])
+    return tmp_path / "store"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def averages_in(folder):
+    return sorted(name for name in contents(folder) if name.endswith(".safetensors"))
+
+
+def rows(out):
+    """The cells of the printed table, without its head."""
+    return [line.split("\t") for line in out.splitlines()[1:]]
+
+
+def test_list_prints_time_length_and_file_of_every_snapshot(folder, run):
+    done = run("ema", "list", folder)
+    assert (done.status, done.err) == (0, "")
+    expected = [
+        [str(t), f"{s:g}", "power", Snapshot.power(t, s).file] for t in TIMES for s in LENGTHS
+    ]
+    assert rows(done.out) == expected
+    assert len(done.out.splitlines()[0].split("\t")) == 4
+
+
+def test_list_prints_which_averages_are_traditional(tmp_path, run):
+    ema = TraditionalEMA({"w": torch.ones(2)}, 64, 0.1)
+    for snapshot, average in ema.snapshots(800).items():
+        write_snapshot(tmp_path, snapshot, average, [])
+    done = run("ema", "list", tmp_path)
+    assert done.status == 0
+    assert rows(done.out)[0][::2] == ["800", "traditional"]
+
+
+def test_verify_accepts_an_undamaged_store(folder, run):
+    done = run("ema", "verify", folder)
+    assert (done.status, done.err) == (0, "")
+    assert "20 snapshots up to 1000 images" in done.out
+
+
+def test_verify_names_the_file_and_tensor_that_is_not_finite(folder, run):
+    snapshot = SnapshotStore(folder).snapshots[3]
+    tensors = {"w": torch.full((4, 3), torch.nan), "freqs": torch.ones(2)}
+    facts = {
+        "nimg": snapshot.nimg,
+        "sigma_rel": snapshot.sigma_rel,
+        "halflife_nimg": None,
+        "rampup": None,
+        "buffers": ["freqs"],
+    }
+    save_file(tensors, folder / snapshot.file, {"snapshot": json.dumps(facts)})
+    done = run("ema", "verify", folder)
+    assert (done.status, done.out) == (2, "")
+    assert f"{snapshot.file}: tensor w" in done.err
+
+
+def test_verify_compares_checksums_where_there_is_a_manifest(folder, run):
+    write_manifest(folder)
+    assert run("ema", "verify", folder).status == 0
+    path = folder / Snapshot.power(300, 0.10).file
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1  # the last bit of a weight: still finite, still of the same shape
+    path.write_bytes(damaged)
+    done = run("ema", "verify", folder)
+    assert (done.status, done.out) == (2, "")
+    assert path.name in done.err
+    assert "SHA-256" in done.err
+
+
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_a_folder_without_snapshots_is_refused(tmp_path, run, command):
+    for store in (tmp_path, tmp_path / "nowhere"):
+        done = run("ema", command, store)
+        assert (done.status, done.out) == (2, "")
+        assert f"{store}: holds no snapshots" in done.err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lengths"),
+    [
+        ("0.07", [0.07]),
+        ("0.05,0.10", [0.05, 0.1]),
+        ("0.06...0.12 by 0.02", [0.06, 0.08, 0.1, 0.12]),
+        ("0.06…0.12 by 0.03", [0.06, 0.09, 0.12]),
+    ],
+)
+def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, wanted, lengths):
+    out = tmp_path / "out"
+    done = run("ema", "reconstruct", folder, "--lengths", wanted, "--out", out)
+    assert (done.status, done.err) == (0, "")
+    names = [f"000000001000-ema_length-{length!r}.safetensors" for length in lengths]
+    assert averages_in(out) == sorted(names)
+    described = json.loads((out / "averages.json").read_text())
+    assert set(described) == set(names)
+    for name, row, (spec, tensors) in zip(
+        names, rows(done.out), reconstruct(SnapshotStore(folder), lengths), strict=True
+    ):
+        found = load_file(out / name)
+        assert found["w"].dtype == torch.float16
+        assert torch.equal(found["w"], tensors["w"].half())
+        assert found["freqs"].tolist() == [1, 1]
+        assert described[name]["error"] == pytest.approx(spec.error)
+        assert described[name]["weight_sum"] == pytest.approx(spec.weight_sum)
+        assert (described[name]["sigma_rel"], described[name]["nimg"]) == (spec.sigma_rel, 1000)
+        assert row == [
+            f"{spec.sigma_rel:g}",
+            "1000",
+            f"{spec.error:.3g}",
+            f"{spec.weight_sum:.4f}",
+            "20",
+            str(out / name),
+        ]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_reconstruct_at_another_time_and_in_another_dtype(folder, tmp_path, run, dtype):
+    out = tmp_path / "out"
+    wanted = ("--lengths", "0.1", "--nimg", 700, "--dtype", dtype)
+    assert run("ema", "reconstruct", folder, "--out", out, *wanted).status == 0
+    assert averages_in(out) == ["000000000700-ema_length-0.1.safetensors"]
+    found = load_file(out / "000000000700-ema_length-0.1.safetensors")["w"]
+    assert found.dtype == getattr(torch, dtype)
+    stored = load_file(folder / Snapshot.power(700, 0.10).file)["w"]
+    torch.testing.assert_close(found.float(), stored.float(), rtol=2**-7, atol=1e-5)
+
+
+def test_an_average_with_a_large_error_is_written_with_a_warning_and_status_1(
+    folder, tmp_path, run
+):
+    """0.01 of the training is much less than the time between two snapshots."""
+    out = tmp_path / "out"
+    done = run("ema", "reconstruct", folder, "--lengths", "0.01,0.08", "--out", out)
+    assert done.status == 1
+    assert done.err.startswith("warning: ")
+    assert "0.01" in done.err
+    assert "0.08" not in done.err
+    assert len(rows(done.out)) == 2
+    assert len(averages_in(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lengths", "0.3"], "0.3: expected within"),
+        (["--lengths", "0.1,0"], "0.0: expected within"),
+        (["--lengths", "nan"], "expected within"),
+        (["--lengths", "0.1", "--nimg", "99"], "between 100 and 1000"),
+        (["--lengths", "0.1", "--nimg", "1001"], "between 100 and 1000"),
+    ],
+)
+def test_impossible_lengths_and_times_are_refused(folder, tmp_path, run, options, message):
+    done = run("ema", "reconstruct", folder, "--out", tmp_path / "out", *options)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+    assert contents(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize(
+    "value", ["", "short", "0.1;0.2", "0.2...0.1 by 0.01", "0.1 by 0.1", "0.1,"]
+)
+def test_text_that_is_no_list_of_lengths_is_refused(folder, tmp_path, run, value):
+    out = tmp_path / "out"
+    done = run("ema", "reconstruct", folder, "--lengths", value, "--out", out)
+    assert (done.status, done.out) == (2, "")
+    assert "--lengths" in done.err
+    assert repr(value) in done.err
+    assert not out.exists()
+
+
+def test_files_are_replaced_only_with_force(folder, tmp_path, run):
+    out = tmp_path / "out"
+    command = ("ema", "reconstruct", folder, "--out", out)
+    assert run(*command, "--lengths", "0.08").status == 0
+    before = contents(out)
+    both = ("--lengths", "0.1,0.08", "--dtype", "float32")
+    done = run(*command, *both)
+    assert (done.status, done.out) == (2, "")
+    assert "ema_length-0.08.safetensors: already exists" in done.err
+    assert "--force" in done.err
+    assert contents(out) == before
+    assert run(*command, *both, "--force").status == 0
+    assert len(averages_in(out)) == 2
+    for name in averages_in(out):
+        assert load_file(out / name)["w"].dtype == torch.float32
+
+
+def test_averages_made_later_leave_the_description_of_earlier_ones(folder, tmp_path, run):
+    out = tmp_path / "out"
+    command = ("ema", "reconstruct", folder, "--out", out, "--lengths")
+    run(*command, "0.08")
+    before = json.loads((out / "averages.json").read_text())
+    run(*command, "0.1")
+    described = json.loads((out / "averages.json").read_text())
+    assert {name: described.get(name) for name in before} == before
+    assert sorted(described) == averages_in(out)
+
+
+@pytest.mark.parametrize("text", ["{", "3"])
+def test_a_damaged_description_is_named_before_anything_is_made(folder, tmp_path, run, text):
+    index = tmp_path / "out/averages.json"
+    index.parent.mkdir()
+    index.write_text(text)
+    done = run("ema", "reconstruct", folder, "--out", index.parent, "--lengths", "0.08")
+    assert (done.status, done.out) == (2, "")
+    assert str(index) in done.err
+    assert contents(index.parent) == {index.name: text.encode()}
+
+
+def test_as_a_program_tables_go_to_stdout_and_messages_to_stderr(folder, tmp_path, program):
+    command = ("ema", "reconstruct", "store", "--lengths", "0.01", "--out", "out")
+    warned, refused = program(*command, cwd=tmp_path), program(*command, cwd=tmp_path)
+    assert (warned.status, refused.status) == (1, 2)
+    assert "warning" in warned.err
+    assert "warning" not in warned.out
+    assert refused.out == ""
+    assert "Traceback" not in refused.err
+    assert len(averages_in(tmp_path / "out")) == 1
+    assert program("ema", "list", cwd=tmp_path).status == 2

@@ -1,0 +1,222 @@
+"""`edm2` itself: where the project is, exit statuses, and what is imported."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tiny import ROOT, write_params
+
+import edm2
+from edm2.runtime.manifest import write_manifest
+
+HEAVY = {"torch", "dvc", "mlflow", "pandas", "webdataset"}
+
+
+def test_version_is_printed(run):
+    done = run("--version")
+    assert (done.status, done.err) == (0, "")
+    assert edm2.__version__ in done.out
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_lists_all_commands(run, option):
+    done = run(option)
+    assert (done.status, done.err) == (0, "")
+    for command in ("compare", "ema", "model", "params", "sample", "verify"):
+        assert f"\n  {command} " in done.out
+
+
+def test_the_project_is_the_nearest_one_above(empty_project, run, monkeypatch):
+    folder = empty_project({"seed": 123})
+    (folder / "notes/deep").mkdir(parents=True)
+    write_params(folder / "notes/params.yaml", {"seed": 456})  # no project without dvc.yaml
+    monkeypatch.chdir(folder / "notes/deep")
+    done = run("params", "describe", "seed")
+    assert done.status == 0, done.err
+    assert "seed = 123" in done.out
+
+
+def test_a_project_elsewhere_can_be_named(empty_project, run, tmp_path, monkeypatch):
+    folder = empty_project({"seed": 123})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for name in (folder, "../project"):
+        done = run("--project", name, "params", "describe", "seed")
+        assert done.status == 0, done.err
+        assert "seed = 123" in done.out
+
+
+def test_a_named_project_goes_before_the_one_around(empty_project, run, tmp_path):
+    folder = empty_project({"seed": 123})
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "dvc.yaml").write_text("stages: {}\n")
+    write_params(other / "params.yaml", {"seed": 456})
+    assert "seed = 456" in run("--project", other, "params", "describe", "seed").out
+    (folder / "notes").mkdir()
+    assert run("--project", "notes", "params", "check").status == 2  # no project itself
+
+
+@pytest.mark.parametrize("where", ["sub-folder", "elsewhere"])
+def test_files_are_relative_to_the_folder_of_the_caller(
+    empty_project, run, tmp_path, monkeypatch, where
+):
+    folder = empty_project({})
+    caller = {"sub-folder": folder / "notes", "elsewhere": tmp_path / "elsewhere"}[where]
+    (caller / "results").mkdir(parents=True)
+    (caller / "results/file").write_text("content")
+    write_manifest(caller / "results")
+    write_params(caller / "own.yaml", {"seed": "x"})
+    monkeypatch.chdir(caller)
+    options = () if where == "sub-folder" else ("--project", os.path.relpath(folder, caller))
+    done = run(*options, "params", "check", "own.yaml")
+    assert done.status == 2
+    assert f"{caller / 'own.yaml'} " in done.err
+    assert "seed: 'x'" in done.err
+    assert run(*options, "verify", "results").status == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("params", "check"),
+        ("params", "describe"),
+        ("sample", "network.safetensors"),
+        ("compare", "first"),
+        ("compare", "--vae", "first"),
+        ("verify",),
+    ],
+)
+def test_outside_a_project_the_message_says_what_a_project_is(run, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    done = run(*command)
+    assert (done.status, done.out) == (2, "")
+    for part in (str(tmp_path), "params.yaml", "dvc.yaml", "--project"):
+        assert part in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_named_folder_must_be_a_project(run, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        done = run("--project", folder, "params", "check")
+        assert (done.status, done.out) == (2, "")
+        assert str(folder) in done.err
+        assert "--project" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--nonsense"], "--nonsense"),
+        (["nonsense"], "nonsense"),
+        (["params", "nonsense"], "nonsense"),
+        (["params", "check", "--nonsense"], "--nonsense"),
+        (["compare"], "REVISION"),
+        (["ema", "reconstruct", "store"], "--lengths"),
+    ],
+)
+def test_wrong_usage_gives_status_2(run, arguments, named):
+    done = run(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert named in done.err
+
+
+def test_no_command_gives_help_and_status_2(run):
+    done = run()
+    assert done.status == 2
+    assert "params" in done.err
+
+
+def test_as_a_program_errors_have_no_traceback(program, tmp_path):
+    done = program("params", "check", cwd=tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("edm2: ")
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("arguments", [("params", "describe"), ("--help",)])
+def test_a_reader_that_has_seen_enough_is_no_error(program, arguments):
+    """As behind `| head`; the pipe is closed from the start, so that writing always fails."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = program(*arguments, cwd=ROOT, stdout=writing)
+    finally:
+        os.close(writing)
+    assert (done.status, done.err) == (0, "")
+
+
+def raising(error):
+    def call(*_):
+        raise error
+
+    return call
+
+
+def test_ctrl_c_gives_status_130(run, monkeypatch):
+    monkeypatch.setattr("edm2.params.load", raising(KeyboardInterrupt()))
+    done = run("params", "check", "params.yaml")
+    assert done.status == 130
+    assert "interrupted" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("error", [EOFError("a truncated file"), RuntimeError("a bug")])
+def test_other_errors_keep_their_traceback(run, monkeypatch, error):
+    monkeypatch.setattr("edm2.params.load", raising(error))
+    with pytest.raises(type(error)):
+        run("params", "check", "params.yaml")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    empty_project, run, monkeypatch
+):
+    empty_project({})
+    monkeypatch.delitem(sys.modules, "edm2.pipeline.comparison", raising=False)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    done = run("compare", "first")
+    assert (done.status, done.out) == (2, "")
+    assert "pandas" in done.err
+    assert "pip install" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_missing_module_of_edm2_is_a_bug(empty_project, run, monkeypatch):
+    empty_project({})
+    monkeypatch.setitem(sys.modules, "edm2.pipeline.comparison", None)
+    with pytest.raises(ModuleNotFoundError):
+        run("compare", "first")
+
+
+@pytest.mark.parametrize(
+    "arguments", [None, ["--help"], ["--version"], ["sample", "--help"], ["params", "check"]]
+)
+def test_nothing_heavy_is_imported_without_need(arguments):
+    """Help appears at once, also where the pipeline's packages are not installed."""
+    code = f"""
+import sys, edm2
+if {arguments!r} is not None:
+    from edm2.cli import main
+    try:
+        main({arguments!r})
+    except SystemExit as end:
+        assert end.code == 0, end.code
+print("imported:", *sorted({HEAVY!r} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["imported:"]
+
+
+def test_shells_can_complete_command_lines(program):
+    done = program(cwd=ROOT, _EDM2_COMPLETE="bash_complete", COMP_WORDS="edm2 par", COMP_CWORD="1")
+    assert done.out.split() == ["plain,params"]

@@ -1,0 +1,121 @@
+"""`edm2 params`."""
+
+import pytest
+from tiny import write_params
+
+from edm2.params import Params
+from edm2.params.loading import fields
+
+KEYS = [key for key, _ in fields(Params)]
+
+
+def described_keys(out):
+    """Keys of the printed fields and sections, in order."""
+    starts = (line.strip().split(" = ")[0].split(": ")[0] for line in out.splitlines())
+    return [start for start in starts if start in KEYS]
+
+
+def test_check_accepts_the_params_of_the_project(empty_project, run):
+    folder = empty_project({})
+    done = run("params", "check")
+    assert (done.status, done.err) == (0, "")
+    assert str(folder / "params.yaml") in done.out
+
+
+def test_check_lists_all_wrong_values_at_once(empty_project, run):
+    empty_project({"seed": "x", "sampling.steps": 0, "vae.losses": {"nonsense": 1}})
+    done = run("params", "check")
+    assert (done.status, done.out) == (2, "")
+    for part in ("seed: 'x'", "sampling.steps: 0", "vae.losses.nonsense: 1"):
+        assert part in done.err
+    assert "Traceback" not in done.err
+
+
+def test_check_lists_all_impossible_combinations_at_once(empty_project, run):
+    empty_project({"dataset.path": "images", "sweep.ema_lengths": [0.2, 0.1]})
+    done = run("params", "check")
+    assert (done.status, done.out) == (2, "")
+    for part in ("dataset.path: 'images'", "sweep.ema_lengths: [0.2, 0.1]"):
+        assert part in done.err
+
+
+def test_check_reads_another_file(empty_project, run):
+    """Relative to the caller's folder, while the project's own params.yaml is as it may be."""
+    folder = empty_project({"seed": "x"})
+    (folder / "variants").mkdir()
+    write_params(folder / "variants/good.yaml", {})
+    write_params(folder / "variants/bad.yaml", {"seed": "y"})
+    assert run("params", "check", "variants/good.yaml").status == 0
+    done = run("params", "check", "variants/bad.yaml")
+    assert done.status == 2
+    assert "variants/bad.yaml" in done.err
+    assert "seed: 'y'" in done.err
+
+
+def test_paths_in_a_checked_file_are_relative_to_the_project(empty_project, run, monkeypatch):
+    folder = empty_project({})
+    (folder / "pickles").mkdir()
+    (folder / "variants").mkdir()
+    published = {"ema.source": "published", "ema.path": "pickles"}
+    write_params(folder / "variants/published.yaml", published)
+    monkeypatch.chdir(folder / "variants")
+    done = run("params", "check", "published.yaml")
+    assert done.status == 0, done.err
+    (folder / "pickles").rmdir()
+    (folder / "variants/pickles").mkdir()
+    done = run("params", "check", "published.yaml")
+    assert done.status == 2
+    assert "ema.path: 'pickles'" in done.err
+
+
+def test_check_of_a_file_needs_no_project(tmp_path, run, monkeypatch):
+    write_params(tmp_path / "some.yaml", {})
+    monkeypatch.chdir(tmp_path)
+    assert run("params", "check", "some.yaml").status == 0
+    missing = run("params", "check", "none.yaml")
+    assert missing.status == 2
+    assert "none.yaml: cannot be read" in missing.err
+
+
+def test_describe_prints_every_field_with_its_value_and_meaning(empty_project, run):
+    empty_project({"seed": 123})
+    done = run("params", "describe")
+    assert (done.status, done.err) == (0, "")
+    assert described_keys(done.out) == KEYS
+    assert "seed = 123" in done.out
+    words = " ".join(done.out.split())  # long descriptions are wrapped
+    for key, description in fields(Params):
+        assert description
+        assert " ".join(description.split()) in words, key
+
+
+def test_describe_of_a_key_prints_only_that_field(empty_project, run):
+    empty_project({"sweep.tensors": ["enc"], "sweep.tensors_base": 0.1})
+    done = run("params", "describe", "sweep.tensors")
+    assert done.status == 0, done.err
+    assert described_keys(done.out) == ["sweep.tensors"]  # and not sweep.tensors_base
+    assert "sweep.tensors = ('enc',)" in done.out
+
+
+def test_describe_of_a_section_prints_its_fields(empty_project, run):
+    empty_project({})
+    done = run("params", "describe", "vae.losses")
+    assert done.status == 0
+    keys = described_keys(done.out)
+    assert keys == [key for key in KEYS if key == "vae.losses" or key.startswith("vae.losses.")]
+    assert len(keys) > 2
+
+
+@pytest.mark.parametrize("key", ["nothing", "ema.", "em", "EMA"])
+def test_describe_refuses_an_unknown_key(empty_project, run, key):
+    empty_project({})
+    done = run("params", "describe", key)
+    assert (done.status, done.out) == (2, "")
+    assert f"{key}: no field or section" in done.err
+
+
+def test_describe_refuses_wrong_params(empty_project, run):
+    empty_project({"seed": "x"})
+    done = run("params", "describe", "seed")
+    assert (done.status, done.out) == (2, "")
+    assert "seed: 'x'" in done.err

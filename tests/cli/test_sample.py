@@ -1,0 +1,419 @@
+"""`edm2 sample`: the images of one network."""
+
+import os
+import signal
+import tarfile
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import ROOT, TINY, write_params
+
+from edm2.cli.main import edm2
+from edm2.params import UserError, load
+from edm2.pipeline import samples
+from edm2.pipeline.sampler import Sampler
+from edm2.pipeline.samples import SampleFolder, SampleRequest
+from edm2.runtime.manifest import read_manifest
+
+NETWORK = "models/sweep/G/000000001024-ema_length-0.1.safetensors"
+OTHER = NETWORK.replace("0.1.", "0.2.")
+
+
+def sample(*options, network=NETWORK):
+    """The command, with errors as exceptions."""
+    edm2.main(["sample", network, *options], prog_name="edm2", standalone_mode=False)
+
+
+def request(out, **changes):
+    defaults = {
+        "network": Path(NETWORK),
+        "config": "G",
+        "seeds": range(4),
+        "labels": None,
+        "guide": None,
+        "strength": 1.0,
+        "out": out,
+        "format": "png",
+    }
+    return SampleRequest(**{**defaults, **changes})
+
+
+def names_in(shard):
+    with tarfile.open(shard) as tar:
+        return tar.getnames()
+
+
+def pixels(path):
+    return np.array(Image.open(path))
+
+
+def test_an_image_depends_on_its_seed_alone(project):
+    """Whatever the batch, the order, and which images existed before."""
+    folder = project()
+    assert NETWORK.rpartition("/")[2] in {
+        n["file"] for n in read_manifest(folder / "models/sweep/G")["networks"]
+    }
+    sample("--seeds", "0-39")
+    (folder / "samples/000000007.png").unlink()
+    before = pixels(folder / "samples/000000003.png")
+    sample("--seeds", "7,3,44")
+    sampler = Sampler(load("params.yaml").of("G"), "G", torch.device("cpu"))
+    denoise = sampler.denoise(folder / NETWORK, None, 1.0)
+    (batch,) = sampler.images(denoise, [7, 44], sampler.labels([7, 44]))
+    for seed, image in zip((7, 44), batch.samples, strict=True):
+        found = pixels(folder / f"samples/{seed:09d}.png").astype(int)
+        assert np.abs(found - image.permute(1, 2, 0).numpy()).max() <= 1
+    assert np.array_equal(pixels(folder / "samples/000000003.png"), before)
+    assert (folder / "samples/grid.png").exists()
+
+
+def test_images_that_exist_are_kept(project):
+    folder = project()
+    sample("--seeds", "0-1")
+    kept = folder / "samples/000000001.png"
+    content, time = kept.read_bytes(), kept.stat().st_mtime_ns
+    sample("--seeds", "0-2")
+    assert (kept.read_bytes(), kept.stat().st_mtime_ns) == (content, time)
+    assert (folder / "samples/000000002.png").exists()
+
+
+def test_labels_are_used(project):
+    folder = project()
+    sample("--seeds", "0-3", "--labels", "3", "--out", "threes")
+    sample("--seeds", "0-9", "--out", "all")
+    same = pixels(folder / "threes/000000003.png") == pixels(folder / "all/000000003.png")
+    other = pixels(folder / "threes/000000002.png") == pixels(folder / "all/000000002.png")
+    assert same.mean() > 0.99  # seed 3 has class 3 either way
+    assert not other.all()
+
+
+def test_seeds_take_the_labels_in_turn_from_the_first_on(tmp_path):
+    params = load(ROOT / "params.yaml").of("G")
+    sampler = SimpleNamespace(classes=range(10))
+    five = request(tmp_path, seeds=range(5, 10), labels=[4, 1, 2])
+    assert SampleFolder(five, params, sampler).labels.tolist() == [4, 1, 2, 4, 1]
+
+
+def test_an_image_made_again_keeps_its_label(project):
+    """Labels go by the place among all seeds, not among those that are missing."""
+    folder = project()
+    options = ("--seeds", "5-9", "--labels", "4,1,2")
+    sample(*options)
+    path = folder / "samples/000000008.png"
+    before = pixels(path).astype(int)
+    path.unlink()
+    sample(*options)
+    assert np.abs(pixels(path) - before).max() <= 1
+
+
+def test_shards_hold_the_same_images(project):
+    folder = project()
+    sample("--seeds", "0-4", "--out", "files")
+    sample("--seeds", "0-4", "--out", "tars", "--format", "shards")
+    shard = folder / "tars/samples-000000000.tar"
+    assert sorted(names_in(shard)) == [f"{s:09d}.{e}" for s in range(5) for e in ("cls", "png")]
+    with tarfile.open(shard) as tar:
+        inside = pixels(tar.extractfile("000000002.png"))
+        label = tar.extractfile("000000002.cls").read()
+    assert np.array_equal(inside, pixels(folder / "files/000000002.png"))
+    assert label == b"2"
+    assert not (folder / "tars/grid.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["png", "shards"])
+def test_ranks_share_the_files(project, monkeypatch, kind):
+    """Each is made by one rank, whatever another has written meanwhile, and as without ranks."""
+    folder = project()
+    monkeypatch.setattr(samples, "SHARD", 3)
+    whole, shared, made = folder / "whole", folder / "shared", Counter()
+    sample("--seeds", "5-17", "--format", kind, "--out", "whole")
+    params = load("params.yaml").of("G")
+    sampler = Sampler(params, "G", torch.device("cpu"))
+    denoise = sampler.denoise(folder / NETWORK, None, 1.0)
+    target = SampleFolder(request(shared, seeds=range(5, 18), format=kind), params, sampler)
+    shared.mkdir()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        before = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
+        {"png": target.write_files, "shards": target.write_shards}[kind](denoise)
+        after = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
+        made.update(path.name for path, time in after.items() if before.get(path) != time)
+        assert len(made) >= 2
+    expected = {path.name: path for path in whole.iterdir() if path.suffix in (".png", ".tar")}
+    expected.pop("grid.png", None)
+    assert dict(made) == dict.fromkeys(expected, 1)
+    for name, path in expected.items():
+        if kind == "png":
+            difference = pixels(path).astype(int) - pixels(shared / name)
+            assert np.abs(difference).max() <= 1
+        else:
+            assert names_in(path) == names_in(shared / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("png", "sample: 3/3 img"), ("shards", "samples-000000004: 3/3 img")]
+)
+def test_progress_counts_only_images_that_are_made(project, monkeypatch, capsys, kind, expected):
+    project()
+    monkeypatch.setattr("edm2.runtime.progress.SECONDS_WORTH_A_LINE", -1)
+    if kind == "png":
+        sample("--seeds", "4-5")
+    sample("--seeds", "4-8" if kind == "png" else "4-6", "--format", kind)
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_shard_leaves_no_file_and_is_made_by_the_next_run(
+    project, monkeypatch, run, signum
+):
+    """A scheduler's SIGTERM as well as Ctrl-C."""
+    folder, image_sample = project(), samples.image_sample
+    monkeypatch.setattr(samples, "SHARD", 2)
+    command = ("sample", NETWORK, "--seeds", "0-3", "--format", "shards")
+
+    def interrupted(name, image, label):
+        if name == "000000003":
+            os.kill(os.getpid(), signum)
+        return image_sample(name, image, label)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "image_sample", interrupted)
+        done = run(*command)
+    assert done.status == 130
+    assert "run the same command again" in done.err
+    found = {path.name for path in (folder / "samples").iterdir()}
+    assert found == {"samples.json", "samples-000000000.tar"}
+    assert run(*command).status == 0
+    assert len(names_in(folder / "samples/samples-000000002.tar")) == 4
+
+
+def test_shards_of_other_seeds_are_refused(project):
+    """The last shard would be taken for complete."""
+    project()
+    sample("--seeds", "0-4", "--format", "shards")
+    with pytest.raises(UserError, match="seeds differ"):
+        sample("--seeds", "0-6", "--format", "shards")
+
+
+def test_a_folder_never_mixes_two_kinds_of_images(project):
+    folder = project()
+    sample("--seeds", "0-1")
+    with pytest.raises(UserError, match=rf"--out {folder}/samples: .*\(labels, seeds differ\)"):
+        sample("--seeds", "0-1", "--labels", "1")
+    with pytest.raises(UserError, match="networks differ"):
+        sample("--seeds", "0-1", network=OTHER)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "differing"),
+    [
+        (["--strength", "0"], {}, "strength"),
+        (["--guide", OTHER], {}, "networks"),
+        (["--config", "F"], {}, "config"),
+        ([], {"guidance.interval": [0.3, 4.0]}, "interval"),
+        ([], {"sampling.steps": 4}, "sampling"),
+        ([], {"runtime.precision": "bf16"}, "precision"),
+    ],
+)
+def test_the_folder_holds_everything_that_determines_its_images(
+    project, monkeypatch, options, changes, differing
+):
+    base = {
+        "configs": ["F", "G"],
+        "guidance.guide": "snapshot",
+        "guidance.nimg": 512,
+        "guidance.interval": [0.3, 5.0],
+    }
+    folder = project()
+
+    def only_claim(wanted, params):
+        sampler = Sampler(params, wanted.config, torch.device("cpu"))
+        SampleFolder(wanted, params, sampler).claim()
+
+    monkeypatch.setattr(samples, "write_samples", only_claim)
+    command = ("--seeds", "0", "--guide", NETWORK, "--strength", "1.5")
+    write_params(folder / "params.yaml", {**TINY, **base})
+    sample(*command)
+    sample(*command)
+    write_params(folder / "params.yaml", {**TINY, **base, **changes})
+    with pytest.raises(UserError, match=rf"\({differing} differ\)"):
+        sample(*command, *options)
+
+
+def test_impossible_requests_are_refused(project, run):
+    project()
+    with pytest.raises(UserError, match="--labels 10: expected classes below 10"):
+        sample("--labels", "10")
+    with pytest.raises(UserError, match=r"params.yaml: expected a network"):
+        sample(network="params.yaml")
+    with pytest.raises(UserError, match="--config F: .*configs"):
+        sample("--config", "F")
+    done = run("sample", NETWORK, "--seeds", "9-3")
+    assert done.status == 2
+    assert "--seeds" in done.err
+    assert "'9-3'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--guide", NETWORK], f"--guide .*{NETWORK}: .*strength 1"),
+        (
+            ["--strength", "2"],
+            "--strength 2: expected --guide, or .* diffusion.label_dropout above 0",
+        ),
+    ],
+)
+def test_guidance_without_effect_is_refused(project, options, message):
+    project()
+    with pytest.raises(UserError, match=message):
+        sample(*options)
+
+
+def test_an_unconditional_network_takes_no_labels(project):
+    project(diffusion__conditional=False)
+    with pytest.raises(UserError, match="--labels: .* diffusion.conditional is false"):
+        sample("--labels", "1")
+    with pytest.raises(UserError, match="--strength 2: expected --guide"):
+        sample("--strength", "2")
+
+
+def test_a_network_trained_with_label_dropout_guides_itself(project):
+    folder = project(diffusion__label_dropout=0.1)
+    sample("--seeds", "0", "--strength", "2")
+    sample("--seeds", "0", "--out", "plain")
+    assert (folder / "samples/000000000.png").read_bytes() != (
+        folder / "plain/000000000.png"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--strength", "nan"),
+        ("--strength", "inf"),
+        ("--strength", "-1"),
+        ("--strength", "much"),
+        ("--seeds", "3,4,3"),
+        ("--seeds", "0-99999999999999999999"),
+        ("--seeds", "-1"),
+        ("--labels", "1,,2"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(empty_project, run, option, value):
+    empty_project({})
+    done = run("sample", NETWORK, option, value)
+    assert done.status == 2
+    assert option in done.err
+    assert f"{value!r}: expected" in done.err
+
+
+def test_a_wrong_network_leaves_the_folder_to_the_right_one(project):
+    folder = project()
+    for network in (NETWORK.replace("0.1.", "0.7."), "params.yaml"):
+        with pytest.raises(UserError, match=f"{network}: expected a network"):
+            sample(network=network)
+    assert not (folder / "samples").exists()
+    sample("--seeds", "0")
+
+
+def test_images_of_another_codec_or_other_latents_are_not_mixed_in(project):
+    folder = project()
+    sample("--seeds", "0")
+    for results in ("models/vae", "data/latents"):
+        path = folder / results / "manifest.json"
+        before = path.read_text()
+        path.write_text(before + "\n")
+        differing = {"models/vae": "codec", "data/latents": "latents"}[results]
+        with pytest.raises(UserError, match=rf"\({differing} differ\)"):
+            sample("--seeds", "0")
+        path.write_text(before)
+    sample("--seeds", "0")
+
+
+def test_params_that_determine_no_image_may_change(project):
+    folder = project()
+    sample("--seeds", "0")
+    changes = {
+        "guidance.strength": [1.0, 2.0],
+        "guidance.guide": "snapshot",
+        "guidance.nimg": 512,
+        "guidance.interval": [0.3, 5.0],
+        "sampling.batch": 7,
+    }
+    write_params(folder / "params.yaml", {**TINY, **changes})
+    sample("--seeds", "0-1")
+    assert (folder / "samples/000000001.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("samples", "a file"),
+        ("samples/samples.json", "{"),
+        ("samples/samples.json", "3"),
+        ("samples/000000000.png", "of another tool"),
+    ],
+)
+def test_a_folder_that_holds_something_else_is_left_alone(project, file, content):
+    path = project() / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"--out .*/samples: .* Name another folder"):
+        sample("--seeds", "0")
+    assert path.read_text() == content
+
+
+def test_the_grid_shows_the_first_classes_and_the_first_seeds_of_each(project, monkeypatch):
+    """However many classes there are."""
+    monkeypatch.setattr(samples, "SHOWN", 2)
+    seen = {}
+
+    def keep(path, images, labels, classes):
+        seen[path.name] = images, labels
+
+    monkeypatch.setattr(samples, "write_class_grid", keep)
+    folder = project()
+    sample("--seeds", "3-30")
+    images, labels = seen["grid.png"]
+    assert labels.tolist() == [0, 0, 1, 1]
+    for image, seed in zip(images, (10, 20, 11, 21), strict=True):
+        assert np.array_equal(image.permute(1, 2, 0), pixels(folder / f"samples/{seed:09d}.png"))
+
+
+def test_as_a_program(project, program):
+    folder = project()
+    done = program("sample", NETWORK, "--seeds", "0", cwd=folder)
+    assert done.status == 0, done.err
+    assert (folder / "samples/000000000.png").exists()
+    wrong = program("sample", "nothing", "--seeds", "1", cwd=folder)
+    assert wrong.status == 2
+    assert f"{folder}/nothing: expected a network" in wrong.err
+    assert "Traceback" not in wrong.err
+
+
+def test_from_a_sub_folder_files_are_relative_to_it(project, run, monkeypatch):
+    folder = project()
+    (folder / "notes").mkdir()
+    monkeypatch.chdir(folder / "notes")
+    done = run("sample", f"../{NETWORK}", "--seeds", "0")
+    assert done.status == 0, done.err
+    assert (folder / "notes/samples/000000000.png").exists()
+    assert not (folder / "samples").exists()
+    assert run("sample", NETWORK, "--seeds", "1").status == 2  # not in notes/
+
+
+def test_from_elsewhere_the_project_is_named(project, run, tmp_path, monkeypatch):
+    folder, elsewhere = project(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    network = os.path.relpath(folder / NETWORK, elsewhere)
+    done = run("--project", "../project", "sample", network, "--seeds", "0", "--out", "here")
+    assert done.status == 0, done.err
+    assert (elsewhere / "here/000000000.png").exists()

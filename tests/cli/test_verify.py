@@ -1,0 +1,116 @@
+"""`edm2 verify`: checksums of all results."""
+
+import pytest
+
+from edm2.runtime.manifest import write_manifest
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.fixture
+def results(empty_project):
+    """A project with two folders of results, entered."""
+    folder = empty_project({})
+    for name, files in {
+        "data/images": ("train.tar", "held_out.tar"),
+        "models/vae": ("vae.safetensors", "parts/more.bin"),
+    }.items():
+        for file in files:
+            path = folder / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"content of {file}")
+        write_manifest(folder / name)
+    return folder
+
+
+def test_undamaged_results_give_status_0(results, run):
+    done = run("verify")
+    assert (done.status, done.err) == (0, "")
+    assert "2 folders of results" in done.out
+    assert "0 damaged" in done.out
+
+
+def test_the_results_of_a_whole_pipeline_are_undamaged(project, run):
+    folder = project()
+    done = run("verify")
+    assert done.status == 0, done.out
+    manifests = len(
+        [*folder.glob("data/**/manifest.json"), *folder.glob("models/**/manifest.json")]
+    )
+    assert manifests > 5
+    assert f"{manifests} folders of results" in done.out
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
+@pytest.mark.parametrize("file", ["data/images/held_out.tar", "models/vae/parts/more.bin"])
+def test_a_damaged_file_is_named(results, run, damage, file):
+    damage(results / file)
+    done = run("verify")
+    assert done.status == 1
+    (named,) = (line for line in done.out.splitlines() if line.startswith(str(results)))
+    assert named.startswith(f"{results / file}: ")
+    assert "1 damaged" in done.out
+
+
+def test_all_damaged_files_are_named(results, run):
+    flip_a_bit(results / "data/images/train.tar")
+    truncate(results / "data/images/held_out.tar")
+    remove(results / "models/vae/vae.safetensors")
+    done = run("verify")
+    assert done.status == 1
+    for file in ("data/images/train.tar", "data/images/held_out.tar", "models/vae/vae.safetensors"):
+        assert f"{results / file}: " in done.out
+    assert "more.bin" not in done.out
+    assert "3 damaged" in done.out
+
+
+def test_a_damaged_manifest_is_named_beside_other_damage(results, run):
+    (results / "data/images/manifest.json").write_text("{")
+    remove(results / "models/vae/vae.safetensors")
+    done = run("verify")
+    assert done.status == 1
+    assert f"{results / 'data/images/manifest.json'}: " in done.out
+    assert f"{results / 'models/vae/vae.safetensors'}: " in done.out
+    assert "2 damaged" in done.out
+
+
+def test_only_named_folders_are_read(results, run, monkeypatch):
+    """Relative to the caller's folder."""
+    truncate(results / "models/vae/vae.safetensors")
+    monkeypatch.chdir(results / "data")
+    assert run("verify", "images").status == 0
+    assert run("verify", "../models/vae").status == 1
+    assert run("verify").status == 1
+
+
+def test_named_folders_need_no_project(results, run):
+    (results / "dvc.yaml").unlink()
+    assert run("verify", "models").status == 0
+    assert run("verify").status == 2
+
+
+def test_a_project_without_results_gives_status_2(empty_project, run):
+    folder = empty_project({})
+    done = run("verify")
+    assert (done.status, done.out) == (2, "")
+    assert f"{folder / 'data'}, {folder / 'models'}: " in done.err
+    (folder / "data").mkdir()
+    assert run("verify", "data").status == 2
+
+
+def test_a_folder_that_does_not_exist_is_named(results, run):
+    done = run("verify", "data", "modles")
+    assert (done.status, done.out) == (2, "")
+    assert "'modles'" in done.err

@@ -1,0 +1,148 @@
+"""Configs and sizes against the numbers that the paper prints (edm2/reporting/paper)."""
+
+from math import isinf
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import edm2
+from edm2.diffusion import build_denoiser
+from edm2.diffusion.blocks import Attention
+from edm2.params.configs import CONFIGS
+from edm2.params.sizes import SIZES
+
+PAPER = Path(edm2.__file__).parent / "reporting" / "paper"
+PAPER_CONFIGS = pd.read_csv(PAPER / "configs.csv").set_index("config")
+MODELS = pd.read_csv(PAPER / "models.csv")
+LATENT = MODELS[MODELS.dataset == "imagenet-512"].set_index("size")
+PIXEL = MODELS[MODELS.dataset == "imagenet-64"].set_index("size")
+
+
+def on_meta(config, size="S", **shape):
+    with torch.device("meta"):
+        return build_denoiser(config, size, **shape).unet
+
+
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_the_tables_list_seven_configs_and_seven_sizes():
+    assert list(PAPER_CONFIGS.index) == list(CONFIGS) == list("ABCDEFG")
+    assert list(LATENT.index) == list(SIZES)
+
+
+@pytest.mark.parametrize("config", PAPER_CONFIGS.index)
+def test_parameters_and_attention_blocks_of_each_config(config):
+    network = on_meta(config)
+    attends = [m for m in network.modules() if isinstance(m, Attention)]
+    assert parameters(network) == PAPER_CONFIGS.params[config]
+    assert len(attends) == PAPER_CONFIGS.attention_blocks[config]
+
+
+@pytest.mark.parametrize("size", LATENT.index)
+def test_parameters_of_each_size_of_g(size):
+    assert parameters(on_meta("G", size)) == LATENT.params[size]
+
+
+@pytest.mark.parametrize("size", PIXEL.index)
+def test_parameters_of_g_on_rgb_images_in_millions(size):
+    millions = parameters(on_meta("G", size, in_channels=3)) / 1e6
+    assert round(millions, 1) == PIXEL.mparams[size]
+
+
+@pytest.mark.parametrize("config", PAPER_CONFIGS.index)
+def test_training_numbers_of_each_config(config):
+    paper, own = PAPER_CONFIGS.loc[config], CONFIGS[config]
+    same = [
+        "name",
+        "batch",
+        "lr_ref",
+        "lr_decay_batches",
+        "p_mean",
+        "p_std",
+        "adam_beta2",
+        "loss_scaling",
+        "dropout",
+    ]
+    assert {key: getattr(own, key) for key in same} == {key: paper[key] for key in same}
+    assert own.lr_rampup_nimg == paper.lr_rampup_mimg * 1e6
+    assert own.attention_resolutions == tuple(map(int, paper.attention_resolutions.split(";")))
+
+
+@pytest.mark.parametrize("size", LATENT.index)
+def test_numbers_of_each_size(size):
+    paper = LATENT.loc[size]
+    assert vars(SIZES[size]) == {key: paper[key] for key in ("channels", "lr_ref", "dropout")}
+    assert on_meta("G", size).config.dropout == paper.dropout
+
+
+def test_each_config_changes_only_what_the_paper_says():
+    """The switches of Table 1, retyped from the prose of the design page."""
+    steps = {
+        "B": {
+            "uncertainty",
+            "average",
+            "attention_resolutions",
+            "batch",
+            "lr_ref",
+            "adam_beta2",
+            "p_mean",
+            "p_std",
+        },
+        "C": {
+            "noise_embedding",
+            "bias",
+            "ones_channel",
+            "scaled_labels",
+            "group_norm",
+            "attention",
+            "attention_fp32",
+            "initialization",
+        },
+        "D": {"initialization", "weight_norm", "lr_ref", "loss_scaling"},
+        "E": {"weight_norm", "lr_decay_batches"},
+        "F": {"group_norm", "pixel_norm", "output_silu", "embedding_layers"},
+        "G": {"noise_embedding", "magnitude_preserving", "dropout"},
+    }
+    for before, after in zip("ABCDEF", "BCDEFG", strict=True):
+        old, new = vars(CONFIGS[before]), vars(CONFIGS[after])
+        assert {key for key in old if old[key] != new[key]} - {"name"} == steps[after], after
+
+
+def test_blocks_have_the_names_of_the_paper():
+    """Figure 16's order: 3 blocks a level in the encoder, 2 + 4 a level in the decoder."""
+    network = on_meta("G")
+    sides = [64, 32, 16, 8]
+    blocks = ("block0", "block1", "block2", "block3")
+    opens = dict.fromkeys(sides, ("up",)) | {8: ("in0", "in1")}
+    encoder = [
+        f"{side}x{side}-{name}"
+        for side in sides
+        for name in ("conv" if side == 64 else "down", *blocks[:3])
+    ]
+    decoder = [f"{side}x{side}-{name}" for side in sides[::-1] for name in (*opens[side], *blocks)]
+    assert list(network.enc) == encoder
+    assert list(network.dec) == decoder
+    attends = {
+        name
+        for name, m in (*network.enc.items(), *network.dec.items())
+        if getattr(m, "attention", None) is not None
+    }
+    expected = {n for n in {*encoder, *decoder} if n.startswith(("16", "8")) and "-block" in n}
+    assert attends == expected | {"8x8-in0"}
+
+
+def test_constant_rate_is_an_infinite_decay_time():
+    assert [c for c in CONFIGS if isinf(CONFIGS[c].lr_decay_batches)] == list("ABCD")
+
+
+def test_unknown_names_and_double_widths_are_refused():
+    with pytest.raises(ValueError, match="only one of them"):
+        build_denoiser("G", "S", 192)
+    with pytest.raises(ValueError, match="expected one of A, B"):
+        build_denoiser("H")
+    with pytest.raises(ValueError, match="XXS, XS"):
+        build_denoiser("G", "small")

@@ -1,0 +1,247 @@
+"""Primitives of the networks: formulas in NumPy, unit magnitude in, unit magnitude out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate
+
+from edm2.diffusion.layers import (
+    FourierEmbedding,
+    GroupNorm,
+    Layer,
+    PositionalEmbedding,
+    downsample,
+    mp_cat,
+    mp_silu,
+    mp_sum,
+    noise_embedding,
+    normalize,
+    upsample,
+)
+from edm2.params.configs import CONFIGS
+
+FORWARD = ["D", "E", "F", "G"]  # configs that normalize weights
+
+
+def magnitude(x):
+    return float(x.double().square().mean().sqrt())
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def normal_density(x):
+    return np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def test_mp_silu_divides_by_the_magnitude_of_silu_of_normals():
+    power, _ = integrate.quad(lambda x: silu(x) ** 2 * normal_density(x), -12, 12)
+    x = np.linspace(-6, 6, 25)
+    found = mp_silu(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, silu(x) / math.sqrt(power), rtol=1e-3)
+
+
+@pytest.mark.parametrize("t", [0.3, 0.5, 0.8])
+def test_mp_sum(t):
+    """Formula, and unit magnitude of unit, independent inputs."""
+    a, b = torch.randn(2, 1_000_000, dtype=torch.float64)
+    found = mp_sum(a, b, t)
+    expected = ((1 - t) * a.numpy() + t * b.numpy()) / np.sqrt((1 - t) ** 2 + t**2)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
+    assert magnitude(found) == pytest.approx(1, abs=5e-3)
+
+
+@pytest.mark.parametrize("t", [0.3, 0.5])
+def test_mp_cat(t):
+    """Unit magnitude whatever the widths; total powers of the parts are as (1−t)² to t²."""
+    a, b = torch.randn(50, 32, 16, 16), torch.randn(50, 96, 16, 16)
+    found = mp_cat(a, b, t)
+    assert found.shape == (50, 128, 16, 16)
+    assert magnitude(found) == pytest.approx(1, abs=5e-3)
+    power_a, power_b = (float(part.square().sum()) for part in (found[:, :32], found[:, 32:]))
+    assert power_a / power_b == pytest.approx(((1 - t) / t) ** 2, rel=2e-2)
+    ratio = found[:, :32] / a  # each part is its input times one factor
+    expected = math.sqrt(128 / ((1 - t) ** 2 + t**2)) * (1 - t) / math.sqrt(32)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, expected))
+
+
+def test_mp_fourier_is_a_random_cosine_of_unit_magnitude():
+    features = FourierEmbedding(200_000, math.sqrt(2))
+    f, phi = features.freqs.double().numpy() / math.tau, features.phases.double().numpy() / math.tau
+    a = torch.tensor([-1.3, 0.0, 0.7])
+    expected = math.sqrt(2) * np.cos(math.tau * (a.double().numpy()[:, None] * f + phi))
+    np.testing.assert_allclose(features(a).numpy(), expected, atol=1e-5)
+    for row in features(a):
+        assert magnitude(row) == pytest.approx(1, abs=1e-2)
+    assert f.mean() == pytest.approx(0, abs=1e-2)
+    assert f.std() == pytest.approx(1, abs=1e-2)
+    np.testing.assert_allclose(np.quantile(phi, [0, 0.25, 0.5, 1]), [0, 0.25, 0.5, 1], atol=1e-2)
+    assert not list(features.parameters())
+    assert set(features.state_dict()) == {"freqs", "phases"}
+
+
+def test_noise_embedding_of_each_config():
+    """Positional until C, where random cosines come; scaled to unit magnitude in G."""
+    kinds = {c: noise_embedding(CONFIGS[c], 8) for c in CONFIGS}
+    assert {c: getattr(m, "scale", None) for c, m in kinds.items()} == {
+        "A": None,
+        "B": None,
+        "C": 1,
+        "D": 1,
+        "E": 1,
+        "F": 1,
+        "G": math.sqrt(2),
+    }
+
+
+def test_positional_embedding_is_cosines_then_sines():
+    a, channels = np.array([-0.7, 0.0, 1.9]), 10
+    expected = np.zeros((3, channels))
+    for n in range(3):
+        for i in range(5):
+            angle = a[n] * 10000 ** (-i / 5)
+            expected[n, i], expected[n, 5 + i] = math.cos(angle), math.sin(angle)
+    found = PositionalEmbedding(channels)(torch.from_numpy(a).float()).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [(1,), (1, 2, 3), (2,)])
+def test_normalize_gives_unit_magnitude(dims):
+    x = 5 * torch.randn(3, 4, 5, 6)
+    array = x.double().numpy()
+    expected = array / (1e-4 + np.sqrt((array**2).mean(axis=dims, keepdims=True)))
+    np.testing.assert_allclose(normalize(x, dims).numpy(), expected, rtol=1e-5)
+
+
+def test_normalize_keeps_what_is_tiny_finite():
+    """At a magnitude of ε the result is half; zero stays zero; fp16 has no NaN."""
+    assert magnitude(normalize(torch.full((2, 8), 1e-4), (1,))) == pytest.approx(0.5)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert normalize(torch.zeros(2, 8, dtype=dtype), (1,)).eq(0).all()
+        big = normalize(torch.full((2, 4096), 200.0, dtype=dtype), (1,))
+        assert magnitude(big) == pytest.approx(1, abs=1e-2)
+
+
+def test_box_filter_keeps_constants_and_averages():
+    constant = torch.full((2, 3, 8, 8), -1.7)
+    assert downsample(constant).eq(-1.7).all()
+    assert upsample(constant).eq(-1.7).all()
+    x = torch.randn(2, 3, 8, 6)
+    blocks = x.numpy().reshape(2, 3, 4, 2, 3, 2)
+    np.testing.assert_allclose(downsample(x).numpy(), blocks.mean(axis=(3, 5)), rtol=1e-5)
+    np.testing.assert_array_equal(upsample(x).numpy(), x.numpy().repeat(2, 2).repeat(2, 3))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(192, 32), (128, 32), (48, 12), (16, 4), (4, 1)])
+def test_group_norm_without_mean_subtraction(channels, groups):
+    """x / √(mean of squares over the group + 1e-4); nothing is learned."""
+    norm = GroupNorm(CONFIGS["C"], channels)
+    x = 3 * torch.randn(2, channels, 3, 5) + 1
+    grouped = x.double().numpy().reshape(2, groups, -1)
+    expected = grouped / np.sqrt((grouped**2).mean(axis=2, keepdims=True) + 1e-4)
+    np.testing.assert_allclose(norm(x).numpy().reshape(2, groups, -1), expected, rtol=1e-5)
+    assert norm.groups == groups
+    assert not list(norm.parameters())
+    small = torch.full((1, channels, 2, 2), 0.01)  # mean of squares 1e-4: 1/√2
+    assert magnitude(norm(small)) == pytest.approx(math.sqrt(0.5), rel=1e-5)
+
+
+def test_group_norm_of_the_baseline():
+    norm = GroupNorm(CONFIGS["A"], 16)
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    x = 3 * torch.randn(2, 16, 3, 5) + 1
+    grouped = x.double().numpy().reshape(2, 4, -1)
+    centered = grouped - grouped.mean(axis=2, keepdims=True)
+    unit = centered / np.sqrt(grouped.var(axis=2, keepdims=True) + 1e-5)
+    w, b = (p.detach().double().numpy()[:, None] for p in (norm.weight, norm.bias))
+    expected = unit.reshape(2, 16, -1) * w + b
+    np.testing.assert_allclose(norm(x).detach().numpy().reshape(2, 16, -1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [0, 1, 3])
+@pytest.mark.parametrize("config", FORWARD)
+def test_normalized_layer_preserves_unit_magnitude(config, kernel):
+    """Weights of any scale: output units have unit magnitude away from the padded border."""
+    layer = Layer(CONFIGS[config], 64, 64, kernel)
+    with torch.no_grad():
+        layer.weight.mul_(torch.linspace(0.1, 9, 64).reshape(-1, *[1] * (layer.weight.ndim - 1)))
+        y = layer(torch.randn(20_000, 64) if kernel == 0 else torch.randn(100, 64, 16, 16))
+    inner = y.T if kernel == 0 else y[:, :, 1:-1, 1:-1].transpose(0, 1)
+    units = inner.flatten(1).double().square().mean(1).sqrt()
+    torch.testing.assert_close(units, torch.ones(64).double(), atol=4e-2, rtol=0)
+
+
+def test_layer_equals_its_formula():
+    """y = gain · w/(ε + ‖w‖/√n)/√n · x, in NumPy, and w · x + b where nothing is normalized."""
+    layer, x = Layer(CONFIGS["G"], 6, 5, 0), torch.randn(7, 6)
+    w = layer.weight.detach().double().numpy()
+    unit = w / (1e-4 + np.sqrt((w**2).mean(1, keepdims=True))) / math.sqrt(6)
+    found = layer(x, gain=torch.tensor(-2.5)).detach().numpy()
+    np.testing.assert_allclose(found, -2.5 * x.numpy() @ unit.T, atol=1e-5)
+    plain = Layer(CONFIGS["A"], 6, 5, 0)
+    expected = x.numpy() @ plain.weight.detach().numpy().T + plain.bias.detach().numpy()
+    np.testing.assert_allclose(plain(x).detach().numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [0, 3])
+@pytest.mark.parametrize("config", FORWARD)
+def test_gradient_is_orthogonal_to_a_normalized_weight(config, kernel):
+    layer = Layer(CONFIGS[config], 8, 12, kernel)
+    x = torch.randn(5, 8) if kernel == 0 else torch.randn(2, 8, 6, 6)
+    (layer(x) * torch.randn(12, *[1] * (x.ndim - 2))).square().sum().backward()
+    w, g = layer.weight.detach().flatten(1), layer.weight.grad.flatten(1)
+    cosine = (w * g).sum(1) / (w.norm(dim=1) * g.norm(dim=1))
+    assert g.norm() > 0
+    torch.testing.assert_close(cosine, torch.zeros(12), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_forced_norm_is_the_root_of_fan_in(config):
+    """‖w‖ = √n per output unit from E on; the other configs keep their weights."""
+    layer = Layer(CONFIGS[config], 8, 12, 3)
+    with torch.no_grad():
+        layer.weight.mul_(7)
+    before = layer.weight.detach().clone()
+    layer.force_norm()
+    if config in "EFG":
+        norms = layer.weight.detach().flatten(1).norm(dim=1)
+        torch.testing.assert_close(norms, torch.full((12,), math.sqrt(8 * 9)), rtol=1e-3, atol=0)
+        cosine = torch.cosine_similarity(layer.weight.flatten(1), before.flatten(1))
+        torch.testing.assert_close(cosine, torch.ones(12))
+    else:
+        assert torch.equal(layer.weight, before)
+
+
+def test_biases_stand_in_a_and_b_alone_and_never_in_the_class_embedding():
+    has = {c: Layer(CONFIGS[c], 4, 4, 3).bias is not None for c in CONFIGS}
+    assert [c for c, bias in has.items() if bias] == ["A", "B"]
+    assert Layer(CONFIGS["A"], 4, 4, 0, embeds_labels=True).bias is None
+
+
+@pytest.mark.parametrize("config", "ABC")
+def test_uniform_initialization(config):
+    """Weights and biases of A to C uniform within ±1/√fan-in."""
+    layer = Layer(CONFIGS[config], 100, 200, 0)
+    for parameter in layer.parameters():
+        values = parameter.detach().flatten().numpy()
+        quantiles = np.quantile(values, [0, 0.5, 1])
+        np.testing.assert_allclose(quantiles, [-0.1, 0, 0.1], atol=2e-2)
+        assert np.abs(values).max() <= 0.1
+
+
+def test_special_initializations():
+    """Zero ends and a standard normal class embedding in A and B, one rule for all from C on."""
+    for name, config in CONFIGS.items():
+        end = Layer(config, 8, 8, 3, ends_branch=True)
+        label = Layer(config, 100, 100, 0, embeds_labels=True)
+        zero = all(p.eq(0).all() for p in end.parameters())
+        assert zero == (name in "AB"), name
+        spread = 1.0 if name != "C" else 0.1 / math.sqrt(3)  # of U(−0.1, 0.1)
+        assert float(label.weight.detach().std()) == pytest.approx(spread, rel=0.05), name
+        if name in FORWARD:
+            assert float(end.weight.detach().std()) == pytest.approx(1, rel=0.1)

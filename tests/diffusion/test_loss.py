@@ -1,0 +1,66 @@
+"""The loss against a plain statement of it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edm2.diffusion import build_denoiser
+from edm2.diffusion.loss import DenoisingLoss, loss_weight
+from edm2.params.configs import CONFIGS
+
+
+class Fake(nn.Module):
+    """D = 0.3·x + σ + label; u = sin σ."""
+
+    def forward(self, x, sigma, labels):
+        shift = sigma + (0 if labels is None else labels)
+        return 0.3 * x + shift[:, None, None, None]
+
+    def uncertainty(self, sigma):
+        return sigma.sin()
+
+
+@pytest.mark.parametrize("labels", [None, [1, 0, 2]])
+def test_loss_in_numpy(labels):
+    rng = np.random.default_rng(0)
+    data, noise = rng.normal(size=(2, 3, 4, 5, 5)).astype(np.float32)
+    sigma = np.array([0.05, 0.7, 9.0], np.float32)
+    expected = []
+    for i, s in enumerate(sigma.astype(np.float64)):
+        shift = s + (0 if labels is None else labels[i])
+        error = np.mean((0.3 * (data[i] + s * noise[i]) + shift - data[i]) ** 2)
+        weighted = (s**2 + 0.25) / (s * 0.5) ** 2 * error
+        expected.append((weighted / np.exp(np.sin(s)) + np.sin(s), weighted))
+    given = None if labels is None else torch.tensor(labels)
+    found = DenoisingLoss(Fake())(*map(torch.from_numpy, (data, noise, sigma)), given)
+    np.testing.assert_allclose(torch.stack(found, 1).numpy(), expected, rtol=1e-4)
+
+
+def test_weight_by_hand():
+    """λ = (σ² + ¼)/(σ/2)²: 8 at σ = ½, 5 at 1, towards 4 for large σ."""
+    found = loss_weight(torch.tensor([0.5, 1.0, 1e4]))
+    torch.testing.assert_close(found, torch.tensor([8.0, 5.0, 4.0]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("config", ["A", "B", "G"])
+def test_every_noise_level_has_unit_weight_at_first(config):
+    """A fresh denoiser on data N(0, ½²): the weighted error is 1 at every σ."""
+    torch.manual_seed(0)
+    denoiser = build_denoiser(
+        config, channels=8, resolution=32, channel_mult=(1,), res_blocks=1, num_classes=0
+    )
+    sigma = torch.tensor([0.01, 0.2, 1.0, 30.0]).repeat_interleave(4)
+    data, noise = 0.5 * torch.randn(16, 4, 32, 32), torch.randn(16, 4, 32, 32)
+    with torch.no_grad():
+        _, weighted = DenoisingLoss(denoiser)(data, noise, sigma, None)
+    torch.testing.assert_close(weighted.reshape(4, 4).mean(1), torch.ones(4), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_all_that_is_trained_belongs_to_the_loss(config):
+    """Data parallelism sees the parameters of one module."""
+    denoiser = build_denoiser(config, channels=8, resolution=8, channel_mult=(1,), res_blocks=1)
+    owned = {name for name, _ in DenoisingLoss(denoiser).named_parameters()}
+    assert owned == {f"denoiser.{name}" for name, _ in denoiser.named_parameters()}
+    assert ("denoiser.head.linear.weight" in owned) == (config != "A")

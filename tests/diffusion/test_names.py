@@ -1,0 +1,134 @@
+"""Names in the paper's figures and in published weights."""
+
+import pytest
+import torch
+
+from edm2.diffusion import build_denoiser
+from edm2.diffusion.names import PAPER_TENSORS, matching, paper_name, published_name
+from edm2.diffusion.published import load_published, recognize
+from edm2.params import UserError
+
+# a network of two levels, tensor by tensor, as published files name them
+PUBLISHED = {
+    "unet.emb_fourier.freqs",
+    "unet.emb_fourier.phases",
+    "unet.emb_noise.weight",
+    "unet.emb_label.weight",
+    "unet.out_conv.weight",
+    "unet.out_gain",
+    "unet.enc.8x8_conv.weight",
+    "logvar_fourier.freqs",
+    "logvar_fourier.phases",
+    "logvar_linear.weight",
+    *(
+        f"unet.enc.{block}.{tensor}"
+        for block in ("8x8_block0", "4x4_down", "4x4_block0")
+        for tensor in ("emb_gain", "conv_res0.weight", "conv_res1.weight", "emb_linear.weight")
+    ),
+    *(
+        f"unet.dec.{block}.{tensor}"
+        for block in (
+            "4x4_in0",
+            "4x4_in1",
+            "4x4_block0",
+            "4x4_block1",
+            "8x8_up",
+            "8x8_block0",
+            "8x8_block1",
+        )
+        for tensor in ("emb_gain", "conv_res0.weight", "conv_res1.weight", "emb_linear.weight")
+    ),
+    "unet.enc.4x4_block0.conv_skip.weight",
+    *(
+        f"unet.dec.{block}.conv_skip.weight"
+        for block in ("4x4_block0", "4x4_block1", "8x8_block0", "8x8_block1")
+    ),
+    *(
+        f"unet.{block}.attn_{part}.weight"
+        for part in ("qkv", "proj")
+        for block in ("enc.4x4_block0", "dec.4x4_in0", "dec.4x4_block0", "dec.4x4_block1")
+    ),
+}
+
+
+def small():
+    return build_denoiser(
+        "G",
+        channels=8,
+        resolution=8,
+        channel_mult=(1, 2),
+        res_blocks=1,
+        attention_resolutions=(4,),
+        num_classes=3,
+    )
+
+
+def as_published(denoiser):
+    return {published_name(name): t.clone() for name, t in denoiser.state_dict().items()}
+
+
+def test_every_tensor_has_its_published_name():
+    assert set(as_published(small())) == PUBLISHED
+
+
+def test_published_weights_give_the_same_network():
+    source, target = small(), small()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.normal_()
+    x, sigma, labels = torch.randn(2, 4, 8, 8), torch.tensor([0.3, 2.0]), torch.tensor([0, 2])
+    assert not torch.allclose(source(x, sigma, labels), target(x, sigma, labels))
+    load_published(target, as_published(source))
+    assert torch.equal(source(x, sigma, labels), target(x, sigma, labels))
+    assert torch.equal(source.uncertainty(sigma), target.uncertainty(sigma))
+
+
+def test_the_head_may_be_left_out():
+    source = {k: v for k, v in as_published(small()).items() if not k.startswith("logvar")}
+    target = small()
+    load_published(target, source)
+    assert torch.equal(target.unet.enc["8x8-conv"].weight, source["unet.enc.8x8_conv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.pop("unet.out_gain"), "1 tensors are missing, unet.out_gain"),
+        (lambda t: t.update(extra=torch.zeros(1)), "1 tensors are unknown, extra"),
+        (lambda t: t.update({"unet.out_gain": torch.zeros(2)}), r"unet.out_gain: shape \(2,\)"),
+    ],
+)
+def test_other_networks_are_refused(change, told):
+    tensors = as_published(small())
+    change(tensors)
+    with pytest.raises(UserError, match=told):
+        load_published(small(), tensors)
+
+
+def test_names_of_the_papers_figures():
+    """Those of Appendix D.6 that its sweeps vary exist, at S size."""
+    with torch.device("meta"):
+        names = {paper_name(name) for name, _ in build_denoiser("G").unet.named_parameters()}
+    assert set(PAPER_TENSORS) <= names
+    assert len(PAPER_TENSORS) == len(set(PAPER_TENSORS)) == 28
+
+
+def test_patterns_match_names_of_the_paper():
+    names = [name for name, _ in small().unet.named_parameters()]
+    assert matching("enc-8x8-conv", names) == ["enc.8x8-conv.weight"]
+    assert len(matching("*-affine", names)) == 10
+    assert matching("*", names) == names
+    with pytest.raises(UserError, match="'enc-8x8-covn': .* For example enc-8x8-conv"):
+        matching("enc-8x8-covn", names)
+
+
+@pytest.mark.parametrize(
+    ("channels", "inputs", "classes"), [(64, 4, 1000), (192, 4, 0), (192, 3, 1000)]
+)
+def test_published_networks_are_recognized(channels, inputs, classes):
+    with torch.device("meta"):
+        source = build_denoiser("G", channels=channels, in_channels=inputs, num_classes=classes)
+        found = recognize({published_name(n): t for n, t in source.state_dict().items()})
+    assert found.unet.shape == source.unet.shape
+    with pytest.raises(UserError, match="not of an EDM2 network"):
+        recognize({})

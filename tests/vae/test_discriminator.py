@@ -1,0 +1,157 @@
+"""The discriminator and its losses."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edm2.runtime.distributed import Ranks
+from edm2.vae.discriminator import Discriminator, discriminator_loss, generator_loss, lecam
+
+
+@pytest.fixture
+def slices() -> list[torch.Tensor]:
+    """Features of four images at three scales."""
+    return [torch.randn(4, width, side, side) for width, side in ((8, 8), (16, 4), (32, 2))]
+
+
+@pytest.fixture
+def scores() -> tuple[torch.Tensor, torch.Tensor]:
+    """Of images and of reconstructions, with some on each side of every threshold."""
+    return 2 * torch.randn(6, 1, 3, 3), 2 * torch.randn(6, 1, 3, 3)
+
+
+def shaken(discriminator: Discriminator) -> Discriminator:
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return discriminator
+
+
+def test_untrained_it_says_nothing(slices: list[torch.Tensor]) -> None:
+    found = Discriminator([8, 16, 32], 4)(slices)
+    assert torch.equal(found, torch.zeros(4, 1, 2, 2))
+
+
+def test_it_learns_though_its_last_weights_are_zero(slices: list[torch.Tensor]) -> None:
+    discriminator = Discriminator([8, 16, 32], 4)
+    discriminator(slices).mean().backward()
+    for head in discriminator.heads:
+        assert head[-1].weight.grad.any()
+
+
+def test_heads_are_as_described() -> None:
+    for head, width in zip(Discriminator([8, 16, 32], 4).heads, (8, 16, 32), strict=True):
+        first, norm, activation, last = head
+        assert (first.in_channels, first.out_channels, first.kernel_size) == (width, 4, (1, 1))
+        assert isinstance(norm, nn.GroupNorm)
+        assert isinstance(activation, nn.SiLU)
+        assert (last.in_channels, last.out_channels, last.kernel_size) == (4, 1, (3, 3))
+
+
+def test_finer_maps_are_averaged_and_all_are_summed(slices: list[torch.Tensor]) -> None:
+    discriminator, expected = shaken(Discriminator([8, 16, 32], 4)), np.zeros((4, 1, 2, 2))
+    for head, x in zip(discriminator.heads, slices, strict=True):
+        scores = head(x).detach().double().numpy()
+        pool = scores.shape[-1] // 2
+        expected += scores.reshape(4, 1, 2, pool, 2, pool).mean(axis=(3, 5))
+    np.testing.assert_allclose(discriminator(slices).detach(), expected, atol=1e-5)
+
+
+def test_scores_are_in_fp32(slices: list[torch.Tensor]) -> None:
+    discriminator = shaken(Discriminator([8, 16, 32], 4))
+    assert discriminator([x.bfloat16() for x in slices]).dtype == torch.float32
+
+
+def test_an_image_is_judged_alone(slices: list[torch.Tensor]) -> None:
+    discriminator = shaken(Discriminator([8, 16, 32], 4))
+    torch.testing.assert_close(discriminator([x[:1] for x in slices]), discriminator(slices)[:1])
+
+
+def test_its_losses_against_numpy(scores) -> None:
+    real, fake = (x.double().numpy() for x in scores)
+    hinge = (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()) / 2
+    probability = [1 / (1 + np.exp(-x)) for x in (real, fake)]
+    bce = -(np.log(probability[0]).mean() + np.log(1 - probability[1]).mean()) / 2
+    assert float(discriminator_loss(*scores, "hinge")) == pytest.approx(hinge, rel=1e-5)
+    assert float(discriminator_loss(*scores, "bce")) == pytest.approx(bce, rel=1e-5)
+
+
+def test_losses_of_the_autoencoder_against_numpy(scores) -> None:
+    real, fake = (x.double().numpy() for x in scores)
+    expected = {
+        "threshold": np.maximum(0, real - fake - 0.1).mean(),
+        "hinge": -fake.mean(),
+        "bce": -np.log(1 / (1 + np.exp(-fake))).mean(),
+    }
+    for kind, value in expected.items():
+        assert float(generator_loss(*scores, kind)) == pytest.approx(value, rel=1e-5), kind
+
+
+def test_the_threshold_pushes_only_where_the_discriminator_is_ahead() -> None:
+    """By more than 0.1, patch by patch; D of the images is a constant."""
+    real = torch.tensor([0.0, 0.0, 0.0, 1.0], requires_grad=True)
+    fake = torch.tensor([0.5, -0.05, -0.2, 0.0], requires_grad=True)
+    loss = generator_loss(real, fake, "threshold")
+    assert loss.item() == pytest.approx((0.1 + 0.9) / 4)
+    loss.backward()
+    assert fake.grad.tolist() == [0, 0, -0.25, -0.25]
+    assert real.grad is None
+
+
+def test_huge_scores_do_not_overflow() -> None:
+    for kind in ("hinge", "bce"):
+        assert float(discriminator_loss(torch.tensor(-1e4), torch.tensor(1e4), kind)) == (
+            pytest.approx({"hinge": 10001, "bce": 10000}[kind])
+        )
+    assert float(generator_loss(torch.zeros(()), torch.tensor(-1e4), "bce")) == pytest.approx(1e4)
+
+
+def test_lecam_pulls_each_side_to_the_mean_of_the_other(scores) -> None:
+    """LeCam: images towards the anchor of reconstructions, and these towards that of images."""
+    anchors = torch.tensor([2.0, -3.0])  # of images, of reconstructions
+    real, fake = (x.double().numpy() for x in scores)
+    expected = ((real + 3) ** 2).mean() + ((fake - 2) ** 2).mean()
+    assert float(lecam(*scores, anchors)) == pytest.approx(expected, rel=1e-5)
+    assert float(lecam(torch.tensor(-3.0), torch.tensor(2.0), anchors)) == 0
+
+
+def test_anchors_are_running_means(slices: list[torch.Tensor]) -> None:
+    discriminator = Discriminator([8, 16, 32], 4)
+    assert discriminator.anchors.tolist() == [0, 0]
+    discriminator.update_anchors(torch.tensor([1.0, 3.0]), torch.tensor([-5.0]))
+    torch.testing.assert_close(discriminator.anchors, torch.tensor([0.2, -0.5]))
+    discriminator.update_anchors(torch.tensor([1.0]), torch.tensor([-1.0]))
+    torch.testing.assert_close(discriminator.anchors, torch.tensor([0.28, -0.55]))
+    assert discriminator.state_dict()["anchors"] is not None
+    other = Discriminator([8, 16, 32], 4)
+    other.load_state_dict(discriminator.state_dict())
+    assert torch.equal(other.anchors, discriminator.anchors)
+
+
+def test_anchors_are_those_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum over two ranks, of means 2 and 4 of images and -1 and -7 of reconstructions."""
+    monkeypatch.setattr("edm2.vae.discriminator.ranks", lambda: Ranks(0, 2, 0))
+    monkeypatch.setattr(
+        "edm2.vae.discriminator.all_reduce", lambda means: means + torch.tensor([4.0, -7.0])
+    )
+    discriminator = Discriminator([8], 4)
+    discriminator.update_anchors(torch.tensor([2.0]), torch.tensor([-1.0]))
+    torch.testing.assert_close(discriminator.anchors, torch.tensor([0.3, -0.4]))
+
+
+def test_heads_see_neighbors_through_the_last_convolution() -> None:
+    """A head by its formula, with a kernel that picks the pixel on the left."""
+    discriminator = shaken(Discriminator([8], 4))
+    first, norm, _, last = discriminator.heads[0]
+    x = torch.randn(2, 8, 5, 5)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.weight[0, :, 1, 0] = torch.tensor([1.0, -2.0, 3.0, 0.5])
+        last.bias.fill_(0.25)
+        hidden = torch.einsum("oc,nchw->nohw", first.weight[:, :, 0, 0], x)
+        hidden = F.silu(norm(hidden + first.bias[:, None, None]))
+        weighted = torch.einsum("o,nohw->nhw", last.weight[0, :, 1, 0], hidden)
+    expected = F.pad(weighted, (1, 0))[:, None, :, :5] + 0.25
+    torch.testing.assert_close(discriminator([x]), expected)

@@ -1,0 +1,218 @@
+"""Losses on reconstructions."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_autoencoder import EVERYTHING, vae_params
+from torch.distributions import Normal, kl_divergence
+
+from edm2.features.classifier import Classifier
+from edm2.vae.discriminator import Discriminator
+from edm2.vae.losses import (
+    ImageLosses,
+    kl_loss,
+    low_pass_loss,
+    perceptual_distance,
+    perceptual_loss,
+    pooled_loss,
+)
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two batches of images in [-1, 1]."""
+    return torch.rand(4, 3, 8, 8) * 2 - 1, torch.rand(4, 3, 8, 8) * 2 - 1
+
+
+@pytest.mark.parametrize("pool", [1, 2, 8])
+def test_pooled_loss_against_numpy(pair, pool: int) -> None:
+    def pooled(x: torch.Tensor) -> np.ndarray:
+        n = 8 // pool
+        return x.double().numpy().reshape(4, 3, n, pool, n, pool).mean(axis=(3, 5))
+
+    expected = ((pooled(pair[0]) - pooled(pair[1])) ** 2).mean()
+    assert float(pooled_loss(pool)(*pair)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_pooled_loss_is_blind_to_detail() -> None:
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
+    detail = 0.3 * board.expand(1, 3, 8, 8)
+    image = torch.rand(1, 3, 8, 8)
+    assert float(pooled_loss(2)(image, image + detail)) == pytest.approx(0, abs=1e-12)
+    assert float(pooled_loss(1)(image, image + detail)) == pytest.approx(0.09, rel=1e-4)
+
+
+def test_perceptual_loss_against_numpy(backbone: Classifier, pair) -> None:
+    expected = 0.0
+    for a, b in zip(*(backbone.slices(x) for x in pair), strict=True):
+        a, b = ((x / x.norm(dim=1, keepdim=True)).double().numpy() for x in (a, b))
+        expected += ((a - b) ** 2).sum(axis=1).mean()
+    assert float(perceptual_loss(backbone)(*pair)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_channels_count_by_their_weights() -> None:
+    """Unit vectors by hand: (3, 4)/5 against (1, 0), then a slice of a single channel."""
+    a = [torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1), torch.tensor([[[[2.0, -7.0]]]])]
+    b = [torch.tensor([9.0, 0.0]).reshape(1, 2, 1, 1), torch.tensor([[[[5.0, 3.0]]]])]
+    weights = [torch.tensor([10.0, 0.5]), torch.tensor([3.0])]
+    first = 10 * (0.6 - 1) ** 2 + 0.5 * 0.8**2
+    second = 3 * (0 + 2**2) / 2  # signs alike at one pixel, unlike at the other
+    assert float(perceptual_distance(a, b, weights)) == pytest.approx(first + second)
+
+
+def test_perceptual_loss_is_a_distance(backbone: Classifier, pair) -> None:
+    loss, (a, b) = perceptual_loss(backbone), pair
+    assert float(loss(a, a)) == 0
+    assert float(loss(a, b)) > 0
+    assert float(loss(a, b)) == pytest.approx(float(loss(b, a)), rel=1e-5)
+    nearer = a + 0.1 * (b - a)
+    assert float(loss(a, nearer)) < float(loss(a, b))
+
+
+def test_gradient_reaches_the_reconstruction_alone(backbone: Classifier, pair) -> None:
+    images, reconstruction = (x.requires_grad_() for x in pair)
+    perceptual_loss(backbone)(images, reconstruction).backward()
+    assert reconstruction.grad.abs().max() > 0
+    assert images.grad is None
+    assert all(p.grad is None for p in backbone.parameters())
+
+
+def test_kl_by_hand() -> None:
+    mean = torch.tensor([[1.0, -3.0], [0.0, 2.0]])
+    assert float(kl_loss(mean, None)) == 3.5  # (1 + 9 + 0 + 4) / 4
+    assert kl_loss(mean.bfloat16(), None).dtype == torch.float32
+
+
+def test_plain_loss_is_the_error_of_all_pixels(backbone: Classifier, pair) -> None:
+    losses = image_losses(backbone, {"mse": 1.0})
+    expected = ((pair[0] - pair[1]).double().numpy() ** 2).mean()
+    assert float(losses(*pair, 8, False).values["mse"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_kl_of_learned_variances_against_torch() -> None:
+    """Twice the divergence: 0 for the prior itself; its gradient pulls variances to 1."""
+    mean, std = torch.randn(5, 4), torch.rand(5, 4) + 0.1
+    divergence = kl_divergence(Normal(mean.double(), std.double()), Normal(0.0, 1.0))
+    assert float(kl_loss(mean, std)) == pytest.approx(float(2 * divergence.mean()), rel=1e-5)
+    assert float(kl_loss(torch.zeros(3), torch.ones(3))) == 0
+    std = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
+    kl_loss(torch.zeros(3), std).backward()
+    assert std.grad.tolist() == pytest.approx([(1.0 - 4.0) / 3, 0, (4.0 - 1.0) / 3])
+
+
+def image_losses(
+    backbone: Classifier, weights: dict[str, float], **adversarial: Any
+) -> ImageLosses:
+    """With these weights and no others; its discriminator, if there is one, has learned something."""
+    none = dict.fromkeys(("perceptual", "adversarial", "pooled", "low_pass", "mse"), 0.0)
+    params = vae_params(
+        EVERYTHING,
+        {f"losses.{k}": v for k, v in {**none, **weights}.items()},
+        {f"adversarial.{k}": v for k, v in adversarial.items()},
+    )
+    discriminator = None
+    if weights.get("adversarial"):
+        discriminator = Discriminator([len(w) for w in backbone.channel_weights], 4)
+        with torch.no_grad():
+            for parameter in discriminator.parameters():
+                parameter.add_(0.5 * torch.randn_like(parameter))
+    return ImageLosses(params.losses, params.adversarial, backbone, discriminator)
+
+
+ALL = {"perceptual": 1.0, "adversarial": 1.0, "pooled": 0.5, "low_pass": 2.0, "mse": 3.0}
+
+
+def expected_losses(losses: ImageLosses, x: torch.Tensor, y: torch.Tensor, flip: bool):
+    """Each loss by a pass of its own, without its weight."""
+    a, b = (x.flip(-1), y.flip(-1)) if flip else (x, y)
+    backbone, discriminator = losses.backbone, losses.discriminator
+    scores = [discriminator(backbone.slices(v)) for v in (a, b)]
+    return {
+        "perceptual": perceptual_loss(backbone)(a, b),
+        "pooled": pooled_loss(2)(x, y),
+        "low_pass": low_pass_loss(x, y),
+        "mse": (x - y).square().mean(),
+        "adversarial": (scores[0].detach() - scores[1] - 0.1).clamp(min=0).mean(),
+    }
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_all_losses_and_their_gradients_are_those_of_single_passes(backbone, pair, flip) -> None:
+    losses = image_losses(backbone, ALL)
+    found = losses(*pair, 8, flip)
+    for name in ALL:
+        y = pair[1].clone().requires_grad_()
+        value = expected_losses(losses, pair[0], y, flip)[name]
+        value.backward()
+        assert float(found.values[name]) == pytest.approx(value.item(), rel=1e-4), name
+        assert not found.values[name].requires_grad
+        assert float(y.grad.abs().max()) > 0
+        torch.testing.assert_close(found.gradients[name], y.grad, rtol=1e-3, atol=1e-7, msg=name)
+    assert found.values.keys() == found.gradients.keys() == ALL.keys()
+
+
+def test_a_flip_is_seen_by_the_backbone_alone(backbone: Classifier, pair) -> None:
+    losses = image_losses(backbone, ALL)
+    plain, flipped = (losses(*pair, 8, flip).values for flip in (False, True))
+    same = {name for name in ALL if plain[name] == flipped[name]}
+    assert same == {"pooled", "low_pass", "mse"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "passes"),
+    [
+        (ALL, 2),
+        ({"perceptual": 1.0}, 2),
+        ({"adversarial": 1.0}, 2),
+        ({"pooled": 1.0, "low_pass": 1.0, "mse": 1.0}, 0),
+    ],
+)
+def test_losses_on_features_share_one_pass_of_each_side(
+    backbone: Classifier, pair, monkeypatch: pytest.MonkeyPatch, weights, passes: int
+) -> None:
+    seen, slices = [], backbone.slices
+    monkeypatch.setattr(backbone, "slices", lambda x: seen.append(x.dtype) or slices(x))
+    found = image_losses(backbone, weights)(pair[0], pair[1].bfloat16(), 8, False)
+    assert seen == [torch.float32] * passes
+    assert {x.dtype for x in (*found.values.values(), *found.gradients.values())} == {torch.float32}
+    assert found.values.keys() == weights.keys()
+
+
+def test_the_discriminator_learns_from_the_same_features(backbone: Classifier, pair) -> None:
+    found = image_losses(backbone, {"adversarial": 1.0})(*pair, 8, True)
+    for slices, images in zip(found.slices, pair, strict=True):
+        for a, b in zip(slices, backbone.slices(images.flip(-1)), strict=True):
+            assert not a.requires_grad
+            torch.testing.assert_close(a, b)
+
+
+def test_the_adversarial_loss_enters_at_its_time(backbone: Classifier, pair) -> None:
+    """With the first batch after `generator_nimg`; features are there for the discriminator before."""
+    losses = image_losses(backbone, {"adversarial": 1.0, "mse": 1.0}, generator_nimg=16)
+    for nimg, expected in ((8, {"mse"}), (16, {"mse"}), (24, {"mse", "adversarial"})):
+        found = losses(*pair, nimg, False)
+        assert set(found.values) == expected
+        assert len(found.slices[0]) == len(found.slices[1]) == 2
+
+
+@pytest.mark.parametrize("kind", ["threshold", "hinge", "bce"])
+def test_the_kind_of_adversarial_loss_is_that_of_params(backbone, pair, kind: str) -> None:
+    losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss=kind)
+    real, fake = (losses.discriminator(backbone.slices(x)).detach().double() for x in pair)
+    expected = {
+        "threshold": (real - fake - 0.1).clamp(min=0),
+        "hinge": -fake,
+        "bce": -torch.log(1 / (1 + torch.exp(-fake))),
+    }[kind]
+    found = losses(*pair, 8, False).values["adversarial"]
+    assert float(found) == pytest.approx(float(expected.mean()), rel=1e-4)
+
+
+def test_nobody_but_the_reconstruction_is_asked_to_change(backbone: Classifier, pair) -> None:
+    images, reconstruction = (x.requires_grad_() for x in pair)
+    losses = image_losses(backbone, ALL)
+    losses(images, reconstruction, 8, False)
+    others = [images, reconstruction, *backbone.parameters(), *losses.discriminator.parameters()]
+    assert all(x.grad is None for x in others)

@@ -1,0 +1,251 @@
+"""Encoder and decoder."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edm2.params.vae import Vae
+from edm2.vae.network import Attention, Autoencoder, Down, Norm, ResBlock, Up
+from edm2.vae.wavelet import Wavelet
+
+
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize(
+    ("channel_mult", "downscale"), [((1,), 1), ((1, 2), 2), ((1, 2, 2), 4), ((2, 1, 3, 4), 8)]
+)
+def test_shapes(tiny: Callable[..., Vae], channel_mult, downscale: int, attention: bool) -> None:
+    params = tiny(channel_mult=channel_mult, attention=attention, latent_channels=5)
+    network, side = Autoencoder(params), 16 // downscale
+    reconstruction, mean, _ = network(torch.randn(2, 3, 16, 16), torch.randn(2, 5, side, side))
+    assert params.downscale == downscale
+    assert mean.shape == (2, 5, side, side)
+    assert reconstruction.shape == (2, 3, 16, 16)
+    assert any(isinstance(m, Attention) for m in network.modules()) == attention
+
+
+def test_decoder_has_one_more_block_a_level(tiny: Callable[..., Vae]) -> None:
+    network = Autoencoder(tiny(channel_mult=(1, 2, 4), res_blocks=2))
+    count = [
+        sum(isinstance(m, ResBlock) for m in part.modules())
+        for part in (network.encoder, network.decoder)
+    ]
+    assert count == [3 * 2 + 2, 3 * 3 + 2]  # levels, and two in the middle
+
+
+def test_every_bias_starts_at_zero_and_every_parameter_gets_a_gradient(tiny) -> None:
+    network = Autoencoder(tiny(attention=True))
+    assert all((p == 0).all() for name, p in network.named_parameters() if name.endswith("bias"))
+    reconstruction, mean, _ = network(torch.randn(2, 3, 8, 8), torch.randn(2, 2, 4, 4))
+    (reconstruction.square().sum() + mean.square().sum()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_latent_has_the_variance_of_params(tiny: Callable[..., Vae]) -> None:
+    network = Autoencoder(tiny(variance=0.25))
+    network.encoder, network.decoder = nn.Identity(), nn.Identity()
+    x, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    z, mean, _ = network(x, noise)
+    assert torch.equal(mean, x)
+    torch.testing.assert_close(z, x + 0.5 * noise)
+
+
+@pytest.mark.parametrize("out_channels", [8, 16])
+def test_residual_block_starts_as_its_shortcut(out_channels: int) -> None:
+    block, x = ResBlock(8, out_channels), torch.randn(2, 8, 6, 6)
+    expected = x if out_channels == 8 else block.shortcut(x)
+    assert (block(x) - expected).abs().max() < 1e-2
+    assert not torch.equal(block(x), expected)
+    std = 1e-4 / out_channels
+    assert float(block.conv1.weight.detach().std()) == pytest.approx(std, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("tap", "expected"), [((0, 0), [[0, 2], [8, 10]]), ((2, 2), [[10, 0], [0, 0]])]
+)
+def test_down_pads_right_and_below(tap: tuple[int, int], expected: list[list[int]]) -> None:
+    down = Down(1)
+    nn.init.zeros_(down.conv.weight)
+    down.conv.weight.data[0, 0, *tap] = 1  # picks x[2i + tap, 2j + tap]
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert down(x)[0, 0].tolist() == expected
+
+
+def test_up_repeats_pixels() -> None:
+    up = Up(1)
+    nn.init.dirac_(up.conv.weight)
+    x = torch.tensor([[[[1.0, 2.0]]]])
+    assert up(x).tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]]]]
+
+
+@pytest.mark.parametrize("channels", [4, 6, 8, 48, 128, 200, 512])
+def test_norm_takes_32_groups_or_fewer(channels: int) -> None:
+    groups = Norm(channels).num_groups
+    assert channels % groups == 0
+    assert groups <= 32
+    if channels in (128, 512):
+        assert groups == 32
+
+
+def test_norm_is_computed_in_fp32() -> None:
+    x = (1000 + torch.randn(2, 8, 4, 4)).bfloat16()
+    found, n = Norm(8)(x), Norm(8).num_groups
+    values = x.double().reshape(2, n, -1)
+    mean, std = values.mean(-1, keepdim=True), (values.var(-1, keepdim=True, correction=0) + 1e-6)
+    expected = ((values - mean) / std.sqrt()).reshape(x.shape)
+    assert found.dtype == torch.bfloat16
+    np.testing.assert_allclose(found.double().detach(), expected, rtol=2**-7, atol=1e-3)
+
+
+@pytest.mark.parametrize(("channels", "heads"), [(8, 1), (128, 2)])
+def test_attention_against_numpy(channels: int, heads: int) -> None:
+    layer, x = Attention(channels), torch.randn(1, channels, 3, 2)
+
+    def linear(conv: nn.Conv2d, y: np.ndarray) -> np.ndarray:
+        weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
+        return weight[:, :, 0, 0] @ y + bias[:, None]
+
+    pixels = layer.norm(x)[0].detach().numpy().reshape(channels, 6)
+    q, k, v = np.split(linear(layer.qkv, pixels), 3)
+    out, size = [], channels // heads
+    for part in (slice(h * size, (h + 1) * size) for h in range(heads)):
+        scores = np.exp(q[part].T @ k[part] / size**0.5)  # [query, key]
+        out.append(v[part] @ (scores / scores.sum(axis=1, keepdims=True)).T)
+    expected = x[0].numpy().reshape(channels, 6) + linear(layer.projection, np.concatenate(out))
+    found = layer(x)[0].detach().numpy().reshape(channels, 6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_projection_of_attention_starts_small() -> None:
+    weight = Attention(256).projection.weight
+    assert float(weight.detach().std()) == pytest.approx(0.2 / 16, rel=0.05)
+
+
+@pytest.mark.parametrize("resolution", [16, 32])
+@pytest.mark.parametrize(
+    ("channel_mult", "wavelet", "high_resolution", "downscale"),
+    [
+        ((1, 2), True, False, 2),
+        ((1, 2, 2), True, False, 4),
+        ((1,), False, True, 2),
+        ((1, 2), False, True, 4),
+        ((1, 2), True, True, 4),
+        ((1, 2, 2), True, True, 8),
+    ],
+)
+def test_shapes_with_other_ends(
+    tiny, channel_mult, wavelet: bool, high_resolution: bool, downscale: int, resolution: int
+) -> None:
+    params = tiny(channel_mult=channel_mult, wavelet=wavelet, high_resolution=high_resolution)
+    network, side = Autoencoder(params), resolution // downscale
+    reconstruction, mean, std = network(
+        torch.randn(2, 3, resolution, resolution), torch.randn(2, 2, side, side)
+    )
+    assert params.downscale == downscale
+    assert mean.shape == std.shape == (2, 2, side, side)
+    assert reconstruction.shape == (2, 3, resolution, resolution)
+    halvings = sum(isinstance(m, Down) for m in network.encoder.modules())
+    assert halvings == len(channel_mult) - 1 - wavelet
+    doublings = sum(isinstance(m, Up) for m in network.decoder.modules())
+    assert doublings == len(channel_mult) - 1 + high_resolution
+
+
+def test_a_high_resolution_decoder_leaves_the_encoder_to_averaged_images(tiny) -> None:
+    """Of the same weights: 16×16 pixels, averaged to 8×8 in NumPy, give the latents of those."""
+    usual, high = (Autoencoder(tiny(high_resolution=high)) for high in (False, True))
+    weights = dict(zip(high.encoder.state_dict(), usual.encoder.state_dict().values(), strict=True))
+    high.encoder.load_state_dict(weights)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    halved = images.double().numpy().reshape(2, 3, 8, 2, 8, 2).mean(axis=(3, 5))
+    expected, _ = usual.encode(torch.from_numpy(halved).float())
+    torch.testing.assert_close(high.encode(images)[0], expected)
+
+
+def test_the_encoder_sees_wavelet_bands(tiny: Callable[..., Vae]) -> None:
+    """Its first convolution takes the transform itself."""
+    network, images = Autoencoder(tiny(wavelet=True)), torch.randn(1, 3, 8, 8)
+    seen = []
+    network.encoder[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network.encode(images)
+    assert torch.equal(seen[0], Wavelet(3)(images))
+
+
+@pytest.mark.parametrize(
+    ("wavelet", "high_resolution", "channels"),
+    [(False, False, 3), (True, False, 12), (False, True, 3), (True, True, 12)],
+)
+def test_first_parameters_are_those_of_the_first_convolution(
+    tiny: Callable[..., Vae], wavelet: bool, high_resolution: bool, channels: int
+) -> None:
+    network = Autoencoder(tiny(wavelet=wavelet, high_resolution=high_resolution))
+    weight, bias = network.first_parameters()
+    assert (weight.shape, bias.shape) == ((8, channels, 3, 3), (8,))
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    assert (weight is first.weight, bias is first.bias) == (True, True)
+
+
+class Found(nn.Module):
+    """An encoder that finds what it is given."""
+
+    def __init__(self, *parts: torch.Tensor) -> None:
+        super().__init__()
+        self.found = torch.cat(parts, dim=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.found
+
+
+def test_a_learned_variance_is_half_of_what_the_encoder_says(tiny: Callable[..., Vae]) -> None:
+    """The latter half, as a logarithm, and latents are drawn with it."""
+    network = Autoencoder(tiny(variance="learned"))
+    assert network.encode(torch.zeros(2, 3, 8, 8))[0].shape == (2, 2, 4, 4)
+    mean, std, noise = (
+        torch.randn(2, 2, 4, 4),
+        torch.rand(2, 2, 4, 4) + 0.1,
+        torch.randn(2, 2, 4, 4),
+    )
+    network.encoder, network.decoder = Found(mean, 2 * std.log()), nn.Identity()
+    z, found_mean, found_std = network(torch.zeros(2, 3, 8, 8), noise)
+    torch.testing.assert_close(found_std, std)
+    assert torch.equal(found_mean, mean)
+    torch.testing.assert_close(z, mean + std * noise)
+
+
+def test_a_learned_variance_stays_a_number(tiny: Callable[..., Vae]) -> None:
+    network = Autoencoder(tiny(variance="learned"))
+    extremes = torch.tensor([-1e6, -30.0, 0.0, 20.0, 1e6]).reshape(1, 1, 1, 5)
+    network.encoder = Found(torch.zeros(1, 1, 1, 5), extremes)
+    _, std = network.encode(torch.zeros(1, 3, 8, 8))
+    expected = np.exp([-15, -15, 0, 10, 10])
+    np.testing.assert_allclose(std.flatten(), expected, rtol=1e-5)
+
+
+def test_means_are_clamped_and_their_noise_is_not(tiny: Callable[..., Vae]) -> None:
+    found = torch.tensor([-9.0, -2.0, 0.5, 2.5, 9.0]).reshape(1, 1, 1, 5)
+    network = Autoencoder(tiny(clamp=2.0, variance=0.25))
+    network.encoder, network.decoder = Found(found), nn.Identity()
+    z, mean, _ = network(torch.zeros(1, 3, 8, 8), torch.full((1, 1, 1, 5), 3.0))
+    assert mean.flatten().tolist() == [-2.0, -2.0, 0.5, 2.0, 2.0]
+    assert z.flatten().tolist() == [-0.5, -0.5, 2.0, 3.5, 3.5]
+    free = Autoencoder(tiny(clamp=None))
+    free.encoder = Found(found)
+    assert torch.equal(free.encode(torch.zeros(1, 3, 8, 8))[0], found)
+
+
+def test_without_variance_latents_are_the_means(tiny: Callable[..., Vae]) -> None:
+    network, images = Autoencoder(tiny(variance=0.0)), torch.randn(2, 3, 8, 8)
+    noises = torch.randn(2, 2, 2, 4, 4)
+    first, second = (network(images, noise) for noise in noises)
+    assert torch.equal(first[0], second[0])
+    assert not first[2].any()
+
+
+def test_the_decoder_gets_what_a_view_makes_of_the_latent(tiny: Callable[..., Vae]) -> None:
+    network, x = Autoencoder(tiny(variance=1.0)), torch.randn(1, 3, 4, 4)
+    network.encoder, network.decoder = nn.Identity(), nn.Identity()
+    noise = torch.randn(1, 3, 4, 4)
+    found, mean, _ = network(x, noise, lambda z: z[:, :, :2].flip(-1))
+    assert torch.equal(found, (x + noise)[:, :, :2].flip(-1))
+    assert torch.equal(mean, x)  # the KL term is of the whole

@@ -1,0 +1,138 @@
+"""Every field of `vae` does something: changed alone, it shows.
+
+The changed network starts from the tensors of the other one wherever both have them, so that it is
+not the order of random numbers that makes the difference.
+"""
+
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from tiny_autoencoder import BATCH, EVERYTHING, make_task, vae_params
+from torch import nn
+
+from edm2.data.images import ImageShards
+from edm2.params.loading import fields
+from edm2.params.vae import Vae
+from edm2.vae.training import VaeTask, batches
+
+STEPS = 4
+BASE = {**EVERYTHING, "duration_nimg": STEPS * BATCH, "warmup_nimg": 2 * BATCH}
+CHANGED: dict[str, Any] = {
+    "images.min_area": 0.3,
+    "images.flip": 1.0,
+    "channels": 16,
+    "channel_mult": (2, 2),
+    "res_blocks": 2,
+    "latent_channels": 8,
+    "attention": False,
+    "wavelet": True,
+    "high_resolution": True,
+    "variance": 0.1,
+    "clamp": 0.05,
+    "losses.perceptual": 0.2,
+    "losses.adversarial": 0.2,
+    "losses.pooled": 0.0,
+    "losses.low_pass": 0.0,
+    "losses.mse": 0.0,
+    "losses.kl": 5.0,
+    "losses.pool": 4,
+    "losses.gradient_normalization": False,
+    "losses.flip": 1.0,
+    "adversarial.channels": 8,
+    "adversarial.loss": "bce",
+    "adversarial.generator_loss": "hinge",
+    "adversarial.lecam": 1.0,
+    "adversarial.lr": 0.01,
+    "adversarial.discriminator_nimg": BATCH,
+    "adversarial.generator_nimg": 2 * BATCH,
+    "equivariance.flip": 0.0,
+    "equivariance.flip_channels": 2,
+    "equivariance.crop": 0.0,
+    "batch": 4,
+    "duration_nimg": 2 * STEPS * BATCH,
+    "lr": 0.01,
+    "lr_input": 0.01,
+    "weight_decay": 1.0,
+    "warmup_nimg": 3 * BATCH,
+}
+START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}  # not before it
+ELSEWHERE = {
+    "images.shards": "tests/stages/test_origins.py",
+    "images.held_out": "tests/stages/test_origins.py",
+    "backbone": "tests/stages/test_codecs.py",
+    "backbone_path": "tests/stages/test_codecs.py",
+    "log_nimg": "tests/stages/test_autoencoder.py",
+    "evaluate_nimg": "tests/stages/test_autoencoder.py",
+    "microbatch": "tests/vae/test_vae_step.py",  # it is there to change nothing
+}
+
+
+def trained(images: ImageShards, start: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """What a network makes of images after some steps, and what it started from."""
+    params = vae_params(BASE, changes)
+    task = make_task(params)
+    for part in (task.critic.discriminator,):
+        shaken(part)
+    before = tensors(task)
+    if start is not None:
+        same = {k for k in before.keys() & start.keys() if before[k].shape == start[k].shape}
+        before |= {k: start[k] for k in same}
+        for name, module in modules(task).items():
+            module.load_state_dict({k: before[f"{name}.{k}"] for k in module.state_dict()})
+    stream = batches(images, params, 1)(0)
+    for step, batch in enumerate(islice(stream, STEPS), 1):
+        task.step(batch, step * params.batch)
+    with torch.no_grad():
+        pixels = images.batch(range(4))[0] / 127.5 - 1
+        return torch.cat([x.flatten() for x in task.network(pixels, noise_for(params))]), before
+
+
+def noise_for(params: Vae) -> torch.Tensor:
+    side = 8 // params.downscale
+    return torch.ones(4, params.latent_channels, side, side)
+
+
+def modules(task: VaeTask) -> dict[str, nn.Module]:
+    return {"network": task.network, "discriminator": task.critic.discriminator}
+
+
+def tensors(task: VaeTask) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": tensor.clone()
+        for name, module in modules(task).items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def shaken(discriminator: nn.Module) -> None:
+    """So that it has something to say from the first step on."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+def differ(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """By more than the rounding of float32."""
+    if found.shape != expected.shape:
+        return True
+    return float((found - expected).norm() / expected.norm()) > 1e-4
+
+
+def test_the_tables_have_every_field() -> None:
+    leaves = {key for key, _ in fields(Vae)} - {"images", "losses", "adversarial", "equivariance"}
+    assert {*CHANGED} | {*ELSEWHERE} == leaves
+    assert not CHANGED.keys() & ELSEWHERE.keys()
+
+
+@pytest.mark.parametrize("field", CHANGED)
+def test_a_field_changed_alone_changes_the_network(images: ImageShards, field: str) -> None:
+    """And set to what it is anyway, nothing at all."""
+    base = START.get(field, {})
+    expected, start = trained(images, **base)
+    again, _ = trained(images, start, **base)
+    assert torch.equal(again, expected)
+    found, _ = trained(images, start, **{**base, field: CHANGED[field]})
+    assert differ(found, expected)

@@ -1,0 +1,79 @@
+"""benchmarks/vae_step.py on a tiny step: its rows are of the losses that they name."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import ROOT
+
+from edm2.vae.training import VaeTask
+
+TINY = ("--channels", "8", "--resolution", "32", "--batch", "2", "--warmup", "0", "--steps", "1")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    spec = importlib.util.spec_from_file_location("vae_step", ROOT / "benchmarks/vae_step.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """Metrics of all steps."""
+    found, step = [], VaeTask.step
+    monkeypatch.setattr(
+        VaeTask, "step", lambda *given: found.append(dict(step(*given))) or found[-1]
+    )
+    return found
+
+
+def measured(benchmark, *arguments):
+    return benchmark.measure(benchmark.arguments().parse_args([*TINY, *arguments]))
+
+
+def test_a_row_is_of_the_losses_that_it_names(benchmark, rows):
+    for name, losses in benchmark.LOSSES.items():
+        found = measured(benchmark, "--losses", name, "--backbone", "classifier")
+        assert found["images/s"] == pytest.approx(2 / found["s/step"])
+        assert 0 < found["peak GiB"] < 64
+        row = rows.pop()
+        used = {key.removeprefix("gradient/") for key in row if key.startswith("gradient/")}
+        assert used == {"mse", *losses}
+        assert ("discriminator/loss" in row) == ("adversarial" in losses)
+        assert all(torch.as_tensor(value).isfinite() for value in row.values())
+
+
+@pytest.mark.parametrize("options", [("--precision", "bf16"), ("--microbatch", "1")])
+def test_other_backbones_and_options_run(benchmark, rows, options):
+    measured(benchmark, "--losses", "all", "--backbone", "vgg16", "--warmup", "1", *options)
+    assert len(rows) == 2
+
+
+def test_the_table_has_a_row_per_width_backbone_and_loss(benchmark, monkeypatch, capsys):
+    """Each of a process of its own; one that fails leaves its last words."""
+
+    def run(command, **_):
+        given = benchmark.arguments().parse_args(command[2:])
+        if given.losses == "+ pooled":
+            return SimpleNamespace(returncode=1, stderr="…\nout of memory\n")
+        seconds = given.channels[0] * (1.5 if given.losses == "all" else 1.0)
+        found = {"s/step": seconds, "images/s": 8 / seconds, "peak GiB": 0.5}
+        return SimpleNamespace(returncode=0, stdout=f"note\n{json.dumps(found)}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(
+        sys, "argv", ["vae_step.py", "--channels", "8", "16", "--backbone", "vgg16"]
+    )
+    benchmark.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 2 * len(benchmark.LOSSES)
+    assert lines[0].split()[:2] == ["channels", "backbone"]
+    assert [line for line in lines if "out of memory" in line and "+ pooled" in line] == lines[2::7]
+    assert [line.split()[-1] for line in lines[7::7]] == ["1.5", "1.5"]

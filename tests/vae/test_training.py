@@ -1,0 +1,289 @@
+"""Training of the autoencoder."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from statistics import geometric_mean
+from typing import Any
+
+import pytest
+import torch
+from tiny_autoencoder import (
+    BATCH,
+    CPU,
+    EVERYTHING,
+    TINY,
+    copies,
+    floats,
+    images_of,
+    make_backbone,
+    make_batch,
+    make_network,
+    make_task,
+    same,
+    vae_params,
+)
+from torch import nn
+
+from edm2.data.images import ImageShards
+from edm2.data.stream import image_at
+from edm2.features.classifier import Classifier
+from edm2.params.vae import Vae
+from edm2.runtime.checkpoint import load_tree, save_tree
+from edm2.vae.codec import TrainedVae
+from edm2.vae.evaluation import evaluate
+from edm2.vae.network import Autoencoder
+from edm2.vae.training import VaeTask, batches
+
+
+@pytest.fixture
+def task_of(backbone: Classifier) -> Callable[[Vae], VaeTask]:
+    def make(params: Vae) -> VaeTask:
+        torch.manual_seed(0)
+        return VaeTask(Autoencoder(params), params, backbone, 0, CPU)
+
+    return make
+
+
+def test_learning_rate_falls_with_width_but_for_the_first_layer(
+    tiny, task_of, images: ImageShards
+) -> None:
+    params = tiny(channels=16, lr=0.08, lr_input=3e-4)
+    task = task_of(params)
+    task.step(next(batches(images, params, 0)(0)), nimg=16)  # half of the warm-up
+    rates = {p: group["lr"] for group in task.optimizer.param_groups for p in group["params"]}
+    first = task.network.first_parameters()
+    assert [rates.pop(parameter) for parameter in first] == [pytest.approx(3e-4 / 2)] * 2
+    assert set(rates) == set(task.network.parameters()) - set(first)
+    assert list(rates.values()) == [pytest.approx(0.08 / 16 / 2)] * len(rates)
+    assert sum(len(group["params"]) for group in task.optimizer.param_groups) == len(rates) + 2
+
+
+def test_batches_come_with_the_noise_of_each_image(tiny, images: ImageShards) -> None:
+    params = tiny(channel_mult=(1, 2, 2), latent_channels=3)
+    first = list(islice(batches(images, params, 0)(0), 4))
+    later = list(islice(batches(images, params, 0)(16), 2))
+    pixels, noise = first[0]
+    assert (pixels.shape, pixels.dtype) == ((8, 3, 8, 8), torch.uint8)
+    assert (noise.shape, noise.dtype) == ((8, 3, 2, 2), torch.float32)
+    for a, b in zip(first[2:], later, strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+    noises = torch.cat([noise for _, noise in first])
+    assert len(noises.unique(dim=0)) == 32  # fresh for each image met
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({"wavelet": True}, (2, 4, 4)),
+        ({"high_resolution": True}, (2, 2, 2)),
+        ({"variance": "learned", "latent_channels": 6}, (6, 4, 4)),
+    ],
+)
+def test_noise_has_the_shape_of_the_latents(tiny, images: ImageShards, changes, shape) -> None:
+    pixels, noise = next(batches(images, tiny(**changes), 0)(0))
+    assert noise.shape[1:] == shape
+    assert make_network(tiny(**changes)).encode(pixels / 127.5 - 1)[0].shape == noise.shape
+
+
+def augmented(params: Vae, **changes: float) -> Vae:
+    return params.model_copy(update={"images": params.images.model_copy(update=changes)})
+
+
+def take(
+    images: ImageShards, params: Vae, count: int, nimg: int = 0, seed: int = 0
+) -> torch.Tensor:
+    return torch.cat([x for x, _ in islice(batches(images, params, seed)(nimg), count)])
+
+
+def test_batches_are_the_prepared_images_by_default(tiny, images: ImageShards) -> None:
+    """In an order that the classifier's stream has as well: of the seed alone."""
+    order = [image_at(n, 12, seed=0) for n in range(24)]
+    assert torch.equal(take(images, tiny(), 3), images.batch(order)[0])
+
+
+def test_images_are_varied_by_their_number_in_the_training(tiny, images: ImageShards) -> None:
+    params = augmented(tiny(), min_area=0.4, flip=0.5)
+    first = take(images, params, 6)  # 48 images: four epochs
+    assert torch.equal(take(images, params, 2, nimg=32), first[32:])
+    split = params.model_copy(update={"batch": 4})
+    assert torch.equal(take(images, split, 12), first)
+    assert len(first.unique(dim=0)) > 36  # each epoch anew, though smooth images have like parts
+    assert not torch.equal(take(images, params, 6, seed=1), first)
+
+
+def test_another_seed_varies_images_otherwise(tiny, images: ImageShards) -> None:
+    params, patterns = augmented(tiny(), flip=0.5), []
+    for seed in (0, 1):
+        plain = images.batch([image_at(n, 12, seed) for n in range(48)])[0]
+        flipped = (take(images, params, 6, seed=seed) != plain).flatten(1).any(1)
+        patterns.append(flipped.tolist())
+    assert 10 < sum(patterns[0]) < 38
+    assert patterns[0] != patterns[1]
+
+
+def test_flips_leave_columns_together(tiny, images: ImageShards) -> None:
+    found = take(images, augmented(tiny(), flip=1.0), 3)
+    assert torch.equal(found, take(images, tiny(), 3).flip(3))
+
+
+def test_training_improves_reconstructions(tiny, task_of, images, backbone: Classifier) -> None:
+    params = tiny(variance=0.01, kl=0.001, pooled=1.0)
+    task = task_of(params)
+    frozen = [p.clone() for p in backbone.parameters()]
+    codec = TrainedVae(task.network, params)
+    before = evaluate(codec, images, backbone, CPU)
+    rows = [
+        task.step(batch, 8 * (step + 1))
+        for step, batch in enumerate(islice(batches(images, params, 0)(0), 20))
+    ]
+    after = evaluate(codec, images, backbone, CPU)
+    assert rows[-1]["train/mse"] < 0.7 * rows[0]["train/mse"]
+    assert after["psnr"] > before["psnr"]
+    for old, parameter in zip(frozen, backbone.parameters(), strict=True):
+        assert parameter.grad is None
+        assert torch.equal(parameter, old)
+
+
+def test_each_loss_is_logged(tiny, task_of, images: ImageShards) -> None:
+    params = tiny(perceptual=0.0)
+    row = task_of(params).step(next(batches(images, params, 0)(0)), 8)
+    assert set(row) == {
+        "train/pooled",
+        "gradient/pooled",
+        "train/kl",
+        "train/mse",
+        "train/nonfinite_gradients",
+    }
+
+
+def test_weight_of_kl_scales_its_pull_alone(tiny, task_of, images: ImageShards) -> None:
+    def gradient(weight: float) -> torch.Tensor:
+        params = tiny(kl=weight, attention=False)
+        task = task_of(params)
+        task.step(next(batches(images, params, 0)(0)), 8)
+        return task.network.first_parameters()[0].grad
+
+    none, one, three = (gradient(weight) for weight in (0.0, 1.0, 3.0))
+    assert (one - none).norm() > 0
+    torch.testing.assert_close(three - none, 3 * (one - none), rtol=1e-3, atol=1e-5)
+
+
+def test_resumed_task_goes_on_alike(tiny, task_of, images: ImageShards, tmp_path) -> None:
+    params = tiny(attention=True)
+    stream = list(islice(batches(images, params, 0)(0), 4))
+    whole, resumed = task_of(params), task_of(params)
+    for step in (0, 1):
+        whole.step(stream[step], 8 * (step + 1))
+    save_tree(tmp_path / "checkpoint", whole.state_dict())
+    resumed.load_state_dict(load_tree(tmp_path / "checkpoint"))
+    for task in (whole, resumed):
+        for step in (2, 3):
+            task.step(stream[step], 8 * (step + 1))
+    for a, b in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def added(width: int, lr: float) -> dict[str, float]:
+    """What the first update adds to the output of each layer as wide as the network, for the input
+    that it had: root mean squares.
+    """
+    params = vae_params(TINY, channels=width, attention=True, lr=lr, warmup_nimg=BATCH)
+    torch.manual_seed(0)
+    task = VaeTask(Autoencoder(params), params, make_backbone(), 0, CPU)
+    before, found = copy.deepcopy(task.network), {}
+    batch = make_batch(params)
+    task.step(batch, BATCH)
+    after = dict(task.network.named_modules())
+
+    def hook(module: nn.Module, given: Any, out: torch.Tensor, name: str) -> None:
+        found[name] = float((after[name](given[0]) - out).square().mean().sqrt())
+
+    for name, module in before.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels >= width:
+            module.register_forward_hook(partial(hook, name=name))
+    with torch.no_grad():
+        before(images_of(batch), batch[1])
+    return found
+
+
+def ratios(rule: bool) -> list[float]:
+    """Of 64 channels to 16, layer by layer."""
+    narrow, wide = (added(width, 0.01 if rule else 0.01 * width / 16) for width in (16, 64))
+    return [wide[name] / narrow[name] for name in narrow]
+
+
+def test_the_first_update_adds_alike_at_any_width() -> None:
+    """Adam moves each weight by its rate, and the inputs of a layer, as many as it is wide, add up:
+    with the rate over the width what it adds to its output is the same for narrow and wide ones.
+    """
+    found = ratios(rule=True)
+    assert len(found) > 20
+    assert geometric_mean(found) == pytest.approx(1, rel=0.2)
+    assert all(0.5 < ratio < 2 for ratio in found)
+    assert geometric_mean(ratios(rule=False)) > 3
+
+
+@pytest.mark.parametrize(
+    ("wavelet", "high_resolution"), [(True, False), (False, True), (True, True)]
+)
+def test_the_first_layer_has_a_rate_of_its_own(wavelet: bool, high_resolution: bool) -> None:
+    """Whatever stands before it. The first step of Adam has the size of the rate."""
+    params = vae_params(
+        EVERYTHING,
+        wavelet=wavelet,
+        high_resolution=high_resolution,
+        lr=0.08,
+        lr_input=3e-4,
+        weight_decay=0.0,
+        equivariance__crop=0.0,
+    )
+    task = make_task(params)
+    before = copies(task.network.parameters())
+    task.step(make_batch(params), BATCH)
+    steps = {
+        p: (p.detach() - old).abs().median()
+        for p, old in zip(task.network.parameters(), before, strict=True)
+    }
+    first = task.network.first_parameters()
+    assert first[0].shape[1] == (12 if wavelet else 3)
+    assert float(steps.pop(first[0])) == pytest.approx(3e-4, rel=0.02)
+    del steps[first[1]]
+    weights = [float(step) for p, step in steps.items() if p.ndim == 4]
+    assert weights == pytest.approx([0.08 / 8] * len(weights), rel=0.02)
+
+
+def test_a_compiled_network_is_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parameters keep their names."""
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda module: seen.append(module) or module)
+    params = vae_params(EVERYTHING)
+    task = VaeTask(make_network(params), params, make_backbone(), 0, CPU, compiled=True)
+    assert seen == [task.network]
+    assert set(task.state_dict()["network"]) == set(Autoencoder(params).state_dict())
+
+
+def test_with_everything_on_a_resumed_task_has_the_same_bits(images: ImageShards, tmp_path) -> None:
+    """Discriminator, anchors, views, flips and microbatches: in the file, or of seed and time."""
+    params = vae_params(EVERYTHING, microbatch=2, images__min_area=0.5, images__flip=0.5)
+    whole, resumed = make_task(params), make_task(params)
+    stream = batches(images, params, 1)
+    for step, batch in enumerate(islice(stream(0), 3), 1):
+        whole.step(batch, BATCH * step)
+    save_tree(tmp_path / "checkpoint", whole.state_dict())
+    for part in (resumed.network, resumed.critic.discriminator):
+        for parameter in part.parameters():
+            parameter.data.normal_()  # nothing of this shall matter
+    resumed.load_state_dict(load_tree(tmp_path / "checkpoint"))
+    for step, batch in enumerate(islice(stream(3 * BATCH), 3), 4):
+        found = [floats(task.step(batch, BATCH * step)) for task in (whole, resumed)]
+        assert found[0] == found[1]
+    assert found[0]["gradient/adversarial"] > 0
+    for a, b in (
+        (whole.network, resumed.network),
+        (whole.critic.discriminator, resumed.critic.discriminator),
+    ):
+        assert all(same(a.state_dict().values(), b.state_dict().values()))
+    assert whole.critic.discriminator.anchors.abs().min() > 0
