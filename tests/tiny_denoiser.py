@@ -9,7 +9,8 @@ from torch import nn
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.setup import denoiser_for
 from edm2.diffusion.training import Average, Batch, DenoiserTask
-from edm2.params.diffusion import ConfigName, Diffusion, Overrides
+from edm2.params.configs import ConfigName
+from edm2.params.diffusion import Diffusion, Overrides
 
 CPU = torch.device("cpu")
 BATCH, CLASSES = 8, 3

@@ -48,7 +48,7 @@ def summary(config: str, size: str | None, channels: int | None, **shape: Any) -
     try:
         with torch.device("meta"):
             denoiser = build_denoiser(
-                config,  # type: ignore[arg-type]
+                config,
                 size,  # type: ignore[arg-type]
                 channels,
                 resolution=shape["resolution"],

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edm2.data.latents import SIGMA_DATA
+from edm2.diffusion.backbone import Backbone, Shape
 from edm2.diffusion.layers import Layer, noise_embedding
-from edm2.diffusion.unet import Shape, Unet
-from edm2.params.configs import CONFIGS, TrainingConfig
-from edm2.params.diffusion import ConfigName, Size
+from edm2.diffusion.objective import Objective
+from edm2.params.configs import CONFIGS, ConfigName, TrainingConfig
 from edm2.params.resolution import at_size
-from edm2.params.sizes import SIZES
+from edm2.params.seams import BACKBONES, OBJECTIVES
+from edm2.params.sizes import SIZES, Size
 
 T = TypeVar("T")
 UNCERTAINTY_CHANNELS = 128
@@ -32,8 +32,9 @@ class Denoiser(nn.Module):
         self, config: TrainingConfig, shape: Shape, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        self.config, self.dtype = config, dtype
-        self.unet = Unet(config, shape)
+        self.config, self.shape, self.dtype = config, shape, dtype
+        self.objective: Objective = OBJECTIVES[config.objective](config)
+        self.unet: Backbone = BACKBONES[config.backbone](config, shape)
         self.head = Uncertainty(config) if config.uncertainty else None
 
     def forward(
@@ -48,10 +49,10 @@ class Denoiser(nn.Module):
                 None: no class.
         """
         x, sigma = x.float(), sigma.float()
-        s = sigma[:, None, None, None]
-        total = s.square() + SIGMA_DATA**2
-        c_skip, c_out, c_in = SIGMA_DATA**2 / total, s * SIGMA_DATA / total.sqrt(), total.rsqrt()
-        raw = self.unet((c_in * x).to(self.dtype), c_noise(sigma), self._one_hot(labels, len(x)))
+        c = self.objective.precondition(sigma)
+        c_skip, c_out, c_in = (k[:, None, None, None] for k in (c.c_skip, c.c_out, c.c_in))
+        labels = self._one_hot(labels, len(x), x.device)
+        raw = self.unet((c_in * x).to(self.dtype), c.c_noise, labels)
         return c_skip * x + c_out * raw.float()
 
     def uncertainty(self, sigma: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,10 @@ class Denoiser(nn.Module):
 
         Zero for configs that learn none.
         """
-        return torch.zeros_like(sigma) if self.head is None else self.head(c_noise(sigma))
+        if self.head is None:
+            return torch.zeros_like(sigma)
+        u: torch.Tensor = self.head(self.objective.precondition(sigma).c_noise)
+        return u
 
     def force_norms(self) -> None:
         """Set all weights back to their norm, where the config forces it; before each step."""
@@ -67,12 +71,14 @@ class Denoiser(nn.Module):
             if isinstance(module, Layer):
                 module.force_norm()
 
-    def _one_hot(self, labels: torch.Tensor | None, count: int) -> torch.Tensor | None:
-        classes = self.unet.shape.num_classes
+    def _one_hot(
+        self, labels: torch.Tensor | None, count: int, device: torch.device
+    ) -> torch.Tensor | None:
+        classes = self.shape.num_classes
         if classes == 0:
             return None
         if labels is None:
-            return torch.zeros(count, classes, device=self.unet.out_conv.weight.device)
+            return torch.zeros(count, classes, device=device)
         if labels.is_floating_point():
             return labels.float()
         return F.one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]
@@ -89,11 +95,6 @@ class Uncertainty(nn.Module):
     def forward(self, c_noise: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.linear(self.features(c_noise)).squeeze(1)
         return out
-
-
-def c_noise(sigma: torch.Tensor) -> torch.Tensor:
-    """ln(σ)/4, what the network is told of the noise level."""
-    return sigma.float().log() / 4
 
 
 def build_denoiser(

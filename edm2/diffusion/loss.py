@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from edm2.data.latents import SIGMA_DATA
 from edm2.diffusion.denoiser import Denoiser
 
 
@@ -21,7 +20,7 @@ class DenoisingLoss(nn.Module):
         sigma: torch.Tensor,
         labels: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per image: the loss λ/e^u·‖D−y‖² + u (EDM2 eq. 14), and λ‖D−y‖², means over pixels.
+        """Per image: the loss and the weighted error of the objective, means over pixels.
 
         Args:
             data: clean data float32 [N, C, R, R] of standard deviation 0.5.
@@ -34,11 +33,4 @@ class DenoisingLoss(nn.Module):
         """
         noisy = data + sigma[:, None, None, None] * noise
         error = (self.denoiser(noisy, sigma, labels) - data).square().mean(dim=(1, 2, 3))
-        weighted = loss_weight(sigma) * error
-        u = self.denoiser.uncertainty(sigma)
-        return weighted / u.exp() + u, weighted
-
-
-def loss_weight(sigma: torch.Tensor) -> torch.Tensor:
-    """λ(σ) = (σ² + σ_d²) / (σσ_d)², which gives each noise level unit weight at first."""
-    return (sigma.square() + SIGMA_DATA**2) / (sigma * SIGMA_DATA).square()
+        return self.denoiser.objective.loss(error, sigma, self.denoiser.uncertainty(sigma))

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from edm2.diffusion.denoiser import Denoiser, build_denoiser
 from edm2.params import Params, UserError
-from edm2.params.diffusion import ConfigName
+from edm2.params.configs import ConfigName
 from edm2.params.resolution import resolve
 
 

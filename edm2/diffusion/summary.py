@@ -16,8 +16,8 @@ def layer_table(denoiser: Denoiser) -> pd.DataFrame:
     multiply-adds of convolutions and matrix products for one image.
     A denoiser on the meta device is described without computing anything.
     """
-    unet, shape = denoiser.unet, denoiser.unet.shape
-    device = unet.out_conv.weight.device
+    unet, shape = denoiser.unet, denoiser.shape
+    device = next(unet.parameters()).device
     outputs: dict[nn.Module, tuple[int, ...]] = {}
 
     def see(module: nn.Module, _: object, output: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
 """Training of the denoiser."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -15,8 +15,8 @@ from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.layers import normalized_once
 from edm2.diffusion.loss import DenoisingLoss
 from edm2.diffusion.magnitudes import Magnitudes
+from edm2.diffusion.objective import Objective
 from edm2.diffusion.schedule import learning_rate
-from edm2.params.configs import TrainingConfig
 from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
@@ -57,7 +57,7 @@ class DenoiserTask:
             compiled: whether to run the loss through torch.compile.
         """
         self.denoiser, self.average, self.device, self.seed = denoiser, average, device, seed
-        self.params, self.config = params, denoiser.config
+        self.params, self.config, self.objective = params, denoiser.config, denoiser.objective
         self.loss = data_parallel(DenoisingLoss(denoiser), device, compiled)
         self.optimizer = torch.optim.Adam(
             denoiser.parameters(),
@@ -145,12 +145,11 @@ class DenoiserTask:
         self, weighted: torch.Tensor, ln_sigma: torch.Tensor
     ) -> dict[str, tuple[Scalar, Scalar]]:
         """Sum and count of the weighted error in each bin of ln σ, named by a σ inside."""
-        mean, std = self.config.p_mean, self.config.p_std
-        edges = torch.tensor([mean + std * e for e in EDGES], device=self.device)
+        edges = torch.tensor(_ln_sigmas(self.objective, EDGES), device=self.device)
         bins = torch.bucketize(ln_sigma, edges)
         count = torch.bincount(bins, minlength=len(EDGES) + 1)
         total = torch.bincount(bins, weighted.double(), minlength=len(EDGES) + 1)
-        names = bin_names(self.config)
+        names = bin_names(self.objective)
         return {name: (total[k], count[k]) for k, name in enumerate(names)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,19 +168,25 @@ class DenoiserTask:
         self.average.load_state_dict(state["average"])
 
 
-def bin_names(config: TrainingConfig) -> list[str]:
-    """weighted_mse/sigma_<σ> of each bin, σ at its middle (outermost: half a width outside)."""
+def bin_names(objective: Objective) -> list[str]:
+    """weighted_mse/sigma_<σ> of each bin, σ in its middle (of the outermost: half a width outside)."""
     middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in pairwise(EDGES)), EDGES[-1] + 0.5]
-    return [f"weighted_mse/sigma_{np.exp(config.p_mean + config.p_std * m):.3g}" for m in middles]
+    return [f"weighted_mse/sigma_{np.exp(x):.3g}" for x in _ln_sigmas(objective, middles)]
+
+
+def _ln_sigmas(objective: Objective, normals: Sequence[float]) -> list[float]:
+    """ln σ at some standard normal numbers, in float64."""
+    values: list[float] = objective.ln_sigma(torch.tensor(normals, dtype=torch.float64)).tolist()
+    return values
 
 
 def batches(
-    latents: LatentShards, config: TrainingConfig, label_dropout: float, seed: int
+    latents: LatentShards, objective: Objective, batch: int, label_dropout: float, seed: int
 ) -> Callable[[int], Iterator[Batch]]:
-    """Training batches from a given time on.
+    """Training batches of `batch` images, from a given time on.
 
-    Each image comes with a fresh sample of its latent, noise, and ln σ ~ N(P_mean, P_std²); with
-    probability `label_dropout` its label is −1, no class.
+    Each image comes with a fresh sample of its latent, noise, and ln σ of the objective's noise
+    distribution; with probability `label_dropout` its label is −1, no class.
     """
     shape = latents.shape
     pixels = int(np.prod(shape))
@@ -191,7 +196,7 @@ def batches(
         fresh, noise, level = draws.split([pixels, pixels, 1], dim=1)
         mean, std, labels = latents.batch(indices)
         data = latents.normalization.normalize(mean + std * fresh.reshape(-1, *shape))
-        ln_sigma = config.p_mean + config.p_std * level.squeeze(1)
+        ln_sigma = objective.ln_sigma(level.squeeze(1))
         if label_dropout:
             dropped = [
                 generator(seed, "diffusion/label_dropout", n).random() < label_dropout
@@ -200,4 +205,4 @@ def batches(
             labels = labels.masked_fill(torch.tensor(dropped), -1)
         return data, noise.reshape(-1, *shape).contiguous(), ln_sigma, labels
 
-    return lambda nimg: stream(read, len(latents), config.batch, seed, nimg)
+    return lambda nimg: stream(read, len(latents), batch, seed, nimg)

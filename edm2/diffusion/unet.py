@@ -1,36 +1,18 @@
 """The raw network F(x; c_noise, labels)."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edm2.diffusion.backbone import Backbone, Shape
 from edm2.diffusion.blocks import Block
 from edm2.diffusion.layers import GroupNorm, Layer, mp_cat, mp_silu, mp_sum, noise_embedding
 from edm2.params.configs import TrainingConfig
 
 BALANCE = 0.5  # share of labels in the embedding, and of skips in concatenations
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a network is besides its config.
-
-    Attributes:
-        resolution, in_channels: of its input and output.
-        num_classes: 0 for an unconditional network.
-        channels, channel_mult, res_blocks: width, width of each level over it, blocks per level.
-    """
-
-    resolution: int
-    in_channels: int
-    num_classes: int
-    channels: int
-    channel_mult: tuple[int, ...]
-    res_blocks: int
 
 
 class Embedding(nn.Module):
@@ -63,7 +45,7 @@ class Embedding(nn.Module):
         return silu(x)
 
 
-class Unet(nn.Module):
+class Unet(Backbone):
     """U-Net with residual blocks named as in the paper's figures: enc-64x64-block0 and so on.
 
     The parameter `enc.64x64-block0.conv0.weight` is the paper's `enc-64x64-block0-conv0`.
@@ -108,6 +90,16 @@ class Unet(nn.Module):
                 x = mp_cat(x, skip, BALANCE) if mp else torch.cat([x, skip], dim=1)
             x = module(x, embedding)
         return self._out(x)
+
+    def buckets(self) -> dict[str, list[nn.Module]]:
+        """Layers of the residual blocks by encoder or decoder and resolution, like enc-64x64."""
+        buckets: dict[str, list[nn.Module]] = {}
+        for part, modules in (("enc", self.enc), ("dec", self.dec)):
+            for name, block in modules.items():
+                if isinstance(block, Block):
+                    layers = [m for m in block.modules() if isinstance(m, Layer)]
+                    buckets.setdefault(f"{part}-{name.partition('-')[0]}", []).extend(layers)
+        return buckets
 
     def _out(self, x: torch.Tensor) -> torch.Tensor:
         if self.out_norm is not None:

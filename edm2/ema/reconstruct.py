@@ -15,7 +15,7 @@ from edm2.ema.solve import solve_profiles
 from edm2.ema.store import Snapshot, SnapshotStore, write_tensors
 from edm2.ema.tensorfile import TensorReader, TensorWriter
 from edm2.params import UserError
-from edm2.params.diffusion import Average
+from edm2.params.configs import Average
 from edm2.runtime.files import replacing
 
 TRUSTED_ERROR = 0.05

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from edm2.ema.profile import Power, Profile, Traditional, traditional_sigma_rel
 from edm2.ema.solve import solve_profiles
 from edm2.params import UserError
-from edm2.params.diffusion import Average
+from edm2.params.configs import Average
 from edm2.runtime.files import replacing
 from edm2.runtime.manifest import NAME, WAY_OUT, read_manifest
 from edm2.runtime.progress import track

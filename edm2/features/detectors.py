@@ -1,4 +1,4 @@
-"""The one door to all detectors."""
+"""The detector that params name."""
 
 from pathlib import Path
 
@@ -9,25 +9,35 @@ from edm2.features.classifier import load_classifier
 from edm2.features.dinov2 import load_dinov2
 from edm2.features.inception import load_inception
 from edm2.params.evaluation import Evaluation
+from edm2.params.registry import implementation
+from edm2.params.seams import DETECTORS
 
 
 def load_detector(
-    evaluation: Evaluation, classifier: Path, root: Path, device: torch.device
+    evaluation: Evaluation, classifier_folder: Path, root: Path, device: torch.device
 ) -> Detector:
     """The detector that `evaluation` names, frozen.
 
     Args:
-        classifier: folder of the data set's own.
+        classifier_folder: where the dataset's own classifier is.
         root: folder that a relative `detector_path` starts from.
 
     Raises:
-        UserError: its weights are nowhere, harmed, or others.
+        UserError: its weights are missing, damaged, or those of another network.
     """
-    path = None if evaluation.detector_path is None else root / evaluation.detector_path
-    match evaluation.detector:
-        case "inception":
-            return load_inception(path, device)
-        case "dinov2":
-            return load_dinov2(path, device)
-        case "classifier":
-            return load_classifier(classifier, device)
+    weights = None if evaluation.detector_path is None else root / evaluation.detector_path
+    load = implementation(DETECTORS[evaluation.detector].load)
+    detector: Detector = load(weights, classifier_folder, device)
+    return detector
+
+
+def classifier(weights: Path | None, classifier_folder: Path, device: torch.device) -> Detector:
+    return load_classifier(classifier_folder, device)
+
+
+def inception(weights: Path | None, classifier_folder: Path, device: torch.device) -> Detector:
+    return load_inception(weights, device)
+
+
+def dinov2(weights: Path | None, classifier_folder: Path, device: torch.device) -> Detector:
+    return load_dinov2(weights, device)

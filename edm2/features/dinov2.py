@@ -8,7 +8,6 @@ from torch import nn
 from edm2.features.backbone import seen_in_parts
 from edm2.features.weights import Weights, read_weights
 from edm2.params import UserError
-from edm2.params.evaluation import PUBLISHED_DIMS
 
 VIT_L_14 = Weights(
     file="dinov2_vitl14_pretrain.pth",
@@ -62,7 +61,7 @@ class Dinov2(nn.Module):
     """
 
     name = "dinov2"
-    dims = PUBLISHED_DIMS["dinov2"]
+    dims = 1024
 
     def __init__(self, fingerprint: str = "", depth: int = DEPTH) -> None:
         super().__init__()

@@ -9,7 +9,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from edm2.features.backbone import seen_in_parts
 from edm2.features.weights import Weights, read_weights
-from edm2.params.evaluation import PUBLISHED_DIMS
 
 TENSORFLOW = Weights(
     file="weights-inception-2015-12-05-6726825d.pth",
@@ -30,7 +29,7 @@ class Inception(nn.Module):
     """
 
     name = "inception"
-    dims = PUBLISHED_DIMS["inception"]
+    dims = 2048
 
     def __init__(self, state: dict[str, torch.Tensor], fingerprint: str) -> None:
         """

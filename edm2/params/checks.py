@@ -13,6 +13,7 @@ from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.patterns import alternatives
 from edm2.params.resolution import contradictions, resolve
+from edm2.params.seams import SOURCES
 from edm2.params.training_checks import (
     denoiser_problems,
     level_problems,
@@ -25,15 +26,14 @@ from edm2.params.tree import Params
 from edm2.params.vae_checks import vae_problems
 
 MIN_RESOLUTION = 7  # pixels of a window of structural similarity
-LARGEST_PHOTO_CROP = 128  # larger ones leave too few crops of the smallest photograph
 
 
 def launched_ranks(launch: str) -> int:
     """How many processes `launch` starts: nodes × processes per node of torchrun, else one."""
 
     def option(name: str) -> int:
-        found = re.search(rf"--{name}[= ](\d+)", launch.replace("_", "-"))
-        return int(found.group(1)) if found else 1
+        match = re.search(rf"--{name}[= ](\d+)", launch.replace("_", "-"))
+        return int(match.group(1)) if match else 1
 
     return option("nnodes") * option("nproc-per-node")
 
@@ -91,38 +91,35 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
 
 
 def _dataset(params: Params, root: Path) -> Iterator[Problem]:
-    dataset = params.dataset
-    if dataset.source == "folder":
-        if dataset.path is None:
-            yield Problem(
-                "dataset.path",
-                None,
-                "the folder of your images (source: folder)",
-                "Set dataset.path, one sub-folder per class.",
-            )
-        elif not (root / dataset.path).is_dir():
-            yield Problem(
-                "dataset.path",
-                dataset.path,
-                "a folder that exists",
-                f"Looked for {root / dataset.path}.",
-            )
-    elif dataset.path is not None:
+    dataset, kind = params.dataset, SOURCES[params.dataset.source]
+    path = None if dataset.path is None else root / dataset.path
+    if kind.path is None and path is not None:
         yield Problem(
             "dataset.path",
             dataset.path,
             f"null with source: {dataset.source}",
-            "Set it to null, or set dataset.source to folder.",
+            "Set it to null, or choose a source with a path, like folder.",
         )
-    if dataset.source == "photos" and dataset.resolution > LARGEST_PHOTO_CROP:
+    elif kind.path is not None and path is None:
+        yield Problem(
+            "dataset.path",
+            None,
+            f"the {kind.path} of your images (source: {dataset.source})",
+            "Set dataset.path.",
+        )
+    elif path is not None and not (path.is_dir() if kind.path == "folder" else path.is_file()):
+        yield Problem(
+            "dataset.path", dataset.path, f"a {kind.path} that exists", f"Looked for {path}."
+        )
+    if kind.max_resolution is not None and dataset.resolution > kind.max_resolution:
         yield Problem(
             "dataset.resolution",
             dataset.resolution,
-            f"at most {LARGEST_PHOTO_CROP} with source: photos",
-            "The photographs are too small for such crops.",
+            f"at most {kind.max_resolution} with source: {dataset.source}",
+            "Its images are not large enough for more.",
         )
     if len(set(params.configs)) != len(params.configs):
-        yield Problem("configs", list(params.configs), "each letter once", "Remove the repeated.")
+        yield Problem("configs", list(params.configs), "each config once", "Remove the duplicates.")
 
 
 def _resolutions(params: Params, root: Path) -> Iterator[Problem]:

@@ -1,14 +1,16 @@
 """`codec`: what turns images into latents and back."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edm2.params.registry import one_of
+from edm2.params.seams import CODECS
 from edm2.params.section import Section
 
 
 class CodecChoice(Section):
-    kind: Literal["trained", "stable_diffusion", "rgb"] = Field(
+    kind: Annotated[str, one_of(CODECS)] = Field(
         description="trained: the autoencoder of `vae`; stable_diffusion: Stable Diffusion's, "
         "8× down to 4 channels; rgb: none, the denoiser sees pixels"
     )

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edm2.params.errors import Problem
+from edm2.params.seams import CODECS
 from edm2.params.tree import Params
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"  # as diffusers names them
@@ -16,13 +17,13 @@ VGG16_MIN_RESOLUTION = 16  # pixels that can be halved four times
 def autoencoder_layout(params: Params, root: Path) -> tuple[int, int] | None:
     """Image pixels per latent pixel along each side, and channels of the latents.
 
-    None where `codec.path` does not tell, which is a problem of its own.
+    None where the files of `codec.path` do not say it, which is a problem of its own.
     """
-    codec = params.codec
-    if codec.kind == "trained":
+    codec, kind = params.codec, CODECS[params.codec.kind]
+    if kind.layout is not None:
+        return kind.layout
+    if kind.save is None:
         return params.vae.downscale, params.vae.latent_channels
-    if codec.kind == "rgb":
-        return 1, 3
     if codec.path is None:
         return 8, 4
     try:

@@ -7,15 +7,16 @@ nothing asks for letters.
 
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Annotated, Literal
 
-from edm2.params.diffusion import (
-    Attention,
-    Average,
-    GroupNorm,
-    Initialization,
-    NoiseEmbedding,
-    WeightNorm,
-)
+from edm2.params.registry import Registry, one_of
+
+NoiseEmbedding = Literal["positional", "fourier", "mp_fourier"]
+GroupNorm = Literal["standard", "no_mean", "none"]
+Attention = Literal["dot", "cosine"]
+Initialization = Literal["zero_ends", "uniform", "normal"]
+WeightNorm = Literal["none", "forward", "forced"]
+Average = Literal["traditional", "power"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class TrainingConfig:
 
     Attributes:
         name: as in Table 1.
+        backbone: the raw network, a member of `edm2.params.seams.BACKBONES`.
+        objective: preconditioning, noise distribution and loss, a member of
+            `edm2.params.seams.OBJECTIVES`.
         noise_embedding: features of the noise level: cosines and sines of fixed frequencies,
             random Fourier features, or those scaled to unit magnitude.
         embedding_layers: linear layers between noise features and embedding.
@@ -50,6 +54,8 @@ class TrainingConfig:
     """
 
     name: str
+    backbone: str
+    objective: str
     noise_embedding: NoiseEmbedding
     embedding_layers: int
     bias: bool
@@ -79,6 +85,8 @@ class TrainingConfig:
 
 A = TrainingConfig(
     name="EDM baseline",
+    backbone="unet",
+    objective="edm",
     noise_embedding="positional",
     embedding_layers=2,
     bias=True,
@@ -159,4 +167,7 @@ G = replace(
     dropout=0.0,
 )
 
-CONFIGS = {"A": A, "B": B, "C": C, "D": D, "E": E, "F": F, "G": G}
+CONFIGS: Registry[TrainingConfig] = Registry(
+    "training config", {"A": A, "B": B, "C": C, "D": D, "E": E, "F": F, "G": G}
+)
+ConfigName = Annotated[str, one_of(CONFIGS)]

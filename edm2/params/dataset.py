@@ -1,14 +1,16 @@
 """`dataset`: where images come from."""
 
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from edm2.params.registry import one_of
+from edm2.params.seams import SOURCES
 from edm2.params.section import Count, Fraction, Section
 
 
 class Dataset(Section):
-    source: Literal["digits", "photos", "folder"] = Field(
+    source: Annotated[str, one_of(SOURCES)] = Field(
         description="digits: the 1797 handwritten digits inside scikit-learn; "
         "photos: crops of ten photographs inside scikit-image and scikit-learn; "
         "folder: your own images, one sub-folder per class"

@@ -1,26 +1,31 @@
 """`diffusion`: the denoiser and its training. null means: as the paper has it for the config."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from edm2.params.configs import (
+    Attention,
+    Average,
+    ConfigName,
+    GroupNorm,
+    Initialization,
+    NoiseEmbedding,
+    WeightNorm,
+)
+from edm2.params.registry import one_of
+from edm2.params.seams import BACKBONES, OBJECTIVES
 from edm2.params.section import Count, Counts, Fraction, Positive, Section, Training
-
-ConfigName = Literal["A", "B", "C", "D", "E", "F", "G"]
-Size = Literal["XXS", "XS", "S", "M", "L", "XL", "XXL"]
-PaperDataset = Literal["imagenet-512", "imagenet-64"]
-
-NoiseEmbedding = Literal["positional", "fourier", "mp_fourier"]
-GroupNorm = Literal["standard", "no_mean", "none"]
-Attention = Literal["dot", "cosine"]
-Initialization = Literal["zero_ends", "uniform", "normal"]
-WeightNorm = Literal["none", "forward", "forced"]
-Average = Literal["traditional", "power"]
+from edm2.params.sizes import PaperDataset, Size
 
 
 class Overrides(Section):
-    """Switches of the ladder that are to stand otherwise; see `edm2.params.configs.TrainingConfig`."""
+    """Options of the training config to change; see `edm2.params.configs.TrainingConfig`."""
 
+    backbone: Annotated[str, one_of(BACKBONES)] | None = Field(description="the raw network")
+    objective: Annotated[str, one_of(OBJECTIVES)] | None = Field(
+        description="preconditioning, noise distribution and loss"
+    )
     noise_embedding: NoiseEmbedding | None = Field(description="features of the noise level")
     embedding_layers: Literal[1, 2] | None = Field(
         description="linear layers between noise features and embedding"

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edm2.params.registry import one_of
+from edm2.params.seams import DETECTORS, METRICS, SAMPLERS
 from edm2.params.section import Count, Interval, NonNegative, Positive, Section
 
 
@@ -11,7 +13,7 @@ class Sampling(Section):
     labels: Literal["balanced", "uniform"] = Field(
         description="balanced: seeds take the classes in turn; uniform: each draws its own (paper)"
     )
-    solver: Literal["heun", "euler"] = Field(
+    solver: Annotated[str, one_of(SAMPLERS)] = Field(
         description="heun: EDM's second-order sampler; euler: first order, one evaluation a step"
     )
     steps: int = Field(ge=2, description="noise levels; heun evaluates 2·steps−1 times")
@@ -34,13 +36,11 @@ class Sampling(Section):
     batch: Count = Field(description="images sampled at once on a rank; changes no image")
 
 
-MetricName = Literal["fd", "kid", "precision", "recall", "is"]
-SPLITS = 10  # of the images, for the Inception score and its error
-PUBLISHED_DIMS = {"inception": 2048, "dinov2": 1024}  # feature dimensions of published detectors
+MetricName = Annotated[str, one_of(METRICS)]
 
 
 class Evaluation(Section):
-    detector: Literal["classifier", "inception", "dinov2"] = Field(
+    detector: Annotated[str, one_of(DETECTORS)] = Field(
         description="which features the measures compare; classifier: the data set's own; inception: "
         "Inception-v3 as FID has it; dinov2: DINOv2 ViT-L/14"
     )
@@ -80,12 +80,4 @@ class Evaluation(Section):
 
     def min_samples(self, metric: MetricName, dims: int) -> int:
         """The fewest images that have the measure, with features of `dims` dimensions."""
-        match metric:
-            case "fd":
-                return 2 if self.allow_singular else dims + 1
-            case "kid":
-                return 3
-            case "is":
-                return SPLITS
-            case _:
-                return self.neighbors + 1
+        return METRICS[metric].min_samples(self, dims)

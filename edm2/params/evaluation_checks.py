@@ -5,11 +5,12 @@ from pathlib import Path
 
 from edm2.params.errors import Problem
 from edm2.params.evaluation import Evaluation, Sampling
+from edm2.params.seams import DETECTORS, METRICS
 from edm2.params.tree import Params
 
 
 def evaluation_problems(params: Params, root: Path) -> Iterator[Problem]:
-    """Noise levels that do not fall, files that are not there, samples too few for a measure.
+    """Noise levels that do not decrease, missing files, too few samples for a metric.
 
     Args:
         root: folder that relative paths start from.
@@ -24,18 +25,18 @@ def evaluation_problems(params: Params, root: Path) -> Iterator[Problem]:
     yield from _churn(params.sampling)
     yield from _detector(params.evaluation, root)
     yield from _reference(params.evaluation, root)
-    yield from _measures(params.evaluation, params.detector_dims)
+    yield from _metrics(params.evaluation, params.detector_dims)
 
 
 def _detector(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
-    path = evaluation.detector_path
+    path, name = evaluation.detector_path, evaluation.detector
     if path is None:
         return
-    if evaluation.detector == "classifier":
+    if not DETECTORS[name].published:
         yield Problem(
             "evaluation.detector_path",
             path,
-            "null with detector: classifier",
+            f"null with detector: {name}",
             "Set it to null, or set evaluation.detector to inception or dinov2.",
         )
     elif not (root / path).is_file():
@@ -48,23 +49,23 @@ def _detector(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
 
 
 def _reference(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
-    path = evaluation.reference
+    path, name = evaluation.reference, evaluation.detector
     if path is None:
         return
-    if evaluation.detector == "classifier":
+    if not DETECTORS[name].published:
         yield Problem(
             "evaluation.reference",
             path,
-            "null with detector: classifier",
-            "It is trained here: no published statistics are of its features.",
+            f"null with detector: {name}",
+            "Nobody publishes statistics of its features; set it to null.",
         )
     elif Path(path).suffix != ".npz":
         yield Problem(
             "evaluation.reference",
             path,
             "an .npz file with mu and sigma",
-            "Pickles are not read, as they can run anything; whoever trusts one saves "
-            "its two arrays with numpy.savez(path, mu=..., sigma=...).",
+            "Pickles can run anything, so they are not read. If you trust one, save its two arrays "
+            "with numpy.savez(path, mu=..., sigma=...).",
         )
     elif not (root / path).is_file():
         yield Problem(
@@ -73,52 +74,54 @@ def _reference(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
             "a file that exists",
             f"Looked for {root / path}. Or set it to null: computed here.",
         )
-    if set(evaluation.metrics) - {"fd", "is"}:
+    if any(METRICS[m].uses_features and METRICS[m].compares for m in evaluation.metrics):
         yield Problem(
             "evaluation.metrics",
             list(evaluation.metrics),
-            "fd and is alone with evaluation.reference",
-            "Others need features of real images; published statistics have none.",
+            "only fd and is with evaluation.reference",
+            "The others need features of real images, which published statistics do not have.",
         )
 
 
-def _measures(evaluation: Evaluation, dims: int) -> Iterator[Problem]:
-    chosen, samples = evaluation.metrics, evaluation.samples
-    whose = "features.dims" if evaluation.detector == "classifier" else evaluation.detector
-    if "fd" not in chosen or len(set(chosen)) != len(chosen):
+def _metrics(evaluation: Evaluation, dims: int) -> Iterator[Problem]:
+    metrics, samples, detector = evaluation.metrics, evaluation.samples, evaluation.detector
+    if "fd" not in metrics or len(set(metrics)) != len(metrics):
         yield Problem(
             "evaluation.metrics",
-            list(chosen),
+            list(metrics),
             "fd, and others, each once",
-            "The EMA curve is drawn of the Fréchet distance.",
+            "The EMA curve shows the Fréchet distance.",
         )
-    if "is" in chosen and evaluation.detector != "inception":
-        yield Problem(
-            "evaluation.metrics",
-            list(chosen),
-            "is with detector: inception alone",
-            "It is defined by that network's classes; leave it out.",
-        )
+    for metric in metrics:
+        if METRICS[metric].predicts_classes and not DETECTORS[detector].predicts_classes:
+            able = ", ".join(name for name, kind in DETECTORS.items() if kind.predicts_classes)
+            yield Problem(
+                "evaluation.metrics",
+                list(metrics),
+                f"{metric} only with a detector that predicts classes ({able})",
+                f"Leave {metric} out, or change evaluation.detector.",
+            )
     if samples < evaluation.min_samples("fd", dims):
         if evaluation.allow_singular:
             yield Problem(
                 "evaluation.samples", samples, "two or more: one has no covariance", "Use more."
             )
         else:
+            source = "features.dims" if DETECTORS[detector].dims is None else detector
             yield Problem(
                 "evaluation.samples",
                 samples,
-                f"more than the feature dimensions ({whose}: {dims}): with fewer samples "
+                f"more than the feature dimensions ({source}: {dims}): with fewer samples "
                 "the covariance is singular",
                 "Use at least twice as many, or have the rows marked (evaluation.allow_singular).",
             )
-    for measure in (m for m in chosen if m != "fd"):
-        least = evaluation.min_samples(measure, dims)
-        if samples < least:
+    for metric in (m for m in metrics if m != "fd"):
+        minimum = evaluation.min_samples(metric, dims)
+        if samples < minimum:
             yield Problem(
                 "evaluation.samples",
                 samples,
-                f"at least {least} for {measure}",
+                f"at least {minimum} for {metric}",
                 "Use more, or leave it out of evaluation.metrics.",
             )
 

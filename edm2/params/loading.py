@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from edm2.params.checks import launched_ranks, project_root, wrong_combinations
 from edm2.params.errors import ParamsError, Problem, UserError
+from edm2.params.registry import load_plugins
 from edm2.params.tree import Params
 
 
@@ -31,6 +32,11 @@ def load(path: str | Path) -> Params:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+    problems = list(
+        load_plugins(tree.get("plugins") if isinstance(tree, dict) else None, project_root())
+    )
+    if problems:
+        raise ParamsError(path, problems)
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:

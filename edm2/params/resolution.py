@@ -5,10 +5,10 @@ from dataclasses import replace
 from math import isinf
 from typing import Any
 
-from edm2.params.configs import CONFIGS, TrainingConfig
-from edm2.params.diffusion import ConfigName, Diffusion, Size
+from edm2.params.configs import CONFIGS, ConfigName, TrainingConfig
+from edm2.params.diffusion import Diffusion
 from edm2.params.errors import Problem
-from edm2.params.sizes import DATASETS, SIZES
+from edm2.params.sizes import DATASETS, SIZES, Size
 
 NUMBERS = (
     "attention_resolutions",

@@ -1,8 +1,10 @@
 """What the paper tuned for its model sizes and data sets, beside the ladder."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from edm2.params.diffusion import PaperDataset, Size
+Size = Literal["XXS", "XS", "S", "M", "L", "XL", "XXL"]
+PaperDataset = Literal["imagenet-512", "imagenet-64"]
 
 
 @dataclass(frozen=True)

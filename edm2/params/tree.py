@@ -5,15 +5,16 @@ from typing import Annotated
 from pydantic import Field
 
 from edm2.params.codec import CodecChoice
-from edm2.params.configs import TrainingConfig
+from edm2.params.configs import ConfigName, TrainingConfig
 from edm2.params.dataset import Dataset
-from edm2.params.diffusion import ConfigName, Diffusion
+from edm2.params.diffusion import Diffusion
 from edm2.params.ema import Ema, Sweep
-from edm2.params.evaluation import PUBLISHED_DIMS, Evaluation, Sampling
+from edm2.params.evaluation import Evaluation, Sampling
 from edm2.params.features import Features
 from edm2.params.guidance import Guidance
 from edm2.params.resolution import resolve
 from edm2.params.runtime import Runtime, Tracking
+from edm2.params.seams import DETECTORS
 from edm2.params.section import Section
 from edm2.params.vae import Vae
 
@@ -23,6 +24,10 @@ ConfigNames = Annotated[tuple[ConfigName, ...], Field(strict=False, min_length=1
 class Params(Section):
     """All that a user may set. See `load`."""
 
+    plugins: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        description="Python files (relative to the project's root) or modules that add members to "
+        "the seams: configs, backbones, objectives, samplers, sources, codecs, detectors, metrics"
+    )
     configs: ConfigNames = Field(
         description="training configurations of the paper to run and compare"
     )
@@ -50,7 +55,7 @@ class Params(Section):
     @property
     def detector_dims(self) -> int:
         """Width of the feature vectors that the measures compare."""
-        return PUBLISHED_DIMS.get(self.evaluation.detector, self.features.dims)
+        return DETECTORS[self.evaluation.detector].dims or self.features.dims
 
     def of(self, config: ConfigName) -> "Params":
         """The params of one config: what `diffusion.per_config` says for it is merged in."""

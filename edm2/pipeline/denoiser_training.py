@@ -51,7 +51,7 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     train(
         context.title,
         task,
-        batches(latents, config, params.diffusion.label_dropout, seed),
+        batches(latents, denoiser.objective, config.batch, params.diffusion.label_dropout, seed),
         params.diffusion,
         context.state,
         context.run,

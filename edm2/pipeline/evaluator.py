@@ -9,10 +9,11 @@ import torch
 
 from edm2.data.images import ImageShards
 from edm2.metrics.collection import Collection
-from edm2.metrics.registry import compute_metric
+from edm2.metrics.registry import MetricInputs, compute_metric
 from edm2.metrics.statistics import metric_name
 from edm2.params import Params
-from edm2.params.diffusion import ConfigName
+from edm2.params.configs import ConfigName
+from edm2.params.seams import METRICS
 from edm2.pipeline.detection import detector_for, reference_for
 from edm2.pipeline.networks import SweptNetwork
 from edm2.pipeline.paths import IMAGES
@@ -45,7 +46,8 @@ class Evaluator:
         minima = [evaluation.min_samples(m, self.detector.dims) for m in evaluation.metrics]
         if max(self.detector.dims + 1, *minima) <= len(held_out) < evaluation.samples:
             self.counts.append(len(held_out))  # to compare with the held-out images themselves
-        self.kept = 0 if evaluation.metrics == ("fd",) else evaluation.samples
+        keeps = any(METRICS[metric].uses_features for metric in evaluation.metrics)
+        self.kept = evaluation.samples if keeps else 0
 
     def generate(
         self,
@@ -98,15 +100,10 @@ class Evaluator:
         """One table row per metric, by its full name."""
         evaluation, rows = self.params.evaluation, []
         for count, metric in product(self.counts, evaluation.metrics):
-            value = compute_metric(
-                metric,
-                generated.features,
-                self.reference,
-                count,
-                evaluation,
-                self.detector,
-                self.device,
+            inputs = MetricInputs(
+                generated.features, self.reference, count, evaluation, self.detector, self.device
             )
+            value = compute_metric(metric, inputs)
             rows.append(
                 {
                     "guidance": strength,

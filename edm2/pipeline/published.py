@@ -50,9 +50,9 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
             )
         tensors = read_published(path).tensors
         denoiser = recognize(tensors)
-        if denoiser.unet.shape.channels != channels:
+        if denoiser.shape.channels != channels:
             raise UserError(
-                f"{path}: a network of {denoiser.unet.shape.channels} channels, but "
+                f"{path}: a network of {denoiser.shape.channels} channels, but "
                 f"diffusion.size and diffusion.channels say {channels}."
             )
         own = {

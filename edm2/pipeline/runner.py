@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from edm2.params import Params, UserError, load
-from edm2.params.diffusion import ConfigName
+from edm2.params.checks import project_root
+from edm2.params.registry import plugin_files
 from edm2.pipeline.declaration import has_matrix, read_declaration
 from edm2.runtime.interruption import Interrupted
 
@@ -82,13 +83,16 @@ def run_stage(
     from edm2.pipeline.publication import fingerprint, is_complete, publish
     from edm2.runtime.device import pick_device
     from edm2.runtime.distributed import process_group
+    from edm2.runtime.files import sha256
     from edm2.runtime.state import open_state
     from edm2.runtime.tracking import open_run
 
-    params = params.of(cast(ConfigName, config)) if config else params
+    params = params.of(config) if config else params
     title = f"{name} {config}".strip()
     declared = read_declaration(name, config)
-    inputs = declared.values(params) | {"external_inputs": external_inputs}
+    plugins = {name: sha256(path) for name, path in plugin_files(params.plugins, project_root())}
+    inputs = declared.values(params)
+    inputs |= {"external_inputs": external_inputs, "plugins": plugins}
     key = fingerprint(inputs, declared.deps)
     device = pick_device(params.runtime)
     with process_group(device), open_state(title.replace(" ", "-"), key) as state:

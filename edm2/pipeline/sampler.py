@@ -13,7 +13,7 @@ from edm2.data.latents import LatentShards
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.params import Params, UserError
-from edm2.params.diffusion import ConfigName
+from edm2.params.configs import ConfigName
 from edm2.pipeline.paths import LATENTS, VAE
 from edm2.sampling.generate import SampleBatch, generate, seed_labels
 from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels

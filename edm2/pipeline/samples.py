@@ -13,7 +13,7 @@ from PIL import Image
 from edm2.data.images import image_sample
 from edm2.data.shards import write_shard
 from edm2.params import Params, UserError
-from edm2.params.diffusion import ConfigName
+from edm2.params.configs import ConfigName
 from edm2.pipeline.paths import LATENTS, VAE
 from edm2.pipeline.sampler import Sampler
 from edm2.reporting.grids import write_class_grid

@@ -12,8 +12,8 @@ from edm2.features.classifier import load_classifier
 from edm2.features.vgg import load_vgg16
 from edm2.params import Params
 from edm2.params.checks import project_root
-from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.params.patterns import matching
+from edm2.params.seams import CODECS
 from edm2.pipeline.outputs import write_curves, write_metrics, write_no_curves
 from edm2.pipeline.paths import FEATURES, IMAGES, VAE
 from edm2.pipeline.runner import StageContext
@@ -41,7 +41,7 @@ def train_vae(context: StageContext) -> None:
     others = [WebImages(paths, prepared[0].resolution) for paths in _shards(params)]
     images, held_out = others or prepared
     backbone = _backbone(context)
-    if params.codec.kind == "trained":
+    if trains_vae(params):
         network = _train(context, images, held_out, backbone)
         if is_main_process():
             save_vae(network.cpu(), params.vae, out)
@@ -59,13 +59,20 @@ def train_vae(context: StageContext) -> None:
         write_metrics(context, "reports/vae/metrics.json", finite)
 
 
+def trains_vae(params: Params) -> bool:
+    """Whether the codec is trained here."""
+    return CODECS[params.codec.kind].save is None
+
+
 def external_inputs(params: Params) -> str:
     """Names, sizes and times of the files that `vae` and `codec` name, which dvc.yaml cannot."""
     groups, backbone, folder = _shards(params), _backbone_path(params), params.codec.path
     if backbone is not None:
         groups.append([backbone])
     if folder is not None:
-        groups.append([project_root() / folder / name for name in (CONFIG, WEIGHTS)])
+        groups.append(
+            sorted(path for path in (project_root() / folder).iterdir() if path.is_file())
+        )
     return "\n\n".join(describe(paths) for paths in groups)
 
 
@@ -104,7 +111,7 @@ def _draw_reconstructions(context: StageContext, codec: Codec, held_out: Images)
     images, _ = held_out.batch(range(min(SHOWN, len(held_out))))
     decoded = codec.decode(codec.encode(images.to(context.device))[0]).cpu()
     rows = {"image": images, "decoded": decoded}
-    if context.params.codec.kind == "trained" and context.params.vae.losses.low_pass:
+    if trains_vae(context.params) and context.params.vae.losses.low_pass:
         rows["mask"] = to_uint8(low_pass_mask(to_float(images)) * 2 - 1).expand_as(images)
     grid = context.out("reports/vae/reconstructions.png")
     write_rows(grid, rows)

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 
 from edm2.params.evaluation import Sampling
+from edm2.params.seams import SAMPLERS
 from edm2.runtime.randomness import generator, normals
 from edm2.sampling.guidance import ConditionalDenoise
-from edm2.sampling.solver import Churn, euler, heun
+from edm2.sampling.solver import Churn
 
-SOLVERS = {"heun": heun, "euler": euler}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -91,7 +91,7 @@ def _sample(
     sampling: Sampling,
     device: torch.device,
 ) -> torch.Tensor:
-    return SOLVERS[sampling.solver](
+    samples: torch.Tensor = SAMPLERS[sampling.solver](
         lambda x, sigma: denoise(x, sigma, labels),
         seed_noise(seeds, shape).to(device),
         sampling.steps,
@@ -101,3 +101,4 @@ def _sample(
         churn=seed_churn(seeds, shape, sampling),
         dtype=DTYPES[sampling.dtype],
     )
+    return samples

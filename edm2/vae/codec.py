@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from edm2.data.images import max_batch_size, to_float, to_uint8
 from edm2.data.latents import SIGMA_DATA, Normalization
+from edm2.params.registry import implementation
+from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
 from edm2.runtime.manifest import read_manifest, write_manifest
 from edm2.vae.network import Autoencoder
@@ -84,13 +86,27 @@ def save_vae(network: Autoencoder, params: Vae, folder: Path, **facts: Any) -> N
 
 
 def load_codec(folder: Path, device: torch.device) -> Codec:
-    """The frozen codec of a folder that `save_vae` or `save_codec` wrote."""
-    facts = read_manifest(folder)
-    if facts["kind"] == "rgb":
-        return Rgb(facts["normalization"])
-    if facts["kind"] == "stable_diffusion":
-        return StableDiffusionVae(load_autoencoder(folder, device), facts["normalization"])
-    params = Vae.model_validate(facts["vae"])
+    """The frozen codec of a folder that `save_vae` or `save_codec` wrote.
+
+    Raises:
+        UserError: a file is missing or truncated.
+    """
+    kind = read_manifest(folder)["kind"]
+    codec: Codec = implementation(CODECS[kind].load)(folder, device)
+    return codec
+
+
+def load_trained(folder: Path, device: torch.device) -> Codec:
+    params = Vae.model_validate(read_manifest(folder)["vae"])
     network = Autoencoder(params)
     network.load_state_dict(load_file(folder / "network.safetensors"))
     return TrainedVae(network.to(device).eval().requires_grad_(False), params)
+
+
+def load_stable_diffusion(folder: Path, device: torch.device) -> Codec:
+    normalization = read_manifest(folder)["normalization"]
+    return StableDiffusionVae(load_autoencoder(folder, device), normalization)
+
+
+def load_rgb(folder: Path, device: torch.device) -> Codec:
+    return Rgb(read_manifest(folder)["normalization"])

@@ -7,13 +7,15 @@ from edm2.features.weights import cache_folder
 from edm2.params import UserError
 from edm2.params.codec import CodecChoice
 from edm2.params.codec_checks import CONFIG, WEIGHTS
+from edm2.params.registry import implementation
+from edm2.params.seams import CODECS
 from edm2.runtime.manifest import write_manifest
 
 REPOSITORY = "stabilityai/sd-vae-ft-mse"  # MIT license; the autoencoder of EDM2's latents
 
 
 def save_codec(choice: CodecChoice, folder: Path, root: Path) -> None:
-    """Write such a codec, with all that it needs, for `load_codec`.
+    """Write a codec that is not trained here, with all files that it needs, for `load_codec`.
 
     Args:
         root: folder that `choice.path` starts from.
@@ -22,11 +24,18 @@ def save_codec(choice: CodecChoice, folder: Path, root: Path) -> None:
         UserError: the autoencoder is not in the cache, and cannot be downloaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if choice.kind == "stable_diffusion":
-        source = _published() if choice.path is None else root / choice.path
-        for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(source / name, folder / name)
+    implementation(CODECS[choice.kind].save)(choice, folder, root)
     write_manifest(folder, kind=choice.kind, normalization=choice.normalization)
+
+
+def save_stable_diffusion(choice: CodecChoice, folder: Path, root: Path) -> None:
+    source = _published() if choice.path is None else root / choice.path
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(source / name, folder / name)
+
+
+def save_nothing(choice: CodecChoice, folder: Path, root: Path) -> None:
+    """For codecs without files."""
 
 
 def _published() -> Path:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from edm2.data.sources import Photos, open_source, photos
 from edm2.params import Params, UserError
-from edm2.params.checks import LARGEST_PHOTO_CROP
+from edm2.params.seams import SOURCES
 
 NAMES = [
     "astronaut",
@@ -134,7 +134,7 @@ def test_fraction_is_held_out_to_the_nearest_column(at_32: Photos, held_out: flo
 
 @pytest.mark.parametrize("held_out", [0.01, 0.99])
 def test_every_photograph_has_both_sides(held_out: float) -> None:
-    source = Photos(LARGEST_PHOTO_CROP)
+    source = Photos(SOURCES["photos"].max_resolution)
     for seed in range(30):
         assert all((counts(source, side) > 0).all() for side in source.split(held_out, seed))
 

@@ -6,12 +6,15 @@ import torch
 from torch import nn
 
 from edm2.diffusion import build_denoiser
-from edm2.diffusion.loss import DenoisingLoss, loss_weight
+from edm2.diffusion.loss import DenoisingLoss
+from edm2.diffusion.objective import EdmObjective, loss_weight
 from edm2.params.configs import CONFIGS
 
 
 class Fake(nn.Module):
     """D = 0.3·x + σ + label; u = sin σ."""
+
+    objective = EdmObjective(CONFIGS["B"])
 
     def forward(self, x, sigma, labels):
         shift = sigma + (0 if labels is None else labels)

@@ -68,7 +68,7 @@ def test_units_of_all_layers_in_residual_blocks_count():
     for config in CONFIGS:
         unet = network(config).unet
         names = {module: name for name, module in unet.named_modules()}
-        found = magnitudes.buckets(unet).items()
+        found = unet.buckets().items()
         assert {bucket: {names[layer] for layer in layers} for bucket, layers in found} == NAMES
         assert all(len(layers) == len(NAMES[bucket]) for bucket, layers in found)
 
@@ -140,7 +140,7 @@ def test_unit_normal_data_gives_1():
         res_blocks=1,
         attention_resolutions=(32,),
     )
-    layers = [la for found in magnitudes.buckets(denoiser.unet).values() for la in found]
+    layers = [la for found in denoiser.unet.buckets().values() for la in found]
 
     def forward():
         for layer in layers:
@@ -205,9 +205,7 @@ def test_forced_weights_are_seen_at_magnitude_1(config, expected):
     task = make_task(config, magnitudes_nimg=2 * BATCH)
     task.step(make_batch(1), BATCH)
     with torch.no_grad():
-        for layer in (
-            la for found in magnitudes.buckets(task.denoiser.unet).values() for la in found
-        ):
+        for layer in (la for found in task.denoiser.unet.buckets().values() for la in found):
             layer.weight.mul_(7 / layer.weight.flatten(1).square().mean().sqrt())
     metrics = task.step(make_batch(2), 2 * BATCH)
     means = {key: float(value) for key, value in metrics.items() if key.startswith("weights_mean")}

@@ -10,6 +10,7 @@ from tiny_denoiser import BATCH, diffusion_params, make_batch, make_task
 
 from edm2.data.latents import Normalization
 from edm2.diffusion.layers import Layer
+from edm2.diffusion.objective import EdmObjective
 from edm2.diffusion.training import batches, bin_names
 from edm2.params.configs import CONFIGS
 from edm2.params.resolution import resolve
@@ -184,7 +185,7 @@ def test_errors_by_noise_level():
     data, noise, _, labels = make_batch()
     ln_sigma = torch.tensor([-3.0, -2.0, -1.9, -0.5, 0.0, 0.5, 1.7, 5.0])
     metrics = task.step((data, noise, ln_sigma, labels), BATCH)
-    names = bin_names(task.config)
+    names = bin_names(task.objective)
     middles = np.exp(np.array([-2.9, -1.9, -0.9, 0.1, 1.1, 2.1]))
     assert [float(name.rpartition("_")[2]) for name in names] == pytest.approx(middles, rel=5e-3)
     assert [int(metrics[name][1]) for name in names] == [1, 2, 1, 2, 0, 2]
@@ -209,7 +210,9 @@ class Latents:
 def test_batches_of_latents():
     """Data of standard deviation ½, each image once an epoch, ln σ ~ N(P_mean, P_std²)."""
     config = resolve("G", diffusion_params(batch=500, p_mean=-0.8, p_std=1.6))
-    data, noise, ln_sigma, labels = next(batches(Latents(), config, 0.0, 0)(0))
+    data, noise, ln_sigma, labels = next(
+        batches(Latents(), EdmObjective(config), config.batch, 0.0, 0)(0)
+    )
     value = (labels.float() - 4.5).reshape(-1, 1, 1, 1)
     expected = torch.cat([value, value / 2], dim=1).expand(-1, -1, 4, 4) * 0.5
     torch.testing.assert_close(data, expected)
@@ -222,7 +225,7 @@ def test_batches_of_latents():
 
 def test_batches_depend_on_time_alone():
     """What follows image 16 is the same from a start at 0 and from a resume at 16."""
-    start = batches(Latents(), resolve("G", diffusion_params()), 0.0, 3)
+    start = batches(Latents(), EdmObjective(resolve("G", diffusion_params())), BATCH, 0.0, 3)
     whole, resumed = list(islice(start(0), 4)), list(islice(start(16), 2))
     for a, b in zip(whole[2:], resumed, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -231,8 +234,8 @@ def test_batches_depend_on_time_alone():
 
 def test_labels_are_left_out_at_random_and_nothing_else_changes():
     config = resolve("G", diffusion_params(batch=500))
-    *plain, labels = next(batches(Latents(), config, 0.0, 0)(0))
-    *other, dropped = next(batches(Latents(), config, 0.2, 0)(0))
+    *plain, labels = next(batches(Latents(), EdmObjective(config), config.batch, 0.0, 0)(0))
+    *other, dropped = next(batches(Latents(), EdmObjective(config), config.batch, 0.2, 0)(0))
     assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
     missing = dropped == -1
     assert 0.12 < float(missing.float().mean()) < 0.28
@@ -245,6 +248,7 @@ def test_the_spread_of_a_latent_is_sampled_afresh():
             mean, _, labels = super().batch(indices)
             return torch.full_like(mean, 4.5), torch.ones_like(mean), labels
 
-    data = next(batches(Spread(), resolve("G", diffusion_params(batch=500)), 0.0, 0)(0))[0]
+    objective = EdmObjective(CONFIGS["G"])
+    data = next(batches(Spread(), objective, 500, 0.0, 0)(0))[0]
     assert float(data[:, 0].std()) == pytest.approx(0.5, rel=0.03)
     assert float(data[:, 1].std()) == pytest.approx(0.25, rel=0.03)

@@ -12,7 +12,7 @@ from edm2.features.classifier import Classifier, save_classifier
 from edm2.features.detectors import load_detector
 from edm2.features.inception import Inception
 from edm2.params import load
-from edm2.params.evaluation import PUBLISHED_DIMS
+from edm2.params.seams import DETECTORS
 from edm2.runtime.files import sha256
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def chosen(detector: str, path: str | None = None):
 def test_published_ones_come_from_a_path_below_the_root(name, classifier, tmp_path, monkeypatch):
     path = WRITE[name](tmp_path / "weights.pth", monkeypatch)
     found = load_detector(chosen(name, "weights.pth"), classifier, tmp_path, CPU)
-    assert (found.name, found.dims) == (name, PUBLISHED_DIMS[name])
+    assert (found.name, found.dims) == (name, DETECTORS[name].dims)
     assert found.fingerprint == sha256(path)
     assert found.features(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)).shape == (1, found.dims)
 

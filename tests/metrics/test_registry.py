@@ -8,7 +8,7 @@ from tiny import ROOT
 from edm2.metrics import frechet_distance, kernel_distance, precision, recall
 from edm2.metrics.collection import Collection
 from edm2.metrics.reference import reference_of
-from edm2.metrics.registry import compute_metric
+from edm2.metrics.registry import MetricInputs, compute_metric
 from edm2.params import UserError, load
 
 CPU = torch.device("cpu")
@@ -55,6 +55,10 @@ def distance(a, b):
     return frechet_distance(*moments)
 
 
+def compute(metric, *inputs):
+    return compute_metric(metric, MetricInputs(*inputs))
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_collection_has_the_first_images_whatever_the_order(ranks):
     data = features(50)
@@ -92,7 +96,7 @@ def test_the_frechet_distance_is_to_all_training_images_and_the_others_to_as_man
     for count in (40, 25):
         a, b = ours[:count], theirs[:count]
         found = {
-            m: compute_metric(m, generated, reference, count, chosen, Means(), CPU)
+            m: compute(m, generated, reference, count, chosen, Means(), CPU)
             for m in ("fd", "kid", "precision", "recall")
         }
         assert found["fd"].value == pytest.approx(distance(a, theirs), rel=1e-6)
@@ -107,7 +111,7 @@ def test_the_frechet_distance_is_to_all_training_images_and_the_others_to_as_man
 
 def test_fewer_training_images_than_generated_all_take_part():
     ours, theirs = features(40, 1, 0.5), features(30, 2)
-    found = compute_metric(
+    found = compute(
         "precision",
         collected(ours, [40], kept=40),
         reference_from(theirs, kept=40),
@@ -125,10 +129,8 @@ def test_a_singular_covariance_is_refused_or_marked(ours, theirs):
     generated = collected(features(ours, 1), [ours])
     reference = reference_from(features(theirs, 2))
     with pytest.raises(UserError, match="3 images: expected more than the 4 feature dimensions"):
-        compute_metric("fd", generated, reference, ours, params(), Means(), CPU)
-    found = compute_metric(
-        "fd", generated, reference, ours, params(allow_singular=True), Means(), CPU
-    )
+        compute("fd", generated, reference, ours, params(), Means(), CPU)
+    found = compute("fd", generated, reference, ours, params(allow_singular=True), Means(), CPU)
     assert found.singular
     assert np.isfinite(found.value)
 
@@ -139,10 +141,10 @@ def test_too_few_images_for_a_measure_are_refused_on_either_side(metric, least):
         generated = collected(features(ours, 1), [ours], kept=50)
         reference = reference_from(features(theirs, 2), kept=50)
         with pytest.raises(UserError, match=f"{metric} of {ours} generated .*at least {least} of"):
-            compute_metric(metric, generated, reference, ours, params(neighbors=5), Means(), CPU)
+            compute(metric, generated, reference, ours, params(neighbors=5), Means(), CPU)
     generated = collected(features(least, 1), [least], kept=50)
     reference = reference_from(features(least, 2), kept=50)
-    found = compute_metric(metric, generated, reference, least, params(neighbors=5), Means(), CPU)
+    found = compute(metric, generated, reference, least, params(neighbors=5), Means(), CPU)
     assert np.isfinite(found.value)
 
 
@@ -155,7 +157,7 @@ def test_the_inception_score_is_of_what_the_detector_reads_in_the_features():
         p /= p.sum(1, keepdims=True)
         parts = [p[count * k // 10 : count * (k + 1) // 10] for k in range(10)]
         scores = [np.exp((q * np.log(q / q.mean(0))).sum(1).mean()) for q in parts]
-        found = compute_metric("is", generated, reference, count, params(), Means(), CPU)
+        found = compute("is", generated, reference, count, params(), Means(), CPU)
         assert found.value == pytest.approx(np.mean(scores), rel=1e-5)
         assert found.standard_error == pytest.approx(np.std(scores) / np.sqrt(10), rel=1e-4)
         assert (found.reference, found.singular) == (None, False)

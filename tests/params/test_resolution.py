@@ -114,7 +114,8 @@ def test_a_number_overrides_its_field_alone(field):
 
 
 def test_the_table_has_every_switch():
-    assert set(SWITCHES) == set(Overrides.model_fields)
+    seams = {"backbone", "objective"}  # of one member each; tests/plugins adds others
+    assert set(SWITCHES) | seams == set(Overrides.model_fields)
 
 
 @pytest.mark.parametrize("field", SWITCHES)

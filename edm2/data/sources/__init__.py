@@ -1,5 +1,6 @@
 """Where images come from: every source gives labeled uint8 RGB images, in a fixed order."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from edm2.data.sources.photos import Photos
 from edm2.data.splits import Split
 from edm2.params.checks import project_root
 from edm2.params.dataset import Dataset
+from edm2.params.registry import implementation
+from edm2.params.seams import SOURCES
 
 __all__ = ["Digits", "Folder", "Photos", "Source", "open_source"]
 
@@ -39,9 +42,19 @@ class Source(Protocol):
 
 
 def open_source(dataset: Dataset) -> Source:
-    if dataset.source == "digits":
-        return Digits(dataset.resolution)
-    if dataset.source == "photos":
-        return Photos(dataset.resolution)
+    """The source that `dataset.source` names."""
+    source: Source = implementation(SOURCES[dataset.source].open)(dataset, project_root())
+    return source
+
+
+def open_digits(dataset: Dataset, root: Path) -> Source:
+    return Digits(dataset.resolution)
+
+
+def open_photos(dataset: Dataset, root: Path) -> Source:
+    return Photos(dataset.resolution)
+
+
+def open_folder(dataset: Dataset, root: Path) -> Source:
     assert dataset.path is not None  # checked at load
-    return Folder(project_root() / dataset.path, dataset.resolution)
+    return Folder(root / dataset.path, dataset.resolution)

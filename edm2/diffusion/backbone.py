@@ -1,0 +1,48 @@
+"""What the denoiser needs of its raw network F(x; c_noise, labels)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network is besides its config.
+
+    Attributes:
+        resolution, in_channels: of its input and output.
+        num_classes: 0 for an unconditional network.
+        channels, channel_mult, res_blocks: width, width of each level over it, blocks per level.
+    """
+
+    resolution: int
+    in_channels: int
+    num_classes: int
+    channels: int
+    channel_mult: tuple[int, ...]
+    res_blocks: int
+
+
+class Backbone(nn.Module):
+    """A member of `edm2.params.seams.BACKBONES`, made from a `TrainingConfig` and a `Shape`."""
+
+    def forward(
+        self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Args:
+            x: [N, in_channels, R, R] in the precision of the activations.
+            c_noise: float32 [N].
+            labels: float32 [N, num_classes], one-hot or zero; None if unconditional.
+
+        Returns:
+            the same shape as x.
+        """
+        raise NotImplementedError
+
+    def buckets(self) -> dict[str, list[nn.Module]]:
+        """Modules whose magnitudes are measured, by part of the network; each has a `weight` and
+        an output with channels in dimension 1. Empty: nothing is measured.
+        """
+        return {}

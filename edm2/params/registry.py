@@ -1,0 +1,131 @@
+"""Seams: registries of what can be named in params.yaml, and plug-ins that add to them.
+
+A member is given by its class or function, or by its place "module:attribute", as entry points of
+packages are: so the names are known here, before anything heavy is imported, and the packages above
+stay the only ones that import their members.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from edm2.params.errors import Problem
+
+T = TypeVar("T")
+GROUP = "edm2.plugins"  # entry points of installed packages
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """The members of one seam by name, in the order in which they were registered."""
+
+    def __init__(self, seam: str, members: Mapping[str, T | str]) -> None:
+        self.seam = seam
+        self._members: dict[str, Any] = dict(members)
+
+    def register(self, name: str, member: T | str) -> None:
+        """Add a member; in plug-ins.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._members:
+            raise ValueError(f"{self.seam} {name!r} is already registered; choose another name")
+        self._members[name] = member
+
+    def __getitem__(self, name: str) -> T:
+        member: T = implementation(self._members[name])
+        return member
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def remove(self, name: str) -> None:
+        """Remove a member; for tests of plug-ins."""
+        del self._members[name]
+
+
+def implementation(member: Any) -> Any:
+    """The object at "module:attribute"; anything that is no string is returned as it is."""
+    if not isinstance(member, str):
+        return member
+    module, _, attribute = member.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def one_of(registry: Registry[Any]) -> AfterValidator:
+    """For a field of params whose value is the name of a member."""
+
+    def check(name: str) -> str:
+        if name not in registry:
+            *others, last = (repr(known) for known in registry)
+            known = f"{', '.join(others)} or {last}" if others else last
+            raise PydanticCustomError("literal_member", "{known}", {"known": known})
+        return name
+
+    return AfterValidator(check)
+
+
+def load_plugins(names: object, root: Path) -> Iterator[Problem]:
+    """Import the plug-ins that params name, and those of installed packages; once each.
+
+    Args:
+        names: modules, or Python files relative to `root`.
+
+    Returns:
+        a problem for each one that cannot be imported.
+    """
+    for point in entry_points(group=GROUP):
+        yield from _import(f"entry point {point.name}", point.value, root)
+    if isinstance(names, list):
+        for name in (name for name in names if isinstance(name, str)):
+            yield from _import("plugins", name, root)
+
+
+def plugin_files(names: Iterable[str], root: Path) -> Iterator[tuple[str, Path]]:
+    """The plug-ins that are Python files below `root`; modules belong to installed packages."""
+    for name in names:
+        if name.endswith(".py"):
+            yield name, root / name
+
+
+def _import(key: str, name: str, root: Path) -> Iterator[Problem]:
+    try:
+        if name.endswith(".py"):
+            _import_file((root / name).resolve())
+        else:
+            importlib.import_module(name.partition(":")[0])
+    except Exception as error:  # whatever a plug-in raises
+        reason = f"{type(error).__name__}: {error}"
+        yield Problem(
+            key, name, "a Python file or module that can be imported", f"It raised {reason}."
+        )
+
+
+def _import_file(path: Path) -> None:
+    module_name = f"edm2_plugin_{path.stem}"
+    loaded = sys.modules.get(module_name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise

@@ -1,0 +1,145 @@
+"""The seams: what can be added without changing this code. See docs/guides/extending.md.
+
+Each registry lists its members by name; the protocol that a member follows stands beside the code
+that uses it. Training configs are in `edm2.params.configs`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edm2.params.registry import Registry
+
+SPLITS = 10  # of the images, for the Inception score and its standard error
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A source of images.
+
+    Attributes:
+        open: "module:attribute" or function (dataset, root) → `edm2.data.sources.Source`.
+        path: whether `dataset.path` names a folder or a file; None: there is no path.
+        max_resolution: the largest `dataset.resolution` it can give, if there is a limit.
+    """
+
+    open: str | Callable[..., Any]
+    path: Literal["folder", "file"] | None = None
+    max_resolution: int | None = None
+
+
+@dataclass(frozen=True)
+class CodecKind:
+    """A kind of codec.
+
+    Attributes:
+        load: "module:attribute" or function (folder, device) → `edm2.vae.codec.Codec`.
+        save: the same for (codec params, folder, root), which writes all that `load` needs but the
+            manifest; None: the stage `train_vae` trains it.
+        layout: image pixels per latent pixel along each side, and latent channels; None: the codec's
+            own checks know it.
+    """
+
+    load: str | Callable[..., Any]
+    save: str | Callable[..., Any] | None
+    layout: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class DetectorKind:
+    """A detector.
+
+    Attributes:
+        load: "module:attribute" or function (weights path or None, classifier folder, device) →
+            `edm2.features.backbone.Detector`.
+        dims: width of its features; None: `features.dims`.
+        published: whether it has weights of its own (`evaluation.detector_path`), and others publish
+            statistics of its features (`evaluation.reference`).
+        predicts_classes: whether it can say p(y|x), for the Inception score.
+    """
+
+    load: str | Callable[..., Any]
+    dims: int | None
+    published: bool = False
+    predicts_classes: bool = False
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """A metric.
+
+    Attributes:
+        compute: "module:attribute" or function (`edm2.metrics.registry.MetricInputs`) →
+            `edm2.metrics.registry.MetricValue`.
+        min_samples: (evaluation params, feature dimensions) → the fewest images it needs.
+        uses_features: whether it looks at single features, which are then kept in memory, and not
+            only at their mean and covariance.
+        compares: whether it compares with features of real images.
+        predicts_classes: whether it needs a detector that predicts classes.
+    """
+
+    compute: str | Callable[..., Any]
+    min_samples: Callable[[Any, int], int]
+    uses_features: bool = True
+    compares: bool = True
+    predicts_classes: bool = False
+
+
+def _fd_samples(evaluation: Any, dims: int) -> int:
+    return 2 if evaluation.allow_singular else dims + 1
+
+
+def _neighbor_samples(evaluation: Any, dims: int) -> int:
+    return int(evaluation.neighbors) + 1
+
+
+SOURCES: Registry[SourceKind] = Registry(
+    "source",
+    {
+        "digits": SourceKind("edm2.data.sources:open_digits"),
+        "photos": SourceKind("edm2.data.sources:open_photos", max_resolution=128),
+        "folder": SourceKind("edm2.data.sources:open_folder", path="folder"),
+    },
+)
+CODECS: Registry[CodecKind] = Registry(
+    "codec",
+    {
+        "trained": CodecKind("edm2.vae.codec:load_trained", None),
+        "stable_diffusion": CodecKind(
+            "edm2.vae.codec:load_stable_diffusion", "edm2.vae.published:save_stable_diffusion"
+        ),
+        "rgb": CodecKind("edm2.vae.codec:load_rgb", "edm2.vae.published:save_nothing", (1, 3)),
+    },
+)
+BACKBONES: Registry[Callable[..., Any]] = Registry("backbone", {"unet": "edm2.diffusion.unet:Unet"})
+OBJECTIVES: Registry[Callable[..., Any]] = Registry(
+    "objective", {"edm": "edm2.diffusion.objective:EdmObjective"}
+)
+SAMPLERS: Registry[Callable[..., Any]] = Registry(
+    "sampler", {"heun": "edm2.sampling.solver:heun", "euler": "edm2.sampling.solver:euler"}
+)
+DETECTORS: Registry[DetectorKind] = Registry(
+    "detector",
+    {
+        "classifier": DetectorKind("edm2.features.detectors:classifier", None),
+        "inception": DetectorKind(
+            "edm2.features.detectors:inception", 2048, published=True, predicts_classes=True
+        ),
+        "dinov2": DetectorKind("edm2.features.detectors:dinov2", 1024, published=True),
+    },
+)
+METRICS: Registry[MetricKind] = Registry(
+    "metric",
+    {
+        "fd": MetricKind("edm2.metrics.registry:fd", _fd_samples, uses_features=False),
+        "kid": MetricKind("edm2.metrics.registry:kid", lambda evaluation, dims: 3),
+        "precision": MetricKind("edm2.metrics.registry:precision_of", _neighbor_samples),
+        "recall": MetricKind("edm2.metrics.registry:recall_of", _neighbor_samples),
+        "is": MetricKind(
+            "edm2.metrics.registry:inception_score_of",
+            lambda evaluation, dims: SPLITS,
+            compares=False,
+            predicts_classes=True,
+        ),
+    },
+)
