@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from edm2.cli.project import ProjectContext
+from edm2.params.sizes import SIZES
 
 
 @click.group()
@@ -58,3 +59,31 @@ def describe(project: ProjectContext, key: str | None) -> None:
                     textwrap.fill(description, 92), "    "
                 )
                 click.echo(textwrap.indent(text, "  "))
+
+
+@params.command()
+@click.argument("name", required=False)
+@click.option("--size", type=click.Choice(list(SIZES)), help="A size of the paper; default: S.")
+@click.option("--write", is_flag=True, help="Change the project's params.yaml; default: print it.")
+@click.pass_obj
+def preset(project: ProjectContext, name: str | None, size: str | None, write: bool) -> None:
+    """Set the fields of a known experiment in the project's params.yaml.
+
+    Without NAME, list the presets. Set dataset.path afterwards.
+    """
+    from edm2.params.errors import UserError
+    from edm2.params.presets import apply_preset, preset_names
+    from edm2.runtime.files import write_text
+
+    if name is None:
+        click.echo("\n".join(preset_names()))
+        return
+    if name not in preset_names():
+        raise UserError(f"preset {name!r}: expected one of {', '.join(preset_names())}.")
+    file = project.enter() / "params.yaml"
+    text = apply_preset(file.read_text(encoding="utf-8"), name, size)
+    if write:
+        write_text(file, text)
+        click.echo(f"{file}: set to {name}. Next: set dataset.path, then edm2 params check.")
+    else:
+        click.echo(text, nl=False)

@@ -1,4 +1,4 @@
-"""Combinations that cannot work, found before any work is done."""
+"""Combinations of params that cannot work."""
 
 import os
 import re
@@ -61,8 +61,8 @@ def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[
 
 
 def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
-    """What may differ between configs, with their letters unless it is the same in all of them."""
-    found: dict[str, tuple[Problem, list[str]]] = {}
+    """Problems of single configs, with their names unless all configs have the problem."""
+    problems: dict[str, tuple[Problem, list[str]]] = {}
     for config in params.configs:
         own = params.of(config)
         for problem in (
@@ -74,12 +74,12 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
             *guide_problems(own),
             *contradictions(resolve(config, params.diffusion)),
         ):
-            found.setdefault(str(problem), (problem, []))[1].append(config)
-    for problem, configs in found.values():
+            problems.setdefault(str(problem), (problem, []))[1].append(config)
+    for problem, configs in problems.values():
         special = params.diffusion.per_config.keys() >= set(configs)
         common = not special and len(configs) == len(params.configs)
-        letters = "" if common else f" (config {', '.join(configs)})"
-        yield replace(problem, key=problem.key + letters)
+        names = "" if common else f" (config {', '.join(configs)})"
+        yield replace(problem, key=problem.key + names)
     for config, changes in params.diffusion.per_config.items():
         if "per_config" in changes:
             yield Problem(
@@ -129,7 +129,7 @@ def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
             f"vae.channel_mult has {len(params.vae.channel_mult)} levels, each after the first "
             "halves it" + ", and vae.high_resolution once more" * params.vae.high_resolution
             if params.codec.kind == "trained"
-            else "as the autoencoder halves it"
+            else "the downscaling of the codec"
         )
         yield Problem(
             "dataset.resolution",
@@ -160,25 +160,25 @@ def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
             "vae.images.shards, vae.images.held_out",
             (images.shards, images.held_out),
             "both, or both null",
-            "Metrics need shards that training does not see.",
+            "Held-out metrics need shards that are not trained on.",
         )
     trained_on: set[Path] = set()
     for name in ("shards", "held_out"):
         key, pattern = f"vae.images.{name}", getattr(images, name)
         try:
-            found = alternatives(pattern, root) if pattern is not None else {}
+            files_of = alternatives(pattern, root) if pattern is not None else {}
         except ValueError as error:
             yield Problem(key, pattern, "braces in pairs", f"{error}.")
             continue
-        missing = [root / alternative for alternative, paths in found.items() if not paths]
+        missing = [root / alternative for alternative, paths in files_of.items() if not paths]
         if missing:
             yield Problem(
                 key,
                 pattern,
-                "files that are there",
-                f"{len(missing)} of {len(found)} not found, first {missing[0]}.",
+                "files that exist",
+                f"{len(missing)} of {len(files_of)} not found, first {missing[0]}.",
             )
-        files = {path.resolve() for paths in found.values() for path in paths}
+        files = {path.resolve() for paths in files_of.values() for path in paths}
         for path in sorted(files & trained_on)[:1]:
             yield Problem(
                 key, pattern, "shards that are not among vae.images.shards", f"{path} is in both."
@@ -197,7 +197,7 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
         )
     if len(set(sweep.tensors)) != len(sweep.tensors):
         yield Problem(
-            "sweep.tensors", list(sweep.tensors), "each pattern once", "Remove the repeated."
+            "sweep.tensors", list(sweep.tensors), "each pattern once", "Remove the duplicates."
         )
     if ema.source == "published":
         if ema.path is None or not (root / ema.path).is_dir():

@@ -1,4 +1,4 @@
-"""`codec`: what turns images into latents and back."""
+"""`codec`: from images to latents and back."""
 
 from typing import Annotated, Literal
 
@@ -11,14 +11,14 @@ from edm2.params.section import Section
 
 class CodecChoice(Section):
     kind: Annotated[str, one_of(CODECS)] = Field(
-        description="trained: the autoencoder of `vae`; stable_diffusion: Stable Diffusion's, "
-        "8× down to 4 channels; rgb: none, the denoiser sees pixels"
+        description="trained: the VAE of `vae`; stable_diffusion: Stable Diffusion's VAE, "
+        "8× down to 4 channels; rgb: no codec, diffusion of pixels"
     )
     path: str | None = Field(
         description="kind stable_diffusion: folder of the autoencoder (config.json and safetensors), "
         "relative to the project root; null: downloaded once; other kinds: null"
     )
     normalization: Literal["dataset", "paper"] = Field(
-        description="what brings latents to σ_data 0.5; dataset: mean and std over the training "
+        description="what scales latents to σ_data 0.5; dataset: mean and std over the training "
         "images; paper: EDM2's constants and pixel range, which its published networks need"
     )

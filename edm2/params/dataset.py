@@ -20,9 +20,9 @@ class Dataset(Section):
     )
     resolution: Count = Field(description="height and width of the images after preparation")
     held_out: Fraction = Field(
-        description="fraction of each class that no training sees; metrics compare against it"
+        description="fraction of each class that is not trained on, for held-out metrics"
     )
     seed: int = Field(
-        ge=0, description="what is held out, and the training of the classifier, follow it"
+        ge=0, description="seed of the held-out split and of the classifier's training"
     )
     shard_images: Count = Field(description="images per shard (one tar file)")

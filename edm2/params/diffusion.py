@@ -1,4 +1,4 @@
-"""`diffusion`: the denoiser and its training. null means: as the paper has it for the config."""
+"""`diffusion`: the denoiser and its training. null: the paper's value for the config."""
 
 from typing import Annotated, Any, Literal
 
@@ -55,43 +55,45 @@ class Overrides(Section):
 
 
 class Diffusion(Training):
-    size: Size | None = Field(description="a size of the paper, or null: channels says it")
-    channels: Count | None = Field(description="width of the first level, or null: size says it")
+    size: Size | None = Field(description="a size of the paper; null: channels gives the width")
+    channels: Count | None = Field(description="width of the first level; null: size gives it")
     channel_mult: Counts = Field(description="width of each level over channels")
     res_blocks: Count = Field(description="residual blocks per level (decoder: one more); paper: 3")
     attention_resolutions: Counts | None = Field(
         description="resolutions whose blocks attend; null: 32, 16, 8 for A, 16, 8 for the others"
     )
-    conditional: bool = Field(description="whether the network is told the class")
+    conditional: bool = Field(description="whether the network is conditioned on the class")
     paper_dataset: PaperDataset = Field(
-        description="which of the paper's data sets null takes noise levels and decay time from"
+        description="the paper's dataset whose noise levels and decay time null stands for"
     )
     p_mean: float | None = Field(description="mean of ln σ in training")
     p_std: Positive | None = Field(description="standard deviation of ln σ in training")
     lr_ref: Positive | None = Field(description="reference learning rate α_ref")
     lr_decay_batches: Positive | None = Field(
         description="batches t_ref after which the rate falls as 1/√t; "
-        "configs of constant rate (A to D) keep it constant whatever stands here"
+        "no effect on configs with a constant rate (A to D)"
     )
     lr_rampup_nimg: Count | None = Field(description="images of linear learning-rate ramp-up")
     adam_beta2: Fraction | None = Field(description="Adam's β₂")
     dropout: float | None = Field(ge=0, lt=1, description="dropout in the residual branches")
     microbatch: Count | None = Field(
-        description="images per forward pass and rank (gradients add up); null: all at once"
+        description="images per forward pass and rank (gradients accumulate); null: the rank's whole batch"
     )
     label_dropout: float = Field(
-        ge=0, lt=1, description="part of the training images whose class the network is not told"
+        ge=0, lt=1, description="fraction of the training images whose label is dropped"
     )
     magnitudes_nimg: Count = Field(
         description="images between two measurements of activations, weights and updates"
     )
-    overrides: Overrides = Field(description="switches of all configs; null: as Table 1 has them")
+    overrides: Overrides = Field(
+        description="options to change in all configs; null: the config's own"
+    )
     per_config: dict[ConfigName, dict[str, Any]] = Field(
-        description="fields of `diffusion` with another value for one config: {A: {lr_ref: 0.001}}"
+        description="fields of `diffusion` that have another value for one config: {A: {lr_ref: 0.001}}"
     )
 
     def of(self, config: ConfigName) -> "Diffusion":
-        """These params as one config has them: its `per_config` entry merged in.
+        """These params for one config: its `per_config` entry merged in.
 
         Raises:
             pydantic.ValidationError: the entry has an unknown key or an impossible value.
@@ -100,7 +102,7 @@ class Diffusion(Training):
         return own.changed(self.per_config.get(config, {}))
 
     def changed(self, changes: dict[str, Any]) -> "Diffusion":
-        """These params with other values for some fields; mappings are merged.
+        """These params with some values changed; mappings are merged.
 
         Raises:
             pydantic.ValidationError: an unknown key or an impossible value.

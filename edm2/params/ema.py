@@ -9,7 +9,7 @@ from edm2.params.section import Count, EmaLength, EmaLengths, Positive, Section,
 
 class Ema(Section):
     source: Literal["training", "published"] = Field(
-        description="whose snapshots: our training's, or those of EDM2's authors (config G)"
+        description="training: snapshots of this project's training; published: of EDM2's authors (config G)"
     )
     path: str | None = Field(
         description="source published: folder of their pickles, one network's; else null"
@@ -21,7 +21,7 @@ class Ema(Section):
         description="half-life of the traditional EMA, in images (config A); paper: 50 million"
     )
     halflife_rampup: Positive = Field(
-        description="that half-life over training time so far, at most; paper: 0.05"
+        description="upper limit of that half-life as a fraction of the training so far; paper: 0.05"
     )
     snapshot_nimg: Count = Field(description="images between two snapshots of the averages")
 
@@ -34,7 +34,7 @@ class Sweep(Section):
         description="training times at which averages end, a list or range; null: the end"
     )
     tensors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        description="tensors whose EMA length is varied while the others keep tensors_base: "
+        description="tensors whose EMA length is swept while the others keep tensors_base: "
         "names as in the paper, patterns like *-affine, or paper for its list (Figure 5b)"
     )
     tensors_base: EmaLength | None = Field(

@@ -11,7 +11,7 @@ from edm2.params.section import Count, Interval, NonNegative, Positive, Section
 
 class Sampling(Section):
     labels: Literal["balanced", "uniform"] = Field(
-        description="balanced: seeds take the classes in turn; uniform: each draws its own (paper)"
+        description="balanced: seeds take the classes in turn; uniform: a random class per seed (paper)"
     )
     solver: Annotated[str, one_of(SAMPLERS)] = Field(
         description="heun: EDM's second-order sampler; euler: first order, one evaluation a step"
@@ -31,9 +31,9 @@ class Sampling(Section):
         description="S_noise: standard deviation of the fresh noise; 1 is exact"
     )
     dtype: Literal["float32", "float64"] = Field(
-        description="of the solver's state; the network sees float32 either way"
+        description="of the solver's state; the network gets float32 in both cases"
     )
-    batch: Count = Field(description="images sampled at once on a rank; changes no image")
+    batch: Count = Field(description="images per batch and rank; does not change the images")
 
 
 MetricName = Annotated[str, one_of(METRICS)]
@@ -41,8 +41,8 @@ MetricName = Annotated[str, one_of(METRICS)]
 
 class Evaluation(Section):
     detector: Annotated[str, one_of(DETECTORS)] = Field(
-        description="which features the measures compare; classifier: the data set's own; inception: "
-        "Inception-v3 as FID has it; dinov2: DINOv2 ViT-L/14"
+        description="whose features the metrics compare; classifier: the dataset's own; inception: "
+        "Inception-v3 of FID; dinov2: DINOv2 ViT-L/14"
     )
     detector_path: str | None = Field(
         description="file of its published weights, for inception and dinov2; null: downloaded once; "
@@ -54,27 +54,25 @@ class Evaluation(Section):
     )
     samples: Count = Field(description="generated images per network; part of the metric's name")
     metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1)] = Field(
-        description="fd: Fréchet distance, always in, as the EMA curve is drawn of it; kid: kernel "
-        "distance; precision, recall: shares among nearest neighbors; is: Inception score, with that "
+        description="fd: Fréchet distance, always needed for the EMA curve; kid: kernel "
+        "distance; precision, recall: by nearest neighbors; is: Inception score, with that "
         "detector. All but fd keep features in memory: 4·dims bytes an image, 400 MB for 50000 of 2048"
     )
     neighbors: Count = Field(
-        description="k of precision and recall: a feature's ball reaches to its k-th nearest"
+        description="k of precision and recall: distances to the k-th nearest neighbor"
     )
     allow_singular: bool = Field(
-        description="true: a Fréchet distance of no more images than feature dimensions is told, in a "
+        description="true: a Fréchet distance of no more images than feature dimensions is computed, in a "
         "row marked singular; false: it is refused"
     )
     seed_blocks: Count = Field(
-        description="disjoint blocks of as many seeds as samples that every network is measured on; "
-        "the lowest value counts, mean and standard deviation stand beside it (paper: 3)"
+        description="disjoint blocks of seeds, each as many as samples, on which every network is evaluated; "
+        "the lowest value counts; tables also show mean and standard deviation (paper: 3)"
     )
     first_seed: int = Field(
-        ge=0, lt=2**62, description="images are made from this seed and those after it"
+        ge=0, lt=2**62, description="first of the seeds that images are sampled from"
     )
-    confirm: bool = Field(
-        description="measure the best network again, on as many fresh seeds as samples"
-    )
+    confirm: bool = Field(description="evaluate the best network again on as many fresh seeds")
     grid_classes: Count = Field(description="classes in the sample grids, from the first on")
     grid_columns: Count = Field(description="images per class in the sample grids")
 

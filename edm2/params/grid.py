@@ -1,4 +1,4 @@
-"""Grids of numbers, written as a list or as a range."""
+"""Lists of numbers, written as a list or as a range."""
 
 import re
 from decimal import Decimal
@@ -7,24 +7,31 @@ from typing import Any
 RANGE = re.compile(r"\s*([0-9.eE+-]+?)\s*(?:…|\.\.\.)\s*([0-9.eE+-]+)\s+by\s+([0-9.eE+-]+)\s*")
 
 
-def parse_grid(value: Any) -> Any:
-    """A list as it is; "0.02...0.24 by 0.02" as all its points, both ends included.
+MAX_POINTS = 100_000  # more are a mistake in the step
 
-    Decimal arithmetic, so that 0.02 … 0.24 by 0.02 ends at 0.24 exactly; whole numbers stay whole.
-    Anything else is handed
-    on, for the type check behind this to refuse.
+
+def parse_grid(value: Any) -> Any:
+    """A list stays as it is; "0.02...0.24 by 0.02" becomes all its points, both ends included.
+
+    Decimal arithmetic, so that 0.02 … 0.24 by 0.02 ends at exactly 0.24; integers stay integers.
+    Other values are returned as they are, for the type check of the field.
+
+    Raises:
+        ValueError: the text is no range, does not ascend, or has more than MAX_POINTS points.
     """
     if not isinstance(value, str):
         return value
     match = RANGE.fullmatch(value)
     if match is None:
-        raise ValueError("a range is written like 0.02...0.24 by 0.02")
+        raise ValueError("a list, or a range like 0.02...0.24 by 0.02")
     try:
         first, last, step = (Decimal(text) for text in match.groups())
+        if not step > 0 or last < first:
+            raise ValueError("an ascending range: first...last by step, with a step above 0")
+        points = (last - first) / step + 1
     except ArithmeticError:
-        raise ValueError("a range is written like 0.02...0.24 by 0.02") from None
-    if step <= 0 or last < first:
-        raise ValueError("a range goes upwards: first...last by step, with a step above 0")
-    points = int((last - first) / step) + 1
+        raise ValueError("a list, or a range like 0.02...0.24 by 0.02") from None
+    if points > MAX_POINTS:
+        raise ValueError(f"a range of at most {MAX_POINTS} points; this one has {points:.3g}")
     number = int if all(text.isdigit() for text in match.groups()) else float
-    return [number(first + step * k) for k in range(points)]
+    return [number(first + step * k) for k in range(int(points))]

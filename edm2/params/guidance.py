@@ -1,4 +1,4 @@
-"""`guidance`: a second network that shows the sampler which way to go."""
+"""`guidance`: a second network, from whose prediction the sampler is guided away."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,9 +16,9 @@ class Guidance(Section):
     """D_w = w·D_main + (1 − w)·D_guide, for every network of the sweep and every strength w."""
 
     guide: Literal["none", "unlabeled", "snapshot", "trained", "published"] = Field(
-        description="unlabeled: the network itself, not told the class (needs "
+        description="unlabeled: the network itself without the class label (needs "
         "diffusion.label_dropout); snapshot: another EMA length or time of the same training; "
-        "trained: a training of its own, which differs in `changes`; published: EDM2's authors'"
+        "trained: a separate training, which differs in `changes`; published: a network of EDM2's authors"
     )
     path: str | None = Field(
         description="guide published: folder of their pickles, one network's; else null"

@@ -17,7 +17,7 @@ from edm2.params.tree import Params
 
 
 def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
-    """What is asked of the guide, and what goes with which kind of guide."""
+    """Fields that do not fit the kind of guide."""
     guidance, kind = params.guidance, params.guidance.guide
     unused = {
         "none": ("interval", "ema_length", "nimg", "changes", "path"),
@@ -90,8 +90,8 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
 
 
 def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
-    """What would keep the guide from being trained, each problem once."""
-    found: dict[str, Problem] = {}
+    """What would fail in the training of the guide, each problem once."""
+    problems: dict[str, Problem] = {}
     for config in params.configs:
         own = params.guide_of(config)
         for problem in (
@@ -100,13 +100,13 @@ def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Pro
             *denoiser_problems(own),
             *snapshot_problems(own),
         ):
-            found.setdefault(str(problem), problem)
-    for problem in found.values():
+            problems.setdefault(str(problem), problem)
+    for problem in problems.values():
         yield replace(problem, key=f"guidance.changes: {problem.key}")
 
 
 def guide_problems(params: Params) -> Iterator[Problem]:
-    """What the guide asks of a config's own training."""
+    """What a guide needs from the training of the config."""
     guidance, diffusion = params.guidance, params.diffusion
     if guidance.guide == "unlabeled" and not (diffusion.conditional and diffusion.label_dropout):
         yield Problem(

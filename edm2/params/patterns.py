@@ -3,18 +3,18 @@
 from glob import escape, glob
 from pathlib import Path
 
-from braceexpand import braceexpand
-
 
 def alternatives(pattern: str, root: Path) -> dict[str, list[Path]]:
-    """The files that each alternative of a pattern stands for.
+    """The files of each alternative of a pattern.
 
     Braces name every alternative, {00000..00099} or {a,b}: each should have files. *, ? and []
-    match whatever is there. Relative patterns start from `root`.
+    match any files. Relative patterns start from `root`.
 
     Raises:
         ValueError: braces that are not closed.
     """
+    from braceexpand import braceexpand
+
     return {
         name: [path for path in map(Path, sorted(glob(_below(root, name)))) if path.is_file()]
         for name in braceexpand(pattern)

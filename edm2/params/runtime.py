@@ -1,5 +1,6 @@
-"""`runtime` and `tracking`: how a run runs and where it is logged; neither changes what is learned,
-`precision` excepted.
+"""`runtime` and `tracking`: how and where things run, and where they are logged.
+
+Except for `precision` they do not change results.
 """
 
 from typing import Annotated, Literal
@@ -17,14 +18,14 @@ class Runtime(Section):
         description="precision of activations; parameters stay fp32"
     )
     compile: bool = Field(
-        description="torch.compile what is trained (denoiser, VAE); gains nothing on CPUs"
+        description="use torch.compile for trained networks (denoiser, VAE); not faster on CPUs"
     )
     channels_last: bool = Field(
-        description="keep activations of denoiser and VAE as NHWC in memory; faster in 16 bits"
+        description="NHWC memory layout of denoiser and VAE; faster in 16 bits"
     )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     checkpoint_seconds: NonNegative = Field(
-        description="seconds between two checkpoints; what a kill -9 can lose at the most"
+        description="seconds between two checkpoints: the most that a kill can lose"
     )
 
 

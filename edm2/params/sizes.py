@@ -1,4 +1,4 @@
-"""What the paper tuned for its model sizes and data sets, beside the ladder."""
+"""What the paper tuned for its model sizes and datasets, besides the configs."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -13,7 +13,7 @@ from edm2.params.tree import Params
 def level_problems(params: Params, root: Path) -> Iterator[Problem]:
     layout = autoencoder_layout(params, root)
     if layout is None or params.dataset.resolution % layout[0]:
-        return  # told already
+        return  # a problem of its own
     latent = params.dataset.resolution // layout[0]
     halvings = len(params.diffusion.channel_mult) - 1
     if latent % 2**halvings:
@@ -91,7 +91,7 @@ def denoiser_problems(params: Params) -> Iterator[Problem]:
             "diffusion.label_dropout",
             diffusion.label_dropout,
             "0 with diffusion.conditional: false",
-            "A network that is told no class has none to be left out.",
+            "Label dropout has no effect on an unconditional network.",
         )
 
 
@@ -109,7 +109,7 @@ def snapshot_problems(params: Params) -> Iterator[Problem]:
             "ema.snapshot_nimg",
             snapshot,
             f"a divisor of diffusion.duration_nimg ({duration}), "
-            "so that a snapshot stands at the very end",
+            "so that there is a snapshot at the end",
             f"For example {duration // max(1, round(duration / snapshot))}.",
         )
     if snapshot % params.diffusion.batch:
@@ -122,7 +122,7 @@ def snapshot_problems(params: Params) -> Iterator[Problem]:
 
 
 def time_problems(params: Params) -> Iterator[Problem]:
-    """Times of averages, where snapshots of a training here stand."""
+    """Times of averages that have no snapshot."""
     if params.ema.source == "published":
         return
     snapshot, duration = params.ema.snapshot_nimg, params.diffusion.duration_nimg

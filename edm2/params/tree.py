@@ -22,27 +22,23 @@ ConfigNames = Annotated[tuple[ConfigName, ...], Field(strict=False, min_length=1
 
 
 class Params(Section):
-    """All that a user may set. See `load`."""
+    """Everything that a user may set. See `load`."""
 
     plugins: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         description="Python files (relative to the project's root) or modules that add members to "
         "the seams: configs, backbones, objectives, samplers, sources, codecs, detectors, metrics"
     )
-    configs: ConfigNames = Field(
-        description="training configurations of the paper to run and compare"
-    )
+    configs: ConfigNames = Field(description="training configs to run and compare")
     seed: Annotated[int, Field(ge=0)] = Field(
-        description="all randomness follows it, but what dataset.seed settles"
+        description="seed of everything except what dataset.seed controls"
     )
     launch: Annotated[str, Field(min_length=1)] = Field(
-        description="what starts a stage: python, or e.g. torchrun --nproc_per_node=8"
+        description="launcher of the stages: python, or e.g. torchrun --nproc_per_node=8"
     )
     dataset: Dataset = Field(description="where images come from")
-    features: Features = Field(description="the classifier of the data set")
-    codec: CodecChoice = Field(description="what turns images into latents and back")
-    vae: Vae = Field(
-        description="the autoencoder that makes the latents, where the codec is trained"
-    )
+    features: Features = Field(description="the classifier of the dataset")
+    codec: CodecChoice = Field(description="from images to latents and back")
+    vae: Vae = Field(description="the VAE that makes the latents, if codec.kind is trained")
     diffusion: Diffusion = Field(description="the denoiser and its training")
     ema: Ema = Field(description="averages tracked while training")
     sweep: Sweep = Field(description="EMA lengths chosen after training")
@@ -54,11 +50,11 @@ class Params(Section):
 
     @property
     def detector_dims(self) -> int:
-        """Width of the feature vectors that the measures compare."""
+        """Width of the feature vectors that the metrics compare."""
         return DETECTORS[self.evaluation.detector].dims or self.features.dims
 
     def of(self, config: ConfigName) -> "Params":
-        """The params of one config: what `diffusion.per_config` says for it is merged in."""
+        """The params of one config: its entry in `diffusion.per_config` merged in."""
         return self.model_copy(update={"diffusion": self.diffusion.of(config)})
 
     def resolved(self, config: ConfigName) -> TrainingConfig:
@@ -66,6 +62,6 @@ class Params(Section):
         return resolve(config, self.diffusion)
 
     def guide_of(self, config: ConfigName) -> "Params":
-        """The params of the training of a config's guide: `guidance.changes` merged in as well."""
+        """The params of the training of a config's guide: `guidance.changes` merged in, too."""
         guide = self.diffusion.of(config).changed(self.guidance.changes)
         return self.model_copy(update={"diffusion": guide})

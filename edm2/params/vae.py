@@ -1,4 +1,4 @@
-"""`vae`: the autoencoder that makes the latents."""
+"""`vae`: the VAE that makes the latents."""
 
 from math import inf
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ from edm2.params.section import (
 
 
 def _number_or_learned(value: object) -> object:
-    """Refused here, a value of neither kind is one problem, not one of each kind."""
+    """So that a value of neither kind is one problem, not two."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
     if not number and value != "learned":
         raise ValueError("a number of at least 0, or learned")
@@ -31,9 +31,9 @@ class Losses(Section):
     """Weights; 0 leaves a loss out. Each loss's gradient at the image is scaled to its weight."""
 
     perceptual: NonNegative = Field(description="distance of backbone features (LPIPS, eq. 1)")
-    adversarial: NonNegative = Field(description="what the discriminator says of reconstructions")
+    adversarial: NonNegative = Field(description="the discriminator's judgment of reconstructions")
     pooled: NonNegative = Field(description="squared error of area-pooled images")
-    low_pass: NonNegative = Field(description="squared error where the image is flat")
+    low_pass: NonNegative = Field(description="squared error in the flat parts of images")
     mse: NonNegative = Field(description="squared error of all pixels")
     kl: NonNegative = Field(description="weight of mean μ², or of twice the KL term if learned")
     pool: Count = Field(description="side of the pooling window in pixels")
@@ -41,17 +41,17 @@ class Losses(Section):
         description="scale each loss's gradient at the image to norm 1 before its weight"
     )
     flip: Probability = Field(
-        description="probability that backbone and discriminator see image and reconstruction flipped"
+        description="probability that image and reconstruction are flipped for backbone and discriminator"
     )
 
 
 class Adversarial(Section):
-    """The discriminator, and how it and the autoencoder play; used where its loss has a weight."""
+    """The discriminator; used if losses.adversarial is above 0."""
 
     channels: Count = Field(description="width of each head on the backbone's slices")
     loss: Literal["hinge", "bce"] = Field(description="what the discriminator minimizes")
     generator_loss: Literal["threshold", "hinge", "bce"] = Field(
-        description="what the autoencoder minimizes; threshold: only where it is behind"
+        description="what the VAE minimizes; threshold: only while the discriminator is ahead"
     )
     lecam: NonNegative = Field(description="weight of LeCam regularization; 0.1 is usual")
     lr: Positive = Field(description="learning rate of the discriminator's AdamW")
@@ -59,7 +59,7 @@ class Adversarial(Section):
         ge=0, description="images after which the discriminator's training starts"
     )
     generator_nimg: int = Field(
-        ge=0, description="images after which the autoencoder gets its loss; not before that"
+        ge=0, description="images after which the loss enters the VAE's training"
     )
 
 
@@ -74,7 +74,7 @@ class Equivariance(Section):
 
 
 class VaeImages(Section):
-    """Where the training images come from, and how they are varied."""
+    """The training images and their augmentation."""
 
     shards: str | None = Field(
         description="tars of images as img2dataset writes them, such as /data/{00000..00099}.tar, "
@@ -84,14 +84,14 @@ class VaeImages(Section):
         description="other such tars, for held-out metrics; null with shards: null"
     )
     min_area: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="smallest part of an image's largest square that a random crop takes; "
-        "1.0: no random crops, that square from the middle"
+        description="smallest area of a random crop, as a fraction of the image's largest square; "
+        "1.0: no random crops, but the center square"
     )
     flip: Probability = Field(description="probability that an image is flipped horizontally")
 
 
 class Vae(Training):
-    images: VaeImages = Field(description="the images that it is trained on")
+    images: VaeImages = Field(description="its training images")
     channels: Count = Field(description="width of the first level")
     channel_mult: Counts = Field(
         description="width of each level over channels; every level after the first halves the size"
@@ -108,7 +108,7 @@ class Vae(Training):
     )
     clamp: Positive | None = Field(description="largest |μ| of a latent; null: any; 8 is usual")
     backbone: Literal["classifier", "vgg16"] = Field(
-        description="what perceptual loss and discriminator see; classifier: the data set's own; "
+        description="network of the perceptual loss and the discriminator; classifier: the dataset's own; "
         "vgg16: trained on ImageNet, with the channel weights of LPIPS"
     )
     backbone_path: str | None = Field(
@@ -119,7 +119,7 @@ class Vae(Training):
     adversarial: Adversarial = Field(description="the discriminator")
     equivariance: Equivariance = Field(description="latents that follow flips and crops")
     microbatch: Count | None = Field(
-        description="images per forward pass and rank (gradients add up); null: all at once"
+        description="images per forward pass and rank (gradients accumulate); null: the rank's whole batch"
     )
     lr: Positive = Field(
         description="learning rate of AdamW over channels, for all layers but the first"

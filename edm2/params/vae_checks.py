@@ -30,7 +30,7 @@ def vae_problems(params: Params) -> Iterator[Problem]:
             "vae.wavelet",
             True,
             "false with a single level in vae.channel_mult",
-            "The transform takes the place of the first halving; there is none.",
+            "The transform replaces the first halving; there is none.",
         )
     yield from _sides(params)
     yield from _losses(vae)
@@ -39,12 +39,12 @@ def vae_problems(params: Params) -> Iterator[Problem]:
             "vae.equivariance.flip_channels",
             vae.equivariance.flip_channels,
             f"less than half of vae.latent_channels ({vae.latent_channels})",
-            "As many are reserved for each of the two axes.",
+            "Each of the two axes reserves that many.",
         )
 
 
 def _sides(params: Params) -> Iterator[Problem]:
-    """What is too large for the images, or for the crops of them that the losses see."""
+    """What is too large for the images, or for their crops in the losses."""
     vae, resolution = params.vae, params.dataset.resolution
     if resolution % vae.losses.pool:
         yield Problem(
@@ -63,12 +63,12 @@ def _sides(params: Params) -> Iterator[Problem]:
             f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
             "Use a power of two below it, or set vae.equivariance.crop to 0.",
         )
-    least = VGG16_MIN_RESOLUTION if vae.backbone == "vgg16" else 2 ** (params.features.slices - 1)
-    if crop < least and (vae.losses.perceptual or vae.losses.adversarial):
+    minimum = VGG16_MIN_RESOLUTION if vae.backbone == "vgg16" else 2 ** (params.features.slices - 1)
+    if crop < minimum and (vae.losses.perceptual or vae.losses.adversarial):
         yield Problem(
             "vae.equivariance.crop",
             vae.equivariance.crop,
-            f"0 with crops of {crop} pixels: the backbone {vae.backbone} needs {least}",
+            f"0 with crops of {crop} pixels: the backbone {vae.backbone} needs {minimum}",
             "Set it to 0, or use larger images.",
         )
 
@@ -81,7 +81,7 @@ def _losses(vae: Vae) -> Iterator[Problem]:
             "vae.losses",
             dict(losses),
             f"a weight above 0 for one of {', '.join(images)}",
-            "Nothing asks for images otherwise.",
+            "Otherwise nothing is learned.",
         )
     elif adversarial.generator_nimg and not any(
         getattr(losses, name) for name in images if name != "adversarial"
@@ -91,19 +91,19 @@ def _losses(vae: Vae) -> Iterator[Problem]:
             dict(losses),
             "a weight above 0 for one more than adversarial, which enters at "
             f"vae.adversarial.generator_nimg ({adversarial.generator_nimg})",
-            "Nothing asks for images before that.",
+            "Otherwise nothing is learned before that.",
         )
     if adversarial.generator_nimg < adversarial.discriminator_nimg:
         yield Problem(
             "vae.adversarial.generator_nimg",
             adversarial.generator_nimg,
             f"at least vae.adversarial.discriminator_nimg ({adversarial.discriminator_nimg})",
-            "An untrained discriminator has nothing to say.",
+            "The discriminator must be trained before its loss is used.",
         )
     if losses.adversarial and adversarial.generator_nimg >= vae.duration_nimg:
         yield Problem(
             "vae.adversarial.generator_nimg",
             adversarial.generator_nimg,
             f"less than vae.duration_nimg ({vae.duration_nimg})",
-            "The loss would never enter; or set vae.losses.adversarial to 0.",
+            "The loss would never be used; or set vae.losses.adversarial to 0.",
         )

@@ -12,6 +12,7 @@ from edm2.params import Params, UserError, load
 from edm2.params.checks import project_root
 from edm2.params.registry import plugin_files
 from edm2.pipeline.declaration import has_matrix, read_declaration
+from edm2.pipeline.hidden_values import hidden_changes
 from edm2.runtime.interruption import Interrupted
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
                 f"config {args.config}: not one of `configs` in {args.params} "
                 f"({', '.join(params.configs)}). Add it there."
             )
+        _warn_of_hidden_changes(params, args)
         inputs = external_inputs(params) if external_inputs else ""
         run_stage(name, run, params, args.config, inputs)
     except UserError as error:
@@ -106,6 +108,14 @@ def run_stage(
             with open_run(title, params, state, stage=name, config=config) as tracked:
                 run(StageContext(title, params, config, device, state, tracked))
         publish(state, declared.outs)
+
+
+def _warn_of_hidden_changes(params: Params, args: argparse.Namespace) -> None:
+    from edm2.runtime.distributed import is_main_process
+
+    if args.config and is_main_process():
+        for warning in hidden_changes(params, args.config, Path(args.params).resolve()):
+            print(warning, file=sys.stderr)
 
 
 def _parse(name: str, description: str | None) -> argparse.Namespace:

@@ -119,3 +119,23 @@ def test_describe_refuses_wrong_params(empty_project, run):
     done = run("params", "describe", "seed")
     assert (done.status, done.out) == (2, "")
     assert "seed: 'x'" in done.err
+
+
+def test_preset_lists_prints_and_writes(run, project):
+    folder = project()
+    names = run("params", "preset")
+    assert (names.status, names.out.split()) == (0, ["imagenet-512", "imagenet-64"])
+    before = (folder / "params.yaml").read_text()
+    printed = run("params", "preset", "imagenet-64", "--size", "XS")
+    assert printed.status == 0
+    assert "size: XS" in printed.out
+    assert (folder / "params.yaml").read_text() == before
+    assert run("params", "preset", "imagenet-64", "--size", "XS", "--write").status == 0
+    assert (folder / "params.yaml").read_text() == printed.out
+
+
+def test_an_unknown_preset_is_refused(run, project):
+    project()
+    result = run("params", "preset", "cifar")
+    assert result.status == 2
+    assert "imagenet-512" in result.err

@@ -36,3 +36,9 @@ def test_lists_pass_through():
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="range"):
         parse_grid(text)
+
+
+@pytest.mark.parametrize("text", ["0.1...0.2 by 1e-400", "0...1 by 1e-6"])
+def test_a_range_with_too_many_points_is_refused_at_once(text):
+    with pytest.raises(ValueError, match="at most"):
+        parse_grid(text)

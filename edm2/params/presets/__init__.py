@@ -1,0 +1,41 @@
+"""Presets: fields of params.yaml for known experiments, merged into a project's file."""
+
+from importlib.resources import files
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+
+def preset_names() -> list[str]:
+    """The presets that there are."""
+    folder = files("edm2.params.presets")
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def apply_preset(text: str, name: str, size: str | None = None) -> str:
+    """A params file with the fields of a preset set; comments and other fields are kept.
+
+    Args:
+        text: of a params.yaml.
+        size: a size of the paper; None: the preset's.
+    """
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 120, True
+    tree = yaml.load(text)
+    preset = YAML(typ="safe").load((files("edm2.params.presets") / f"{name}.yaml").read_text())
+    if size is not None:
+        preset["diffusion"]["size"] = size
+    _merge(tree, preset)
+    out = StringIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
+
+
+def _merge(tree: Any, changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and value:
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
