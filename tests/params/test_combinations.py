@@ -1,0 +1,444 @@
+"""Values that are possible alone, but not together or not here: the key and value that is named."""
+
+import pytest
+from tiny import ROOT
+
+from edm2.params import ParamsError, load
+
+# a changed field, its value; the problem's key and value; what the problem also mentions
+WRONG = [
+    ("configs", ["G", "G"], "configs", ["G", "G"], []),
+    ("dataset.source", "folder", "dataset.path", None, []),
+    ("dataset.path", "somewhere", "dataset.path", "somewhere", []),
+    ("dataset.resolution", 18, "dataset.resolution", 18, ["16 or 20"]),
+    ("codec.path", "sd", "codec.path", "sd", ["stable_diffusion"]),
+    ("codec.normalization", "paper", "codec.normalization", "paper", ["trained"]),
+    ("vae.backbone_path", "vgg.pth", "vae.backbone_path", "vgg.pth", ["classifier"]),
+    ("vae.images.shards", "a.tar", "vae.images.shards", "a.tar", ["a.tar"]),
+    ("vae.images.shards", "{a,b}.tar", "vae.images.shards", "{a,b}.tar", ["2 of 2", "/a.tar"]),
+    ("vae.images.held_out", "{a..b.tar", "vae.images.held_out", "{a..b.tar", ["braces"]),
+    ("vae.warmup_nimg", 99999, "vae.warmup_nimg", 99999, ["vae.duration_nimg", "20480"]),
+    ("vae.losses.pool", 3, "vae.losses.pool", 3, ["dataset.resolution", "16"]),
+    (
+        "vae.adversarial.generator_nimg",
+        64,
+        "vae.adversarial.generator_nimg",
+        64,
+        ["vae.adversarial.discriminator_nimg", "2560"],
+    ),
+    ("vae.equivariance.flip_channels", 2, "vae.equivariance.flip_channels", 2, ["(4)"]),
+    ("vae.microbatch", 48, "vae.microbatch", 48, ["vae.batch", "64"]),
+    ("vae.evaluate_nimg", 100, "vae.evaluate_nimg", 100, ["vae.batch", "64 or 128"]),
+    ("diffusion.channel_mult", [1, 2, 2, 2], "diffusion.channel_mult", [1, 2, 2, 2], ["4x4"]),
+    ("diffusion.size", "S", "diffusion.size, diffusion.channels", ("S", 48), []),
+    ("diffusion.channels", 100, "diffusion.channels", 100, ["64"]),
+    (
+        "diffusion.duration_nimg",
+        179201,
+        "diffusion.duration_nimg",
+        179201,
+        ["179200 or 179328"],
+    ),
+    ("diffusion.log_nimg", 100, "diffusion.log_nimg", 100, ["diffusion.batch", "128"]),
+    ("diffusion.microbatch", 48, "diffusion.microbatch", 48, ["128"]),
+    ("diffusion.magnitudes_nimg", 200, "diffusion.magnitudes_nimg", 200, ["128 or 256"]),
+    ("diffusion.magnitudes_nimg", 256000, "diffusion.magnitudes_nimg", 256000, ["179200"]),
+    ("diffusion.attention_resolutions", [7], "diffusion.attention_resolutions", 7, ["[4, 2]"]),
+    (
+        "diffusion.per_config",
+        {"C": {"per_config": {"C": {"lr_ref": 1.0}}}},
+        "diffusion.per_config.C.per_config",
+        {"C": {"lr_ref": 1.0}},
+        [],
+    ),
+    (
+        "diffusion.per_config",
+        {"G": {"batch": 96}},
+        "ema.snapshot_nimg (config G)",
+        5120,
+        ["diffusion.batch", "96"],
+    ),
+    (
+        "diffusion.per_config",
+        {"G": {"size": "S"}},
+        "diffusion.size, diffusion.channels (config G)",
+        ("S", 48),
+        [],
+    ),
+    ("launch", "torchrun --nproc_per_node=3", "diffusion.batch", 128, ["3 ranks", "126 or 129"]),
+    ("launch", "torchrun --nnodes 2 --nproc-per-node 3", "diffusion.batch", 128, ["6 ranks"]),
+    ("ema.snapshot_nimg", 409600, "ema.snapshot_nimg", 409600, ["179200"]),
+    ("ema.snapshot_nimg", 38400, "ema.snapshot_nimg", 38400, ["179200"]),
+    ("ema.source", "published", "ema.path", None, []),
+    ("ema.path", "pickles", "ema.path", "pickles", ["training"]),
+    ("sweep.ema_lengths", [0.1, 0.05], "sweep.ema_lengths", [0.1, 0.05], []),
+    ("sweep.nimg", [5119], "sweep.nimg", 5119, ["ema.snapshot_nimg", "Nearest: 5120."]),
+    ("sweep.nimg", [5120, 179201], "sweep.nimg", 179201, ["179200"]),
+    ("sweep.nimg", [10240, 5120], "sweep.nimg", [10240, 5120], []),
+    ("sweep.nimg", [5120, 5120], "sweep.nimg", [5120, 5120], []),
+    ("sweep.tensors", ["*-affine"], "sweep.tensors_base", None, ["sweep.tensors"]),
+    ("sweep.tensors_base", 0.1, "sweep.tensors_base", 0.1, ["null"]),
+    ("guidance.strength", [2.0], "guidance.strength", [2.0], ["guide: none"]),
+    ("guidance.guide", "snapshot", "guidance.ema_length, guidance.nimg", (None, None), []),
+    ("guidance.guide", "unlabeled", "diffusion.label_dropout", 0.0, ["0.1"]),
+    ("guidance.guide", "trained", "guidance.changes", {}, ["conditional"]),
+    ("guidance.guide", "published", "guidance.path", None, []),
+    ("guidance.changes", {"channels": 4}, "guidance.changes", {"channels": 4}, ["guide: none"]),
+    ("guidance.nimg", 5120, "guidance.nimg", 5120, ["guidance.guide: none"]),
+    ("sampling.sigma_min", 100, "sampling.sigma_min", 100.0, ["sampling.sigma_max", "80"]),
+    ("sampling.churn_interval", [50.0, 0.05], "sampling.churn_interval", [50.0, 0.05], []),
+    (
+        "sampling.churn_interval",
+        [90.0, 100.0],
+        "sampling.churn_interval",
+        [90.0, 100.0],
+        ["sampling.sigma_max", "80"],
+    ),
+    (
+        "sampling.churn_interval",
+        [0.0, 0.001],
+        "sampling.churn_interval",
+        [0.0, 0.001],
+        ["sampling.sigma_min", "0.002"],
+    ),
+    ("evaluation.metrics", ["kid"], "evaluation.metrics", ["kid"], ["fd"]),
+    ("evaluation.metrics", ["fd", "kid", "kid"], "evaluation.metrics", ["fd", "kid", "kid"], []),
+    ("evaluation.metrics", ["fd", "is"], "evaluation.metrics", ["fd", "is"], ["inception"]),
+    ("evaluation.samples", 64, "evaluation.samples", 64, ["features.dims: 64"]),
+    ("evaluation.detector", "inception", "evaluation.samples", 1000, ["2048"]),
+    ("evaluation.detector", "dinov2", "evaluation.samples", 1000, ["1024"]),
+    ("evaluation.detector_path", "x.pth", "evaluation.detector_path", "x.pth", ["classifier"]),
+    ("evaluation.reference", "x.npz", "evaluation.reference", "x.npz", ["classifier"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "changed", "key", "value", "mentions"),
+    WRONG,
+    ids=[f"{field}={value}" for field, value, *_ in WRONG],
+)
+def test_a_combination_that_cannot_work_is_refused(problems, field, changed, key, value, mentions):
+    found = problems({field: changed})
+    (named,) = (problem for problem in found if (problem.key, problem.value) == (key, value))
+    assert [text for text in mentions if text not in f"{named.allowed} {named.fix}"] == []
+
+
+def test_images_must_be_as_large_as_the_windows_that_compare_them(params, problem):
+    changes = {
+        "features.slices": 1,
+        "vae.channel_mult": [1],
+        "diffusion.channel_mult": [1],
+        "vae.losses.pool": 1,
+        "diffusion.attention_resolutions": None,
+    }
+    found = problem({**changes, "dataset.resolution": 6})
+    assert (found.key, found.value) == ("dataset.resolution", 6)
+    assert "7" in found.allowed
+    params({**changes, "dataset.resolution": 7})
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "mentions"),
+    [
+        ({"detector_path": "x.pth"}, "evaluation.detector_path", "/x.pth"),
+        ({"reference": "x.npz"}, "evaluation.reference", "/x.npz"),
+        ({"reference": "x.pkl"}, "evaluation.reference", "numpy.savez"),
+        ({"reference": "there.npz", "metrics": ["fd", "kid"]}, "evaluation.metrics", "fd and is"),
+        ({"metrics": ["fd", "is"]}, "evaluation.metrics", "inception"),
+    ],
+)
+def test_files_and_metrics_must_fit_a_published_detector(problem, tmp_path, changes, key, mentions):
+    (tmp_path / "there.npz").touch()
+    detector = {"evaluation.detector": "dinov2", "evaluation.samples": 2000}
+    found = problem(detector | {f"evaluation.{name}": v for name, v in changes.items()})
+    assert found.key == key
+    assert mentions in f"{found.allowed} {found.fix}"
+
+
+def test_samples_must_exceed_the_dimensions_of_the_detector(params, problem):
+    for detector, dims in (("inception", 2048), ("dinov2", 1024), ("classifier", 64)):
+        changes = {"evaluation.detector": detector, "features.dims": 64}
+        assert params({**changes, "evaluation.samples": dims + 1}).detector_dims == dims
+        found = problem({**changes, "evaluation.samples": dims})
+        assert (found.key, found.value) == ("evaluation.samples", dims)
+
+
+def test_the_inception_score_needs_an_image_for_each_of_its_ten_splits(params, problem):
+    changes = {
+        "evaluation.detector": "inception",
+        "evaluation.allow_singular": True,
+        "evaluation.metrics": ["fd", "is"],
+    }
+    params({**changes, "evaluation.samples": 10})
+    found = problem({**changes, "evaluation.samples": 9})
+    assert (found.key, found.value) == ("evaluation.samples", 9)
+
+
+def test_each_metric_has_its_own_minimum_of_samples(params, problem):
+    few = {
+        "evaluation.samples": 3,
+        "evaluation.metrics": ["fd", "kid", "recall"],
+        "evaluation.allow_singular": True,
+    }
+    found = problem(few)
+    assert (found.key, found.value) == ("evaluation.samples", 3)
+    assert "4 for recall" in found.allowed
+    params({**few, "evaluation.neighbors": 2})
+    one = problem({"evaluation.samples": 1, "evaluation.allow_singular": True})
+    assert (one.key, one.value) == ("evaluation.samples", 1)
+
+
+def test_attention_resolutions_are_those_of_the_codecs_latents(params, problem):
+    """16 pixels are 4 of the trained VAE, 2 of Stable Diffusion's, and 16 without a codec."""
+    for kind, channel_mult, side in (
+        ("trained", [1, 2], 4),
+        ("stable_diffusion", [1], 2),
+        ("rgb", [1, 2, 2], 16),
+    ):
+        changes = {"codec.kind": kind, "diffusion.channel_mult": channel_mult}
+        params({**changes, "diffusion.attention_resolutions": [side]})
+        found = problem({**changes, "diffusion.attention_resolutions": [2 * side]})
+        assert (found.key, found.value) == ("diffusion.attention_resolutions", 2 * side)
+
+
+def test_the_resolution_is_a_multiple_of_the_codecs_downscaling(problem):
+    found = problem(
+        {
+            "codec.kind": "stable_diffusion",
+            "dataset.resolution": 20,
+            "diffusion.channel_mult": [1],
+            "diffusion.attention_resolutions": None,
+        }
+    )
+    assert (found.key, found.value) == ("dataset.resolution", 20)
+    assert "16 or 24" in found.fix
+
+
+def test_settings_of_a_vae_that_is_not_trained_are_not_checked(params, problems):
+    changes = {
+        "codec.kind": "rgb",
+        "diffusion.channel_mult": [1, 2, 2],
+        "vae.log_nimg": 1,
+        "vae.losses.pool": 3,
+    }
+    assert params(changes).vae.log_nimg == 1
+    assert len(problems({**changes, "codec.kind": "trained"})) == 2
+
+
+def test_levels_of_the_vae_must_fit_the_images(params, problem):
+    """A high-resolution decoder halves them once more; a wavelet replaces a halving."""
+    found = problem(
+        {
+            "vae.high_resolution": True,
+            "dataset.resolution": 20,
+            "diffusion.channel_mult": [1],
+            "features.slices": 1,
+            "diffusion.attention_resolutions": None,
+        }
+    )
+    assert (found.key, found.value) == ("dataset.resolution", 20)
+    assert "16 or 24" in found.fix
+    single = {"vae.channel_mult": [1], "diffusion.attention_resolutions": [8]}
+    assert problem({**single, "vae.wavelet": True}).key == "vae.wavelet"
+    wide = problem({"vae.attention": True, "vae.channels": 100})
+    assert (wide.key, wide.value) == ("vae.channels", 100)
+    params({"vae.attention": True, "vae.channels": 96})
+
+
+def test_a_loss_of_the_image_must_have_a_weight_from_the_start(params, problem):
+    """An adversarial loss that starts later is not enough."""
+    nothing = {"vae.losses.perceptual": 0.0, "vae.losses.pooled": 0.0}
+    assert problem(nothing).key == "vae.losses"
+    alone = {**nothing, "vae.losses.adversarial": 1.0}
+    late = problem(alone)
+    assert late.key == "vae.losses"
+    assert "5120" in late.allowed
+    params({**alone, "vae.adversarial.discriminator_nimg": 0, "vae.adversarial.generator_nimg": 0})
+    for name in ("low_pass", "mse"):
+        params({**nothing, f"vae.losses.{name}": 0.1})
+
+
+def test_the_adversarial_loss_must_start_before_the_end(params, problem):
+    late = {"vae.adversarial.generator_nimg": 20480}
+    assert params(late).vae.losses.adversarial == 0
+    found = problem({**late, "vae.losses.adversarial": 0.5})
+    assert (found.key, found.value) == ("vae.adversarial.generator_nimg", 20480)
+
+
+def test_crops_must_be_large_enough_for_the_losses(params, problem):
+    """16 pixels are 4 of the latent; crops of 2 of them are of 8 pixels."""
+    crop = {"vae.equivariance.crop": 0.5}
+    params({**crop, "vae.losses.pool": 8})
+    assert problem({**crop, "vae.losses.pool": 16}).key == "vae.losses.pool"
+    params({"vae.losses.pool": 16})
+    for change, backbone in (({"vae.backbone": "vgg16"}, "vgg16"), ({"features.slices": 5}, "cl")):
+        found = problem({**crop, **change})
+        assert (found.key, found.value) == ("vae.equivariance.crop", 0.5)
+        assert backbone in found.allowed
+    params({**crop, "vae.losses.perceptual": 0.0, "features.slices": 5})
+
+
+def write_autoencoder(folder, config, weights=b""):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(config)
+    if weights is not None:
+        (folder / "diffusion_pytorch_model.safetensors").write_bytes(weights)
+
+
+WHOLE = '{"block_out_channels": [8, 8, 8], "latent_channels": 16}'
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"),
+    [
+        (WHOLE, None),
+        ("{", b""),
+        ("[]", b""),
+        ('{"latent_channels": 4}', b""),
+        ('{"block_out_channels": 8, "latent_channels": 4}', b""),
+    ],
+)
+def test_a_folder_without_a_whole_autoencoder_is_refused(problems, tmp_path, config, weights):
+    changes = {"codec.kind": "stable_diffusion", "codec.path": "sd"}
+    assert f"{tmp_path}/sd" in problems(changes)[0].fix
+    write_autoencoder(tmp_path / "sd", config, weights)
+    (found,) = problems(changes)
+    assert (found.key, found.value) == ("codec.path", "sd")
+
+
+def test_the_layout_of_latents_is_read_from_the_autoencoder(params, problem, tmp_path):
+    """Three levels: 4× down. The paper has no constants for sixteen channels."""
+    write_autoencoder(tmp_path / "sd", WHOLE)
+    changes = {"codec.kind": "stable_diffusion", "codec.path": "sd"}
+    assert params(changes).codec.path == "sd"
+    assert problem({**changes, "codec.normalization": "paper"}).key == "codec.normalization"
+    found = problem({**changes, "dataset.resolution": 18, "features.slices": 1})
+    assert (found.key, found.value) == ("dataset.resolution", 18)
+
+
+def test_the_paper_normalizes_pixels_and_stable_diffusions_latents(params):
+    for kind, channel_mult in (("rgb", [1, 2, 2]), ("stable_diffusion", [1])):
+        changes = {
+            "codec.kind": kind,
+            "codec.normalization": "paper",
+            "diffusion.channel_mult": channel_mult,
+            "diffusion.attention_resolutions": None,
+        }
+        assert params(changes).codec.normalization == "paper"
+
+
+def test_stable_diffusion_needs_its_package(params, problem, monkeypatch):
+    monkeypatch.setattr("edm2.params.codec_checks.find_spec", lambda name: None)
+    found = problem({"codec.kind": "stable_diffusion", "dataset.resolution": 32})
+    assert found.key == "codec.kind"
+    assert "diffusers" in found.fix
+    params({})
+
+
+def test_vgg16_needs_sixteen_pixels_and_its_file(params, problem, tmp_path):
+    changes = {"vae.backbone": "vgg16"}
+    assert params(changes).vae.backbone == "vgg16"
+    small = {
+        "dataset.resolution": 8,
+        "diffusion.channel_mult": [1],
+        "diffusion.attention_resolutions": None,
+    }
+    assert problem({**changes, **small}).key == "vae.backbone"
+    found = problem({**changes, "vae.backbone_path": "vgg.pth"})
+    assert f"{tmp_path}/vgg.pth" in found.fix
+    (tmp_path / "vgg.pth").touch()
+    params({**changes, "vae.backbone_path": "vgg.pth"})
+
+
+def test_published_networks_need_their_folder_and_config_g(params, problem, tmp_path):
+    changes = {"ema.source": "published", "ema.path": "pickles"}
+    assert problem(changes).key == "ema.path"
+    (tmp_path / "pickles").mkdir()
+    assert params(changes).ema.path == "pickles"
+    for configs in (["F"], ["F", "G"]):
+        found = problem({**changes, "configs": configs})
+        assert (found.key, found.value) == ("configs", configs)
+
+
+def test_times_of_published_networks_are_not_checked(params):
+    changes = {"ema.source": "published", "ema.path": ".", "sweep.nimg": [2147483000]}
+    assert params(changes).sweep.nimg == (2147483000,)
+
+
+def test_a_problem_of_one_config_names_it(params, problems):
+    """And is none while that config is not to be trained."""
+    own = {"diffusion.per_config": {"A": {"batch": 96}}}
+    found = problems({"configs": ["B", "A"], **own})
+    assert found
+    assert all(problem.key.endswith("(config A)") for problem in found)
+    assert params({"configs": ["B", "G"], **own}).of("A").diffusion.batch == 96
+
+
+def test_a_problem_of_several_configs_is_listed_once(problem):
+    own = {"A": {"lr_ref": 0.001}, "B": {"lr_ref": 0.002, "log_nimg": 6400}}
+    changes = {"diffusion.log_nimg": 100, "diffusion.per_config": own}
+    assert problem({"configs": ["A", "B", "G"], **changes}).key == (
+        "diffusion.log_nimg (config A, G)"
+    )
+    assert problem({"configs": ["A", "G"], **changes}).key == "diffusion.log_nimg"
+
+
+def test_the_ranks_must_share_the_batch_evenly(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ParamsError) as error:
+        load(ROOT / "params.yaml")
+    (found,) = (p for p in error.value.problems if p.key == "diffusion.batch")
+    assert "126 or 129" in found.fix
+
+
+def test_a_folder_of_images_must_exist(params, problem, tmp_path):
+    changes = {"dataset.source": "folder", "dataset.path": "pictures"}
+    found = problem(changes)
+    assert (found.key, found.value) == ("dataset.path", "pictures")
+    assert f"{tmp_path}/pictures" in found.fix
+    (tmp_path / "pictures").mkdir()
+    assert params(changes).dataset.path == "pictures"
+
+
+def test_photographs_are_too_small_for_large_crops(params, problem):
+    changes = {"dataset.source": "photos", "diffusion.attention_resolutions": None}
+    found = problem({**changes, "dataset.resolution": 160})
+    assert (found.key, found.value) == ("dataset.resolution", 160)
+    changes["dataset.resolution"] = 128
+    params(changes)
+    assert problem({**changes, "dataset.path": "pictures"}).key == "dataset.path"
+
+
+@pytest.fixture
+def shards(tmp_path, problems, params):
+    """Three files in a project; shards(training, held out) gives the problems of these patterns."""
+    for name in ("0", "1", "2"):
+        (tmp_path / f"{name}.tar").touch()
+    (tmp_path / "also.tar").symlink_to("1.tar")
+
+    def find(training, held_out):
+        changes = {"vae.images.shards": training, "vae.images.held_out": held_out}
+        try:
+            params(changes)
+        except ParamsError as error:
+            return error.problems
+        return ()
+
+    return find
+
+
+def test_training_and_held_out_shards_must_be_disjoint(shards, tmp_path):
+    assert shards("{0..1}.tar", "2.tar") == ()
+    assert shards("[01].tar", f"{tmp_path}/2.tar") == ()
+    for held_out in ("{1..2}.tar", "*[12].tar", "also.tar"):
+        (found,) = shards("{0..1}.tar", held_out)
+        assert (found.key, found.value) == ("vae.images.held_out", held_out)
+        assert f"{tmp_path}/1.tar" in found.fix
+
+
+def test_missing_shards_are_named(shards, tmp_path):
+    (found,) = shards("{0..3}.tar", "also.tar")[:1]
+    assert "1 of 4" in found.fix
+    assert f"{tmp_path}/3.tar" in found.fix
+    assert shards("0.tar", "held*.tar")[0].key == "vae.images.held_out"
+    assert shards(None, "0.tar")[0].key == "vae.images.shards, vae.images.held_out"
