@@ -8,7 +8,10 @@ from edm2.diffusion.denoiser import Denoiser
 
 
 class DenoisingLoss(nn.Module):
-    """Errors of a denoiser, as one module, so that data parallelism sees all that is trained."""
+    """The loss of a denoiser, as a module that owns all trained parameters.
+
+    Data parallelism and torch.compile wrap this module.
+    """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -21,16 +24,16 @@ class DenoisingLoss(nn.Module):
         sigma: torch.Tensor,
         labels: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per image: the loss λ/e^u·‖D−y‖² + u (EDM2 eq. 14), and λ‖D−y‖², means over pixels.
+        """Per image: the loss λ/e^u·‖D−y‖² + u (EDM2 eq. 14), and λ‖D−y‖²; ‖·‖² is a mean over values.
 
         Args:
             data: clean data float32 [N, C, R, R] of standard deviation 0.5.
-            noise: standard normal, like data.
-            sigma: float32 [N].
+            noise: standard normal, float32 [N, C, R, R].
+            sigma: noise level, float32 [N], above 0.
             labels: int64 [N], or None.
 
         Returns:
-            loss and weighted error, both float32 [N].
+            Loss and weighted error, both float32 [N].
         """
         noisy = data + sigma[:, None, None, None] * noise
         error = (self.denoiser(noisy, sigma, labels) - data).square().mean(dim=(1, 2, 3))
@@ -40,5 +43,5 @@ class DenoisingLoss(nn.Module):
 
 
 def loss_weight(sigma: torch.Tensor) -> torch.Tensor:
-    """λ(σ) = (σ² + σ_d²) / (σσ_d)², which gives each noise level unit weight at first."""
+    """λ(σ) = (σ² + σ_d²) / (σσ_d)², with which an untrained denoiser has loss 1 at every σ."""
     return (sigma.square() + SIGMA_DATA**2) / (sigma * SIGMA_DATA).square()

@@ -1,9 +1,9 @@
-"""Magnitudes of activations, weights and updates, by part of the network (EDM2 Figures 3 and 15).
+"""Magnitudes of weights, activations and updates by part of the network (EDM2 Figures 3 and 15).
 
-The magnitude of an output unit is the root mean square of its row: of its weights, of its outputs
-over samples and pixels, or of its update over that of its weights. Unit-normal data gives 1. Units
-of all layers in the residual blocks count (input and output convolution, embedding and gains do
-not), by bucket: encoder or decoder at one resolution.
+Each output unit of a layer has a magnitude: the root mean square of its weights, or of its outputs
+over samples and pixels, or that of its update divided by that of its weights. Unit-normal data has
+magnitude 1. The layers in the residual blocks are grouped into buckets, encoder or decoder at one
+resolution; input and output convolution, embedding and gains are left out.
 """
 
 import contextlib
@@ -17,78 +17,84 @@ from edm2.diffusion.layers import Layer
 from edm2.diffusion.unet import Unet
 from edm2.runtime.distributed import all_reduce, ranks
 
-Magnitudes = dict[str, torch.Tensor]
-TINY = torch.finfo(torch.float32).tiny  # of weights that are still zero
+Magnitudes = dict[str, torch.Tensor]  # scalar tensors
+TINY = torch.finfo(torch.float32).tiny  # smallest divisor, for weights that were and are zero
 
 
 def buckets(unet: Unet) -> dict[str, list[Layer]]:
-    """Layers of the residual blocks by bucket, named enc-64x64 and so on."""
-    found: dict[str, list[Layer]] = {}
-    for part, modules in (("enc", unet.enc), ("dec", unet.dec)):
-        for name, block in modules.items():
+    """Layers of the residual blocks by bucket: enc-64x64 and so on."""
+    layers: dict[str, list[Layer]] = {}
+    for part, blocks in (("enc", unet.enc), ("dec", unet.dec)):
+        for name, block in blocks.items():
             if isinstance(block, Block):
-                layers = [m for m in block.modules() if isinstance(m, Layer)]
-                found.setdefault(f"{part}-{name.partition('-')[0]}", []).extend(layers)
-    return found
+                bucket = layers.setdefault(f"{part}-{name.partition('-')[0]}", [])
+                bucket.extend(module for module in block.modules() if isinstance(module, Layer))
+    return layers
 
 
 def weights(unet: Unet) -> Magnitudes:
     """weights_max/<bucket> and weights_mean/<bucket>."""
-    return _aggregate("weights", unet, lambda layer: _magnitude(layer.weight))
+    return _aggregate("weights", unet, lambda layer: _magnitudes(layer.weight))
 
 
 @contextlib.contextmanager
 def updates(unet: Unet) -> Iterator[Magnitudes]:
-    """updates_max/<bucket> and updates_mean/<bucket>: ‖Δw‖/‖w‖ of the step taken within.
+    """updates_max/<bucket> and updates_mean/<bucket> of the optimizer step in this context.
 
-    That is the effective learning rate. Filled in on leaving.
+    ‖Δw‖/‖w‖ is the effective learning rate. The mapping is filled on exit.
     """
-    found: Magnitudes = {}
-    layers = [layer for layers in buckets(unet).values() for layer in layers]
-    before = {layer: layer.weight.detach().clone() for layer in layers}
-    yield found
+    old = {layer: layer.weight.detach().clone() for layer in _layers(unet)}
+    result: Magnitudes = {}
+    yield result
 
-    def relative(layer: Layer) -> torch.Tensor:
-        change = _magnitude(layer.weight - before[layer])
-        return change / _magnitude(layer.weight).clamp_min(TINY)
+    def relative_updates(layer: Layer) -> torch.Tensor:
+        change = _magnitudes(layer.weight - old[layer])
+        return change / _magnitudes(layer.weight).clamp_min(TINY)
 
-    found |= _aggregate("updates", unet, relative)
+    result |= _aggregate("updates", unet, relative_updates)
 
 
 def activations(unet: Unet, forward: Callable[[], object]) -> Magnitudes:
     """activations_max/<bucket> and activations_mean/<bucket> of one forward pass on all ranks.
 
     Args:
-        forward: runs the network; immediate outputs of the layers are seen, bias and gain included.
+        forward: runs the network. The outputs of its layers are measured, bias and gain included.
     """
-    squares: dict[nn.Module, torch.Tensor] = {}
+    mean_squares: dict[nn.Module, torch.Tensor] = {}
 
-    def see(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+    def record(layer: nn.Module, _: object, output: torch.Tensor) -> None:
         axes = [axis for axis in range(output.ndim) if axis != 1]
-        squares[layer] = output.detach().float().square().mean(axes)
+        mean_squares[layer] = output.detach().float().square().mean(axes)
 
-    layers = [layer for layers in buckets(unet).values() for layer in layers]
-    handles = [layer.register_forward_hook(see) for layer in layers]
+    layers = _layers(unet)
+    handles = [layer.register_forward_hook(record) for layer in layers]
     try:
         with torch.no_grad():
             forward()
     finally:
         for handle in handles:
             handle.remove()
-    power = all_reduce(torch.cat([squares[layer] for layer in layers])) / ranks().size
-    units = dict(zip(layers, power.sqrt().split([len(squares[la]) for la in layers]), strict=True))
-    return _aggregate("activations", unet, lambda layer: units[layer])
+    power = all_reduce(torch.cat([mean_squares[layer] for layer in layers])) / ranks().size
+    split = power.sqrt().split([len(mean_squares[layer]) for layer in layers])
+    magnitudes = dict(zip(layers, split, strict=True))
+    return _aggregate("activations", unet, lambda layer: magnitudes[layer])
+
+
+def _layers(unet: Unet) -> list[Layer]:
+    return [layer for layers in buckets(unet).values() for layer in layers]
 
 
 @torch.no_grad()
-def _aggregate(what: str, unet: Unet, of: Callable[[Layer], torch.Tensor]) -> Magnitudes:
-    found: Magnitudes = {}
+def _aggregate(name: str, unet: Unet, magnitudes: Callable[[Layer], torch.Tensor]) -> Magnitudes:
+    """Maximum and mean over the output units of each bucket; `magnitudes`: layer → [units]."""
+    result: Magnitudes = {}
     for bucket, layers in buckets(unet).items():
-        units = torch.cat([of(layer) for layer in layers])
-        found[f"{what}_max/{bucket}"] = units.max()
-        found[f"{what}_mean/{bucket}"] = units.mean()
-    return found
+        units = torch.cat([magnitudes(layer) for layer in layers])
+        result[f"{name}_max/{bucket}"] = units.max()
+        result[f"{name}_mean/{bucket}"] = units.mean()
+    return result
 
 
-def _magnitude(weight: torch.Tensor) -> torch.Tensor:
+def _magnitudes(weight: torch.Tensor) -> torch.Tensor:
+    """Root mean square of each output unit: [units, ...] → [units]."""
     return weight.flatten(1).square().mean(dim=1).sqrt()
