@@ -1,4 +1,4 @@
-"""What residual blocks do to magnitudes. test_restatement.py tests their formulas."""
+"""What residual blocks do to magnitudes. test_numpy_reference.py tests their formulas."""
 
 from dataclasses import replace
 
