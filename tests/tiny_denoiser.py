@@ -33,15 +33,15 @@ TINY = {
 }
 
 
-class Mean:
-    """A stand-in for an average: the sum of all parameters seen, and the times of it."""
+class SummingAverage:
+    """A fake average: the sum of the parameters over all updates, and the arguments of these."""
 
     def __init__(self, source: nn.Module) -> None:
-        self.source, self.calls = source, []
+        self.source, self.updates = source, []
         self.sums = [torch.zeros_like(p) for p in source.parameters()]
 
     def update(self, nimg: int, batch: int) -> None:
-        self.calls.append((nimg, batch))
+        self.updates.append((nimg, batch))
         for total, parameter in zip(self.sums, self.source.parameters(), strict=True):
             total += parameter.detach()
 
@@ -53,16 +53,16 @@ class Mean:
 
 
 def diffusion_params(overrides: dict[str, Any] | None = None, **changes: Any) -> Diffusion:
-    """Numbers of `TINY` and what is changed; everything else null."""
-    switches = {**dict.fromkeys(Overrides.model_fields), **(overrides or {})}
-    nothing = dict.fromkeys(Diffusion.model_fields)
-    return Diffusion.model_validate({**nothing, **TINY, "overrides": switches, **changes})
+    """The values of `TINY` with changes; all other fields are null."""
+    options = {**dict.fromkeys(Overrides.model_fields), **(overrides or {})}
+    null = dict.fromkeys(Diffusion.model_fields)
+    return Diffusion.model_validate({**null, **TINY, "overrides": options, **changes})
 
 
 def make_denoiser(
     config: ConfigName, params: Diffusion, precision: str = "fp32", channels_last: bool = False
 ) -> Denoiser:
-    """Always the same one, for 8×8 latents of 4 channels; as the config initializes it."""
+    """A denoiser for 4×8×8 latents, initialized as in the config; always with the same weights."""
     torch.manual_seed(0)
     runtime = SimpleNamespace(precision=precision, channels_last=channels_last)
     return denoiser_for(
@@ -70,11 +70,12 @@ def make_denoiser(
     )
 
 
-def shake(module: nn.Module, by: float = 0.1) -> None:
-    """Leave no parameter zero, so that every path carries a signal."""
+def perturb(module: nn.Module, scale: float = 0.1) -> nn.Module:
+    """Add noise to all parameters: none stays zero, so every path carries a signal."""
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(by * torch.randn_like(parameter))
+            parameter.add_(scale * torch.randn_like(parameter))
+    return module
 
 
 def make_task(
@@ -83,15 +84,15 @@ def make_task(
     average: Average | None = None,
     precision: str = "fp32",
     channels_last: bool = False,
-    shaken: bool = True,
+    perturbed: bool = True,
     **changes: Any,
 ) -> DenoiserTask:
-    """A task whose network has no zero parameters, if shaken; always the same one."""
+    """A training task, by default with perturbed parameters; always the same one."""
     params = diffusion_params(**changes).of(config)
     denoiser = make_denoiser(config, params, precision, channels_last)
-    if shaken:
-        shake(denoiser)
-    return DenoiserTask(denoiser, average or Mean(denoiser), params, 1, CPU)
+    if perturbed:
+        perturb(denoiser)
+    return DenoiserTask(denoiser, average or SummingAverage(denoiser), params, 1, CPU)
 
 
 def make_batch(seed: int = 0, count: int = BATCH) -> Batch:

@@ -1,5 +1,6 @@
-"""`edm2 model`: what the network of a config looks like."""
+"""`edm2 model`: describe the networks of the training configs."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,14 +16,16 @@ POSITIVE = click.IntRange(min=1)
 
 @click.group()
 def model() -> None:
-    """Look at the networks of the training configs."""
+    """Describe the networks of the training configs."""
 
 
 @model.command()
 @click.argument("config", type=click.Choice(list(CONFIGS)))
 @click.argument("size", required=False, type=click.Choice(list(SIZES)))
 @click.option("--channels", type=POSITIVE, help="Width of the first level, instead of SIZE.")
-@click.option("--resolution", type=POSITIVE, default=64, show_default=True)
+@click.option(
+    "--resolution", type=POSITIVE, default=64, show_default=True, help="Of latents or pixels."
+)
 @click.option(
     "--in-channels", type=POSITIVE, default=4, show_default=True, help="4: latents; 3: pixels."
 )
@@ -33,9 +36,17 @@ def model() -> None:
     show_default=True,
     help="0: unconditional.",
 )
-@click.option("--channel-mult", type=Numbers(1), default="1,2,3,4", show_default=True)
-@click.option("--res-blocks", type=POSITIVE, default=3, show_default=True, help="Per level.")
-@click.option("--attention", type=Numbers(), help="Resolutions; default: those of the config.")
+@click.option(
+    "--channel-mult",
+    type=Numbers(1),
+    default="1,2,3,4",
+    show_default=True,
+    help="Width of each level as a multiple of the first.",
+)
+@click.option(
+    "--res-blocks", type=POSITIVE, default=3, show_default=True, help="Residual blocks per level."
+)
+@click.option("--attention", type=Numbers(), help="Resolutions; default: those of CONFIG.")
 def summary(config: str, size: str | None, channels: int | None, **shape: Any) -> None:
     """Print the options of CONFIG and the layers of its network at SIZE (default: S)."""
     import torch
@@ -44,7 +55,7 @@ def summary(config: str, size: str | None, channels: int | None, **shape: Any) -
     from edm2.diffusion.summary import layer_table
 
     if size and channels:
-        raise click.UsageError("give SIZE or --channels, not both")
+        raise click.UsageError("SIZE and --channels exclude each other: give only one of them.")
     try:
         with torch.device("meta"):
             denoiser = build_denoiser(
@@ -58,14 +69,31 @@ def summary(config: str, size: str | None, channels: int | None, **shape: Any) -
                 res_blocks=shape["res_blocks"],
                 attention_resolutions=shape["attention"],
             )
-        table = layer_table(denoiser)
-    except RuntimeError as error:  # of torch, about the shapes of tensors
+        rows, total = layer_table(denoiser)
+    except RuntimeError as error:  # from torch, about shapes of tensors
         raise UserError(
-            f"there is no network of this shape ({error}). Choose a --resolution divisible "
+            f"no network has this shape ({error}). Choose a --resolution divisible "
             "by 2 once for each level after the first, and --channels divisible by 64."
         ) from None
-    click.echo(f"Config {config} as in the paper's Table 1, at this size:\n")
+    click.echo(f"Config {config} with the paper's values for this size:\n")
     for option, value in asdict(denoiser.config).items():
         click.echo(f"{option} = {value}")
-    numbers = dict.fromkeys(("parameters", "multiply_adds"), "{:,}".format)
-    click.echo("\n" + table.to_string(index=False, formatters=numbers))
+    cells = [
+        (
+            row.name,
+            "x".join(map(str, row.output_shape)),
+            f"{row.parameters:,}",
+            f"{row.multiply_adds:,}",
+        )
+        for row in (*rows, total)
+    ]
+    click.echo("\n" + _aligned([("layer", "output", "parameters", "multiply-adds"), *cells]))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A text table with right-aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )

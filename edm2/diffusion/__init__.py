@@ -1,4 +1,4 @@
-"""The denoiser, its training dynamics, and the ladder of training configurations A to G."""
+"""The denoiser and its training; the training configs A to G are in edm2.params.configs."""
 
 from edm2.diffusion.denoiser import Denoiser, build_denoiser
 

@@ -8,12 +8,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network is besides its config.
+    """The shape of a network: what its config leaves open.
 
     Attributes:
         resolution, in_channels: of its input and output.
         num_classes: 0 for an unconditional network.
-        channels, channel_mult, res_blocks: width, width of each level over it, blocks per level.
+        channels: width of the first level.
+        channel_mult: width of each level as a multiple of `channels`.
+        res_blocks: residual blocks per level of the encoder; the decoder has one more.
     """
 
     resolution: int

@@ -9,39 +9,48 @@ from torch.nn import functional as F
 from edm2.diffusion.layers import GroupNorm, Layer, downsample, mp_silu, mp_sum, normalize, upsample
 from edm2.params.configs import TrainingConfig
 
-CLAMP = 256.0
-HEAD = 64  # channels per attention head
-BALANCE = 0.3  # share of a residual branch in magnitude-preserving sums (EDM2 Appendix B.4)
+CLAMP = 256.0  # largest absolute activation at the end of a block
+HEAD_CHANNELS = 64  # per attention head
+RESIDUAL_BALANCE = 0.3  # share of a residual branch in magnitude-preserving sums (EDM2 Section 2.5)
 
-Flavor = Literal["enc", "dec"]
+Part = Literal["enc", "dec"]
 Resample = Literal["keep", "down", "up"]
 
 
 class Conditioning(nn.Module):
-    """Embedding → per-channel scale, and shift where the config has biases; in fp32."""
+    """Scale channels by 1 + a linear function of the embedding, computed in fp32.
+
+    A config with biases also shifts them; a magnitude-preserving one multiplies the linear
+    function by a learned gain.
+    """
 
     gain: nn.Parameter | None
 
-    def __init__(self, config: TrainingConfig, embedding: int, channels: int) -> None:
+    def __init__(self, config: TrainingConfig, embedding_channels: int, channels: int) -> None:
         super().__init__()
-        self.shifts = config.bias
-        self.affine = Layer(config, embedding, channels * (2 if self.shifts else 1), kernel=0)
+        self.has_shift = config.bias
+        outputs = channels * (2 if self.has_shift else 1)
+        self.affine = Layer(config, embedding_channels, outputs, kernel=0)
         self.gain = nn.Parameter(torch.zeros([])) if config.magnitude_preserving else None
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """x [N, C, H, W], embedding float32 [N, embedding_channels] → [N, C, H, W]."""
         values = self.affine(embedding, gain=1.0 if self.gain is None else self.gain)
-        scale, shift = values.chunk(2, dim=1) if self.shifts else (values, None)
+        scale, shift = values.chunk(2, dim=1) if self.has_shift else (values, None)
         x = x * (1 + scale)[:, :, None, None].to(x.dtype)
         return x if shift is None else x + shift[:, :, None, None].to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Self-attention over pixels; channels of q, k and v interleave within each head."""
+    """Self-attention over pixels with a residual connection: [N, C, H, W] → [N, C, H, W].
+
+    The output channels of `qkv` are ordered as [heads, channels of a head, (q, k, v)].
+    """
 
     def __init__(self, config: TrainingConfig, channels: int) -> None:
         super().__init__()
         self.config = config
-        self.heads = max(1, channels // HEAD)
+        self.heads = max(1, channels // HEAD_CHANNELS)
         self.norm = GroupNorm(config, channels) if config.attention == "dot" else None
         self.qkv = Layer(config, channels, 3 * channels, kernel=1)
         self.proj = Layer(config, channels, channels, kernel=1, ends_branch=True)
@@ -54,18 +63,20 @@ class Attention(nn.Module):
             qkv = normalize(qkv, (2,))
         if self.config.attention_fp32:
             qkv = qkv.float()
-        # each [N, heads, HW, C/heads]; contiguous, as fused attention wants them
+        # each [N, heads, HW, C/heads]; fused attention needs contiguous tensors
         q, k, v = qkv.permute(3, 0, 1, 4, 2).contiguous().unbind(0)
         y = F.scaled_dot_product_attention(q, k, v)  # softmax(q·k/√(C/heads)) v
         y = self.proj(y.transpose(2, 3).reshape(n, c, h, w).to(x.dtype))
-        return mp_sum(x, y, BALANCE) if self.config.magnitude_preserving else x + y
+        return mp_sum(x, y, RESIDUAL_BALANCE) if self.config.magnitude_preserving else x + y
 
 
 class Block(nn.Module):
-    """One residual block (EDM2 Figures 16 to 22).
+    """One residual block: [N, in_channels, H, W] → [N, out_channels, H', W'] (EDM2 Figures 16 to 22).
 
-    Main path: resample and, with pixel norm in the encoder, change channels and normalize.
-    Residual branch: norm, SiLU, conv0, norm, conditioning, SiLU, dropout, conv1.
+    Main path: resample and change channels; encoder blocks with pixel norm then normalize.
+    Residual branch: norm, SiLU, conv0, norm, conditioning, SiLU, dropout, conv1. It starts from
+    the input or, with pixel norm, from the resampled (in the encoder also normalized) main path.
+    Attention, if any, follows the sum of both.
     """
 
     def __init__(
@@ -73,37 +84,44 @@ class Block(nn.Module):
         config: TrainingConfig,
         in_channels: int,
         out_channels: int,
-        embedding: int,
+        embedding_channels: int,
         *,
-        flavor: Flavor,
+        part: Part,
         resample: Resample = "keep",
         attention: bool = False,
     ) -> None:
+        """
+        Args:
+            embedding_channels: width of the embedding.
+            part: the encoder or the decoder of the U-Net.
+            attention: whether self-attention follows.
+        """
         super().__init__()
         self.config, self.resample = config, resample
-        self.normalizes = config.pixel_norm and flavor == "enc"
-        branch_in = out_channels if self.normalizes else in_channels
+        self.normalizes_main_path = config.pixel_norm and part == "enc"
+        branch_in = out_channels if self.normalizes_main_path else in_channels
         has_norm = config.group_norm != "none"
         self.norm0 = GroupNorm(config, branch_in) if has_norm else None
         self.conv0 = Layer(config, branch_in, out_channels, kernel=3)
-        self.conditioning = Conditioning(config, embedding, out_channels)
+        self.conditioning = Conditioning(config, embedding_channels, out_channels)
         self.norm1 = GroupNorm(config, out_channels) if has_norm else None
         self.conv1 = Layer(config, out_channels, out_channels, kernel=3, ends_branch=True)
-        same = in_channels == out_channels
-        self.skip = None if same else Layer(config, in_channels, out_channels, kernel=1)
+        changes_channels = in_channels != out_channels
+        self.skip = Layer(config, in_channels, out_channels, kernel=1) if changes_channels else None
         self.attention = Attention(config, out_channels) if attention else None
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """x in the precision of the activations, embedding float32 [N, embedding_channels]."""
         if self.config.pixel_norm:
             x = self._resample(x)
-        if self.normalizes:
+        if self.normalizes_main_path:
             x = normalize(x if self.skip is None else self.skip(x), (1,))
         y = self._branch(x, embedding)
         if not self.config.pixel_norm:
             x = self._resample(x)
-        if not self.normalizes and self.skip is not None:
+        if not self.normalizes_main_path and self.skip is not None:
             x = self.skip(x)
-        x = mp_sum(x, y, BALANCE) if self.config.magnitude_preserving else x + y
+        x = mp_sum(x, y, RESIDUAL_BALANCE) if self.config.magnitude_preserving else x + y
         if self.attention is not None:
             x = self.attention(x)
         return x.clamp(-CLAMP, CLAMP)

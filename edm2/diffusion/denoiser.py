@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
     def forward(
         self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Denoised x, float32.
+        """The denoised x, float32 [N, C, R, R].
 
         Args:
             x: noisy data float32 [N, C, R, R], of data with standard deviation 0.5.
@@ -58,7 +58,7 @@ class Denoiser(nn.Module):
     def uncertainty(self, sigma: torch.Tensor) -> torch.Tensor:
         """u(σ), the logarithm of the loss's variance at each noise level (EDM2 eq. 15): [N] → [N].
 
-        Zero for configs that learn none.
+        Zero if the config does not learn it.
         """
         if self.head is None:
             return torch.zeros_like(sigma)
@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
         return u
 
     def force_norms(self) -> None:
-        """Set all weights back to their norm, where the config forces it; before each step."""
+        """Set all weights back to norm √fan-in if the config forces norms; called before each step."""
         for module in self.modules():
             if isinstance(module, Layer):
                 module.force_norm()
@@ -85,7 +85,10 @@ class Denoiser(nn.Module):
 
 
 class Uncertainty(nn.Module):
-    """One layer on features of the noise level, built like the config's other layers."""
+    """u(σ): one linear layer on features of the noise level, with the config's options.
+
+    c_noise float32 [N] → float32 [N].
+    """
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
@@ -111,15 +114,17 @@ def build_denoiser(
     dropout: float | None = None,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
 ) -> Denoiser:
-    """A freshly initialized denoiser.
+    """A denoiser with newly initialized weights.
 
     Args:
-        config: name of a training config, or a complete one of your own.
-        size: size of the paper; "S" if neither it nor `channels` is given. With a name it also
-            sets the config's dropout and learning rate (EDM2 Table 6).
+        config: name of a training config, or a complete custom one.
+        size: model size of the paper; "S" if both it and `channels` are None. If `config` is a
+            name, the size also sets dropout and learning rate (EDM2 Table 6).
         channels: width of the first level, instead of a size.
         resolution, in_channels: of the data; 64 and 4 are the paper's latents.
         num_classes: 0 for an unconditional network.
+        channel_mult: width of each level as a multiple of `channels`.
+        res_blocks: residual blocks per level of the encoder; the decoder has one more.
         attention_resolutions, dropout: None keeps the config's.
         dtype: precision of activations; parameters are float32.
 
@@ -130,19 +135,19 @@ def build_denoiser(
         raise ValueError(f"size {size!r} and channels {channels}: expected only one of them")
     if channels is None:
         size = size or "S"
-        channels = _known(SIZES, "size", size).channels
+        channels = _lookup(SIZES, "size", size).channels
     if not isinstance(config, TrainingConfig):
-        config = at_size(_known(CONFIGS, "config", config), size)
+        config = at_size(_lookup(CONFIGS, "config", config), size)
     if attention_resolutions is not None:
         config = replace(config, attention_resolutions=tuple(attention_resolutions))
     if dropout is not None:
         config = replace(config, dropout=dropout)
     shape = Shape(resolution, in_channels, num_classes, channels, tuple(channel_mult), res_blocks)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return Denoiser(config, shape, _known(dtypes, "dtype", dtype))
+    return Denoiser(config, shape, _lookup(dtypes, "dtype", dtype))
 
 
-def _known(choices: Mapping[Any, T], what: str, name: object) -> T:
+def _lookup(choices: Mapping[Any, T], kind: str, name: object) -> T:
     if name not in choices:
-        raise ValueError(f"{what} {name!r}: expected one of {', '.join(choices)}")
+        raise ValueError(f"{kind} {name!r}: expected one of {', '.join(choices)}")
     return choices[name]

@@ -1,4 +1,4 @@
-"""The pieces that networks of the config are made of."""
+"""Layers and functions that the networks of all configs are built from."""
 
 import contextlib
 import math
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edm2.params.configs import TrainingConfig
 
-EPSILON = 1e-4
+EPSILON = 1e-4  # of weight norm, pixel norm, and group norm without mean subtraction
 
 
 def normalize(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
@@ -19,7 +19,7 @@ def normalize(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
 
 
 def inverse_magnitude(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """1 / (‖x‖/√n + ε) over `dims`, which stay as ones; float32."""
+    """1 / (‖x‖/√n + ε) over `dims`, which are kept with size 1; float32."""
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float32)
     count = math.prod([x.shape[d] for d in dims])
     return (EPSILON + norm / math.sqrt(count)).reciprocal()
@@ -36,7 +36,10 @@ def mp_sum(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def mp_cat(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
-    """Concatenated channels, both parts contributing by `t` at unit magnitude (EDM2 eq. 103)."""
+    """Concatenate channels at unit magnitude, `b` contributing with share `t` (EDM2 eq. 103).
+
+    [N, C_a, H, W], [N, C_b, H, W] → [N, C_a + C_b, H, W].
+    """
     count_a, count_b = a.shape[1], b.shape[1]
     scale = math.sqrt((count_a + count_b) / ((1 - t) ** 2 + t**2))
     part_a = a * (scale * (1 - t) / math.sqrt(count_a))
@@ -50,19 +53,19 @@ def downsample(x: torch.Tensor) -> torch.Tensor:
 
 
 def upsample(x: torch.Tensor) -> torch.Tensor:
-    """Each pixel twice, both ways: [N, C, H, W] → [N, C, 2H, 2W]."""
+    """Repeat each pixel 2×2: [N, C, H, W] → [N, C, 2H, 2W]."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Layer(nn.Module):
-    """A learned convolution, or a linear map when `kernel` is 0, built as the config wants.
+    """A convolution, or a linear layer if `kernel` is 0, with the options of the config.
 
-    y = W * x + bias, with W normalized per output unit where the config says so: w / (ε + ‖w‖/√n)
-    / √n, n the fan-in (EDM2 eq. 47 and 66).
+    y = W * x + bias. If the config normalizes weights, each output unit of W is
+    w / (ε + ‖w‖/√n) / √n, n the fan-in (EDM2 eq. 47 and 66).
     """
 
     bias: nn.Parameter | None
-    unit: torch.Tensor | None  # the normalized weight, while `normalized_once` holds it
+    cached_weight: torch.Tensor | None  # the normalized weight, inside `normalized_once`
 
     def __init__(
         self,
@@ -76,8 +79,9 @@ class Layer(nn.Module):
     ) -> None:
         """
         Args:
-            ends_branch: whether the EDM initialization sets it to zero.
-            embeds_labels: whether it is the class embedding: no bias, standard normal in EDM.
+            ends_branch: whether a branch ends here: `zero_ends` initializes it with zeros.
+            embeds_labels: whether it is the class embedding: never a bias, and `zero_ends`
+                initializes it from N(0, 1).
         """
         super().__init__()
         shape = (out_channels, in_channels, *([kernel, kernel] if kernel else []))
@@ -86,7 +90,7 @@ class Layer(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels)) if has_bias else None
         self.normalized = config.weight_norm != "none"
         self.forced = config.weight_norm == "forced"
-        self.unit = None
+        self.cached_weight = None
         self.dims = tuple(range(1, self.weight.ndim))
         self.fan_in = math.prod(shape[1:])
         self._initialize(config, ends_branch, embeds_labels)
@@ -106,11 +110,15 @@ class Layer(nn.Module):
                 parameter.zero_()
 
     def forward(self, x: torch.Tensor, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """Apply the layer in the precision of `x`; `gain` scales the output."""
-        if self.normalized and self.unit is None:
+        """Apply the layer in the precision of `x`, with its weight multiplied by `gain`.
+
+        [N, in_channels] → [N, out_channels] if linear; otherwise
+        [N, in_channels, H, W] → [N, out_channels, H, W].
+        """
+        if self.normalized and self.cached_weight is None:
             weight = self.normalized_weight(gain)
         else:
-            weight = self.weight if self.unit is None else self.unit
+            weight = self.weight if self.cached_weight is None else self.cached_weight
             if not isinstance(gain, float) or gain != 1.0:
                 weight = weight * gain
         weight = weight.to(x.dtype)
@@ -120,41 +128,43 @@ class Layer(nn.Module):
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
     def normalized_weight(self, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """The weight with each output unit's norm set to `gain`."""
+        """The weight, with the norm of each output unit equal to `gain`."""
         scale = inverse_magnitude(self.weight, self.dims) * (gain / math.sqrt(self.fan_in))
         return self.weight * scale
 
     @torch.no_grad()
     def force_norm(self) -> None:
-        """Set each output unit's weights back to norm √n (EDM2 Section 2.3)."""
+        """If the config forces norms, set each output unit's weights to norm √n (EDM2 Section 2.3)."""
         if self.forced:
             self.weight.mul_(inverse_magnitude(self.weight, self.dims))
 
 
 @contextlib.contextmanager
 def normalized_once(module: nn.Module) -> Iterator[None]:
-    """Within, each layer normalizes its weight once, for all forward passes and gradients.
+    """Context in which each layer normalizes its weight once, for all forward and backward passes.
 
-    Gradients gather at the normalized weights and reach the weights on leaving.
+    Gradients accumulate at the cached normalized weights; on exit they are backpropagated to the
+    weights. After an exception they are dropped.
     """
     layers = [m for m in module.modules() if isinstance(m, Layer) and m.normalized]
-    units = [layer.normalized_weight() for layer in layers]
-    for layer, unit in zip(layers, units, strict=True):
-        layer.unit = unit.detach().requires_grad_()
+    weights = [layer.normalized_weight() for layer in layers]
+    cached = [weight.detach().requires_grad_() for weight in weights]
+    for layer, weight in zip(layers, cached, strict=True):
+        layer.cached_weight = weight
     try:
         yield
-        gradients = [None if layer.unit is None else layer.unit.grad for layer in layers]
     finally:
         for layer in layers:
-            layer.unit = None
-    reached = [(u, g) for u, g in zip(units, gradients, strict=True) if g is not None]
-    torch.autograd.backward([unit for unit, _ in reached], [gradient for _, gradient in reached])
+            layer.cached_weight = None
+    used = [(w, c.grad) for w, c in zip(weights, cached, strict=True) if c.grad is not None]
+    torch.autograd.backward([weight for weight, _ in used], [gradient for _, gradient in used])
 
 
 class GroupNorm(nn.Module):
-    """32 groups, fewer where a group would have under 4 channels; computed in fp32.
+    """Group norm of [N, C, H, W] in fp32, with 32 groups or fewer of at least 4 channels.
 
-    Without mean subtraction it divides by √(mean of squares + 1e-4) and learns nothing.
+    `standard` subtracts the mean and has a learned scale and bias (ε 1e-5); otherwise it only
+    divides by √(mean of squares + 1e-4).
     """
 
     weight: nn.Parameter | None
@@ -178,7 +188,7 @@ class GroupNorm(nn.Module):
 
 
 class PositionalEmbedding(nn.Module):
-    """[N] → [N, channels]: cosines, then sines, of geometrically spaced frequencies."""
+    """[N] → [N, channels]: cosines, then sines, of frequencies 10000^(−i/half), half = channels/2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -194,7 +204,7 @@ class PositionalEmbedding(nn.Module):
 class FourierEmbedding(nn.Module):
     """[N] → [N, channels]: cos 2π(f·a + φ) with fixed f ~ N(0, 1) and φ ~ U(0, 1).
 
-    Scaled by √2 it has unit magnitude (EDM2 eq. 75). The factor 2π is part of the buffers.
+    A scale of √2 gives unit magnitude (EDM2 eq. 75). The buffers contain the factor 2π.
     """
 
     freqs: torch.Tensor
@@ -212,7 +222,7 @@ class FourierEmbedding(nn.Module):
 
 
 def noise_embedding(config: TrainingConfig, channels: int) -> nn.Module:
-    """Features of c_noise, as the config wants them."""
+    """The config's features of the noise level: c_noise [N] → [N, channels], float32."""
     if config.noise_embedding == "positional":
         return PositionalEmbedding(channels)
     return FourierEmbedding(channels, math.sqrt(2) if config.noise_embedding == "mp_fourier" else 1)

@@ -7,7 +7,10 @@ from edm2.diffusion.denoiser import Denoiser
 
 
 class DenoisingLoss(nn.Module):
-    """Errors of a denoiser, as one module, so that data parallelism sees all that is trained."""
+    """The loss of a denoiser, as a module that owns all trained parameters.
+
+    Data parallelism and torch.compile wrap this module.
+    """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -24,12 +27,12 @@ class DenoisingLoss(nn.Module):
 
         Args:
             data: clean data float32 [N, C, R, R] of standard deviation 0.5.
-            noise: standard normal, like data.
-            sigma: float32 [N].
+            noise: standard normal, float32 [N, C, R, R].
+            sigma: noise level, float32 [N], above 0.
             labels: int64 [N], or None.
 
         Returns:
-            loss and weighted error, both float32 [N].
+            Loss and weighted error, both float32 [N].
         """
         noisy = data + sigma[:, None, None, None] * noise
         error = (self.denoiser(noisy, sigma, labels) - data).square().mean(dim=(1, 2, 3))

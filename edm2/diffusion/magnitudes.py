@@ -1,9 +1,9 @@
-"""Magnitudes of activations, weights and updates, by part of the network (EDM2 Figures 3 and 15).
+"""Magnitudes of weights, activations and updates by part of the network (EDM2 Figures 3 and 15).
 
-The magnitude of an output unit is the root mean square of its row: of its weights, of its outputs
-over samples and pixels, or of its update over that of its weights. Unit-normal data gives 1. Units
-of all layers in the residual blocks count (input and output convolution, embedding and gains do
-not), by bucket: encoder or decoder at one resolution.
+Each output unit of a layer has a magnitude: the root mean square of its weights, or of its outputs
+over samples and pixels, or that of its update divided by that of its weights. Unit-normal data has
+magnitude 1. The layers in the residual blocks are grouped into buckets, encoder or decoder at one
+resolution; input and output convolution, embedding and gains are left out.
 """
 
 import contextlib
@@ -15,71 +15,79 @@ from torch import nn
 from edm2.diffusion.backbone import Backbone
 from edm2.runtime.distributed import all_reduce, ranks
 
-Magnitudes = dict[str, torch.Tensor]
-TINY = torch.finfo(torch.float32).tiny  # of weights that are still zero
+Magnitudes = dict[str, torch.Tensor]  # scalar tensors
+TINY = torch.finfo(torch.float32).tiny  # smallest divisor, for weights that were and are zero
 
 
 def weights(network: Backbone) -> Magnitudes:
     """weights_max/<bucket> and weights_mean/<bucket>."""
-    return _aggregate("weights", network, lambda layer: _magnitude(_weight(layer)))
+    return _aggregate("weights", network, lambda layer: _magnitudes(_weight(layer)))
 
 
 @contextlib.contextmanager
 def updates(network: Backbone) -> Iterator[Magnitudes]:
-    """updates_max/<bucket> and updates_mean/<bucket>: ‖Δw‖/‖w‖ of the step taken within.
+    """updates_max/<bucket> and updates_mean/<bucket> of the optimizer step in this context.
 
-    That is the effective learning rate. Filled in on leaving.
+    ‖Δw‖/‖w‖ is the effective learning rate. The mapping is filled on exit.
     """
-    found: Magnitudes = {}
-    layers = [layer for layers in network.buckets().values() for layer in layers]
-    before = {layer: _weight(layer).detach().clone() for layer in layers}
-    yield found
+    old = {layer: _weight(layer).detach().clone() for layer in _layers(network)}
+    result: Magnitudes = {}
+    yield result
 
-    def relative(layer: nn.Module) -> torch.Tensor:
-        change = _magnitude(_weight(layer) - before[layer])
-        return change / _magnitude(_weight(layer)).clamp_min(TINY)
+    def relative_updates(layer: nn.Module) -> torch.Tensor:
+        change = _magnitudes(_weight(layer) - old[layer])
+        return change / _magnitudes(_weight(layer)).clamp_min(TINY)
 
-    found |= _aggregate("updates", network, relative)
+    result |= _aggregate("updates", network, relative_updates)
 
 
 def activations(network: Backbone, forward: Callable[[], object]) -> Magnitudes:
     """activations_max/<bucket> and activations_mean/<bucket> of one forward pass on all ranks.
 
     Args:
-        forward: runs the network; immediate outputs of the layers are seen, bias and gain included.
+        forward: runs the network. The outputs of its layers are measured, bias and gain included.
     """
-    squares: dict[nn.Module, torch.Tensor] = {}
+    mean_squares: dict[nn.Module, torch.Tensor] = {}
 
-    def see(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+    def record(layer: nn.Module, _: object, output: torch.Tensor) -> None:
         axes = [axis for axis in range(output.ndim) if axis != 1]
-        squares[layer] = output.detach().float().square().mean(axes)
+        mean_squares[layer] = output.detach().float().square().mean(axes)
 
-    layers = [layer for layers in network.buckets().values() for layer in layers]
+    layers = _layers(network)
     if not layers:
         return {}
-    handles = [layer.register_forward_hook(see) for layer in layers]
+    handles = [layer.register_forward_hook(record) for layer in layers]
     try:
         with torch.no_grad():
             forward()
     finally:
         for handle in handles:
             handle.remove()
-    power = all_reduce(torch.cat([squares[layer] for layer in layers])) / ranks().size
-    units = dict(zip(layers, power.sqrt().split([len(squares[la]) for la in layers]), strict=True))
-    return _aggregate("activations", network, lambda layer: units[layer])
+    power = all_reduce(torch.cat([mean_squares[layer] for layer in layers])) / ranks().size
+    split = power.sqrt().split([len(mean_squares[layer]) for layer in layers])
+    magnitudes = dict(zip(layers, split, strict=True))
+    return _aggregate("activations", network, lambda layer: magnitudes[layer])
+
+
+def _layers(network: Backbone) -> list[nn.Module]:
+    return [layer for layers in network.buckets().values() for layer in layers]
 
 
 @torch.no_grad()
-def _aggregate(what: str, network: Backbone, of: Callable[[nn.Module], torch.Tensor]) -> Magnitudes:
-    found: Magnitudes = {}
+def _aggregate(
+    name: str, network: Backbone, magnitudes: Callable[[nn.Module], torch.Tensor]
+) -> Magnitudes:
+    """Maximum and mean over the output units of each bucket; `magnitudes`: layer → [units]."""
+    result: Magnitudes = {}
     for bucket, layers in network.buckets().items():
-        units = torch.cat([of(layer) for layer in layers])
-        found[f"{what}_max/{bucket}"] = units.max()
-        found[f"{what}_mean/{bucket}"] = units.mean()
-    return found
+        units = torch.cat([magnitudes(layer) for layer in layers])
+        result[f"{name}_max/{bucket}"] = units.max()
+        result[f"{name}_mean/{bucket}"] = units.mean()
+    return result
 
 
-def _magnitude(weight: torch.Tensor) -> torch.Tensor:
+def _magnitudes(weight: torch.Tensor) -> torch.Tensor:
+    """Root mean square of each output unit: [units, ...] → [units]."""
     return weight.flatten(1).square().mean(dim=1).sqrt()
 
 

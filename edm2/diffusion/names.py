@@ -1,4 +1,4 @@
-"""Names of tensors: ours, those of the paper's figures, and those of the published weights.
+"""Names of tensors: here, in the paper's figures, and in the published weights.
 
 | here                             | in the paper              | in published weights               |
 |----------------------------------|---------------------------|------------------------------------|
@@ -14,7 +14,8 @@
 | `out_conv.weight`, `out_gain`    | `out_conv`, `out_gain`    | the same                           |
 | `head.features.…`, `head.linear` |                           | `logvar_fourier.…`, `logvar_linear` |
 
-Published names exist for config G alone. Of a denoiser, all but the head stand below `unet.`.
+Published names exist only for config G. In the state dict of a denoiser, all names except the head's
+start with `unet.`.
 """
 
 import re
@@ -24,7 +25,7 @@ from fnmatch import fnmatchcase
 
 from edm2.params import UserError
 
-PUBLISHED = (  # patterns on our names, in order
+PUBLISHED = (  # replacements in names of a denoiser's state dict, applied in order
     (r"^unet\.map\.features\.", "unet.emb_fourier."),
     (r"^unet\.map\.layer0\.", "unet.emb_noise."),
     (r"^unet\.map\.label\.", "unet.emb_label."),
@@ -72,29 +73,33 @@ PAPER_TENSORS = (
 
 
 def paper_name(name: str) -> str:
-    """A tensor or module of the raw network as the paper's figures call it: enc-64x64-block0-conv0."""
+    """Name in the paper's figures of a tensor or module of the raw network.
+
+    `enc.64x64-block0.conv0.weight` → `enc-64x64-block0-conv0`.
+    """
     return name.removesuffix(".weight").replace("conditioning.", "").replace(".", "-")
 
 
 def published_name(name: str) -> str:
-    """A tensor of config G's denoiser as the published weights call it."""
+    """Name in the published weights of a tensor in the state dict of config G's denoiser."""
     for pattern, replacement in PUBLISHED:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The tensors whose name in the paper is `pattern` or matches it, as *-affine does.
+    """The tensors whose name in the paper matches a shell-style pattern, like *-affine.
 
     Raises:
-        UserError: none does.
+        UserError: no name matches.
     """
-    known = {name: paper_name(name) for name in names}
-    found = [name for name, paper in known.items() if fnmatchcase(paper, pattern)]
-    if not found:
-        close = get_close_matches(pattern, known.values(), n=1) or sorted(known.values())[:1]
+    paper_names = {name: paper_name(name) for name in names}
+    matches = [name for name, paper in paper_names.items() if fnmatchcase(paper, pattern)]
+    if not matches:
+        known = sorted(paper_names.values())
+        suggestion = (get_close_matches(pattern, known, n=1) or known)[0]
         raise UserError(
             f"sweep.tensors: {pattern!r}: expected the name of a tensor of this network, "
-            f"or a pattern that matches some. For example {close[0]}."
+            f"or a pattern that matches at least one. For example {suggestion}."
         )
-    return found
+    return matches

@@ -1,4 +1,4 @@
-"""Denoisers as params describe them, and their weights on disk."""
+"""Build denoisers from params; save and load their weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,31 +35,32 @@ def denoiser_for(
 
 
 def save_network(denoiser: Denoiser, path: Path) -> None:
-    """The weights of the end of training, float32, uncertainty head included."""
+    """Write all weights as float32 safetensors, with those of the uncertainty head."""
     save_file({name: tensor.cpu() for name, tensor in denoiser.state_dict().items()}, path)
 
 
 def set_network(denoiser: Denoiser, tensors: Mapping[str, torch.Tensor]) -> Denoiser:
-    """Give the raw network these weights, for sampling.
+    """Load weights into the raw network and freeze it for sampling.
 
     Raises:
-        UserError: they are of another network.
+        UserError: the names or shapes are those of another network.
     """
-    own = {name: tensor.shape for name, tensor in denoiser.unet.state_dict().items()}
-    given = {name: tensor.shape for name, tensor in tensors.items()}
+    expected = {name: tensor.shape for name, tensor in denoiser.unet.state_dict().items()}
+    actual = {name: tensor.shape for name, tensor in tensors.items()}
     differing = sorted(
-        name for name in own.keys() | given.keys() if own.get(name) != given.get(name)
+        name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
     )
     if differing:
         name = differing[0]
         raise UserError(
-            f"{len(differing)} tensors are not those of the network that `diffusion` describes, "
-            f"{name} among them: shape {_told(given.get(name))}, expected {_told(own.get(name))}. "
-            "Set size or channels, channel_mult, blocks, the latents' shape and classes as they were."
+            f"{len(differing)} tensors do not fit the network that `diffusion` describes, for "
+            f"example {name}: shape {_text(actual.get(name))}, expected {_text(expected.get(name))}. "
+            "Set size or channels, channel_mult and res_blocks as in the training of these weights, "
+            "and use latents of the same shape and number of classes."
         )
     denoiser.unet.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return denoiser.eval().requires_grad_(False)
 
 
-def _told(shape: torch.Size | None) -> str:
+def _text(shape: torch.Size | None) -> str:
     return "none" if shape is None else str(list(shape))

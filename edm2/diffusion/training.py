@@ -26,11 +26,11 @@ from edm2.runtime.randomness import generator, normals, torch_seed
 # clean latents, noise, ln σ, labels
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 BETA1 = 0.9
-EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of noise-level bins, in standard deviations of ln σ
+EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of bins of ln σ, in standard deviations from its mean
 
 
 class Average(Protocol):
-    """An average of the network's parameters that follows training."""
+    """A moving average of the network's parameters."""
 
     def update(self, nimg: int, batch: int) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -38,7 +38,7 @@ class Average(Protocol):
 
 
 class DenoiserTask:
-    """One training step: force norms, loss, gradients, Adam, averages; magnitudes now and then."""
+    """Training steps: forced norms, loss, gradients, Adam, averages; sometimes magnitudes."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class DenoiserTask:
         """
         Args:
             average: of the raw network's parameters, updated after each step.
-            params: of this config; what the config settles is taken from the denoiser's own.
+            params: of this config; options that the denoiser's config has are taken from there.
             seed: of dropout.
-            compiled: whether to run the loss through torch.compile.
+            compiled: whether to compile the loss with torch.compile.
         """
         self.denoiser, self.average, self.device, self.seed = denoiser, average, device, seed
         self.params, self.config, self.objective = params, denoiser.config, denoiser.objective
@@ -67,13 +67,19 @@ class DenoiserTask:
         )
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
+        """Train on one batch.
+
+        Args:
+            batch: of this rank.
+            nimg: images seen, this batch included.
+        """
         self.denoiser.train()
         self.denoiser.force_norms()
         torch.manual_seed(torch_seed(self.seed, f"diffusion/dropout/{ranks().rank}", nimg))
         losses, weighted, ln_sigma = self._gradients(batch)
         nonfinite = zero_nonfinite(self.denoiser.parameters())
         rate = self._set_learning_rate(nimg)
-        observed = self._observed_update(batch, nimg)
+        measured = self._optimizer_step(batch, nimg)
         self.average.update(nimg, self.config.batch)
         return {
             "train/loss": losses.mean(),
@@ -81,26 +87,28 @@ class DenoiserTask:
             "train/lr": rate,
             "train/nonfinite_gradients": nonfinite,
             **self._by_noise_level(weighted, ln_sigma),
-            **observed,
+            **measured,
         }
 
-    def _observed_update(self, batch: Batch, nimg: int) -> Magnitudes:
-        """The optimizer's step; magnitudes before and across it, at times when they are due."""
+    def _optimizer_step(self, batch: Batch, nimg: int) -> Magnitudes:
+        """Take the optimizer's step; at multiples of magnitudes_nimg, measure magnitudes too.
+
+        Weights and activations are measured before the step.
+        """
         if nimg % self.params.magnitudes_nimg:
             self.optimizer.step()
             return {}
         unet = self.denoiser.unet
-        found = magnitudes.weights(unet) | magnitudes.activations(
-            unet, lambda: self.probe_forward(batch)
-        )
+        weights = magnitudes.weights(unet)
+        activations = magnitudes.activations(unet, lambda: self.probe_forward(batch))
         with magnitudes.updates(unet) as updates:
             self.optimizer.step()
-        return found | updates
+        return weights | activations | updates
 
     def probe_forward(self, batch: Batch) -> None:
-        """One forward pass over a microbatch, without compilation or dropout."""
-        part = slice(0, self.params.microbatch)
-        data, noise, ln_sigma, labels = (tensor[part].to(self.device) for tensor in batch)
+        """One forward pass over the first microbatch, without compilation or dropout."""
+        rows = slice(0, self.params.microbatch)
+        data, noise, ln_sigma, labels = (tensor[rows].to(self.device) for tensor in batch)
         sigma = ln_sigma.exp()
         self.denoiser.eval()
         self.denoiser(
@@ -110,26 +118,26 @@ class DenoiserTask:
         )
 
     def _gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Accumulate gradients over microbatches; per-image loss, weighted error and ln σ."""
+        """Accumulate gradients over microbatches; return per-image loss, weighted error and ln σ."""
         data, noise, ln_sigma, labels = (tensor.to(self.device) for tensor in batch)
         self.optimizer.zero_grad()
-        found = []
-        parts = range(0, len(data), self.params.microbatch or len(data))
-        with normalized_once(self.denoiser) if len(parts) > 1 else contextlib.nullcontext():
-            for start in parts:
-                part = slice(start, start + parts.step)
-                with synchronized(self.loss, start == parts[-1]):
+        results = []
+        starts = range(0, len(data), self.params.microbatch or len(data))
+        with normalized_once(self.denoiser) if len(starts) > 1 else contextlib.nullcontext():
+            for start in starts:
+                rows = slice(start, start + starts.step)
+                with synchronized(self.loss, start == starts[-1]):
                     loss, weighted = self.loss(
-                        data[part],
-                        noise[part],
-                        ln_sigma[part].exp(),
-                        labels[part] if self.params.conditional else None,
+                        data[rows],
+                        noise[rows],
+                        ln_sigma[rows].exp(),
+                        labels[rows] if self.params.conditional else None,
                     )
                     pixels = data[0].numel()
                     total = loss.sum() * (self.config.loss_scaling * pixels / len(data))
                     total.backward()
-                found.append((loss.detach(), weighted.detach()))
-        losses, errors = (torch.cat(column) for column in zip(*found, strict=True))
+                results.append((loss.detach(), weighted.detach()))
+        losses, errors = (torch.cat(column) for column in zip(*results, strict=True))
         return losses, errors, ln_sigma
 
     def _set_learning_rate(self, nimg: int) -> float:
@@ -144,13 +152,12 @@ class DenoiserTask:
     def _by_noise_level(
         self, weighted: torch.Tensor, ln_sigma: torch.Tensor
     ) -> dict[str, tuple[Scalar, Scalar]]:
-        """Sum and count of the weighted error in each bin of ln σ, named by a σ inside."""
+        """Sum and count of the weighted error in each bin of ln σ; see `bin_names`."""
         edges = torch.tensor(_ln_sigmas(self.objective, EDGES), device=self.device)
         bins = torch.bucketize(ln_sigma, edges)
         count = torch.bincount(bins, minlength=len(EDGES) + 1)
         total = torch.bincount(bins, weighted.double(), minlength=len(EDGES) + 1)
-        names = bin_names(self.objective)
-        return {name: (total[k], count[k]) for k, name in enumerate(names)}
+        return {name: (total[k], count[k]) for k, name in enumerate(bin_names(self.objective))}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -162,14 +169,17 @@ class DenoiserTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.denoiser.load_state_dict(state["denoiser"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, moments in self.optimizer.state.items():  # laid out in memory alike
+        for parameter, moments in self.optimizer.state.items():  # in the parameter's memory layout
             for name in ("exp_avg", "exp_avg_sq"):
                 moments[name] = torch.empty_like(parameter).copy_(moments[name])
         self.average.load_state_dict(state["average"])
 
 
 def bin_names(objective: Objective) -> list[str]:
-    """weighted_mse/sigma_<σ> of each bin, σ in its middle (of the outermost: half a width outside)."""
+    """Metric names weighted_mse/sigma_<σ>, σ at the middle of each bin.
+
+    For the two open bins, σ is half a bin beyond their edge.
+    """
     middles = [EDGES[0] - 0.5, *((a + b) / 2 for a, b in pairwise(EDGES)), EDGES[-1] + 0.5]
     return [f"weighted_mse/sigma_{np.exp(x):.3g}" for x in _ln_sigmas(objective, middles)]
 
@@ -183,19 +193,19 @@ def _ln_sigmas(objective: Objective, normals: Sequence[float]) -> list[float]:
 def batches(
     latents: LatentShards, objective: Objective, batch: int, label_dropout: float, seed: int
 ) -> Callable[[int], Iterator[Batch]]:
-    """Training batches of `batch` images, from a given time on.
+    """The training batches as a function of the time in images that they start from.
 
-    Each image comes with a fresh sample of its latent, noise, and ln σ of the objective's noise
-    distribution; with probability `label_dropout` its label is −1, no class.
+    Each image has a new sample of its latent, noise, and ln σ of the objective; with
+    probability `label_dropout` its label is −1, no class.
     """
     shape = latents.shape
     pixels = int(np.prod(shape))
 
     def read(numbers: range, indices: list[int]) -> Batch:
         draws = torch.from_numpy(normals(seed, "diffusion/batch", numbers, (2 * pixels + 1,)))
-        fresh, noise, level = draws.split([pixels, pixels, 1], dim=1)
+        latent_noise, noise, level = draws.split([pixels, pixels, 1], dim=1)
         mean, std, labels = latents.batch(indices)
-        data = latents.normalization.normalize(mean + std * fresh.reshape(-1, *shape))
+        data = latents.normalization.normalize(mean + std * latent_noise.reshape(-1, *shape))
         ln_sigma = objective.ln_sigma(level.squeeze(1))
         if label_dropout:
             dropped = [

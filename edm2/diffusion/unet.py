@@ -12,28 +12,30 @@ from edm2.diffusion.blocks import Block
 from edm2.diffusion.layers import GroupNorm, Layer, mp_cat, mp_silu, mp_sum, noise_embedding
 from edm2.params.configs import TrainingConfig
 
-BALANCE = 0.5  # share of labels in the embedding, and of skips in concatenations
+# shares in magnitude-preserving sums and concatenations (EDM2 Section 2.5)
+LABEL_BALANCE = 0.5  # of the class in the embedding
+SKIP_BALANCE = 0.5  # of skip connections in the decoder
 
 
 class Embedding(nn.Module):
-    """Noise level and class → one vector [N, 4·channels at paper shape], in fp32."""
+    """Noise level and class → one vector [N, width], in fp32."""
+
+    layer1: Layer | None
+    label: Layer | None
 
     def __init__(self, config: TrainingConfig, shape: Shape, width: int) -> None:
         super().__init__()
         self.config = config
         self.features = noise_embedding(config, shape.channels)
         self.layer0 = Layer(config, shape.channels, width, kernel=0)
-        two = config.embedding_layers == 2
-        self.layer1 = Layer(config, width, width, kernel=0) if two else None
-        labeled = shape.num_classes > 0
-        self.label = (
-            Layer(config, shape.num_classes, width, kernel=0, embeds_labels=True)
-            if labeled
-            else None
-        )
+        self.layer1 = self.label = None
+        if config.embedding_layers == 2:
+            self.layer1 = Layer(config, width, width, kernel=0)
+        if shape.num_classes:
+            self.label = Layer(config, shape.num_classes, width, kernel=0, embeds_labels=True)
 
     def forward(self, c_noise: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """c_noise [N]; labels float [N, num_classes], one-hot or zero."""
+        """c_noise float32 [N]; labels float32 [N, num_classes], one-hot or zero."""
         silu = mp_silu if self.config.magnitude_preserving else F.silu
         x: torch.Tensor = self.layer0(self.features(c_noise))
         if self.layer1 is not None:
@@ -41,7 +43,7 @@ class Embedding(nn.Module):
         if self.label is not None and labels is not None:
             scale = math.sqrt(labels.shape[1]) if self.config.scaled_labels else 1.0
             y = self.label(labels * scale)
-            x = mp_sum(x, y, BALANCE) if self.config.magnitude_preserving else x + y
+            x = mp_sum(x, y, LABEL_BALANCE) if self.config.magnitude_preserving else x + y
         return silu(x)
 
 
@@ -58,10 +60,8 @@ class Unet(Backbone):
         self.config, self.shape = config, shape
         widths = [shape.channels * mult for mult in shape.channel_mult]
         self.map = Embedding(config, shape, max(widths))
-        block = partial(Block, config, embedding=max(widths))
-        attends = config.attention_resolutions
-        self.enc, skips = _encoder(config, shape, widths, partial(block, flavor="enc"), attends)
-        self.dec = _decoder(shape, widths, skips, partial(block, flavor="dec"), attends)
+        self.enc, skips = _encoder(config, shape, widths)
+        self.dec = _decoder(config, shape, widths, skips)
         has_norm = config.group_norm != "none"
         self.out_norm = GroupNorm(config, widths[0]) if has_norm else None
         self.out_conv = Layer(config, widths[0], shape.in_channels, kernel=3, ends_branch=True)
@@ -70,7 +70,8 @@ class Unet(Backbone):
     def forward(
         self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """
+        """The raw output [N, in_channels, R, R], in the precision of `x`.
+
         Args:
             x: [N, in_channels, R, R] in the precision of the activations.
             c_noise: float32 [N].
@@ -87,7 +88,7 @@ class Unet(Backbone):
             if "-block" in name:
                 skip = skips.pop()
                 mp = self.config.magnitude_preserving
-                x = mp_cat(x, skip, BALANCE) if mp else torch.cat([x, skip], dim=1)
+                x = mp_cat(x, skip, SKIP_BALANCE) if mp else torch.cat([x, skip], dim=1)
             x = module(x, embedding)
         return self._out(x)
 
@@ -111,51 +112,49 @@ class Unet(Backbone):
 
 
 def _encoder(
-    config: TrainingConfig,
-    shape: Shape,
-    widths: list[int],
-    block: partial[Block],
-    attends: tuple[int, ...],
+    config: TrainingConfig, shape: Shape, widths: list[int]
 ) -> tuple[nn.ModuleDict, list[int]]:
-    """The encoder's modules in order, and the channels each hands to the decoder."""
-    inputs = shape.in_channels + (1 if config.ones_channel else 0)
+    """The encoder's modules in order, and the number of output channels of each."""
+    block = partial(Block, config, embedding_channels=max(widths), part="enc")
     modules: dict[str, nn.Module] = {}
-    skips, before = [], 0
+    skips: list[int] = []
+    channels = shape.in_channels + (1 if config.ones_channel else 0)
     for level, width in enumerate(widths):
         side = shape.resolution >> level
+        attention = side in config.attention_resolutions
         if level == 0:
-            modules[f"{side}x{side}-conv"] = Layer(config, inputs, width, kernel=3)
-            before = width
+            modules[f"{side}x{side}-conv"] = Layer(config, channels, width, kernel=3)
+            channels = width
         else:
-            modules[f"{side}x{side}-down"] = block(before, before, resample="down")
-        skips.append(before)
+            modules[f"{side}x{side}-down"] = block(channels, channels, resample="down")
+        skips.append(channels)
         for k in range(shape.res_blocks):
-            modules[f"{side}x{side}-block{k}"] = block(before, width, attention=side in attends)
-            before = width
-            skips.append(before)
+            modules[f"{side}x{side}-block{k}"] = block(channels, width, attention=attention)
+            channels = width
+            skips.append(channels)
     return nn.ModuleDict(modules), skips
 
 
 def _decoder(
-    shape: Shape,
-    widths: list[int],
-    skips: list[int],
-    block: partial[Block],
-    attends: tuple[int, ...],
+    config: TrainingConfig, shape: Shape, widths: list[int], skips: list[int]
 ) -> nn.ModuleDict:
-    """The decoder's modules in order; "-block" ones take a skip, last one first."""
+    """The decoder's modules in order.
+
+    Each "-block" also takes the output of one encoder module; the last output comes first.
+    """
+    block = partial(Block, config, embedding_channels=max(widths), part="dec")
     modules: dict[str, nn.Module] = {}
-    before = widths[-1]
+    channels = widths[-1]
     for level, width in reversed(list(enumerate(widths))):
         side = shape.resolution >> level
+        attention = side in config.attention_resolutions
         if level == len(widths) - 1:
-            modules[f"{side}x{side}-in0"] = block(before, before, attention=side in attends)
-            modules[f"{side}x{side}-in1"] = block(before, before)
+            modules[f"{side}x{side}-in0"] = block(channels, channels, attention=attention)
+            modules[f"{side}x{side}-in1"] = block(channels, channels)
         else:
-            modules[f"{side}x{side}-up"] = block(before, before, resample="up")
+            modules[f"{side}x{side}-up"] = block(channels, channels, resample="up")
         for k in range(shape.res_blocks + 1):
-            in_channels = before + skips.pop()
-            name = f"{side}x{side}-block{k}"
-            modules[name] = block(in_channels, width, attention=side in attends)
-            before = width
+            in_channels = channels + skips.pop()
+            modules[f"{side}x{side}-block{k}"] = block(in_channels, width, attention=attention)
+            channels = width
     return nn.ModuleDict(modules)

@@ -1,8 +1,9 @@
-"""The config: EDM2 Table 1, from the EDM baseline (A) to full magnitude preservation (G).
+"""The training configs of EDM2 Table 1, from the EDM baseline (A) to full magnitude preservation (G).
 
-Each config is the one before it and the switches that the paper changes. Numbers are those of the
-S size on 64×64×4 latents (EDM2 Table 1, Appendix B and D). Networks and trainings ask switches;
-nothing asks for letters.
+Read from top to bottom like the table: each config is its predecessor with the options that the
+paper changes. The numbers are those of model size S on ImageNet-512 (64×64×4 latents; EDM2 Table 1,
+Appendices B and D). `edm2/params/sizes.py` has the numbers of other sizes and datasets. Networks and
+training code depend on the options, never on the name of a config.
 """
 
 from dataclasses import dataclass, replace
@@ -21,36 +22,47 @@ Average = Literal["traditional", "power"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training configuration.
+    """One training config: options of the network and of its training.
 
     Attributes:
         name: as in Table 1.
         backbone: the raw network, a member of `edm2.params.seams.BACKBONES`.
         objective: preconditioning, noise distribution and loss, a member of
             `edm2.params.seams.OBJECTIVES`.
-        noise_embedding: features of the noise level: cosines and sines of fixed frequencies,
-            random Fourier features, or those scaled to unit magnitude.
-        embedding_layers: linear layers between noise features and embedding.
-        bias: whether layers (but the class embedding) have biases, and conditioning a shift.
-        ones_channel: whether a constant 1 is concatenated to the network's input.
-        scaled_labels: whether one-hot labels are scaled by √(number of classes).
-        group_norm: with mean subtraction, learned scale and bias; without all three; or none.
-        pixel_norm: whether encoder blocks normalize each pixel on their main path, and resampling
-            and channel changes happen there too.
-        attention: scaled dot product after group norm, or cosine: q, k, v normalized per pixel.
-        initialization: uniform ±1/√fan-in with zeros where a branch ends; uniform everywhere;
-            or standard normal.
-        weight_norm: weights as they are; normalized in the forward pass; and set back to that
-            norm before each training step, too.
-        magnitude_preserving: whether SiLU, sums and concatenations preserve magnitude, with
-            learned gains on conditioning and output.
-        output_silu: whether the output block has an activation.
-        uncertainty: whether the loss is weighted by a learned uncertainty of the noise level.
-        average: traditional EMA, or power-function EMA with lengths chosen afterwards.
-        attention_fp32: whether attention is computed in fp32 whatever the precision.
-        attention_resolutions, dropout: of the network.
-        batch, lr_ref, lr_decay_batches, lr_rampup_nimg, adam_beta2, loss_scaling: of the training.
-        p_mean, p_std: of ln σ in training.
+        noise_embedding: features of the noise level. positional: cosines and sines of fixed
+            frequencies; fourier: random Fourier features; mp_fourier: those scaled to unit
+            magnitude.
+        embedding_layers: linear layers from the noise features to the embedding.
+        bias: biases in all layers except the class embedding, and a shift in the conditioning.
+        ones_channel: a constant channel of ones, concatenated to the network's input.
+        scaled_labels: one-hot labels multiplied by √(number of classes).
+        group_norm: standard: with mean subtraction, learned scale and bias; no_mean: without these;
+            none: no group norm.
+        pixel_norm: encoder blocks normalize each pixel on their main path. All blocks resample,
+            and encoder blocks change channels, on the main path before the residual branch starts.
+        attention: dot: scaled dot product, after a group norm; cosine: q, k and v normalized for
+            each head and pixel.
+        initialization: uniform: ±1/√fan-in; zero_ends: uniform, but zeros in the last layer of each
+            branch and N(0, 1) in the class embedding; normal: N(0, 1).
+        weight_norm: forward: weights are normalized in the forward pass; forced: they are also set
+            back to norm √fan-in before each training step; none: neither.
+        magnitude_preserving: SiLU, sums and concatenations preserve magnitude, and the conditioning
+            and the output have learned gains.
+        output_silu: a SiLU before the output convolution.
+        uncertainty: the loss is weighted by a learned uncertainty of each noise level.
+        average: traditional: one EMA of fixed length; power: power-function EMA, whose length is
+            chosen after training.
+        attention_fp32: attention is computed in fp32 in every precision.
+        attention_resolutions: resolutions whose blocks have attention.
+        dropout: probability of dropout in the residual branches.
+        batch: images per training step.
+        lr_ref: reference learning rate α_ref.
+        lr_decay_batches: t_ref, the number of training batches after which the learning rate
+            decays as 1/√t; ∞: constant.
+        lr_rampup_nimg: images over which the learning rate rises linearly from 0.
+        adam_beta2: Adam's β₂.
+        loss_scaling: factor on the loss before backpropagation.
+        p_mean, p_std: mean and standard deviation of ln σ in training.
     """
 
     name: str
@@ -83,6 +95,8 @@ class TrainingConfig:
     p_std: float
 
 
+# Config A, Section 2.1: the ADM network with the preconditioning, noise distribution and loss of EDM
+# (Karras et al. 2022). The starting point of the paper.
 A = TrainingConfig(
     name="EDM baseline",
     backbone="unet",
@@ -113,6 +127,10 @@ A = TrainingConfig(
     p_mean=-1.2,
     p_std=1.2,
 )
+
+# Config B, Section 2.1 and Appendix B.2: tuned hyperparameters for a stronger baseline. EDM's loss
+# weighting balances noise levels only at initialization; a learned uncertainty keeps them balanced
+# (eq. 14). From here on the EMA length is chosen after training (Section 3).
 B = replace(
     A,
     name="Minor improvements",
@@ -125,6 +143,11 @@ B = replace(
     p_mean=-0.4,
     p_std=1.0,
 )
+
+# Config C, Section 2.1 and Appendix B.3: a simpler network, whose training dynamics are easier to
+# analyze. Weights are the only kind of trainable parameter: no biases (the constant channel takes
+# over their role), no learned scales in group norms, one initialization for all layers. Cosine
+# attention prevents spiky attention maps from growing q and k, and allows 16 bits throughout.
 C = replace(
     B,
     name="Architectural streamlining",
@@ -137,6 +160,10 @@ C = replace(
     attention_fp32=False,
     initialization="uniform",
 )
+
+# Config D, Section 2.2: activations grow throughout the training of C. Each learned layer now divides
+# its weights by their norm, so that its output has the magnitude of its input (eq. 47). The learning
+# rate and the loss scaling suit weights of unit variance.
 D = replace(
     C,
     name="Magnitude-preserving learned layers",
@@ -145,12 +172,20 @@ D = replace(
     lr_ref=1e-2,
     loss_scaling=1.0,
 )
+
+# Config E, Section 2.3: the weights of D grow, which lowers the effective learning rate (the update
+# relative to the weights) in an uncontrolled way. Weights are set back to a fixed norm before each
+# step, and an explicit schedule lowers the learning rate instead (eq. 67).
 E = replace(
     D,
     name="Control effective learning rate",
     weight_norm="forced",
     lr_decay_batches=70_000.0,
 )
+
+# Config F, Section 2.4: group norms work across pixels, which may be harmful, and are not needed now
+# that magnitudes are under control. A much weaker pixel norm in the encoder replaces them, as it
+# still helps a little. Also simpler: one embedding layer, and no SiLU at the output.
 F = replace(
     E,
     name="Remove group normalizations",
@@ -159,6 +194,10 @@ F = replace(
     output_silu=False,
     embedding_layers=1,
 )
+
+# Config G, Section 2.5: the remaining fixed functions preserve magnitude too: Fourier features, SiLU,
+# sums and concatenations (eq. 75, 81, 88, 103). Learned gains, initially zero, let the network scale
+# its conditioning and its output. At this size dropout is no longer used.
 G = replace(
     F,
     name="Magnitude-preserving fixed-function layers",

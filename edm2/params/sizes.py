@@ -1,4 +1,4 @@
-"""What the paper tuned for its model sizes and datasets, besides the configs."""
+"""What the paper tuned for each model size and dataset; all else is in `edm2/params/configs.py`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,13 @@ PaperDataset = Literal["imagenet-512", "imagenet-64"]
 
 @dataclass(frozen=True)
 class SizeSettings:
-    """Width of the first level, reference learning rate α_ref and dropout (EDM2 Tables 2 and 6)."""
+    """Numbers of one model size (EDM2 Tables 2 and 6).
+
+    Attributes:
+        channels: width of the first level.
+        lr_ref: reference learning rate α_ref, for configs that normalize weights (D to G).
+        dropout: probability of dropout; a config with a higher one keeps its own.
+    """
 
     channels: int
     lr_ref: float
@@ -18,7 +24,12 @@ class SizeSettings:
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """Distribution of ln σ, and batches t_ref after which the learning rate decays (Table 6)."""
+    """Numbers of one dataset of the paper (EDM2 Table 6).
+
+    Attributes:
+        p_mean, p_std: mean and standard deviation of ln σ, for all configs but A.
+        lr_decay_batches: t_ref, in training batches, for configs with a decaying rate (E to G).
+    """
 
     p_mean: float
     p_std: float

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from edm2.diffusion.published import recognize, renamed
+from edm2.diffusion.published import convert_names, infer_denoiser
 from edm2.ema.gather import write_index
 from edm2.ema.pickles import read_published
 from edm2.ema.store import Snapshot, SnapshotStore, check_snapshots, write_snapshot
@@ -49,7 +49,7 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
                 "like edm2-img512-s-2147483-0.130.pkl."
             )
         tensors = read_published(path).tensors
-        denoiser = recognize(tensors)
+        denoiser = infer_denoiser(tensors)
         if denoiser.shape.channels != channels:
             raise UserError(
                 f"{path}: a network of {denoiser.shape.channels} channels, but "
@@ -57,7 +57,7 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
             )
         own = {
             name.removeprefix("unet."): tensor
-            for name, tensor in renamed(tensors, denoiser).items()
+            for name, tensor in convert_names(tensors, denoiser).items()
             if name.startswith("unet.")
         }
         snapshot = Snapshot.power(int(match[1]) * 1000, float(match[2]))

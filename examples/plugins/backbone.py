@@ -18,7 +18,7 @@ class Flat(Backbone):
         self.map = Embedding(config, shape, width)
         self.first = Layer(config, shape.in_channels, width, kernel=3)
         self.blocks = nn.ModuleList(
-            Block(config, width, width, width, flavor="enc") for _ in range(shape.res_blocks)
+            Block(config, width, width, width, part="enc") for _ in range(shape.res_blocks)
         )
         self.last = Layer(config, width, shape.in_channels, kernel=3, ends_branch=True)
 

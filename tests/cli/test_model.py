@@ -1,6 +1,8 @@
 """`edm2 model summary`."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,15 @@ from edm2.params.configs import CONFIGS
 PAPER = Path(reporting.__file__).parent / "paper"
 
 
-def printed(out):
+def parse(out):
     """The options, and the rows of the table by name: output, parameters, multiply-adds."""
-    lines = [line for line in out.splitlines() if line.strip()]
-    options = dict(line.split(" = ") for line in lines if " = " in line)
-    table = [line.split() for line in lines if len(line.split()) == 4 and " = " not in line]
-    return options, {name: (output, *map(number, rest)) for name, output, *rest in table[1:]}
+    _, options, table = out.strip().split("\n\n")
+    header, *rows = (line.split() for line in table.splitlines())
+    assert header == ["layer", "output", "parameters", "multiply-adds"]
+    return (
+        dict(line.split(" = ") for line in options.splitlines()),
+        {name: (output, *map(number, counts)) for name, output, *counts in rows},
+    )
 
 
 def number(text):
@@ -24,17 +29,16 @@ def number(text):
 
 
 def paper_parameters(file, **row):
-    """Number of parameters that the paper's authors published."""
+    """The number of parameters in the paper's table."""
     with (PAPER / file).open(newline="") as lines:
-        found = [r for r in csv.DictReader(lines) if row.items() <= r.items()]
-    assert len(found) == 1
-    return int(found[0]["params"])
+        (match,) = (r for r in csv.DictReader(lines) if row.items() <= r.items())
+    return int(match["params"])
 
 
-def test_parameters_of_a_size_are_the_papers(run):
-    done = run("model", "summary", "G", "XS")
-    assert (done.status, done.err) == (0, "")
-    options, rows = printed(done.out)
+def test_the_summary_has_the_papers_number_of_parameters(run):
+    result = run("model", "summary", "G", "XS")
+    assert (result.status, result.err) == (0, "")
+    options, rows = parse(result.out)
     assert options["weight_norm"] == "forced"
     assert options["lr_ref"] == "0.012"  # Table 6, for XS
     output, parameters, multiply_adds = rows.pop("total")
@@ -44,15 +48,24 @@ def test_parameters_of_a_size_are_the_papers(run):
     assert multiply_adds == sum(row[2] for row in rows.values())
 
 
+def test_the_summary_works_without_pandas():
+    code = "import sys; sys.modules['pandas'] = None; from edm2.cli import main; main(sys.argv[1:])"
+    arguments = ["model", "summary", "G", "XXS"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert parse(result.stdout)[1]["total"][0] == "4x64x64"
+
+
 @pytest.mark.parametrize("config", ["A", "F"])
 def test_the_default_size_is_s(run, config):
-    options, rows = printed(run("model", "summary", config).out)
+    options, rows = parse(run("model", "summary", config).out)
     assert options["name"] == CONFIGS[config].name
     assert rows["total"][1] == paper_parameters("configs.csv", config=config)
 
 
-def test_options_are_those_of_the_config(run):
-    first, last = (printed(run("model", "summary", config, "XXS").out)[0] for config in "AG")
+def test_the_summary_has_the_options_of_the_config(run):
+    first, last = (parse(run("model", "summary", config, "XXS").out)[0] for config in "AG")
     assert (first["group_norm"], last["group_norm"]) == ("standard", "none")
     assert (first["attention"], last["attention"]) == ("dot", "cosine")
     assert first.keys() == last.keys()
@@ -60,9 +73,9 @@ def test_options_are_those_of_the_config(run):
 
 def test_the_shape_can_be_set(run):
     shape = "--channels 8 --resolution 8 --in-channels 3 --classes 0 --channel-mult 1,2"
-    done = run("model", "summary", "G", *shape.split(), "--res-blocks", 1, "--attention", "4")
-    assert done.status == 0, done.err
-    options, rows = printed(done.out)
+    result = run("model", "summary", "G", *shape.split(), "--res-blocks", 1, "--attention", "4")
+    assert result.status == 0, result.err
+    options, rows = parse(result.out)
     assert options["attention_resolutions"] == "(4,)"
     assert rows["total"][0] == "3x8x8"
     attention = {name for name in rows if name.endswith("attention")}
@@ -74,18 +87,18 @@ def test_the_shape_can_be_set(run):
 
 def test_a_larger_channel_count_makes_a_wider_network(run):
     narrow, wide = (
-        printed(run("model", "summary", "G", "--channels", channels).out)[1]["total"][1]
+        parse(run("model", "summary", "G", "--channels", channels).out)[1]["total"][1]
         for channels in (64, 128)
     )
     assert narrow == paper_parameters("models.csv", dataset="imagenet-512", size="XXS")
     assert wide == paper_parameters("models.csv", dataset="imagenet-512", size="XS")
 
 
-def test_size_and_channels_together_are_refused(run):
-    done = run("model", "summary", "G", "S", "--channels", 64)
-    assert (done.status, done.out) == (2, "")
-    assert "SIZE" in done.err
-    assert "--channels" in done.err
+def test_size_and_channels_together_are_an_error(run):
+    result = run("model", "summary", "G", "S", "--channels", 64)
+    assert (result.status, result.out) == (2, "")
+    assert "SIZE" in result.err
+    assert "--channels" in result.err
 
 
 @pytest.mark.parametrize(
@@ -95,7 +108,7 @@ def test_size_and_channels_together_are_refused(run):
         (["G", "XXXL"], "XXXL"),
         (["G", "--channels", "0"], "--channels"),
         (["G", "--resolution", "0"], "--resolution"),
-        (["G", "XXS", "--resolution", "60"], "--resolution"),  # halved three times: 7.5
+        (["G", "XXS", "--resolution", "60"], "--resolution"),  # 60 / 2³ is not whole
         (["G", "--channels", "100"], "--channels"),  # heads of 64 channels
         (["G", "--classes", "-1"], "--classes"),
         (["G", "--channel-mult", "1,0"], "--channel-mult"),
@@ -103,7 +116,7 @@ def test_size_and_channels_together_are_refused(run):
         (["G", "--res-blocks", "0"], "--res-blocks"),
     ],
 )
-def test_impossible_networks_are_refused(run, arguments, name):
-    done = run("model", "summary", *arguments)
-    assert (done.status, done.out) == (2, "")
-    assert name in done.err
+def test_impossible_networks_are_an_error(run, arguments, name):
+    result = run("model", "summary", *arguments)
+    assert (result.status, result.out) == (2, "")
+    assert name in result.err

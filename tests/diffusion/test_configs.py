@@ -1,6 +1,6 @@
-"""Configs and sizes against the numbers that the paper prints (edm2/reporting/paper)."""
+"""Configs and sizes compared with the paper's tables (edm2/reporting/paper)."""
 
-from math import isinf
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -37,9 +37,9 @@ def test_the_tables_list_seven_configs_and_seven_sizes():
 @pytest.mark.parametrize("config", PAPER_CONFIGS.index)
 def test_parameters_and_attention_blocks_of_each_config(config):
     network = on_meta(config)
-    attends = [m for m in network.modules() if isinstance(m, Attention)]
+    attention = [m for m in network.modules() if isinstance(m, Attention)]
     assert parameters(network) == PAPER_CONFIGS.params[config]
-    assert len(attends) == PAPER_CONFIGS.attention_blocks[config]
+    assert len(attention) == PAPER_CONFIGS.attention_blocks[config]
 
 
 @pytest.mark.parametrize("size", LATENT.index)
@@ -55,8 +55,8 @@ def test_parameters_of_g_on_rgb_images_in_millions(size):
 
 @pytest.mark.parametrize("config", PAPER_CONFIGS.index)
 def test_training_numbers_of_each_config(config):
-    paper, own = PAPER_CONFIGS.loc[config], CONFIGS[config]
-    same = [
+    paper, options = PAPER_CONFIGS.loc[config], CONFIGS[config]
+    names = [
         "name",
         "batch",
         "lr_ref",
@@ -67,9 +67,9 @@ def test_training_numbers_of_each_config(config):
         "loss_scaling",
         "dropout",
     ]
-    assert {key: getattr(own, key) for key in same} == {key: paper[key] for key in same}
-    assert own.lr_rampup_nimg == paper.lr_rampup_mimg * 1e6
-    assert own.attention_resolutions == tuple(map(int, paper.attention_resolutions.split(";")))
+    assert {key: getattr(options, key) for key in names} == {key: paper[key] for key in names}
+    assert options.lr_rampup_nimg == paper.lr_rampup_mimg * 1e6
+    assert options.attention_resolutions == tuple(map(int, paper.attention_resolutions.split(";")))
 
 
 @pytest.mark.parametrize("size", LATENT.index)
@@ -79,9 +79,8 @@ def test_numbers_of_each_size(size):
     assert on_meta("G", size).config.dropout == paper.dropout
 
 
-def test_each_config_changes_only_what_the_paper_says():
-    """The switches of Table 1, retyped from the prose of the design page."""
-    steps = {
+def test_each_config_changes_only_the_options_that_the_paper_changes():
+    changes = {
         "B": {
             "uncertainty",
             "average",
@@ -107,42 +106,43 @@ def test_each_config_changes_only_what_the_paper_says():
         "F": {"group_norm", "pixel_norm", "output_silu", "embedding_layers"},
         "G": {"noise_embedding", "magnitude_preserving", "dropout"},
     }
-    for before, after in zip("ABCDEF", "BCDEFG", strict=True):
-        old, new = vars(CONFIGS[before]), vars(CONFIGS[after])
-        assert {key for key in old if old[key] != new[key]} - {"name"} == steps[after], after
+    for old_name, new_name in pairwise("ABCDEFG"):
+        old, new = vars(CONFIGS[old_name]), vars(CONFIGS[new_name])
+        assert {key for key in old if old[key] != new[key]} - {"name"} == changes[new_name]
 
 
 def test_blocks_have_the_names_of_the_paper():
-    """Figure 16's order: 3 blocks a level in the encoder, 2 + 4 a level in the decoder."""
+    """In the order of Figure 16, with attention at 16×16 and 8×8."""
     network = on_meta("G")
     sides = [64, 32, 16, 8]
     blocks = ("block0", "block1", "block2", "block3")
-    opens = dict.fromkeys(sides, ("up",)) | {8: ("in0", "in1")}
+    first = dict.fromkeys(sides, ("up",)) | {8: ("in0", "in1")}
     encoder = [
         f"{side}x{side}-{name}"
         for side in sides
         for name in ("conv" if side == 64 else "down", *blocks[:3])
     ]
-    decoder = [f"{side}x{side}-{name}" for side in sides[::-1] for name in (*opens[side], *blocks)]
+    decoder = [f"{side}x{side}-{name}" for side in sides[::-1] for name in (*first[side], *blocks)]
     assert list(network.enc) == encoder
     assert list(network.dec) == decoder
-    attends = {
+    with_attention = {
         name
         for name, m in (*network.enc.items(), *network.dec.items())
         if getattr(m, "attention", None) is not None
     }
     expected = {n for n in {*encoder, *decoder} if n.startswith(("16", "8")) and "-block" in n}
-    assert attends == expected | {"8x8-in0"}
+    assert with_attention == expected | {"8x8-in0"}
 
 
-def test_constant_rate_is_an_infinite_decay_time():
-    assert [c for c in CONFIGS if isinf(CONFIGS[c].lr_decay_batches)] == list("ABCD")
-
-
-def test_unknown_names_and_double_widths_are_refused():
-    with pytest.raises(ValueError, match="only one of them"):
-        build_denoiser("G", "S", 192)
-    with pytest.raises(ValueError, match="expected one of A, B"):
-        build_denoiser("H")
-    with pytest.raises(ValueError, match="XXS, XS"):
-        build_denoiser("G", "small")
+@pytest.mark.parametrize(
+    ("arguments", "value", "also"),
+    [
+        (("H",), "'H'", ", ".join(CONFIGS)),
+        (("G", "small"), "'small'", ", ".join(SIZES)),
+        (("G", "S", 192), "'S'", "192"),  # two widths
+    ],
+)
+def test_build_denoiser_rejects_unknown_names_and_two_widths(arguments, value, also):
+    with pytest.raises(ValueError, match=value) as error:
+        build_denoiser(*arguments)
+    assert also in str(error.value)

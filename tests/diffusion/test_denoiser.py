@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny_denoiser import perturb
 from torch import nn
 
 from edm2.diffusion import Denoiser, build_denoiser
@@ -24,57 +25,57 @@ def tiny(config, num_classes=3, **changes):
     return build_denoiser(config, channels=16, num_classes=num_classes, **{**shape, **changes})
 
 
-def shaken(denoiser):
-    """No zero parameters, so that every path carries a signal."""
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return denoiser.eval()
+def perturbed(config, **changes):
+    """A tiny denoiser of which every path carries a signal."""
+    return perturb(tiny(config, **changes), 0.3).eval()
 
 
 def noisy():
+    """Noisy data of the magnitudes that it has at SIGMA."""
     return torch.randn(4, 4, 8, 8) * (SIGMA.square() + 0.25).sqrt()[:, None, None, None]
 
 
 class Recorder(nn.Module):
-    """Stands in for the raw network: keeps what it is given, returns a fixed answer."""
+    """A fake raw network: records its arguments and returns a fixed output."""
 
-    def __init__(self, answer):
+    def __init__(self, output):
         super().__init__()
-        self.answer = answer
+        self.output = output
         self.shape = SimpleNamespace(num_classes=3)
 
     def forward(self, x, c_noise, labels):
-        self.given = x, c_noise, labels
-        return self.answer
+        self.args = x, c_noise, labels
+        return self.output
 
 
 def test_preconditioning():
-    """EDM Table 1 in NumPy, around a network that returns what we say."""
-    denoiser, x, answer = tiny("G"), noisy(), torch.randn(4, 4, 8, 8)
-    denoiser.unet = Recorder(answer)
-    found = denoiser(x, SIGMA, torch.tensor([2, 0, 1, 1])).numpy()
+    """EDM Table 1 in NumPy, around a network with a known output."""
+    denoiser, x, raw = tiny("G"), noisy(), torch.randn(4, 4, 8, 8)
+    denoiser.unet = Recorder(raw)
+    denoised = denoiser(x, SIGMA, torch.tensor([2, 0, 1, 1])).numpy()
     s = SIGMA.double().numpy().reshape(4, 1, 1, 1)
-    given, c_noise, labels = denoiser.unet.given
-    np.testing.assert_allclose(given.numpy(), x.numpy() / np.sqrt(s**2 + 0.25), rtol=1e-5)
+    scaled, c_noise, labels = denoiser.unet.args
+    np.testing.assert_allclose(scaled.numpy(), x.numpy() / np.sqrt(s**2 + 0.25), rtol=1e-5)
     np.testing.assert_allclose(c_noise.numpy(), np.log(s.ravel()) / 4, rtol=1e-5)
     np.testing.assert_array_equal(labels.numpy(), np.eye(3)[[2, 0, 1, 1]])
-    expected = x.numpy() * 0.25 / (s**2 + 0.25) + answer.numpy() * s * 0.5 / np.sqrt(s**2 + 0.25)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    expected = x.numpy() * 0.25 / (s**2 + 0.25) + raw.numpy() * s * 0.5 / np.sqrt(s**2 + 0.25)
+    np.testing.assert_allclose(denoised, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", ["A", "B", "G"])
-def test_starts_as_the_skip_connection(config):
+def test_an_untrained_denoiser_is_the_skip_connection(config):
     """Zero output convolution (A, B) or zero output gain (G): D = c_skip·x."""
     x = noisy()
-    found = tiny(config)(x, SIGMA, torch.tensor([0, 1, 2, 0]))
+    denoised = tiny(config)(x, SIGMA, torch.tensor([0, 1, 2, 0]))
     c_skip = 0.25 / (SIGMA.square() + 0.25)
-    torch.testing.assert_close(found, x * c_skip[:, None, None, None])
+    torch.testing.assert_close(denoised, x * c_skip[:, None, None, None])
 
 
 def test_all_activations_of_g_start_at_unit_magnitude():
-    """Embedding and every block, up to what padded borders cost; attention would smooth."""
-    seen = {}
+    """Of the embedding and every block, up to what padded borders cost; without attention, which
+    averages pixels.
+    """
+    outputs = {}
     unet = build_denoiser(
         "G",
         channels=64,
@@ -84,24 +85,24 @@ def test_all_activations_of_g_start_at_unit_magnitude():
         attention_resolutions=(),
         num_classes=10,
     ).unet
-    watched = {"embedding": unet.map, **unet.enc, **{f"dec-{k}": m for k, m in unet.dec.items()}}
-    for name, module in watched.items():
-        module.register_forward_hook(lambda _, given, out, name=name: seen.__setitem__(name, out))
+    modules = {"embedding": unet.map, **unet.enc, **{f"dec-{k}": m for k, m in unet.dec.items()}}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda _, args, out, name=name: outputs.__setitem__(name, out))
     c_noise = torch.linspace(-1.5, 1.1, 8)
     with torch.no_grad():
         unet(torch.randn(8, 4, 32, 32), c_noise, torch.eye(10)[:8])
-    assert seen.keys() == watched.keys()
-    for name, out in seen.items():
+    assert outputs.keys() == modules.keys()
+    for name, out in outputs.items():
         assert float(out.square().mean().sqrt()) == pytest.approx(1, abs=0.15), name
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_forward_and_backward_of_each_config(config):
-    """Every parameter takes part: its gradient is finite and not all zero."""
-    denoiser = shaken(tiny(config)).train()
-    found = denoiser(noisy(), SIGMA, torch.tensor([0, 1, 2, 0]))
-    assert found.shape == (4, 4, 8, 8)
-    (found.square().sum() + denoiser.uncertainty(SIGMA).sum()).backward()
+    """Every parameter has a gradient that is finite and not all zero."""
+    denoiser = perturbed(config).train()
+    denoised = denoiser(noisy(), SIGMA, torch.tensor([0, 1, 2, 0]))
+    assert denoised.shape == (4, 4, 8, 8)
+    (denoised.square().sum() + denoiser.uncertainty(SIGMA).sum()).backward()
     for name, parameter in denoiser.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -109,36 +110,36 @@ def test_forward_and_backward_of_each_config(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_labels_as_numbers_as_one_hot_and_none(config):
-    denoiser, x, labels = shaken(tiny(config)), noisy(), torch.tensor([0, 1, 2, 0])
-    by_number = denoiser(x, SIGMA, labels)
-    torch.testing.assert_close(by_number, denoiser(x, SIGMA, torch.eye(3)[labels]))
-    assert not torch.allclose(by_number, denoiser(x, SIGMA, (labels + 1) % 3), atol=1e-3)
+def test_labels_may_be_indices_or_one_hot_or_none(config):
+    denoiser, x, labels = perturbed(config), noisy(), torch.tensor([0, 1, 2, 0])
+    by_index = denoiser(x, SIGMA, labels)
+    torch.testing.assert_close(by_index, denoiser(x, SIGMA, torch.eye(3)[labels]))
+    assert not torch.allclose(by_index, denoiser(x, SIGMA, (labels + 1) % 3), atol=1e-3)
     torch.testing.assert_close(denoiser(x, SIGMA), denoiser(x, SIGMA, torch.zeros(4, 3)))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_an_unconditional_network_asks_for_no_labels(config):
-    denoiser, x = shaken(tiny(config, num_classes=0)), noisy()
+def test_an_unconditional_network_ignores_labels(config):
+    denoiser, x = perturbed(config, num_classes=0), noisy()
     assert not [name for name, _ in denoiser.named_parameters() if "label" in name]
     assert torch.equal(denoiser(x, SIGMA), denoiser(x, SIGMA, torch.tensor([0, 1, 2, 0])))
 
 
-def test_sixteen_bit_activations_give_float32_near_the_float32_ones():
-    full = shaken(tiny("G"))
+def test_output_with_sixteen_bit_activations_is_float32_and_close():
+    full = perturbed("G")
     half = Denoiser(full.config, full.unet.shape, torch.bfloat16).eval()
     half.load_state_dict(full.state_dict())
     x, labels = noisy(), torch.tensor([0, 1, 2, 0])
-    found, expected = half(x, SIGMA, labels), full(x, SIGMA, labels)
-    assert found.dtype == torch.float32
+    denoised, expected = half(x, SIGMA, labels), full(x, SIGMA, labels)
+    assert denoised.dtype == torch.float32
     assert {p.dtype for p in half.parameters()} == {torch.float32}
-    assert (found - expected).norm() / expected.norm() < 0.03
-    assert not torch.equal(found, expected)
+    assert (denoised - expected).norm() / expected.norm() < 0.03
+    assert not torch.equal(denoised, expected)
 
 
-def test_each_image_is_denoised_by_itself():
+def test_images_of_a_batch_do_not_influence_each_other():
     for config in CONFIGS:
-        denoiser, x, labels = shaken(tiny(config)), noisy(), torch.tensor([0, 1, 2, 0])
+        denoiser, x, labels = perturbed(config), noisy(), torch.tensor([0, 1, 2, 0])
         alone = torch.cat(
             [denoiser(x[i : i + 1], SIGMA[i : i + 1], labels[i : i + 1]) for i in range(4)]
         )
@@ -146,7 +147,7 @@ def test_each_image_is_denoised_by_itself():
 
 
 def test_uncertainty_is_learned_from_b_on():
-    u = {config: shaken(tiny(config)).uncertainty(SIGMA) for config in CONFIGS}
+    u = {config: perturbed(config).uncertainty(SIGMA) for config in CONFIGS}
     assert u.pop("A").eq(0).all()
     for config, values in u.items():
         assert values.shape == (4,), config
@@ -154,8 +155,8 @@ def test_uncertainty_is_learned_from_b_on():
 
 
 def test_force_norms_reaches_every_layer():
-    """All weights of E to G, the uncertainty head's too; gains and embeddings stay."""
-    denoiser = shaken(tiny("G"))
+    """All weights, also in the uncertainty head; gains do not change."""
+    denoiser = perturbed("G")
     gains = {n: p.detach().clone() for n, p in denoiser.named_parameters() if p.ndim == 0}
     denoiser.force_norms()
     for name, layer in denoiser.named_modules():
@@ -166,30 +167,29 @@ def test_force_norms_reaches_every_layer():
     assert all(torch.equal(denoiser.get_parameter(n), value) for n, value in gains.items())
 
 
-def test_weights_of_any_scale_are_the_same_network_from_d_on():
-    """Magnitude of weights changes nothing where they are normalized, and much elsewhere."""
+def test_the_scale_of_weights_has_no_effect_from_d_on():
     x, labels = noisy(), torch.tensor([0, 1, 2, 0])
     for config in CONFIGS:
-        denoiser = shaken(tiny(config))
-        before = denoiser(x, SIGMA, labels)
+        denoiser = perturbed(config)
+        original = denoiser(x, SIGMA, labels)
         with torch.no_grad():
             for parameter in (p for p in denoiser.parameters() if p.ndim > 1):
                 parameter.mul_(4)
-        close = torch.allclose(before, denoiser(x, SIGMA, labels), rtol=2e-2, atol=2e-2)
+        close = torch.allclose(original, denoiser(x, SIGMA, labels), rtol=2e-2, atol=2e-2)
         assert close == (config in "DEFG"), config
 
 
-def test_dropout_follows_config_size_and_wish():
+@pytest.mark.parametrize(
+    ("config", "size", "dropout", "expected"),
+    [
+        ("A", "S", None, 0.1),
+        ("G", "S", None, 0.0),
+        ("G", "M", None, 0.1),
+        ("G", None, None, 0.0),
+        ("A", "S", 0.0, 0.0),
+        ("G", "S", 0.3, 0.3),
+    ],
+)
+def test_dropout_depends_on_config_size_and_argument(config, size, dropout, expected):
     with torch.device("meta"):
-        found = [
-            build_denoiser(c, s, dropout=d).config.dropout
-            for c, s, d in (
-                ("A", "S", None),
-                ("G", "S", None),
-                ("G", "M", None),
-                ("G", None, None),
-                ("A", "S", 0.0),
-                ("G", "S", 0.3),
-            )
-        ]
-    assert found == [0.1, 0.0, 0.1, 0.0, 0.0, 0.3]
+        assert build_denoiser(config, size, dropout=dropout).config.dropout == expected

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_denoiser import shake
+from tiny_denoiser import perturb
 
 from edm2.diffusion import build_denoiser
 from edm2.diffusion.training import DenoiserTask
@@ -18,7 +18,7 @@ pytestmark = [
 
 
 def make_task(config, precision, compiled, **changes):
-    """With magnitudes measured at the second step."""
+    """A task that measures magnitudes at its second step."""
     params = load("params.yaml").diffusion.of(config)
     params = params.model_copy(update={"magnitudes_nimg": 2 * params.batch, **changes})
     torch.manual_seed(0)
@@ -35,8 +35,8 @@ def make_task(config, precision, compiled, **changes):
 
 
 def make_batch():
-    draw = torch.Generator().manual_seed(0)
-    data, noise = (torch.randn(8, 4, 16, 16, generator=draw) for _ in range(2))
+    rng = torch.Generator().manual_seed(0)
+    data, noise = (torch.randn(8, 4, 16, 16, generator=rng) for _ in range(2))
     return data * 0.5, noise, torch.linspace(-4, 2, 8), torch.arange(8)
 
 
@@ -49,20 +49,20 @@ def test_steps_on_a_gpu_have_finite_losses_gradients_and_magnitudes(config, prec
         metrics = task.step(make_batch(), step * task.params.batch)
         assert torch.isfinite(metrics["train/loss"])
         assert metrics["train/nonfinite_gradients"] == 0
-    found = {key: value for key, value in metrics.items() if "/dec-16x16" in key}
-    assert len(found) == 6
-    assert all(torch.isfinite(value) for value in found.values())
+    magnitudes = {key: value for key, value in metrics.items() if "/dec-16x16" in key}
+    assert len(magnitudes) == 6
+    assert all(torch.isfinite(value) for value in magnitudes.values())
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_microbatches_on_a_gpu_give_the_gradients_of_the_whole_batch(compiled):
-    found = []
+    gradients = []
     for microbatch in (None, 4):
         task = make_task("G", "fp32", compiled, microbatch=microbatch, dropout=0.0)
-        shake(task.denoiser)  # gains of zero let no gradients through
+        perturb(task.denoiser)  # gains of zero let no gradients through
         task.step(make_batch(), task.params.batch)
-        found.append({name: p.grad for name, p in task.denoiser.named_parameters()})
-    whole, parts = found
+        gradients.append({name: p.grad for name, p in task.denoiser.named_parameters()})
+    whole, parts = gradients
     for name, gradient in whole.items():
         scale = float(gradient.abs().max())
         assert scale > 0, name

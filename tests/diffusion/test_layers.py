@@ -1,4 +1,4 @@
-"""Primitives of the networks: formulas in NumPy, unit magnitude in, unit magnitude out."""
+"""Layers of the networks: their formulas in NumPy, and that they preserve unit magnitude."""
 
 import math
 
@@ -40,30 +40,31 @@ def normal_density(x):
 def test_mp_silu_divides_by_the_magnitude_of_silu_of_normals():
     power, _ = integrate.quad(lambda x: silu(x) ** 2 * normal_density(x), -12, 12)
     x = np.linspace(-6, 6, 25)
-    found = mp_silu(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(found, silu(x) / math.sqrt(power), rtol=1e-3)
+    np.testing.assert_allclose(
+        mp_silu(torch.from_numpy(x)).numpy(), silu(x) / math.sqrt(power), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("t", [0.3, 0.5, 0.8])
 def test_mp_sum(t):
-    """Formula, and unit magnitude of unit, independent inputs."""
+    """The formula, and unit magnitude for independent inputs of unit magnitude."""
     a, b = torch.randn(2, 1_000_000, dtype=torch.float64)
-    found = mp_sum(a, b, t)
+    result = mp_sum(a, b, t)
     expected = ((1 - t) * a.numpy() + t * b.numpy()) / np.sqrt((1 - t) ** 2 + t**2)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
-    assert magnitude(found) == pytest.approx(1, abs=5e-3)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-9, atol=1e-12)
+    assert magnitude(result) == pytest.approx(1, abs=5e-3)
 
 
 @pytest.mark.parametrize("t", [0.3, 0.5])
 def test_mp_cat(t):
-    """Unit magnitude whatever the widths; total powers of the parts are as (1−t)² to t²."""
+    """Unit magnitude for unequal widths; the powers of the parts have the ratio (1−t)² : t²."""
     a, b = torch.randn(50, 32, 16, 16), torch.randn(50, 96, 16, 16)
-    found = mp_cat(a, b, t)
-    assert found.shape == (50, 128, 16, 16)
-    assert magnitude(found) == pytest.approx(1, abs=5e-3)
-    power_a, power_b = (float(part.square().sum()) for part in (found[:, :32], found[:, 32:]))
+    result = mp_cat(a, b, t)
+    assert result.shape == (50, 128, 16, 16)
+    assert magnitude(result) == pytest.approx(1, abs=5e-3)
+    power_a, power_b = (float(part.square().sum()) for part in (result[:, :32], result[:, 32:]))
     assert power_a / power_b == pytest.approx(((1 - t) / t) ** 2, rel=2e-2)
-    ratio = found[:, :32] / a  # each part is its input times one factor
+    ratio = result[:, :32] / a  # each part is its input times one factor
     expected = math.sqrt(128 / ((1 - t) ** 2 + t**2)) * (1 - t) / math.sqrt(32)
     torch.testing.assert_close(ratio, torch.full_like(ratio, expected))
 
@@ -84,9 +85,9 @@ def test_mp_fourier_is_a_random_cosine_of_unit_magnitude():
 
 
 def test_noise_embedding_of_each_config():
-    """Positional until C, where random cosines come; scaled to unit magnitude in G."""
-    kinds = {c: noise_embedding(CONFIGS[c], 8) for c in CONFIGS}
-    assert {c: getattr(m, "scale", None) for c, m in kinds.items()} == {
+    """Positional in A and B (no scale), Fourier features from C on, of unit magnitude in G."""
+    embeddings = {c: noise_embedding(CONFIGS[c], 8) for c in CONFIGS}
+    assert {c: getattr(m, "scale", None) for c, m in embeddings.items()} == {
         "A": None,
         "B": None,
         "C": 1,
@@ -104,8 +105,8 @@ def test_positional_embedding_is_cosines_then_sines():
         for i in range(5):
             angle = a[n] * 10000 ** (-i / 5)
             expected[n, i], expected[n, 5 + i] = math.cos(angle), math.sin(angle)
-    found = PositionalEmbedding(channels)(torch.from_numpy(a).float()).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    features = PositionalEmbedding(channels)(torch.from_numpy(a).float()).numpy()
+    np.testing.assert_allclose(features, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dims", [(1,), (1, 2, 3), (2,)])
@@ -116,28 +117,28 @@ def test_normalize_gives_unit_magnitude(dims):
     np.testing.assert_allclose(normalize(x, dims).numpy(), expected, rtol=1e-5)
 
 
-def test_normalize_keeps_what_is_tiny_finite():
-    """At a magnitude of ε the result is half; zero stays zero; fp16 has no NaN."""
+def test_normalize_is_finite_for_tiny_values_and_zeros():
+    """A magnitude of ε becomes ½, zero stays zero, and large values do not overflow 16 bits."""
     assert magnitude(normalize(torch.full((2, 8), 1e-4), (1,))) == pytest.approx(0.5)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert normalize(torch.zeros(2, 8, dtype=dtype), (1,)).eq(0).all()
-        big = normalize(torch.full((2, 4096), 200.0, dtype=dtype), (1,))
-        assert magnitude(big) == pytest.approx(1, abs=1e-2)
+        large = normalize(torch.full((2, 4096), 200.0, dtype=dtype), (1,))
+        assert magnitude(large) == pytest.approx(1, abs=1e-2)
 
 
-def test_box_filter_keeps_constants_and_averages():
+def test_resampling_with_a_box_filter():
     constant = torch.full((2, 3, 8, 8), -1.7)
     assert downsample(constant).eq(-1.7).all()
     assert upsample(constant).eq(-1.7).all()
     x = torch.randn(2, 3, 8, 6)
-    blocks = x.numpy().reshape(2, 3, 4, 2, 3, 2)
-    np.testing.assert_allclose(downsample(x).numpy(), blocks.mean(axis=(3, 5)), rtol=1e-5)
+    squares = x.numpy().reshape(2, 3, 4, 2, 3, 2)
+    np.testing.assert_allclose(downsample(x).numpy(), squares.mean(axis=(3, 5)), rtol=1e-5)
     np.testing.assert_array_equal(upsample(x).numpy(), x.numpy().repeat(2, 2).repeat(2, 3))
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(192, 32), (128, 32), (48, 12), (16, 4), (4, 1)])
 def test_group_norm_without_mean_subtraction(channels, groups):
-    """x / √(mean of squares over the group + 1e-4); nothing is learned."""
+    """x / √(mean of squares over the group + 1e-4), without parameters."""
     norm = GroupNorm(CONFIGS["C"], channels)
     x = 3 * torch.randn(2, channels, 3, 5) + 1
     grouped = x.double().numpy().reshape(2, groups, -1)
@@ -166,7 +167,7 @@ def test_group_norm_of_the_baseline():
 @pytest.mark.parametrize("kernel", [0, 1, 3])
 @pytest.mark.parametrize("config", FORWARD)
 def test_normalized_layer_preserves_unit_magnitude(config, kernel):
-    """Weights of any scale: output units have unit magnitude away from the padded border."""
+    """For weights of any scale, in each output unit, away from the padded border."""
     layer = Layer(CONFIGS[config], 64, 64, kernel)
     with torch.no_grad():
         layer.weight.mul_(torch.linspace(0.1, 9, 64).reshape(-1, *[1] * (layer.weight.ndim - 1)))
@@ -176,13 +177,13 @@ def test_normalized_layer_preserves_unit_magnitude(config, kernel):
     torch.testing.assert_close(units, torch.ones(64).double(), atol=4e-2, rtol=0)
 
 
-def test_layer_equals_its_formula():
-    """y = gain · w/(ε + ‖w‖/√n)/√n · x, in NumPy, and w · x + b where nothing is normalized."""
+def test_formula_of_layers():
+    """gain · w/(ε + ‖w‖/√n)/√n · x with normalized weights, w · x + b without, in NumPy."""
     layer, x = Layer(CONFIGS["G"], 6, 5, 0), torch.randn(7, 6)
     w = layer.weight.detach().double().numpy()
     unit = w / (1e-4 + np.sqrt((w**2).mean(1, keepdims=True))) / math.sqrt(6)
-    found = layer(x, gain=torch.tensor(-2.5)).detach().numpy()
-    np.testing.assert_allclose(found, -2.5 * x.numpy() @ unit.T, atol=1e-5)
+    y = layer(x, gain=torch.tensor(-2.5)).detach().numpy()
+    np.testing.assert_allclose(y, -2.5 * x.numpy() @ unit.T, atol=1e-5)
     plain = Layer(CONFIGS["A"], 6, 5, 0)
     expected = x.numpy() @ plain.weight.detach().numpy().T + plain.bias.detach().numpy()
     np.testing.assert_allclose(plain(x).detach().numpy(), expected, atol=1e-6)
@@ -202,30 +203,29 @@ def test_gradient_is_orthogonal_to_a_normalized_weight(config, kernel):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_forced_norm_is_the_root_of_fan_in(config):
-    """‖w‖ = √n per output unit from E on; the other configs keep their weights."""
+    """From E on, ‖w‖ = √n per output unit; other configs do not change the weights."""
     layer = Layer(CONFIGS[config], 8, 12, 3)
     with torch.no_grad():
         layer.weight.mul_(7)
-    before = layer.weight.detach().clone()
+    original = layer.weight.detach().clone()
     layer.force_norm()
     if config in "EFG":
         norms = layer.weight.detach().flatten(1).norm(dim=1)
         torch.testing.assert_close(norms, torch.full((12,), math.sqrt(8 * 9)), rtol=1e-3, atol=0)
-        cosine = torch.cosine_similarity(layer.weight.flatten(1), before.flatten(1))
+        cosine = torch.cosine_similarity(layer.weight.flatten(1), original.flatten(1))
         torch.testing.assert_close(cosine, torch.ones(12))
     else:
-        assert torch.equal(layer.weight, before)
+        assert torch.equal(layer.weight, original)
 
 
-def test_biases_stand_in_a_and_b_alone_and_never_in_the_class_embedding():
-    has = {c: Layer(CONFIGS[c], 4, 4, 3).bias is not None for c in CONFIGS}
-    assert [c for c, bias in has.items() if bias] == ["A", "B"]
+def test_only_a_and_b_have_biases_but_not_in_the_class_embedding():
+    assert [c for c in CONFIGS if Layer(CONFIGS[c], 4, 4, 3).bias is not None] == ["A", "B"]
     assert Layer(CONFIGS["A"], 4, 4, 0, embeds_labels=True).bias is None
 
 
 @pytest.mark.parametrize("config", "ABC")
 def test_uniform_initialization(config):
-    """Weights and biases of A to C uniform within ±1/√fan-in."""
+    """Weights and biases are uniform within ±1/√fan-in."""
     layer = Layer(CONFIGS[config], 100, 200, 0)
     for parameter in layer.parameters():
         values = parameter.detach().flatten().numpy()
@@ -234,8 +234,8 @@ def test_uniform_initialization(config):
         assert np.abs(values).max() <= 0.1
 
 
-def test_special_initializations():
-    """Zero ends and a standard normal class embedding in A and B, one rule for all from C on."""
+def test_initialization_of_branch_ends_and_class_embedding():
+    """Zeros and N(0, 1) in A and B; from C on the same as in all other layers."""
     for name, config in CONFIGS.items():
         end = Layer(config, 8, 8, 3, ends_branch=True)
         label = Layer(config, 100, 100, 0, embeds_labels=True)

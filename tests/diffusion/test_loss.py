@@ -1,4 +1,4 @@
-"""The loss against a plain statement of it."""
+"""The training loss, compared with its formula in NumPy."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from edm2.diffusion.objective import EdmObjective, loss_weight
 from edm2.params.configs import CONFIGS
 
 
-class Fake(nn.Module):
+class FakeDenoiser(nn.Module):
     """D = 0.3·x + σ + label; u = sin σ."""
 
     objective = EdmObjective(CONFIGS["B"])
@@ -25,7 +25,7 @@ class Fake(nn.Module):
 
 
 @pytest.mark.parametrize("labels", [None, [1, 0, 2]])
-def test_loss_in_numpy(labels):
+def test_loss_and_weighted_error(labels):
     rng = np.random.default_rng(0)
     data, noise = rng.normal(size=(2, 3, 4, 5, 5)).astype(np.float32)
     sigma = np.array([0.05, 0.7, 9.0], np.float32)
@@ -35,20 +35,20 @@ def test_loss_in_numpy(labels):
         error = np.mean((0.3 * (data[i] + s * noise[i]) + shift - data[i]) ** 2)
         weighted = (s**2 + 0.25) / (s * 0.5) ** 2 * error
         expected.append((weighted / np.exp(np.sin(s)) + np.sin(s), weighted))
-    given = None if labels is None else torch.tensor(labels)
-    found = DenoisingLoss(Fake())(*map(torch.from_numpy, (data, noise, sigma)), given)
-    np.testing.assert_allclose(torch.stack(found, 1).numpy(), expected, rtol=1e-4)
+    labels = None if labels is None else torch.tensor(labels)
+    losses = DenoisingLoss(FakeDenoiser())(*map(torch.from_numpy, (data, noise, sigma)), labels)
+    np.testing.assert_allclose(torch.stack(losses, 1).numpy(), expected, rtol=1e-4)
 
 
-def test_weight_by_hand():
-    """λ = (σ² + ¼)/(σ/2)²: 8 at σ = ½, 5 at 1, towards 4 for large σ."""
-    found = loss_weight(torch.tensor([0.5, 1.0, 1e4]))
-    torch.testing.assert_close(found, torch.tensor([8.0, 5.0, 4.0]), rtol=1e-6, atol=0)
+def test_loss_weight():
+    """λ = (σ² + ¼)/(σ/2)²: 8 at σ = ½, 5 at 1, and 4 in the limit of large σ."""
+    weight = loss_weight(torch.tensor([0.5, 1.0, 1e4]))
+    torch.testing.assert_close(weight, torch.tensor([8.0, 5.0, 4.0]), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("config", ["A", "B", "G"])
-def test_every_noise_level_has_unit_weight_at_first(config):
-    """A fresh denoiser on data N(0, ½²): the weighted error is 1 at every σ."""
+def test_untrained_denoisers_have_loss_1_at_every_noise_level(config):
+    """The weighted error, on data from N(0, ½²)."""
     torch.manual_seed(0)
     denoiser = build_denoiser(
         config, channels=8, resolution=32, channel_mult=(1,), res_blocks=1, num_classes=0
@@ -61,8 +61,8 @@ def test_every_noise_level_has_unit_weight_at_first(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_all_that_is_trained_belongs_to_the_loss(config):
-    """Data parallelism sees the parameters of one module."""
+def test_the_loss_owns_all_parameters_of_the_denoiser(config):
+    """Data parallelism synchronizes the parameters of the module that it wraps."""
     denoiser = build_denoiser(config, channels=8, resolution=8, channel_mult=(1,), res_blocks=1)
     owned = {name for name, _ in DenoisingLoss(denoiser).named_parameters()}
     assert owned == {f"denoiser.{name}" for name, _ in denoiser.named_parameters()}

@@ -11,7 +11,7 @@ from tiny_denoiser import (
     make_batch,
     make_denoiser,
     make_task,
-    shake,
+    perturb,
     weights,
 )
 from torch.nn import functional
@@ -20,7 +20,7 @@ from edm2.diffusion import build_denoiser, magnitudes
 from edm2.params.configs import CONFIGS
 
 CONV, ATTENTION = ("conditioning.affine", "conv0", "conv1"), ("attention.proj", "attention.qkv")
-LAYERS = {  # of 8 and 16 channels, one block a level, attention at 4×4; by bucket and block
+LAYERS = {  # by bucket and block: 8 and 16 channels, one block per level, attention at 4×4
     "enc-8x8": {"block0": CONV},
     "enc-4x4": {"down": CONV, "block0": (*CONV, *ATTENTION, "skip")},
     "dec-4x4": {
@@ -42,9 +42,7 @@ NAMES = {
 
 
 def network(config):
-    denoiser = make_denoiser(config, diffusion_params())
-    shake(denoiser)
-    return denoiser.eval()
+    return perturb(make_denoiser(config, diffusion_params())).eval()
 
 
 def rows(tensor):
@@ -53,34 +51,34 @@ def rows(tensor):
     return np.sqrt((values.reshape(len(values), -1) ** 2).mean(1))
 
 
-def check(found, what, units):
-    """`units` gives the magnitudes of a layer by name."""
+def check(metrics, kind, magnitudes):
+    """Compare the metrics of one kind with `magnitudes`: layer name → [units]."""
     expected = {}
     for bucket, names in NAMES.items():
-        values = np.concatenate([units(name) for name in sorted(names)])
-        expected |= {f"{what}_max/{bucket}": values.max(), f"{what}_mean/{bucket}": values.mean()}
-    picked = {key: float(value) for key, value in found.items() if key.startswith(what)}
-    assert picked == pytest.approx(expected, rel=1e-4)
-
-
-def test_units_of_all_layers_in_residual_blocks_count():
-    """Conditioning, attention and skips among them; input, output and embedding not."""
-    for config in CONFIGS:
-        unet = network(config).unet
-        names = {module: name for name, module in unet.named_modules()}
-        found = unet.buckets().items()
-        assert {bucket: {names[layer] for layer in layers} for bucket, layers in found} == NAMES
-        assert all(len(layers) == len(NAMES[bucket]) for bucket, layers in found)
+        values = np.concatenate([magnitudes(name) for name in sorted(names)])
+        expected |= {f"{kind}_max/{bucket}": values.max(), f"{kind}_mean/{bucket}": values.mean()}
+    actual = {key: float(value) for key, value in metrics.items() if key.startswith(kind)}
+    assert actual == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_weights_are_those_of_the_rows(config):
+def test_buckets_have_all_layers_of_residual_blocks_once(config):
+    """With conditioning, attention and skips, without input, output and embedding."""
+    unet = network(config).unet
+    names = {module: name for name, module in unet.named_modules()}
+    buckets = unet.buckets().items()
+    assert {bucket: {names[layer] for layer in layers} for bucket, layers in buckets} == NAMES
+    assert all(len(layers) == len(NAMES[bucket]) for bucket, layers in buckets)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_magnitudes_of_weights(config):
     unet = network(config).unet
     check(magnitudes.weights(unet), "weights", lambda name: rows(unet.get_submodule(name).weight))
 
 
-def called(module, config, x, gain=1.0):
-    """The output of a layer, from its formula: normalized from D on, gain and bias included."""
+def layer_output(module, config, x, gain=1.0):
+    """The output of a layer from its formula, with gain and bias; normalized from D on."""
     w, bias = module.weight.double(), module.bias
     if config in "DEFG":
         unit = w.flatten(1) / (1e-4 + w.flatten(1).square().mean(1, keepdim=True).sqrt())
@@ -94,44 +92,44 @@ def called(module, config, x, gain=1.0):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_activations_are_those_of_the_immediate_outputs(config):
-    """Units over samples and pixels, of layers recomputed from what goes into them."""
-    denoiser, seen = network(config), {}
+def test_magnitudes_of_activations(config):
+    """Over samples and pixels, of the layers' outputs recomputed from their inputs."""
+    denoiser, inputs = network(config), {}
     data, noise, ln_sigma, labels = make_batch()
     for name, module in denoiser.unet.named_modules():
         module.register_forward_pre_hook(
-            lambda _, args, kwargs, name=name: seen.__setitem__(name, (args[0], kwargs)),
+            lambda _, args, kwargs, name=name: inputs.__setitem__(name, (args[0], kwargs)),
             with_kwargs=True,
         )
-    found = magnitudes.activations(
+    activations = magnitudes.activations(
         denoiser.unet, lambda: denoiser(data + noise, ln_sigma.exp(), labels)
     )
 
     def units(name):
-        x, given = seen[name]
-        output = called(denoiser.unet.get_submodule(name), config, x, **given)
+        x, kwargs = inputs[name]
+        output = layer_output(denoiser.unet.get_submodule(name), config, x, **kwargs)
         return rows(output.transpose(0, 1))
 
-    check(found, "activations", units)
+    check(activations, "activations", units)
 
 
-def test_updates_are_the_change_over_the_weights():
-    """Also of weights that were zero before: their first step is all there is."""
+def test_updates_are_relative_to_the_new_weights():
+    """So weights that were zero before have the finite magnitude 1."""
     unet = make_denoiser("A", diffusion_params()).unet
-    before = {name: p.detach().clone() for name, p in unet.named_parameters()}
-    with magnitudes.updates(unet) as found:
-        shake(unet, by=0.3)
+    old = {name: p.detach().clone() for name, p in unet.named_parameters()}
+    with magnitudes.updates(unet) as updates:
+        perturb(unet, 0.3)
 
     def units(name):
         weight = unet.get_submodule(name).weight
-        return rows(weight - before[f"{name}.weight"]) / rows(weight)
+        return rows(weight - old[f"{name}.weight"]) / rows(weight)
 
-    assert before["enc.8x8-block0.conv1.weight"].eq(0).all()
-    check(found, "updates", units)
+    assert old["enc.8x8-block0.conv1.weight"].eq(0).all()
+    check(updates, "updates", units)
 
 
-def test_unit_normal_data_gives_1():
-    """Weights of D at its initialization; and outputs of its layers for unit normal inputs."""
+def test_unit_normal_data_has_magnitude_1():
+    """The initial weights of D, and the outputs of its layers for unit normal inputs."""
     denoiser = build_denoiser(
         "D",
         channels=64,
@@ -140,45 +138,42 @@ def test_unit_normal_data_gives_1():
         res_blocks=1,
         attention_resolutions=(32,),
     )
-    layers = [la for found in denoiser.unet.buckets().values() for la in found]
+    layers = [la for bucket in denoiser.unet.buckets().values() for la in bucket]
 
     def forward():
         for layer in layers:
-            wide = layer.weight.ndim == 4
+            in_channels, is_conv = layer.weight.shape[1], layer.weight.ndim == 4
             layer(
-                torch.randn(2, layer.weight.shape[1], 32, 32)
-                if wide
-                else torch.randn(4096, layer.weight.shape[1])
+                torch.randn(2, in_channels, 32, 32) if is_conv else torch.randn(4096, in_channels)
             )
 
-    means = {**magnitudes.weights(denoiser.unet), **magnitudes.activations(denoiser.unet, forward)}
-    found = {key: float(value) for key, value in means.items() if "_mean" in key}
-    assert len(found) == 4
-    assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.03)
+    unet = denoiser.unet
+    metrics = magnitudes.weights(unet) | magnitudes.activations(unet, forward)
+    means = {key: float(value) for key, value in metrics.items() if "_mean" in key}
+    assert len(means) == 4
+    assert means == pytest.approx(dict.fromkeys(means, 1.0), abs=0.03)
 
 
 @pytest.mark.parametrize("config", ["A", "D", "G"])
-def test_a_step_reports_them_when_they_are_due(config):
-    """At multiples of magnitudes_nimg alone: what the step began with, and what it changed."""
+def test_steps_at_multiples_of_magnitudes_nimg_report_magnitudes(config):
+    """Of weights and activations before the step, and of the step's update."""
     task = make_task(config, magnitudes_nimg=2 * BATCH, microbatch=4)
-    quiet = task.step(make_batch(1), BATCH)
-    assert not [key for key in quiet if key.startswith(("weights", "activations", "updates"))]
+    first = task.step(make_batch(1), BATCH)
+    assert not [key for key in first if key.startswith(("weights", "activations", "updates"))]
     reference = copy.deepcopy(task.denoiser).eval()
     reference.force_norms()
     metrics = task.step(make_batch(2), 2 * BATCH)
     data, noise, ln_sigma, labels = (tensor[:4] for tensor in make_batch(2))
     sigma = ln_sigma.exp()
     noisy = data + sigma[:, None, None, None] * noise
-    seen = magnitudes.activations(reference.unet, lambda: reference(noisy, sigma, labels))
-    activations = {key: value for key, value in metrics.items() if key.startswith("activations")}
-    assert {k: float(v) for k, v in activations.items()} == pytest.approx(
-        {k: float(v) for k, v in seen.items()}, rel=1e-4
-    )
+    expected = magnitudes.activations(reference.unet, lambda: reference(noisy, sigma, labels))
+    activations = {k: float(v) for k, v in metrics.items() if k.startswith("activations")}
+    assert activations == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-4)
     old, new = reference.unet, task.denoiser.unet
 
     def units(name):
-        before, after = (unet.get_submodule(name).weight for unet in (old, new))
-        return rows(after - before) / rows(after)
+        old_weight, new_weight = (unet.get_submodule(name).weight for unet in (old, new))
+        return rows(new_weight - old_weight) / rows(new_weight)
 
     check(metrics, "weights", lambda name: rows(old.get_submodule(name).weight))
     check(metrics, "updates", units)
@@ -188,24 +183,25 @@ def test_a_step_reports_them_when_they_are_due(config):
 @pytest.mark.parametrize(
     ("config", "changes"), [("A", {}), ("E", {"microbatch": 4}), ("G", {}), ("G", {"dropout": 0.3})]
 )
-def test_looking_changes_nothing(config, changes):
-    """Dropout of A and E included: the weights after three steps are the same bits."""
-    found = []
+def test_measuring_magnitudes_does_not_change_training(config, changes):
+    """The weights after three steps are the same bits, with dropout too (A, E, one of G)."""
+    runs = []
     for interval in (BATCH, 8 * BATCH):
         task = make_task(config, magnitudes_nimg=interval, **changes)
-        seen = [len(task.step(make_batch(k), k * BATCH)) for k in (1, 2, 3)]
-        found.append((seen, weights(task)))
-    (often, looked), (never, alone) = found
-    assert min(often) > max(never)
-    assert all(torch.equal(looked[name], value) for name, value in alone.items())
+        counts = [len(task.step(make_batch(k), k * BATCH)) for k in (1, 2, 3)]
+        runs.append((counts, weights(task)))
+    (measured_counts, measured), (plain_counts, plain) = runs
+    assert min(measured_counts) > max(plain_counts)
+    assert all(torch.equal(measured[name], value) for name, value in plain.items())
 
 
 @pytest.mark.parametrize(("config", "expected"), [("D", 7), ("E", 1), ("F", 1), ("G", 1)])
-def test_forced_weights_are_seen_at_magnitude_1(config, expected):
+def test_forced_weights_are_reported_with_magnitude_1(config, expected):
+    """D does not force norms, so its rescaled weights keep their magnitude of 7."""
     task = make_task(config, magnitudes_nimg=2 * BATCH)
     task.step(make_batch(1), BATCH)
     with torch.no_grad():
-        for layer in (la for found in task.denoiser.unet.buckets().values() for la in found):
+        for layer in (la for bucket in task.denoiser.unet.buckets().values() for la in bucket):
             layer.weight.mul_(7 / layer.weight.flatten(1).square().mean().sqrt())
     metrics = task.step(make_batch(2), 2 * BATCH)
     means = {key: float(value) for key, value in metrics.items() if key.startswith("weights_mean")}

@@ -1,30 +1,28 @@
-"""Weights that are normalized once for several microbatches."""
+"""`normalized_once`: weights are normalized once for several microbatches."""
 
 import copy
 from collections import Counter
 
 import pytest
 import torch
-from tiny_denoiser import diffusion_params, make_batch, make_denoiser, make_task, shake
+from tiny_denoiser import diffusion_params, make_batch, make_denoiser, make_task, perturb
 
 from edm2.diffusion.layers import Layer, normalized_once
 
 
 def network(config):
-    denoiser = make_denoiser(config, diffusion_params(dropout=0.0))
-    shake(denoiser)
-    return denoiser
+    return perturb(make_denoiser(config, diffusion_params(dropout=0.0)))
 
 
 def passes(denoiser):
-    """Two forward and backward passes over microbatches of other sizes; their outputs."""
+    """Outputs of two forward and backward passes over microbatches of different sizes."""
     data, noise, ln_sigma, labels = make_batch()
-    found = []
-    for part in (slice(0, 5), slice(5, 8)):
-        out = denoiser(data[part] + noise[part], ln_sigma[part].exp(), labels[part])
-        (out * data[part]).square().sum().backward()
-        found.append(out.detach())
-    return torch.cat(found)
+    outputs = []
+    for rows in (slice(0, 5), slice(5, 8)):
+        out = denoiser(data[rows] + noise[rows], ln_sigma[rows].exp(), labels[rows])
+        (out * data[rows]).square().sum().backward()
+        outputs.append(out.detach())
+    return torch.cat(outputs)
 
 
 def layers(denoiser):
@@ -33,14 +31,14 @@ def layers(denoiser):
 
 @pytest.mark.parametrize("config", ["C", "D", "G"])
 def test_outputs_and_gradients_are_the_same(config):
-    """Of weights and gains; what took no part (the uncertainty head) has no gradient."""
+    """For weights and gains; the uncertainty head is not used and has no gradient."""
     plain, once = network(config), network(config)
     expected = passes(plain)
     with normalized_once(once):
-        held = [layer for layer in layers(once).values() if layer.unit is not None]
-        found = passes(once)
-    assert len(held) == (0 if config == "C" else len(layers(once)))
-    torch.testing.assert_close(found, expected)
+        cached = [layer for layer in layers(once).values() if layer.cached_weight is not None]
+        outputs = passes(once)
+    assert len(cached) == (0 if config == "C" else len(layers(once)))
+    torch.testing.assert_close(outputs, expected)
     gradients = {name: p.grad for name, p in once.named_parameters()}
     for name, parameter in plain.named_parameters():
         if parameter.grad is None:
@@ -54,7 +52,7 @@ def test_outputs_and_gradients_are_the_same(config):
             )
 
 
-def test_gradients_add_to_those_there_are():
+def test_gradients_add_to_existing_ones():
     once, twice = network("G"), network("G")
     with normalized_once(once):
         passes(once)
@@ -68,7 +66,7 @@ def test_gradients_add_to_those_there_are():
 @pytest.mark.parametrize("config", ["C", "D", "G"])
 @pytest.mark.parametrize("microbatch", [None, 4, 2])
 def test_a_step_normalizes_each_weight_once(monkeypatch, config, microbatch):
-    """Whatever the number of microbatches; and nothing is held afterwards."""
+    """For any number of microbatches; the cache is empty afterwards."""
     calls, original = Counter(), Layer.normalized_weight
 
     def counted(self, *args):
@@ -78,15 +76,15 @@ def test_a_step_normalizes_each_weight_once(monkeypatch, config, microbatch):
     task = make_task(config, microbatch=microbatch)
     monkeypatch.setattr(Layer, "normalized_weight", counted)
     task.step(make_batch(), 8)
-    every = list(layers(task.denoiser).values())
-    assert calls == ({} if config == "C" else dict.fromkeys(every, 1))
-    assert [layer.unit for layer in every] == [None] * len(every)
+    all_layers = list(layers(task.denoiser).values())
+    assert calls == ({} if config == "C" else dict.fromkeys(all_layers, 1))
+    assert all(layer.cached_weight is None for layer in all_layers)
 
 
-def test_a_failure_inside_leaves_nothing_held():
-    """Nor does a half-done gradient reach the weights; the network works as before."""
+def test_an_exception_empties_the_cache_and_drops_the_gradients():
+    """The network works as before."""
     denoiser, data = network("G"), make_batch()[0]
-    before = denoiser(data, torch.ones(8)).detach()
+    output = denoiser(data, torch.ones(8)).detach()
     untouched = copy.deepcopy(denoiser)
 
     def fail():
@@ -97,12 +95,13 @@ def test_a_failure_inside_leaves_nothing_held():
     with pytest.raises(RuntimeError, match="out of memory"):
         fail()
     assert all(
-        layer.unit is None and layer.weight.grad is None for layer in layers(denoiser).values()
+        layer.cached_weight is None and layer.weight.grad is None
+        for layer in layers(denoiser).values()
     )
-    assert torch.equal(denoiser(data, torch.ones(8)), before)
-    with torch.no_grad():  # changed weights are seen again
-        for one in (denoiser, untouched):
-            next(iter(layers(one).values())).weight[0].mul_(-1)
+    assert torch.equal(denoiser(data, torch.ones(8)), output)
+    with torch.no_grad():  # new weights take effect
+        for module in (denoiser, untouched):
+            next(iter(layers(module).values())).weight[0].mul_(-1)
     changed = denoiser(data, torch.ones(8))
     assert torch.equal(changed, untouched(data, torch.ones(8)))
-    assert not torch.equal(changed, before)
+    assert not torch.equal(changed, output)

@@ -1,7 +1,7 @@
-"""Every switch and every number of the training does something: flipped alone, it shows.
+"""Every option and every number of a training config has an effect when it is changed alone.
 
-The flipped network starts from the tensors of the other one wherever both have them, so that it is
-not the order of random numbers that makes the difference.
+The changed network starts from the tensors of the unchanged one wherever both have them, so that the
+order of random numbers does not cause the difference.
 """
 
 import copy
@@ -18,7 +18,7 @@ from edm2.params.configs import CONFIGS
 from edm2.params.diffusion import Overrides
 from edm2.params.resolution import contradictions
 
-FLIPS = [  # one step each
+OPTIONS = [  # config, option, other value; one training step each
     ("A", "noise_embedding", "fourier"),
     ("C", "noise_embedding", "positional"),
     ("C", "noise_embedding", "mp_fourier"),
@@ -66,13 +66,13 @@ NUMBERS = {
     "attention_resolutions": (8, 4),
     "adam_beta2": 0.5,
 }
-STEPS = {"adam_beta2": 2}  # the first step of Adam has the size of the rate whatever β₂
-TRACKER = {"average"}  # changes no network; tests/stages/test_pipeline.py sees what it changes
-PRECISION = {"attention_fp32": "bf16"}  # in fp32 there is nothing to choose
+STEPS = {"adam_beta2": 2}  # the size of Adam's first step does not depend on β₂
+NOT_TRAINING = {"average"}  # has no effect on the network; see tests/stages/test_pipeline.py
+PRECISION = {"attention_fp32": "bf16"}  # in fp32 it has no effect
 
 
 class Latents:
-    """Forty latents of some spread."""
+    """Forty random latents with a standard deviation."""
 
     shape = (4, 8, 8)
     normalization = Normalization(torch.zeros(4), torch.ones(4))
@@ -87,56 +87,67 @@ class Latents:
 
 
 def trained(config, field, start=None, **changes):
-    """What a network makes of noisy images after its first step(s), and what it started from."""
+    """The output of a network after its first step(s), and the tensors that it started from.
+
+    Args:
+        field: the option or number under test.
+        start: tensors to start from, where the network has them in the same shape.
+    """
     task = make_task(
-        config, precision=PRECISION.get(field, "fp32"), shaken=field != "initialization", **changes
+        config,
+        precision=PRECISION.get(field, "fp32"),
+        perturbed=field != "initialization",
+        **changes,
     )
     assert not list(contradictions(task.config))
-    own = task.denoiser.state_dict()
+    state = task.denoiser.state_dict()
     if start is not None:
-        same = {name for name in own.keys() & start.keys() if own[name].shape == start[name].shape}
-        task.denoiser.load_state_dict(own | {name: start[name] for name in same})
-    before = copy.deepcopy(task.denoiser.state_dict())
+        common = state.keys() & start.keys()
+        same = {name for name in common if state[name].shape == start[name].shape}
+        task.denoiser.load_state_dict(state | {name: start[name] for name in same})
+    initial = copy.deepcopy(task.denoiser.state_dict())
     stream = batches(Latents(), task.objective, BATCH, 0.0, 0)(0)
     for step in range(1, STEPS.get(field, 1) + 1):
         task.step(next(stream), step * BATCH)
     data, noise, ln_sigma, labels = make_batch()
     with torch.no_grad():
-        return task.denoiser.eval()(data + noise, ln_sigma.exp(), labels), before
+        return task.denoiser.eval()(data + noise, ln_sigma.exp(), labels), initial
 
 
-def differ(found, expected):
-    """By more than the rounding of float32."""
-    return float((found - expected).norm() / expected.norm()) > 1e-5
+def differ(output, expected):
+    """Whether outputs differ by more than the rounding of float32."""
+    return float((output - expected).norm() / expected.norm()) > 1e-5
 
 
-def test_the_tables_have_every_switch_and_every_number():
+def test_the_tables_here_have_all_options_and_numbers():
     seams = {"backbone", "objective"}  # of one member each; tests/plugins adds others
-    assert {field for _, field, _ in FLIPS} | TRACKER | seams == set(Overrides.model_fields)
+    fields = {field for _, field, _ in OPTIONS}
+    assert fields | NOT_TRAINING | seams == set(Overrides.model_fields)
     assert {*resolution.NUMBERS, "lr_decay_batches"} - {"batch"} <= NUMBERS.keys()
 
 
-@pytest.mark.parametrize(("config", "field", "value"), FLIPS)
-def test_a_switch_flipped_alone_changes_the_network(config, field, value):
-    """And set to what the config has anyway, it changes nothing at all."""
+@pytest.mark.parametrize(("config", "field", "value"), OPTIONS)
+def test_each_option_has_an_effect(config, field, value):
+    """Overriding it with the config's own value has none."""
     expected, start = trained(config, field)
-    given = None if field == "initialization" else start
-    same, _ = trained(config, field, given, overrides={field: getattr(CONFIGS[config], field)})
+    if field == "initialization":
+        start = None
+    same, _ = trained(config, field, start, overrides={field: getattr(CONFIGS[config], field)})
     assert torch.equal(same, expected)
-    found, _ = trained(config, field, given, overrides={field: value})
-    assert differ(found, expected)
+    output, _ = trained(config, field, start, overrides={field: value})
+    assert differ(output, expected)
 
 
 @pytest.mark.parametrize("field", NUMBERS)
-def test_a_number_changed_alone_changes_the_network(field):
+def test_each_number_has_an_effect(field):
     expected, start = trained("G", field)
     assert torch.equal(trained("G", field, start)[0], expected)
-    found, _ = trained("G", field, start, **{field: NUMBERS[field]})
-    assert differ(found, expected)
+    output, _ = trained("G", field, start, **{field: NUMBERS[field]})
+    assert differ(output, expected)
 
 
-def test_why_some_need_more_than_a_step_of_usual_size():
-    """A first step shows neither Adam's β₂ nor the usual scales of the loss."""
+def test_one_step_does_not_depend_on_adam_beta2_or_usual_loss_scales():
+    """So the tables above have a second step for β₂ and a tiny loss scaling."""
     expected, start = trained("G", None)
     for changes in ({"adam_beta2": 0.5}, {"overrides": {"loss_scaling": 100.0}}):
         assert not differ(trained("G", None, start, **changes)[0], expected)

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from tiny_denoiser import BATCH, diffusion_params, make_batch, make_task
+from tiny_denoiser import BATCH, CLASSES, diffusion_params, make_batch, make_task
 
 from edm2.data.latents import Normalization
 from edm2.diffusion.layers import Layer
@@ -23,7 +23,7 @@ def gradients(task):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_microbatches_give_the_gradients_of_the_whole_batch(config):
-    """Also where the last part is smaller (8 = 3 + 3 + 2)."""
+    """Also if the last microbatch is smaller (8 = 3 + 3 + 2)."""
     whole, parts = make_task(config, dropout=0.0), make_task(config, dropout=0.0, microbatch=3)
     metrics = [task.step(make_batch(), BATCH) for task in (whole, parts)]
     for name, gradient in gradients(whole).items():
@@ -35,7 +35,7 @@ def test_microbatches_give_the_gradients_of_the_whole_batch(config):
 
 @pytest.mark.parametrize("config", ["A", "B", "G"])
 def test_gradients_are_of_the_scaled_sum_over_pixels(config):
-    """∂/∂θ of loss_scaling/N · Σ_images Σ_pixels (λ/e^u·(D−y)² + u), written out."""
+    """∂/∂θ of loss_scaling/N · Σ_images Σ_pixels (λ/e^u·(D−y)² + u)."""
     task = make_task(config, dropout=0.0)
     reference = copy.deepcopy(task.denoiser)
     reference.force_norms()
@@ -55,16 +55,16 @@ def test_gradients_are_of_the_scaled_sum_over_pixels(config):
 
 
 def test_non_finite_gradients_are_zeroed_and_counted():
-    """NaN, ∞ and −∞ in known places: those entries are 0, the others as without them."""
+    """NaN, ∞ and −∞ become 0; all other entries are unchanged."""
     clean, task = make_task(), make_task()
     conv = "unet.out_conv.weight"
 
-    def poison(gradient):
+    def make_nonfinite(gradient):
         gradient = gradient.clone()
         gradient[0, 0, 0] = torch.tensor([torch.nan, torch.inf, -torch.inf])
         return gradient
 
-    task.denoiser.get_parameter(conv).register_hook(poison)
+    task.denoiser.get_parameter(conv).register_hook(make_nonfinite)
     assert int(clean.step(make_batch(), BATCH)["train/nonfinite_gradients"]) == 0
     assert int(task.step(make_batch(), BATCH)["train/nonfinite_gradients"]) == 3
     expected = gradients(clean)
@@ -73,22 +73,22 @@ def test_non_finite_gradients_are_zeroed_and_counted():
         assert torch.equal(gradient, expected[name]), name
 
 
-def test_a_batch_of_nan_leaves_the_weights_where_they_are():
+def test_a_batch_of_nan_does_not_change_the_weights():
     task = make_task("D")
-    before = copy.deepcopy(task.denoiser.state_dict())
+    initial = copy.deepcopy(task.denoiser.state_dict())
     data, noise, ln_sigma, labels = make_batch()
     metrics = task.step((data * torch.nan, noise, ln_sigma, labels), BATCH)
     head = task.denoiser.head.linear.weight.numel()
     total = sum(p.numel() for p in task.denoiser.parameters())
     assert total - head <= int(metrics["train/nonfinite_gradients"]) <= total
-    after = task.denoiser.state_dict()
-    assert all(after[name].equal(value) for name, value in before.items())
+    final = task.denoiser.state_dict()
+    assert all(final[name].equal(value) for name, value in initial.items())
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("config", ["A", "E", "G"])
-def test_a_restored_task_continues_as_if_never_stopped(tmp_path, config, channels_last):
-    """Weights, averages and metrics bit for bit, dropout on (A, E) or off (G), through a file."""
+def test_a_restored_task_continues_like_an_uninterrupted_one(tmp_path, config, channels_last):
+    """Weights, averages and losses are equal bit for bit, with dropout (A, E) and without (G)."""
     first, second = (make_task(config, channels_last=channels_last) for _ in range(2))
     for k in (1, 2):
         first.step(make_batch(k), k * BATCH)
@@ -109,10 +109,11 @@ def test_a_restored_task_continues_as_if_never_stopped(tmp_path, config, channel
 
 
 @pytest.mark.parametrize("config", ["A", "G"])
-def test_the_layout_in_memory_changes_nothing_but_rounding(config):
-    """Channels last: convolution weights and their moments lie so, and gradients are the same."""
-    plain, last = (make_task(config, dropout=0.0, channels_last=wish) for wish in (False, True))
-    last.denoiser.load_state_dict(plain.denoiser.state_dict())  # random draws fill memory in order
+def test_memory_layout_changes_gradients_only_by_rounding(config):
+    """Weights of convolutions and their Adam moments are channels-last too."""
+    plain, last = (make_task(config, dropout=0.0, channels_last=value) for value in (False, True))
+    # make_task adds noise in the order of memory, so the weights differ
+    last.denoiser.load_state_dict(plain.denoiser.state_dict())
     for task in (plain, last):
         task.step(make_batch(), BATCH)
     weight = last.denoiser.get_parameter("unet.dec.8x8-block0.conv0.weight")
@@ -125,35 +126,35 @@ def test_the_layout_in_memory_changes_nothing_but_rounding(config):
 
 
 @pytest.mark.parametrize(("config", "forced"), [("D", False), ("E", True), ("G", True)])
-def test_weights_are_set_back_before_the_loss_sees_them(config, forced):
-    """‖w‖ = √n for each output unit of every layer, in each step; D leaves them to grow."""
-    task, seen = make_task(config), []
+def test_norms_are_forced_before_the_forward_pass(config, forced):
+    """‖w‖ = √n for each output unit of every layer, in each step, except in D."""
+    task, magnitudes = make_task(config), []
     layers = [module for module in task.denoiser.modules() if isinstance(module, Layer)]
 
-    def look(*_):
+    def record(*_):
         norms = [la.weight.detach().flatten(1).norm(dim=1) / la.fan_in**0.5 for la in layers]
-        seen.append(torch.cat(norms))
+        magnitudes.append(torch.cat(norms))
 
-    task.denoiser.register_forward_pre_hook(look)
+    task.denoiser.register_forward_pre_hook(record)
     for k in (1, 2, 3):
         if k == 3:
             with torch.no_grad():
                 layers[0].weight.mul_(5)
         task.step(make_batch(k), k * BATCH)
-    assert len(seen) == 3
-    assert len(seen[0]) == sum(len(layer.weight) for layer in layers)
-    for units in seen:
+    assert len(magnitudes) == 3
+    assert len(magnitudes[0]) == sum(len(layer.weight) for layer in layers)
+    for units in magnitudes:
         assert bool((units - 1).abs().max() < 1e-3) == forced
 
 
-def test_rate_and_times_of_a_step():
-    """Ramp of 2 batches, decay from batch 2 on; the average learns of images, not steps."""
+def test_steps_set_the_learning_rate_and_update_the_average():
+    """The rate ramps up over 2 batches and then decays; the average gets times in images."""
     task = make_task()
     rates = [task.step(make_batch(), k * BATCH)["train/lr"] for k in (1, 2, 3, 8)]
     assert rates == pytest.approx([0.005, 0.01, 0.01 * (2 / 3) ** 0.5, 0.005])
     assert task.optimizer.param_groups[0]["lr"] == rates[-1]
     assert task.optimizer.param_groups[0]["betas"] == (0.9, 0.99)
-    assert task.average.calls == [(8, 8), (16, 8), (24, 8), (64, 8)]
+    assert task.average.updates == [(8, 8), (16, 8), (24, 8), (64, 8)]
 
 
 def test_training_lowers_the_loss():
@@ -166,21 +167,19 @@ def test_training_lowers_the_loss():
         assert losses[-1] < losses[0], config
 
 
-def test_labels_reach_a_conditional_network_alone():
-    task, other = make_task(), make_task()
+def test_labels_reach_only_conditional_networks():
     data, noise, ln_sigma, labels = make_batch()
-    losses = [
-        t.step((data, noise, ln_sigma, given), BATCH)["train/loss"]
-        for t, given in ((task, labels), (other, (labels + 1) % 3))
-    ]
-    assert losses[0] != losses[1]
-    blind = make_task(conditional=False)
-    metrics = blind.step(make_batch(), BATCH)
-    assert np.isfinite(float(metrics["train/loss"]))
+    for conditional in (True, False):
+        first, second = (
+            make_task(conditional=conditional).step((data, noise, ln_sigma, classes), BATCH)
+            for classes in (labels, (labels + 1) % CLASSES)
+        )
+        assert torch.isfinite(first["train/loss"])
+        assert (first["train/loss"] != second["train/loss"]) == conditional
 
 
 def test_errors_by_noise_level():
-    """Six bins, a standard deviation wide; sums and counts in each by hand."""
+    """Six bins, each one standard deviation wide; counts and sums calculated by hand."""
     task = make_task()  # ln σ ~ N(−0.4, 1)
     data, noise, _, labels = make_batch()
     ln_sigma = torch.tensor([-3.0, -2.0, -1.9, -0.5, 0.0, 0.5, 1.7, 5.0])
@@ -194,7 +193,7 @@ def test_errors_by_noise_level():
 
 
 class Latents:
-    """Ten latents of one value each, without spread."""
+    """Ten constant latents with a standard deviation of zero."""
 
     shape = (2, 4, 4)
     normalization = Normalization(torch.tensor([4.5, 4.5]), torch.tensor([1.0, 2.0]))
@@ -208,7 +207,7 @@ class Latents:
 
 
 def test_batches_of_latents():
-    """Data of standard deviation ½, each image once an epoch, ln σ ~ N(P_mean, P_std²)."""
+    """Normalized data, each image once per epoch, ln σ ~ N(P_mean, P_std²), unit normal noise."""
     config = resolve("G", diffusion_params(batch=500, p_mean=-0.8, p_std=1.6))
     data, noise, ln_sigma, labels = next(
         batches(Latents(), EdmObjective(config), config.batch, 0.0, 0)(0)
@@ -223,8 +222,8 @@ def test_batches_of_latents():
     assert float(noise.std()) == pytest.approx(1, abs=0.03)
 
 
-def test_batches_depend_on_time_alone():
-    """What follows image 16 is the same from a start at 0 and from a resume at 16."""
+def test_batches_depend_only_on_time():
+    """The batches after image 16 are the same from a start at 0 and from one at 16."""
     start = batches(Latents(), EdmObjective(resolve("G", diffusion_params())), BATCH, 0.0, 3)
     whole, resumed = list(islice(start(0), 4)), list(islice(start(16), 2))
     for a, b in zip(whole[2:], resumed, strict=True):
@@ -232,23 +231,23 @@ def test_batches_depend_on_time_alone():
     assert not torch.equal(whole[0][1], whole[1][1])
 
 
-def test_labels_are_left_out_at_random_and_nothing_else_changes():
+def test_label_dropout_changes_only_labels():
     config = resolve("G", diffusion_params(batch=500))
-    *plain, labels = next(batches(Latents(), EdmObjective(config), config.batch, 0.0, 0)(0))
+    *expected, labels = next(batches(Latents(), EdmObjective(config), config.batch, 0.0, 0)(0))
     *other, dropped = next(batches(Latents(), EdmObjective(config), config.batch, 0.2, 0)(0))
-    assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(expected, other, strict=True))
     missing = dropped == -1
     assert 0.12 < float(missing.float().mean()) < 0.28
     assert torch.equal(dropped[~missing], labels[~missing])
 
 
-def test_the_spread_of_a_latent_is_sampled_afresh():
-    class Spread(Latents):
+def test_latents_are_sampled_with_their_standard_deviation():
+    class RandomLatents(Latents):
         def batch(self, indices):
             mean, _, labels = super().batch(indices)
             return torch.full_like(mean, 4.5), torch.ones_like(mean), labels
 
     objective = EdmObjective(CONFIGS["G"])
-    data = next(batches(Spread(), objective, 500, 0.0, 0)(0))[0]
+    data = next(batches(RandomLatents(), objective, 500, 0.0, 0)(0))[0]
     assert float(data[:, 0].std()) == pytest.approx(0.5, rel=0.03)
     assert float(data[:, 1].std()) == pytest.approx(0.25, rel=0.03)

@@ -1,4 +1,4 @@
-"""null stands for the paper's value; anything else, zero included, is taken."""
+"""null is replaced by the paper's value; every other value, zero included, is kept."""
 
 from dataclasses import replace
 from math import inf
@@ -27,7 +27,7 @@ NUMBERS = {
     "lr_rampup_nimg": 640,
     "adam_beta2": 0.95,
 }
-SWITCHES = {
+OPTIONS = {
     "noise_embedding": ("positional", "fourier", "mp_fourier"),
     "embedding_layers": (1, 2),
     "bias": (False, True),
@@ -48,26 +48,21 @@ SWITCHES = {
 
 
 def params(batch=8, **changes):
-    """Everything null that may be."""
+    """Params in which every field that may be null is null."""
     null = dict.fromkeys((*NUMBERS, "lr_decay_batches"))
     return diffusion_params(**{**null, "batch": batch, **changes})
-
-
-def row(dataset, size):
-    """Of the paper's sizes; the dropout of a size comes from its row, α_ref of D to G too."""
-    return MODELS.loc[dataset, size]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize(("dataset", "size"), [(None, None), *MODELS.index])
 def test_null_is_the_papers_value(config, dataset, size):
-    """Of Table 1 for the config; of Tables 2 and 6 for size and data set.
+    """From Table 1 for the config, and from Tables 2 and 6 for size and dataset.
 
-    Sizes set rates where layers preserve magnitude (D on) and dropout where it is larger; data
-    sets set the noise levels of B on, and the decay time of E on.
+    Sizes set the learning rate from D on, and dropout if theirs is larger; datasets set the noise
+    levels from B on, and the decay time from E on.
     """
     changes = {"size": size, "channels": None, "paper_dataset": dataset} if size else {}
-    found, paper = resolve(config, params(**changes)), PAPER_CONFIGS.loc[config]
+    paper = PAPER_CONFIGS.loc[config]
     expected = {
         "batch": 8,
         "loss_scaling": paper.loss_scaling,
@@ -81,68 +76,68 @@ def test_null_is_the_papers_value(config, dataset, size):
         "attention_resolutions": tuple(map(int, paper.attention_resolutions.split(";"))),
     }
     if size:
-        own = row(dataset, size)
-        expected["dropout"] = max(paper.dropout, own.dropout)
-        expected |= {"lr_ref": own.lr_ref} if config in "DEFG" else {}
-        expected |= {"p_mean": own.p_mean, "p_std": own.p_std} if config != "A" else {}
-        expected |= {"lr_decay_batches": own.lr_decay_batches} if config in "EFG" else {}
-    assert found == replace(CONFIGS[config], **expected)
+        model = MODELS.loc[dataset, size]
+        expected["dropout"] = max(paper.dropout, model.dropout)
+        expected |= {"lr_ref": model.lr_ref} if config in "DEFG" else {}
+        expected |= {"p_mean": model.p_mean, "p_std": model.p_std} if config != "A" else {}
+        expected |= {"lr_decay_batches": model.lr_decay_batches} if config in "EFG" else {}
+    assert resolve(config, params(**changes)) == replace(CONFIGS[config], **expected)
 
 
-def test_numbers_of_imagenet_64_by_hand():
-    """P_mean −0.8, P_std 1.6, t_ref 35000, but EDM's noise levels in A and no decay up to D."""
-    found = {c: resolve(c, params(paper_dataset="imagenet-64")) for c in CONFIGS}
-    assert {c: (f.p_mean, f.p_std) for c, f in found.items()} == {
+def test_numbers_of_imagenet_64():
+    """P_mean −0.8, P_std 1.6 and t_ref 35000; A keeps EDM's noise levels, A to D do not decay."""
+    resolved = {c: resolve(c, params(paper_dataset="imagenet-64")) for c in CONFIGS}
+    assert {c: (r.p_mean, r.p_std) for c, r in resolved.items()} == {
         "A": (-1.2, 1.2),
         **dict.fromkeys("BCDEFG", (-0.8, 1.6)),
     }
-    assert {c: f.lr_decay_batches for c, f in found.items()} == {
+    assert {c: r.lr_decay_batches for c, r in resolved.items()} == {
         **dict.fromkeys("ABCD", inf),
         **dict.fromkeys("EFG", 35_000),
     }
 
 
 @pytest.mark.parametrize("field", NUMBERS)
-def test_a_number_overrides_its_field_alone(field):
-    """Those of a size too; and zero is no null."""
+def test_a_number_changes_only_its_field(field):
+    """Also one that the size sets; and zero is not null."""
     shape = {"size": "M", "channels": None}
     for config in CONFIGS:
         paper, value = resolve(config, params(**shape)), NUMBERS[field]
-        found = resolve(config, params(**shape, **{field: value}))
-        assert found == replace(paper, **{field: value})
-        assert found != paper, config
+        resolved = resolve(config, params(**shape, **{field: value}))
+        assert resolved == replace(paper, **{field: value})
+        assert resolved != paper, config
 
 
-def test_the_table_has_every_switch():
+def test_the_table_here_has_all_options():
     seams = {"backbone", "objective"}  # of one member each; tests/plugins adds others
-    assert set(SWITCHES) | seams == set(Overrides.model_fields)
+    assert set(OPTIONS) | seams == set(Overrides.model_fields)
 
 
-@pytest.mark.parametrize("field", SWITCHES)
-def test_a_switch_overrides_its_field_alone(field):
+@pytest.mark.parametrize("field", OPTIONS)
+def test_an_override_changes_only_its_option(field):
     for config in CONFIGS:
         paper = resolve(config, params())
-        for value in SWITCHES[field]:
-            found = resolve(config, params(overrides={field: value}))
-            assert found == replace(paper, **{field: value}), (config, value)
+        for value in OPTIONS[field]:
+            resolved = resolve(config, params(overrides={field: value}))
+            assert resolved == replace(paper, **{field: value}), (config, value)
 
 
-def test_decay_time_moves_the_decay_where_there_is_one():
-    found = {c: resolve(c, params(lr_decay_batches=500.0)).lr_decay_batches for c in CONFIGS}
-    assert found == {c: inf if c in "ABCD" else 500.0 for c in CONFIGS}
+def test_decay_time_has_no_effect_on_configs_with_constant_rate():
+    times = {c: resolve(c, params(lr_decay_batches=500.0)).lr_decay_batches for c in CONFIGS}
+    assert times == {c: inf if c in "ABCD" else 500.0 for c in CONFIGS}
 
 
-def test_fields_of_one_config_change_it_alone():
+def test_per_config_values_change_only_that_config():
     changes = {"lr_ref": 0.5, "batch": 4, "size": "XXS", "overrides": {"bias": True}}
-    given = params(per_config={"C": changes}, overrides={"output_silu": False})
+    changed = params(per_config={"C": changes}, overrides={"output_silu": False})
     for config in CONFIGS:
         common = replace(CONFIGS[config], batch=8, output_silu=False)
-        own = replace(common, batch=4, lr_ref=0.5, bias=True)
-        assert resolve(config, given) == (own if config == "C" else common), config
+        special = replace(common, batch=4, lr_ref=0.5, bias=True)
+        assert resolve(config, changed) == (special if config == "C" else common), config
 
 
 CONTRADICTIONS = [
-    # config, options that contradict each other, the option and value named, options that fix it
+    # config, contradictory options, the option and value that the error names, a correction
     (
         "G",
         {"initialization": "zero_ends"},
@@ -183,20 +178,20 @@ CONTRADICTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("config", "options", "named", "fix"), CONTRADICTIONS)
-def test_load_refuses_contradictory_options(tmp_path, config, options, named, fix):
-    def check(options):
+@pytest.mark.parametrize(("config", "options", "named", "corrected"), CONTRADICTIONS)
+def test_load_rejects_contradictory_options(tmp_path, config, options, named, corrected):
+    def load_with(options):
         changes = {f"diffusion.overrides.{key}": value for key, value in options.items()}
         load(write_params(tmp_path / "p.yaml", {"configs": [config], **changes}))
 
     with pytest.raises(ParamsError) as error:
-        check(options)
+        load_with(options)
     (problem,) = error.value.problems
     assert (problem.key.partition(" ")[0], problem.value) == (
         f"diffusion.overrides.{named[0]}",
         named[1],
     )
-    check(fix)
+    load_with(corrected)
 
 
 def test_load_lists_the_contradictions_of_all_configs(tmp_path):
@@ -224,5 +219,5 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize(("config", "options"), ACCEPTED)
-def test_the_configs_and_sensible_mixtures_have_no_contradictions(config, options):
+def test_configs_and_other_valid_combinations_are_accepted(config, options):
     assert list(contradictions(resolve(config, params(overrides=options)))) == []

@@ -1,7 +1,7 @@
-"""Blocks and networks of every config against slow, plain NumPy, written from the paper's prose.
+"""Blocks and networks of every config, compared with slow, plain NumPy written from the paper's text.
 
-Each step of the ladder is stated by the letters that have it. A restatement pops the tensors that
-it uses, so that a tensor of the network that it does not know stays behind and fails the test.
+Here each change of Table 1 is stated by the names of the configs that have it. The NumPy functions
+pop the tensors that they use from `w`; a tensor that is left over fails the test.
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_denoiser import diffusion_params, make_denoiser, shake
+from tiny_denoiser import diffusion_params, make_denoiser, perturb
 
 from edm2.diffusion.blocks import Block
 from edm2.params.configs import CONFIGS
@@ -53,7 +53,7 @@ def layer(config, w, name, x, gain=1.0, bias=True):
 
 
 def group_norm(config, w, name, x):
-    """32 groups, fewer where one would have under 4 channels; no mean in C to E, none from F on."""
+    """32 groups or fewer of at least 4 channels; no mean subtraction in C to E, no norm in F and G."""
     if config in "FG":
         return x
     grouped = x.reshape(len(x), min(32, x.shape[1] // 4), -1)
@@ -65,10 +65,10 @@ def group_norm(config, w, name, x):
     return y * scale + shift
 
 
-def resampled(x, how):
-    if how == "up":
+def resampled(x, resample):
+    if resample == "up":
         return x.repeat(2, 2).repeat(2, 3)
-    if how == "down":
+    if resample == "down":
         return (
             x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]
         ) / 4
@@ -76,7 +76,7 @@ def resampled(x, how):
 
 
 def attention(config, w, name, x):
-    """Heads of 64 channels; within one, q, k and v of a channel stand side by side."""
+    """Heads of 64 channels; in a head, q, k and v of each channel are neighbors."""
     n, c, height, width = x.shape
     heads, size = max(1, c // 64), min(c, 64)
     y = group_norm(config, w, f"{name}.norm", x) if config in "AB" else x
@@ -87,26 +87,26 @@ def attention(config, w, name, x):
     out = np.zeros_like(v)
     for i in range(height * width):
         logits = (q[:, :, :, i : i + 1] * k).sum(2) / np.sqrt(size)
-        shares = np.exp(logits - logits.max(2, keepdims=True))
-        shares /= shares.sum(2, keepdims=True)
-        out[:, :, :, i] = (shares[:, :, None] * v).sum(3)
+        weights = np.exp(logits - logits.max(2, keepdims=True))
+        weights /= weights.sum(2, keepdims=True)
+        out[:, :, :, i] = (weights[:, :, None] * v).sum(3)
     y = layer(config, w, f"{name}.proj", out.reshape(x.shape))
     return mp_sum(config, x, y, 0.3)
 
 
-def block(config, w, name, x, embedding, flavor, resample, attends):
-    def skipped(x):
+def block(config, w, name, x, embedding, part, resample, has_attention):
+    def skip(x):
         return layer(config, w, f"{name}.skip", x) if f"{name}.skip.weight" in w else x
 
     if config in "FG":
         x = resampled(x, resample)
-    if config in "FG" and flavor == "enc":
-        x = unit(skipped(x), 1)
+    if config in "FG" and part == "enc":
+        x = unit(skip(x), 1)
     y = silu(config, group_norm(config, w, f"{name}.norm0", x))
     if config not in "FG":
         x, y = resampled(x, resample), resampled(y, resample)
-    if not (config in "FG" and flavor == "enc"):
-        x = skipped(x)
+    if not (config in "FG" and part == "enc"):
+        x = skip(x)
     y = layer(config, w, f"{name}.conv0", y)
     y = group_norm(config, w, f"{name}.norm1", y)
     gain = w.pop(f"{name}.conditioning.gain") if config == "G" else 1.0
@@ -118,7 +118,9 @@ def block(config, w, name, x, embedding, flavor, resample, attends):
         y = y * (1 + affine)
     y = layer(config, w, f"{name}.conv1", silu(config, y))
     x = mp_sum(config, x, y, 0.3)
-    return np.clip(attention(config, w, f"{name}.attention", x) if attends else x, -256, 256)
+    if has_attention:
+        x = attention(config, w, f"{name}.attention", x)
+    return np.clip(x, -256, 256)
 
 
 def embed(config, w, c_noise, labels):
@@ -126,7 +128,7 @@ def embed(config, w, c_noise, labels):
     if config in "AB":
         angles = c_noise[:, None] * 10000 ** (-np.arange(4) / 4)
         x = np.concatenate([np.cos(angles), np.sin(angles)], 1)
-    else:  # 2π stands in the tensors
+    else:  # the tensors contain the factor 2π
         freqs, phases = w.pop("map.features.freqs"), w.pop("map.features.phases")
         x = np.cos(c_noise[:, None] * freqs + phases) * (np.sqrt(2) if config == "G" else 1)
     x = layer(config, w, "map.layer0", x)
@@ -137,7 +139,7 @@ def embed(config, w, c_noise, labels):
     return silu(config, x)
 
 
-NETWORK = [  # 8×8, then 4×4 with attention: name, resampling, whether it attends
+NETWORK = [  # 8×8, then 4×4 with attention: name, resampling, whether it has attention
     ("enc.8x8-block0", "keep", False),
     ("enc.4x4-down", "down", False),
     ("enc.4x4-block0", "keep", True),
@@ -157,14 +159,14 @@ def network(config, w, x, c_noise, labels):
         x = np.concatenate([x, np.ones_like(x[:, :1])], 1)
     x = layer(config, w, "enc.8x8-conv", x)
     skips = [x]
-    for name, resample, attends in NETWORK:
+    for name, resample, has_attention in NETWORK:
         if name.startswith("dec") and "block" in name:
             skip = skips.pop()
             if config == "G":  # √(N/½)·½/√Nₐ
                 count = x.shape[1] + skip.shape[1]
                 x, skip = (part * np.sqrt(count / part.shape[1] / 2) for part in (x, skip))
             x = np.concatenate([x, skip], 1)
-        x = block(config, w, name, x, embedding, name[:3], resample, attends)
+        x = block(config, w, name, x, embedding, name[:3], resample, has_attention)
         if name.startswith("enc"):
             skips.append(x)
     assert not skips
@@ -178,42 +180,41 @@ def tensors(module, prefix=""):
     return {f"{prefix}{k}": v.detach().double().numpy() for k, v in module.state_dict().items()}
 
 
-def check(found, expected, left):
-    assert not left
+def check(output, expected, unused):
+    assert not unused
     expected = torch.from_numpy(expected).float()
     scale = float(expected.abs().max())
-    torch.testing.assert_close(found.detach(), expected, rtol=1e-3, atol=1e-4 * scale)
+    torch.testing.assert_close(output.detach(), expected, rtol=1e-3, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("attends", [False, True], ids=["", "attention"])
+@pytest.mark.parametrize("has_attention", [False, True], ids=["", "attention"])
 @pytest.mark.parametrize("in_channels", [128, 160], ids=["", "skip"])
 @pytest.mark.parametrize("resample", ["keep", "down", "up"])
-@pytest.mark.parametrize("flavor", ["enc", "dec"])
+@pytest.mark.parametrize("part", ["enc", "dec"])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_block_is_that_of_the_prose(config, flavor, resample, in_channels, attends):
-    """128 channels: two heads; 160: groups of five."""
-    made = Block(
+def test_blocks_equal_the_numpy_reference(config, part, resample, in_channels, has_attention):
+    """With two attention heads (128 channels), and group norms of five channels (160)."""
+    module = Block(
         replace(CONFIGS[config], dropout=0.3),
         in_channels,
         128,
         8,
-        flavor=flavor,
+        part=part,
         resample=resample,
-        attention=attends,
+        attention=has_attention,
     ).eval()
-    shake(made)
+    perturb(module)
     x, embedding = 2 * torch.randn(2, in_channels, 4, 6) + 0.3, torch.randn(2, 8)
-    w = tensors(made, "b.")
-    plain = (array.double().numpy() for array in (x, embedding))
-    expected = block(config, w, "b", *plain, flavor, resample, attends)
-    check(made(x, embedding), expected, w)
+    w = tensors(module, "b.")
+    arrays = (tensor.double().numpy() for tensor in (x, embedding))
+    expected = block(config, w, "b", *arrays, part, resample, has_attention)
+    check(module(x, embedding), expected, w)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_network_is_that_of_the_prose(config):
-    """Embedding, constant channel, skips in reverse order, output; and no tensor besides."""
-    unet = make_denoiser(config, diffusion_params()).unet.eval()
-    shake(unet)
+def test_networks_equal_the_numpy_reference(config):
+    """Embedding, constant channel, skips in reverse order, output, and no other tensors."""
+    unet = perturb(make_denoiser(config, diffusion_params()).unet).eval()
     x, c_noise = torch.randn(2, 4, 8, 8), torch.tensor([-0.4, 0.9])
     labels, w = torch.eye(3)[[2, 0]], tensors(unet)
     expected = network(config, w, *(a.double().numpy() for a in (x, c_noise, labels)))
