@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edm2.data.latents import SIGMA_DATA
+from edm2.data.normalization import SIGMA_DATA
 from edm2.diffusion.layers import Layer, noise_embedding
 from edm2.diffusion.unet import Shape, Unet
 from edm2.params.configs import CONFIGS, TrainingConfig

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from edm2.data.latents import SIGMA_DATA
+from edm2.data.normalization import SIGMA_DATA
 from edm2.diffusion.denoiser import Denoiser
 
 
