@@ -1,4 +1,4 @@
-"""The one door to all detectors."""
+"""Loads the detector that params name."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ def load_detector(
     """The detector that `evaluation` names, frozen.
 
     Args:
-        classifier: folder of the data set's own.
+        classifier: folder of the dataset's own classifier.
         root: folder that a relative `detector_path` starts from.
 
     Raises:
-        UserError: its weights are nowhere, harmed, or others.
+        UserError: its weights cannot be found or downloaded, are corrupted, or are of another network.
     """
     path = None if evaluation.detector_path is None else root / evaluation.detector_path
     match evaluation.detector:
