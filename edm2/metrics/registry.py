@@ -1,4 +1,4 @@
-"""The measures that params may ask for, on collected features."""
+"""The metrics that params can select, computed from collected features."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -21,12 +21,12 @@ from edm2.params.evaluation import SPLITS, Evaluation, MetricName
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A number, how sure it is, and of how many training images, as far as these are known."""
+    """A metric's value, its standard error if known, and how many training images it compares with."""
 
     value: float
     reference: int | None
     standard_error: float | None = None
-    singular: bool = False  # a covariance of no more images than dimensions went into it
+    singular: bool = False  # whether it uses a covariance of no more images than dimensions
 
 
 def compute_metric(
@@ -38,17 +38,17 @@ def compute_metric(
     detector: Detector,
     device: torch.device,
 ) -> MetricValue:
-    """The first `count` generated images beside the training images.
+    """A metric of the first `count` generated images.
 
-    The Fréchet distance compares with all training images; the others, which look at pairs, with as
-    many as are generated (or all whose features are kept, where there are fewer). The Inception score
-    compares with none.
+    The Fréchet distance compares them with all training images. Kernel distance, precision and recall
+    use pairs of images and compare with the same number of training images, or with all whose features
+    are kept if those are fewer. The Inception score uses no training images.
 
     Args:
-        detector: that made the features; one that tells classes, for the Inception score.
+        detector: the detector of the features; a `ClassDetector` for the Inception score.
 
     Raises:
-        UserError: too few images on either side.
+        UserError: too few generated or training images.
     """
     if metric == "fd":
         ours = generated.moments[count]
@@ -75,7 +75,7 @@ def compute_metric(
 def _score(
     features: NDArray[np.float32], detector: ClassDetector, device: torch.device
 ) -> MetricValue:
-    """The Inception score; its error is that of the mean over splits."""
+    """The Inception score, with the standard error of its mean over the splits."""
     probabilities = detector.probabilities(torch.from_numpy(features).to(device)).cpu().numpy()
     value, deviation = inception_score(probabilities, SPLITS)
     return MetricValue(value, None, standard_error=deviation / sqrt(SPLITS))
