@@ -32,9 +32,7 @@ def guided(
     def acts(sigma: torch.Tensor) -> bool:
         if interval is None:
             return True
-        low, high = map(
-            np.float32, interval
-        )  # in float32, like sigma: float32(0.3) > 0.3 in float64
+        low, high = map(np.float32, interval)  # like sigma: float32(0.3) is above 0.3
         return bool(low < float(sigma[0]) <= high)
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,7 @@ import torch
 # denoise(x [N, C, H, W], sigma [N]) → denoised x
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-MOST_CHURN = (
-    math.sqrt(2) - 1
-)  # largest γ: no step adds more noise than is already there (EDM alg. 2)
+MOST_CHURN = math.sqrt(2) - 1  # largest γ: a step at most doubles the variance (EDM alg. 2)
 FLOAT32 = torch.finfo(torch.float32)
 
 
