@@ -1,4 +1,4 @@
-"""Published detectors with random weights, in files laid out as their publishers' are."""
+"""Detectors with random weights, in files of the published formats."""
 
 import hashlib
 from dataclasses import replace
@@ -15,7 +15,7 @@ from edm2.features.dinov2 import Dinov2
 
 
 def random_inception() -> dict[str, torch.Tensor]:
-    """Tensors of an Inception-v3 whose features vary from image to image."""
+    """Tensors of an Inception-v3 whose features differ between images."""
     torch.manual_seed(0)
     empty = BytesIO()
     torch.save({}, empty)
@@ -45,16 +45,16 @@ def random_dinov2(depth: int) -> Dinov2:
 
 
 def write_inception(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that passes for the published one."""
+    """A file that is accepted as the published one."""
     torch.save(random_inception(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    expected = replace(inception.TENSORFLOW, sha256=digest[:8])
-    monkeypatch.setattr(inception, "TENSORFLOW", expected)
+    expected = replace(inception.INCEPTION_WEIGHTS, sha256=digest[:8])
+    monkeypatch.setattr(inception, "INCEPTION_WEIGHTS", expected)
     return path
 
 
 def write_dinov2(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of one block, which passes for the published 24."""
+    """A file of one transformer block, accepted instead of the published 24."""
     monkeypatch.setattr(dinov2, "DEPTH", 1)
     state = random_dinov2(depth=1).state_dict()
     torch.save({**state, "mask_token": torch.zeros(1, 1024)}, path)

@@ -1,4 +1,4 @@
-"""Images of one size: those of image shards, `{key}.png` and `{key}.cls`, and what all share."""
+"""Image datasets of one resolution, and image shards (`{key}.png` with `{key}.cls`)."""
 
 import io
 import os
@@ -12,25 +12,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edm2.data.pictures import Pixels, centre_square, random_square, resized
+from edm2.data.decoding import Pixels, center_crop, random_crop, resize
 from edm2.data.shards import Shards
 
 T = TypeVar("T")
-SMALL = 64  # below this resolution an image is read faster than a thread starts
-THREADS = min(8, os.cpu_count() or 1)  # that read a batch of larger ones
-
-PIXELS = 8 * 512**2
+MIN_THREADED_RESOLUTION = 64  # smaller images are read faster than a thread starts
+THREADS = min(8, os.cpu_count() or 1)
+MAX_BATCH_PIXELS = 8 * 512**2
 
 
 def image_sample(key: str, image: Pixels, label: int) -> dict[str, str | bytes]:
-    """A shard sample of a uint8 HWC image, losslessly."""
+    """A shard sample of a uint8 HWC image, compressed without loss."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png")
     return {"__key__": key, "png": buffer.getvalue(), "cls": str(label).encode()}
 
 
-class Images(ABC):
-    """Images uint8 [3, R, R] with their int labels, made of stored pictures of any size."""
+class ImageDataset(ABC):
+    """Images uint8 [3, R, R] with int labels, cropped and resized from stored images of any size."""
 
     resolution: int
 
@@ -38,17 +37,17 @@ class Images(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def picture(self, index: int) -> tuple[Image.Image, int]:
-        """An image as it is stored, in RGB, and its label."""
+    def load_image(self, index: int) -> tuple[Image.Image, int]:
+        """An image at its stored size, in RGB, and its label."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """The picture's largest centered square."""
-        picture, label = self.picture(index)
-        return _planes(resized(centre_square(picture), self.resolution)), label
+        """The image's largest centered square, resized, and its label."""
+        image, label = self.load_image(index)
+        return _to_chw(resize(center_crop(image), self.resolution)), label
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 [N, 3, R, R] and int64 [N]."""
-        images, labels = zip(*self._each(self.__getitem__, indices), strict=True)
+        images, labels = zip(*self._map(self.__getitem__, indices), strict=True)
         return torch.stack(images), torch.tensor(labels)
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -56,65 +55,66 @@ class Images(ABC):
         for start in range(0, len(self), size):
             yield self.batch(range(start, min(start + size, len(self))))
 
-    def augmented(
+    def augmented_batch(
         self,
         indices: Sequence[int],
         generators: Iterable[np.random.Generator],
         min_area: float,
         flip: float,
     ) -> torch.Tensor:
-        """uint8 [N, 3, R, R]: images under random crops and horizontal flips.
+        """uint8 [N, 3, R, R]: images with random crops and horizontal flips.
 
         Args:
-            generators: of the randomness of each image.
-            min_area: the smallest part of the largest square's area that a crop takes; 1: that
-                square, from the middle.
-            flip: probability of a flip. Without crops and flips the images are those of `batch`.
+            generators: one per image, for its random numbers.
+            min_area: smallest area of a crop, as a fraction of the largest square's; 1: no random
+                crops, always the largest centered square.
+            flip: probability of a flip. With min_area 1 and flip 0 the images equal those of `batch`.
         """
 
-        def image(index: int, rng: np.random.Generator) -> torch.Tensor:
-            picture, _ = self.picture(index)
+        def augment(index: int, rng: np.random.Generator) -> torch.Tensor:
+            image, _ = self.load_image(index)
             if min_area < 1:
-                picture = random_square(picture, min_area, rng)
-            pixels = resized(centre_square(picture), self.resolution)
-            return _planes(pixels[:, ::-1].copy() if rng.random() < flip else pixels)
+                image = random_crop(image, min_area, rng)
+            pixels = resize(center_crop(image), self.resolution)
+            return _to_chw(pixels[:, ::-1].copy() if rng.random() < flip else pixels)
 
-        return torch.stack(self._each(image, indices, generators))
+        return torch.stack(self._map(augment, indices, generators))
 
-    def _each(self, read: Callable[..., T], *items: Iterable[object]) -> list[T]:
-        """What `read` gives for the items, in order; decoders leave Python's lock to each other."""
-        if self.resolution < SMALL:
+    def _map(self, read: Callable[..., T], *items: Iterable[object]) -> list[T]:
+        """`read` of each item, in order; in threads for large images, as decoders release the GIL."""
+        if self.resolution < MIN_THREADED_RESOLUTION:
             return list(map(read, *items))
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(read, *items))
 
 
-class ImageShards(Images):
-    """The images that `prepare` made."""
+class ImageShards(ImageDataset):
+    """One split of the shards that the `prepare` stage wrote."""
 
     def __init__(self, folder: Path, split: str) -> None:
+        """Raises UserError; see `Shards`."""
         self.shards = Shards(folder, split)
-        self.classes: list[str] = self.shards.facts["classes"]
-        self.resolution: int = self.shards.facts["resolution"]
+        self.classes: list[str] = self.shards.metadata["classes"]
+        self.resolution: int = self.shards.metadata["resolution"]
 
     def __len__(self) -> int:
         return len(self.shards)
 
-    def picture(self, index: int) -> tuple[Image.Image, int]:
+    def load_image(self, index: int) -> tuple[Image.Image, int]:
         sample = self.shards[index]
         return Image.open(io.BytesIO(sample["png"])), int(sample["cls"])
 
 
-def max_batch_size(side: int) -> int:
-    """How many images of `side`×`side` a large network sees together: eight of 512×512.
+def max_batch_size(resolution: int) -> int:
+    """How many square images a large network processes at once: eight of 512×512, more of smaller ones.
 
-    Stable Diffusion's decoder takes about 10 GiB for that, in float32.
+    Stable Diffusion's decoder needs about 10 GiB for that, in float32.
     """
-    return max(1, PIXELS // side**2)
+    return max(1, MAX_BATCH_PIXELS // resolution**2)
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [0, 255] → float32 [-1, 1], as networks take them."""
+    """uint8 [0, 255] → float32 [-1, 1], the range that networks take."""
     return images.float() / 127.5 - 1
 
 
@@ -123,6 +123,6 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def _planes(pixels: Pixels) -> torch.Tensor:
+def _to_chw(pixels: Pixels) -> torch.Tensor:
     """HWC → CHW"""
     return torch.from_numpy(pixels).permute(2, 0, 1)

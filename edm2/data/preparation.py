@@ -13,19 +13,20 @@ from edm2.runtime.progress import track
 
 
 def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) -> dict[str, Any]:
-    """Write `train-*.tar` and `held_out-*.tar`; shards that are there already are kept.
+    """Write `train-*.tar` and `held_out-*.tar`; shards that already exist are kept.
 
     Returns:
-        facts for the manifest: source, resolution, classes, images per split and class.
+        metadata for the manifest: source, resolution, classes, images per split and class.
     """
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = source.split(dataset.held_out, seed)
-    plan = [
-        (folder / f"{name}-{k:06d}.tar", indices[start : start + dataset.shard_images])
-        for name, indices in (("train", train), ("held_out", held_out))
+    splits = {"train": train, "held_out": held_out}
+    shards = [
+        (folder / f"{split}-{k:06d}.tar", indices[start : start + dataset.shard_images])
+        for split, indices in splits.items()
         for k, start in enumerate(range(0, len(indices), dataset.shard_images))
     ]
-    for path, indices in track(plan, "prepare", len(plan), "shard"):
+    for path, indices in track(shards, "prepare", len(shards), "shard"):
         if not path.exists():
             write_shard(
                 path,
@@ -35,9 +36,9 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
         "source": dataset.source,
         "resolution": dataset.resolution,
         "classes": list(source.classes),
-        "images": {"train": len(train), "held_out": len(held_out)},
+        "images": {split: len(indices) for split, indices in splits.items()},
         "images_per_class": {
-            name: np.bincount(source.labels[indices], minlength=len(source.classes)).tolist()
-            for name, indices in (("train", train), ("held_out", held_out))
+            split: np.bincount(source.labels[indices], minlength=len(source.classes)).tolist()
+            for split, indices in splits.items()
         },
     }

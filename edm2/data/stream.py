@@ -1,6 +1,6 @@
 """The endless stream of training batches.
 
-Image number n of a training (n = 0, 1, 2, …) is entry n mod N of the permutation of epoch n // N.
+Image number n of a training run (n = 0, 1, 2, …) is entry n mod N of the permutation of epoch n // N.
 So the stream depends on (seed, n) alone: it can start anywhere, and ranks share each batch evenly.
 """
 
@@ -19,33 +19,34 @@ T = TypeVar("T")
 
 
 @lru_cache(maxsize=2)
-def _order(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def _permutation(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return generator(seed, "order", epoch).permutation(size)
 
 
-def image_at(n: int, size: int, seed: int) -> int:
-    """Which of `size` images is number `n` of the training."""
-    return int(_order(size, seed, n // size)[n % size])
+def shuffled_index(n: int, size: int, seed: int) -> int:
+    """The index, in a dataset of `size` images, of image number `n` of the training run."""
+    return int(_permutation(size, seed, n // size)[n % size])
 
 
 def stream(
     read: Callable[[range, list[int]], T], size: int, batch: int, seed: int, nimg: int
 ) -> Iterator[T]:
-    """This rank's part of each batch from time `nimg` on, read one batch ahead.
+    """This rank's part of each batch from time `nimg` on; one batch is read ahead in a thread.
 
     Args:
-        read: read(numbers, indices) makes a batch of the images `indices`, which are the images
-            number `numbers` of the training (numbers key per-sample randomness).
-        size: images in the data set.
+        read: read(numbers, indices) → a batch of the images at `indices`. `numbers` are their numbers
+            in the training run, to key per-image random numbers with.
+        size: images in the dataset.
         batch: images per batch over all ranks.
+        nimg: training time to start at, in images.
     """
-    who = ranks()
-    share = batch // who.size
+    process = ranks()
+    rank_batch = batch // process.size
 
-    def read_at(start: int) -> T:
-        first = start + who.rank * share
-        numbers = range(first, first + share)
-        return read(numbers, [image_at(n, size, seed) for n in numbers])
+    def read_at(nimg: int) -> T:
+        first = nimg + process.rank * rank_batch
+        numbers = range(first, first + rank_batch)
+        return read(numbers, [shuffled_index(n, size, seed) for n in numbers])
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(read_at, nimg)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from edm2.data.latents import SIGMA_DATA
+from edm2.data.normalization import SIGMA_DATA
 from edm2.params.configs import TrainingConfig
 
 

@@ -1,1 +1,1 @@
-"""Backbones that see images: feature maps for losses, feature vectors for metrics."""
+"""Networks that extract features of images: feature maps for losses, feature vectors for metrics."""

@@ -1,4 +1,4 @@
-"""What losses and metrics ask of a network that sees images."""
+"""The interfaces between feature networks and the losses and metrics that use them."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -13,7 +13,7 @@ class Backbone(Protocol):
 
     @property
     def channel_weights(self) -> Sequence[torch.Tensor]:
-        """What each channel [C_k] of each slice counts in perceptual distances; never negative."""
+        """Weights [C_k] of each slice's channels in perceptual distances; at least 0."""
         ...
 
     def slices(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -29,10 +29,10 @@ class Detector(Protocol):
 
     name: str  # as in metric names: fd_<name>_<samples>
     dims: int
-    fingerprint: str  # of the weights: features by others are never compared
+    fingerprint: str  # of the weights; features of different weights are not comparable
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 3, H, W] in [0, 255] → float32 [N, dims], each image's its own.
+        """uint8 [N, 3, H, W] in [0, 255] → float32 [N, dims]; each row depends on its image alone.
 
         Raises:
             TypeError: images are not uint8.
@@ -41,7 +41,7 @@ class Detector(Protocol):
 
 
 class ClassDetector(Detector, Protocol):
-    """A detector whose features tell classes, for the Inception score."""
+    """A detector that also classifies, for the Inception score."""
 
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:
         """float32 [N, dims] → p(y|x) [N, classes]; each row sums to 1."""
@@ -49,7 +49,7 @@ class ClassDetector(Detector, Protocol):
 
 
 def require_uint8(images: torch.Tensor) -> None:
-    """Raises TypeError for images in another range than [0, 255], as their type tells it."""
+    """Raises TypeError unless images are uint8, and so in [0, 255]."""
     if images.dtype != torch.uint8:
         raise TypeError(f"a detector takes uint8 images, got {images.dtype}")
 
@@ -58,9 +58,12 @@ def require_uint8(images: torch.Tensor) -> None:
 def seen_in_parts(
     images: torch.Tensor, size: int, see: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Features [N, D] of uint8 images, `size` at a time, so that memory does not grow with N.
+    """Features [N, D] of uint8 images, `size` images at a time, so that memory does not grow with N.
 
-    Convolutions keep float32 on GPUs: TensorFloat-32 would change features in the fourth digit.
+    Args:
+        see: `size` or fewer uint8 images → their features.
+
+    Convolutions use float32 on GPUs: TensorFloat-32 would change features in the fourth digit.
 
     Raises:
         TypeError: images are not uint8.

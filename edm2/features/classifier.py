@@ -1,4 +1,4 @@
-"""A small classifier of the data set: the offline stand-in for VGG16 and Inception."""
+"""A small classifier trained on the dataset: the offline substitute for VGG16 and Inception."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -14,20 +14,20 @@ from edm2.runtime.manifest import read_manifest, write_manifest
 
 
 class Classifier(nn.Module):
-    """Convolutional slices that halve the resolution, then a feature vector, then class scores.
+    """Convolutional slices, each at half the resolution of the one before; a feature vector; logits.
 
     Both a `Backbone` (slices) and a `Detector` (features).
     """
 
     name = "classifier"
-    fingerprint = ""  # not on disk
+    fingerprint = ""  # set when loaded from disk
 
     def __init__(
         self, channels: int, slices: int, dims: int, num_classes: int, resolution: int
     ) -> None:
         super().__init__()
         self.dims = dims
-        self.facts = {
+        self.init_args = {
             "channels": channels,
             "slices": slices,
             "dims": dims,
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         }
         widths = [3] + [channels * 2**k for k in range(slices)]
         self.stages = nn.ModuleList(
-            nn.Sequential(_unit(a, b), _unit(b, b)) for a, b in pairwise(widths)
+            nn.Sequential(_conv_norm_act(a, b), _conv_norm_act(b, b)) for a, b in pairwise(widths)
         )
         side = min(4, resolution // 2 ** (slices - 1))
         self.pool = nn.AdaptiveAvgPool2d(side)
@@ -45,8 +45,8 @@ class Classifier(nn.Module):
 
     @property
     def channel_weights(self) -> list[torch.Tensor]:
-        """All channels count the same."""
-        widths = [self.facts["channels"] * 2**k for k in range(self.facts["slices"])]
+        """All ones."""
+        widths = [self.init_args["channels"] * 2**k for k in range(self.init_args["slices"])]
         return [self.embed.weight.new_ones(width) for width in widths]
 
     def slices(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -61,9 +61,9 @@ class Classifier(nn.Module):
         return nn.functional.silu(self.embed(self.pool(self.slices(images)[-1]).flatten(1)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """float [N, 3, R, R] in [-1, 1] → class scores [N, num_classes]."""
-        scores: torch.Tensor = self.head(self.embedding(images))
-        return scores
+        """float [N, 3, R, R] in [-1, 1] → logits [N, num_classes]."""
+        logits: torch.Tensor = self.head(self.embedding(images))
+        return logits
 
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         return self.embedding(to_float(images)).float()
 
 
-def _unit(in_channels: int, out_channels: int) -> nn.Sequential:
+def _conv_norm_act(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.GroupNorm(max(1, out_channels // 8), out_channels),
@@ -79,14 +79,19 @@ def _unit(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def save_classifier(classifier: Classifier, folder: Path, **facts: Any) -> None:
+def save_classifier(classifier: Classifier, folder: Path, **metadata: Any) -> None:
+    """Write network.safetensors and a manifest with `metadata` to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(classifier.state_dict(), folder / "network.safetensors")
-    write_manifest(folder, network=classifier.facts, **facts)
+    write_manifest(folder, network=classifier.init_args, **metadata)
 
 
 def load_classifier(folder: Path, device: torch.device) -> Classifier:
-    """The frozen classifier of a folder that `save_classifier` wrote."""
+    """The frozen classifier in a folder that `save_classifier` wrote.
+
+    Raises:
+        UserError: see `read_manifest`.
+    """
     manifest = read_manifest(folder)
     classifier = Classifier(**manifest["network"])
     classifier.fingerprint = manifest["files"]["network.safetensors"]["sha256"]

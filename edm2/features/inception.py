@@ -1,4 +1,4 @@
-"""Inception-v3 with the weights that FID is defined by (Heusel et al. 2017), through torch-fidelity."""
+"""Inception-v3 with the weights that define FID (Heusel et al. 2017), from torch-fidelity."""
 
 from io import BytesIO
 from pathlib import Path
@@ -8,9 +8,9 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from edm2.features.backbone import seen_in_parts
-from edm2.features.weights import Weights, read_weights
+from edm2.features.weights import PublishedWeights, load_weights
 
-TENSORFLOW = Weights(
+INCEPTION_WEIGHTS = PublishedWeights(
     file="weights-inception-2015-12-05-6726825d.pth",
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth",
@@ -18,14 +18,14 @@ TENSORFLOW = Weights(
     license="Apache-2.0 (TensorFlow models); trained on ImageNet, which is for research",
     key="evaluation.detector_path",
 )
-AT_ONCE = 64  # images of 299×299: below 1 GiB in float32
+MAX_BATCH_SIZE = 64  # of 299×299: below 1 GiB in float32
 
 
 class Inception(nn.Module):
-    """The `Detector` of FID: the 2048 averages before the last layer. Frozen.
+    """The `Detector` of FID: the 2048 pooled activations before the last layer. Frozen.
 
-    Images of any size are resized to 299×299 as TensorFlow 1 did it, which is part of the metric's
-    definition: bilinear, corners not aligned, without antialiasing.
+    Images of any size are resized to 299×299 as in TensorFlow 1, which is part of the metric's
+    definition: bilinear, without aligned corners, without antialiasing.
     """
 
     name = "inception"
@@ -35,25 +35,26 @@ class Inception(nn.Module):
         """
         Args:
             state: tensors by their names in torch-fidelity's file.
-            fingerprint: of that file.
+            fingerprint: SHA-256 of that file.
         """
         super().__init__()
         self.fingerprint = fingerprint
-        safe = BytesIO()  # the extractor runs whatever a pickle says; this one has tensors alone
-        torch.save(state, safe)
-        safe.seek(0)
-        self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], safe)
+        # the extractor unpickles its file without restrictions, so it gets one with tensors only
+        file = BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file)
         self.eval().requires_grad_(False)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        return seen_in_parts(images, AT_ONCE, lambda part: self.network(part)[0])
+        return seen_in_parts(images, MAX_BATCH_SIZE, lambda part: self.network(part)[0])
 
     @torch.no_grad()
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:
-        """Features [N, 2048] → p(y|x) [N, 1008], as the Inception score reads them.
+        """Features [N, 2048] → p(y|x) [N, 1008], for the Inception score.
 
-        All outputs take part, also those that are no class, and the last layer's bias does not: so
-        does the original implementation (Salimans et al. 2016).
+        As in the original implementation (Salimans et al. 2016), all outputs are included, even those
+        that are not classes, and the last layer's bias is not.
         """
         return (features @ self.network.fc.weight.T).softmax(1)
 
@@ -62,9 +63,9 @@ def load_inception(path: Path | None, device: torch.device) -> Inception:
     """Inception-v3 as published.
 
     Args:
-        path: a copy of the file; None for the cache, or a download into it.
+        path: the weights file; None: the cache, or a download into it.
 
     Raises:
-        UserError: see `read_weights`.
+        UserError: see `load_weights`.
     """
-    return Inception(*read_weights(TENSORFLOW, path)).to(device)
+    return Inception(*load_weights(INCEPTION_WEIGHTS, path)).to(device)

@@ -18,11 +18,11 @@ from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-WARMUP = 10  # one part in so many of the training
+WARMUP_DIVISOR = 10  # the warm-up lasts this part of the training: a tenth
 
 
 class ClassifierTask:
-    """Cross-entropy on shifted images; AdamW with warm-up and cosine decay."""
+    """Cross-entropy on randomly shifted images; AdamW with warm-up and cosine decay."""
 
     def __init__(self, classifier: Classifier, params: Features, device: torch.device) -> None:
         self.params, self.device = params, device
@@ -34,16 +34,16 @@ class ClassifierTask:
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
         images, labels = (tensor.to(self.device) for tensor in batch)
-        scores = self.forward(to_float(images))
-        loss = nn.functional.cross_entropy(scores, labels)
+        logits = self.forward(to_float(images))
+        loss = nn.functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()
         duration = self.params.duration_nimg
-        factor = warmup_cosine(nimg, duration // WARMUP, duration)
+        factor = warmup_cosine(nimg, duration // WARMUP_DIVISOR, duration)
         for group in self.optimizer.param_groups:
             group["lr"] = self.params.lr * factor
         self.optimizer.step()
-        accuracy = (scores.argmax(1) == labels).float().mean()
+        accuracy = (logits.argmax(1) == labels).float().mean()
         return {"train/loss": loss, "train/accuracy": accuracy}
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class ClassifierTask:
 
 
 def batches(images: ImageShards, params: Features, seed: int) -> Callable[[int], Iterator[Batch]]:
-    """Training batches of shifted images from a given time on."""
+    """batches(nimg): uint8 images [N, 3, R, R], randomly shifted, and int64 labels [N], from then on."""
 
     def read(numbers: range, indices: list[int]) -> Batch:
         pixels, labels = images.batch(indices)
@@ -68,22 +68,22 @@ def batches(images: ImageShards, params: Features, seed: int) -> Callable[[int],
     return lambda nimg: stream(read, len(images), params.batch, seed, nimg)
 
 
-def shift(image: torch.Tensor, largest: int, rng: np.random.Generator) -> torch.Tensor:
-    """`image` [3, H, W] moved by up to `largest` pixels each way; borders repeat."""
-    down, right = rng.integers(-largest, largest + 1, size=2)
+def shift(image: torch.Tensor, max_shift: int, rng: np.random.Generator) -> torch.Tensor:
+    """`image` [3, H, W] shifted by up to `max_shift` pixels in each direction; edge pixels repeat."""
+    down, right = rng.integers(-max_shift, max_shift + 1, size=2)
 
-    def moved(length: int, by: int) -> NDArray[np.int64]:
+    def shifted(length: int, by: int) -> NDArray[np.int64]:
         return np.clip(np.arange(length) - by, 0, length - 1)
 
-    rows, columns = moved(image.shape[1], down), moved(image.shape[2], right)
+    rows, columns = shifted(image.shape[1], down), shifted(image.shape[2], right)
     return image[:, rows][:, :, columns]
 
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, images: ImageShards, device: torch.device) -> float:
-    """Fraction of `images` that is read as its label."""
-    right = 0
+    """Fraction of `images` that are classified as their label."""
+    correct = 0
     for pixels, labels in images.batches(512):
-        scores = classifier(to_float(pixels.to(device)))
-        right += int((scores.argmax(1).cpu() == labels).sum())
-    return right / len(images)
+        logits = classifier(to_float(pixels.to(device)))
+        correct += int((logits.argmax(1).cpu() == labels).sum())
+    return correct / len(images)

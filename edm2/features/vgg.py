@@ -1,4 +1,4 @@
-"""VGG16 (Simonyan and Zisserman 2014) with torchvision's ImageNet weights, as LPIPS reads it."""
+"""VGG16 (Simonyan and Zisserman 2014) with torchvision's ImageNet weights, as LPIPS uses it."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edm2.features.weights import Weights, read_weights
+from edm2.features import imagenet
+from edm2.features.weights import PublishedWeights, load_weights
 
-IMAGENET = Weights(
+VGG16_WEIGHTS = PublishedWeights(
     file="vgg16-397923af.pth",
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
     sha256="397923af",
     license="BSD-3-Clause (torchvision); trained on ImageNet, which is for research",
     key="vae.backbone_path",
 )
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel in [0, 1]
-CONVS = (2, 2, 3, 3, 3)  # per slice
-WIDTHS = (64, 128, 256, 512, 512)
+CONVS = (2, 2, 3, 3, 3)  # convolutions per slice
+WIDTHS = (64, 128, 256, 512, 512)  # channels per slice
 
 
 class Vgg16(nn.Module):
@@ -31,13 +31,13 @@ class Vgg16(nn.Module):
     def __init__(self, channel_weights: torch.Tensor) -> None:
         """
         Args:
-            channel_weights: float [1472], those of LPIPS for the channels of all slices in turn.
+            channel_weights: float [1472], the weights of LPIPS for the channels of all slices in order.
         """
         super().__init__()
-        self.features = nn.Sequential(*_layers())  # numbered as torchvision numbers them
+        self.features = nn.Sequential(*_layers())  # numbered as in torchvision
         self.all_weights = nn.Buffer(channel_weights)
-        self.mean = nn.Buffer(torch.tensor(MEAN).reshape(3, 1, 1) * 2 - 1)
-        self.std = nn.Buffer(torch.tensor(STD).reshape(3, 1, 1) * 2)
+        self.mean = nn.Buffer(torch.tensor(imagenet.MEAN).reshape(3, 1, 1) * 2 - 1)
+        self.std = nn.Buffer(torch.tensor(imagenet.STD).reshape(3, 1, 1) * 2)
         self.eval().requires_grad_(False)
 
     @property
@@ -54,42 +54,42 @@ class Vgg16(nn.Module):
 
 
 def lpips_weights() -> torch.Tensor:
-    """The channel weights for VGG16 inside the package lpips, version 0.1 (Zhang et al. 2018)."""
+    """The channel weights for VGG16 in the package lpips, version 0.1 (Zhang et al. 2018): float [1472]."""
     package = find_spec("lpips")
     assert package is not None
     assert package.origin is not None
     path = Path(package.origin).parent / "weights/v0.1/vgg.pth"
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    return torch.cat([found[f"lin{k}.model.1.weight"].flatten() for k in range(len(WIDTHS))])
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return torch.cat([state[f"lin{k}.model.1.weight"].flatten() for k in range(len(WIDTHS))])
 
 
 def load_vgg16(path: Path | None, device: torch.device) -> Vgg16:
     """VGG16 as published, with the channel weights of LPIPS.
 
     Args:
-        path: a copy of the file; None for the cache, or a download into it.
+        path: the weights file; None: the cache, or a download into it.
 
     Raises:
-        UserError: see `read_weights`.
+        UserError: see `load_weights`.
     """
-    state, _ = read_weights(IMAGENET, path)
+    state, _ = load_weights(VGG16_WEIGHTS, path)
     vgg = Vgg16(lpips_weights())
-    trunk = {
+    features = {
         name.removeprefix("features."): tensor
         for name, tensor in state.items()
         if name.startswith("features.")
     }
-    vgg.features.load_state_dict(trunk)
+    vgg.features.load_state_dict(features)
     return vgg.to(device)
 
 
 def _layers() -> list[nn.Module]:
     layers: list[nn.Module] = []
-    before = 3
+    in_channels = 3
     for convs, width in zip(CONVS, WIDTHS, strict=True):
         if layers:
             layers.append(nn.MaxPool2d(2))
         for _ in range(convs):
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
-            before = width
+            layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            in_channels = width
     return layers

@@ -1,4 +1,4 @@
-"""Distances between sets of images, on the features of any detector."""
+"""Metrics of sets of images, computed from the features of any detector."""
 
 from edm2.metrics.frechet import frechet_distance
 from edm2.metrics.inception import inception_score

@@ -1,4 +1,4 @@
-"""What measures ask of a set of images: moments of their features, and the features if need be."""
+"""The features of a set of images, collected batch by batch for all metrics."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,11 +9,11 @@ from edm2.metrics.statistics import Statistics
 
 
 class Collection:
-    """Numbered images in any order: moments of the first n of them, for each n of `counts`, and the
-    features of the first `kept` themselves.
+    """Features of numbered images, added in any order.
 
-    Kept features take 4·D bytes an image: 50 000 of 2048 dimensions are 400 MB. Moments take 8·D²
-    bytes for each of `counts`, however many images there are.
+    Holds the moments of the first n images, for each n in `counts`, and the features of the first
+    `kept` images. Kept features take 4·D bytes per image: 400 MB for 50 000 images and D = 2048. The
+    moments take 8·D² bytes for each of `counts`, for any number of images.
     """
 
     def __init__(self, dims: int, counts: Iterable[int], kept: int = 0) -> None:
@@ -22,29 +22,29 @@ class Collection:
         self._parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # numbers, features
 
     def add(self, numbers: Sequence[int], features: NDArray[np.float32]) -> None:
-        """Features [N, D] of the images of these numbers, each once in all."""
-        order = np.asarray(numbers, np.int64)
+        """Add features [N, D] of the images with these numbers; each image is added once."""
+        indices = np.asarray(numbers, np.int64)
         for count, moments in self.moments.items():
-            moments.update(features[order < count])
-        keep = order < self.kept
-        self._parts.append((order[keep], features[keep]))
+            moments.update(features[indices < count])
+        keep = indices < self.kept
+        self._parts.append((indices[keep], features[keep]))
 
     def merge(self, other: "Collection") -> None:
-        """Add what another one of the same counts has collected."""
+        """Add everything from a collection with the same counts."""
         for count, moments in self.moments.items():
             moments.merge(other.moments[count])
         self._parts += other._parts
 
     def features(self, count: int) -> NDArray[np.float32]:
-        """Of the first `count` images in their order: float32 [count, D].
+        """Features of the first `count` images, ordered by number: float32 [count, D].
 
         Raises:
-            ValueError: not all of them were added and kept.
+            ValueError: some of them were not added or not kept.
         """
-        found, filled = np.empty((count, self.dims), np.float32), np.zeros(count, bool)
+        features, filled = np.empty((count, self.dims), np.float32), np.zeros(count, bool)
         for numbers, rows in self._parts:
-            wanted = numbers < count
-            found[numbers[wanted]], filled[numbers[wanted]] = rows[wanted], True
+            first = numbers < count
+            features[numbers[first]], filled[numbers[first]] = rows[first], True
         if not filled.all():
-            raise ValueError(f"features of the first {count} images: {filled.sum()} were kept")
-        return found
+            raise ValueError(f"expected features of the first {count} images, kept {filled.sum()}")
+        return features

@@ -10,9 +10,9 @@ Array = NDArray[np.float64]
 def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
     """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^{1/2}), in float64.
 
-    With any factor F Fᵀ = Σ_a, the symmetric Fᵀ Σ_b F has the eigenvalues of Σ_a Σ_b; the trace is
-    the sum of their square roots, tiny negative ones counting as 0. No square root of a matrix is
-    needed.
+    With any factor F Fᵀ = Σ_a, the symmetric matrix Fᵀ Σ_b F has the eigenvalues of Σ_a Σ_b. The
+    trace is the sum of their square roots, with small negative eigenvalues clamped to 0. So no matrix
+    square root is needed.
 
     Args:
         mean_a, mean_b: [D].
@@ -38,7 +38,7 @@ def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -
 
 
 def _factor(cov: Array) -> Array:
-    """F [D, D] with F Fᵀ = `cov`: Cholesky's, or by eigenvalues where `cov` is singular."""
+    """F [D, D] with F Fᵀ = `cov`: Cholesky factor, or from eigenvalues if `cov` is singular."""
     try:
         return scipy.linalg.cholesky(cov, lower=True)
     except scipy.linalg.LinAlgError:

@@ -8,17 +8,17 @@ from scipy.special import rel_entr
 def inception_score(probabilities: NDArray[np.floating], splits: int = 10) -> tuple[float, float]:
     """exp(mean_i KL(p(y|x_i) ‖ p(y))): between 1 and the number of classes; higher is better.
 
-    p(y) is the mean of p(y|x) over a split: the images in their order, cut into `splits` parts of
-    equal length. Images should come in random order, and classes in turn count as such.
+    The images are cut into `splits` consecutive parts of equal size, and p(y) is the mean of p(y|x)
+    over one part. So classes should be mixed: in random order, or each class in turn.
 
     Args:
         probabilities: p(y|x) [N, classes]; each row sums to 1.
 
     Returns:
-        mean and (population) standard deviation over the splits.
+        mean and population standard deviation over the splits.
 
     Raises:
-        ValueError: another shape, rows that are no probabilities, or fewer images than splits.
+        ValueError: wrong shape, rows that are not probabilities, or fewer images than splits.
     """
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 2 or not 1 <= splits <= len(p):
@@ -27,7 +27,7 @@ def inception_score(probabilities: NDArray[np.floating], splits: int = 10) -> tu
         )
     if not (p >= 0).all() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
         raise ValueError(
-            "expected rows of probabilities that sum to 1; scores need a softmax first"
+            "expected rows of probabilities that sum to 1; apply a softmax to logits first"
         )
     bounds = np.arange(splits + 1) * len(p) // splits
     scores = [

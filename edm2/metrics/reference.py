@@ -1,4 +1,4 @@
-"""What generated images are compared with: moments, and some features, of the real ones."""
+"""The reference that generated images are compared with: statistics of real images' features."""
 
 import zlib
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ from edm2.runtime.manifest import read_manifest, write_manifest
 
 NO_FEATURES = np.empty((0, 0), np.float32)
 MOMENTS, FEATURES = "statistics.npz", "features.npy"
-KEPT = 50_000  # images whose features are kept: as many as measures of pairs commonly take
-HARMED = (
+MAX_KEPT_FEATURES = 50_000  # images; metrics of pairs commonly use as many
+
+# what NumPy raises for files that it cannot read
+READ_ERRORS = (
     OSError,
     ValueError,
     TypeError,
@@ -28,17 +30,17 @@ HARMED = (
     BadZipFile,
     zlib.error,
 )
-ROUNDING = 1e-5  # of published covariances, which may be float32, relative to their largest entry
+ROUNDING = 1e-5  # rounding error of published float32 covariances, relative to the largest entry
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments of real images' features, and the features of the first of them.
+    """Moments of real images' features, and the features of some of these images.
 
     Args:
         mean, covariance: float64 [D] and [D, D].
-        count: of the images behind the moments; None where a published file does not tell.
-        features: float32 [K, D], in a random order that is always the same; published: none.
+        count: number of images behind the moments; None: unknown, for published moments.
+        features: float32 [K, D], in a fixed random order; K = 0 for published moments.
     """
 
     mean: NDArray[np.float64]
@@ -48,92 +50,96 @@ class Reference:
 
     @property
     def singular(self) -> bool:
-        """Whether there are known to be no more images than dimensions."""
+        """Whether the covariance is known to be singular: no more images than dimensions."""
         return self.count is not None and self.count <= len(self.mean)
 
 
-def reference_of(collection: Collection) -> Reference:
-    """Of collected images: moments of them all, features of those that were kept."""
+def build_reference(collection: Collection) -> Reference:
+    """The moments of all collected images, and the features that were kept.
+
+    Args:
+        collection: has exactly one of `counts`, the number of all images.
+    """
     ((count, moments),) = collection.moments.items()
-    kept = collection.features(min(count, collection.kept))
-    return Reference(moments.mean, moments.covariance, count, kept)
+    features = collection.features(min(count, collection.kept))
+    return Reference(moments.mean, moments.covariance, count, features)
 
 
 def import_reference(path: Path, dims: int) -> Reference:
     """Published moments in the format of EDM: an .npz with `mu` [D] and `sigma` [D, D].
 
     Raises:
-        UserError: no such file, a pickle in it, or arrays that are no moments of `dims` features.
+        UserError: no such file, a file with a pickle, or arrays that are not moments of `dims` features.
     """
-    mean, covariance = _read(path)
+    mean, covariance = _read_moments(path)
     if (mean.shape, covariance.shape) != ((dims,), (dims, dims)):
-        raise _bad(
+        raise _invalid_file(
             path,
             f"mu [{dims}] and sigma [{dims}, {dims}]",
-            f"{list(mean.shape)} and {list(covariance.shape)}: of another detector?",
+            f"{list(mean.shape)} and {list(covariance.shape)}, perhaps of another detector",
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise _bad(path, "finite numbers", "infs or NaNs")
+        raise _invalid_file(path, "finite numbers", "infs or NaNs")
     rounding = ROUNDING * np.abs(covariance).max()
     if np.abs(covariance - covariance.T).max() > rounding:
-        raise _bad(path, "a symmetric sigma", "one that is not")
+        raise _invalid_file(path, "a symmetric sigma", "an asymmetric one")
     covariance = (covariance + covariance.T) / 2
     if np.linalg.eigvalsh(covariance)[0] < -rounding:
-        raise _bad(path, "a covariance in sigma", "a matrix with negative variances")
+        raise _invalid_file(path, "a covariance matrix as sigma", "one with negative eigenvalues")
     return Reference(mean, covariance, None, NO_FEATURES)
 
 
-def save_reference(folder: Path, reference: Reference, **facts: Any) -> None:
-    """Write it to `folder`, with a manifest that has `facts` as well.
+def save_reference(folder: Path, reference: Reference, **metadata: Any) -> None:
+    """Write the reference to `folder`, and `metadata` into its manifest.
 
-    The moments' file is in the format that `import_reference` reads.
+    The file of the moments has the format that `import_reference` reads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / MOMENTS, mu=reference.mean, sigma=reference.covariance)
     if len(reference.features):
         np.save(folder / FEATURES, reference.features)
-    write_manifest(folder, count=reference.count, dims=len(reference.mean), **facts)
+    write_manifest(folder, count=reference.count, dims=len(reference.mean), **metadata)
 
 
 def load_reference(folder: Path, detector: Detector, images: str) -> Reference:
-    """Read what the stage `reference` wrote; features stay on disk until they are used.
+    """Load the output of the `reference` stage; features stay on disk until they are used.
 
     Args:
-        detector: that it is to be compared with.
+        detector: the detector of the features that will be compared with it.
         images: fingerprint of the real images.
 
     Raises:
-        UserError: it was made with another detector, with other weights or of other images; or a
-            file is harmed.
+        UserError: it was computed with another detector, other weights or other images; or a file is
+            corrupted.
     """
-    facts = read_manifest(folder)
-    ours = {"detector": detector.name, "weights": detector.fingerprint, "images": images}
-    for name, value in ours.items():
-        if facts[name] not in (value, None):  # a published file tells neither weights nor images
+    metadata = read_manifest(folder)
+    expected = {"detector": detector.name, "weights": detector.fingerprint, "images": images}
+    for name, value in expected.items():
+        if metadata[name] not in (value, None):  # None: unknown, for published moments
             raise UserError(
-                f"{folder}: expected {name} {value}, and it was made with {facts[name]}. "
-                "Say `dvc repro -f -s reference`, then `dvc repro`."
+                f"{folder}: expected {name} {value}, but it was computed with {metadata[name]}. "
+                "Run `dvc repro -f -s reference`, then `dvc repro`."
             )
-    mean, covariance = _read(folder / MOMENTS)
+    mean, covariance = _read_moments(folder / MOMENTS)
     features = (
         np.load(folder / FEATURES, mmap_mode="c", allow_pickle=False)
-        if FEATURES in facts["files"]
+        if FEATURES in metadata["files"]
         else NO_FEATURES
     )
-    return Reference(mean, covariance, facts["count"], features)
+    return Reference(mean, covariance, metadata["count"], features)
 
 
-def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _read_moments(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
-    except HARMED as error:
-        raise _bad(path, "an .npz file with arrays mu and sigma", str(error)) from None
+    except READ_ERRORS as error:
+        raise _invalid_file(path, "an .npz file with arrays mu and sigma", str(error)) from None
     return mean, covariance
 
 
-def _bad(path: Path, expected: str, found: str) -> UserError:
+def _invalid_file(path: Path, expected: str, found: str) -> UserError:
     return UserError(
-        f"{path}: expected {expected}, found {found}. Set evaluation.reference to the "
-        "file that belongs to evaluation.detector, or to null."
+        f"{path}: expected {expected}, found {found}. Set evaluation.reference to a file made with "
+        "the detector of evaluation.detector, or to null."
     )

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, streamed."""
+"""Streamed mean and covariance of features, and their Fréchet distance."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Moments(Protocol):
     @property
     def covariance(self) -> NDArray[np.float64]: ...
     @property
-    def count(self) -> int | None: ...  # of the images behind them; None: unknown
+    def count(self) -> int | None: ...  # number of images; None: unknown
     @property
-    def singular(self) -> bool: ...  # whether these are too few for a covariance of full rank
+    def singular(self) -> bool: ...  # whether these are too few for a full-rank covariance
 
 
 @dataclass
@@ -40,10 +40,10 @@ class Statistics:
         return cls(0, np.zeros(dims), np.zeros((dims, dims)))
 
     def update(self, features: NDArray[np.floating]) -> None:
-        """Add a batch [N, D]; N may be 0.
+        """Add a batch of features [N, D]; N can be 0.
 
         Raises:
-            ValueError: another shape.
+            ValueError: wrong shape.
         """
         batch = np.asarray(features, np.float64)
         if batch.ndim != 2 or batch.shape[1] != len(self.mean):
@@ -55,7 +55,7 @@ class Statistics:
         self.merge(Statistics(len(batch), mean, centered.T @ centered))
 
     def merge(self, other: "Statistics") -> None:
-        """Add what another stream has seen."""
+        """Add the features of another stream."""
         total = self.count + other.count
         if total == 0:
             return
@@ -71,14 +71,14 @@ class Statistics:
 
     @property
     def singular(self) -> bool:
-        """Whether there are no more samples than dimensions, so that the covariance must be."""
+        """Whether there are no more samples than dimensions: then the covariance is singular."""
         return self.count <= len(self.mean)
 
 
 def image_features(
     images: Iterable[torch.Tensor], total: int, detector: Detector, device: torch.device
 ) -> Iterator[NDArray[np.float32]]:
-    """Features of batches of uint8 images, `total` in all, batch by batch; tells its progress."""
+    """Features [N, D] of each batch of uint8 images [N, 3, H, W]; shows progress up to `total` images."""
     progress = Progress(f"{detector.name} features", total, "img")
     for batch in images:
         yield detector.features(batch.to(device)).cpu().numpy()
@@ -89,7 +89,7 @@ def image_features(
 def image_statistics(
     images: Iterable[torch.Tensor], total: int, detector: Detector, device: torch.device
 ) -> Statistics:
-    """Feature statistics of batches of uint8 images, `total` in all."""
+    """Feature statistics of all batches of uint8 images [N, 3, H, W], `total` images together."""
     statistics = Statistics.empty(detector.dims)
     for features in image_features(images, total, detector, device):
         statistics.update(features)
@@ -97,37 +97,38 @@ def image_statistics(
 
 
 def distance(a: Moments, b: Moments, allow_singular: bool = False) -> float:
-    """Fréchet distance of two sets.
+    """Fréchet distance of two sets of images.
 
     Args:
-        allow_singular: whether singular covariances will do; a single image never does.
+        allow_singular: whether to accept singular covariances; a single image is never accepted.
 
     Raises:
-        UserError: see `require_enough`.
+        UserError: see `require_enough_images`.
     """
     for moments in (a, b):
-        require_enough(moments, allow_singular)
+        require_enough_images(moments, allow_singular)
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
-def require_enough(moments: Moments, allow_singular: bool) -> None:
+def require_enough_images(moments: Moments, allow_singular: bool) -> None:
     """
     Raises:
-        UserError: there are no more images than dimensions, so that the covariance is singular.
+        UserError: fewer than two images; or no more images than feature dimensions, so that the
+            covariance is singular, unless `allow_singular`.
     """
-    few = moments.count is not None and moments.count < 2
-    if few or (moments.singular and not allow_singular):
+    no_covariance = moments.count is not None and moments.count < 2
+    if no_covariance or (moments.singular and not allow_singular):
         raise UserError(
-            f"Fréchet distance of {moments.count} images: expected more than the "
-            f"{len(moments.mean)} feature dimensions, or the covariance is singular. Use more images, "
-            "fewer features.dims with the classifier, or have it marked (evaluation.allow_singular)."
+            f"Fréchet distance of {moments.count} images: expected more images than the "
+            f"{len(moments.mean)} feature dimensions, because the covariance is singular otherwise. Use "
+            "more images, lower features.dims (with the classifier), or set evaluation.allow_singular."
         )
 
 
 def metric_name(detector: str, samples: int, metric: str = "fd") -> str:
     """<metric>_<detector>_<samples>, thousands as k: fd_classifier_1k, recall_classifier_270.
 
-    The Fréchet distance of Inception features alone is called fid: fid_50k.
+    Only the Fréchet distance of Inception features is called fid: fid_50k.
     """
     count = f"{samples // 1000}k" if samples % 1000 == 0 else samples
     if (metric, detector) == ("fd", "inception"):

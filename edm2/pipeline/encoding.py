@@ -1,7 +1,7 @@
 """Training images → latents, with their mean and standard deviation per channel."""
 
 from edm2.data.images import ImageShards
-from edm2.data.latents import latent_facts
+from edm2.data.latents import latent_metadata
 from edm2.pipeline.paths import IMAGES, LATENTS, VAE
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import barrier, is_main_process
@@ -18,5 +18,5 @@ def encode_latents(context: StageContext) -> None:
     encode_shards(codec, images, out, context.device)
     barrier()
     if is_main_process():
-        metadata = latent_facts(out, codec.normalization)
+        metadata = latent_metadata(out, codec.normalization)
         write_manifest(out, classes=images.classes, **metadata)

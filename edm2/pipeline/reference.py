@@ -4,8 +4,13 @@ from typing import TYPE_CHECKING
 
 from edm2.data.images import ImageShards
 from edm2.metrics.collection import Collection
-from edm2.metrics.reference import KEPT, import_reference, reference_of, save_reference
-from edm2.metrics.statistics import image_features, require_enough
+from edm2.metrics.reference import (
+    MAX_KEPT_FEATURES,
+    build_reference,
+    import_reference,
+    save_reference,
+)
+from edm2.metrics.statistics import image_features, require_enough_images
 from edm2.params.checks import project_root
 from edm2.pipeline.detection import detector_for, images_fingerprint
 from edm2.pipeline.paths import IMAGES, REFERENCE
@@ -42,9 +47,9 @@ def _compute(context: StageContext) -> None:
     for other in gathered(collection)[1:]:
         collection.merge(other)
     if is_main_process():
-        reference = reference_of(collection)
+        reference = build_reference(collection)
         # an early error, before anything is trained; it changes nothing of the result
-        require_enough(reference, context.params.evaluation.allow_singular)
+        require_enough_images(reference, context.params.evaluation.allow_singular)
         save_reference(
             context.out(REFERENCE),
             reference,
@@ -61,7 +66,7 @@ def _collect(train: ImageShards, detector: "Detector", context: StageContext) ->
     parts = [numbers[k : k + BATCH] for k in range(0, total, BATCH)]
     own = range(len(parts))[this.rank :: this.size]
     images = (train.batch(range(k * BATCH, k * BATCH + len(parts[k])))[0] for k in own)
-    collection = Collection(detector.dims, [total], KEPT)
+    collection = Collection(detector.dims, [total], MAX_KEPT_FEATURES)
     count = sum(len(parts[k]) for k in own)
     for k, features in zip(
         own, image_features(images, count, detector, context.device), strict=True

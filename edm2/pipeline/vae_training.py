@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from edm2.data.images import Images, ImageShards, to_float, to_uint8
+from edm2.data.images import ImageDataset, ImageShards, to_float, to_uint8
 from edm2.data.web import WebImages
 from edm2.features.backbone import Backbone
 from edm2.features.classifier import load_classifier
@@ -77,7 +77,7 @@ def external_inputs(params: Params) -> str:
 
 
 def _train(
-    context: StageContext, images: Images, held_out: Images, backbone: Backbone
+    context: StageContext, images: ImageDataset, held_out: ImageDataset, backbone: Backbone
 ) -> Autoencoder:
     seed, params, runtime = context.params.seed, context.params.vae, context.params.runtime
     torch.manual_seed(torch_seed(seed, "vae/init"))
@@ -106,7 +106,7 @@ def _train(
     return network.eval()
 
 
-def _draw_reconstructions(context: StageContext, codec: Codec, held_out: Images) -> None:
+def _draw_reconstructions(context: StageContext, codec: Codec, held_out: ImageDataset) -> None:
     """Held-out images, what the codec decodes, and the mask of the low-pass loss if it is used."""
     images, _ = held_out.batch(range(min(SHOWN, len(held_out))))
     decoded = codec.decode(codec.encode(images.to(context.device))[0]).cpu()

@@ -1,4 +1,4 @@
-"""From seeds to samples, with any callable denoiser."""
+"""Sampling: from seeds to samples, with any callable denoiser."""
 
 from edm2.sampling.solver import Churn, euler, heun
 

@@ -18,9 +18,10 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 def seed_labels(
     seeds: Sequence[int], num_classes: int, kind: Literal["balanced", "uniform"]
 ) -> torch.Tensor:
-    """int64 [N], each of its seed alone.
+    """Class labels int64 [N]; each depends on its seed alone.
 
-    balanced: classes in turn, so that any run of seeds is balanced; uniform: drawn.
+    Args:
+        kind: "balanced": seed modulo classes, so that consecutive seeds are balanced; "uniform": random.
     """
     if kind == "balanced":
         return torch.tensor([seed % num_classes for seed in seeds])
@@ -31,12 +32,12 @@ def seed_labels(
 def seed_noise(
     seeds: Sequence[int], shape: tuple[int, ...], purpose: str = "sampling/noise"
 ) -> torch.Tensor:
-    """Standard normal float32 [N, *shape], row i of seeds[i] and the purpose alone."""
+    """Standard normal float32 [N, *shape]; row i depends on seeds[i] and `purpose` alone."""
     return torch.from_numpy(normals(0, purpose, seeds, shape))
 
 
 def seed_churn(seeds: Sequence[int], shape: tuple[int, ...], sampling: Sampling) -> Churn:
-    """Fresh noise, in each step that of the seed and the step alone."""
+    """Churn whose noise depends on the seed and the step alone."""
     return Churn(
         sampling.churn,
         lambda step: seed_noise(seeds, shape, f"sampling/churn/{step}"),
@@ -47,12 +48,12 @@ def seed_churn(seeds: Sequence[int], shape: tuple[int, ...], sampling: Sampling)
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """Samples of some seeds.
+    """Samples of a batch of seeds.
 
     Attributes:
-        seeds: N of them.
+        seeds: N seeds.
         labels: their classes, int64 [N].
-        samples: float32 [N, C, R, R] as the sampler makes them; images uint8 when decoded.
+        samples: float32 [N, C, R, R] from the sampler; after decoding, images uint8 [N, 3, R, R].
     """
 
     seeds: Sequence[int]
@@ -71,8 +72,8 @@ def generate(
     """Samples of all `seeds`, in batches of at most `sampling.batch`.
 
     Args:
-        labels: the class of each seed, int64 [N], such as `seed_labels` gives.
-        shape: of one sample, [C, R, R].
+        labels: the class of each seed, int64 [N], for example from `seed_labels`.
+        shape: shape of one sample, [C, R, R].
     """
     for begin in range(0, len(seeds), sampling.batch):
         part = slice(begin, begin + sampling.batch)

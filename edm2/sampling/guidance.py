@@ -1,4 +1,4 @@
-"""Guidance: the difference of two denoisers shows the sampler which way to go."""
+"""Guidance: extrapolation from the output of a second denoiser through that of the main one."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch
 
 # denoise(x [N, C, H, W], sigma [N], labels [N]) → denoised x
 ConditionalDenoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-# the same arguments → denoised by the main network, and by its guide
+# the same arguments → denoised by the main network, denoised by the guide
 Pair = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 NO_CLASS = -1
@@ -22,17 +22,17 @@ def guided(
     """D_w = w·D_main + (1 − w)·D_guide (Ho & Salimans 2022; Karras et al. 2024, Autoguidance, eq. 3).
 
     Args:
-        main: the network itself; asked alone where there is nothing to guide.
-        pair: both at once, `with_guide` or `without_labels`.
+        main: the main network; evaluated alone where guidance is not active.
+        pair: evaluates both networks: `with_guide` or `without_labels`.
         strength: w; 1 is the main network alone.
-        interval: noise levels low < σ ≤ high at which guidance acts (Kynkäänniemi et al. 2024);
-            None: all. All σ of a batch are taken to be the same.
+        interval: noise levels low < σ ≤ high at which guidance is active (Kynkäänniemi et al. 2024);
+            None: all. All σ of a batch must be equal.
     """
 
     def acts(sigma: torch.Tensor) -> bool:
         if interval is None:
             return True
-        low, high = map(np.float32, interval)  # as sigma is, or 0.3 would lie above 0.3
+        low, high = map(np.float32, interval)  # like sigma: float32(0.3) is above 0.3
         return bool(low < float(sigma[0]) <= high)
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -45,12 +45,12 @@ def guided(
 
 
 def with_guide(main: ConditionalDenoise, guide: ConditionalDenoise) -> Pair:
-    """Two networks, told the same class."""
+    """Two networks, conditioned on the same class."""
     return lambda x, sigma, labels: (main(x, sigma, labels), guide(x, sigma, labels))
 
 
 def without_labels(network: ConditionalDenoise) -> Pair:
-    """One network, told the class and not told it, in one batch of both."""
+    """One network with and without the class (classifier-free guidance), evaluated in one batch."""
 
     def pair(
         x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor

@@ -1,4 +1,4 @@
-"""Solvers of the probability-flow ODE dx/dσ = (x − D(x; σ))/σ, and of its stochastic relative."""
+"""Solvers of the probability-flow ODE dx/dσ = (x − D(x; σ))/σ, and of its stochastic variant."""
 
 import math
 from collections.abc import Callable
@@ -11,20 +11,21 @@ import torch
 # denoise(x [N, C, H, W], sigma [N]) → denoised x
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-MOST_CHURN = math.sqrt(2) - 1  # of γ: no step adds more noise than there is
+MOST_CHURN = math.sqrt(2) - 1  # largest γ: a step at most doubles the variance (EDM alg. 2)
+FLOAT32 = torch.finfo(torch.float32)
 
 
 @dataclass(frozen=True)
 class Churn:
-    """Fresh noise before each step, which the solver then removes with the rest (EDM alg. 2).
+    """Fresh noise added before each step, which the solver then removes (EDM alg. 2).
 
     Args:
-        amount: S_churn ≥ 0; spread evenly over the steps; 0 is the deterministic sampler.
-        noise: noise(step) → standard normal of the samples' shape; step counts from 0. Asked where
-            noise is added, and nowhere else.
+        amount: S_churn ≥ 0, spread evenly over the steps; 0 is the deterministic sampler.
+        noise: noise(step) → standard normal of the samples' shape; step counts from 0. It is called
+            only for steps that add noise.
         interval: noise levels S_tmin ≤ σ ≤ S_tmax at which noise is added; None: all.
-        scale: S_noise, standard deviation of the fresh noise; 1 is exact, a little more makes up for
-            networks that remove too much.
+        scale: S_noise, standard deviation of the fresh noise; 1 is exact, slightly more compensates
+            for networks that remove too much noise.
     """
 
     amount: float
@@ -33,10 +34,10 @@ class Churn:
     scale: float = 1.0
 
     def raised(self, sigma: float, steps: int) -> float:
-        """The noise level t̂ = σ + γσ that a step from `sigma` starts at.
+        """The noise level t̂ = σ + γσ at which a step from `sigma` starts.
 
-        Levels are held against the interval in float32, so that 80 is in [0.05, 80] though eq. 5 has
-        it as 80.00000000000003.
+        Levels are compared with the interval in float32, so that 80 is in [0.05, 80], although eq. 5
+        computes it as 80.00000000000003.
         """
         if self.interval is not None:
             low, high = map(np.float32, self.interval)
@@ -47,7 +48,7 @@ class Churn:
     def add_noise(
         self, x: torch.Tensor, sigma: float, step: int, steps: int
     ) -> tuple[torch.Tensor, float]:
-        """x at noise level `sigma` → x̂ with noise added, and its level."""
+        """x at noise level `sigma` → x̂ with noise added, and its noise level."""
         raised = self.raised(sigma, steps)
         if raised == sigma:
             return x, sigma
@@ -59,10 +60,18 @@ def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> 
     """σ_0 = sigma_max > … > σ_{steps−1} = sigma_min, then 0 (EDM eq. 5): float64 [steps + 1].
 
     Raises:
-        ValueError: fewer than two steps.
+        ValueError: fewer than two steps; not 0 < sigma_min < sigma_max within the range of float32,
+            in which denoisers get them; or `rho` that is not positive and finite.
     """
     if steps < 2:
-        raise ValueError(f"steps = {steps}: expected at least 2, sigma_max and sigma_min")
+        raise ValueError(f"steps = {steps}: expected at least 2, for sigma_max and sigma_min")
+    if not FLOAT32.tiny <= sigma_min < sigma_max <= FLOAT32.max:
+        raise ValueError(
+            f"sigma_min = {sigma_min}, sigma_max = {sigma_max}: expected 0 < sigma_min < sigma_max, "
+            f"both in the range of float32, {FLOAT32.tiny:.2g} to {FLOAT32.max:.2g}"
+        )
+    if not 0 < rho < math.inf:
+        raise ValueError(f"rho = {rho}: expected a positive finite number")
     index = torch.arange(steps, dtype=torch.float64) / (steps - 1)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return torch.cat([(high + index * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
@@ -81,18 +90,24 @@ def heun(
 ) -> torch.Tensor:
     """EDM's second-order sampler (EDM alg. 1; with `churn` alg. 2): 2·steps − 1 evaluations.
 
-    For each noise level: take the slope d = (x − D)/σ, step to the next level, take the slope
-    there too, and step again from the start with the mean of both. The last step, to σ = 0, is
-    Euler's.
+    For each noise level: compute the slope d = (x − D)/σ, step to the next level, compute the slope
+    there, and repeat the step with the mean of both slopes. The last step, to σ = 0, is an Euler
+    step.
 
     Args:
-        denoise: denoise(x, sigma) for x float32 [N, C, H, W] and sigma float32 [N].
+        denoise: denoise(x, sigma) → denoised x, for x float32 [N, C, H, W] and sigma float32 [N].
         noise: standard normal [N, C, H, W].
-        churn: fresh noise; None: the sample is a function of `noise` alone.
-        dtype: of x between evaluations, float32 or float64; `denoise` sees float32 either way.
+        steps: number of noise levels above 0, at least 2.
+        sigma_min, sigma_max: lowest and highest noise level, 0 < sigma_min < sigma_max.
+        rho: spacing of the noise levels (EDM eq. 5), positive.
+        churn: fresh noise; None: the sample depends on `noise` alone.
+        dtype: of x between evaluations, float32 or float64; `denoise` gets float32 in both cases.
 
     Returns:
         samples float32 [N, C, H, W].
+
+    Raises:
+        ValueError: see `noise_levels`.
     """
     levels = noise_levels(steps, sigma_min, sigma_max, rho).tolist()
     return _solve(denoise, noise, levels, churn, dtype, corrected=True)
@@ -109,7 +124,7 @@ def euler(
     churn: Churn | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Euler's first-order method: `heun` without its second slope, `steps` evaluations."""
+    """Euler's first-order method: `heun` without the second slope; `steps` evaluations."""
     levels = noise_levels(steps, sigma_min, sigma_max, rho).tolist()
     return _solve(denoise, noise, levels, churn, dtype, corrected=False)
 
@@ -123,7 +138,7 @@ def _solve(
     dtype: torch.dtype,
     corrected: bool,
 ) -> torch.Tensor:
-    """Down the noise levels, the last of which is 0; `corrected` by the slope at a step's end."""
+    """Step down the noise levels, the last of which is 0; `corrected`: Heun's correction of each step."""
 
     def slope(x: torch.Tensor, sigma: float) -> torch.Tensor:
         sigmas = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edm2.data.images import max_batch_size, to_float, to_uint8
-from edm2.data.latents import SIGMA_DATA, Normalization
+from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
@@ -19,7 +19,7 @@ from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 class Codec(Protocol):
     """Images uint8 [N, 3, R, R] ↔ latents float32 [N, channels, R/downscale, R/downscale].
 
-    Latents have the codec's own scale; `edm2.data.latents.Normalization` brings them to 0.5. Of
+    Latents have the codec's own scale; `edm2.data.normalization.Normalization` brings them to 0.5. Of
     large images only some pass the network at once, so that N is bound by memory for images alone.
     """
 

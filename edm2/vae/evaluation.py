@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from edm2.data.images import Images, max_batch_size, to_float
+from edm2.data.images import ImageDataset, max_batch_size, to_float
 from edm2.features.backbone import Backbone
 from edm2.vae.codec import Codec
 from edm2.vae.losses import perceptual_loss
@@ -17,7 +17,7 @@ VALUES = 2**22  # of the latents, evenly picked, that statistics are taken of
 
 @torch.no_grad()
 def evaluate(
-    codec: Codec, images: Images, backbone: Backbone, device: torch.device
+    codec: Codec, images: ImageDataset, backbone: Backbone, device: torch.device
 ) -> dict[str, float]:
     """Quality of reconstructions from the latent's mean, as uint8 images; means over images.
 

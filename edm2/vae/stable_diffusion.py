@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from edm2.data.images import max_batch_size, to_float, to_uint8
-from edm2.data.latents import Normalization
+from edm2.data.normalization import Normalization
 from edm2.params import UserError
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edm2.data.images import Images, to_float
+from edm2.data.images import ImageDataset, to_float
 from edm2.data.stream import stream
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
@@ -206,7 +206,7 @@ def _groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
     ]
 
 
-def batches(images: Images, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:
+def batches(images: ImageDataset, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:
     """Training batches, with the latent noise of each image, from a given time on.
 
     Crops, flips and noise follow the image's number in the training.
@@ -217,7 +217,7 @@ def batches(images: Images, params: Vae, seed: int) -> Callable[[int], Iterator[
     def read(numbers: range, indices: list[int]) -> Batch:
         noise = normals(seed, "vae/noise", numbers, shape)
         crops = (generator(seed, "vae/images", n) for n in numbers)
-        pixels = images.augmented(indices, crops, params.images.min_area, params.images.flip)
+        pixels = images.augmented_batch(indices, crops, params.images.min_area, params.images.flip)
         return pixels, torch.from_numpy(noise)
 
     return lambda nimg: stream(read, len(images), params.batch, seed, nimg)

@@ -1,4 +1,4 @@
-"""Params with tiny numbers, and a small labeled source of images."""
+"""A small configuration of the dataset, and a small labeled source of images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edm2.data.pictures import Pixels
+from edm2.data.decoding import Pixels
 from edm2.data.splits import Split, split_classes
 from edm2.params import Params, load
 from edm2.params.dataset import Dataset
@@ -24,7 +24,7 @@ def dataset(params: Params) -> Dataset:
 
 
 class Noise:
-    """Twelve images of class a and eight of class b, mixed; counts how often one is read."""
+    """Twelve images of class a and eight of class b, mixed; records which images are read."""
 
     classes = ["a", "b"]  # noqa: RUF012
     labels = np.array([0, 1, 0, 1, 0] * 4)
@@ -51,5 +51,5 @@ def source() -> Noise:
 
 @pytest.fixture
 def pixels_of() -> Callable[[int], np.ndarray]:
-    """What image a source's number stands for, as uint8 CHW."""
+    """pixels_of(index): an image of the source, uint8 CHW."""
     return lambda index: Noise().image(index).transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Images of shards as img2dataset writes them."""
+"""Images in shards such as those that img2dataset writes."""
 
 import io
 import json
@@ -19,7 +19,7 @@ RESOLUTION = 8
 
 
 def encoded(width: int, height: int, color: tuple[int, int, int], kind: str, mode: str) -> bytes:
-    """A picture of a color, with white to both sides of its largest centered square."""
+    """An image of one color, white outside its largest centered square."""
     side = min(width, height)
     image = Image.new("RGB", (width, height), "white")
     corner = (width - side) // 2, (height - side) // 2
@@ -30,8 +30,8 @@ def encoded(width: int, height: int, color: tuple[int, int, int], kind: str, mod
     return stream.getvalue()
 
 
-# of img2dataset: the key has the number of the shard and of the sample in it
-PICTURES = [
+# as in img2dataset, the key consists of the shard's number and the sample's number in the shard
+IMAGES = [
     ("000000000", "jpg", encoded(40, 40, (200, 40, 40), "jpeg", "RGB"), (200, 40, 40)),
     ("000000003", "jpeg", encoded(24, 60, (40, 200, 40), "jpeg", "RGB"), (40, 200, 40)),
     ("000000004", "png", encoded(9, 5, (40, 40, 200), "png", "RGBA"), (40, 40, 200)),
@@ -40,9 +40,9 @@ PICTURES = [
 ]
 
 
-def sample(key: str, ending: str, content: bytes) -> dict[str, object]:
-    about = json.dumps({"url": f"https://example.org/{key}.jpg", "status": "success"})
-    return {"__key__": key, ending: content, "json": about.encode(), "txt": b"a caption"}
+def sample(key: str, extension: str, content: bytes) -> dict[str, object]:
+    metadata = json.dumps({"url": f"https://example.org/{key}.jpg", "status": "success"})
+    return {"__key__": key, extension: content, "json": metadata.encode(), "txt": b"a caption"}
 
 
 def write_tar(path: Path, samples: list[dict[str, object]]) -> Path:
@@ -62,75 +62,74 @@ def add(path: Path, name: str, content: bytes) -> None:
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
     """Two tars of three and two images."""
-    samples = [sample(*picture[:3]) for picture in PICTURES]
+    samples = [sample(*image[:3]) for image in IMAGES]
     return [
         write_tar(tmp_path / "00000.tar", samples[:3]),
         write_tar(tmp_path / "00001.tar", samples[3:]),
     ]
 
 
-def test_images_come_in_order_as_their_centre_squares(paths: list[Path]) -> None:
+def test_images_are_center_cropped_and_in_order(paths: list[Path]) -> None:
     images = WebImages(paths, RESOLUTION)
     assert (len(images), images.resolution) == (5, RESOLUTION)
     batches = list(images.batches(2))
     assert [len(batch) for batch, _ in batches] == [2, 2, 1]
-    found = torch.cat([batch for batch, _ in batches])
-    assert (found.dtype, found.shape) == (torch.uint8, (5, 3, RESOLUTION, RESOLUTION))
-    for image, (*_, color) in zip(found, PICTURES, strict=True):
+    pixels = torch.cat([batch for batch, _ in batches])
+    assert (pixels.dtype, pixels.shape) == (torch.uint8, (5, 3, RESOLUTION, RESOLUTION))
+    for image, (*_, color) in zip(pixels, IMAGES, strict=True):
         deviation = (image.float() - torch.tensor(color)[:, None, None]).abs()
-        assert deviation[:, 1:-1, 1:-1].max() <= 6  # by JPEG; at the rim white shines in
+        assert deviation[:, 1:-1, 1:-1].max() <= 6  # JPEG artifacts; white bleeds into the border
         assert deviation.mean() <= 6
     assert torch.cat([labels for _, labels in batches]).tolist() == [0] * 5
 
 
-def test_large_images_are_read_alike_by_several_threads(paths: list[Path]) -> None:
+def test_several_threads_read_the_same_images(paths: list[Path]) -> None:
     images = WebImages(paths, 64)
     order = [4, 0, 3, 3, 2, 1]
-    found, _ = images.batch(order)
-    assert torch.equal(found, torch.stack([images[i][0] for i in order]))
+    pixels, _ = images.batch(order)
+    assert torch.equal(pixels, torch.stack([images[i][0] for i in order]))
 
 
-def test_only_images_are_taken(paths: list[Path]) -> None:
-    """By WebDataset's rule of endings, in small or capital letters, in folders or not."""
-    picture = PICTURES[0][2]
+def test_only_images_are_indexed(paths: list[Path]) -> None:
+    """By WebDataset's rule for extensions, in upper or lower case, in any folder."""
+    content = IMAGES[0][2]
     for name in ("000000000.mask.png", "readme", "notes.txt", "._000000000.jpg", ".jpg"):
-        add(paths[1], name, picture)
+        add(paths[1], name, content)
     with tarfile.open(paths[1], "a") as tar:
         folder = tarfile.TarInfo("more.jpg")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
     assert len(WebImages(paths, RESOLUTION)) == 5
     for name in ("a.JPG", "./b.Png", "deep.er/c.jpg", f"{'long' * 60}.webp"):
-        add(paths[1], name, picture)
+        add(paths[1], name, content)
     assert len(WebImages(paths, RESOLUTION)) == 9
 
 
 def test_index_is_small(paths: list[Path]) -> None:
-    """As its docstring says: 23 bytes a file and 8 a sample, of the images alone."""
+    """As documented: 23 bytes per file and 8 per sample, for images only."""
     files = WebImages(paths, RESOLUTION).files
     assert files.rows.nbytes == 23 * 5
-    assert files.first.nbytes == 8 * 6
+    assert files.sample_starts.nbytes == 8 * 6
 
 
-@pytest.mark.parametrize("kept", [0, 20, 200])
-def test_damaged_image_is_named_with_its_tar(tmp_path: Path, kept: int) -> None:
-    samples = [sample(*picture[:3]) for picture in PICTURES]
-    samples[1]["jpeg"] = PICTURES[1][2][:kept]
+@pytest.mark.parametrize("size", [0, 20, 200])
+def test_a_damaged_image_is_named_with_its_tar(tmp_path: Path, size: int) -> None:
+    samples = [sample(*image[:3]) for image in IMAGES]
+    samples[1]["jpeg"] = IMAGES[1][2][:size]
     path = write_tar(tmp_path / "00000.tar", samples)
     images = WebImages([path], RESOLUTION)
     images.batch([0, 2, 3, 4])
-    with pytest.raises(UserError, match=r"00000\.tar: 000000003\.jpeg: cannot be read") as refusal:
+    with pytest.raises(UserError, match=f"{path}: 000000003.jpeg"):
         images.batch([0, 1])
-    assert str(path) in str(refusal.value)
 
 
-def test_tar_without_images_is_named(tmp_path: Path, paths: list[Path]) -> None:
+def test_a_tar_without_images_is_named(tmp_path: Path, paths: list[Path]) -> None:
     empty = write_tar(tmp_path / "00002.tar", [{"__key__": "0", "txt": b"a caption"}])
-    with pytest.raises(UserError, match=f"{empty}: no images in it: .*jpg.*webp"):
+    with pytest.raises(UserError, match=f"{empty}: .*jpg.*webp"):
         WebImages([*paths, empty], RESOLUTION)
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: 512 * 7])
 
 
@@ -140,14 +139,14 @@ def compress(path: Path) -> None:
     path.write_bytes(gzip.compress(path.read_bytes()))
 
 
-@pytest.mark.parametrize("damage", [cut, compress, Path.unlink])
-def test_damaged_tar_is_named(paths: list[Path], damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("damage", [truncate, compress, Path.unlink])
+def test_a_damaged_tar_is_named(paths: list[Path], damage: Callable[[Path], None]) -> None:
     damage(paths[1])
-    with pytest.raises(UserError, match=f"{paths[1]}: not a readable tar .*uncompressed"):
+    with pytest.raises(UserError, match=f"{paths[1]}: .*uncompressed"):
         WebImages(paths, RESOLUTION)
 
 
-def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
+def test_pixels_are_unchanged_at_the_stored_resolution(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "png")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_denoiser import BATCH, CLASSES, make_batch, make_task
 
-from edm2.data.latents import Normalization
+from edm2.data.normalization import Normalization
 from edm2.diffusion.training import batches
 from edm2.params import resolution
 from edm2.params.configs import CONFIGS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_denoiser import BATCH, CLASSES, diffusion_params, make_batch, make_task
 
-from edm2.data.latents import Normalization
+from edm2.data.normalization import Normalization
 from edm2.diffusion.layers import Layer
 from edm2.diffusion.objective import EdmObjective
 from edm2.diffusion.training import batches, bin_names

@@ -1,4 +1,4 @@
-"""Params with tiny numbers, and a data set of dark and bright images."""
+"""Tiny params, and a dataset of dark and bright images."""
 
 from pathlib import Path
 

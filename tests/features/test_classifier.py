@@ -1,4 +1,4 @@
-"""The data set's own classifier, as backbone and as detector."""
+"""The dataset's own classifier, as backbone and as detector."""
 
 from pathlib import Path
 
@@ -28,11 +28,11 @@ def test_slices_halve_the_resolution_and_double_the_width(classifier, pixels) ->
     assert shapes == [(5, 8, 16, 16), (5, 16, 8, 8), (5, 32, 4, 4)]
 
 
-def test_all_channels_of_slices_count_the_same(classifier: Classifier) -> None:
+def test_channel_weights_are_ones(classifier: Classifier) -> None:
     assert [w.tolist() for w in classifier.channel_weights] == [[1.0] * 8, [1.0] * 16, [1.0] * 32]
 
 
-def test_slices_see_the_averages_of_finer_pixels(classifier: Classifier) -> None:
+def test_slices_are_separated_by_average_pooling(classifier: Classifier) -> None:
     classifier.stages = nn.ModuleList([nn.Identity()] * 3)
     x = torch.randn(2, 3, 16, 16)
     means = x.reshape(2, 3, 4, 4, 4, 4).mean(dim=(3, 5))
@@ -40,7 +40,7 @@ def test_slices_see_the_averages_of_finer_pixels(classifier: Classifier) -> None
 
 
 @pytest.mark.parametrize(("slices", "resolution"), [(1, 4), (2, 32), (4, 8)])
-def test_vector_and_scores_have_their_width(slices: int, resolution: int) -> None:
+def test_features_and_logits_have_the_given_widths(slices: int, resolution: int) -> None:
     classifier = Classifier(8, slices, dims=6, num_classes=4, resolution=resolution)
     images = torch.randint(0, 256, (2, 3, resolution, resolution), dtype=torch.uint8)
     assert classifier.features(images).shape == (2, 6)
@@ -48,38 +48,38 @@ def test_vector_and_scores_have_their_width(slices: int, resolution: int) -> Non
 
 
 def test_features_are_float32_without_gradient(classifier: Classifier, pixels) -> None:
-    found = classifier.features(pixels)
-    assert found.dtype == torch.float32
-    assert not found.requires_grad
-    assert len(found.unique(dim=0)) == 5
+    features = classifier.features(pixels)
+    assert features.dtype == torch.float32
+    assert not features.requires_grad
+    assert len(features.unique(dim=0)) == 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_features_refuse_what_is_not_uint8(classifier: Classifier, pixels, dtype) -> None:
+def test_images_that_are_not_uint8_are_refused(classifier: Classifier, pixels, dtype) -> None:
     with pytest.raises(TypeError, match="uint8"):
         classifier.features(pixels.to(dtype))
 
 
-def test_features_of_an_image_do_not_depend_on_its_batch(classifier: Classifier, pixels) -> None:
-    alone = torch.cat([classifier.features(image[None]) for image in pixels])
-    torch.testing.assert_close(classifier.features(pixels), alone)
+def test_features_do_not_depend_on_the_batch(classifier: Classifier, pixels) -> None:
+    one_by_one = torch.cat([classifier.features(image[None]) for image in pixels])
+    torch.testing.assert_close(classifier.features(pixels), one_by_one)
 
 
-def test_saved_classifier_gives_the_same_features(classifier, pixels, tmp_path: Path) -> None:
+def test_a_saved_classifier_gives_the_same_features(classifier, pixels, tmp_path: Path) -> None:
     save_classifier(classifier, tmp_path / "features", accuracy=0.5)
     loaded = load_classifier(tmp_path / "features", CPU)
     assert torch.equal(loaded.features(pixels), classifier.features(pixels))
     assert torch.equal(loaded(to_float(pixels)), classifier(to_float(pixels)))
 
 
-def test_loaded_classifier_is_frozen(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_loaded_classifier_is_frozen(classifier: Classifier, tmp_path: Path) -> None:
     save_classifier(classifier, tmp_path)
     loaded = load_classifier(tmp_path, CPU)
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
-def test_damaged_weights_are_refused(classifier: Classifier, tmp_path: Path) -> None:
+def test_damaged_weights_are_named(classifier: Classifier, tmp_path: Path) -> None:
     save_classifier(classifier, tmp_path)
     path = tmp_path / "network.safetensors"
     path.write_bytes(path.read_bytes()[:-4])

@@ -19,25 +19,25 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("down", [-2, -1, 0, 2])
 @pytest.mark.parametrize("right", [-1, 0, 1, 2])
-def test_shift_moves_and_repeats_borders(down: int, right: int) -> None:
+def test_shift_moves_the_image_and_repeats_its_edges(down: int, right: int) -> None:
     image = torch.arange(3 * 4 * 5).reshape(3, 4, 5)
-    drawn = SimpleNamespace(integers=lambda low, high, size: np.array([down, right]))
+    rng = SimpleNamespace(integers=lambda low, high, size: np.array([down, right]))
     padded = np.pad(image.numpy(), ((0, 0), (2, 2), (2, 2)), mode="edge")
     expected = padded[:, 2 - down : 6 - down, 2 - right : 7 - right]
-    np.testing.assert_array_equal(shift(image, 2, drawn), expected)
+    np.testing.assert_array_equal(shift(image, 2, rng), expected)
 
 
-def test_all_shifts_up_to_the_largest_are_drawn() -> None:
+def test_all_shifts_up_to_the_largest_occur() -> None:
     image = torch.zeros(3, 9, 9)
-    image[:, 4, 4] = 1  # where it goes is the shift
-    found = {
+    image[:, 4, 4] = 1  # its position shows the shift
+    positions = {
         tuple(shift(image, 1, generator(0, "shift", n))[0].nonzero()[0].tolist())
         for n in range(200)
     }
-    assert found == {(4 + down, 4 + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+    assert positions == {(4 + down, 4 + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
 
 
-def test_no_shift_leaves_the_image() -> None:
+def test_a_largest_shift_of_zero_changes_nothing() -> None:
     image = torch.rand(3, 4, 4)
     assert torch.equal(shift(image, 0, generator(0, "shift")), image)
 
@@ -49,17 +49,17 @@ def task_of(features: Features) -> ClassifierTask:
     )
 
 
-def test_batches_are_the_same_from_any_start(images: ImageShards, features: Features) -> None:
+def test_starting_later_gives_the_same_batches(images: ImageShards, features: Features) -> None:
     first = list(islice(batches(images, features, 0)(0), 4))
     later = list(islice(batches(images, features, 0)(32), 2))
-    for (a, labels), (b, others) in zip(first[2:], later, strict=True):
+    for (a, labels_a), (b, labels_b) in zip(first[2:], later, strict=True):
         assert a.dtype == torch.uint8
         assert a.shape == (16, 3, 8, 8)
         assert torch.equal(a, b)
-        assert torch.equal(labels, others)
+        assert torch.equal(labels_a, labels_b)
 
 
-def test_each_epoch_shifts_anew(images: ImageShards, features: Features) -> None:
+def test_shifts_differ_between_epochs(images: ImageShards, features: Features) -> None:
     def epoch(start: int) -> torch.Tensor:
         return torch.cat([x for x, _ in islice(batches(images, features, 0)(start), 3)])
 
@@ -76,35 +76,38 @@ def test_training_lowers_the_loss(images: ImageShards, features: Features) -> No
     before = accuracy(task.classifier, images, CPU)
     for step, batch in enumerate(islice(batches(images, features, 0)(0), 20)):
         losses.append(float(task.step(batch, 16 * (step + 1))["train/loss"].detach()))
-    assert losses[0] == pytest.approx(np.log(2), abs=0.4)  # two classes, nothing known
+    assert losses[0] == pytest.approx(np.log(2), abs=0.4)  # chance level of two classes
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
     assert accuracy(task.classifier, images, CPU) > max(before, 0.9)
 
 
 def test_learning_rate_follows_the_schedule(images: ImageShards, features: Features) -> None:
     task = task_of(features)
-    task.step(
-        next(batches(images, features, 0)(0)), nimg=176
-    )  # half of the 288 images after the warm-up of 32
+    # the middle of the 288 images after the warm-up of 32
+    task.step(next(batches(images, features, 0)(0)), nimg=176)
     assert [group["lr"] for group in task.optimizer.param_groups] == [pytest.approx(0.005)]
 
 
-def test_resumed_task_goes_on_alike(images: ImageShards, features: Features, tmp_path) -> None:
+def test_a_resumed_task_continues_identically(
+    images: ImageShards, features: Features, tmp_path
+) -> None:
     stream = list(islice(batches(images, features, 0)(0), 4))
-    whole, resumed = task_of(features), task_of(features)
+    uninterrupted, resumed = task_of(features), task_of(features)
     for step in (0, 1):
-        whole.step(stream[step], 16 * (step + 1))
-    save_tree(tmp_path / "checkpoint", whole.state_dict())
+        uninterrupted.step(stream[step], 16 * (step + 1))
+    save_tree(tmp_path / "checkpoint", uninterrupted.state_dict())
     resumed.load_state_dict(load_tree(tmp_path / "checkpoint"))
-    for task in (whole, resumed):
+    for task in (uninterrupted, resumed):
         for step in (2, 3):
             task.step(stream[step], 16 * (step + 1))
-    for a, b in zip(whole.classifier.parameters(), resumed.classifier.parameters(), strict=True):
+    for a, b in zip(
+        uninterrupted.classifier.parameters(), resumed.classifier.parameters(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
-def test_accuracy_is_the_fraction_read_right(images: ImageShards) -> None:
-    def dark(x: torch.Tensor) -> torch.Tensor:  # says class 0 whatever it sees
+def test_accuracy_is_the_fraction_of_correct_classes(images: ImageShards) -> None:
+    def dark(x: torch.Tensor) -> torch.Tensor:  # class 0 for every image
         return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
 
     assert accuracy(dark, images, CPU) == 0.5

@@ -1,5 +1,6 @@
-"""The one door to detectors, and what the published ones have in common."""
+"""Loading of detectors, and the tests that apply to all published ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,27 +11,38 @@ from tiny import ROOT
 from edm2.features import dinov2, inception
 from edm2.features.classifier import Classifier, save_classifier
 from edm2.features.detectors import load_detector
-from edm2.features.inception import Inception
-from edm2.params import load
+from edm2.features.dinov2 import load_dinov2
+from edm2.features.inception import Inception, load_inception
+from edm2.params import UserError, load
 from edm2.params.seams import DETECTORS
 from edm2.runtime.files import sha256
 
 CPU = torch.device("cpu")
+NAMES = ["inception", "dinov2"]
 WRITE = {"inception": write_inception, "dinov2": write_dinov2}
+LOAD = {"inception": load_inception, "dinov2": load_dinov2}
+RANDOM = {
+    "inception": lambda: Inception(random_inception(), "a fingerprint"),
+    "dinov2": lambda: random_dinov2(depth=1),  # as deep as the file that write_dinov2 writes
+}
+WEIGHTS = {
+    "inception": (inception, "INCEPTION_WEIGHTS"),
+    "dinov2": (dinov2, "DINOV2_WEIGHTS"),
+}
 
 
-@pytest.fixture(scope="module", params=["inception", "dinov2"])
+@pytest.fixture(scope="module", params=NAMES)
 def published(request: pytest.FixtureRequest):
-    """A detector with random weights, its module, and the network that sees the images."""
+    """A detector with random weights, its module, and its network."""
     if request.param == "dinov2":
         detector = random_dinov2(depth=2)
         return detector, dinov2, detector
-    detector = Inception(random_inception(), "some file")
+    detector = Inception(random_inception(), "a fingerprint")
     return detector, inception, detector.network
 
 
 def pixels(count: int, side: int) -> torch.Tensor:
-    """Images of blobs, so that neighbors are alike but not equal."""
+    """Images of blobs: neighboring pixels are similar but not equal."""
     coarse = torch.randint(0, 256, (count, 3, 3, 3)).float()
     smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
     return (smooth + torch.randint(-20, 20, smooth.shape)).clamp(0, 255).to(torch.uint8)
@@ -42,49 +54,79 @@ def classifier(tmp_path: Path) -> Path:
     return tmp_path / "features"
 
 
-def chosen(detector: str, path: str | None = None):
+def evaluation(detector: str, path: str | None = None):
     changes = {"detector": detector, "detector_path": path}
     return load(ROOT / "params.yaml").evaluation.model_copy(update=changes)
 
 
-@pytest.mark.parametrize("name", ["inception", "dinov2"])
-def test_published_ones_come_from_a_path_below_the_root(name, classifier, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", NAMES)
+def test_detector_path_is_relative_to_the_root(name, classifier, tmp_path, monkeypatch):
     path = WRITE[name](tmp_path / "weights.pth", monkeypatch)
-    found = load_detector(chosen(name, "weights.pth"), classifier, tmp_path, CPU)
-    assert (found.name, found.dims) == (name, DETECTORS[name].dims)
-    assert found.fingerprint == sha256(path)
-    assert found.features(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)).shape == (1, found.dims)
+    detector = load_detector(evaluation(name, "weights.pth"), classifier, tmp_path, CPU)
+    assert (detector.name, detector.dims) == (name, DETECTORS[name].dims)
+    assert detector.fingerprint == sha256(path)
+    assert detector.features(pixels(1, 4)).shape == (1, detector.dims)
 
 
-def test_the_classifier_is_that_of_the_folder(classifier: Path, tmp_path: Path):
-    found = load_detector(chosen("classifier"), classifier, tmp_path, CPU)
-    assert (found.name, found.dims) == ("classifier", 6)
-    assert found.fingerprint == sha256(classifier / "network.safetensors")
+def test_the_classifier_is_loaded_from_its_folder(classifier: Path, tmp_path: Path):
+    detector = load_detector(evaluation("classifier"), classifier, tmp_path, CPU)
+    assert (detector.name, detector.dims) == ("classifier", 6)
+    assert detector.fingerprint == sha256(classifier / "network.safetensors")
 
 
-def test_features_are_frozen_vectors(published):
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_loaded_from_a_path_or_from_the_cache(name, tmp_path, monkeypatch):
+    path, images = WRITE[name](tmp_path / "copy.pth", monkeypatch), pixels(1, 8)
+    expected, fingerprint = RANDOM[name]().features(images), sha256(path)
+    monkeypatch.setenv("EDM2_CACHE", str(tmp_path / "cache"))
+    for source in (path, None):
+        detector = LOAD[name](source, CPU)
+        assert torch.equal(detector.features(images), expected)
+        assert detector.fingerprint == fingerprint
+        if source is not None:
+            (tmp_path / "cache").mkdir()
+            path.rename(tmp_path / "cache" / getattr(*WEIGHTS[name]).file)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_failed_download_names_url_cache_and_param(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDM2_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    unreachable = replace(getattr(*WEIGHTS[name]), url="http://127.0.0.1:1/weights.pth")
+    monkeypatch.setattr(*WEIGHTS[name], unreachable)
+    with pytest.raises(UserError) as error:
+        LOAD[name](None, CPU)
+    for part in (unreachable.url, str(tmp_path / unreachable.file), "evaluation.detector_path"):
+        assert part in str(error.value)
+
+
+def test_features_are_vectors_without_gradients(published):
     detector, _, _ = published
-    found = detector.features(pixels(1, 20))
+    features = detector.features(pixels(1, 20))
     dims = {"inception": 2048, "dinov2": 1024}[detector.name]
-    assert (found.shape, found.dtype, found.requires_grad) == ((1, dims), torch.float32, False)
+    assert (features.shape, features.dtype, features.requires_grad) == (
+        (1, dims),
+        torch.float32,
+        False,
+    )
     assert detector.dims == dims
     assert not detector.training
     assert not any(p.requires_grad for p in detector.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_features_refuse_what_is_not_uint8(published, dtype):
+def test_images_that_are_not_uint8_are_refused(published, dtype):
     with pytest.raises(TypeError, match="uint8"):
         published[0].features(pixels(1, 8).to(dtype))
 
 
-def test_features_of_an_image_do_not_depend_on_its_batch(published, monkeypatch):
+def test_features_do_not_depend_on_the_batch(published, monkeypatch):
     detector, module, network = published
     images, sizes = pixels(3, 32), []
     together = detector.features(images)
-    alone = torch.cat([detector.features(image[None]) for image in images])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    one_by_one = torch.cat([detector.features(image[None]) for image in images])
+    torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(module, "MAX_BATCH_SIZE", 2)
     hook = network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     torch.testing.assert_close(detector.features(images), together, rtol=1e-4, atol=1e-4)
     hook.remove()

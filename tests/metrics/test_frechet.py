@@ -1,4 +1,4 @@
-"""The Fréchet distance against closed forms and an independent formula."""
+"""The Fréchet distance, compared with closed forms and independent implementations."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from edm2.metrics import frechet_distance
 
 
 def gaussian(seed, dims, rank=None):
-    """A mean and a covariance of given rank."""
+    """A mean and a covariance of the given rank."""
     rng = np.random.default_rng(seed)
     factor = rng.normal(size=(dims, rank or 2 * dims))
     return rng.normal(size=dims), factor @ factor.T / factor.shape[1]
@@ -29,19 +29,19 @@ def test_diagonal_gaussians():
     mean_a, mean_b = rng.normal(size=(2, 12))
     std_a, std_b = rng.uniform(0, 3, size=(2, 12))
     expected = ((mean_a - mean_b) ** 2 + (std_a - std_b) ** 2).sum()
-    found = frechet_distance(mean_a, np.diag(std_a**2), mean_b, np.diag(std_b**2))
-    assert found == pytest.approx(expected, rel=1e-10)
+    distance = frechet_distance(mean_a, np.diag(std_a**2), mean_b, np.diag(std_b**2))
+    assert distance == pytest.approx(expected, rel=1e-10)
 
 
 def test_one_dimension_by_hand():
     """N(1, 4) and N(4, 25): 9 + (2 − 5)² = 18."""
-    found = frechet_distance(*map(np.array, ([1.0], [[4.0]], [4.0], [[25.0]])))
-    assert found == pytest.approx(18)
+    distance = frechet_distance(*map(np.array, ([1.0], [[4.0]], [4.0], [[25.0]])))
+    assert distance == pytest.approx(18)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_agrees_with_the_matrix_square_root(seed):
-    """tr (Σ_a Σ_b)^{1/2} by scipy.linalg.sqrtm, for covariances that do not commute."""
+    """tr (Σ_a Σ_b)^{1/2} from scipy.linalg.sqrtm, for covariances that do not commute."""
     (mean_a, cov_a), (mean_b, cov_b) = gaussian(seed, 20), gaussian(seed + 100, 20)
     root = scipy.linalg.sqrtm(cov_a @ cov_b)
     expected = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root.real)
@@ -50,34 +50,34 @@ def test_agrees_with_the_matrix_square_root(seed):
 
 @pytest.mark.parametrize(("count", "dims"), [(300, 16), (2000, 64), (1000, 192)])
 def test_agrees_with_pytorch_fid_and_torch_fidelity(count, dims):
-    """On the same features, whose spectrum falls as that of images' features does."""
+    """On the same features, with a decaying spectrum like that of image features."""
     rng = np.random.default_rng(dims)
-    widths = np.exp(-np.arange(dims) / (dims / 6))
+    scales = np.exp(-np.arange(dims) / (dims / 6))
     a, b = (
-        rng.normal(0.3 * k, 1 + k / 3, (count, dims)) * widths @ rng.normal(size=(dims, dims))
+        rng.normal(0.3 * k, 1 + k / 3, (count, dims)) * scales @ rng.normal(size=(dims, dims))
         for k in range(2)
     )
     moments = [x for z in (a, b) for x in (z.mean(axis=0), np.cov(z, rowvar=False))]
-    found = frechet_distance(*moments)
-    assert found == pytest.approx(calculate_frechet_distance(*moments), rel=1e-6)
+    distance = frechet_distance(*moments)
+    assert distance == pytest.approx(calculate_frechet_distance(*moments), rel=1e-6)
     statistics = (fid_features_to_statistics(torch.from_numpy(z)) for z in (a, b))
     other = fid_statistics_to_metric(*statistics, verbose=False)
-    assert found == pytest.approx(other["frechet_inception_distance"], rel=1e-6)
+    assert distance == pytest.approx(other["frechet_inception_distance"], rel=1e-6)
 
 
-def test_symmetric_and_invariant_under_rotation():
+def test_distance_is_symmetric_and_invariant_under_rotation():
     a, b = gaussian(2, 15), gaussian(3, 15, rank=20)
     rotation = np.linalg.qr(np.random.default_rng(4).normal(size=(15, 15)))[0]
-    turned = [(rotation @ mean, rotation @ cov @ rotation.T) for mean, cov in (a, b)]
+    rotated = [(rotation @ mean, rotation @ cov @ rotation.T) for mean, cov in (a, b)]
     expected = frechet_distance(*a, *b)
     assert expected > 1
     assert frechet_distance(*b, *a) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(*turned[0], *turned[1]) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(*rotated[0], *rotated[1]) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("rank", [3, 19, 40])
-def test_singular_covariances_on_either_side(rank):
-    """As tr √(Σ_a Σ_b) is the sum of the singular values of Aᵀ B for Σ_a = A Aᵀ and Σ_b = B Bᵀ."""
+def test_singular_covariances(rank):
+    """For Σ_a = A Aᵀ and Σ_b = B Bᵀ, tr √(Σ_a Σ_b) is the sum of the singular values of Aᵀ B."""
     rng = np.random.default_rng(rank)
     a, b = rng.normal(size=(20, rank)), rng.normal(size=(20, 30))
     zero = np.zeros(20)
@@ -85,18 +85,18 @@ def test_singular_covariances_on_either_side(rank):
     expected = np.trace(a @ a.T) + np.trace(b @ b.T) - 2 * trace
     for pair in ((a, b), (b, a)):
         covs = [x @ x.T for x in pair]
-        found = frechet_distance(zero, covs[0], zero, covs[1])
-        assert found == pytest.approx(expected, rel=1e-6)
+        distance = frechet_distance(zero, covs[0], zero, covs[1])
+        assert distance == pytest.approx(expected, rel=1e-6)
 
 
-def test_rank_deficient_covariances_stay_finite_and_real():
+def test_rank_one_covariances():
     """Two rank-one Gaussians on axes u and v: tr(Σ_a + Σ_b) − 2·|u·v|·σ_a·σ_b, by hand."""
     dims, u, v = 40, np.zeros(40), np.zeros(40)
     u[0], v[:2] = 1, [0.6, 0.8]
     zero = np.zeros(dims)
-    found = frechet_distance(zero, 4 * np.outer(u, u), zero, 9 * np.outer(v, v))
-    assert isinstance(found, float)
-    assert found == pytest.approx(4 + 9 - 2 * 0.6 * 2 * 3, abs=1e-5)
+    distance = frechet_distance(zero, 4 * np.outer(u, u), zero, 9 * np.outer(v, v))
+    assert isinstance(distance, float)
+    assert distance == pytest.approx(4 + 9 - 2 * 0.6 * 2 * 3, abs=1e-5)
     mean, cov = gaussian(5, 50, rank=7)
     assert frechet_distance(mean, cov, mean, cov) == pytest.approx(0, abs=1e-4)
     assert frechet_distance(zero, np.zeros((dims, dims)), zero, np.eye(dims)) == pytest.approx(dims)
@@ -106,25 +106,14 @@ def test_rank_deficient_covariances_stay_finite_and_real():
 def test_wrong_shapes_are_refused(position):
     arguments = [*gaussian(0, 5), *gaussian(1, 5)]
     arguments[position] = arguments[position][:-1]
-    with pytest.raises(ValueError, match=r"expected means \[D\] and covariances \[D, D\], got"):
+    with pytest.raises(ValueError, match=r"\[D\].*\[D, D\]"):
         frechet_distance(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("position", "bad"),
-    [
-        (0, np.nan),
-        (0, np.inf),
-        (1, np.nan),
-        (1, np.inf),
-        (2, np.nan),
-        (2, np.inf),
-        (3, np.nan),
-        (3, np.inf),  # a RuntimeWarning comes first
-    ],
-)
-def test_non_finite_values_are_refused(position, bad):
+@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_values_are_refused(position, value):
     arguments = [*gaussian(0, 5), *gaussian(1, 5)]
-    arguments[position][0] = bad
-    with pytest.raises(ValueError, match=r"finite|infs or NaNs"):
+    arguments[position][0] = value
+    with pytest.raises(ValueError, match="finite"):
         frechet_distance(*arguments)

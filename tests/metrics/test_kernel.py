@@ -1,4 +1,6 @@
-"""The kernel distance against sums written out, and an independent implementation."""
+"""The kernel distance, compared with explicit sums and an independent implementation."""
+
+import re
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def by_hand(a, b):
 
 
 def test_three_numbers_by_hand():
-    """k(x, y) = (xy + 1)³ of 0, 1, 1 and of 0, 0, 2: pairs give 10/3, 1 and (3·2 + 1 + 27 + 27)/9."""
+    """k(x, y) = (xy + 1)³ for 0, 1, 1 and 0, 0, 2: means of 10/3, 1 and (3·1 + 2·(1 + 1 + 27))/9."""
     a, b = np.array([[0.0], [1.0], [1.0]]), np.array([[0.0], [0.0], [2.0]])
     within_a = (1 + 1 + 8) / 3
     within_b = (1 + 1 + 1) / 3
@@ -36,23 +38,23 @@ def test_three_numbers_by_hand():
 
 
 @pytest.mark.parametrize(("m", "n", "shift"), [(3, 3, 0.0), (12, 7, 0.5), (7, 12, 2.0)])
-def test_all_pairs_take_part_once(m, n, shift):
+def test_every_pair_counts_once(m, n, shift):
     a, b = features(m), features(n, seed=1, shift=shift)
     assert kernel_distance(a, b)[0] == pytest.approx(by_hand(a, b), rel=1e-10)
     assert kernel_distance(b, a) == pytest.approx(kernel_distance(a, b), rel=1e-10)
 
 
 @pytest.mark.parametrize(("m", "n"), [(12, 7), (3, 5), (20, 20)])
-def test_the_error_is_that_of_leaving_out_one_image_at_a_time(m, n):
+def test_the_error_is_the_delete_one_jackknife(m, n):
     a, b = features(m), features(n, seed=1, shift=0.5)
-    less_a = [by_hand(np.delete(a, i, 0), b) for i in range(m)]
-    less_b = [by_hand(a, np.delete(b, j, 0)) for j in range(n)]
-    variance = (m - 1) * np.var(less_a) + (n - 1) * np.var(less_b)
+    without_a = [by_hand(np.delete(a, i, 0), b) for i in range(m)]
+    without_b = [by_hand(a, np.delete(b, j, 0)) for j in range(n)]
+    variance = (m - 1) * np.var(without_a) + (n - 1) * np.var(without_b)
     assert kernel_distance(a, b)[1] == pytest.approx(np.sqrt(variance), rel=1e-8)
 
 
 def expected_kernel(a, b):
-    """E (x·y/D + 1)³ of x ~ N(a, I) and y ~ N(b, I), from the first three moments of x·y."""
+    """E (x·y/D + 1)³ for x ~ N(a, I) and y ~ N(b, I), from the first three moments of x·y."""
     dims, ab = len(a), a @ b
     first, second = ab, dims + a @ a + b @ b + ab**2
     third = ab**3 + 3 * ab * (a @ a + b @ b + dims + 2)
@@ -60,9 +62,9 @@ def expected_kernel(a, b):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
-def test_the_estimate_is_unbiased_and_its_error_that_of_repetitions(shift):
-    """Over 2000 draws of features of N(0, 1) and N(shift, 1)."""
-    found = np.array(
+def test_the_estimate_is_unbiased_and_its_error_matches_the_spread(shift):
+    """Over 2000 samples of features from N(0, 1) and N(shift, 1)."""
+    estimates = np.array(
         [
             kernel_distance(features(40, 2, 2 * k), features(60, 2, 2 * k + 1, shift))
             for k in range(2000)
@@ -71,14 +73,14 @@ def test_the_estimate_is_unbiased_and_its_error_that_of_repetitions(shift):
     a, b = np.zeros(2), np.full(2, shift)
     expected = expected_kernel(a, a) + expected_kernel(b, b) - 2 * expected_kernel(a, b)
     assert (expected == 0) == (shift == 0)
-    spread = found[:, 0].std()
-    assert found[:, 0].mean() == pytest.approx(expected, abs=3 * spread / 2000**0.5)
-    root_mean_square = np.sqrt((found[:, 1] ** 2).mean())
+    spread = estimates[:, 0].std()
+    assert estimates[:, 0].mean() == pytest.approx(expected, abs=3 * spread / 2000**0.5)
+    root_mean_square = np.sqrt((estimates[:, 1] ** 2).mean())
     assert 0.9 * spread < root_mean_square < 1.6 * spread
 
 
 @pytest.mark.parametrize(("count", "dims"), [(300, 64), (500, 16)])
-def test_agrees_with_torch_fidelity_on_one_subset_of_all(count, dims):
+def test_agrees_with_torch_fidelity_on_one_subset_of_all_images(count, dims):
     a, b = features(count, dims), features(count, dims, seed=1, shift=0.2)
     other = kid_features_to_metric(
         *(torch.from_numpy(z).double() for z in (a, b)),
@@ -91,10 +93,10 @@ def test_agrees_with_torch_fidelity_on_one_subset_of_all(count, dims):
 
 
 @pytest.mark.parametrize("limit", [1, 50, 64, 1000])
-def test_chunks_change_nothing(monkeypatch, limit):
+def test_the_size_of_chunks_changes_nothing(monkeypatch, limit):
     a, b = features(30), features(20, seed=1, shift=1.0)
     expected = kernel_distance(a, b)
-    monkeypatch.setattr(pairs, "PAIRS", limit)
+    monkeypatch.setattr(pairs, "MAX_PAIRS", limit)
     assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-12)
 
 
@@ -102,15 +104,15 @@ def test_chunks_change_nothing(monkeypatch, limit):
     ("a", "b"),
     [((2, 5), (9, 5)), ((9, 5), (2, 5)), ((9, 5), (9, 4)), ((9,), (9,)), ((9, 5, 1), (9, 5, 1))],
 )
-def test_other_shapes_and_too_few_are_refused(a, b):
-    with pytest.raises(ValueError, match=r"expected features \[M, D\] and \[N, D\], 3 or more"):
+def test_wrong_shapes_and_too_few_features_are_named(a, b):
+    with pytest.raises(ValueError, match=f"{re.escape(str(a))} and {re.escape(str(b))}"):
         kernel_distance(np.ones(a), np.ones(b))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("side", [0, 1])
-def test_non_finite_features_are_refused(bad, side):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("position", [0, 1])
+def test_non_finite_features_are_refused(value, position):
     both = [features(5), features(5)]
-    both[side][2, 1] = bad
-    with pytest.raises(ValueError, match="infs or NaNs"):
+    both[position][2, 1] = value
+    with pytest.raises(ValueError, match="finite"):
         kernel_distance(*both)

@@ -1,4 +1,4 @@
-"""What generated images are compared with: on disk, and from files that others publish."""
+"""The reference of metrics: on disk, and imported from published files."""
 
 import io
 import pickle
@@ -10,11 +10,11 @@ import pytest
 from edm2.metrics import frechet_distance
 from edm2.metrics.collection import Collection
 from edm2.metrics.reference import (
-    KEPT,
+    MAX_KEPT_FEATURES,
     Reference,
+    build_reference,
     import_reference,
     load_reference,
-    reference_of,
     save_reference,
 )
 from edm2.metrics.statistics import Statistics, distance
@@ -33,59 +33,59 @@ def features(count, seed=0):
     return np.random.default_rng(seed).normal(1, 2, (count, DIMS)).astype(np.float32)
 
 
-def made(data, kept):
+def reference(data, kept):
     collection = Collection(DIMS, [len(data)], kept)
     collection.add(range(len(data)), data)
-    return reference_of(collection)
+    return build_reference(collection)
 
 
 def save(folder, reference, **changes):
-    facts = {"detector": "corners", "weights": "abc", "images": "of digits"}
-    save_reference(folder, reference, **{**facts, **changes})
+    metadata = {"detector": "corners", "weights": "abc", "images": "of digits"}
+    save_reference(folder, reference, **{**metadata, **changes})
 
 
 @pytest.mark.parametrize("kept", [20, 90])
-def test_what_is_saved_is_read_again(tmp_path, kept):
+def test_a_saved_reference_is_loaded_unchanged(tmp_path, kept):
     data = features(50)
-    save(tmp_path, made(data, kept))
-    found = load_reference(tmp_path, Detector(), "of digits")
-    np.testing.assert_allclose(found.mean, data.mean(0, dtype=np.float64), rtol=1e-6)
-    np.testing.assert_allclose(found.covariance, np.cov(data.T), rtol=1e-5)
-    assert found.mean.dtype == found.covariance.dtype == np.float64
-    assert found.count == 50
-    assert not found.singular
-    assert found.features.dtype == np.float32
-    assert np.array_equal(found.features, data[:kept])
-    assert made(features(5), 0).singular
+    save(tmp_path, reference(data, kept))
+    loaded = load_reference(tmp_path, Detector(), "of digits")
+    np.testing.assert_allclose(loaded.mean, data.mean(0, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(loaded.covariance, np.cov(data.T), rtol=1e-5)
+    assert loaded.mean.dtype == loaded.covariance.dtype == np.float64
+    assert loaded.count == 50
+    assert not loaded.singular
+    assert loaded.features.dtype == np.float32
+    assert np.array_equal(loaded.features, data[:kept])
+    assert reference(features(5), 0).singular
 
 
-def test_files_are_the_same_each_time(tmp_path):
+def test_files_are_reproducible(tmp_path):
     for name in "ab":
-        save(tmp_path / name, made(features(50), 20))
+        save(tmp_path / name, reference(features(50), 20))
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "named"),
     [
-        ({"detector": "edges"}, "expected detector corners, and it was made with edges"),
-        ({"weights": "xyz"}, "expected weights abc, and it was made with xyz"),
-        ({"images": "of cats"}, "expected images of digits, and it was made with of cats"),
+        ({"detector": "edges"}, "detector corners.*edges"),
+        ({"weights": "xyz"}, "weights abc.*xyz"),
+        ({"images": "of cats"}, "images of digits.*of cats"),
     ],
 )
-def test_what_belongs_to_others_is_refused_with_the_way_out(tmp_path, changes, said):
-    save(tmp_path, made(features(50), 20), **changes)
-    with pytest.raises(UserError, match=rf"{said}\. Say `dvc repro -f -s reference`"):
+def test_a_reference_of_other_inputs_is_refused_with_the_command_to_run(tmp_path, changes, named):
+    save(tmp_path, reference(features(50), 20), **changes)
+    with pytest.raises(UserError, match=rf"{named}.*`dvc repro -f -s reference`"):
         load_reference(tmp_path, Detector(), "of digits")
 
 
 @pytest.mark.parametrize("name", ["statistics.npz", "features.npy"])
 def test_a_truncated_file_is_named(tmp_path, name):
-    save(tmp_path, made(features(50), 20))
+    save(tmp_path, reference(features(50), 20))
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:-30])
-    with pytest.raises(UserError, match=rf"{name}: \d+ bytes, expected {len(content)}"):
+    with pytest.raises(UserError, match=rf"{name}: .*{len(content)}"):
         load_reference(tmp_path, Detector(), "of digits")
 
 
@@ -95,111 +95,111 @@ def moments():
 
 
 def published(tmp_path, **changes):
-    np.savez(tmp_path / "theirs.npz", **{**moments(), **changes})
-    return tmp_path / "theirs.npz"
+    np.savez(tmp_path / "published.npz", **{**moments(), **changes})
+    return tmp_path / "published.npz"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_published_moments_are_taken_as_they_are(tmp_path, dtype):
-    theirs = {name: array.astype(dtype) for name, array in moments().items()}
-    found = import_reference(published(tmp_path, **theirs, more=np.zeros(3)), DIMS)
-    assert np.array_equal(found.mean, theirs["mu"].astype(np.float64))
-    np.testing.assert_allclose(found.covariance, theirs["sigma"], rtol=1e-6)
-    assert found.count is None
-    assert not found.singular
-    save(tmp_path / "reference", found, weights=None, images=None)
-    again = load_reference(tmp_path / "reference", Detector(), "of digits")
-    assert again.count is None
-    assert np.array_equal(again.covariance, found.covariance)
-    assert len(again.features) == 0
-    ours = Statistics.empty(DIMS)
-    ours.update(features(30))
-    expected = frechet_distance(ours.mean, ours.covariance, again.mean, again.covariance)
-    assert distance(ours, again) == expected > 0
+def test_published_moments_are_imported_unchanged(tmp_path, dtype):
+    arrays = {name: array.astype(dtype) for name, array in moments().items()}
+    imported = import_reference(published(tmp_path, **arrays, more=np.zeros(3)), DIMS)
+    assert np.array_equal(imported.mean, arrays["mu"].astype(np.float64))
+    np.testing.assert_allclose(imported.covariance, arrays["sigma"], rtol=1e-6)
+    assert imported.count is None
+    assert not imported.singular
+    save(tmp_path / "reference", imported, weights=None, images=None)
+    loaded = load_reference(tmp_path / "reference", Detector(), "of digits")
+    assert loaded.count is None
+    assert np.array_equal(loaded.covariance, imported.covariance)
+    assert len(loaded.features) == 0
+    generated = Statistics.empty(DIMS)
+    generated.update(features(30))
+    expected = frechet_distance(
+        generated.mean, generated.covariance, loaded.mean, loaded.covariance
+    )
+    assert distance(generated, loaded) == expected > 0
 
 
-def turned(*values):
-    """A symmetric matrix of these eigenvalues."""
+def with_eigenvalues(*values):
+    """A symmetric matrix with these eigenvalues."""
     basis = np.linalg.qr(features(DIMS, 2).astype(np.float64))[0]
     return basis * np.array(values) @ basis.T
 
 
-def test_rounding_of_float32_is_no_defect_of_a_covariance(tmp_path):
-    """Of rank 2, its other eigenvalues a little below 0, its halves a little apart."""
-    sigma = turned(3, 1, -2e-7, -1e-7, 0) * (1 + 2e-7 * np.tri(DIMS))
-    found = import_reference(published(tmp_path, sigma=sigma), DIMS).covariance
-    assert np.array_equal(found, found.T)
-    np.testing.assert_allclose(found, sigma, rtol=2e-7)
+def test_rounding_errors_of_float32_covariances_are_accepted(tmp_path):
+    """Rank 2, with slightly negative other eigenvalues and slight asymmetry."""
+    sigma = with_eigenvalues(3, 1, -2e-7, -1e-7, 0) * (1 + 2e-7 * np.tri(DIMS))
+    covariance = import_reference(published(tmp_path, sigma=sigma), DIMS).covariance
+    assert np.array_equal(covariance, covariance.T)
+    np.testing.assert_allclose(covariance, sigma, rtol=2e-7)
 
 
 @pytest.mark.parametrize(
-    ("sigma", "said"),
+    ("sigma", "reason"),
     [
-        (turned(3, 1, 1, 1, -3e-3), "negative variances"),
-        (turned(3, 1, 1, 1, 1) + 3e-3 * np.eye(DIMS, k=1), "symmetric"),
+        (with_eigenvalues(3, 1, 1, 1, -3e-3), "negative"),
+        (with_eigenvalues(3, 1, 1, 1, 1) + 3e-3 * np.eye(DIMS, k=1), "symmetric"),
     ],
 )
-def test_what_is_more_than_rounding_is_refused(tmp_path, sigma, said):
-    with pytest.raises(UserError, match=said):
+def test_errors_larger_than_rounding_are_refused(tmp_path, sigma, reason):
+    with pytest.raises(UserError, match=reason):
         import_reference(published(tmp_path, sigma=sigma), DIMS)
 
 
-def test_what_was_computed_here_can_be_published(tmp_path):
-    ours = made(features(50), 0)
-    save(tmp_path, ours)
-    found = import_reference(tmp_path / "statistics.npz", DIMS)
-    assert np.array_equal(found.mean, ours.mean)
-    np.testing.assert_allclose(found.covariance, ours.covariance, rtol=1e-12)
+def test_saved_moments_can_be_imported(tmp_path):
+    computed = reference(features(50), 0)
+    save(tmp_path, computed)
+    imported = import_reference(tmp_path / "statistics.npz", DIMS)
+    assert np.array_equal(imported.mean, computed.mean)
+    np.testing.assert_allclose(imported.covariance, computed.covariance, rtol=1e-12)
 
 
 NOT_FINITE = np.full((DIMS, DIMS), np.nan)
-LOPSIDED = moments()["sigma"] + np.eye(DIMS, k=1)
+ASYMMETRIC = moments()["sigma"] + np.eye(DIMS, k=1)
 NEGATIVE = moments()["sigma"] - 100 * np.eye(DIMS)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
-        ({"mu": np.zeros(6)}, r"expected mu \[5\] and sigma \[5, 5\], found \[6\] and \[5, 5\]"),
-        ({"sigma": np.eye(4)}, r"found \[5\] and \[4, 4\]: of another detector"),
-        ({"sigma": NOT_FINITE}, "expected finite numbers, found infs or NaNs"),
-        ({"mu": np.full(DIMS, np.inf)}, "expected finite numbers"),
-        ({"sigma": LOPSIDED}, "expected a symmetric sigma"),
-        ({"sigma": NEGATIVE}, "found a matrix with negative variances"),
-        ({"mu": np.array(["x"] * DIMS)}, "expected an .npz file with arrays mu and sigma"),
-        ({"mu": np.array([{}] * DIMS)}, "expected an .npz file with arrays mu and sigma"),
+        ({"mu": np.zeros(6)}, r"\[5\].*\[5, 5\].*\[6\].*\[5, 5\]"),
+        ({"sigma": np.eye(4)}, r"\[5\].*\[4, 4\]"),
+        ({"sigma": NOT_FINITE}, "finite"),
+        ({"mu": np.full(DIMS, np.inf)}, "finite"),
+        ({"sigma": ASYMMETRIC}, "symmetric"),
+        ({"sigma": NEGATIVE}, "negative"),
+        ({"mu": np.array(["x"] * DIMS)}, ".npz"),
+        ({"mu": np.array([{}] * DIMS)}, ".npz"),
     ],
 )
-def test_what_are_no_moments_of_the_detector_is_refused(tmp_path, changes, said):
+def test_arrays_that_are_not_moments_of_the_detector_are_refused(tmp_path, changes, reason):
     path = published(tmp_path, **changes)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=rf"{path}: .*{reason}.*evaluation\.reference"):
         import_reference(path, DIMS)
-    assert str(error.value).startswith(f"{path}: ")
-    assert "Set evaluation.reference to" in str(error.value)
 
 
-def content_of(kind):
+def file_content(kind):
     stream = io.BytesIO()
     if kind == "array":
         np.save(stream, np.zeros(DIMS))
-    elif kind == "others":
+    elif kind == "other arrays":
         np.savez(stream, mean=np.zeros(DIMS))
     elif kind == "zip":
         zipfile.ZipFile(stream, "w").close()
     elif kind == "pickle":
         pickle.dump(moments(), stream)
-    elif kind in ("encrypted", "compressed otherwise"):
+    elif kind in ("encrypted", "unknown compression"):
         np.savez(stream, **moments())
         content = bytearray(stream.getvalue())
         flag = content.index(b"PK\x01\x02") + (8 if kind == "encrypted" else 10)
         content[flag] = 1 if kind == "encrypted" else 99
         return bytes(content)
-    elif kind == "harmed":
+    elif kind == "corrupted":
         np.savez_compressed(stream, **moments())
         content = bytearray(stream.getvalue())
         content[60:90] = b"\xff" * 30
         return bytes(content)
-    elif kind == "half":
+    elif kind == "truncated":
         np.savez(stream, **moments())
         return stream.getvalue()[:200]
     return stream.getvalue()
@@ -209,38 +209,38 @@ def content_of(kind):
     "kind",
     [
         "array",
-        "others",
+        "other arrays",
         "zip",
         "pickle",
-        "half",
+        "truncated",
         "empty",
         "encrypted",
-        "compressed otherwise",
-        "harmed",
+        "unknown compression",
+        "corrupted",
     ],
 )
-def test_other_files_are_refused(tmp_path, kind):
-    path = tmp_path / "theirs.npz"
-    path.write_bytes(content_of(kind))
-    with pytest.raises(UserError, match="expected an .npz file with arrays mu and sigma"):
+def test_invalid_files_are_named(tmp_path, kind):
+    path = tmp_path / "published.npz"
+    path.write_bytes(file_content(kind))
+    with pytest.raises(UserError, match=f"{path}: .*mu and sigma"):
         import_reference(path, DIMS)
 
 
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="expected an .npz file with arrays mu and sigma"):
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.npz: "):
         import_reference(tmp_path / "nothing.npz", DIMS)
 
 
-def test_a_reference_without_a_count_is_never_called_singular():
+def test_a_reference_without_a_count_is_never_singular():
     unknown = Reference(np.zeros(DIMS), np.eye(DIMS), None, np.empty((0, 0), np.float32))
     assert not unknown.singular
     few = Statistics.empty(DIMS)
     few.update(features(3))
-    with pytest.raises(UserError, match="Fréchet distance of 3 images"):
+    with pytest.raises(UserError, match="3 images"):
         distance(few, unknown)
     assert np.isfinite(distance(few, unknown, allow_singular=True))
 
 
-def test_as_many_features_are_kept_as_the_papers_protocol_generates():
-    """Measures of pairs compare with as many real images as are generated: 50 000 in the paper."""
-    assert KEPT >= 50_000
+def test_features_of_as_many_images_are_kept_as_the_paper_generates():
+    """Metrics of pairs compare with as many real images as are generated: 50 000 in the paper."""
+    assert MAX_KEPT_FEATURES >= 50_000

@@ -1,4 +1,4 @@
-"""Seeds → samples."""
+"""From seeds to samples."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ CPU = torch.device("cpu")
 
 
 def denoise(x, sigma, labels):
-    """An elementwise network that looks at all it is given."""
+    """An elementwise denoiser that depends on all its arguments."""
     return torch.tanh(x + labels[:, None, None, None]) / (1 + sigma[:, None, None, None])
 
 
-PLAIN = {
+DETERMINISTIC = {
     "solver": "heun",
     "steps": 4,
     "sigma_min": 0.01,
@@ -36,7 +36,7 @@ both_kinds = pytest.mark.parametrize(
 
 
 def samples(seeds, max_batch, **changes):
-    sampling = Sampling(**{**PLAIN, **changes}, batch=max_batch)
+    sampling = Sampling(**{**DETERMINISTIC, **changes}, batch=max_batch)
     labels = seed_labels(seeds, 3, "balanced")
     batches = list(generate(denoise, seeds, labels, SHAPE, sampling, CPU))
     assert all(len(b.seeds) == len(b.labels) == len(b.samples) <= max_batch for b in batches)
@@ -50,17 +50,17 @@ def samples(seeds, max_batch, **changes):
 
 @both_kinds
 def test_a_sample_depends_on_its_seed_alone(changes):
-    """Whatever the batch and whichever seeds come with it."""
+    """Not on the batch size or on the other seeds of its batch."""
     whole = samples(range(12), 12, **changes)
     for seeds, batch in ((range(12), 5), (range(12), 1), (range(4, 9), 3)):
-        found = samples(seeds, batch, **changes)
-        assert list(found) == list(seeds)
-        assert all(torch.equal(found[seed], whole[seed]) for seed in seeds)
+        part = samples(seeds, batch, **changes)
+        assert list(part) == list(seeds)
+        assert all(torch.equal(part[seed], whole[seed]) for seed in seeds)
     assert len({tuple(image.ravel().tolist()) for image in whole.values()}) == 12
 
 
 @both_kinds
-def test_samples_take_no_part_in_the_global_randomness(changes):
+def test_samples_neither_use_nor_change_the_global_random_state(changes):
     torch.manual_seed(0)
     first, expected = samples(range(3), 3, **changes), torch.rand(1)
     np.random.seed(1)  # noqa: NPY002
@@ -71,18 +71,18 @@ def test_samples_take_no_part_in_the_global_randomness(changes):
     )
 
 
-def test_the_solver_is_the_one_asked_for():
-    """The solvers themselves, told the class and given the seeds' noise."""
+def test_solver_and_dtype_are_those_of_the_params():
+    """Compared with direct calls of the solvers, with the seeds' labels and noise."""
 
-    def told(x, sigma):
+    def denoise_labeled(x, sigma):
         return denoise(x, sigma, seed_labels(range(3), 3, "balanced"))
 
     noise = seed_noise(range(3), SHAPE)
     for name, solver in (("heun", heun), ("euler", euler)):
         for dtype in (torch.float32, torch.float64):
-            expected = solver(told, noise, 4, 0.01, 10.0, 7.0, dtype=dtype)
-            found = samples(range(3), 3, solver=name, dtype=str(dtype).removeprefix("torch."))
-            assert torch.equal(torch.stack(list(found.values())), expected)
+            expected = solver(denoise_labeled, noise, 4, 0.01, 10.0, 7.0, dtype=dtype)
+            images = samples(range(3), 3, solver=name, dtype=str(dtype).removeprefix("torch."))
+            assert torch.equal(torch.stack(list(images.values())), expected)
 
 
 @pytest.mark.parametrize(
@@ -99,18 +99,18 @@ def test_the_solver_is_the_one_asked_for():
         (STOCHASTIC, {"churn_interval": [0.05, 0.2]}),
     ],
 )
-def test_every_field_changes_the_samples(before, change):
+def test_every_param_changes_the_samples(before, change):
     old, new = samples(range(2), 2, **before), samples(range(2), 2, **{**before, **change})
     assert all(not torch.equal(old[seed], new[seed]) for seed in old)
 
 
-def test_fresh_noise_is_independent_between_steps_seeds_and_the_start():
-    sampling = Sampling(**{**PLAIN, **STOCHASTIC}, batch=1)
+def test_churn_noise_is_independent_between_steps_and_seeds_and_of_the_initial_noise():
+    sampling = Sampling(**{**DETERMINISTIC, **STOCHASTIC}, batch=1)
     churn = seed_churn(range(50), (16, 16), sampling)
     noise = [seed_noise(range(50), (16, 16)), *(churn.noise(step) for step in range(3))]
     rows = torch.cat(noise).reshape(200, -1).double().numpy()
-    between = np.corrcoef(rows)[np.triu_indices(200, 1)]
-    assert np.abs(between).max() < 0.4
+    correlations = np.corrcoef(rows)[np.triu_indices(200, 1)]
+    assert np.abs(correlations).max() < 0.4
     assert rows.std() == pytest.approx(1, abs=0.02)
     assert (churn.amount, churn.interval, churn.scale) == (1.0, (0.05, 20.0), 1.1)
 
@@ -121,25 +121,27 @@ def test_noise_is_standard_normal():
     assert noise.mean() == pytest.approx(0, abs=0.015)
     assert noise.std() == pytest.approx(1, abs=0.01)
     assert (noise**4).mean() == pytest.approx(3, abs=0.1)
-    between = np.corrcoef(noise.reshape(400, -1))[np.triu_indices(400, 1)]
-    assert np.abs(between).max() < 0.4  # 5 standard deviations are 0.31
+    correlations = np.corrcoef(noise.reshape(400, -1))[np.triu_indices(400, 1)]
+    assert np.abs(correlations).max() < 0.4  # 5 standard deviations are 0.31
 
 
 @pytest.mark.parametrize("first", [0, 7, 1000])
-def test_labels_are_balanced_in_any_run_of_seeds(first):
+def test_labels_of_consecutive_seeds_are_balanced(first):
     labels = seed_labels(range(first, first + 100), 8, "balanced")
     assert labels.dtype == torch.int64
     counts = labels.bincount(minlength=8)
     assert counts.sum() == 100
     assert int(counts.max() - counts.min()) <= 1
-    again = seed_labels(range(first + 13, first + 20), 8, "balanced")
-    assert torch.equal(again, labels[13:20])
+    some = seed_labels(range(first + 13, first + 20), 8, "balanced")
+    assert torch.equal(some, labels[13:20])
 
 
-def test_uniform_labels_are_drawn_by_each_seed_alone():
+def test_uniform_labels_depend_on_each_seed_alone():
     labels = seed_labels(range(4000), 8, "uniform")
     assert labels.dtype == torch.int64
     counts = labels.bincount(minlength=8).double()
     chi_square = float(((counts - 500) ** 2 / 500).sum())
-    assert 0.5 < chi_square < 30  # 7 degrees of freedom: 99.99 % lie below 29.9; balanced has 0
+    assert (
+        0.5 < chi_square < 30
+    )  # 7 degrees of freedom: 99.99 % are below 29.9; balanced labels give 0
     assert torch.equal(seed_labels([7, 3, 2999], 8, "uniform"), labels[[7, 3, 2999]])

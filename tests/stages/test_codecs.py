@@ -14,7 +14,7 @@ from tiny import TINY, run_stage, write_autoencoder, write_params
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
 from edm2.features import vgg
-from edm2.features.vgg import IMAGENET, Vgg16, load_vgg16, lpips_weights
+from edm2.features.vgg import VGG16_WEIGHTS, Vgg16, load_vgg16, lpips_weights
 from edm2.params import load
 from edm2.runtime.manifest import read_manifest
 from edm2.vae.codec import load_codec
@@ -128,7 +128,7 @@ def test_vgg16_as_backbone(project, tmp_path, monkeypatch):
     state = {f"features.{k}": t for k, t in Vgg16(lpips_weights()).features.state_dict().items()}
     torch.save(state, tmp_path / "vgg16.pth")
     digest = hashlib.sha256((tmp_path / "vgg16.pth").read_bytes()).hexdigest()
-    monkeypatch.setattr(vgg, "IMAGENET", replace(IMAGENET, sha256=digest))
+    monkeypatch.setattr(vgg, "VGG16_WEIGHTS", replace(VGG16_WEIGHTS, sha256=digest))
     folder = project(
         vae__backbone="vgg16",
         vae__backbone_path=str(tmp_path / "vgg16.pth"),

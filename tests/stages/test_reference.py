@@ -144,8 +144,7 @@ def test_too_few_training_images_are_told_before_anything_is_trained(project, fi
     folder = project(features__dims=train, evaluation__samples=2 * train)
     facts = read_manifest(folder / "models/features")["network"]
     save_classifier(Classifier(**{**facts, "dims": train}), folder / "models/features")
-    said = f"Fréchet distance of {train} images: expected more than the {train} feature dimensions"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=f"{train} images: .* {train} feature dimensions"):
         run_stage("reference")
 
 

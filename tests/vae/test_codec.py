@@ -69,7 +69,7 @@ def test_large_images_pass_in_parts(tiny, pixels: torch.Tensor, monkeypatch) -> 
     images, seen = codec.decode(mean), []
     for part in (network.encoder, network.decoder):
         part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    monkeypatch.setattr("edm2.data.images.PIXELS", 2 * 8**2)
+    monkeypatch.setattr("edm2.data.images.MAX_BATCH_PIXELS", 2 * 8**2)
     torch.testing.assert_close(codec.encode(pixels)[0], mean)
     assert (codec.decode(mean).int() - images.int()).abs().max() <= 1
     assert seen == [2, 1, 2, 1]

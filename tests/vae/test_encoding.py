@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edm2.data.images import ImageShards
-from edm2.data.latents import LatentShards, latent_facts
+from edm2.data.latents import LatentShards, latent_metadata
 from edm2.params.vae import Vae
 from edm2.runtime.distributed import Ranks
 from edm2.runtime.manifest import write_manifest
@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_latents_are_those_of_the_codec_in_16_bits(codec, images, tmp_path: Path) -> None:
     folder = tmp_path / "latents"
     encode_shards(codec, images, folder, CPU)
-    write_manifest(folder, classes=images.classes, **latent_facts(folder))
+    write_manifest(folder, classes=images.classes, **latent_metadata(folder))
     latents = LatentShards(folder, "train")
     pixels, labels = images.batch(range(12))
     mean, std, found_labels = latents.batch(range(12))
@@ -59,7 +59,7 @@ def test_size_of_batches_leaves_nothing_out(
     encode_shards(codec, images, tmp_path / "whole", CPU)
     monkeypatch.setattr("edm2.vae.encoding.BATCH", 2)
     encode_shards(codec, images, tmp_path / "parts", CPU)
-    facts = [latent_facts(tmp_path / name) for name in ("whole", "parts")]
+    facts = [latent_metadata(tmp_path / name) for name in ("whole", "parts")]
     assert facts[0]["shape"] == facts[1]["shape"]
     for key in ("mean", "std"):
         np.testing.assert_allclose(facts[0][key], facts[1][key], rtol=1e-3)

@@ -44,7 +44,7 @@ def test_parts_of_large_images_are_averaged_by_their_size(
     faded, images: ImageShards, backbone: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate(faded, images, backbone, CPU)
-    monkeypatch.setattr("edm2.data.images.PIXELS", 5 * 8**2)  # parts of 5, 5 and 2
+    monkeypatch.setattr("edm2.data.images.MAX_BATCH_PIXELS", 5 * 8**2)  # parts of 5, 5 and 2
     parts = evaluate(faded, images, backbone, CPU)
     assert parts == pytest.approx(whole, rel=1e-4)
 

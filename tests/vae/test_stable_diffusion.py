@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from tiny import write_autoencoder
 
-from edm2.data.latents import Normalization
+from edm2.data.normalization import Normalization
 from edm2.params import UserError, load
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.runtime.manifest import read_manifest
@@ -105,7 +105,7 @@ def test_large_images_pass_in_parts(codec_of, pixels: torch.Tensor, monkeypatch)
     images, seen = codec.decode(mean), []
     for part in (codec.network.encoder, codec.network.decoder):
         part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    monkeypatch.setattr("edm2.data.images.PIXELS", 2 * 16**2)
+    monkeypatch.setattr("edm2.data.images.MAX_BATCH_PIXELS", 2 * 16**2)
     torch.testing.assert_close(codec.encode(pixels)[0], mean)
     assert (codec.decode(mean).int() - images.int()).abs().max() <= 1
     assert seen == [2, 1, 2, 1]

@@ -27,7 +27,7 @@ from tiny_autoencoder import (
 from torch import nn
 
 from edm2.data.images import ImageShards
-from edm2.data.stream import image_at
+from edm2.data.stream import shuffled_index
 from edm2.features.classifier import Classifier
 from edm2.params.vae import Vae
 from edm2.runtime.checkpoint import load_tree, save_tree
@@ -100,7 +100,7 @@ def take(
 
 def test_batches_are_the_prepared_images_by_default(tiny, images: ImageShards) -> None:
     """In an order that the classifier's stream has as well: of the seed alone."""
-    order = [image_at(n, 12, seed=0) for n in range(24)]
+    order = [shuffled_index(n, 12, seed=0) for n in range(24)]
     assert torch.equal(take(images, tiny(), 3), images.batch(order)[0])
 
 
@@ -117,7 +117,7 @@ def test_images_are_varied_by_their_number_in_the_training(tiny, images: ImageSh
 def test_another_seed_varies_images_otherwise(tiny, images: ImageShards) -> None:
     params, patterns = augmented(tiny(), flip=0.5), []
     for seed in (0, 1):
-        plain = images.batch([image_at(n, 12, seed) for n in range(48)])[0]
+        plain = images.batch([shuffled_index(n, 12, seed) for n in range(48)])[0]
         flipped = (take(images, params, 6, seed=seed) != plain).flatten(1).any(1)
         patterns.append(flipped.tolist())
     assert 10 < sum(patterns[0]) < 38

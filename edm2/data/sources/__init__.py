@@ -1,4 +1,4 @@
-"""Where images come from: every source gives labeled uint8 RGB images, in a fixed order."""
+"""Image sources: labeled uint8 RGB images in a fixed order."""
 
 from pathlib import Path
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edm2.data.pictures import Pixels
+from edm2.data.decoding import Pixels
 from edm2.data.sources.digits import Digits
 from edm2.data.sources.folder import Folder
 from edm2.data.sources.photos import Photos
@@ -20,24 +20,24 @@ __all__ = ["Digits", "Folder", "Photos", "Source", "open_source"]
 
 
 class Source(Protocol):
-    """Labeled images. `labels[i]` and `classes` are cheap; `image(i)` reads one."""
+    """Labeled images. `labels` and `classes` are in memory; `image(i)` reads one image."""
 
     classes: list[str]
     labels: NDArray[np.int64]
 
     def image(self, index: int) -> Pixels:
-        """Image `index` as uint8 HWC RGB of the prepared resolution."""
+        """Image `index` as uint8 RGB [R, R, 3], at the prepared resolution."""
         ...
 
     def split(self, held_out: float, seed: int) -> Split:
-        """Which images are trained on and which are held out, each in random order.
+        """Indices of the training and of the held-out images, each in random order.
 
-        A class has at least one of each. Images may stand on neither side.
+        Every class has at least one of each. A source may leave images out of both.
         """
         ...
 
     def identity(self) -> str:
-        """Changes whenever the images do."""
+        """A text that changes whenever the images do."""
         ...
 
 

@@ -1,14 +1,14 @@
-"""The handwritten digits inside scikit-learn."""
+"""The handwritten digits that ship with scikit-learn."""
 
 import numpy as np
 from PIL import Image
 
-from edm2.data.pictures import Pixels
+from edm2.data.decoding import Pixels
 from edm2.data.splits import Split, split_classes
 
 
 class Digits:
-    """1797 digits, 8×8 gray, values 0 to 16."""
+    """1797 digits in 10 classes, stored as 8×8 grayscale with values 0 to 16."""
 
     def __init__(self, resolution: int) -> None:
         from sklearn.datasets import load_digits

@@ -1,10 +1,10 @@
-"""A folder of one's own images."""
+"""A folder of the user's images."""
 
 from pathlib import Path
 
 import numpy as np
 
-from edm2.data.pictures import NotAnImage, Pixels, centre_square, open_picture, resized
+from edm2.data.decoding import ImageDecodeError, Pixels, center_crop, decode_image, resize
 from edm2.data.splits import Split, split_classes
 from edm2.params import UserError
 from edm2.runtime.files import describe
@@ -13,9 +13,10 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 class Folder:
-    """Images of any size in one sub-folder per class, nested as deep as one likes."""
+    """Images of any size, in one subfolder per class and any folders below it."""
 
     def __init__(self, root: Path, resolution: int) -> None:
+        """Raises UserError for a folder without subfolders, or a class of fewer than two images."""
         self.resolution = resolution
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir())
         self.files = [
@@ -28,23 +29,27 @@ class Folder:
         for label, name in enumerate(self.classes):
             if (self.labels == label).sum() < 2:
                 raise UserError(
-                    f"dataset.path: {root / name}: a class needs at least two images (one of them "
-                    f"held out), in {', '.join(sorted(SUFFIXES))}. Add some or remove the folder."
+                    f"dataset.path: {root / name}: a class needs at least two images, one of them "
+                    f"to hold out ({', '.join(sorted(SUFFIXES))}). Add images or remove the folder."
                 )
         if not self.classes:
             raise UserError(
-                f"dataset.path: {root}: no sub-folders. Put the images of each class into a folder "
-                "of its own; with a single class, into a single folder."
+                f"dataset.path: {root}: contains no subfolders. Put the images of each class into a "
+                "subfolder, even if there is only one class."
             )
 
     def image(self, index: int) -> Pixels:
-        """Cropped to the center square, resized with an antialiasing filter."""
+        """The largest centered square, resized with antialiasing.
+
+        Raises:
+            UserError: the file cannot be decoded as an image.
+        """
         path = self.files[index][0]
         try:
-            return resized(centre_square(open_picture(path)), self.resolution)
-        except NotAnImage as error:
+            return resize(center_crop(decode_image(path)), self.resolution)
+        except ImageDecodeError as error:
             raise UserError(
-                f"{path}: cannot be read as an image ({error}). Remove or replace it."
+                f"{path}: cannot be decoded as an image ({error}). Remove or replace it."
             ) from None
 
     def split(self, held_out: float, seed: int) -> Split:
