@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PORT ?= 5000
 
-.PHONY: setup repro test ui constraints
+.PHONY: setup repro test docs ui constraints
 
 setup: $(VENV)/.ready
 
@@ -26,6 +26,9 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q --cov
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 ui: setup
 	mkdir -p .mlflow

@@ -20,7 +20,7 @@ class StableDiffusionVae:
 
     With the paper's normalization the network is shown images in [0, 1], though it was made for
     [-1, 1], and its output is read likewise: EDM2's constants belong to such latents, and its
-    published networks make them (docs/codecs.md).
+    published networks make them (docs/guides/latents.md).
     """
 
     def __init__(self, network: Any, normalization: Literal["dataset", "paper"]) -> None:

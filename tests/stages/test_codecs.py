@@ -55,7 +55,7 @@ def generated(folder):
 
 
 def test_digits_in_pixel_space(project, capsys):
-    """With the few keys that docs/codecs.md has."""
+    """With the few keys that docs/guides/latents.md has."""
     folder = project(
         codec__kind="rgb", diffusion__channel_mult=[1, 2, 2], diffusion__paper_dataset="imagenet-64"
     )
