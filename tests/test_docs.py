@@ -46,7 +46,12 @@ class Page:
         return FENCE.sub("", self.text)
 
     def blocks(self, language: str) -> list[str]:
-        return [body for name, body in FENCE.findall(self.text) if name == language]
+        """Blocks of code; not those that include plug-ins or use them, which tests/plugins runs."""
+        return [
+            body
+            for name, body in FENCE.findall(self.text)
+            if name == language and not body.startswith(("--8<--", "plugins:"))
+        ]
 
     @property
     def anchors(self) -> set[str]:
