@@ -66,7 +66,7 @@ def main() -> None:
     store = SnapshotStore(Path(f"models/ema/{given.config}"))
     with tempfile.TemporaryDirectory() as scratch:
         targets = {Path(scratch) / f"{length}.safetensors": Target(length) for length in lengths}
-        make = copy_files if store.fixed else reconstruct_files
+        make = copy_files if store.has_fixed_lengths else reconstruct_files
         clock.timed("reconstruct", make)(store, targets, torch.float16)
     clock.seconds["reconstruct"] *= len(networks) / len(lengths)
     first, samples = params.evaluation.first_seed, params.evaluation.samples

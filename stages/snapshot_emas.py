@@ -5,7 +5,7 @@ from edm2.pipeline.runner import StageContext, main
 
 
 def run(context: StageContext) -> None:
-    """Collect the snapshots, every one readable, finite and of one network."""
+    """Write the index of a training's snapshots, or import published networks."""
     from edm2.pipeline.snapshots import snapshot_emas
 
     snapshot_emas(context)

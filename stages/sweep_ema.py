@@ -4,7 +4,7 @@ from edm2.pipeline.runner import StageContext, main
 
 
 def run(context: StageContext) -> None:
-    """Reconstruct one network per EMA length, time and tensor; averages of fixed length are copied."""
+    """Reconstruct one network per EMA length, time and tensor; copy averages of fixed length."""
     from edm2.pipeline.sweep import sweep_ema
 
     sweep_ema(context)

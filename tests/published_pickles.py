@@ -1,4 +1,4 @@
-"""Pickles like those of EDM2's authors, of networks of one's own."""
+"""Pickles like those of EDM2's authors, of other networks."""
 
 import pickle
 import sys
@@ -12,11 +12,11 @@ SOURCE = "raise SystemExit('source was run')"
 
 
 class EasyDict(dict):
-    """As of the module that published files name, and that is not here when they are read."""
+    """Pickled under the name of a module that is not importable when the file is read."""
 
 
 def _reconstruct_persistent_obj(meta):
-    raise AssertionError("only its name is pickled")
+    raise AssertionError("only the name of this function is pickled")
 
 
 class Persistent(torch.nn.Module):
@@ -41,15 +41,15 @@ class Persistent(torch.nn.Module):
 
 
 def pickled(content, protocol=pickle.DEFAULT_PROTOCOL):
-    """Pickle with the authors' modules in place, which are gone when the file is read."""
-    places = {"dnnlib.util": EasyDict, "torch_utils.persistence": _reconstruct_persistent_obj}
+    """Pickle with the authors' modules importable, which they are not when the file is read."""
+    objects = {"dnnlib.util": EasyDict, "torch_utils.persistence": _reconstruct_persistent_obj}
     with pytest.MonkeyPatch.context() as patch:
-        for place, thing in places.items():
-            parent, _, name = place.partition(".")
-            modules = {parent: ModuleType(parent), place: ModuleType(place)}
-            setattr(modules[parent], name, modules[place])
-            setattr(modules[place], thing.__name__, thing)
-            patch.setattr(thing, "__module__", place)
+        for path, value in objects.items():
+            parent, _, name = path.partition(".")
+            modules = {parent: ModuleType(parent), path: ModuleType(path)}
+            setattr(modules[parent], name, modules[path])
+            setattr(modules[path], value.__name__, value)
+            patch.setattr(value, "__module__", path)
             for module_name, module in modules.items():
                 patch.setitem(sys.modules, module_name, module)
         return pickle.dumps(content, protocol)
@@ -59,12 +59,12 @@ def write_published(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
     """A pickle of a network whose state_dict has these tensors."""
     network = Persistent()
     for name, tensor in tensors.items():
-        *places, last = name.split(".")
+        *parents, last = name.split(".")
         module = network
-        for place in places:
-            if place not in module._modules:
-                module.add_module(place, Persistent())
-            module = module._modules[place]
+        for parent in parents:
+            if parent not in module._modules:
+                module.add_module(parent, Persistent())
+            module = module._modules[parent]
         module.register_parameter(last, torch.nn.Parameter(tensor, requires_grad=False))
     path.write_bytes(pickled(EasyDict(ema=network, dataset_kwargs=EasyDict(path="images.zip"))))
     return path

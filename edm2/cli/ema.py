@@ -14,7 +14,7 @@ STORE = click.argument("store", type=click.Path(path_type=Path))
 
 
 class EmaLengths(click.ParamType):  # type: ignore[type-arg]
-    """EMA lengths: a list like 0.05,0.10, or a range like 0.05...0.25 by 0.01."""
+    """EMA lengths: a list like 0.05,0.10 or a range like 0.05...0.25 by 0.01."""
 
     name = "lengths"
 
@@ -35,7 +35,7 @@ class EmaLengths(click.ParamType):  # type: ignore[type-arg]
 
 @click.group()
 def ema() -> None:
-    """Averages of any EMA length, from a folder of snapshots (STORE)."""
+    """Make averages of any EMA length from a folder of snapshots (STORE)."""
 
 
 @ema.command("list")
@@ -55,17 +55,19 @@ def list_snapshots(store: Path) -> None:
 @STORE
 def verify(store: Path) -> None:
     """Read every snapshot of STORE: checksums, finite values, one network."""
-    from edm2.ema.store import SnapshotStore, check_snapshots
+    from edm2.ema.store import SnapshotStore, check_headers, check_values
     from edm2.runtime.manifest import NAME, damaged_files
 
-    opened = SnapshotStore(store)
-    problems = list(damaged_files(store, "ema-*")) if (store / NAME).exists() else []
+    snapshots = SnapshotStore(store)
+    folder = snapshots.folder
+    problems = list(damaged_files(folder, "ema-*")) if (folder / NAME).exists() else []
     if problems:
         raise UserError("\n".join(problems))
-    check_snapshots(opened)
+    check_headers(snapshots)
+    check_values(snapshots)
     click.echo(
-        f"{store}: {len(opened.snapshots)} snapshots up to {opened.end} images: all readable, "
-        "finite, of one network."
+        f"{store}: {len(snapshots.snapshots)} snapshots up to {snapshots.end} images: all are "
+        "readable, finite and of one network."
     )
 
 
@@ -80,7 +82,7 @@ def verify(store: Path) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the averages."
 )
-@click.option("--nimg", type=int, help="Time in images at which they end; default: the last one.")
+@click.option("--nimg", type=int, help="Time in images at which they end; default: the end.")
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
@@ -91,7 +93,7 @@ def verify(store: Path) -> None:
 def reconstruct(
     store: Path, lengths: list[float], out: Path, nimg: int | None, dtype: str, force: bool
 ) -> int:
-    """Make averages of any EMA lengths from the snapshots of STORE.
+    """Make averages of EMA lengths from the snapshots of STORE.
 
     Exit status 1 if a reconstruction has a large error.
     """
@@ -101,8 +103,8 @@ def reconstruct(
     from edm2.ema.store import SnapshotStore
     from edm2.runtime.files import write_json
 
-    opened = SnapshotStore(store)
-    end = opened.end if nimg is None else nimg
+    snapshots = SnapshotStore(store)
+    end = snapshots.end if nimg is None else nimg
     targets = {
         out / f"{end:012d}-ema_length-{length!r}.safetensors": Target(length, end)
         for length in lengths
@@ -111,31 +113,31 @@ def reconstruct(
     if existing and not force:
         raise UserError(f"{existing[0]}: already exists. Choose another --out, or use --force.")
     index = out / "averages.json"
-    described = _described(index)
+    descriptions = _read_descriptions(index)
     try:
-        made = reconstruct_files(opened, targets, getattr(torch, dtype))
+        averages = reconstruct_files(snapshots, targets, getattr(torch, dtype))
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     click.echo("EMA length\timages\terror\tsum of weights\tsnapshots\tfile")
-    for path, spec in zip(targets, made, strict=True):
+    for path, average in zip(targets, averages, strict=True):
         click.echo(
-            f"{spec.sigma_rel:g}\t{spec.nimg}\t{spec.error:.3g}\t{spec.weight_sum:.4f}"
-            f"\t{spec.snapshots}\t{path}"
+            f"{average.sigma_rel:g}\t{average.nimg}\t{average.error:.3g}\t{average.weight_sum:.4f}"
+            f"\t{average.snapshots}\t{path}"
         )
-    described |= {path.name: asdict(spec) for path, spec in zip(targets, made, strict=True)}
-    write_json(index, described)
-    poor = [f"{spec.sigma_rel:g}" for spec in made if not spec.trustworthy]
-    if poor:
+        descriptions[path.name] = asdict(average)
+    write_json(index, descriptions)
+    inaccurate = [f"{average.sigma_rel:g}" for average in averages if not average.trustworthy]
+    if inaccurate:
         print(
-            f"warning: the snapshots cannot represent EMA length {', '.join(poor)} well: see the "
-            "error of the response function. Take more snapshots, or lengths nearer to theirs.",
+            f"warning: EMA length {', '.join(inaccurate)}: large error of the response function. Take "
+            "more snapshots, or choose lengths nearer to theirs.",
             file=sys.stderr,
         )
-    return int(bool(poor))
+    return int(bool(inaccurate))
 
 
-def _described(index: Path) -> dict[str, Any]:
-    """The averages that are in the folder already, by file."""
+def _read_descriptions(index: Path) -> dict[str, Any]:
+    """Properties of the averages that are already in the folder, by file."""
     if not index.exists():
         return {}
     try:

@@ -1,6 +1,6 @@
 """Post-hoc EMA (EDM2 Section 3 and Appendix C): any averaging length, chosen after training.
 
-Works on any mapping of named tensors; nothing here knows a network.
+Works on any mapping of named tensors; nothing here depends on a network.
 """
 
 from edm2.ema.profile import gamma_to_sigma_rel, sigma_rel_to_gamma

@@ -1,4 +1,4 @@
-"""Weighted sums of many files of tensors, all in one pass and in little memory."""
+"""Weighted sums of many files of tensors, in one pass and little memory."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from edm2.ema.tensorfile import Entry, TensorReader
-from edm2.params import UserError
+from edm2.ema.tensorfile import TensorReader, check_same_tensors
 from edm2.runtime.progress import Progress
 
-PIECE_VALUES = 2**23  # of all files, or all sums, together: few calls to the system
-PRODUCT_VALUES = 2**20  # of a piece, multiplied at a time: small enough for caches
+CHUNK_VALUES = 2**23  # of all files, or all sums, together: few calls to the system
+PRODUCT_VALUES = 2**20  # of a chunk, multiplied at a time: small enough for caches
 
-Piece = tuple[str, int, int]  # tensor, first value, number of values
+Chunk = tuple[str, int, int]  # tensor, first value, number of values
 
 
 def combine(
@@ -24,59 +23,60 @@ def combine(
     weights: Callable[[str], torch.Tensor],
     consume: Callable[[str, int, torch.Tensor], None],
 ) -> None:
-    """Σ_i weights(name)[k, i] · file_i[name] for every k, piece by piece, summed in float32.
+    """Σ_i weights(name)[k, i] · file_i[name] for every k, chunk by chunk, summed in float32.
 
-    By matrix products, [sums, files] times [files, values]. As many workers as PyTorch has
-    threads take the pieces, each with one thread from reading to consuming. Memory holds some pieces
-    of PIECE_VALUES per worker, whatever the number and size of files and sums.
+    The sums are matrix products, [sums, files] times [files, values]. There are as many workers as
+    PyTorch has threads; each takes a chunk from reading to consuming, with one thread. Memory holds a
+    few chunks of CHUNK_VALUES per worker, however many files and sums there are, of any size.
 
     Args:
         paths: safetensors files with the same tensors.
         names: tensors to combine.
         weights: float32 [sums, files] for a tensor.
-        consume: takes a tensor, the number of its first value here, and the sums float32
-            [sums, values]; is called by several threads, and the sums are good until it returns.
+        consume: takes a tensor's name, the number of the chunk's first value, and the sums float32
+            [sums, values]. Several threads call it. The memory of the sums is reused after it
+            returns.
 
     Raises:
-        UserError: the files' tensors differ, or one is truncated; or what `consume` raises.
+        UserError: the tensors of the files differ, or a file is truncated; or what `consume` raises.
     """
     if not names:
         return
     with ExitStack() as stack:
         files = [stack.enter_context(closing(TensorReader(path))) for path in paths]
         for file in files[1:]:
-            _hold_against(file, files[0])
+            check_same_tensors(file, files[0])
         entries = files[0].entries
         count = len(weights(names[0]))
-        size = max(1, PIECE_VALUES // max(len(files), count))
-        pieces = [
+        size = max(1, CHUNK_VALUES // max(len(files), count))
+        chunks = [
             (name, begin, min(size, entries[name].count - begin))
             for name in sorted(names, key=lambda name: entries[name].begin)
             for begin in range(0, entries[name].count, size)
         ]
-        progress = Progress("reconstruct", sum(length for _, _, length in pieces), "value")
+        progress = Progress("reconstruct", sum(length for _, _, length in chunks), "value")
         stack.callback(progress.close)
-        rooms = threading.local()
+        local = threading.local()
 
-        def work(piece: Piece) -> int:
-            name, begin, length = piece
-            if not hasattr(rooms, "own"):
-                rooms.own = _Room(files, count, size)
-            consume(name, begin, rooms.own.sums_of(piece, weights(name)))
+        def process(chunk: Chunk) -> int:
+            name, begin, length = chunk
+            if not hasattr(local, "buffers"):
+                local.buffers = _WorkerBuffers(files, count, size)
+            consume(name, begin, local.buffers.sum(chunk, weights(name)))
             return length
 
-        for length in stack.enter_context(_workers())(work, pieces):
+        for length in stack.enter_context(_workers())(process, chunks):
             progress.advance(length)
 
 
-class _Room:
-    """A worker's own memory for one piece: as stored, in float32, and its sums."""
+class _WorkerBuffers:
+    """One worker's memory for a chunk: the values as stored, the values in float32, and the sums."""
 
     def __init__(self, files: Sequence[TensorReader], count: int, size: int) -> None:
         """
         Args:
             count: number of sums.
-            size: most values of a piece.
+            size: largest number of values of a chunk.
         """
         self.files, self.count = files, count
         self.step = min(size, max(1, PRODUCT_VALUES // max(len(files), count)))
@@ -85,9 +85,9 @@ class _Room:
         self.values = torch.empty(len(files) * self.step)
         self.sums = torch.empty(count * size)
 
-    def sums_of(self, piece: Piece, weights: torch.Tensor) -> torch.Tensor:
-        """weights [sums, files] times what the files hold of the piece: float32 [sums, values]."""
-        name, begin, length = piece
+    def sum(self, chunk: Chunk, weights: torch.Tensor) -> torch.Tensor:
+        """weights [sums, files] times the chunk's values in all files: float32 [sums, values]."""
+        name, begin, length = chunk
         shape = (len(self.files), length)
         dtype = self.files[0].entries[name].dtype
         stored = self.stored.view(dtype)[: len(self.files) * length].view(shape)
@@ -102,10 +102,10 @@ class _Room:
 
 
 @contextmanager
-def _workers() -> Iterator[Callable[[Callable[[Piece], int], Sequence[Piece]], Iterator[int]]]:
-    """A map over pieces by several threads, each of which computes with one.
+def _workers() -> Iterator[Callable[[Callable[[Chunk], int], Sequence[Chunk]], Iterator[int]]]:
+    """A map over chunks by several threads, each of which computes with one.
 
-    Threads that share their work inside single operations would wait for each other here.
+    If single operations were spread over threads as well, they would wait for each other.
     """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -114,21 +114,3 @@ def _workers() -> Iterator[Callable[[Callable[[Piece], int], Sequence[Piece]], I
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-def _hold_against(file: TensorReader, other: TensorReader) -> None:
-    for name in sorted(file.entries.keys() | other.entries.keys()):
-        ours, theirs = (f.entries.get(name) for f in (file, other))
-        if (
-            ours is None
-            or theirs is None
-            or (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape)
-        ):
-            raise UserError(
-                f"{file.path}: tensor {name}: {_described(ours)}, expected "
-                f"{_described(theirs)} as in {other.path.name}."
-            )
-
-
-def _described(entry: Entry | None) -> str:
-    return "missing" if entry is None else f"{entry.dtype} of shape {list(entry.shape)}"

@@ -1,10 +1,10 @@
 """Published networks: the tensors in a pickle of EDM2's authors, read without running its code.
 
 Such a pickle holds, under `ema`, a network that unpickling would rebuild by running Python source
-from the file. Here unpickling makes records alone: each global that a file may name stands for a
-class that keeps its arguments, state and items and calls nothing; any other is refused by name.
-Parameters and buffers are then picked out of the records, and the storages among them, pickles
-themselves, are read in the same way.
+from the file. Here, unpickling only creates records: each global that a file may name is replaced by
+a class that keeps its arguments, state and items, and calls nothing. Any other global is refused by
+name. Parameters and buffers are then collected from the records. Their storages are pickles
+themselves, and are read in the same way.
 """
 
 import copyreg
@@ -22,7 +22,7 @@ import torch
 from edm2.params import UserError
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
-RECONSTRUCTOR = "copyreg._reconstructor"  # of a class, the built-in it extends, and its items
+RECONSTRUCTOR = "copyreg._reconstructor"  # takes a class, the built-in it extends, and its items
 STORAGE, TENSOR = "torch.storage._load_from_bytes", "torch._utils._rebuild_tensor_v2"
 PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 MAPPINGS = ("dnnlib.util.EasyDict", "collections.OrderedDict")
@@ -56,7 +56,7 @@ DTYPES = {
         ("Bool", torch.bool),
     )
 }
-BYTES, SET = "_codecs.encode", "builtins.set"  # of "latin1" text, of a list: in older protocols
+BYTES, SET = "_codecs.encode", "builtins.set"  # in older protocols: of "latin1" text, of a list
 ALLOWED = (
     *(
         PERSISTENT,
@@ -70,7 +70,7 @@ ALLOWED = (
         BYTES,
         SET,
     ),
-    # and values beside the tensors, which stay records
+    # values beside the tensors, which remain records
     *("torch.Size", "torch.device", *map(str, DTYPES.values()), "numpy.dtype", "numpy.ndarray"),
     *(
         f"numpy.{core}.multiarray.{name}"
@@ -85,10 +85,12 @@ RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # in protocol 2
 
 @dataclass(frozen=True)
 class Published:
-    """A published network: its class, its tensors as its state_dict names them, its settings.
+    """A published network.
 
-    `arguments` are its keyword arguments of plain values: text, numbers, booleans, None, and
-    lists, tuples and dicts of them.
+    Attributes:
+        tensors: by name, as in its state_dict.
+        arguments: its keyword arguments that are plain values: text, numbers, booleans, None, and
+            lists, tuples and dicts of them.
     """
 
     class_name: str
@@ -96,15 +98,15 @@ class Published:
     arguments: dict[str, Any]
 
 
-class _Refused(Exception):
-    """A global that is not on the list."""
+class _ForbiddenGlobal(Exception):
+    """A file names a global that is not in ALLOWED."""
 
 
 class _Record:
-    """What a file says of one object. It reaches these methods, and can change no class."""
+    """One object of a file. A file can call only these methods, and cannot change a class."""
 
     __slots__ = ("args", "items", "state")
-    called: ClassVar[str]
+    global_name: ClassVar[str]
     args: tuple[Any, ...]
     items: dict[Any, Any]
     state: Any
@@ -121,39 +123,39 @@ class _Record:
         self.items[key] = value
 
 
-def _stand_in(name: str) -> type[_Record]:
-    class StandIn(_Record):
+def _record_class(name: str) -> type[_Record]:
+    class Record(_Record):
         __slots__ = ()
-        called = name
+        global_name = name
 
-    return StandIn
+    return Record
 
 
 class _Reconstructor(_Record):
-    """Makes a record of the class that it is given: nothing else in a file can be called."""
+    """Creates a record of the given class, which is always a record class."""
 
     __slots__ = ()
 
-    def __new__(cls, made: Any, base: Any, items: Any = None) -> Any:
-        record = made()
+    def __new__(cls, record_class: Any, base: Any, items: Any = None) -> Any:
+        record = record_class()
         record.items = dict(items or ())
         return record
 
 
-STAND_INS = {name: _stand_in(name) for name in ALLOWED} | {RECONSTRUCTOR: _Reconstructor}
+RECORD_CLASSES = {name: _record_class(name) for name in ALLOWED} | {RECONSTRUCTOR: _Reconstructor}
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> type[_Record]:
         name = f"{RENAMED.get(module_name, module_name)}.{global_name}"
-        if name not in STAND_INS:
-            raise _Refused(name)
-        return STAND_INS[name]
+        if name not in RECORD_CLASSES:
+            raise _ForbiddenGlobal(name)
+        return RECORD_CLASSES[name]
 
 
 class _StorageUnpickler(_Unpickler):
     def persistent_load(self, pid: Any) -> Any:
-        """The description of a storage, whose bytes stand outside the pickle."""
+        """The description of a storage; its bytes are outside of the pickle."""
         return pid
 
 
@@ -161,28 +163,29 @@ def read_published(path: Path) -> Published:
     """Read the network of a published pickle; tensors keep their dtype.
 
     Raises:
-        UserError: no such file, not a pickle, truncated, refused, without a network.
+        UserError: the file does not exist, is not a pickle, is truncated, names a global that is not
+            allowed, or holds no network.
     """
     try:
         with path.open("rb") as file:
-            copyreg.clear_extension_cache()  # globals by number pass find_class, too
-            found = _entries(_Unpickler(file).load())
-        network = found.get("ema") or found.get("net")
+            copyreg.clear_extension_cache()  # so that globals by number pass find_class, too
+            contents = _entries(_Unpickler(file).load())
+        network = contents.get("ema") or contents.get("net")
         published = _published(network) if network else None
-    except _Refused as name:
+    except _ForbiddenGlobal as name:
         raise UserError(
-            f"{path}: refused: it names {name}, which no network of tensors needs. Nothing in "
-            "the file was run. Give a file that EDM2's authors published."
+            f"{path}: refused: it names {name}, which is not needed to store a network. Nothing in "
+            "the file was run. Use a file that EDM2's authors published."
         ) from None
-    except Exception as error:  # a damaged pickle may raise any
+    except Exception as error:  # a damaged pickle may raise any exception
         raise UserError(
             f"{path}: cannot be read as a network pickle ({type(error).__name__}: {error}). "
-            "Give one of EDM2, downloaded in full."
+            "Use one of EDM2's, and download it completely."
         ) from None
     if published is None:
         raise UserError(
-            f"{path}: holds no network: expected an entry ema, found {sorted(map(str, found))}. "
-            "Give a network pickle of EDM2."
+            f"{path}: holds no network: expected an entry ema, found {sorted(map(str, contents))}. "
+            "Use a network pickle of EDM2's authors."
         )
     return published
 
@@ -192,12 +195,12 @@ def _published(network: Any) -> Published:
     arguments = {}
     for name, value in _entries(state.get("_init_kwargs") or {}).items():
         with suppress(ValueError):
-            arguments[name] = _plain(value)
+            arguments[name] = _plain_value(value)
     return Published(class_name, dict(_tensors(network)), arguments)
 
 
 def _module(value: Any) -> tuple[str, dict[str, Any]]:
-    """Class name and state of a module, persistent or plain."""
+    """Class name and state of a module, whether persistent or plain."""
     if _kind(value) == PERSISTENT:
         meta = _entries(value.args[0])
         return meta["class_name"], _entries(meta["state"])
@@ -207,12 +210,12 @@ def _module(value: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by name, as a state_dict has them."""
+    """Parameters and buffers by name, as in a state_dict."""
     _, state = _module(module)
-    left_out = state.get("_non_persistent_buffers_set", ())
-    left_out = left_out.args[0] if _kind(left_out) == SET else left_out
+    non_persistent = state.get("_non_persistent_buffers_set", ())
+    non_persistent = non_persistent.args[0] if _kind(non_persistent) == SET else non_persistent
     for name, tensor in (_entries(state["_parameters"]) | _entries(state["_buffers"])).items():
-        if tensor is not None and name not in left_out:
+        if tensor is not None and name not in non_persistent:
             yield prefix + name, _tensor(tensor)
     for name, child in _entries(state["_modules"]).items():
         if child is not None:
@@ -240,26 +243,26 @@ def _storage(saved: Any) -> tuple[torch.dtype, bytes]:
         with zipfile.ZipFile(file) as archive:
             folder = archive.namelist()[0].partition("/")[0]
             _, kind, key, *_ = _StorageUnpickler(archive.open(f"{folder}/data.pkl")).load()
-            return DTYPES[kind.called], archive.read(f"{folder}/data/{key}")
+            return DTYPES[kind.global_name], archive.read(f"{folder}/data/{key}")
     # pickles of a magic number, a version, the system, the storage, its key; a length; the bytes
     *_, (_, kind, *_), _ = [_StorageUnpickler(file).load() for _ in range(5)]
-    return DTYPES[kind.called], file.read()[8:]
+    return DTYPES[kind.global_name], file.read()[8:]
 
 
 def _entries(value: Any) -> dict[Any, Any]:
-    found = value.items if _kind(value) in MAPPINGS else value
-    if not isinstance(found, dict):
+    entries = value.items if _kind(value) in MAPPINGS else value
+    if not isinstance(entries, dict):
         raise ValueError(f"expected a dict, found {_kind(value)}")
-    return found
+    return entries
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    return {_plain(name): _plain(entry) for name, entry in _entries(value).items()}
+        return type(value)(map(_plain_value, value))
+    return {_plain_value(name): _plain_value(entry) for name, entry in _entries(value).items()}
 
 
 def _kind(value: Any) -> str:
-    return value.called if isinstance(value, _Record) else type(value).__name__
+    return value.global_name if isinstance(value, _Record) else type(value).__name__

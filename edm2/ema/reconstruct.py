@@ -7,46 +7,44 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from edm2.ema.combine import combine
 from edm2.ema.profile import Array, Power
 from edm2.ema.solve import solve_profiles
-from edm2.ema.store import Snapshot, SnapshotStore, write_tensors
-from edm2.ema.tensorfile import TensorReader, TensorWriter
+from edm2.ema.store import SnapshotStore, write_tensors
+from edm2.ema.tensorfile import TensorReader, TensorWriter, load_tensors
 from edm2.params import UserError
 from edm2.params.configs import Average
 from edm2.runtime.files import replacing
 
 TRUSTED_ERROR = 0.05
-Column = tuple[Array, float]  # weights of the snapshots, and the error that they leave
 
 
 @dataclass(frozen=True)
 class Target:
-    """A wanted average.
+    """An average to make.
 
     Attributes:
         sigma_rel: its EMA length.
         nimg: time in images at which it ends; None: the end of training.
-        others: another EMA length for single tensors, by name.
+        tensor_sigma_rels: EMA lengths of single tensors, by name, where they differ from sigma_rel.
     """
 
     sigma_rel: float
     nimg: int | None = None
-    others: Mapping[str, float] = field(default_factory=dict)
+    tensor_sigma_rels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a reconstructed average is.
+    """The properties of a reconstructed average.
 
     Attributes:
         sigma_rel, nimg: its length, and the time in images at which it ends.
-        average: "power"; or "traditional", stored as it is, sigma_rel being its effective length.
-        error: relative L2 error of its response function, the worst of its lengths.
-        weight_sum: sum of the snapshots' weights; 1 for a true average.
-        snapshots: how many snapshots took part.
+        average: "power"; or "traditional", a copy of a stored average of that effective length.
+        error: relative L2 error of its response function; with several lengths, the largest.
+        weight_sum: sum of the snapshots' weights; 1 for an exact average.
+        snapshots: number of snapshots that it is made from.
     """
 
     sigma_rel: float
@@ -58,48 +56,48 @@ class Reconstruction:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether the response function is near enough to the wanted one."""
+        """Whether the response function is near enough to that of an exact average."""
         return self.error < TRUSTED_ERROR
 
 
 def reconstruct(
     store: SnapshotStore, sigma_rels: Sequence[float], nimg: int | None = None
 ) -> Iterator[tuple[Reconstruction, dict[str, torch.Tensor]]]:
-    """Averages of the lengths `sigma_rels` at time `nimg`, float32; buffers as stored last.
+    """Averages of the lengths `sigma_rels` at time `nimg`, float32; buffers as last stored.
 
-    All of them in memory, by one pass over the files; for many or large ones there is
+    All averages are in memory at once, made in one pass over the files. For many or large ones, use
     `reconstruct_files`.
 
     Args:
         nimg: time in images at which the averages end; None: the end of training.
 
     Raises:
-        UserError: the time lies outside of the store's.
+        UserError: the time is outside of the store's.
         ValueError: an impossible length.
     """
     if not sigma_rels:
         return
     plan = _Plan(store, [Target(sigma_rel, nimg) for sigma_rel in sigma_rels])
-    made = [_empty(plan.last) for _ in plan.targets]
+    averages = [_empty(plan.last) for _ in sigma_rels]
 
     def keep(name: str, begin: int, sums: torch.Tensor) -> None:
-        for tensors, values in zip(made, sums, strict=True):
+        for tensors, values in zip(averages, sums, strict=True):
             tensors[name].view(-1)[begin : begin + len(values)] = values
 
     plan.run(keep)
-    yield from zip(plan.specs, made, strict=True)
+    yield from zip(plan.reconstructions, averages, strict=True)
 
 
 def reconstruct_files(
     store: SnapshotStore, targets: Mapping[Path, Target], dtype: torch.dtype
 ) -> list[Reconstruction]:
-    """Write an average per path, by one pass over the snapshots and in little memory.
+    """Write one average per path, in one pass over the snapshots and little memory.
 
     Args:
         dtype: of floating-point tensors in the new files.
 
     Raises:
-        UserError: as `reconstruct`; or a sum does not fit `dtype`.
+        UserError: as `reconstruct`; or a sum is not in the range of `dtype`.
         ValueError: an impossible length.
     """
     if not targets:
@@ -119,33 +117,34 @@ def reconstruct_files(
                 file.write(name, begin, values)
 
         plan.run(write)
-    return plan.specs
+    return plan.reconstructions
 
 
 def copy_files(
     store: SnapshotStore, targets: Mapping[Path, Target], dtype: torch.dtype
 ) -> list[Reconstruction]:
-    """Write the averages of a store of fixed lengths as they are; targets say their times.
+    """Copy averages of a store of fixed lengths to the paths; of the targets, only the times count.
 
     Raises:
         UserError: no snapshot was taken at one of the times.
     """
-    specs = []
+    reconstructions = []
     for path, target in targets.items():
         snapshot = store.at(store.end if target.nimg is None else target.nimg)
-        write_tensors(path, load_file(store.path(snapshot)), dtype)
-        specs.append(
+        write_tensors(path, load_tensors(store.path(snapshot)), dtype)
+        reconstructions.append(
             Reconstruction(snapshot.sigma_rel, snapshot.nimg, snapshot.average, 0.0, 1.0, 1)
         )
-    return specs
+    return reconstructions
 
 
 class _Plan:
-    """Which snapshots make the targets, and with which weights."""
+    """The snapshots that the targets are made from, and their weights."""
 
     def __init__(self, store: SnapshotStore, targets: Sequence[Target]) -> None:
         self.targets = [
-            (t.sigma_rel, store.end if t.nimg is None else t.nimg, t.others) for t in targets
+            (t.sigma_rel, store.end if t.nimg is None else t.nimg, t.tensor_sigma_rels)
+            for t in targets
         ]
         ends = [nimg for _, nimg, _ in self.targets]
         for end in ends:
@@ -154,71 +153,77 @@ class _Plan:
                     f"{store.folder}: no average can end at {end} images: expected a time between "
                     f"{store.snapshots[0].nimg} and {store.end}."
                 )
-        self.snapshots: list[Snapshot] = [s for s in store.snapshots if s.nimg <= max(ends)]
+        self.snapshots = [s for s in store.snapshots if s.nimg <= max(ends)]
         self.store, self.buffers = store, store.buffers
         self.last = store.path(self.snapshots[-1])
-        self.special = {name for _, _, others in self.targets for name in others}
-        for name in sorted(self.special - set(store.parameters)):
+        self.single_tensors = {name for _, _, lengths in self.targets for name in lengths}
+        for name in sorted(self.single_tensors - set(store.parameters)):
             raise UserError(
-                f"{store.folder}: tensor {name}: expected one that its snapshots average."
+                f"{store.folder}: tensor {name}: not among the tensors that its snapshots average."
             )
-        wanted = {
-            (s, nimg)
-            for sigma_rel, nimg, others in self.targets
-            for s in (sigma_rel, *others.values())
-        }
-        self.columns = self._solve(sorted(wanted))
-        self.specs = [self._describe(*target) for target in self.targets]
-        self.uniform = self._weights("")
+        self.solutions = self._solve()
+        self.reconstructions = [self._describe(*target) for target in self.targets]
+        self.weights_of_most = self._weights("")
 
     def run(self, consume: Callable[[str, int, torch.Tensor], None]) -> None:
-        """Hand over tensor, first value, and values [targets, values]: sums, and buffers as they
-        stood at each target's time.
+        """Pass on each tensor's name, first value and values [targets, values]: first the buffers,
+        as they were at each target's time, then the sums.
         """
-        ends = {
+        latest = {
             nimg: max(s for s in self.snapshots if s.nimg <= nimg) for _, nimg, _ in self.targets
         }
         with ExitStack() as stack:
             readers = {
                 nimg: stack.enter_context(closing(TensorReader(self.store.path(snapshot))))
-                for nimg, snapshot in ends.items()
+                for nimg, snapshot in latest.items()
             }
             names = [name for name in readers[max(readers)].entries if name not in self.buffers]
             for name in self.buffers:
-                values = [readers[nimg].tensor(name).flatten() for _, nimg, _ in self.targets]
-                consume(name, 0, torch.stack(values))
+                values = {nimg: reader.tensor(name).flatten() for nimg, reader in readers.items()}
+                consume(name, 0, torch.stack([values[nimg] for _, nimg, _ in self.targets]))
         combine(
             [self.store.path(snapshot) for snapshot in self.snapshots],
             names,
-            lambda name: self._weights(name) if name in self.special else self.uniform,
+            lambda name: (
+                self._weights(name) if name in self.single_tensors else self.weights_of_most
+            ),
             consume,
         )
 
-    def _solve(self, wanted: list[tuple[float, int]]) -> dict[tuple[float, int], Column]:
-        """Weights of the snapshots, and their error, by length and time."""
+    def _solve(self) -> dict[tuple[float, int], tuple[Array, float]]:
+        """Weights of the snapshots, and the error, by length and time."""
+        pairs = sorted(
+            {
+                (length, nimg)
+                for sigma_rel, nimg, lengths in self.targets
+                for length in (sigma_rel, *lengths.values())
+            }
+        )
         weights, errors = solve_profiles(
             [snapshot.profile for snapshot in self.snapshots],
-            [Power(nimg, sigma_rel) for sigma_rel, nimg in wanted],
+            [Power(nimg, sigma_rel) for sigma_rel, nimg in pairs],
         )
-        return {key: (weights[:, k], float(errors[k])) for k, key in enumerate(wanted)}
+        return {pair: (weights[:, k], float(errors[k])) for k, pair in enumerate(pairs)}
 
     def _weights(self, tensor: str) -> torch.Tensor:
         """float32 [targets, snapshots] for one tensor."""
         rows = [
-            self.columns[others.get(tensor, sigma_rel), nimg][0]
-            for sigma_rel, nimg, others in self.targets
+            self.solutions[lengths.get(tensor, sigma_rel), nimg][0]
+            for sigma_rel, nimg, lengths in self.targets
         ]
         return torch.from_numpy(np.stack(rows)).float()
 
-    def _describe(self, sigma_rel: float, nimg: int, others: Mapping[str, float]) -> Reconstruction:
-        weights, error = self.columns[sigma_rel, nimg]
-        worst = max([error, *(self.columns[length, nimg][1] for length in others.values())])
-        used = sum(snapshot.nimg <= nimg for snapshot in self.snapshots)
-        return Reconstruction(sigma_rel, nimg, "power", worst, float(weights.sum()), used)
+    def _describe(
+        self, sigma_rel: float, nimg: int, lengths: Mapping[str, float]
+    ) -> Reconstruction:
+        weights, error = self.solutions[sigma_rel, nimg]
+        errors = [error, *(self.solutions[length, nimg][1] for length in lengths.values())]
+        count = sum(snapshot.nimg <= nimg for snapshot in self.snapshots)
+        return Reconstruction(sigma_rel, nimg, "power", max(errors), float(weights.sum()), count)
 
 
 def _empty(like: Path) -> dict[str, torch.Tensor]:
-    """Tensors as in a file, floating-point ones in float32, without values."""
+    """Tensors of a file's names and shapes, floating-point ones in float32, uninitialized."""
     return {
         name: torch.empty(shape, dtype=dtype)
         for name, (dtype, shape) in _layout(like, torch.float32).items()
@@ -235,13 +240,17 @@ def _layout(like: Path, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, tupl
 
 
 def _cast(sums: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """The sums in the dtype of a file, which must be able to hold them."""
+    """The sums in the dtype of a file.
+
+    Raises:
+        UserError: a sum is not finite, or not in the range of `dtype`.
+    """
     if dtype.is_floating_point and sums.numel():
         low, high = sums.aminmax()
         limit = torch.finfo(dtype).max
-        if not (low >= -limit and high <= limit):  # not a number compares as neither
+        if not (low >= -limit and high <= limit):  # false for NaN
             raise UserError(
-                f"tensor {name}: not all values are finite in {dtype}. Write float32, or "
-                "look for what diverged in training."
+                f"tensor {name}: not all values are finite in {dtype}. Write float32, or find out "
+                "where the training diverged."
             )
     return sums.to(dtype)

@@ -1,4 +1,4 @@
-"""Which weighted sum of stored averages comes nearest to a wanted average (EDM2 alg. 3)."""
+"""The weighted sum of stored averages that is nearest to a target average (EDM2 alg. 3)."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,11 @@ def solve_weights(
 
     Args:
         times, sigma_rels: time in images and EMA length of each stored average.
-        target_times, target_sigma_rels: of each wanted average. Averages stored after a target's
-            time hold what that target may not know: they get weight 0.
+        target_times, target_sigma_rels: of each target. Averages stored after a target's time get
+            weight 0: they contain parameters of the target's future.
 
     Raises:
-        ValueError: a length is impossible, or a target lies before every stored average.
+        ValueError: a length is impossible, or a target's time is before every stored average.
     """
     stored = [Power(*pair) for pair in zip(times, sigma_rels, strict=True)]
     targets = [Power(*pair) for pair in zip(target_times, target_sigma_rels, strict=True)]
@@ -31,16 +31,16 @@ def solve_weights(
 
 
 def solve_profiles(stored: Sequence[Profile], targets: Sequence[Power]) -> tuple[Array, Array]:
-    """Weights float64 [snapshots, targets] (EDM2 eq. 128-132), and the error that each leaves.
+    """Weights float64 [snapshots, targets] (EDM2 eq. 128-132), and errors float64 [targets].
 
-    The error is ‖Σ x_i p_i − p_r‖ / ‖p_r‖ of the response functions [targets].
+    The error is ‖Σ x_i p_i − p_r‖ / ‖p_r‖, of the response functions.
 
     Raises:
         ValueError: as `solve_weights`.
     """
     weights, errors = np.zeros((len(stored), len(targets))), np.zeros(len(targets))
-    gram = gram_matrix(stored, stored)
-    wanted, ends = gram_matrix(stored, targets), np.array([p.nimg for p in stored])
+    gram, right_sides = gram_matrix(stored, stored), gram_matrix(stored, targets)
+    ends = np.array([profile.nimg for profile in stored])
     for column, target in enumerate(targets):
         past = ends <= target.nimg
         if not past.any():
@@ -48,17 +48,17 @@ def solve_profiles(stored: Sequence[Profile], targets: Sequence[Power]) -> tuple
                 f"time {target.nimg:.0f} images: expected at or after the first average, "
                 f"stored at {ends.min():.0f}"
             )
-        products, right = gram[np.ix_(past, past)], wanted[past, column]
-        x = _solve(products, right)
-        own = gram_matrix([target], [target]).item()
-        square = x @ products @ x - 2 * x @ right + own
+        a, b = gram[np.ix_(past, past)], right_sides[past, column]
+        x = _solve(a, b)
+        norm = gram_matrix([target], [target]).item()  # squared
+        residual = x @ a @ x - 2 * x @ b + norm
         weights[past, column] = x
-        errors[column] = np.sqrt(max(0.0, float(square)) / own)
+        errors[column] = np.sqrt(max(0.0, float(residual)) / norm)
     return weights, errors
 
 
 def gram_matrix(rows: Sequence[Profile], columns: Sequence[Profile]) -> Array:
-    """∫ p_a p_b dτ of all pairs, float64 [rows, columns]: closed form where both are powers."""
+    """∫ p_a p_b dτ of all pairs, float64 [rows, columns]; in closed form if all are powers."""
     if all(isinstance(profile, Power) for profile in (*rows, *columns)):
         (t_a, g_a), (t_b, g_b) = (_powers(profiles) for profiles in (rows, columns))
         return inner_product(t_a[:, None], g_a[:, None], t_b[None, :], g_b[None, :])
@@ -96,11 +96,11 @@ def _integrate(a: Profile, b: Profile) -> float:
     return float((a.density(times) * b.density(times) * half * shares).sum())
 
 
-def _solve(products: Array, wanted: Array) -> Array:
-    """Solve A x = b with A scaled to unit diagonal, which tames its condition number."""
-    scale = 1 / np.sqrt(np.diag(products))
-    scaled = products * scale[:, None] * scale[None, :]
-    solution: Array = np.linalg.lstsq(scaled, wanted * scale, rcond=None)[0] * scale
+def _solve(a: Array, b: Array) -> Array:
+    """Solve A x = b with A scaled to unit diagonal, which improves its condition number."""
+    scale = 1 / np.sqrt(np.diag(a))
+    scaled = a * scale[:, None] * scale[None, :]
+    solution: Array = np.linalg.lstsq(scaled, b * scale, rcond=None)[0] * scale
     return solution
 
 

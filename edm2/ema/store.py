@@ -1,29 +1,40 @@
-"""The snapshot store: averages of a training on disk, each file saying what it is.
+"""The snapshot store: averages of a training on disk.
 
-A store is a folder of safetensors files whose metadata hold time, averaging profile and the names of
-buffers. A manifest beside them, once a training is done, has their checksums; without one the folder
-is that of a training that goes on, and can be read all the same.
+A store is a folder of safetensors files whose metadata hold the time, the averaging profile and the
+names of buffers. When the training is finished, a manifest beside them has their checksums. A folder
+without a manifest, of a training that is still running, can be read as well. A manifest with a
+`location` stands for the snapshots in another folder.
 """
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from edm2.ema.profile import Power, Profile, Traditional, traditional_sigma_rel
 from edm2.ema.solve import solve_profiles
+from edm2.ema.tensorfile import NAMES, TensorReader, check_same_tensors
 from edm2.params import UserError
 from edm2.params.configs import Average
 from edm2.runtime.files import replacing
 from edm2.runtime.manifest import NAME, WAY_OUT, read_manifest
 from edm2.runtime.progress import track
 
-CHECKED_LENGTHS = (0.05, 0.10, 0.15, 0.20, 0.25)  # that a missing snapshot is told to cost
+CHECKED_LENGTHS = (0.05, 0.10, 0.15, 0.20, 0.25)  # reported when snapshots are missing
+
+
+class NotFiniteError(UserError):
+    """A tensor that is to be written has values that are not finite in the file's dtype."""
+
+    def __init__(self, path: Path, tensor: str, dtype: torch.dtype) -> None:
+        super().__init__(f"{path}: tensor {tensor}: not all values are finite in {dtype}.")
 
 
 @dataclass(frozen=True, order=True)
@@ -32,7 +43,7 @@ class Snapshot:
 
     Attributes:
         nimg: time in images at which it ends.
-        sigma_rel: its EMA length; that of a traditional average is the effective one.
+        sigma_rel: its EMA length; for a traditional average, the effective length.
         file: its name in the store.
         halflife_nimg, rampup: of a traditional average, see `TraditionalEMA`; else None.
     """
@@ -70,17 +81,25 @@ def write_tensors(
     dtype: torch.dtype,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write named tensors, floating-point ones as `dtype`; the file appears when complete.
+    """Write named tensors, floating-point ones as `dtype`; the file appears when it is complete.
 
     Raises:
-        UserError: a value is not finite, or does not fit `dtype`.
+        NotFiniteError: a value is not finite, or not in the range of `dtype`.
+        UserError: a tensor's dtype cannot be stored.
     """
     stored = {}
     for name, tensor in tensors.items():
-        cast = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+        target = dtype if tensor.is_floating_point() else tensor.dtype
+        if target not in NAMES:
+            raise UserError(
+                f"{path}: tensor {name}: {target} cannot be stored: expected one of "
+                f"{', '.join(map(str, NAMES))}. Convert it first."
+            )
+        # a copy: tied weights share memory, which safetensors refuses
+        cast = tensor.detach().to("cpu", target, copy=True).contiguous()
         if not torch.isfinite(cast).all():
-            raise UserError(f"{path}: tensor {name}: not all values are finite in {dtype}.")
-        stored[name] = cast.contiguous()
+            raise NotFiniteError(path, name, target)
+        stored[name] = cast
     with replacing(path) as temporary:
         save_file(stored, temporary, dict(metadata or {}))
 
@@ -95,69 +114,78 @@ def write_snapshot(
     """Write one average, in 16 bits.
 
     Args:
-        buffers: names of tensors that are not averaged.
+        buffers: names of the tensors that are not averaged.
+
+    Raises:
+        UserError: a value is not finite or not in the range of `dtype`, or a tensor's dtype cannot
+            be stored.
     """
-    facts = {
+    metadata = {
         "nimg": snapshot.nimg,
         "sigma_rel": snapshot.sigma_rel,
         "halflife_nimg": snapshot.halflife_nimg,
         "rampup": snapshot.rampup,
         "buffers": list(buffers),
     }
-    write_tensors(folder / snapshot.file, tensors, dtype, {"snapshot": json.dumps(facts)})
+    try:
+        write_tensors(folder / snapshot.file, tensors, dtype, {"snapshot": json.dumps(metadata)})
+    except NotFiniteError as error:
+        raise UserError(
+            f"{error} The training has diverged by {snapshot.nimg} images, or its values exceed the "
+            "range of that dtype. Lower the learning rate, or lengthen its ramp-up, and train again. "
+            f"The snapshots of earlier times are still in {folder}."
+        ) from None
 
 
 def remove_snapshots_after(folder: Path, nimg: int) -> None:
-    """Undo snapshots of a time that training has been rolled back behind."""
+    """Remove the snapshots of later times than the one at which the training continues."""
     for path in folder.glob("ema-*.safetensors"):
         if int(path.stem.rpartition("-")[2]) > nimg:
             path.unlink()
 
 
 class SnapshotStore:
-    """An opened store: `snapshots` by time and length, and the names of `buffers`.
+    """An opened store: its `snapshots` by time and length, and the names of its `buffers`.
 
-    Opening verifies what a manifest lists. A snapshot in the middle may be missing: that is said,
-    with the error that follows from it.
+    `folder` is where the snapshots are. Opening a store reads the headers of the files and compares
+    their sizes with the manifest. If snapshots are missing before the end, a warning says how large
+    the resulting error is.
     """
 
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            UserError: no snapshots; the last one is missing; a truncated or corrupt file, or one
-                that is no snapshot.
+            UserError: there are no snapshots; those of the end are missing; a file is truncated or
+                corrupted, or is not a snapshot.
         """
-        self.folder = folder
-        listed: list[str] | None = None
-        if (folder / NAME).exists():
-            listed = [
-                name
-                for name in read_manifest(folder, optional="ema-*")["files"]
-                if name.startswith("ema-")
-            ]
-        paths = sorted(folder.glob("ema-*.safetensors"))
+        manifest = _read_manifest(folder)
+        listed, self.folder = _listed(manifest), folder
+        if "location" in manifest:
+            self.folder = Path(os.path.normpath(folder / manifest["location"]))
+            listed |= _listed(_read_manifest(self.folder))
+        paths = sorted(self.folder.glob("ema-*.safetensors"))
         if not paths:
             raise UserError(
-                f"{folder}: holds no snapshots (ema-*.safetensors). Run the stage that makes it."
+                f"{self.folder}: holds no snapshots (ema-*.safetensors). Run the stage that makes it."
             )
-        described = [_describe(path) for path in paths]
-        self.snapshots = sorted(snapshot for snapshot, _ in described)
-        self.buffers = described[0][1]
-        missing = sorted(set(listed or []) - {snapshot.file for snapshot in self.snapshots})
+        snapshots = [_read_snapshot(path) for path in paths]
+        self.snapshots = sorted(snapshot for snapshot, _ in snapshots)
+        self.buffers = snapshots[0][1]
+        missing = sorted(listed - {snapshot.file for snapshot in self.snapshots})
         if missing:
-            self._tell(missing)
+            self._report_missing(missing)
 
     @property
-    def fixed(self) -> bool:
-        """Whether lengths were fixed before: a traditional EMA, or a single finished average."""
+    def has_fixed_lengths(self) -> bool:
+        """Whether no other length can be chosen: of a traditional EMA, or of a single snapshot."""
         kinds = {snapshot.average for snapshot in self.snapshots}
         return kinds == {"traditional"} or len(self.snapshots) == 1
 
     @property
     def parameters(self) -> list[str]:
-        """Names of what is averaged."""
-        with safe_open(self.path(self.snapshots[-1]), framework="pt") as file:
-            return [name for name in file.keys() if name not in self.buffers]  # noqa: SIM118
+        """Names of the averaged tensors."""
+        with closing(TensorReader(self.path(self.snapshots[-1]))) as reader:
+            return [name for name in reader.entries if name not in self.buffers]
 
     @property
     def end(self) -> int:
@@ -168,20 +196,20 @@ class SnapshotStore:
         """The snapshot of one time, in a store of fixed lengths.
 
         Raises:
-            UserError: none was taken then.
+            UserError: no snapshot was taken then.
         """
         for snapshot in self.snapshots:
             if snapshot.nimg == nimg:
                 return snapshot
-        known = ", ".join(str(snapshot.nimg) for snapshot in self.snapshots)
+        times = ", ".join(str(snapshot.nimg) for snapshot in self.snapshots)
         raise UserError(
-            f"{self.folder}: no average was stored at {nimg} images: expected some of {known}."
+            f"{self.folder}: no average was stored at {nimg} images: expected one of {times}."
         )
 
     def path(self, snapshot: Snapshot) -> Path:
         return self.folder / snapshot.file
 
-    def _tell(self, missing: list[str]) -> None:
+    def _report_missing(self, missing: list[str]) -> None:
         last = max(int(Path(name).stem.rpartition("-")[2]) for name in missing)
         if last > self.end:
             raise UserError(
@@ -191,63 +219,71 @@ class SnapshotStore:
         profiles = [snapshot.profile for snapshot in self.snapshots]
         targets = [Power(self.end, length) for length in CHECKED_LENGTHS]
         _, errors = solve_profiles(profiles, targets)
-        told = ", ".join(
+        by_length = ", ".join(
             f"{error:.1%} at {length}"
             for length, error in zip(CHECKED_LENGTHS, errors, strict=True)
         )
         count = "1 snapshot is" if len(missing) == 1 else f"{len(missing)} snapshots are"
         print(
-            f"warning: {self.folder}: {count} missing ({missing[0]}); the others give response "
-            f"functions with an error of {told}.",
+            f"warning: {self.folder}: {count} missing ({missing[0]}). With the others, the response "
+            f"function has an error of {by_length}.",
             file=sys.stderr,
         )
 
 
-def check_snapshots(store: SnapshotStore) -> None:
-    """Read every snapshot: all of the same tensors and shapes, all values finite.
+def check_headers(store: SnapshotStore) -> None:
+    """Compare the tensors of all snapshots by name, dtype and shape; no value is read.
 
     Raises:
-        UserError: by file and tensor.
+        UserError: a snapshot is of another network, by file and tensor.
     """
-    expected: dict[str, tuple[int, ...]] | None = None
+    with closing(TensorReader(store.path(store.snapshots[0]))) as first:
+        for snapshot in store.snapshots[1:]:
+            with closing(TensorReader(store.path(snapshot))) as reader:
+                check_same_tensors(reader, first)
+
+
+def check_values(store: SnapshotStore) -> None:
+    """Read every value of every snapshot.
+
+    Raises:
+        UserError: a file cannot be read, or a value is not finite, by file and tensor.
+    """
     for snapshot in track(store.snapshots, "check snapshots", len(store.snapshots), "file"):
         path = store.path(snapshot)
-        shapes = {name: tuple(tensor.shape) for name, tensor in _finite_tensors(path)}
-        expected = expected or shapes
-        if shapes != expected:
-            names = sorted(set(shapes.items()) ^ set(expected.items()))
-            raise UserError(
-                f"{path}: tensors differ from the other snapshots' in {names[0][0]}. "
-                "All snapshots of a store are of one network."
-            )
-
-
-def _describe(path: Path) -> tuple[Snapshot, list[str]]:
-    """What a file says it is, and its buffers."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["snapshot"])
-        snapshot = Snapshot(
-            facts["nimg"], facts["sigma_rel"], path.name, facts["halflife_nimg"], facts["rampup"]
-        )
-        buffers = list(facts["buffers"])
-    except SafetensorError as error:
-        raise UserError(f"{path}: cannot be read ({error}). {WAY_OUT}") from None
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise UserError(
-            f"{path}: a tensor file, but no snapshot: its metadata do not say which "
-            "average it holds. Write snapshots with `write_snapshot`."
-        ) from None
-    return snapshot, buffers
-
-
-def _finite_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                tensor = file.get_tensor(name)
-                if not torch.isfinite(tensor).all():
+        with closing(TensorReader(path)) as reader:
+            for name in reader.entries:
+                if not torch.isfinite(reader.tensor(name)).all():
                     raise UserError(f"{path}: tensor {name}: not all values are finite. {WAY_OUT}")
-                yield name, tensor
-    except SafetensorError as error:
-        raise UserError(f"{path}: cannot be read ({error}). {WAY_OUT}") from None
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, if it has one; of the files it lists, snapshots may be missing."""
+    return read_manifest(folder, optional="ema-*") if (folder / NAME).exists() else {}
+
+
+def _listed(manifest: Mapping[str, Any]) -> set[str]:
+    """Names of the snapshots that a manifest describes."""
+    files = {name for name in manifest.get("files", ()) if name.startswith("ema-")}
+    return files | {snapshot["file"] for snapshot in manifest.get("snapshots", ())}
+
+
+def _read_snapshot(path: Path) -> tuple[Snapshot, list[str]]:
+    """What a file's metadata say it is, and the names of its buffers."""
+    with closing(TensorReader(path)) as reader:
+        text = reader.metadata.get("snapshot")
+    try:
+        metadata = json.loads(text or "")
+        snapshot = Snapshot(
+            metadata["nimg"],
+            metadata["sigma_rel"],
+            path.name,
+            metadata["halflife_nimg"],
+            metadata["rampup"],
+        )
+        return snapshot, list(metadata["buffers"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path}: a tensor file, but not a snapshot: its metadata do not describe an average. "
+            "Write snapshots with `write_snapshot`."
+        ) from None

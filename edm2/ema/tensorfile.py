@@ -1,14 +1,15 @@
-"""Safetensors files in pieces: tensors larger than memory are read and written chunk by chunk.
+"""Safetensors files read and written in chunks, so that tensors may be larger than memory.
 
 A file is the length of a JSON header in 8 bytes, the header (name → dtype, shape, byte range), and
-the values. Plain reads and writes at a position are used, no memory maps, so that memory holds what
-is worked on and nothing more.
+the values. Values are read and written with plain calls at a position, not with memory maps, so that
+memory holds the current chunk and nothing else.
 """
 
 import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +30,13 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-LONGEST_HEADER = 2**27
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_HEADER_BYTES = 2**27
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file; `begin` is the position of its first byte behind the header."""
+    """One tensor of a file; `begin` is the position of its first byte after the header."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -47,19 +48,21 @@ class Entry:
 
 
 class TensorReader:
-    """An open file. `entries` are its tensors by name."""
+    """An open file: its tensors by name (`entries`), and its `metadata`, which are text by name."""
 
     def __init__(self, path: Path) -> None:
-        """
+        """Read the header.
+
         Raises:
-            UserError: the file is no safetensors file, or shorter than its header says.
+            UserError: the file is not a safetensors file, holds a tensor of a dtype that is not
+                supported, or is shorter or longer than its header says.
         """
         self.path = path
         self.file = path.open("rb", buffering=0)
         try:
             length = int.from_bytes(self.file.read(8), "little")
-            header = json.loads(self.file.read(min(length, LONGEST_HEADER)))
-            header.pop("__metadata__", None)
+            header = json.loads(self.file.read(min(length, MAX_HEADER_BYTES)))
+            self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self.entries = {
                 name: Entry(DTYPES[e["dtype"]], tuple(e["shape"]), e["data_offsets"][0])
                 for name, e in header.items()
@@ -67,24 +70,27 @@ class TensorReader:
             end = max((e["data_offsets"][1] for e in header.values()), default=0)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.close()
-            raise UserError(f"{path}: no safetensors file ({error}). {WAY_OUT}") from None
+            raise UserError(
+                f"{path}: cannot be read as a safetensors file ({type(error).__name__}: {error}). "
+                f"{WAY_OUT}"
+            ) from None
         self.start = 8 + length
         if path.stat().st_size != self.start + end:
             self.close()
             raise UserError(
-                f"{path}: {path.stat().st_size} bytes, expected {self.start + end}: "
-                f"truncated. {WAY_OUT}"
+                f"{path}: cannot be read: {path.stat().st_size} bytes, expected "
+                f"{self.start + end}: truncated or changed. {WAY_OUT}"
             )
 
     def read(self, name: str, begin: int, buffer: memoryview) -> None:
-        """Fill `buffer`, of bytes, with values of tensor `name` from number `begin` on."""
+        """Fill `buffer`, of bytes, with values of tensor `name`, starting at value `begin`."""
         entry = self.entries[name]
         position = self.start + entry.begin + begin * entry.dtype.itemsize
         while buffer:
-            done = os.preadv(self.file.fileno(), [buffer], position)
-            if not done:
+            count = os.preadv(self.file.fileno(), [buffer], position)
+            if not count:
                 raise UserError(f"{self.path}: ends within tensor {name}: truncated. {WAY_OUT}")
-            buffer, position = buffer[done:], position + done
+            buffer, position = buffer[count:], position + count
 
     def tensor(self, name: str) -> torch.Tensor:
         """A whole tensor."""
@@ -95,6 +101,35 @@ class TensorReader:
 
     def close(self) -> None:
         self.file.close()
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file."""
+    with closing(TensorReader(path)) as reader:
+        return {name: reader.tensor(name) for name in reader.entries}
+
+
+def check_same_tensors(reader: TensorReader, expected: TensorReader) -> None:
+    """Compare the headers of two files.
+
+    Raises:
+        UserError: the files differ in the name, dtype or shape of a tensor.
+    """
+    for name in sorted(reader.entries.keys() | expected.entries.keys()):
+        kinds = [
+            (entry.dtype, entry.shape) if (entry := file.entries.get(name)) else None
+            for file in (reader, expected)
+        ]
+        if kinds[0] != kinds[1]:
+            raise UserError(
+                f"{reader.path}: tensor {name}: {_describe(kinds[0])}, expected "
+                f"{_describe(kinds[1])} as in {expected.path.name}. All snapshots of a store are of "
+                "one network."
+            )
+
+
+def _describe(kind: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
+    return "missing" if kind is None else f"{kind[0]} of shape {list(kind[1])}"
 
 
 class TensorWriter:
@@ -124,14 +159,14 @@ class TensorWriter:
         self.file.truncate(self.start + position)
 
     def write(self, name: str, begin: int, values: torch.Tensor) -> None:
-        """Values of tensor `name` from number `begin` on, cast to its dtype."""
+        """Write values of tensor `name`, starting at value `begin`, cast to the tensor's dtype."""
         entry = self.entries[name]
         data = values.detach().flatten().to(entry.dtype).contiguous()
         position = self.start + entry.begin + begin * entry.dtype.itemsize
         buffer = data.view(torch.uint8).numpy().data.cast("B")
         while buffer:
-            done = os.pwrite(self.file.fileno(), buffer, position)
-            buffer, position = buffer[done:], position + done
+            count = os.pwrite(self.file.fileno(), buffer, position)
+            buffer, position = buffer[count:], position + count
 
     def close(self) -> None:
         self.file.close()

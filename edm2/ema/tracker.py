@@ -15,19 +15,40 @@ Tensors = Mapping[str, torch.Tensor]
 class Tracker(ABC):
     """Averages by key, held in float32.
 
-    Floating-point parameters are averaged; buffers are copied as they are when asked for.
+    Parameters are averaged; buffers are copied as they are when a snapshot is taken. Averages have
+    the names of the module's `state_dict`, tied weights under each of their names.
     """
 
     def __init__(self, source: nn.Module | Tensors, keys: Sequence[float]) -> None:
+        """
+        Raises:
+            ValueError: a parameter is complex.
+        """
+        self.source = source
         if isinstance(source, nn.Module):
             self.parameters: Tensors = dict(source.named_parameters())
-            self.buffers: Tensors = dict(source.named_buffers())
+            averaged = {id(p): name for name, p in self.parameters.items()}
+            tied = source.named_parameters(remove_duplicate=False)
+            self.names = {name: averaged[id(p)] for name, p in tied}
         else:
-            self.parameters, self.buffers = source, {}
+            self.parameters = source
+            self.names = {name: name for name in source}
+        for name, p in self.parameters.items():
+            if p.is_complex():
+                raise ValueError(f"tensor {name}: {p.dtype}: expected real values")
         self.averages = {
             key: {name: p.detach().float().clone() for name, p in self.parameters.items()}
             for key in keys
         }
+
+    @property
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """The buffers that the module's `state_dict` has, as they are now; a mapping has none."""
+        if not isinstance(self.source, nn.Module):
+            return {}
+        names = self.source.state_dict().keys()
+        buffers = self.source.named_buffers(remove_duplicate=False)
+        return {name: buffer.detach() for name, buffer in buffers if name in names}
 
     @abstractmethod
     def beta(self, key: float, nimg: int, batch: int) -> float:
@@ -35,14 +56,14 @@ class Tracker(ABC):
 
     @abstractmethod
     def snapshots(self, nimg: int) -> dict[Snapshot, dict[str, torch.Tensor]]:
-        """All averages as they stand at time `nimg`, to be written."""
+        """All averages as they are at time `nimg`, to be written."""
 
     @torch.no_grad()
     def update(self, nimg: int, batch: int) -> None:
-        """Take in the current parameters.
+        """Add the current parameters to the averages.
 
         Args:
-            nimg: images seen in training, this step's batch included.
+            nimg: images seen in training, including this step's batch.
             batch: images in this step.
         """
         current = [p.detach().float() for p in self.parameters.values()]
@@ -52,8 +73,8 @@ class Tracker(ABC):
 
     def tensors(self, key: float) -> dict[str, torch.Tensor]:
         """One average, float32, with the current buffers."""
-        buffers = {name: buffer.detach() for name, buffer in self.buffers.items()}
-        return {**self.averages[key], **buffers}
+        average = self.averages[key]
+        return {name: average[source] for name, source in self.names.items()} | self.buffers
 
     def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
         return {repr(key): dict(average) for key, average in self.averages.items()}
@@ -72,6 +93,9 @@ class PowerEMA(Tracker):
         Args:
             source: what is averaged, a module or a mapping of named tensors; read at each update.
             sigma_rels: EMA lengths, each within (0, 0.2886).
+
+        Raises:
+            ValueError: an impossible length, or a complex parameter.
         """
         self.gammas = {sigma_rel: sigma_rel_to_gamma(sigma_rel) for sigma_rel in sigma_rels}
         super().__init__(source, sigma_rels)
@@ -84,14 +108,17 @@ class PowerEMA(Tracker):
 
 
 class TraditionalEMA(Tracker):
-    """The one average of EDM: a fixed half-life, shorter in early training (EDM2 config A)."""
+    """The single average of EDM: a fixed half-life, shorter early in training (EDM2 config A)."""
 
     def __init__(self, source: nn.Module | Tensors, halflife_nimg: float, rampup: float) -> None:
         """
         Args:
             source: what is averaged, a module or a mapping of named tensors; read at each update.
             halflife_nimg: in images.
-            rampup: half-life over training time so far, at most.
+            rampup: upper limit of the half-life, relative to the training time so far.
+
+        Raises:
+            ValueError: a complex parameter.
         """
         self.halflife_nimg, self.rampup = halflife_nimg, rampup
         super().__init__(source, [halflife_nimg])

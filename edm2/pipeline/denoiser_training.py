@@ -8,7 +8,7 @@ import torch
 from edm2.data.latents import LatentShards
 from edm2.diffusion.setup import denoiser_for, save_network
 from edm2.diffusion.training import DenoiserTask, batches
-from edm2.ema.gather import write_index
+from edm2.ema.index import write_index
 from edm2.ema.store import SnapshotStore, remove_snapshots_after, write_snapshot
 from edm2.ema.tracker import PowerEMA, TraditionalEMA
 from edm2.params import Params
@@ -22,8 +22,8 @@ from edm2.runtime.randomness import torch_seed
 
 
 def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
-    """Train the denoiser that `params` describe, and write to `out` snapshots of its averages and
-    its final weights.
+    """Train the denoiser that `params` describe; write snapshots of its averages and its final
+    weights to `out`.
     """
     seed, ema = params.seed, params.ema
     out.mkdir(exist_ok=True)

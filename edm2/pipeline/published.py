@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edm2.diffusion.published import convert_names, infer_denoiser
-from edm2.ema.gather import write_index
+from edm2.ema.index import write_index
 from edm2.ema.pickles import read_published
-from edm2.ema.store import Snapshot, SnapshotStore, check_snapshots, write_snapshot
+from edm2.ema.store import Snapshot, SnapshotStore, check_headers, write_snapshot
 from edm2.params import UserError
 from edm2.params.checks import project_root
 from edm2.params.diffusion import Diffusion
 from edm2.params.sizes import SIZES
 from edm2.runtime.progress import track
 
-NAME = re.compile(r".*-(\d+)-(0\.\d+)\.pkl")  # thousand images, EMA length
+NAME = re.compile(r".*-(\d+)-(0\.\d+)\.pkl")  # time in thousands of images, EMA length
 
 
 def published_files(folder: str | None) -> list[Path]:
-    """The pickles of `folder`, relative to the project; none if there is no folder."""
+    """The pickles in `folder`, which is relative to the project; none if it is None."""
     return sorted((project_root() / folder).glob("*.pkl")) if folder else []
 
 
@@ -30,23 +30,24 @@ def describe_published(folder: str | None) -> str:
 def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) -> None:
     """Write the raw networks of pickles into a store, one snapshot each.
 
-    Time and EMA length are read from the file names: edm2-img512-s-2147483-0.130.pkl.
+    Time and EMA length are read from the file names, like edm2-img512-s-2147483-0.130.pkl.
 
     Raises:
         UserError: there are no pickles; a file name has no time and length; a file is refused, or
-            holds another network than params describe.
+            holds a network other than the one that params describe.
     """
     if not paths:
         raise UserError(
-            "ema.path or guidance.path: expected published networks (*.pkl) in it, found none."
+            "ema.path or guidance.path: no published networks (*.pkl) in this folder. Set it to a "
+            "folder of them, relative to the project."
         )
     channels = SIZES[diffusion.size].channels if diffusion.size else diffusion.channels
     for path in track(paths, "read published networks", len(paths), "file"):
         match = NAME.fullmatch(path.name)
         if match is None:
             raise UserError(
-                f"{path}: expected a name that ends in thousand images and EMA length, "
-                "like edm2-img512-s-2147483-0.130.pkl."
+                f"{path}: expected a name that ends in training time (thousands of images) and EMA "
+                "length, like edm2-img512-s-2147483-0.130.pkl."
             )
         tensors = read_published(path).tensors
         denoiser = infer_denoiser(tensors)
@@ -55,14 +56,14 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
                 f"{path}: a network of {denoiser.shape.channels} channels, but "
                 f"diffusion.size and diffusion.channels say {channels}."
             )
-        own = {
+        unet = {
             name.removeprefix("unet."): tensor
             for name, tensor in convert_names(tensors, denoiser).items()
             if name.startswith("unet.")
         }
         snapshot = Snapshot.power(int(match[1]) * 1000, float(match[2]))
         buffers = [name for name, _ in denoiser.unet.named_buffers()]
-        write_snapshot(folder, snapshot, own, buffers)
+        write_snapshot(folder, snapshot, unet, buffers)
     store = SnapshotStore(folder)
-    check_snapshots(store)
+    check_headers(store)
     write_index(store)

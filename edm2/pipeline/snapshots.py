@@ -1,6 +1,8 @@
 """The snapshot store of a config: of its own training, or of published networks."""
 
-from edm2.ema.gather import gather
+import os
+
+from edm2.ema.index import index_training
 from edm2.ema.store import SnapshotStore
 from edm2.params import Params
 from edm2.pipeline.paths import store_folder, training_folder
@@ -9,13 +11,18 @@ from edm2.pipeline.runner import StageContext
 
 
 def snapshot_emas(context: StageContext) -> None:
-    """Write the store: every snapshot readable, finite and of one network."""
-    params, out = context.params, context.out(store_folder(context.config))
+    """Write the store: an index of the training's snapshots, or the published networks."""
+    params, store = context.params, store_folder(context.config)
     if params.ema.source == "published":
-        import_published(published_files(params.ema.path), out, params.diffusion)
+        import_published(published_files(params.ema.path), context.out(store), params.diffusion)
     else:
-        source = SnapshotStore(training_folder(context.config))
-        gather(source, out, params.diffusion.duration_nimg)
+        training = training_folder(context.config)
+        index_training(
+            SnapshotStore(training),
+            context.out(store),
+            os.path.relpath(training, store),
+            params.diffusion.duration_nimg,
+        )
 
 
 def external_inputs(params: Params) -> str:

@@ -1,4 +1,4 @@
-"""The networks of a sweep: which averages params ask for, and their reconstruction."""
+"""The networks of a sweep: the averages that params list, and their reconstruction."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ class PlannedNetwork:
     Attributes:
         tensors: pattern of the tensors that have `ema_length`; "all" for a whole network.
         target: the average: length, time, and lengths of single tensors.
-        file: its name below the sweep's folder.
+        file: its name in the sweep's folder.
         guide: name of its guide's file, if it has one.
     """
 
@@ -39,27 +39,27 @@ class PlannedNetwork:
 
 
 def sweep_ema(context: StageContext) -> None:
-    """Reconstruct one network per EMA length, time and tensor; averages of fixed length are copied."""
+    """Reconstruct one network per EMA length, time and tensor; copy averages of fixed length."""
     params, out = context.params, context.out(sweep_folder(context.config))
     out.mkdir(exist_ok=True)
     store = SnapshotStore(store_folder(context.config))
-    if store.fixed:
+    if store.has_fixed_lengths:
         print(
             f"note: the averages of config {context.config} have a fixed length; sweep.ema_lengths "
             "and sweep.tensors have no effect."
         )
     dtype = DTYPES[params.sweep.dtype]
     planned = list(plan_networks(store, params.sweep))
-    own = {network.file: network.target for network in planned}
+    targets = {network.file: network.target for network in planned}
     if params.guidance.guide == "snapshot":
         planned, guides = _with_guides(planned, store, params.guidance, "")
-        own |= guides
+        targets |= guides
     elif params.guidance.guide in ("trained", "published"):
         source = SnapshotStore(guide_folder(context.config))
         planned, guides = _with_guides(planned, source, params.guidance, "guide-")
         _reconstruct(source, guides, out, dtype)
-    made = _reconstruct(store, own, out, dtype)
-    networks = [_swept(network, made[network.file], params) for network in planned]
+    reconstructions = _reconstruct(store, targets, out, dtype)
+    networks = [_record(network, reconstructions[network.file], params) for network in planned]
     for network in networks:
         if network.tensors == ALL and network.nimg == store.end:
             quality = {
@@ -72,11 +72,11 @@ def sweep_ema(context: StageContext) -> None:
 
 
 def plan_networks(store: SnapshotStore, sweep: Sweep) -> Iterator[PlannedNetwork]:
-    """The networks that params ask for: whole ones at each time, then the tensor patterns in turn."""
+    """The networks that params list: whole ones at each time, then each pattern of tensors."""
     for nimg in sweep.nimg or (store.end,):
-        for length in (store.at(nimg).sigma_rel,) if store.fixed else sweep.ema_lengths:
+        for length in (store.at(nimg).sigma_rel,) if store.has_fixed_lengths else sweep.ema_lengths:
             yield PlannedNetwork(ALL, length, Target(length, nimg), _file(nimg, length))
-    if store.fixed:
+    if store.has_fixed_lengths:
         return
     patterns = [
         p for entry in sweep.tensors for p in (PAPER_TENSORS if entry == "paper" else [entry])
@@ -84,7 +84,7 @@ def plan_networks(store: SnapshotStore, sweep: Sweep) -> Iterator[PlannedNetwork
     for number, pattern in enumerate(patterns):
         names = matching(pattern, store.parameters)
         for length in sweep.ema_lengths:
-            assert sweep.tensors_base is not None  # params have one wherever there are patterns
+            assert sweep.tensors_base is not None  # params require it with patterns
             yield PlannedNetwork(
                 pattern,
                 length,
@@ -96,10 +96,10 @@ def plan_networks(store: SnapshotStore, sweep: Sweep) -> Iterator[PlannedNetwork
 def _with_guides(
     networks: list[PlannedNetwork], source: SnapshotStore, guidance: Guidance, prefix: str
 ) -> tuple[list[PlannedNetwork], dict[str, Target]]:
-    """The networks with the files of their guides, and what those guides are.
+    """The networks with the files of their guides, and the guides' targets by file.
 
-    A guide has the length and time that params say; else those of its network, or the end of the
-    guide's own training.
+    A guide has the length and time that params set; otherwise the length of its network, and the time
+    of its network or the end of the guide's own training.
 
     Args:
         source: snapshots that the guides are made from.
@@ -109,7 +109,7 @@ def _with_guides(
     for network in networks:
         nimg = guidance.nimg or (source.end if prefix else network.target.nimg) or source.end
         length = guidance.ema_length or network.target.sigma_rel
-        if source.fixed:
+        if source.has_fixed_lengths:
             length = source.at(nimg).sigma_rel
         file = prefix + _file(nimg, length)
         guides[file] = Target(length, nimg)
@@ -126,28 +126,29 @@ def _file(nimg: int, length: float, kind: str = "") -> str:
 def _reconstruct(
     store: SnapshotStore, targets: Mapping[str, Target], out: Path, dtype: torch.dtype
 ) -> dict[str, Reconstruction]:
-    """Write the averages in one pass over the snapshots; warn of those with a large error."""
+    """Write the averages in one pass over the snapshots; warn about those with a large error."""
     paths = {out / name: target for name, target in targets.items()}
-    made = (copy_files if store.fixed else reconstruct_files)(store, paths, dtype)
-    for path, reconstruction in zip(paths, made, strict=True):
+    write_files = copy_files if store.has_fixed_lengths else reconstruct_files
+    reconstructions = write_files(store, paths, dtype)
+    for path, reconstruction in zip(paths, reconstructions, strict=True):
         if not reconstruction.trustworthy:
             print(
                 f"warning: {path.name}: the response function of this reconstruction has an error "
                 f"of {reconstruction.error:.1%}. Take more snapshots (ema.snapshot_nimg)."
             )
-    return dict(zip(targets, made, strict=True))
+    return dict(zip(targets, reconstructions, strict=True))
 
 
-def _swept(network: PlannedNetwork, made: Reconstruction, params: Params) -> SweptNetwork:
+def _record(network: PlannedNetwork, average: Reconstruction, params: Params) -> SweptNetwork:
     return SweptNetwork(
         file=network.file,
         guide=network.guide,
         tensors=network.tensors,
         ema_length=network.ema_length,
         tensors_base=None if network.tensors == ALL else params.sweep.tensors_base,
-        nimg=made.nimg,
-        average=made.average,
-        error=made.error,
-        weight_sum=made.weight_sum,
-        snapshots=made.snapshots,
+        nimg=average.nimg,
+        average=average.average,
+        error=average.error,
+        weight_sum=average.weight_sum,
+        snapshots=average.snapshots,
     )

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edm2.ema import Snapshot, SnapshotStore, TraditionalEMA, reconstruct, write_snapshot
+from edm2.ema.index import index_training, write_index
 from edm2.runtime.manifest import write_manifest
 
 TIMES, LENGTHS = range(100, 1001, 100), (0.05, 0.10)
@@ -31,7 +32,7 @@ def averages_in(folder):
 
 
 def rows(out):
-    """The cells of the printed table, without its head."""
+    """The cells of the printed table, without its heading."""
     return [line.split("\t") for line in out.splitlines()[1:]]
 
 
@@ -60,17 +61,17 @@ def test_verify_accepts_an_undamaged_store(folder, run):
     assert "20 snapshots up to 1000 images" in done.out
 
 
-def test_verify_names_the_file_and_tensor_that_is_not_finite(folder, run):
+def test_verify_names_the_file_and_tensor_of_values_that_are_not_finite(folder, run):
     snapshot = SnapshotStore(folder).snapshots[3]
-    tensors = {"w": torch.full((4, 3), torch.nan), "freqs": torch.ones(2)}
-    facts = {
+    tensors = {"w": torch.full((4, 3), torch.nan).half(), "freqs": torch.ones(2).half()}
+    metadata = {
         "nimg": snapshot.nimg,
         "sigma_rel": snapshot.sigma_rel,
         "halflife_nimg": None,
         "rampup": None,
         "buffers": ["freqs"],
     }
-    save_file(tensors, folder / snapshot.file, {"snapshot": json.dumps(facts)})
+    save_file(tensors, folder / snapshot.file, {"snapshot": json.dumps(metadata)})
     done = run("ema", "verify", folder)
     assert (done.status, done.out) == (2, "")
     assert f"{snapshot.file}: tensor w" in done.err
@@ -89,6 +90,38 @@ def test_verify_compares_checksums_where_there_is_a_manifest(folder, run):
     assert "SHA-256" in done.err
 
 
+@pytest.fixture
+def indexed(folder):
+    """A store that refers to the snapshots of a finished training, and that training's folder."""
+    write_index(SnapshotStore(folder))
+    index_training(SnapshotStore(folder), folder.parent / "index", "../store", 1000)
+    return folder.parent / "index", folder
+
+
+def test_commands_follow_an_index_to_its_training(indexed, tmp_path, run):
+    index, training = indexed
+    assert run("ema", "list", index).out == run("ema", "list", training).out
+    assert "20 snapshots" in run("ema", "verify", index).out
+    for store in (index, training):
+        out = tmp_path / "out" / store.name
+        assert run("ema", "reconstruct", store, "--lengths", "0.07", "--out", out).status == 0
+    (name,) = averages_in(out)
+    one, other = ((tmp_path / "out" / store.name / name).read_bytes() for store in indexed)
+    assert one == other
+
+
+def test_verify_reads_the_training_that_an_index_refers_to(indexed, run):
+    index, training = indexed
+    path = training / Snapshot.power(300, 0.10).file
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    assert run("ema", "list", index).status == 0  # sizes and headers are as they were
+    done = run("ema", "verify", index)
+    assert (done.status, done.out) == (2, "")
+    assert str(path) in done.err
+
+
 @pytest.mark.parametrize("command", ["list", "verify"])
 def test_a_folder_without_snapshots_is_refused(tmp_path, run, command):
     for store in (tmp_path, tmp_path / "nowhere"):
@@ -98,7 +131,7 @@ def test_a_folder_without_snapshots_is_refused(tmp_path, run, command):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "lengths"),
+    ("text", "lengths"),
     [
         ("0.07", [0.07]),
         ("0.05,0.10", [0.05, 0.1]),
@@ -106,29 +139,29 @@ def test_a_folder_without_snapshots_is_refused(tmp_path, run, command):
         ("0.06…0.12 by 0.03", [0.06, 0.09, 0.12]),
     ],
 )
-def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, wanted, lengths):
+def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, text, lengths):
     out = tmp_path / "out"
-    done = run("ema", "reconstruct", folder, "--lengths", wanted, "--out", out)
+    done = run("ema", "reconstruct", folder, "--lengths", text, "--out", out)
     assert (done.status, done.err) == (0, "")
     names = [f"000000001000-ema_length-{length!r}.safetensors" for length in lengths]
     assert averages_in(out) == sorted(names)
     described = json.loads((out / "averages.json").read_text())
     assert set(described) == set(names)
-    for name, row, (spec, tensors) in zip(
+    for name, row, (average, tensors) in zip(
         names, rows(done.out), reconstruct(SnapshotStore(folder), lengths), strict=True
     ):
-        found = load_file(out / name)
-        assert found["w"].dtype == torch.float16
-        assert torch.equal(found["w"], tensors["w"].half())
-        assert found["freqs"].tolist() == [1, 1]
-        assert described[name]["error"] == pytest.approx(spec.error)
-        assert described[name]["weight_sum"] == pytest.approx(spec.weight_sum)
-        assert (described[name]["sigma_rel"], described[name]["nimg"]) == (spec.sigma_rel, 1000)
+        written = load_file(out / name)
+        assert written["w"].dtype == torch.float16
+        assert torch.equal(written["w"], tensors["w"].half())
+        assert written["freqs"].tolist() == [1, 1]
+        assert described[name]["error"] == pytest.approx(average.error)
+        assert described[name]["weight_sum"] == pytest.approx(average.weight_sum)
+        assert (described[name]["sigma_rel"], described[name]["nimg"]) == (average.sigma_rel, 1000)
         assert row == [
-            f"{spec.sigma_rel:g}",
+            f"{average.sigma_rel:g}",
             "1000",
-            f"{spec.error:.3g}",
-            f"{spec.weight_sum:.4f}",
+            f"{average.error:.3g}",
+            f"{average.weight_sum:.4f}",
             "20",
             str(out / name),
         ]
@@ -137,19 +170,19 @@ def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, wanted
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_reconstruct_at_another_time_and_in_another_dtype(folder, tmp_path, run, dtype):
     out = tmp_path / "out"
-    wanted = ("--lengths", "0.1", "--nimg", 700, "--dtype", dtype)
-    assert run("ema", "reconstruct", folder, "--out", out, *wanted).status == 0
+    options = ("--lengths", "0.1", "--nimg", 700, "--dtype", dtype)
+    assert run("ema", "reconstruct", folder, "--out", out, *options).status == 0
     assert averages_in(out) == ["000000000700-ema_length-0.1.safetensors"]
-    found = load_file(out / "000000000700-ema_length-0.1.safetensors")["w"]
-    assert found.dtype == getattr(torch, dtype)
+    written = load_file(out / "000000000700-ema_length-0.1.safetensors")["w"]
+    assert written.dtype == getattr(torch, dtype)
     stored = load_file(folder / Snapshot.power(700, 0.10).file)["w"]
-    torch.testing.assert_close(found.float(), stored.float(), rtol=2**-7, atol=1e-5)
+    torch.testing.assert_close(written.float(), stored.float(), rtol=2**-7, atol=1e-5)
 
 
 def test_an_average_with_a_large_error_is_written_with_a_warning_and_status_1(
     folder, tmp_path, run
 ):
-    """0.01 of the training is much less than the time between two snapshots."""
+    """0.01 of the training is much shorter than the time between two snapshots."""
     out = tmp_path / "out"
     done = run("ema", "reconstruct", folder, "--lengths", "0.01,0.08", "--out", out)
     assert done.status == 1
@@ -163,11 +196,11 @@ def test_an_average_with_a_large_error_is_written_with_a_warning_and_status_1(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lengths", "0.3"], "0.3: expected within"),
-        (["--lengths", "0.1,0"], "0.0: expected within"),
-        (["--lengths", "nan"], "expected within"),
-        (["--lengths", "0.1", "--nimg", "99"], "between 100 and 1000"),
-        (["--lengths", "0.1", "--nimg", "1001"], "between 100 and 1000"),
+        (["--lengths", "0.3"], "0.3"),
+        (["--lengths", "0.1,0"], "0.0"),
+        (["--lengths", "nan"], "nan"),
+        (["--lengths", "0.1", "--nimg", "99"], "100 and 1000"),
+        (["--lengths", "0.1", "--nimg", "1001"], "100 and 1000"),
     ],
 )
 def test_impossible_lengths_and_times_are_refused(folder, tmp_path, run, options, message):
@@ -180,7 +213,7 @@ def test_impossible_lengths_and_times_are_refused(folder, tmp_path, run, options
 @pytest.mark.parametrize(
     "value", ["", "short", "0.1;0.2", "0.2...0.1 by 0.01", "0.1 by 0.1", "0.1,"]
 )
-def test_text_that_is_no_list_of_lengths_is_refused(folder, tmp_path, run, value):
+def test_text_that_is_not_a_list_of_lengths_is_refused(folder, tmp_path, run, value):
     out = tmp_path / "out"
     done = run("ema", "reconstruct", folder, "--lengths", value, "--out", out)
     assert (done.status, done.out) == (2, "")
@@ -206,7 +239,7 @@ def test_files_are_replaced_only_with_force(folder, tmp_path, run):
         assert load_file(out / name)["w"].dtype == torch.float32
 
 
-def test_averages_made_later_leave_the_description_of_earlier_ones(folder, tmp_path, run):
+def test_a_later_call_keeps_the_descriptions_of_earlier_averages(folder, tmp_path, run):
     out = tmp_path / "out"
     command = ("ema", "reconstruct", folder, "--out", out, "--lengths")
     run(*command, "0.08")
@@ -218,7 +251,7 @@ def test_averages_made_later_leave_the_description_of_earlier_ones(folder, tmp_p
 
 
 @pytest.mark.parametrize("text", ["{", "3"])
-def test_a_damaged_description_is_named_before_anything_is_made(folder, tmp_path, run, text):
+def test_a_damaged_description_is_reported_before_anything_is_written(folder, tmp_path, run, text):
     index = tmp_path / "out/averages.json"
     index.parent.mkdir()
     index.write_text(text)
@@ -228,7 +261,7 @@ def test_a_damaged_description_is_named_before_anything_is_made(folder, tmp_path
     assert contents(index.parent) == {index.name: text.encode()}
 
 
-def test_as_a_program_tables_go_to_stdout_and_messages_to_stderr(folder, tmp_path, program):
+def test_the_program_prints_tables_to_stdout_and_messages_to_stderr(folder, tmp_path, program):
     command = ("ema", "reconstruct", "store", "--lengths", "0.01", "--out", "out")
     warned, refused = program(*command, cwd=tmp_path), program(*command, cwd=tmp_path)
     assert (warned.status, refused.status) == (1, 2)

@@ -1,4 +1,4 @@
-"""Averages written to files piece by piece: the same sums, each byte read once, little memory."""
+"""Averages written to files chunk by chunk: the same sums, each byte read once, little memory."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ from edm2.params import UserError
 
 SHAPES = {"a.weight": (7, 11), "gain": (), "z": (3, 5, 2), "bias": (13,), "empty": (0, 4)}
 TIMES, LENGTHS, LATEST = (100, 200, 300, 400), (0.05, 0.10), 400
-EXACT = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}  # of a value's rounding
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}  # relative
 
 
 def make_store(folder, dtype=torch.float32, shapes=SHAPES):
@@ -41,7 +41,7 @@ def make_store(folder, dtype=torch.float32, shapes=SHAPES):
     return SnapshotStore(folder)
 
 
-def by_hand(store, name, length, nimg=LATEST):
+def expected_sum(store, name, length, nimg=LATEST):
     """Σ x θ̂ in float64."""
     snapshots = store.snapshots
     x = solve_weights(
@@ -51,33 +51,33 @@ def by_hand(store, name, length, nimg=LATEST):
     return np.einsum("i,i...->...", x, np.stack(files))
 
 
-def whole(store, weights):
-    """What `combine` hands over, as tensors [sums, values] by name: pieces without overlap or gap."""
-    paths, found = [store.path(s) for s in store.snapshots], {}
+def combined(store, weights):
+    """Tensors [sums, values] by name, from the chunks that `combine` passes on, which must adjoin."""
+    paths, tensors = [store.path(s) for s in store.snapshots], {}
     combine(
         paths,
         store.parameters,
         weights,
-        lambda name, begin, sums: found.setdefault(name, {}).update({begin: sums.clone()}),
+        lambda name, begin, sums: tensors.setdefault(name, {}).update({begin: sums.clone()}),
     )
-    for name, parts in found.items():
-        ends = np.cumsum([0, *(parts[begin].shape[1] for begin in sorted(parts))])
-        assert sorted(parts) == list(ends[:-1])
-        found[name] = torch.cat([parts[begin] for begin in sorted(parts)], 1)
-    return found
+    for name, chunks in tensors.items():
+        ends = np.cumsum([0, *(chunks[begin].shape[1] for begin in sorted(chunks))])
+        assert sorted(chunks) == list(ends[:-1])
+        tensors[name] = torch.cat([chunks[begin] for begin in sorted(chunks)], 1)
+    return tensors
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_share_the_pieces_and_change_nothing(tmp_path, monkeypatch, threads):
-    """Nor do they change how many threads PyTorch has, even if one fails."""
-    monkeypatch.setattr(combining, "PIECE_VALUES", 40)
+def test_sums_do_not_depend_on_the_number_of_threads(tmp_path, monkeypatch, threads):
+    """And PyTorch has as many threads as before, even if one fails."""
+    monkeypatch.setattr(combining, "CHUNK_VALUES", 40)
     monkeypatch.setattr(combining, "PRODUCT_VALUES", 24)
     store = make_store(tmp_path / "store")
     weights = torch.randn(3, len(store.snapshots))
-    expected = whole(store, lambda _: weights)
+    expected = combined(store, lambda _: weights)
     torch.set_num_threads(threads)
-    found = whole(store, lambda _: weights)
-    assert all(torch.equal(found[name], sums) for name, sums in expected.items())
+    sums = combined(store, lambda _: weights)
+    assert all(torch.equal(sums[name], values) for name, values in expected.items())
 
     def fail(*_):
         raise ZeroDivisionError
@@ -88,37 +88,37 @@ def test_threads_share_the_pieces_and_change_nothing(tmp_path, monkeypatch, thre
 
 
 @pytest.mark.parametrize(
-    ("piece_values", "product_values"),
+    ("chunk_values", "product_values"),
     [(1, 1), (8, 8), (40, 40), (40, 24), (7 * 8, 1), (7 * 8, 999), (2**23, 2**20)],
 )
-@pytest.mark.parametrize("dtype", EXACT, ids=str)
-@pytest.mark.parametrize("out_dtype", EXACT, ids=str)
-def test_files_and_memory_hold_the_plain_sum(
-    tmp_path, monkeypatch, piece_values, product_values, dtype, out_dtype
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+@pytest.mark.parametrize("out_dtype", ROUNDING, ids=str)
+def test_averages_in_files_and_in_memory_are_the_weighted_sums(
+    tmp_path, monkeypatch, chunk_values, product_values, dtype, out_dtype
 ):
-    """For pieces of one value, of some that divide a tensor's or do not, and of all; and for products
-    of a piece's parts.
+    """With chunks of one value, of some values (which divide a tensor evenly or not) and of all, and
+    with products of parts of a chunk.
     """
-    monkeypatch.setattr(combining, "PIECE_VALUES", piece_values)
+    monkeypatch.setattr(combining, "CHUNK_VALUES", chunk_values)
     monkeypatch.setattr(combining, "PRODUCT_VALUES", product_values)
     store, lengths = make_store(tmp_path / "store", dtype), (0.03, 0.08, 0.15)
     targets = {tmp_path / f"{s}.safetensors": Target(s) for s in lengths}
-    made = reconstruct_files(store, targets, out_dtype)
+    reconstructions = reconstruct_files(store, targets, out_dtype)
     in_memory = list(reconstruct(store, lengths))
-    assert made == [spec for spec, _ in in_memory]
-    assert [spec.sigma_rel for spec in made] == list(lengths)
-    for path, (spec, held) in zip(targets, in_memory, strict=True):
-        found = load_file(path)
-        assert set(found) == set(held) == {*SHAPES, "freqs", "count"}
+    assert reconstructions == [average for average, _ in in_memory]
+    assert [average.sigma_rel for average in reconstructions] == list(lengths)
+    for path, (average, tensors) in zip(targets, in_memory, strict=True):
+        stored = load_file(path)
+        assert set(stored) == set(tensors) == {*SHAPES, "freqs", "count"}
         for name, shape in SHAPES.items():
-            expected = by_hand(store, name, spec.sigma_rel)
-            assert found[name].dtype == out_dtype
-            assert held[name].dtype == torch.float32
-            assert found[name].shape == held[name].shape == shape
-            np.testing.assert_allclose(held[name].numpy(), expected, rtol=1e-5, atol=2e-5)
-            assert torch.equal(found[name], held[name].to(out_dtype))
+            expected = expected_sum(store, name, average.sigma_rel)
+            assert stored[name].dtype == out_dtype
+            assert tensors[name].dtype == torch.float32
+            assert stored[name].shape == tensors[name].shape == shape
+            np.testing.assert_allclose(tensors[name].numpy(), expected, rtol=1e-5, atol=2e-5)
+            assert torch.equal(stored[name], tensors[name].to(out_dtype))
             np.testing.assert_allclose(
-                found[name].double().numpy(), expected, rtol=EXACT[out_dtype], atol=2e-5
+                stored[name].double().numpy(), expected, rtol=ROUNDING[out_dtype], atol=2e-5
             )
 
 
@@ -127,82 +127,80 @@ def test_buffers_are_copied_whole_and_integers_stay_integers(tmp_path):
     targets = {tmp_path / "a.safetensors": Target(0.08), tmp_path / "b.safetensors": Target(0.2)}
     reconstruct_files(store, targets, torch.float16)
     for path in targets:
-        found = load_file(path)
-        assert found["freqs"].tolist() == [100.0] * 4
-        assert found["count"].tolist() == [400, 7]
-        assert found["count"].dtype == torch.int64
+        tensors = load_file(path)
+        assert tensors["freqs"].tolist() == [100.0] * 4
+        assert tensors["count"].tolist() == [400, 7]
+        assert tensors["count"].dtype == torch.int64
 
 
-def test_averages_of_other_times_come_from_what_was_stored_until_then(tmp_path):
-    """Together in one pass as each alone: sums, buffers and description."""
+def test_averages_of_earlier_times_use_only_the_snapshots_until_then(tmp_path):
+    """In one pass as each alone: sums, buffers and description."""
     store = make_store(tmp_path / "store")
-    wanted = {"x": Target(0.08, 200), "y": Target(0.08, 400), "z": Target(0.15, 350)}
-    together = {tmp_path / f"{name}.safetensors": t for name, t in wanted.items()}
-    made = reconstruct_files(store, together, torch.float32)
-    for (path, target), spec in zip(together.items(), made, strict=True):
+    targets = {"x": Target(0.08, 200), "y": Target(0.08, 400), "z": Target(0.15, 350)}
+    paths = {tmp_path / f"{name}.safetensors": target for name, target in targets.items()}
+    reconstructions = reconstruct_files(store, paths, torch.float32)
+    for (path, target), average in zip(paths.items(), reconstructions, strict=True):
         alone = tmp_path / "alone.safetensors"
-        assert reconstruct_files(store, {alone: target}, torch.float32) == [spec]
-        assert spec.nimg == target.nimg
-        assert spec.snapshots == 2 * (target.nimg // 100)
-        expected = by_hand(store, "z", target.sigma_rel, target.nimg)
-        np.testing.assert_allclose(load_file(path)["z"].numpy(), expected, rtol=1e-5, atol=2e-5)
-        found, other = load_file(path), load_file(alone)
-        for name in other:
-            torch.testing.assert_close(found[name], other[name], rtol=1e-6, atol=1e-6, msg=name)
+        assert reconstruct_files(store, {alone: target}, torch.float32) == [average]
+        assert average.nimg == target.nimg
+        assert average.snapshots == 2 * (target.nimg // 100)
+        tensors, expected = load_file(path), load_file(alone)
+        for name in expected:
+            torch.testing.assert_close(
+                tensors[name], expected[name], rtol=1e-6, atol=1e-6, msg=name
+            )
+        z = expected_sum(store, "z", target.sigma_rel, target.nimg)
+        np.testing.assert_allclose(tensors["z"].numpy(), z, rtol=1e-5, atol=2e-5)
 
 
-def test_lengths_of_single_tensors_change_those_tensors_alone(tmp_path):
+def test_lengths_of_single_tensors_change_only_those_tensors(tmp_path):
     store = make_store(tmp_path / "store")
-    plain, other = tmp_path / "plain.safetensors", tmp_path / "other.safetensors"
-    others = {"a.weight": 0.2, "gain": 0.03}
-    targets = {plain: Target(0.08), other: Target(0.08, others=others)}
-    specs = reconstruct_files(store, targets, torch.float32)
-    one, two = load_file(plain), load_file(other)
-    for name in one:
-        assert torch.equal(one[name], two[name]) == (name not in others)
-    for name, length in others.items():
-        expected = by_hand(store, name, length)
-        np.testing.assert_allclose(two[name].numpy(), expected, rtol=1e-5, atol=2e-5)
-    errors = {spec.sigma_rel: spec.error for spec, _ in reconstruct(store, [0.08, 0.2, 0.03])}
-    assert specs[0].error == pytest.approx(errors[0.08])
-    assert specs[1].error == pytest.approx(max(errors.values()))
-    assert specs[1].sigma_rel == 0.08
+    paths = [tmp_path / "uniform.safetensors", tmp_path / "mixed.safetensors"]
+    lengths = {"a.weight": 0.2, "gain": 0.03}
+    targets = [Target(0.08), Target(0.08, tensor_sigma_rels=lengths)]
+    averages = reconstruct_files(store, dict(zip(paths, targets, strict=True)), torch.float32)
+    uniform, mixed = map(load_file, paths)
+    for name in uniform:
+        assert torch.equal(uniform[name], mixed[name]) == (name not in lengths)
+    for name, length in lengths.items():
+        expected = expected_sum(store, name, length)
+        np.testing.assert_allclose(mixed[name].numpy(), expected, rtol=1e-5, atol=2e-5)
+    errors = {a.sigma_rel: a.error for a, _ in reconstruct(store, [0.08, 0.2, 0.03])}
+    assert averages[0].error == pytest.approx(errors[0.08])
+    assert averages[1].error == pytest.approx(max(errors.values()))
+    assert averages[1].sigma_rel == 0.08
 
 
-@pytest.mark.parametrize("piece_values", [24, 2**21])
-def test_each_byte_is_read_exactly_once_whatever_the_number_of_sums(
-    tmp_path, monkeypatch, piece_values
-):
-    monkeypatch.setattr(combining, "PIECE_VALUES", piece_values)
-    store, read, held = make_store(tmp_path / "store"), Counter(), threading.Lock()
-    plain = os.preadv
+@pytest.mark.parametrize("chunk_values", [24, 2**21])
+def test_each_byte_is_read_exactly_once_for_any_number_of_sums(tmp_path, monkeypatch, chunk_values):
+    monkeypatch.setattr(combining, "CHUNK_VALUES", chunk_values)
+    store, reads, lock = make_store(tmp_path / "store"), Counter(), threading.Lock()
+    preadv = os.preadv
 
-    def counted(descriptor, buffers, position):
-        done, name = (
-            plain(descriptor, buffers, position),
-            os.readlink(f"/proc/self/fd/{descriptor}"),
-        )
-        with held:
-            read.update((os.path.basename(name), at) for at in range(position, position + done))
-        return done
+    def counting_preadv(descriptor, buffers, position):
+        count = preadv(descriptor, buffers, position)
+        file = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        with lock:
+            reads.update((file, at) for at in range(position, position + count))
+        return count
 
-    monkeypatch.setattr(os, "preadv", counted)
+    monkeypatch.setattr(os, "preadv", counting_preadv)
     weights = torch.ones(5, len(store.snapshots))
-    whole(store, lambda _: weights)
+    combined(store, lambda _: weights)
     values = sum(int(np.prod(shape)) for shape in SHAPES.values())
-    assert set(read.values()) == {1}
-    assert Counter(file for file, _ in read) == {s.file: 4 * values for s in store.snapshots}
+    assert set(reads.values()) == {1}
+    assert Counter(file for file, _ in reads) == {s.file: 4 * values for s in store.snapshots}
 
 
-@pytest.mark.parametrize("piece_values", [1, 100, 2**22])
-def test_a_sum_is_that_of_its_row_of_weights(tmp_path, monkeypatch, piece_values):
-    monkeypatch.setattr(combining, "PIECE_VALUES", piece_values)
+@pytest.mark.parametrize("chunk_values", [1, 100, 2**22])
+def test_each_sum_uses_its_row_of_weights(tmp_path, monkeypatch, chunk_values):
+    monkeypatch.setattr(combining, "CHUNK_VALUES", chunk_values)
     store = make_store(tmp_path / "store")
     weights = torch.randn(3, len(store.snapshots))
     rows = {name: weights * k for k, name in enumerate(store.parameters, 1)}
-    found = whole(store, rows.__getitem__)
-    assert set(found) == set(store.parameters) - {"empty"}
-    for name, sums in found.items():
+    tensors = combined(store, rows.__getitem__)
+    assert set(tensors) == set(store.parameters) - {"empty"}
+    for name, sums in tensors.items():
         files = [load_file(store.path(s))[name].double().numpy().ravel() for s in store.snapshots]
         expected = rows[name].double().numpy() @ np.stack(files)
         np.testing.assert_allclose(sums.numpy(), expected, rtol=1e-4, atol=1e-4)
@@ -210,32 +208,32 @@ def test_a_sum_is_that_of_its_row_of_weights(tmp_path, monkeypatch, piece_values
 
 @pytest.mark.parametrize("snapshots", [1, 2, 30])
 @pytest.mark.parametrize("sums", [1, 40])
-def test_no_tensor_is_larger_than_a_piece(tmp_path, monkeypatch, snapshots, sums):
-    """Of 8 bytes a value, whatever the number of files and sums, and however large their tensors."""
-    monkeypatch.setattr(combining, "PIECE_VALUES", 600)
-    paths, largest, empty = [], [], torch.empty
+def test_no_allocation_is_larger_than_a_chunk(tmp_path, monkeypatch, snapshots, sums):
+    """8 bytes per value, for any number of files and sums, and tensors of any size."""
+    monkeypatch.setattr(combining, "CHUNK_VALUES", 600)
+    paths, sizes, empty = [], [], torch.empty
     for k in range(snapshots):
         paths.append(tmp_path / f"{k}.safetensors")
         save_file({"x": torch.ones(100, 50), "y": torch.ones(7)}, paths[-1])
 
-    def allocated(*size, **options):  # all that a worker needs
-        largest.append(empty(*size, **options).nbytes)
+    def recording_empty(*size, **options):
+        sizes.append(empty(*size, **options).nbytes)
         return empty(*size, **options)
 
-    monkeypatch.setattr(torch, "empty", allocated)
+    monkeypatch.setattr(torch, "empty", recording_empty)
     weights, counts = torch.ones(sums, snapshots), []
     combine(
         paths,
         ["x", "y"],
         lambda _: weights,
-        lambda name, begin, found: counts.append(found.shape[1]),
+        lambda name, begin, sums: counts.append(sums.shape[1]),
     )
     assert sum(counts) == 5007
-    assert 0 < max(largest) <= 600 * 8
-    assert len(largest) <= 3 * torch.get_num_threads()
+    assert 0 < max(sizes) <= 600 * 8
+    assert len(sizes) <= 3 * torch.get_num_threads()
 
 
-def test_what_does_not_fit_float16_is_refused_and_leaves_no_file(tmp_path):
+def test_values_outside_of_float16_are_refused_and_leave_no_file(tmp_path):
     folder, out = tmp_path / "store", tmp_path / "out"
     for nimg in (100, 200):
         for length in LENGTHS:
@@ -243,20 +241,20 @@ def test_what_does_not_fit_float16_is_refused_and_leaves_no_file(tmp_path):
             write_snapshot(folder, Snapshot.power(nimg, length), tensors, [], torch.float32)
     store = SnapshotStore(folder)
     targets = {out / "a.safetensors": Target(0.08), out / "b.safetensors": Target(0.1)}
-    with pytest.raises(UserError, match="tensor large: not all values are finite in .*float16"):
+    with pytest.raises(UserError, match=r"tensor large.*float16"):
         reconstruct_files(store, targets, torch.float16)
     assert not list(out.iterdir())
     reconstruct_files(store, targets, torch.bfloat16)
     assert {path.name for path in out.iterdir()} == {"a.safetensors", "b.safetensors"}
 
 
-def test_a_refused_sum_leaves_the_file_that_stood_there(tmp_path):
+def test_a_refused_sum_leaves_the_existing_file(tmp_path):
     store = make_store(tmp_path / "store")
     path = tmp_path / "kept.safetensors"
     path.write_bytes(b"before")
-    broken = {"a.weight": torch.full(SHAPES["a.weight"], torch.nan)}
+    diverged = {"a.weight": torch.full(SHAPES["a.weight"], torch.nan)}
     last = store.path(store.snapshots[-1])
-    save_file({**load_file(last), **broken}, last)
+    save_file({**load_file(last), **diverged}, last)
     with pytest.raises(UserError, match=r"a\.weight"):
         reconstruct_files(store, {path: Target(0.08)}, torch.float32)
     assert path.read_bytes() == b"before"
@@ -264,23 +262,23 @@ def test_a_refused_sum_leaves_the_file_that_stood_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "difference"),
     [
-        ({"z": torch.ones(3, 2, 5)}, r"tensor z: .*\[3, 2, 5\], expected .*\[3, 5, 2\]"),
-        ({"z": torch.ones(3, 5, 2).half()}, r"tensor z: .*float16 .*expected .*float32"),
-        ({"z": None}, "tensor z: missing, expected"),
+        ({"z": torch.ones(3, 2, 5)}, r"\[3, 2, 5\].*\[3, 5, 2\]"),
+        ({"z": torch.ones(3, 5, 2).half()}, "float16.*float32"),
+        ({"z": None}, "missing"),
     ],
 )
 @pytest.mark.parametrize("which", [0, 3, 7])
-def test_snapshots_of_other_networks_are_refused_by_name(tmp_path, change, complaint, which):
-    """Also where the first or the last of them is the odd one."""
+def test_snapshots_of_other_networks_are_refused_by_tensor(tmp_path, change, difference, which):
+    """Also if the first or the last differs from all others."""
     store = make_store(tmp_path / "store")
     path = store.path(store.snapshots[which])
-    spoiled = {name: t for name, t in {**load_file(path), **change}.items() if t is not None}
-    save_file(spoiled, path)
+    changed = {name: t for name, t in {**load_file(path), **change}.items() if t is not None}
+    save_file(changed, path)
     with pytest.raises(UserError, match=r"\.safetensors: tensor z") as refused:
         reconstruct_files(store, {tmp_path / "x.safetensors": Target(0.08)}, torch.float32)
     if which == 3:
         assert path.name in str(refused.value)
-        refused.match(complaint)
+        refused.match(difference)
     assert not (tmp_path / "x.safetensors").exists()

@@ -1,4 +1,4 @@
-"""A toy training of several tensors: snapshots and averages against sums over its whole course."""
+"""A toy training of several tensors: snapshots and averages against sums over all its steps."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from torch import nn
 from edm2.ema import PowerEMA, Snapshot, SnapshotStore, reconstruct, write_snapshot
 
 STEPS, BATCH, EVERY = 400, 32, 20
-STORED, WANTED = (0.05, 0.10), (0.02, 0.035, 0.07, 0.13, 0.2, 0.25)
+STORED, TARGETS = (0.05, 0.10), (0.02, 0.035, 0.07, 0.13, 0.2, 0.25)
 TIMES = [STEPS, 300, 160]
 SHAPES = {"conv.weight": (4, 3, 2), "gain": (), "linear": (5, 7), "bias": (6,)}
 
@@ -30,7 +30,7 @@ def shares(sigma_rel, steps):
 
 
 class Net(nn.Module):
-    """Parameters of all sorts of shapes, under dotted names, and a buffer."""
+    """Parameters of various shapes, some with dotted names, and a buffer."""
 
     def __init__(self):
         super().__init__()
@@ -44,13 +44,13 @@ class Net(nn.Module):
 def train(folder, source, parameters):
     """A random walk; its float64 positions [steps, values] by name, and the averages at TIMES."""
     rng = np.random.default_rng(1)
-    stored, direct = PowerEMA(source, STORED), PowerEMA(source, WANTED)
-    seen, averages = {name: [] for name in SHAPES}, {}
+    stored, direct = PowerEMA(source, STORED), PowerEMA(source, TARGETS)
+    walk, averages = {name: [] for name in SHAPES}, {}
     for step in range(1, STEPS + 1):
         with torch.no_grad():
             for name, tensor in parameters.items():
                 tensor += torch.from_numpy(np.asarray(rng.normal(size=SHAPES[name]) / 20)).float()
-                seen[name].append(tensor.double().numpy().ravel().copy())
+                walk[name].append(tensor.double().numpy().ravel().copy())
         if isinstance(source, nn.Module):
             source.count.fill_(step)
         for ema in (stored, direct):
@@ -59,10 +59,10 @@ def train(folder, source, parameters):
             for snapshot, tensors in stored.snapshots(step * BATCH).items():
                 write_snapshot(folder, snapshot, tensors, list(stored.buffers), torch.float32)
         if step in TIMES:
-            for length in WANTED:
-                found = {n: t.clone() for n, t in direct.tensors(length).items()}
-                averages[length, step] = found
-    return {name: np.stack(positions) for name, positions in seen.items()}, averages
+            for length in TARGETS:
+                tensors = direct.tensors(length)
+                averages[length, step] = {n: t.clone() for n, t in tensors.items()}
+    return {name: np.stack(positions) for name, positions in walk.items()}, averages
 
 
 @pytest.fixture(scope="module", params=["module", "mapping"])
@@ -80,7 +80,7 @@ def flat(tensors):
     return np.concatenate([tensors[name].double().numpy().ravel() for name in SHAPES])
 
 
-def test_a_tracked_average_is_the_sum_over_the_whole_course(toy):
+def test_a_tracked_average_is_the_sum_over_all_steps(toy):
     _, walk, averages = toy
     for (length, steps), tensors in averages.items():
         for name, positions in walk.items():
@@ -89,58 +89,60 @@ def test_a_tracked_average_is_the_sum_over_the_whole_course(toy):
 
 
 @pytest.mark.parametrize("steps", TIMES)
-def test_reconstructions_are_as_near_as_the_reported_error_says(toy, steps):
+def test_reconstructions_are_within_the_bound_of_the_reported_error(toy, steps):
     """Cauchy-Schwarz: |∫(Σ x p − p_r) θ dτ| ≤ error ‖p_r‖ ‖θ‖, ‖p_r‖² = (γ+1)² / ((2γ+1) t).
 
-    θ may be taken from its value at the end, as Σ x and ∫ p_r are 1, up to what `weight_sum` says.
+    θ may be measured from its value at the end, as Σ x and ∫ p_r are 1, up to the deviation of
+    `weight_sum`.
     """
     store, walk, averages = toy
-    course = np.concatenate([walk[name][:steps] for name in SHAPES], axis=1)
-    for spec, tensors in reconstruct(store, WANTED, steps * BATCH):
-        gamma, last = exponent(spec.sigma_rel), course[-1]
+    positions = np.concatenate([walk[name][:steps] for name in SHAPES], axis=1)
+    for average, tensors in reconstruct(store, TARGETS, steps * BATCH):
+        gamma, last = exponent(average.sigma_rel), positions[-1]
         norm = (gamma + 1) / np.sqrt((2 * gamma + 1) * steps)
-        bound = spec.error * norm * np.linalg.norm(course - last)
-        bound += abs(spec.weight_sum - 1) * np.linalg.norm(last)
-        summed = shares(spec.sigma_rel, steps) @ course
-        tracked = flat(averages[spec.sigma_rel, steps])
+        bound = average.error * norm * np.linalg.norm(positions - last)
+        bound += abs(average.weight_sum - 1) * np.linalg.norm(last)
+        summed = shares(average.sigma_rel, steps) @ positions
+        tracked = flat(averages[average.sigma_rel, steps])
         for direct in (summed, tracked):
             assert np.linalg.norm(flat(tensors) - direct) < 1.1 * bound + 1e-4
-        assert (spec.nimg, spec.snapshots) == (steps * BATCH, 2 * steps // EVERY)
+        assert (average.nimg, average.snapshots) == (steps * BATCH, 2 * steps // EVERY)
 
 
 @pytest.mark.parametrize("steps", TIMES)
-def test_trustworthy_reconstructions_are_near(toy, steps):
-    """Within 1% of the average's size."""
+def test_trustworthy_reconstructions_are_accurate(toy, steps):
+    """Within 1% of the norm of the average."""
     store, walk, _ = toy
-    course = np.concatenate([walk[name][:steps] for name in SHAPES], axis=1)
-    trusted = [found for found in reconstruct(store, WANTED, steps * BATCH) if found[0].trustworthy]
+    positions = np.concatenate([walk[name][:steps] for name in SHAPES], axis=1)
+    pairs = reconstruct(store, TARGETS, steps * BATCH)
+    trusted = [(average, tensors) for average, tensors in pairs if average.trustworthy]
     assert len(trusted) >= 2
-    for spec, tensors in trusted:
-        direct = shares(spec.sigma_rel, steps) @ course
+    for average, tensors in trusted:
+        direct = shares(average.sigma_rel, steps) @ positions
         distance = np.linalg.norm(flat(tensors) - direct) / np.linalg.norm(direct)
-        assert distance < 0.01, (spec, distance)
+        assert distance < 0.01, (average, distance)
 
 
 @pytest.mark.parametrize("steps", TIMES)
 def test_weights_sum_to_nearly_one(toy, steps):
     """|Σ x − 1| = |∫ (Σ x p − p_r) dτ| ≤ error ‖p_r‖ √t."""
-    for spec, _ in reconstruct(toy[0], WANTED, steps * BATCH):
-        gamma = exponent(spec.sigma_rel)
-        off = abs(spec.weight_sum - 1)
-        assert off <= spec.error * (gamma + 1) / np.sqrt(2 * gamma + 1) + 1e-9
-        assert off < 0.01 or not spec.trustworthy
+    for average, _ in reconstruct(toy[0], TARGETS, steps * BATCH):
+        gamma = exponent(average.sigma_rel)
+        deviation = abs(average.weight_sum - 1)
+        assert deviation <= average.error * (gamma + 1) / np.sqrt(2 * gamma + 1) + 1e-9
+        assert deviation < 0.01 or not average.trustworthy
 
 
 @pytest.mark.parametrize("length", STORED)
 @pytest.mark.parametrize("steps", TIMES)
-def test_a_stored_average_returns_itself(toy, length, steps):
+def test_a_stored_average_is_reproduced(toy, length, steps):
     store, _, _ = toy
-    ((spec, tensors),) = reconstruct(store, [length], steps * BATCH)
+    ((average, tensors),) = reconstruct(store, [length], steps * BATCH)
     written = load_file(store.path(Snapshot.power(steps * BATCH, length)))
     assert set(tensors) == set(written)
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensor, written[name], rtol=1e-6, atol=1e-6)
-    assert spec.error < 1e-6
+    assert average.error < 1e-6
 
 
 def test_the_squared_error_falls_like_the_fourth_power_of_the_number_of_snapshots(tmp_path):
@@ -154,8 +156,8 @@ def test_the_squared_error_falls_like_the_fourth_power_of_the_number_of_snapshot
     for target in (0.07, 0.13, 0.2):
         errors = []
         for n in counts:
-            ((spec, _),) = reconstruct(SnapshotStore(tmp_path / str(n)), [target])
-            errors.append(spec.error)
+            ((average, _),) = reconstruct(SnapshotStore(tmp_path / str(n)), [target])
+            errors.append(average.error)
         slope = np.polyfit(np.log(counts), 2 * np.log(errors), 1)[0]
         assert slope == pytest.approx(-4, abs=0.4), (target, errors)
         assert (errors[2] / errors[3]) ** 2 == pytest.approx(16, rel=0.15), (target, errors)

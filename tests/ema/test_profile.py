@@ -35,18 +35,18 @@ def test_longer_averages_have_smaller_exponents():
 
 @pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 12**-0.5, 0.3, 5.0, math.nan, math.inf])
 def test_impossible_lengths_are_refused(sigma_rel):
-    with pytest.raises(ValueError, match=r"expected within \(0, 0\.2887\)"):
+    with pytest.raises(ValueError, match=r"\(0, 0\.2887\)"):
         sigma_rel_to_gamma(sigma_rel)
 
 
 @pytest.mark.parametrize("gamma", [0.0, -1.0, math.nan])
 def test_impossible_exponents_are_refused(gamma):
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match=str(gamma)):
         gamma_to_sigma_rel(gamma)
 
 
 def test_beta_by_hand():
-    """(1 − Δt/t)^{γ+1}, in images: 0 at the first step, (3/4)³ at the fourth for γ = 2."""
+    """(1 − Δt/t)^{γ+1}, in images: 0 in the first step, (3/4)³ in the fourth for γ = 2."""
     assert beta(2.0, 64, 64) == 0
     assert beta(2.0, 256, 64) == pytest.approx(27 / 64)
     assert beta(0.0, 128, 64) == pytest.approx(1 / 2)  # a plain mean
@@ -54,7 +54,7 @@ def test_beta_by_hand():
 
 @pytest.mark.parametrize("sigma_rel", [0.02, 0.1, 0.25])
 @pytest.mark.parametrize("nimg", [1.0, 3e6])
-def test_response_is_a_density_of_its_length(sigma_rel, nimg):
+def test_response_is_a_density_with_the_given_length(sigma_rel, nimg):
     profile = Power(nimg, sigma_rel)
 
     def moment(power):
@@ -68,6 +68,6 @@ def test_response_is_a_density_of_its_length(sigma_rel, nimg):
 
 
 def test_response_is_zero_outside_of_training():
-    found = response(Power(100.0, 0.1), np.array([-5.0, 0.0, 50.0, 100.0, 100.1]))
-    assert found[[0, 1, 4]].tolist() == [0, 0, 0]
-    assert 0 < found[2] < found[3]
+    values = response(Power(100.0, 0.1), np.array([-5.0, 0.0, 50.0, 100.0, 100.1]))
+    assert values[[0, 1, 4]].tolist() == [0, 0, 0]
+    assert 0 < values[2] < values[3]

@@ -1,5 +1,6 @@
 """What makes two runs the same, and how results become the pipeline's outs."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,32 @@ def test_publish_links_results_and_finishes(root: Path) -> None:
         assert not list(state.folder.glob("checkpoint-*"))
     with open_state("s", "f") as again:
         assert is_complete(again)
+
+
+@pytest.mark.parametrize("content", ["12", None], ids=["truncated", "missing"])
+def test_a_run_with_truncated_or_missing_results_starts_again(root: Path, capsys, content) -> None:
+    with open_state("s", "f") as state:
+        path = files(state.results, table="123", other="1") / "table"
+        publish(state, [])
+        path.unlink()
+        if content:
+            path.write_text(content)
+        assert not is_complete(state)
+        assert str(path) in capsys.readouterr().err
+        assert list(state.results.iterdir()) == []
+        assert not is_complete(state)
+
+
+def test_publication_reads_no_result(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("hashed")
+
+    with open_state("s", "f") as state:
+        files(state.results, table="t")
+        monkeypatch.setattr(hashlib, "file_digest", refuse)
+        publish(state, [Path("table")])
+        assert is_complete(state)
+    assert Path("table").read_text() == "t"
 
 
 def test_finished_results_reach_the_pipeline_again(root: Path) -> None:

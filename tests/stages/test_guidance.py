@@ -56,7 +56,7 @@ def test_the_guide_is_trained_with_its_changes(guided):
     assert store.end == 512
     weights = load_file(store.path(store.snapshots[-1]))
     assert not any("label" in name for name in weights)
-    main = load_file(next((guided / "models/ema/G").glob("*.safetensors")))
+    main = load_file(next((guided / "models/diffusion/G").glob("ema-*.safetensors")))
     assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in main.values()) / 2
 
 

@@ -96,7 +96,7 @@ def test_a_complete_stage_with_damaged_results_runs_again(project, capfd):
     good = network.read_bytes()
     network.write_bytes(good[:-9])  # the very file that .state holds, by another link
     run_stage("sweep_ema", "G")
-    assert "missing or corrupted" in capfd.readouterr().err
+    assert "truncated" in capfd.readouterr().err
     assert network.read_bytes() == good
 
 
