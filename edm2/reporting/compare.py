@@ -9,14 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from edm2.params import UserError
-from edm2.reporting.curves import (
-    STYLE,
-    best_of,
-    draw_curve,
-    ema_curve,
-    finish_ema_axes,
-    save_figure,
-)
+from edm2.reporting.curves import STYLE, draw_curve, finish_ema_axes, save_figure
+from edm2.reporting.selection import best_of, ema_curve
 
 Experiments = Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]  # networks, flat params
 MOST = 3  # params that fit into a legend
@@ -76,7 +70,7 @@ def draw_comparison(experiments: Experiments, *paths: Path) -> None:
             told = f" ({', '.join(values)})" if 0 < len(values) <= MOST else ""
             for config, line in ema_curve(networks).groupby("config"):
                 draw_curve(axes, f"{name} {config}{told}", line)
-        finish_ema_axes(axes, ema_curve(next(iter(experiments.values()))[0]), outside=True)
+        finish_ema_axes(axes, ema_curve(next(iter(experiments.values()))[0]), legend_outside=True)
         save_figure(figure, *paths)
 
 

@@ -20,7 +20,7 @@ def curves(lowest, metric="fd_classifier_1k"):
             "nimg": 64,
             "seeds": "sweep",
             "guidance": 1.0,
-            "blocks": 1,
+            "seed_blocks": 1,
             "metric": metric,
             "value": 1 + abs(s - lowest),
             "error": 0.01,
