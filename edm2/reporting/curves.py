@@ -71,7 +71,7 @@ def draw_training(curves: dict[str, pd.DataFrame], *paths: Path) -> None:
         for (config, rows), (loss, noise, rate) in zip(curves.items(), grid, strict=True):
             kimg = rows["nimg"] / 1000
             loss.plot(kimg, rows["train/weighted_mse"], label="weighted squared error")
-            loss.plot(kimg, rows["train/loss"], label="loss with learned uncertainty")
+            loss.plot(kimg, rows["train/loss"], label="training loss")
             loss.set_title(f"config {config}: loss")
             prefix = "weighted_mse/sigma_"
             for column in (name for name in rows if str(name).startswith(prefix)):

@@ -136,12 +136,12 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     metrics, curves = outputs.metrics("vae"), outputs.vae_training
     (draw_placeholder if curves.empty else draw_vae)(curves, folder / "vae.png")
     psnr = f"PSNR {metrics['psnr']:.2f} dB" if "psnr" in metrics else "exact reconstructions"
-    others = "".join(
-        f", {key} {value:.4g}"
+    distances = "".join(
+        f", perceptual distance ({key.removeprefix('perceptual_')}) {value:.4g}"
         for key, value in metrics.items()
-        if key.startswith(("ssim", "perceptual_"))
+        if key.startswith("perceptual_")
     )
-    text = f"On held-out images: {psnr}{others}."
+    text = f"On held-out images: {psnr}, SSIM {metrics['ssim']:.4g}{distances}."
     if curves.empty:
         text += " No VAE was trained in this project."
     grid = outputs.folder / "vae/reconstructions.png"
