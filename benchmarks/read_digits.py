@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from edm2.params import load
 from edm2.pipeline.sampler import Sampler
-from edm2.reporting.curves import best_of
+from edm2.reporting.selection import best_of
 
 SEEDS = range(1_000_000, 1_001_000)  # none that the sweep has seen
 

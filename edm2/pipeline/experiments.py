@@ -1,11 +1,15 @@
 """Results of experiments by revision: a commit, a branch, the name of an experiment, or `workspace`."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from edm2.params import UserError
+from edm2.params import Params, UserError
+from edm2.params.diffusion import ConfigName, Diffusion, Overrides
 from edm2.runtime.tracking import flatten
 
 
@@ -23,22 +27,58 @@ def read(revision: str, path: str) -> str:
         text: str = dvc.api.read(path, rev=_rev(revision))
     except (DvcException, SCMError, OSError) as error:
         raise UserError(
-            f"{revision}: expected a revision with {path}: a commit, or an experiment of "
-            f"`dvc exp show` that ran to its end ({error})."
+            f"{revision}: cannot read {path} ({error}). Expected a commit, or an experiment of "
+            "`dvc exp show` that ran to its end."
         ) from None
     return text
 
 
-def flat_params(revision: str) -> dict[str, Any]:
-    """Its params.yaml, by key path."""
-    return flatten(YAML(typ="safe").load(read(revision, "params.yaml")))
+def read_params(revision: str) -> dict[str, Any]:
+    """The tree of its params.yaml, as written."""
+    tree: dict[str, Any] = YAML(typ="safe").load(read(revision, "params.yaml"))
+    return tree
+
+
+def used_params(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By config, the params of `tree` with the values that this config uses, by key path.
+
+    `diffusion.per_config` is merged in, and nulls are replaced by the paper's values. Nulls stay in
+    params of old revisions that do not validate any more.
+    """
+    flat = flatten(tree)
+    shared = {k: value for k, value in flat.items() if not k.startswith("diffusion.per_config.")}
+    used = {}
+    for config in tree["configs"]:
+        prefix = f"diffusion.per_config.{config}."
+        changes = {
+            f"diffusion.{key.removeprefix(prefix)}": value
+            for key, value in flat.items()
+            if key.startswith(prefix)
+        }
+        used[config] = shared | changes | _resolved(tree, config)
+    return used
+
+
+def _resolved(tree: Mapping[str, Any], config: ConfigName) -> dict[str, Any]:
+    """The resolved training config as params by key path; empty if the params do not validate."""
+    try:
+        values = asdict(Params.model_validate(tree).resolved(config))
+    except ValidationError:
+        return {}
+    paths = {name: f"diffusion.{name}" for name in Diffusion.model_fields}
+    paths |= {name: f"diffusion.overrides.{name}" for name in Overrides.model_fields}
+    return {
+        paths[name]: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if name in paths
+    }
 
 
 def fetch(revision: str, folder: str, target: Path) -> Path:
     """Copy one of its outs from the cache.
 
     Raises:
-        UserError: it is not in the cache.
+        UserError: the out is not in the cache.
     """
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
@@ -47,7 +87,10 @@ def fetch(revision: str, folder: str, target: Path) -> Path:
     try:
         DVCFileSystem(rev=_rev(revision)).get(folder, str(target), recursive=True)
     except (DvcException, SCMError, OSError) as error:
-        raise UserError(f"{revision}: {folder} cannot be read ({error}).") from None
+        raise UserError(
+            f"{revision}: cannot read {folder} ({error}). Expected it in the cache: run "
+            "`dvc fetch --all-commits` if a remote has it, or the experiment again."
+        ) from None
     return target
 
 

@@ -1,4 +1,4 @@
-"""The report of all results."""
+"""The stage `report`."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ ARTIFACTS = (
 
 
 def report(context: StageContext) -> None:
-    """Write tables, figures and index.html; attach the main ones to the run."""
+    """Write tables, figures and index.html; log the main ones as artifacts."""
     folder = context.out("reports/index.html").parent
     write_report(StageOutputs(Path("reports"), context.params.configs), folder)
     for name in ARTIFACTS:

@@ -11,8 +11,9 @@ from edm2.pipeline.evaluator import Evaluator, GeneratedImages
 from edm2.pipeline.networks import ALL, SweptNetwork, load_networks
 from edm2.pipeline.paths import samples_folder, sweep_folder
 from edm2.pipeline.runner import StageContext
-from edm2.reporting.curves import best_of, bests_of, draw_ema_curves, ema_curve, metrics_of
+from edm2.reporting.curves import draw_ema_curves
 from edm2.reporting.grids import grid_name, write_class_grid, write_strips
+from edm2.reporting.selection import best_of, best_unguided_and_guided, ema_curve, metrics_of
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.files import write_json, write_text
 from edm2.runtime.progress import Progress
@@ -21,8 +22,8 @@ Row = dict[str, Any]
 
 
 def evaluate_sweep(context: StageContext) -> None:
-    """Generate images with every network of the sweep at every guidance strength and compute their
-    metrics; those of the best networks again, on fresh seeds.
+    """Generate images with every network of the sweep at every guidance strength, and compute their
+    metrics. Evaluate the best networks again on fresh seeds (evaluation.confirm).
     """
     evaluator = SweepEvaluator(context, Evaluator(context.params, context.config, context.device))
     evaluation, strengths = context.params.evaluation, context.params.guidance.strength
@@ -35,7 +36,7 @@ def evaluate_sweep(context: StageContext) -> None:
         for row in evaluator.evaluate(network, strength, "sweep", seed)
     ]
     if evaluation.confirm:
-        for best in bests_of(pd.DataFrame(rows)):
+        for best in best_unguided_and_guided(pd.DataFrame(rows)):
             (network,) = (n for n in evaluator.networks if n.name == best["network"])
             for seed in range(first + size, first + 2 * size, evaluation.samples):
                 rows += evaluator.evaluate(network, float(best["guidance"]), "fresh", seed)
@@ -48,22 +49,23 @@ def evaluate_sweep(context: StageContext) -> None:
 
 
 class SweepEvaluator:
-    """Evaluates networks one by one. Each result is kept in the state, so that an interrupted stage
-    continues with the next.
+    """Evaluates networks one by one. Each result is saved in the state, so that an interrupted stage
+    continues with the next network.
     """
 
     def __init__(self, context: StageContext, evaluator: Evaluator) -> None:
         self.context, self.evaluator = context, evaluator
         self.folder, self.networks = sweep_folder(context.config), load_networks(context.config)
         evaluation, strengths = context.params.evaluation, context.params.guidance.strength
-        confirmed = evaluation.confirm * len({strength == 1 for strength in strengths})
-        rounds = (len(self.networks) * len(strengths) + confirmed) * evaluation.seed_blocks
-        self.progress = Progress(context.title, rounds * evaluation.samples, "img")
+        confirmations = evaluation.confirm * len({strength == 1 for strength in strengths})
+        evaluations = len(self.networks) * len(strengths) + confirmations
+        images = evaluations * evaluation.seed_blocks * evaluation.samples
+        self.progress = Progress(context.title, images, "img")
 
     def evaluate(
         self, network: SweptNetwork, strength: float, seeds: str, first_seed: int
     ) -> list[Row]:
-        """Rows of the table.
+        """One row of the table per metric, for one network, guidance strength and seed block.
 
         Args:
             seeds: "sweep" or "fresh", for the table.
@@ -88,43 +90,43 @@ class SweepEvaluator:
                 write_json(path, [{**common, **row} for row in rows])
             barrier()
         self.progress.advance(before + evaluation.samples - self.progress.done)
-        kept: list[Row] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+        saved: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+        return saved
 
     def _draw_grid(self, name: str, strength: float, generated: GeneratedImages) -> None:
         images, labels = generated.images.contiguous(), generated.labels.contiguous()
-        save_file({"images": images, "labels": labels}, self._kept_images(name, strength))
+        save_file({"images": images, "labels": labels}, self._grid_images(name, strength))
         path = self.context.out(samples_folder(self.context.config)) / grid_name(name, strength)
         write_class_grid(path, images, labels, self.evaluator.classes)
 
-    def _kept_images(self, name: str, strength: float) -> Path:
-        """Images of the grid, kept for strips."""
+    def _grid_images(self, name: str, strength: float) -> Path:
+        """File in the state with the images of a grid, for the strips."""
         return self.context.state.folder / f"{name}-w{strength!r}.safetensors"
 
     def draw_strips(self, best: pd.Series) -> None:
-        """The same seeds at every EMA length, and at every guidance strength of the best network."""
+        """The same seeds at every EMA length, and at every guidance strength with the best network."""
         strengths = self.context.params.guidance.strength
-        whole = [n for n in self.networks if (n.tensors, n.nimg) == (ALL, best["nimg"])]
+        uniform = [n for n in self.networks if (n.tensors, n.nimg) == (ALL, best["nimg"])]
         lengths = {
             f"{network.ema_length:g}": (network.name, float(best["guidance"]))
-            for network in sorted(whole, key=lambda network: network.ema_length)
+            for network in sorted(uniform, key=lambda network: network.ema_length)
         }
         guided = {f"w = {w:g}": (str(best["network"]), w) for w in strengths}
         folder = self.context.out(samples_folder(self.context.config))
         for kind, rows in (("lengths", lengths), ("strengths", guided)):
-            images = {label: load_file(self._kept_images(*key)) for label, key in rows.items()}
+            images = {label: load_file(self._grid_images(*key)) for label, key in rows.items()}
             if len(images) > 1:
                 write_strips(folder / kind, images)
 
 
 def log_curves(context: StageContext, table: pd.DataFrame) -> None:
-    """EMA curves of all metrics, the best network and its pictures, for MLflow."""
+    """Log the EMA curves of all metrics, the metrics of the best network, and its figures."""
     for _, row in ema_curve(table).iterrows():
         values = {f"ema_curve/{key}": value for key, value in metrics_of(table, row).items()}
         context.run.log(round(1000 * row["ema_length"]), values, axis="ema_length_permille")
     best = best_of(table)
-    chosen = {key: float(best[key]) for key in ("ema_length", "guidance")}
-    context.run.summary({**metrics_of(table, best), **chosen})
+    settings = {key: float(best[key]) for key in ("ema_length", "guidance")}
+    context.run.summary({**metrics_of(table, best), **settings})
     figure = context.state.folder / "ema_curve.png"
     draw_ema_curves(table, figure)
     samples = context.out(samples_folder(context.config))

@@ -1,1 +1,1 @@
-"""Tables, curves and grids from the files that stages leave; the paper's tables as data."""
+"""Tables, curves and grids from the outputs of the stages; the paper's tables as data."""

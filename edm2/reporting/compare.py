@@ -1,7 +1,9 @@
 """Several experiments side by side."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,122 +11,162 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from edm2.params import UserError
-from edm2.reporting.curves import (
-    STYLE,
-    best_of,
-    draw_curve,
-    ema_curve,
-    finish_ema_axes,
-    save_figure,
-)
+from edm2.reporting.curves import STYLE, draw_curve, finish_ema_axes, save_figure
+from edm2.reporting.selection import best_of, ema_curve, quality_columns
 
-Experiments = Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]  # networks, flat params
-MOST = 3  # params that fit into a legend
+FlatParams = Mapping[str, Any]  # by key path
+PER_CONFIG = "diffusion.per_config."
+MAX_LEGEND_PARAMS = 3
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The results of one experiment.
+
+    Attributes:
+        networks: the rows of reports/fid of all its configs.
+        params: params.yaml as written.
+        used: by config, the params with the values that this config uses: `diffusion.per_config`
+            merged in, nulls replaced by the paper's values.
+    """
+
+    networks: pd.DataFrame
+    params: FlatParams
+    used: Mapping[str, FlatParams]
+
+
+Experiments = Mapping[str, Experiment]
 
 
 def compare_experiments(experiments: Experiments) -> pd.DataFrame:
-    """A row per experiment and config: params that differ, and the best EMA length and value.
+    """A row per experiment and config: params that differ, and the best EMA length and its value.
 
-    Where learning rate and decay time are numbers there is 1 / (α_ref² t_ref), relative to the
-    first row.
+    A param that differs is shown with the value that the config uses, which may be the same in all
+    experiments: `diffusion.per_config` overrides a swept value. 1 / (α_ref² t_ref) is relative to
+    the first row that has it; configs of constant learning rate do not.
 
     Raises:
-        UserError: the experiments were measured with different metrics.
+        UserError: the experiments were evaluated with different metrics.
     """
-    metrics = {
-        name: ema_curve(networks)["metric"].iloc[0] for name, (networks, _) in experiments.items()
-    }
-    if len(set(metrics.values())) > 1:
-        told = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
-        raise UserError(
-            f"experiments of one metric are wanted, found {told}: a Fréchet distance "
-            "depends on detector and sample count."
-        )
-    differing, rows = _differing(experiments), []
-    for name, (networks, params) in experiments.items():
-        for config, part in networks.groupby("config"):
-            best = best_of(part)
-            rate, decay = (_own(params, str(config), key) for key in ("lr_ref", "lr_decay_batches"))
-            numbers = isinstance(rate, (int, float)) and isinstance(decay, (int, float))
+    _check_metrics(experiments)
+    differing, rows = differing_params(experiments), []
+    for name, experiment in experiments.items():
+        for config, part in experiment.networks.groupby("config"):
+            best, used = best_of(part), experiment.used[str(config)]
             rows.append(
                 {
                     "experiment": name,
                     "config": config,
-                    **{key: params.get(key) for key in differing},
+                    **{key: used.get(key) for key in differing},
                     "best EMA length": best["ema_length"],
                     best["metric"]: best["value"],
-                    "at edge of grid": "yes" if best["at_edge"] else "no",
-                    "error": best["error"],
-                    "weight_sum": best["weight_sum"],
-                    "snapshots": best["snapshots"],
-                    "1/(lr_ref² lr_decay)": 1 / (rate**2 * decay) if numbers else float("nan"),
+                    **quality_columns(best),
+                    "1/(lr_ref² lr_decay), relative": _decay_time(used),
                 }
             )
     table = pd.DataFrame(rows)
     last = table.columns[-1]
-    table[last] = table[last] / table[last].iloc[0]
-    return table.rename(columns={last: f"{last}, relative"})
+    table[last] = table[last] / table[last].bfill().iloc[0]
+    return table
+
+
+def _check_metrics(experiments: Experiments) -> None:
+    metrics = {
+        name: ema_curve(experiment.networks)["metric"].iloc[0]
+        for name, experiment in experiments.items()
+    }
+    if len(set(metrics.values())) > 1:
+        pairs = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
+        raise UserError(
+            f"experiments with different metrics: {pairs}. Expected one metric, because a Fréchet "
+            "distance depends on detector and sample count. Compare experiments with the same "
+            "evaluation.detector and evaluation.samples."
+        )
+
+
+def _decay_time(used: FlatParams) -> float:
+    """1 / (α_ref² t_ref), to which the best EMA length is proportional (EDM2 Figure 13); NaN if the
+    learning rate is constant or unknown.
+    """
+    rate, decay = used.get("diffusion.lr_ref"), used.get("diffusion.lr_decay_batches")
+    if not isinstance(rate, (int, float)) or not isinstance(decay, (int, float)):
+        return math.nan
+    return 1 / (rate**2 * decay) if math.isfinite(decay) else math.nan
+
+
+def differing_params(experiments: Experiments) -> list[str]:
+    """Key paths of params that are written differently, or used differently by the same config."""
+    configs = {config for experiment in experiments.values() for config in experiment.used}
+    views = [[experiment.params for experiment in experiments.values()]]
+    views += [
+        [e.used[config] for e in experiments.values() if config in e.used] for config in configs
+    ]
+    keys = {
+        key
+        for first, *others in views
+        for other in others
+        for key in first.keys() | other.keys()
+        if first.get(key) != other.get(key) and not key.startswith(PER_CONFIG)
+    }
+    return sorted(keys)
 
 
 def draw_comparison(experiments: Experiments, *paths: Path) -> None:
-    """All EMA curves in one figure, minima marked; the legend tells up to MOST params that differ."""
-    differing = _differing(experiments)
+    """All EMA curves in one figure, minima marked. The legend has the values of the params that
+    differ, if these are at most MAX_LEGEND_PARAMS.
+    """
+    differing = differing_params(experiments)
+    shown = differing if len(differing) <= MAX_LEGEND_PARAMS else []
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(10, 4.4))
-        for name, (networks, params) in experiments.items():
-            values = [f"{key.rpartition('.')[2]} {params.get(key)}" for key in differing]
-            told = f" ({', '.join(values)})" if 0 < len(values) <= MOST else ""
-            for config, line in ema_curve(networks).groupby("config"):
-                draw_curve(axes, f"{name} {config}{told}", line)
-        finish_ema_axes(axes, ema_curve(next(iter(experiments.values()))[0]), outside=True)
+        for name, experiment in experiments.items():
+            for config, curve in ema_curve(experiment.networks).groupby("config"):
+                used = experiment.used[str(config)]
+                values = ", ".join(f"{k.rpartition('.')[2]} {_value(used.get(k))}" for k in shown)
+                draw_curve(axes, f"{name} {config}" + (f" ({values})" if values else ""), curve)
+        first = next(iter(experiments.values()))
+        finish_ema_axes(axes, ema_curve(first.networks), legend_outside=True)
         save_figure(figure, *paths)
 
 
-Measured = Mapping[str, tuple[Mapping[str, float], Mapping[str, Any]]]  # metrics, flat params
-QUALITY = re.compile(r"psnr|ssim|perceptual_.*|reconstructions/.*|latent/(std|kurtosis)")
+def _value(value: object) -> str:
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def variants(experiments: Measured) -> dict[str, list[str]]:
-    """Experiments that differ in nothing but `seed`, together, by the params that set them apart.
+VaeExperiments = Mapping[str, tuple[Mapping[str, float], FlatParams]]  # metrics, params
+VAE_METRICS = re.compile(r"psnr|ssim|perceptual_.*|reconstructions/.*|latent/(std|kurtosis)")
 
-    A variant is named by what differs from the most common value of each such param; the one
-    without a difference is called base.
+
+def variants(experiments: VaeExperiments) -> dict[str, list[str]]:
+    """Names of experiments, grouped by all params but `seed`.
+
+    A variant is named by its params that differ from the most common value; the one without a
+    difference is called base.
     """
     flats = {name: params for name, (_, params) in experiments.items()}
     keys = sorted({key for params in flats.values() for key in params} - {"seed"})
     usual = {key: _most_common([str(params.get(key)) for params in flats.values()]) for key in keys}
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name, params in sorted(flats.items(), key=lambda item: item[1].get("seed", 0)):
-        own = [f"{key}={params.get(key)}" for key in keys if str(params.get(key)) != usual[key]]
-        found.setdefault(", ".join(own) or "base", []).append(name)
-    return dict(sorted(found.items(), key=lambda item: (item[0] != "base", item[0])))
+        changes = [f"{key}={params.get(key)}" for key in keys if str(params.get(key)) != usual[key]]
+        groups.setdefault(", ".join(changes) or "base", []).append(name)
+    return dict(sorted(groups.items(), key=lambda item: (item[0] != "base", item[0])))
 
 
-def variants_table(experiments: Measured) -> pd.DataFrame:
-    """A row per variant: number of seeds, and mean ± standard deviation of what was measured."""
+def variants_table(experiments: VaeExperiments) -> pd.DataFrame:
+    """A row per variant: number of seeds, and mean ± standard deviation of each metric."""
     rows = []
     for variant, names in variants(experiments).items():
         metrics = pd.DataFrame([experiments[name][0] for name in names])
         row: dict[str, object] = {"variant": variant, "seeds": len(names)}
-        for key in (key for key in metrics if QUALITY.fullmatch(str(key))):
-            spread = f" ± {metrics[key].std():.2g}" if len(names) > 1 else ""
-            row[str(key)] = f"{metrics[key].mean():.4g}{spread}"
+        for key in (key for key in metrics if VAE_METRICS.fullmatch(str(key))):
+            std = f" ± {metrics[key].std():.2g}" if len(names) > 1 else ""
+            row[str(key)] = f"{metrics[key].mean():.4g}{std}"
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _differing(experiments: Experiments) -> list[str]:
-    """Key paths of params that are not the same in all experiments."""
-    keys = sorted({key for _, params in experiments.values() for key in params})
-    return [
-        key for key in keys if len({str(params.get(key)) for _, params in experiments.values()}) > 1
-    ]
-
-
 def _most_common(values: Sequence[str]) -> str:
     return max(values, key=values.count)
-
-
-def _own(params: Mapping[str, Any], config: str, key: str) -> Any:
-    """A field of `diffusion` as one config has it."""
-    return params.get(f"diffusion.per_config.{config}.{key}", params.get(f"diffusion.{key}"))

@@ -1,4 +1,4 @@
-"""Training dynamics: how magnitudes of activations, weights and updates went (EDM2 Figure 3)."""
+"""Training dynamics: magnitudes of activations, weights and updates over training (EDM2 Figure 3)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,57 +10,77 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from edm2.reporting.curves import STYLE, save_figure
 
-FLAT = 1.05  # magnitudes that end within this factor of where they began are flat
-MIN_AXIS_RANGE = 2.5  # of a magnitude axis
-BOUNDED = 1.5  # activations that grow by less in the second half of training are bounded
+FLAT = 1.05  # magnitudes that end within this factor of their first measurement are flat
+MIN_AXIS_RANGE = 2.5  # smallest ratio of the ends of a magnitude axis
+BOUNDED = 1.5  # activations that grow by a smaller factor in the second half are bounded
 WEIGHTS_IN_PAPER = {"C": "grow", "D": "grow", "E": "flat", "F": "flat", "G": "flat"}
 ACTIVATIONS_IN_PAPER = {"C": "grow", **dict.fromkeys("DEFG", "bounded")}
 
-Curves = Mapping[str, pd.DataFrame]  # by config; columns nimg and <what>_<max or mean>/<bucket>
+Curves = Mapping[str, pd.DataFrame]  # by config; columns nimg and <quantity>_<max or mean>/<bucket>
 
 
-def measured(rows: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The columns `what`/<bucket> over training time, named by bucket, indexed by nimg."""
+def by_bucket(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """The columns `quantity`/<bucket> of training curves: one column per bucket, indexed by nimg.
+
+    Rows without a measurement are left out.
+    """
     columns = {
-        name: str(name).partition("/")[2] for name in rows if str(name).startswith(f"{what}/")
+        name: str(name).partition("/")[2] for name in rows if str(name).startswith(f"{quantity}/")
     }
     return rows.set_index("nimg")[list(columns)].rename(columns=columns).dropna()
 
 
 def dynamics_table(curves: Curves) -> pd.DataFrame:
-    """One row per config: what the paper says of its magnitudes, and what was seen.
+    """One row per config: the magnitudes observed here, beside what the paper reports.
 
-    Weights: mean magnitude at the end over that at the first measurement, least to largest bucket.
-    Activations: the largest seen, and the largest bucket's growth of it over the second half.
-    Updates: mean relative size over the last quarter, largest bucket over smallest.
+    Weights: mean magnitude at the end over that at the first measurement, smallest to largest
+    bucket. Activations: the maximum, and its growth over the second half in the bucket that grows
+    most. Updates: mean relative size over the last quarter, and the largest bucket over the
+    smallest. The paper's columns are empty for configs of which it says nothing. Configs without
+    measurements have no row.
     """
-    rows = []
-    for config, table in curves.items():
-        weights = measured(table, "weights_mean")
-        growth = weights.iloc[-1] / weights.iloc[0]
-        peaks = measured(table, "activations_max")
-        late = float((peaks.iloc[-1] / peaks.iloc[len(peaks) // 2]).max())
-        updates = measured(table, "updates_mean")
-        sizes = updates.iloc[-max(1, len(updates) // 4) :].mean()
-        rows.append(
-            {
-                "config": config,
-                "weights: end over start": f"{growth.min():.3f} to {growth.max():.3f}",
-                "weights, paper": WEIGHTS_IN_PAPER.get(config, ""),
-                "weights, seen": "grow"
-                if growth.max() >= FLAT
-                else "shrink"
-                if growth.min() <= 1 / FLAT
-                else "flat",
-                "activations: largest": float(peaks.max().max()),
-                "activations: growth in 2nd half": late,
-                "activations, paper": ACTIVATIONS_IN_PAPER.get(config, ""),
-                "activations, seen": "bounded" if late < BOUNDED else "grow",
-                "relative update": float(sizes.mean()),
-                "updates: largest bucket over smallest": float(sizes.max() / sizes.min()),
-            }
-        )
+    rows = [
+        {
+            "config": config,
+            **_weights(config, table),
+            **_activations(config, table),
+            **_updates(table),
+        }
+        for config, table in curves.items()
+        if by_bucket(table, "weights_mean").size
+    ]
     return pd.DataFrame(rows)
+
+
+def _weights(config: str, rows: pd.DataFrame) -> dict[str, object]:
+    weights = by_bucket(rows, "weights_mean")
+    growth = weights.iloc[-1] / weights.iloc[0]
+    not_growing = "shrink" if growth.min() <= 1 / FLAT else "flat"
+    return {
+        "weights: end / start": f"{growth.min():.3f} to {growth.max():.3f}",
+        "weights: paper": WEIGHTS_IN_PAPER.get(config, ""),
+        "weights: observed": "grow" if growth.max() >= FLAT else not_growing,
+    }
+
+
+def _activations(config: str, rows: pd.DataFrame) -> dict[str, object]:
+    maxima = by_bucket(rows, "activations_max")
+    late_growth = float((maxima.iloc[-1] / maxima.iloc[len(maxima) // 2]).max())
+    return {
+        "activations: maximum": float(maxima.max().max()),
+        "activations: growth in 2nd half": late_growth,
+        "activations: paper": ACTIVATIONS_IN_PAPER.get(config, ""),
+        "activations: observed": "bounded" if late_growth < BOUNDED else "grow",
+    }
+
+
+def _updates(rows: pd.DataFrame) -> dict[str, object]:
+    updates = by_bucket(rows, "updates_mean")
+    sizes = updates.iloc[-max(1, len(updates) // 4) :].mean()
+    return {
+        "relative update": float(sizes.mean()),
+        "updates: largest / smallest bucket": float(sizes.max() / sizes.min()),
+    }
 
 
 def draw_magnitudes(curves: Curves, *paths: Path) -> None:
@@ -70,15 +90,15 @@ def draw_magnitudes(curves: Curves, *paths: Path) -> None:
             len(curves), 2, figsize=(11, 0.6 + 2.5 * len(curves)), squeeze=False, sharex=True
         )
         for (config, rows), (left, right) in zip(curves.items(), grid, strict=True):
-            for axes, what in ((left, "activations"), (right, "weights")):
-                _draw(axes, rows, what)
-                axes.set_title(f"config {config}: {what}")
+            for axes, quantity in ((left, "activations"), (right, "weights")):
+                _draw(axes, rows, quantity)
+                axes.set_title(f"config {config}: {quantity}")
         _finish(grid[-1], grid[0, 1])
         save_figure(figure, *paths)
 
 
 def draw_updates(curves: Curves, *paths: Path) -> None:
-    """A panel per config: relative size of updates, the effective learning rate."""
+    """A panel per config: relative size of updates, which is the effective learning rate."""
     with plt.rc_context(STYLE):
         columns = min(4, len(curves))
         lines = -(-len(curves) // columns)
@@ -99,24 +119,34 @@ def draw_updates(curves: Curves, *paths: Path) -> None:
         save_figure(figure, *paths)
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, what: str) -> None:
-    mean, peak = measured(rows, f"{what}_mean"), measured(rows, f"{what}_max")
-    places = {str(bucket): str(bucket).partition("-")[::2] for bucket in mean}
-    sides = sorted({side for _, side in places.values()}, key=lambda s: -int(s.split("x")[0]))
-    for bucket, (part, side) in places.items():
-        color = plt.get_cmap("viridis")(sides.index(side) / max(1, len(sides) - 1) * 0.85)
+def _draw(axes: Axes, rows: pd.DataFrame, quantity: str) -> None:
+    """Mean (strong) and maximum (faint) of every bucket; encoder solid, others dashed."""
+    mean, maximum = by_bucket(rows, f"{quantity}_mean"), by_bucket(rows, f"{quantity}_max")
+    buckets = {str(bucket): str(bucket).partition("-")[::2] for bucket in mean}
+    resolutions = sorted({r for _, r in buckets.values()}, key=_pixels, reverse=True)
+    for bucket, (part, resolution) in buckets.items():
+        position = resolutions.index(resolution) / max(1, len(resolutions) - 1)
+        color = plt.get_cmap("viridis")(0.85 * position)
         style = "-" if part == "enc" else "--"
         axes.plot(mean.index / 1000, mean[bucket], style, color=color, label=bucket)
-        axes.plot(peak.index / 1000, peak[bucket], style, color=color, alpha=0.4, linewidth=0.9)
+        axes.plot(
+            maximum.index / 1000, maximum[bucket], style, color=color, alpha=0.4, linewidth=0.9
+        )
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="y", labelsize=7)
     low, high = axes.get_ylim()
-    if high / low < MIN_AXIS_RANGE:  # what is flat is to look flat
+    if high / low < MIN_AXIS_RANGE:  # flat curves should look flat
         middle = (low * high) ** 0.5
         axes.set_ylim(middle / MIN_AXIS_RANGE**0.5, middle * MIN_AXIS_RANGE**0.5)
+
+
+def _pixels(resolution: str) -> int:
+    """Height of a resolution such as 64x64; 0 for buckets that are not named by one."""
+    height = resolution.partition("x")[0]
+    return int(height) if height.isdigit() else 0
 
 
 def _finish(bottom: list[Axes], legend: Axes) -> None:

@@ -1,4 +1,4 @@
-"""Pictures made of many images."""
+"""Pictures composed of many images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edm2.runtime.files import replacing
 
-MIN_DISPLAY_SIDE = 40  # pixels an image is shown with
+MIN_DISPLAY_SIDE = 40  # pixels per image in the picture
 GAP = 2
 
 
 def draw_grid(rows: Sequence[torch.Tensor], labels: Sequence[str]) -> Image.Image:
     """Rows of images uint8 [N, 3, R, R] below each other, each with its label on the left.
 
-    Small images are enlarged by whole factors, pixel by pixel.
+    Small images are enlarged by whole factors without interpolation.
     """
     side = rows[0].shape[-1]
     factor = max(1, -(-MIN_DISPLAY_SIDE // side))
@@ -36,31 +36,29 @@ def draw_grid(rows: Sequence[torch.Tensor], labels: Sequence[str]) -> Image.Imag
 
 
 def grid_name(network: str, strength: float) -> str:
-    """File of the samples of a network under guidance of some strength."""
+    """File name of the samples of a network at a guidance strength."""
     return f"{network}.png" if strength == 1 else f"{network}-w{strength:g}.png"
 
 
 def write_class_grid(
     path: Path, images: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]
 ) -> None:
-    """One row per class that is there: images uint8 [N, 3, R, R], labels int64 [N]."""
-    shown = sorted(set(labels.tolist()))
-    write_rows(path, {classes[k]: images[labels == k] for k in shown})
+    """One row per class that occurs: images uint8 [N, 3, R, R], labels int64 [N]."""
+    present = sorted(set(labels.tolist()))
+    write_rows(path, {classes[k]: images[labels == k] for k in present})
 
 
-def write_strips(folder: Path, found: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-    """A picture per class, {class number}.png: a row per entry, the same seeds in each.
+def write_strips(folder: Path, samples: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """A picture per class, {class number}.png: a row per entry, with the same seeds in each.
 
     Args:
-        found: by the row's label, images uint8 [N, 3, R, R] and labels int64 [N].
+        samples: by label of the row: "images" uint8 [N, 3, R, R] and "labels" int64 [N].
     """
     folder.mkdir(parents=True, exist_ok=True)
-    first = next(iter(found.values()))
+    first = next(iter(samples.values()))
     for k in sorted(set(first["labels"].tolist())):
-        write_rows(
-            folder / f"{k:04d}.png",
-            {name: own["images"][own["labels"] == k] for name, own in found.items()},
-        )
+        rows = {label: row["images"][row["labels"] == k] for label, row in samples.items()}
+        write_rows(folder / f"{k:04d}.png", rows)
 
 
 def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:

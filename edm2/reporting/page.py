@@ -1,4 +1,4 @@
-"""reports/index.html: one file that opens from disk, with everything inside."""
+"""reports/index.html: one file that opens from disk, with its style and images inside."""
 
 import base64
 import html
@@ -9,18 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
+Section = tuple[str, str]  # heading, body in HTML
 
-def render(title: str, sections: Sequence[tuple[str, str]]) -> str:
-    """A page of (heading, body in HTML)."""
+
+def render(title: str, sections: Sequence[Section]) -> str:
+    """The page, with a link to each section at its top."""
     style = files("edm2.reporting").joinpath("page.css").read_text(encoding="utf-8")
-    slugs = [f"s{k}" for k in range(len(sections))]
-    links = "".join(
-        f'<a href="#{s}">{html.escape(h)}</a>' for s, (h, _) in zip(slugs, sections, strict=True)
-    )
-    bodies = "".join(
-        f'<section id="{s}"><h2>{html.escape(h)}</h2>{body}</section>'
-        for s, (h, body) in zip(slugs, sections, strict=True)
-    )
+    links, bodies = "", ""
+    for number, (heading, body) in enumerate(sections):
+        links += f'<a href="#s{number}">{html.escape(heading)}</a>'
+        bodies += f'<section id="s{number}"><h2>{html.escape(heading)}</h2>{body}</section>'
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width">'
@@ -35,20 +33,22 @@ def paragraph(text: str) -> str:
 
 
 def picture(path: Path, caption: str, sharp: bool = False) -> str:
-    """The image itself, inside the page; `sharp` keeps enlarged pixels square."""
-    kind, _ = mimetypes.guess_type(path.name)
+    """An image file, embedded; `sharp` keeps the edges of enlarged pixels."""
+    mime_type, _ = mimetypes.guess_type(path.name)
     data = base64.b64encode(path.read_bytes()).decode()
     style = ' class="sharp"' if sharp else ""
     return (
-        f'<figure><img{style} src="data:{kind};base64,{data}" alt="{html.escape(caption)}">'
+        f'<figure><img{style} src="data:{mime_type};base64,{data}" alt="{html.escape(caption)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 
-def folded(summary: str, body: str) -> str:
-    """Shown when asked for."""
+def collapsed(summary: str, body: str) -> str:
+    """A body that a click on the summary opens."""
     return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"
 
 
 def table(frame: pd.DataFrame) -> str:
-    return f'<div class="scroll">{frame.to_html(index=False, border=0, float_format="{:.4g}".format)}</div>'
+    """Numbers with four digits, missing values empty."""
+    cells = frame.to_html(index=False, border=0, float_format="{:.4g}".format, na_rep="")
+    return f'<div class="scroll">{cells}</div>'

@@ -1,16 +1,54 @@
-"""Tables: ours beside the paper's."""
+"""Tables: our results beside the paper's."""
 
+import math
 from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 
-from edm2.reporting.curves import FRECHET, IMAGES, best_of, confirmed, main_metric
+from edm2.reporting.selection import (
+    FRECHET_PREFIXES,
+    SEED_BLOCK_KEYS,
+    best_of,
+    fresh_seeds_row,
+    main_metric,
+)
+from edm2.runtime.files import write_text
 
 PAPER_METRIC = "fid_50k"
+BASELINE_IMAGES = {
+    "held_out": "held-out images",
+    "reconstructions": "VAE reconstructions of held-out images",
+}
+NETWORK_COLUMNS = [
+    "config",
+    "ema_length",
+    "guidance",
+    "tensors",
+    "average",
+    "nimg",
+    "seeds",
+    "metric",
+    "value",
+    "singular",
+    "error",
+    "weight_sum",
+    "snapshots",
+    "samples",
+    "first_seed",
+]
+NETWORK_ORDER = {  # column: ascending
+    "config": True,
+    "seeds": False,
+    "tensors": True,
+    "nimg": True,
+    "guidance": True,
+    "ema_length": True,
+}
 
 
 def paper_configs() -> pd.DataFrame:
-    """EDM2 Table 1 and Figures 16 to 22, indexed by config letter."""
+    """EDM2 Table 1 and Figures 16 to 22, indexed by config name."""
     with files("edm2.reporting").joinpath("paper/configs.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, index_col="config")
 
@@ -18,19 +56,20 @@ def paper_configs() -> pd.DataFrame:
 def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row per config: our best value and its EMA length, beside the paper's.
 
-    The columns say detector and sample count of either side; the two are never one column.
+    The names of the columns give detector and sample count of each side, which are never the same.
+    Cells of the paper are empty for configs that it does not have.
     """
-    paper = paper_configs()
+    paper = paper_configs().reindex(list(table["config"].unique()))
     rows = []
     for config, part in table.groupby("config"):
         best, reference = best_of(part), paper.loc[config]
-        fresh = confirmed(part, best)
+        fresh = fresh_seeds_row(part, best)
         rows.append(
             {
                 "config": config,
                 "name": reference["name"],
                 f"ours: {best['metric']}": best["value"],
-                **_spread(best),
+                **_seed_block_statistics(best),
                 **({} if fresh is None else {"ours: on fresh seeds": fresh["value"]}),
                 "ours: EMA length": best["ema_length"],
                 "ours: average": best["average"],
@@ -45,63 +84,42 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _spread(best: pd.Series) -> dict[str, object]:
-    """Over blocks of seeds, of which the value is the lowest; nothing if there is one."""
-    if best["blocks"] == 1:
+def _seed_block_statistics(best: pd.Series) -> dict[str, object]:
+    """Mean and standard deviation over the seed blocks; nothing if there is only one."""
+    if best["seed_blocks"] == 1:
         return {}
-    spread = f"{best['mean']:.4g} ± {best['std']:.2g}"
-    return {f"ours: mean ± std of {best['blocks']} blocks": spread}
+    statistics = f"{best['mean']:.4g} ± {best['std']:.2g}"
+    return {f"ours: mean ± std of {best['seed_blocks']} seed blocks": statistics}
 
 
-def ema_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The main metric of every network, and how well each was reconstructed.
+def networks_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The main metric of every network, and how accurately each was reconstructed.
 
-    Other measures by as many samples are in columns of their own, with their standard errors as far
-    as these are known.
+    Statistics over seed blocks are added if there are several; other metrics with the same sample
+    count have columns of their own, with their standard errors where these are known.
     """
-    columns = [
-        "config",
-        "ema_length",
-        "guidance",
-        "tensors",
-        "average",
-        "nimg",
-        "seeds",
-        "metric",
-        "value",
-        "singular",
-        "error",
-        "weight_sum",
-        "snapshots",
-        "samples",
-        "first_seed",
-    ]
-    order = ["config", "seeds", "tensors", "nimg", "guidance", "ema_length"]
-    rows = main_metric(table).sort_values(order, ascending=[True, False, True, True, True, True])
-    for name, other in table[~table["metric"].str.startswith(FRECHET)].groupby("metric"):
-        named = {"value": str(name), "standard_error": f"{name}: standard error"}
-        found = other[[*IMAGES, *named]].rename(columns=named)
-        rows = rows.merge(found, on=IMAGES, how="left", validate="one_to_one")
-    spread = {"mean", "std"} if (rows["blocks"] == 1).all() else set()
-    others = [
-        name
-        for name in rows
-        if name not in table and name not in spread and rows[name].notna().any()
-    ]
-    return rows[columns + others].reset_index(drop=True)
+    rows = main_metric(table)
+    rows = rows.sort_values(list(NETWORK_ORDER), ascending=list(NETWORK_ORDER.values()))
+    added = [] if (rows["seed_blocks"] == 1).all() else ["seed_blocks", "mean", "std"]
+    others = table[~table["metric"].str.startswith(FRECHET_PREFIXES)]
+    for name, other in others.groupby("metric"):
+        names = {"value": str(name), "standard_error": f"{name}: standard error"}
+        values = other[[*SEED_BLOCK_KEYS, *names]].rename(columns=names)
+        rows = rows.merge(values, on=SEED_BLOCK_KEYS, how="left", validate="one_to_one")
+        added += [column for column in names.values() if rows[column].notna().any()]
+    return rows[NETWORK_COLUMNS + added].reset_index(drop=True)
 
 
 def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataFrame:
-    """Generated images beside real and reconstructed held-out ones, one metric throughout.
+    """Generated images beside real and reconstructed held-out images, all with the same metric.
 
-    Empty when there are too few held-out images for a Fréchet distance.
+    Empty if there are too few held-out images for a Fréchet distance.
     """
     rows: list[dict[str, object]] = []
     for key, value in baselines.items():
-        split, _, name = key.partition("/")
-        what = {"held_out": "held-out images", "reconstructions": "their VAE reconstructions"}
-        rows.append({"images": what[split], "metric": name, "value": value})
-    metrics = {row["metric"] for row in rows}
+        kind, _, metric = key.partition("/")
+        rows.append({"images": BASELINE_IMAGES[kind], "metric": metric, "value": value})
+    metrics = {key.partition("/")[2] for key in baselines}
     for config, part in table[table["metric"].isin(metrics)].groupby("config"):
         best = best_of(table[table["config"] == config])
         length = best["ema_length"]
@@ -112,23 +130,25 @@ def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataF
             & (part["first_seed"] == best["first_seed"])
         )
         (value,) = part[same]["value"]
-        (metric,) = metrics
-        rows.append(
-            {
-                "images": f"generated by config {config} at EMA length {length:.3g}",
-                "metric": metric,
-                "value": value,
-            }
-        )
+        images = f"generated by config {config} at EMA length {length:.3g}"
+        rows.append({"images": images, "metric": part["metric"].iloc[0], "value": value})
     return pd.DataFrame(rows, columns=["images", "metric", "value"])
 
 
+def write_table(table: pd.DataFrame, *paths: Path) -> None:
+    """Write a table in the formats that the suffixes name: .csv or .md."""
+    for path in paths:
+        write_text(path, as_markdown(table) if path.suffix == ".md" else table.to_csv(index=False))
+
+
 def as_markdown(table: pd.DataFrame) -> str:
-    """A Markdown table, numbers to four digits."""
+    """A Markdown table, numbers with four digits, missing values empty."""
     cells = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
     cells += [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return "" if value is None else str(value)

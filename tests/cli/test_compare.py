@@ -10,12 +10,15 @@ from dvc.repo import Repo
 from PIL import Image
 from tiny import TINY, write_params
 
-VARIANCE = ("0.1", "0.3")
+VARIANCE = (0.1, 0.3)
 
 
 @pytest.fixture(scope="module")
 def repository(finished, tmp_path_factory):
-    """Two commits, `first` and `second`, with different params and metrics, and held-out images."""
+    """Two commits, `first` and `second`, with different params and metrics, and held-out images.
+
+    Their learning rates differ, too, but config G has one of its own.
+    """
     folder = tmp_path_factory.mktemp("repository")
     shutil.copytree(finished / "reports", folder / "reports")
     for results in ("models/vae", "data/images"):
@@ -29,11 +32,13 @@ def repository(finished, tmp_path_factory):
     git("init")
     Repo.init(str(folder)).close()
     for number, tag in enumerate(("first", "second")):
-        decay = 100 * 4**number
-        write_params(
-            folder / "params.yaml",
-            {**TINY, "diffusion.lr_decay_batches": decay, "vae.variance": float(VARIANCE[number])},
-        )
+        changes = {
+            "diffusion.lr_decay_batches": 100 * 4**number,
+            "diffusion.lr_ref": 0.01 * 4**number,
+            "diffusion.per_config": {"G": {"lr_ref": 0.002}},
+            "vae.variance": VARIANCE[number],
+        }
+        write_params(folder / "params.yaml", {**TINY, **changes})
         path = folder / "reports/fid/G.csv"
         curves = pd.read_csv(path)
         curves["value"] = 1 + abs(curves["ema_length"] - (0.1, 0.05)[number])
@@ -54,12 +59,13 @@ def compare(repository, program):
     return call
 
 
-def test_curves_of_experiments_are_put_side_by_side(repository, compare):
+def test_curves_of_experiments_side_by_side(repository, compare):
     done = compare("first", "second", "workspace")
     assert done.status == 0, done.err
     table = pd.read_csv(repository / "reports/compare/compare.csv")
     assert table["experiment"].tolist() == ["first", "second", "workspace"]
     assert table["diffusion.lr_decay_batches"].tolist() == [100, 400, 400]
+    assert table["diffusion.lr_ref"].tolist() == [0.002] * 3  # as config G uses it
     assert table["best EMA length"].tolist() == [0.1, 0.05, 0.05]
     assert table["1/(lr_ref² lr_decay), relative"].tolist() == [1, 0.25, 0.25]
     assert Image.open(repository / "reports/compare/compare.png").width > 800
@@ -67,7 +73,7 @@ def test_curves_of_experiments_are_put_side_by_side(repository, compare):
     assert "compare.png" in done.out
 
 
-def test_vaes_of_experiments_are_put_side_by_side(repository, compare):
+def test_vaes_of_experiments_side_by_side(repository, compare):
     """Their metrics, with those of the baselines, and their reconstructions of the same images."""
     done = compare("--vae", "first", "second", "--out", "both")
     assert done.status == 0, done.err
@@ -84,7 +90,7 @@ def test_vaes_of_experiments_are_put_side_by_side(repository, compare):
     assert heights[1] / heights[0] == pytest.approx(rows / 2, rel=0.1)
 
 
-def test_out_is_relative_to_the_folder_of_the_caller(repository, compare):
+def test_out_is_relative_to_the_current_folder(repository, compare):
     done = compare("first", "--out", "notes", folder="reports")
     assert done.status == 0, done.err
     assert (repository / "reports/notes/compare.csv").exists()
@@ -93,8 +99,8 @@ def test_out_is_relative_to_the_folder_of_the_caller(repository, compare):
 
 
 @pytest.mark.parametrize("options", [[], ["--vae"]])
-def test_an_unknown_revision_is_refused(compare, options):
+def test_an_unknown_revision_is_an_error(compare, options):
     done = compare(*options, "first", "third")
     assert done.status == 2
-    assert "third: expected a revision" in done.err
+    assert "third: " in done.err
     assert "Traceback" not in done.err

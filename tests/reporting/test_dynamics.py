@@ -1,19 +1,20 @@
-"""Training dynamics in words and pictures."""
+"""The table and the figures of training dynamics."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from edm2.reporting.dynamics import draw_magnitudes, draw_updates, dynamics_table, measured
+from edm2.reporting.dynamics import by_bucket, draw_magnitudes, draw_updates, dynamics_table
 
 TIMES = np.arange(1, 9) * 100
+BUCKETS = ("enc-8x8", "enc-4x4", "dec-4x4", "dec-8x8")
 
 
-def curves(weights=1.0, activations=1.0, spread=1.0):
-    """Magnitudes that grow linearly to a factor over training; updates that differ by `spread`."""
+def curves(weights=1.0, activations=1.0, spread=1.0, buckets=BUCKETS):
+    """Magnitudes that grow linearly by a factor over training; updates that differ by `spread`."""
     rows = {"nimg": TIMES, "train/loss": 1.0}
-    for k, bucket in enumerate(("enc-8x8", "enc-4x4", "dec-4x4", "dec-8x8")):
+    for k, bucket in enumerate(buckets):
         ramp = (TIMES - TIMES[0]) / (TIMES[-1] - TIMES[0])
         for kind in ("mean", "max"):
             rows[f"weights_{kind}/{bucket}"] = 1 + (weights - 1) * ramp
@@ -23,40 +24,57 @@ def curves(weights=1.0, activations=1.0, spread=1.0):
 
 
 @pytest.mark.parametrize(
-    ("factor", "seen"), [(1.0, "flat"), (1.04, "flat"), (1.2, "grow"), (0.8, "shrink")]
+    ("factor", "observed"), [(1.0, "flat"), (1.04, "flat"), (1.2, "grow"), (0.8, "shrink")]
 )
-def test_weights(factor, seen):
+def test_weights(factor, observed):
     (row,) = dynamics_table({"D": curves(weights=factor)}).to_dict("records")
-    assert row["weights: end over start"] == f"{factor:.3f} to {factor:.3f}"
-    assert (row["weights, paper"], row["weights, seen"]) == ("grow", seen)
+    assert row["weights: end / start"] == f"{factor:.3f} to {factor:.3f}"
+    assert (row["weights: paper"], row["weights: observed"]) == ("grow", observed)
 
 
-def test_activations_are_bounded_when_the_second_half_adds_little():
+def test_activations_are_bounded_if_the_second_half_adds_little():
     """From 2 to 20 linearly: ×20/12.3 after the middle measurement; from 2 to 2.4: nearly 1."""
     rows = dynamics_table({"C": curves(activations=10), "G": curves(activations=1.2)})
-    assert list(rows["activations, seen"]) == ["grow", "bounded"]
-    assert list(rows["activations, paper"]) == ["grow", "bounded"]
-    assert rows["activations: largest"].tolist() == pytest.approx([20, 2.4])
+    assert list(rows["activations: observed"]) == ["grow", "bounded"]
+    assert list(rows["activations: paper"]) == ["grow", "bounded"]
+    assert rows["activations: maximum"].tolist() == pytest.approx([20, 2.4])
     middle = 2 * (1 + 9 * 4 / 7)
     assert rows["activations: growth in 2nd half"][0] == pytest.approx(20 / middle)
 
 
 def test_updates():
     (row,) = dynamics_table({"E": curves(spread=3)}).to_dict("records")
-    assert row["updates: largest bucket over smallest"] == pytest.approx(3)
+    assert row["updates: largest / smallest bucket"] == pytest.approx(3)
     assert row["relative update"] == pytest.approx(0.015)
+
+
+def test_the_papers_cells_are_empty_for_other_configs():
+    rows = dynamics_table({"H": curves(weights=1.2), "D": curves(weights=1.2)})
+    assert rows["weights: paper"].tolist() == ["", "grow"]
+    assert rows["activations: paper"].tolist() == ["", "bounded"]
+    assert rows["weights: observed"].tolist() == ["grow", "grow"]
+
+
+def test_configs_without_measurements_have_no_row():
+    assert dynamics_table({"G": curves(buckets=())}).empty
 
 
 def test_times_without_measurement_are_left_out():
     rows = curves()
     rows.loc[[0, 2], [c for c in rows if "/" in c and "weights" in c]] = np.nan
-    assert list(measured(rows, "weights_mean").index) == [200, 400, 500, 600, 700, 800]
+    assert list(by_bucket(rows, "weights_mean").index) == [200, 400, 500, 600, 700, 800]
 
 
-def test_pictures_have_a_row_or_a_panel_per_config(tmp_path):
+def test_figures_have_a_row_or_a_panel_per_config(tmp_path):
     few, many = {"G": curves()}, {config: curves() for config in "ABCDEFG"}
     for name, draw in (("m", draw_magnitudes), ("u", draw_updates)):
         draw(few, tmp_path / f"{name}1.png")
         draw(many, tmp_path / f"{name}7.png")
         one, seven = (Image.open(tmp_path / f"{name}{k}.png").size for k in (1, 7))
         assert seven[1] > 1.5 * one[1]
+
+
+def test_buckets_need_not_be_named_by_resolutions(tmp_path):
+    """A backbone may group its parameters otherwise."""
+    draw_magnitudes({"H": curves(buckets=("encoder", "mlp-late"))}, tmp_path / "magnitudes.png")
+    assert (tmp_path / "magnitudes.png").stat().st_size > 0

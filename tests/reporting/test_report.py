@@ -3,90 +3,67 @@
 import pandas as pd
 import pytest
 import torch
+from network_rows import concatenated, network_rows
 from PIL import Image
 
-from edm2.reporting.curves import best_of, draw_ema_curves, main_metric, metrics_of
+from edm2.reporting.curves import draw_ema_curves
 from edm2.reporting.grids import draw_grid, write_class_grid
 from edm2.reporting.page import paragraph, render
+from edm2.reporting.page import table as html_table
+from edm2.reporting.selection import best_of, main_metric, metrics_of
 from edm2.reporting.tables import (
     ablation_table,
     as_markdown,
     baseline_table,
-    ema_table,
+    networks_table,
     paper_configs,
 )
 
-
-def networks(config="G", values=(3.0, 1.0, 2.0), lengths=(0.05, 0.1, 0.2)):
-    """Two metrics: of 1000 samples, and of 200 with values ten times as large."""
-    rows = [
-        {
-            "config": config,
-            "ema_length": s,
-            "nimg": 1000,
-            "metric": name,
-            "value": v * scale,
-            "detector": "classifier",
-            "samples": count,
-            "average": "power",
-            "error": 0.01,
-            "weight_sum": 1.0,
-            "snapshots": 8,
-            "first_seed": 0,
-            "tensors": "all",
-            "seeds": "sweep",
-            "guidance": 1.0,
-            "singular": False,
-            "standard_error": None,
-            "reference": 1500,
-            "network": f"{1000:012d}-ema_length-{s!r}",
-        }
-        for s, v in zip(lengths, values, strict=True)
-        for name, count, scale in (("fd_classifier_1k", 1000, 1), ("fd_classifier_200", 200, 10))
-    ]
-    return pd.DataFrame(rows)
+PAPER_COLUMNS = ["name", "paper, ImageNet-512: fid_50k", "paper, ImageNet-512: EMA length"]
+CURVE = network_rows((3.0, 1.0, 2.0))
 
 
 def test_the_best_is_the_lowest_of_the_metric_with_most_samples():
-    best = best_of(networks())
+    best = best_of(CURVE)
     assert (best["metric"], best["value"], best["ema_length"]) == ("fd_classifier_1k", 1.0, 0.1)
     assert not best["at_edge"]
 
 
 @pytest.mark.parametrize("values", [(1.0, 2.0, 3.0), (3.0, 2.0, 1.0)])
-def test_a_minimum_at_the_edge_is_said(values, tmp_path):
-    assert best_of(networks(values=values))["at_edge"]
-    draw_ema_curves(networks(values=values), tmp_path / "curve.svg")
-    assert ablation_table(networks(values=values))["ours: at edge of grid"].tolist() == ["yes"]
+def test_a_minimum_at_the_edge_is_marked(values, tmp_path):
+    table = network_rows(values)
+    assert best_of(table)["at_edge"]
+    draw_ema_curves(table, tmp_path / "curve.svg")
+    assert ablation_table(table)["ours: at edge of grid"].tolist() == ["yes"]
 
 
 def test_a_curve_never_mixes_metrics():
-    assert set(main_metric(networks())["metric"]) == {"fd_classifier_1k"}
+    assert set(main_metric(CURVE)["metric"]) == {"fd_classifier_1k"}
 
 
-def with_others():
+def with_other_metrics():
     """Beside the two Fréchet distances: a kernel distance with its error, at both counts, and a
-    precision without, of other order and larger than them.
+    precision without. Their values are larger and in another order.
     """
-    more = []
+    others = []
     for name, error in (("kid", 0.5), ("precision", None)):
-        rows = networks(values=(30.0, 20.0, 10.0))
+        rows = network_rows((30.0, 20.0, 10.0), standard_error=error)
         rows["metric"] = rows["metric"].str.replace("fd", name)
-        rows["standard_error"] = error
-        more.append(rows)
-    return pd.concat([*more, networks()], ignore_index=True)
+        others.append(rows)
+    return concatenated(*others, CURVE)
 
 
-def test_the_curve_is_that_of_the_frechet_distance_whatever_else_was_measured():
-    found, alone = (main_metric(t).reset_index(drop=True) for t in (with_others(), networks()))
-    pd.testing.assert_frame_equal(found, alone, check_dtype=False)
-    fid = networks().replace({"metric": {"fd_classifier_1k": "fid_1k"}})
+def test_the_curve_is_that_of_the_frechet_distance():
+    """Other metrics of the same networks leave it as it is."""
+    rows, expected = (main_metric(t).reset_index(drop=True) for t in (with_other_metrics(), CURVE))
+    pd.testing.assert_frame_equal(rows, expected, check_dtype=False)
+    fid = CURVE.replace({"metric": {"fd_classifier_1k": "fid_1k"}})
     assert main_metric(fid)["metric"].unique().tolist() == ["fid_1k"]
-    assert best_of(with_others())["ema_length"] == 0.1
+    assert best_of(with_other_metrics())["ema_length"] == 0.1
 
 
-def test_all_measures_of_a_network_by_name():
-    table = with_others()
+def test_all_metrics_of_a_network_by_name():
+    table = with_other_metrics()
     assert metrics_of(table, best_of(table)) == {
         "fd_classifier_1k": 1.0,
         "kid_classifier_1k": 20.0,
@@ -94,8 +71,8 @@ def test_all_measures_of_a_network_by_name():
     }
 
 
-def test_the_table_of_networks_has_a_column_per_other_measure_of_the_same_count():
-    plain, table = ema_table(networks()), ema_table(with_others())
+def test_the_table_of_networks_has_a_column_per_other_metric_of_the_same_count():
+    plain, table = networks_table(CURVE), networks_table(with_other_metrics())
     added = ["kid_classifier_1k", "kid_classifier_1k: standard error", "precision_classifier_1k"]
     assert table.columns.tolist() == [*plain.columns, *added]
     pd.testing.assert_frame_equal(table[plain.columns], plain, check_dtype=False)
@@ -103,38 +80,68 @@ def test_the_table_of_networks_has_a_column_per_other_measure_of_the_same_count(
     assert table[added[1]].tolist() == [0.5] * 3
 
 
+def test_several_seed_blocks_have_statistics_of_their_own():
+    """Of 2 and 4 the lowest counts; their mean is 3, and their standard deviation √2."""
+    blocks = [network_rows((v,), (0.1,), first_seed=1000 * k) for k, v in enumerate((4.0, 2.0))]
+    table = concatenated(*blocks)
+    (row,) = networks_table(table).to_dict("records")
+    assert (row["value"], row["first_seed"], row["seed_blocks"]) == (2.0, 1000, 2)
+    assert (row["mean"], row["std"]) == pytest.approx((3, 2**0.5))
+    ablation = ablation_table(table)
+    assert ablation["ours: mean ± std of 2 seed blocks"].tolist() == ["3 ± 1.4"]
+    assert not {"seed_blocks", "mean", "std"} & set(networks_table(CURVE))
+
+
 def test_the_ablation_names_detector_and_count_of_both_sides():
-    table = ablation_table(pd.concat([networks("A"), networks("G", values=(2.0, 0.5, 1.0))]))
+    table = ablation_table(
+        concatenated(network_rows((3.0, 1.0, 2.0), config="A"), network_rows((2.0, 0.5, 1.0)))
+    )
     assert table["config"].tolist() == ["A", "G"]
     assert table["ours: fd_classifier_1k"].tolist() == [1.0, 0.5]
     assert table["paper, ImageNet-512: fid_50k"].tolist() == [8.00, 2.56]  # EDM2 Table 1
     assert table["paper, ImageNet-512: EMA length"].tolist() == [0.034, 0.13]
 
 
-def test_the_papers_table_falls_from_a_to_g():
+def test_the_papers_cells_are_empty_for_other_configs():
+    table = ablation_table(concatenated(CURVE, network_rows((2.0, 0.5, 1.0), config="H")))
+    assert table["config"].tolist() == ["G", "H"]
+    assert table["ours: fd_classifier_1k"].tolist() == [1.0, 0.5]
+    assert table[PAPER_COLUMNS].isna().all(axis=1).tolist() == [False, True]
+    assert as_markdown(table).splitlines()[-1].startswith("| H |  | 0.5 |")
+    assert "nan" not in as_markdown(table) + html_table(table).lower()
+
+
+def test_no_config_needs_to_be_in_the_paper():
+    table = ablation_table(CURVE.assign(config="H"))
+    assert table["ours: fd_classifier_1k"].tolist() == [1.0]
+    assert table[PAPER_COLUMNS].isna().all(axis=None)
+
+
+def test_the_papers_fid_falls_from_a_to_g():
     fid = paper_configs()["fid"]
     assert list(fid.index) == list("ABCDEFG")
     assert fid.is_monotonic_decreasing
 
 
-def test_baselines_share_one_metric():
-    for name in ("fd_classifier_200", "fid_200", "fd_dinov2_200"):
-        table = networks().replace({"metric": {"fd_classifier_200": name}})
-        found = baseline_table(table, {f"held_out/{name}": 5.0, f"reconstructions/{name}": 6.0})
-        assert set(found["metric"]) == {name}
-        assert found["value"].tolist() == [5.0, 6.0, 10.0]  # the last: the best network's, at 200
+@pytest.mark.parametrize("name", ["fd_classifier_200", "fid_200", "fd_dinov2_200"])
+def test_baselines_share_one_metric(name):
+    """The last value is that of the best network, with 200 samples."""
+    table = CURVE.replace({"metric": {"fd_classifier_200": name}})
+    baselines = baseline_table(table, {f"held_out/{name}": 5.0, f"reconstructions/{name}": 6.0})
+    assert set(baselines["metric"]) == {name}
+    assert baselines["value"].tolist() == [5.0, 6.0, 10.0]
 
 
-def test_without_held_out_distances_there_are_no_baselines():
-    assert baseline_table(networks(), {}).empty
+def test_without_distances_of_held_out_images_there_are_no_baselines():
+    assert baseline_table(CURVE, {}).empty
 
 
 def test_markdown_has_a_line_per_row():
-    text = as_markdown(pd.DataFrame({"a": [1, 2], "b": [0.123456, 2.0]}))
-    assert text == "| a | b |\n| --- | --- |\n| 1 | 0.1235 |\n| 2 | 2 |\n"
+    text = as_markdown(pd.DataFrame({"a": [1, 2], "b": [0.123456, None]}))
+    assert text == "| a | b |\n| --- | --- |\n| 1 | 0.1235 |\n| 2 |  |\n"
 
 
-def test_the_page_escapes_what_it_is_given():
+def test_the_page_escapes_text():
     page = render("a < b", [("x & y", paragraph("<script>"))])
     assert "a &lt; b" in page
     assert "x &amp; y" in page
@@ -164,13 +171,9 @@ def test_rows_of_a_class_grid_follow_the_labels(tmp_path):
 
 
 def test_small_images_are_enlarged_by_whole_factors():
+    """16 pixels by a factor of 3, all black but one."""
     image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     image[..., 0, 0] = 255
     canvas = draw_grid([image], ["label"])
-    white = [
-        (x, y)
-        for x in range(canvas.width)
-        for y in range(canvas.height)
-        if canvas.getpixel((x, y)) == (0, 0, 0)
-    ]
-    assert len(white) >= 48 * 48 - 9  # 16 pixels by a factor of 3, less the bright one
+    pixels = [canvas.getpixel((x, y)) for x in range(canvas.width) for y in range(canvas.height)]
+    assert pixels.count((0, 0, 0)) >= 48 * 48 - 9

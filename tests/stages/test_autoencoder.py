@@ -119,9 +119,9 @@ def test_images_are_generated_from_such_latents(whole):
 
 def test_the_report_copes(whole):
     page = (whole / "reports/index.html").read_text()
-    assert "Training of the autoencoder" in page
-    assert ">Autoencoder</h2>" in page
-    assert "nan" not in page.split(">Autoencoder</h2>")[1].split("</h2>")[0].split("<img")[0]
+    assert "Training curves of the VAE" in page
+    assert ">VAE</h2>" in page
+    assert "nan" not in page.split(">VAE</h2>")[1].split("</h2>")[0].split("<img")[0]
     with Image.open(whole / "reports/vae.png") as picture:
         assert min(picture.size) > 100
 

@@ -82,9 +82,9 @@ def test_digits_in_pixel_space(project, capsys):
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
     assert pd.read_csv(folder / "reports/vae/curves.csv").empty
     page = (folder / "reports/index.html").read_text()
-    assert "images come back exactly" in page
-    assert "No autoencoder was trained here" in page
-    assert "Training of the autoencoder" not in page
+    assert "exact reconstructions" in page
+    assert "No VAE was trained" in page
+    assert "Training curves of the VAE" not in page
 
 
 @pytest.mark.parametrize("normalization", ["dataset", "paper"])
@@ -100,7 +100,7 @@ def test_digits_in_latents_of_stable_diffusions_kind(project, tmp_path, normaliz
         (tmp_path / "sd/diffusion_pytorch_model.safetensors").write_bytes(b"")  # no more needed
         run(FROM_THE_CODEC_ON[1:])
         generated(folder)
-        assert "No autoencoder was trained here" in (folder / "reports/index.html").read_text()
+        assert "No VAE was trained" in (folder / "reports/index.html").read_text()
     else:
         run(("train_vae", "encode_latents"))
     facts = read_manifest(folder / "data/latents")

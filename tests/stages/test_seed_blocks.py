@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tiny import run_stage
 
-from edm2.reporting.curves import best_of, main_metric
+from edm2.reporting.selection import best_of, main_metric
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def test_networks_are_measured_on_disjoint_blocks_and_the_lowest_counts(blocks):
         lowest = main_metric(table)
         (row,) = lowest[(lowest["network"] == name) & (lowest["seeds"] == "sweep")].itertuples()
         assert rows["value"].nunique() == 2
-        assert (row.value, row.blocks) == (rows["value"].min(), 2)
+        assert (row.value, row.seed_blocks) == (rows["value"].min(), 2)
         assert row.mean == pytest.approx(rows["value"].mean())
         assert row.std == pytest.approx(rows["value"].std())
     best = best_of(table)
     assert best["value"] == sweep["value"].min()
     ablation = pd.read_csv(blocks / "reports/ablation.csv")
     expected = f"{best['mean']:.4g} ± {best['std']:.2g}"
-    assert ablation["ours: mean ± std of 2 blocks"].tolist() == [expected]
+    assert ablation["ours: mean ± std of 2 seed blocks"].tolist() == [expected]
 
 
 def test_strips_show_the_same_seeds_at_every_length(blocks):

@@ -1,0 +1,61 @@
+"""The params that a config uses, from the params.yaml of an experiment."""
+
+import math
+
+import pytest
+from ruamel.yaml import YAML
+from tiny import ROOT
+
+from edm2.pipeline.experiments import used_params
+
+
+@pytest.fixture
+def tree():
+    """params.yaml of all configs that matter here."""
+    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    tree["configs"] = ["A", "G"]
+    tree["diffusion"] |= {"lr_ref": 0.01, "lr_decay_batches": 100, "p_mean": None}
+    tree["diffusion"]["per_config"] = {
+        "A": {"lr_ref": 0.002, "channel_mult": [1, 4], "overrides": {"bias": False}}
+    }
+    return tree
+
+
+def test_per_config_wins(tree):
+    used = used_params(tree)
+    assert [used[c]["diffusion.lr_ref"] for c in "AG"] == [0.002, 0.01]
+    assert [used[c]["diffusion.channel_mult"] for c in "AG"] == [[1, 4], [1, 2]]
+    assert [used[c]["diffusion.overrides.bias"] for c in "AG"] == [False, False]
+    assert not any("per_config" in key for params in used.values() for key in params)
+
+
+def test_null_is_the_papers_value(tree):
+    """EDM2 Table 1; the learning rate of config A is constant whatever params say."""
+    used = used_params(tree)
+    assert [used[c]["diffusion.p_mean"] for c in "AG"] == [-1.2, -0.4]
+    assert [used[c]["diffusion.overrides.average"] for c in "AG"] == ["traditional", "power"]
+    assert [used[c]["diffusion.lr_decay_batches"] for c in "AG"] == [math.inf, 100]
+    assert used["G"]["diffusion.attention_resolutions"] == [4]
+
+
+def test_other_params_are_as_written(tree):
+    used = used_params(tree)
+    assert [used[c]["sampling.steps"] for c in "AG"] == [16, 16]
+    assert [used[c]["diffusion.size"] for c in "AG"] == [None, None]
+
+
+def test_params_of_an_old_revision_keep_their_nulls(tree):
+    tree["diffusion"]["num_res_blocks"] = tree["diffusion"].pop("res_blocks")
+    used = used_params(tree)
+    assert [used[c]["diffusion.lr_ref"] for c in "AG"] == [0.002, 0.01]
+    assert [used[c]["diffusion.p_mean"] for c in "AG"] == [None, None]
+    assert used["A"]["diffusion.num_res_blocks"] == 1
+
+
+def test_an_unknown_config_keeps_its_nulls(tree):
+    """One that a plug-in of another revision defined."""
+    tree["configs"] = ["G", "H"]
+    tree["diffusion"]["per_config"] = {"H": {"lr_ref": 0.003}}
+    used = used_params(tree)
+    assert [used[c]["diffusion.lr_ref"] for c in "GH"] == [0.01, 0.003]
+    assert used["H"]["diffusion.p_mean"] is None

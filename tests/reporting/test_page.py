@@ -1,0 +1,121 @@
+"""The whole report, from invented outputs of the stages."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from network_rows import concatenated, network_rows
+from PIL import Image
+
+from edm2.reporting.report import write_report
+from edm2.reporting.stage_outputs import StageOutputs
+from edm2.reporting.training_sections import dynamics_section
+
+BUCKETS = ("enc-8x8", "dec-8x8")
+TRAINING = {
+    "nimg": [500, 1000],
+    "train/loss": [2.0, 1.0],
+    "train/weighted_mse": [1.0, 0.5],
+    "train/lr": [0.01, 0.01],
+    "train/nonfinite_gradients": [0.0, 0.0],
+    "weighted_mse/sigma_1": [1.0, 0.5],
+    **{
+        f"{quantity}_{kind}/{bucket}": [1.0, 1.2]
+        for quantity in ("weights", "activations", "updates")
+        for kind in ("mean", "max")
+        for bucket in BUCKETS
+    },
+}
+METRICS = {
+    "features": {"accuracy_held_out": 0.98},
+    "vae": {"psnr": 30.0, "ssim": 0.9},
+    "baselines": {"held_out/fd_classifier_200": 5.0, "reconstructions/fd_classifier_200": 6.0},
+}
+
+
+def write_picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+@pytest.fixture
+def stage_outputs(tmp_path):
+    """Outputs of the stages for some configs; each is swept over time, tensors and guidance."""
+
+    def write(*configs, trained=True):
+        for folder in ("fid", "training", *METRICS):
+            (tmp_path / folder).mkdir()
+        for stage, metrics in METRICS.items():
+            (tmp_path / stage / "metrics.json").write_text(json.dumps(metrics))
+        (tmp_path / "vae/curves.csv").write_text("nimg\n")
+        write_picture(tmp_path / "vae/reconstructions.png")
+        training = pd.DataFrame(TRAINING if trained else {"nimg": []})
+        for config in configs:
+            table = concatenated(
+                network_rows((3.0, 1.0, 2.0)),
+                network_rows((4.0, 2.0, 3.0), nimg=500),
+                network_rows((2.0, 1.5, 3.0), tensors="*-affine"),
+                network_rows((2.0, 0.5, 1.0), guidance=2.0),
+            ).assign(config=config)
+            table.to_csv(tmp_path / f"fid/{config}.csv", index=False)
+            training.to_csv(tmp_path / f"training/{config}.csv", index=False)
+            for network in table["network"].unique():
+                for name in (network, f"{network}-w2"):
+                    write_picture(tmp_path / f"samples/{config}/{name}.png")
+        return StageOutputs(tmp_path, configs)
+
+    return write
+
+
+def write_page(outputs):
+    write_report(outputs, outputs.folder)
+    return (outputs.folder / "index.html").read_text(encoding="utf-8")
+
+
+HEADINGS = [
+    "EMA length",
+    "Ablation",
+    "Training time",
+    "Per-tensor EMA length",
+    "Guidance",
+    "Samples",
+    "Baselines",
+    "VAE",
+    "Training",
+    "Training dynamics",
+    "All networks",
+]
+
+
+@pytest.mark.parametrize(("configs", "names"), [("AH", ["EDM baseline", ""]), ("H", [""])])
+def test_the_report_needs_no_config_of_the_paper(stage_outputs, tmp_path, configs, names):
+    page = write_page(stage_outputs(*configs))
+    assert re.findall("<h2>(.*?)</h2>", page) == HEADINGS
+    assert "nan" not in re.sub('src="[^"]*"', "", page).lower()
+    ablation = pd.read_csv(tmp_path / "ablation.csv")
+    assert ablation["config"].tolist() == list(configs)
+    assert ablation["ours: EMA length"].tolist() == [0.1] * len(configs)
+    assert ablation["name"].fillna("").tolist() == names
+    assert pd.read_csv(tmp_path / "dynamics.csv")["config"].tolist() == list(configs)
+    for sweep in ("nimg", "tensors", "guidance"):
+        assert set(pd.read_csv(tmp_path / f"sweeps/{sweep}.csv")["config"]) == set(configs)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {f"{config}/best/fd_classifier_1k" for config in configs} <= metrics.keys()
+    assert metrics["vae/psnr"] == 30
+
+
+def test_dynamics_are_compared_with_the_papers(stage_outputs, tmp_path):
+    """Weights that grow by 1.2, and activations that stay bounded; the paper has no config H."""
+    ((_, body),) = dynamics_section(stage_outputs("D", "G", "H"), tmp_path)
+    assert "Weights agree with the paper in config D." in body
+    assert "Weights disagree with the paper in config G." in body
+    assert "Activations agree with the paper in config D, G." in body
+
+
+def test_without_training_there_are_no_training_curves(stage_outputs, tmp_path):
+    page = write_page(stage_outputs("G", trained=False))
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings == [h for h in HEADINGS if h != "Training dynamics"]
+    for name in ("training", "magnitudes", "updates"):  # outs of the stage
+        assert (tmp_path / f"{name}.png").exists()
