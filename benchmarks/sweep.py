@@ -24,8 +24,8 @@ from edm2.ema.reconstruct import copy_files
 from edm2.metrics.collection import Collection
 from edm2.params import load
 from edm2.pipeline.evaluator import Evaluator
+from edm2.pipeline.networks import load_networks
 from edm2.runtime.device import pick_device
-from edm2.runtime.manifest import read_manifest
 from edm2.runtime.progress import Progress
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     Collection.add = clock.timed("moments", Collection.add)
 
     folder = Path(f"models/sweep/{given.config}")
-    networks = read_manifest(folder)["networks"][: given.networks]
+    networks = load_networks(given.config)[: given.networks]
     store = SnapshotStore(Path(f"models/ema/{given.config}"))
     with tempfile.TemporaryDirectory() as scratch:
         targets = {Path(scratch) / f"{length}.safetensors": Target(length) for length in lengths}

@@ -163,7 +163,7 @@ class _Plan:
             )
         self.solutions = self._solve()
         self.reconstructions = [self._describe(*target) for target in self.targets]
-        self.weights_of_most = self._weights("")
+        self.default_weights = self._weights("")
 
     def run(self, consume: Callable[[str, int, torch.Tensor], None]) -> None:
         """Pass on each tensor's name, first value and values [targets, values]: first the buffers,
@@ -185,7 +185,7 @@ class _Plan:
             [self.store.path(snapshot) for snapshot in self.snapshots],
             names,
             lambda name: (
-                self._weights(name) if name in self.single_tensors else self.weights_of_most
+                self._weights(name) if name in self.single_tensors else self.default_weights
             ),
             consume,
         )

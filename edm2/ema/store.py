@@ -3,7 +3,7 @@
 A store is a folder of safetensors files whose metadata hold the time, the averaging profile and the
 names of buffers. When the training is finished, a manifest beside them has their checksums. A folder
 without a manifest, of a training that is still running, can be read as well. A manifest with a
-`location` stands for the snapshots in another folder.
+`location` refers to the snapshots in another folder.
 """
 
 import json
@@ -131,7 +131,7 @@ def write_snapshot(
         write_tensors(folder / snapshot.file, tensors, dtype, {"snapshot": json.dumps(metadata)})
     except NotFiniteError as error:
         raise UserError(
-            f"{error} The training has diverged by {snapshot.nimg} images, or its values exceed the "
+            f"{error} The training diverged before {snapshot.nimg} images, or its values exceed the "
             "range of that dtype. Lower the learning rate, or lengthen its ramp-up, and train again. "
             f"The snapshots of earlier times are still in {folder}."
         ) from None

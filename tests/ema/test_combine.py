@@ -134,7 +134,7 @@ def test_buffers_are_copied_whole_and_integers_stay_integers(tmp_path):
 
 
 def test_averages_of_earlier_times_use_only_the_snapshots_until_then(tmp_path):
-    """In one pass as each alone: sums, buffers and description."""
+    """Sums, buffers and description, in one pass for all targets or for each target alone."""
     store = make_store(tmp_path / "store")
     targets = {"x": Target(0.08, 200), "y": Target(0.08, 400), "z": Target(0.15, 350)}
     paths = {tmp_path / f"{name}.safetensors": target for name, target in targets.items()}

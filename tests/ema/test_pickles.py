@@ -165,14 +165,14 @@ def test_only_plain_arguments_are_kept(read, protocol):
         "pair": (1, "x"),
         "nested": {"a": {1: [False]}},
     }
-    others = {
+    not_plain = {
         "dtype": torch.float16,
         "scalar": np.float32(1),
         "listed": [torch.device("cpu")],
         "raw": b"x",
         "set": {1},
     }
-    net = network(EasyDict, **plain, **others, easy=EasyDict(a=EasyDict(b=1)))
+    net = network(EasyDict, **plain, **not_plain, easy=EasyDict(a=EasyDict(b=1)))
     arguments = read({"ema": net}, protocol).arguments
     assert arguments == {**plain, "easy": {"a": {"b": 1}}}
     assert type(arguments["easy"]["a"]) is dict
