@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from edm2.params import Params, UserError
-from edm2.params.diffusion import ConfigName, Diffusion, Overrides
+from edm2.params.configs import ConfigName
+from edm2.params.diffusion import Diffusion, Overrides
 from edm2.runtime.tracking import flatten
 
 

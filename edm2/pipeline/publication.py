@@ -9,32 +9,41 @@ from pathlib import Path
 from typing import Any
 
 from edm2.params import UserError
-from edm2.runtime.distributed import barrier, is_main_process
+from edm2.runtime.distributed import barrier, broadcast_flag, is_main_process
 from edm2.runtime.files import link, sha256
-from edm2.runtime.manifest import NAME
+from edm2.runtime.manifest import NAME, damaged_files
 from edm2.runtime.state import State
 
 
 def is_complete(state: State) -> bool:
-    """Whether all results of this run exist and have their sizes, though the outs may not be there.
+    """Whether all results of this run exist and are intact, though the outs may not be there.
 
-    If not, all are removed, and the run starts from the beginning. `edm2 verify` is what reads
-    contents.
+    Files that a manifest lists are read and compared with their checksums: their outs are gone or
+    were removed as damaged, and are links to these very files. If something is wrong, all results
+    are removed, and the run starts from the beginning.
     """
     sizes = state.read_notes().get("result_bytes")
     if sizes is None:
         return False
-    corrupted = [name for name, size in sizes.items() if _size(state.results / name) != size]
-    barrier()
-    if corrupted and is_main_process():
-        print(
-            f"{state.results / corrupted[0]}: missing or truncated; the stage is run again.",
-            file=sys.stderr,
-        )
+    problem = _problem(state, sizes) if is_main_process() else None
+    complete = not broadcast_flag(problem is not None)
+    if problem is not None:
+        print(f"{problem} The stage is run again.", file=sys.stderr)
         shutil.rmtree(state.folder)
         state.results.mkdir(parents=True)
     barrier()
-    return not corrupted
+    return complete
+
+
+def _problem(state: State, sizes: Mapping[str, int]) -> str | None:
+    """The first result that is not as it was written."""
+    for name, size in sizes.items():
+        if _size(state.results / name) != size:
+            return f"{state.results / name}: missing or truncated."
+    for manifest in sorted(state.results.rglob(NAME)):
+        for problem in damaged_files(manifest.parent):
+            return problem
+    return None
 
 
 def publish(state: State, outs: Iterable[Path]) -> None:

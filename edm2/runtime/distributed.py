@@ -82,6 +82,12 @@ def gathered(mine: T) -> list[T]:
     return parts
 
 
+def broadcast_flag(flag: bool) -> bool:
+    """What the main process says, on all ranks."""
+    value = torch.tensor(int(flag and is_main_process()))
+    return bool(all_reduce(value, "max"))
+
+
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()

@@ -114,3 +114,14 @@ def test_finished_results_reach_the_pipeline_again(root: Path) -> None:
         Path("table").unlink()  # as DVC does before a stage runs
         publish(state, [Path("table")])
     assert Path("table").read_text() == "t"
+
+
+def test_a_flipped_bit_in_a_listed_result_makes_the_stage_run_again(root: Path) -> None:
+    """Its out is a hard link to the same damaged file: publishing it again would not help."""
+    with open_state("s", "f") as state:
+        out = files(state.results, weights="1234").joinpath("weights")
+        write_manifest(state.results)
+        publish(state, [Path("weights")])
+        out.write_text("1235")
+        assert not is_complete(state)
+        assert not out.exists()
