@@ -30,13 +30,28 @@ def timed(function: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     return median(seconds), result
 
 
+def streamed(features: Any) -> tuple[Any, Any]:
+    """Mean and covariance of features that arrive in batches."""
+    from edm2.metrics.statistics import Statistics
+
+    statistics = Statistics.empty(features.shape[1])
+    for start in range(0, len(features), BATCH):
+        statistics.update(features[start : start + BATCH])
+    return statistics.mean, statistics.covariance
+
+
+def distance_by_square_root(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
+    from scipy.linalg import sqrtm
+
+    root = sqrtm(cov_a @ cov_b)
+    return float(((mean_a - mean_b) ** 2).sum() + (cov_a + cov_b - 2 * root.real).trace())
+
+
 def compare(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
-    import scipy.linalg
 
     from edm2.metrics import frechet_distance
-    from edm2.metrics.statistics import Statistics
 
     rng = np.random.default_rng(0)
     scales = np.exp(-5 * np.arange(args.dims) / args.dims)
@@ -49,23 +64,9 @@ def compare(args: argparse.Namespace) -> None:
 
     a, b = draw_features(0.0), draw_features(0.1)
 
-    def streamed() -> list[Any]:
-        moments = []
-        for features in (a, b):
-            statistics = Statistics.empty(args.dims)
-            for start in range(0, len(features), BATCH):
-                statistics.update(features[start : start + BATCH])
-            moments += [statistics.mean, statistics.covariance]
-        return moments
-
-    def by_square_root() -> float:
-        mean_a, cov_a, mean_b, cov_b = moments
-        root = scipy.linalg.sqrtm(cov_a @ cov_b)
-        return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root.real))
-
-    streamed_seconds, moments = timed(streamed, 1)
+    streamed_seconds, moments = timed(lambda: [*streamed(a), *streamed(b)], 1)
     edm2_seconds, edm2_distance = timed(lambda: frechet_distance(*moments), args.repeats)
-    sqrtm_seconds, sqrtm_distance = timed(by_square_root, 1)
+    sqrtm_seconds, sqrtm_distance = timed(lambda: distance_by_square_root(*moments), 1)
     rows = [
         (f"moments of 2 x {args.images} images", streamed_seconds, ""),
         ("edm2.metrics.frechet_distance", edm2_seconds, repr(edm2_distance)),

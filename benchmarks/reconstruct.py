@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
 import torch
-from processes import peak_gib, run_in_own_process
+from measurement import peak_gib, run_in_own_process
 from safetensors.torch import load_file, save_file
 
 from edm2.ema import Snapshot, SnapshotStore, Target, reconstruct_files, write_snapshot

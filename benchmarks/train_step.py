@@ -9,21 +9,19 @@ row has the reason.
 import argparse
 import json
 import sys
-import time
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
-from processes import peak_gib, run_in_own_process
+from measurement import run_in_own_process, time_steps
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of a step on random data, after a warm-up; peak memory."""
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """`time_steps` on random data."""
     import torch
 
     from edm2.diffusion import build_denoiser
@@ -55,22 +53,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         torch.randn(args.batch),
         torch.arange(args.batch) % 1000,
     )
-
-    def step(number: int) -> float:
-        start = time.perf_counter()
-        task.step(batch, number * args.batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    warmup_seconds = [step(k + 1) for k in range(args.warmup)]
-    seconds = median([step(args.warmup + k + 1) for k in range(args.steps)])
-    return {
-        "s/step": seconds,
-        "images/s": args.batch / seconds,
-        "peak GiB": peak_gib(device),
-        "first step s": warmup_seconds[0],
-    }
+    return time_steps(partial(task.step, batch), args.batch, args.warmup, args.steps, device)
 
 
 def argument_parser() -> argparse.ArgumentParser:

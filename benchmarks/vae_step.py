@@ -8,16 +8,15 @@ losses. Each row is measured in its own process, on random images and with a bac
 import argparse
 import json
 import sys
-import time
+from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
-from processes import peak_gib, run_in_own_process
+from measurement import run_in_own_process, time_steps
 
 LOSSES = {
     "mse": (),
@@ -30,21 +29,13 @@ LOSSES = {
 }
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of a step, after a warm-up; peak memory of the device or the process."""
-    import torch
-
-    from edm2.features.classifier import Classifier
-    from edm2.features.vgg import Vgg16, lpips_weights
+def make_params(args: argparse.Namespace) -> Any:
     from edm2.params import load
-    from edm2.vae.network import Autoencoder
-    from edm2.vae.training import VaeTask
 
-    device, side = torch.device(args.device), args.resolution
     vae = load(Path(__file__).parent.parent / "params.yaml").vae
     weights = dict.fromkeys(("perceptual", "adversarial", "pooled", "low_pass"), 0.0)
     weights |= {"mse": 1.0, **dict.fromkeys(LOSSES[args.losses], 1.0)}
-    params = vae.model_copy(
+    return vae.model_copy(
         update={
             "channels": args.channels[0],
             "channel_mult": (1, 2, 4, 4),
@@ -57,6 +48,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             ),
         }
     )
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """`time_steps` on random images."""
+    import torch
+
+    from edm2.features.classifier import Classifier
+    from edm2.features.vgg import Vgg16, lpips_weights
+    from edm2.vae.network import Autoencoder
+    from edm2.vae.training import VaeTask
+
+    params, device, side = make_params(args), torch.device(args.device), args.resolution
     torch.manual_seed(0)
     backbone = (
         Vgg16(lpips_weights())
@@ -71,18 +74,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         torch.randint(0, 256, (args.batch, 3, side, side), dtype=torch.uint8),
         torch.randn(args.batch, params.latent_channels, latent, latent),
     )
-
-    def step(number: int) -> float:
-        start = time.perf_counter()
-        task.step(batch, number * args.batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    for number in range(args.warmup):
-        step(number + 1)
-    seconds = median([step(args.warmup + k + 1) for k in range(args.steps)])
-    return {"s/step": seconds, "images/s": args.batch / seconds, "peak GiB": peak_gib(device)}
+    return time_steps(partial(task.step, batch), args.batch, args.warmup, args.steps, device)
 
 
 def argument_parser() -> argparse.ArgumentParser:

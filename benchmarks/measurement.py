@@ -1,10 +1,12 @@
-"""Measurements in separate processes, so that memory and threads of one do not affect another."""
+"""Time and memory of training steps, measured in separate processes that do not affect each other."""
 
 import json
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 
@@ -30,3 +32,31 @@ def peak_gib(device: Any = None) -> float:
 
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def time_steps(
+    step: Callable[[int], Any], images: int, warmup: int, steps: int, device: Any
+) -> dict[str, float]:
+    """Median seconds of a training step, images per second, peak memory, seconds of the first step.
+
+    Args:
+        step: step(nimg) trains on `images` images.
+        warmup: steps that are not timed.
+    """
+    import torch
+
+    def timed_step(nimg: int) -> float:
+        start = time.perf_counter()
+        step(nimg)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    seconds = [timed_step((k + 1) * images) for k in range(warmup + steps)]
+    typical = median(seconds[warmup:])
+    return {
+        "s/step": typical,
+        "images/s": images / typical,
+        "peak GiB": peak_gib(device),
+        "first step s": seconds[0],
+    }
