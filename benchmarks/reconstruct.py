@@ -1,12 +1,16 @@
-"""Speed and memory of post-hoc EMA, beside what bounds it and what one would write without it.
+"""Speed and memory of post-hoc EMA, compared with lower bounds and with a plain loop.
 
-`python benchmarks/reconstruct.py [--millions 31] [--snapshots 64] [--lengths 1 8 31]` makes a store of
-random 16-bit snapshots in a temporary folder and prints a table. Each row is a process of its own:
-reconstruction into 16-bit files; a plain read of the same files; a float32 matrix product of the same
-shape on values in memory (of up to 8 GiB of them); and the plain loop, one multiply-add over all parameters
-per snapshot and length, and the same files in the end (timed on a few snapshots, and extrapolated).
-Seconds are the median of a few such processes: the first to write so many files waits for memory that
-the system has yet to find.
+`python benchmarks/reconstruct.py [--millions 31] [--snapshots 64] [--lengths 1 8 31]` writes a store of
+random 16-bit snapshots to a temporary folder and prints a table. Each row runs in its own process:
+
+- reconstruct: reconstruction into 16-bit files;
+- read: a read of the snapshot files, without computation;
+- matrix product: a float32 matrix product of the same shape in memory, on at most 8 GiB of values;
+- loop (extrapolated): one multiply-add over all parameters per snapshot and length, then the same files;
+  timed on a few snapshots.
+
+Seconds are the median of a few processes: the first one to write so many files waits for memory of the
+system.
 """
 
 import argparse
@@ -21,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
 import torch
-from alone import alone, peak_gib
+from measurement import peak_gib, run_in_own_process
 from safetensors.torch import load_file, save_file
 
 from edm2.ema import Snapshot, SnapshotStore, Target, reconstruct_files, write_snapshot
@@ -29,14 +33,14 @@ from edm2.ema.profile import Power
 from edm2.ema.solve import solve_profiles
 
 STEP = 8 * 2**20  # images between snapshots
-IN_LOOP = 4  # snapshots that the plain loop is timed on
-IN_PRODUCT = 2**31  # values that the matrix product is timed on, at most: 8 GiB
-TENSOR = 2_359_296  # values of the largest tensors, a 3×3 convolution of 512 channels
+LOOP_SNAPSHOTS = 4  # that the loop is timed on
+MAX_PRODUCT_VALUES = 2**31  # that the matrix product is timed on: 8 GiB
+TENSOR_VALUES = 2_359_296  # of the largest tensors: a 3×3 convolution with 512 channels
 
 
 def make_store(folder: Path, snapshots: int, values: int) -> None:
     torch.manual_seed(0)
-    sizes = [TENSOR] * (values // TENSOR) + [values % TENSOR or 1]
+    sizes = [TENSOR_VALUES] * (values // TENSOR_VALUES) + [values % TENSOR_VALUES or 1]
     for k in range(snapshots):
         tensors = {f"layer{i}.weight": torch.randn(size) for i, size in enumerate(sizes)}
         length = (0.05, 0.10)[k % 2]
@@ -68,7 +72,7 @@ def run_read(folder: Path, count: int, scratch: Path) -> float:
 def run_product(folder: Path, count: int, scratch: Path) -> float:
     store = SnapshotStore(folder)
     values = sum(t.numel() for t in load_file(store.path(store.snapshots[0])).values())
-    width = min(values, IN_PRODUCT // len(store.snapshots))
+    width = min(values, MAX_PRODUCT_VALUES // len(store.snapshots))
     data = torch.randn(len(store.snapshots), width)
     weights = torch.randn(count, len(store.snapshots))
     weights @ data[:, :1000]  # starts the threads
@@ -83,7 +87,7 @@ def run_loop(folder: Path, count: int, scratch: Path) -> float:
     weights, _ = solve_profiles([s.profile for s in store.snapshots], targets)
     sums: list[dict[str, torch.Tensor]] = [{} for _ in targets]
     seconds = 0.0
-    for k, snapshot in enumerate(store.snapshots[: IN_LOOP + 1]):
+    for k, snapshot in enumerate(store.snapshots[: LOOP_SNAPSHOTS + 1]):
         start = time.perf_counter()
         for name, tensor in load_file(store.path(snapshot)).items():
             values = tensor.float()
@@ -97,14 +101,14 @@ def run_loop(folder: Path, count: int, scratch: Path) -> float:
     start = time.perf_counter()
     for k, total in enumerate(sums):
         save_file({name: values.half() for name, values in total.items()}, scratch / str(k))
-    return seconds / IN_LOOP * len(store.snapshots) + time.perf_counter() - start
+    return seconds / LOOP_SNAPSHOTS * len(store.snapshots) + time.perf_counter() - start
 
 
-WAYS = {
+METHODS = {
     "reconstruct": run_reconstruct,
-    "plain read": run_read,
+    "read": run_read,
     "matrix product": run_product,
-    "plain loop (extrapolated)": run_loop,
+    "loop (extrapolated)": run_loop,
 }
 
 
@@ -115,33 +119,29 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1, 8, 31])
     parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        way, folder, count = given.one
+    args = parser.parse_args()
+    if args.one:
+        method, folder, count = args.one
         before = peak_gib()
         with tempfile.TemporaryDirectory() as scratch:
-            seconds = WAYS[way](Path(folder), int(count), Path(scratch))
+            seconds = METHODS[method](Path(folder), int(count), Path(scratch))
         print(json.dumps({"s": seconds, "peak GiB": peak_gib(), "over start": peak_gib() - before}))
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        make_store(Path(folder), given.snapshots, int(given.millions * 1e6))
-        for count in given.lengths:
-            for way in WAYS:
+        make_store(Path(folder), args.snapshots, int(args.millions * 1e6))
+        for count in args.lengths:
+            for method in METHODS:
                 runs = []
-                for k in range(given.repeats):
-                    os.sync()  # what was written before is not to be written now
-                    runs.append(
-                        alone(
-                            __file__,
-                            ["--one", way, folder, str(count)],
-                            f"{count} lengths, {way}, {k + 1} of {given.repeats}",
-                        )
-                    )
-                rows.append({"lengths": count, "way": way, **pd.DataFrame(runs).median()})
+                for k in range(args.repeats):
+                    os.sync()  # earlier writes must not slow this run down
+                    label = f"{count} lengths, {method}, {k + 1} of {args.repeats}"
+                    arguments = ["--one", method, folder, str(count)]
+                    runs.append(run_in_own_process(__file__, arguments, label))
+                rows.append({"lengths": count, "method": method, **pd.DataFrame(runs).median()})
     table = pd.DataFrame(rows)
     print(
-        f"{given.snapshots} snapshots of {given.millions:g} million parameters, float16; "
+        f"{args.snapshots} snapshots of {args.millions:g} million parameters, float16; "
         f"{torch.get_num_threads()} threads"
     )
     print(table.to_string(index=False, float_format="{:.3g}".format))

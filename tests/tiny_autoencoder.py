@@ -1,4 +1,4 @@
-"""A tiny autoencoder and its training, without a project."""
+"""A tiny VAE and its training, without a project."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     "warmup_nimg": 32,
     "evaluate_nimg": 80,
 }
-EVERYTHING: dict[str, Any] = {  # all losses from the start, views and flips
+EVERYTHING: dict[str, Any] = {  # all losses from the start, transforms and flips
     **TINY,
     "latent_channels": 6,
     "attention": True,
@@ -53,7 +53,7 @@ EVERYTHING: dict[str, Any] = {  # all losses from the start, views and flips
 
 
 def vae_params(*changes: dict[str, Any], **more: Any) -> Vae:
-    """Those of params.yaml with the values at some key paths changed; `__` stands for a dot."""
+    """The `vae` section of params.yaml with changes by key path; in keywords `__` means a dot."""
     tree = load(Path(__file__).parent.parent / "params.yaml").vae.model_dump()
     for key, value in {k: v for change in (*changes, more) for k, v in change.items()}.items():
         node, parts = tree, key.replace("__", ".").split(".")
@@ -65,14 +65,14 @@ def vae_params(*changes: dict[str, Any], **more: Any) -> Vae:
 
 
 def make_backbone(resolution: int = 16) -> Classifier:
-    """Always the same one, of random weights."""
+    """A classifier with random weights, the same in each call."""
     torch.manual_seed(1)
-    made = Classifier(8, 2, 8, num_classes=2, resolution=resolution)
-    return made.eval().requires_grad_(False)
+    classifier = Classifier(8, 2, 8, num_classes=2, resolution=resolution)
+    return classifier.eval().requires_grad_(False)
 
 
 def make_network(params: Vae) -> Autoencoder:
-    """Always the same one; no weight is so small that a path carries nothing."""
+    """The same network in each call; no weights are so small that a layer has no effect."""
     torch.manual_seed(0)
     network = Autoencoder(params)
     with torch.no_grad():
@@ -86,17 +86,17 @@ def make_task(params: Vae, dtype: torch.dtype = torch.float32, seed: int = 1) ->
 
 
 def steady(task: VaeTask) -> VaeTask:
-    """With an ε in Adam above the rounding of gradients, which would otherwise decide the sign of
-    steps where there is no gradient.
+    """Set Adam's ε above the rounding errors of gradients. They would otherwise decide the sign of
+    steps where the gradient is zero.
     """
-    for optimizer in (task.optimizer, task.critic.optimizer):
+    for optimizer in (task.optimizer, task.discriminator_task.optimizer):
         for group in optimizer.param_groups:
             group["eps"] = 1e-3
     return task
 
 
 def make_batch(params: Vae, step: int = 0, resolution: int = 16) -> Batch:
-    """Images of smooth colors with some flat parts, and noise for their latents."""
+    """Images of smooth colors with some flat areas, and noise for their latents."""
     rng = torch.Generator().manual_seed(step)
     coarse = torch.rand(params.batch, 3, 3, 3, generator=rng) * 400 - 70
     smooth = nn.functional.interpolate(coarse, resolution, mode="bilinear", align_corners=True)
@@ -115,10 +115,10 @@ def copies(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def same(a: Iterable[torch.Tensor], b: Iterable[torch.Tensor]) -> list[bool]:
-    """Which tensors have the same bits."""
+    """For each pair of tensors, whether all bits are the same."""
     return [torch.equal(x, y) for x, y in zip(a, b, strict=True)]
 
 
 def images_of(batch: Batch) -> torch.Tensor:
-    """In [-1, 1]."""
+    """The images of a batch in [-1, 1]."""
     return batch[0] / 127.5 - 1

@@ -31,7 +31,7 @@ class Losses(Section):
     """Weights; 0 leaves a loss out. Each loss's gradient at the image is scaled to its weight."""
 
     perceptual: NonNegative = Field(description="distance of backbone features (LPIPS, eq. 1)")
-    adversarial: NonNegative = Field(description="the discriminator's judgment of reconstructions")
+    adversarial: NonNegative = Field(description="the discriminator's scores of reconstructions")
     pooled: NonNegative = Field(description="squared error of area-pooled images")
     low_pass: NonNegative = Field(description="squared error in the flat parts of images")
     mse: NonNegative = Field(description="squared error of all pixels")

@@ -1,4 +1,4 @@
-"""The codec of the pipeline: trained here, or taken as params name it; and how well it works."""
+"""The codec of the pipeline: trained or chosen by params, and evaluated on held-out images."""
 
 from math import isfinite
 from pathlib import Path
@@ -31,11 +31,11 @@ from edm2.vae.published import save_codec
 from edm2.vae.training import VaeTask, batches
 
 CURVES = "reports/vae/curves.csv"
-SHOWN = 24  # held-out images in the picture of reconstructions
+GRID_IMAGES = 24  # held-out images in the grid of reconstructions
 
 
 def train_vae(context: StageContext) -> None:
-    """Train the VAE, or take the codec that params name; measure held-out reconstructions."""
+    """Train the VAE, or save the codec of params; evaluate reconstructions of held-out images."""
     params, out = context.params, context.out(VAE)
     prepared = [ImageShards(IMAGES, split) for split in ("train", "held_out")]
     others = [WebImages(paths, prepared[0].resolution) for paths in _shards(params)]
@@ -47,14 +47,14 @@ def train_vae(context: StageContext) -> None:
             save_vae(network.cpu(), params.vae, out)
             write_curves(context, CURVES)
     elif is_main_process():
-        print(f"note: codec.kind is {params.codec.kind}: no VAE is trained here.")
+        print(f"note: codec.kind is {params.codec.kind}, so no VAE is trained.")
         save_codec(params.codec, out, project_root())
         write_no_curves(context, CURVES)
     if is_main_process():
         codec = load_codec(out, context.device)
         _draw_reconstructions(context, codec, held_out)
         metrics = evaluate(codec, held_out, backbone, context.device)
-        # JSON has no infinity: where nothing is lost there is no PSNR, and the report says so
+        # JSON has no infinity: exact reconstructions have no PSNR, and the report says so
         finite = {key: value for key, value in metrics.items() if isfinite(value)}
         write_metrics(context, "reports/vae/metrics.json", finite)
 
@@ -65,7 +65,7 @@ def trains_vae(params: Params) -> bool:
 
 
 def external_inputs(params: Params) -> str:
-    """Names, sizes and times of the files that `vae` and `codec` name, which dvc.yaml cannot."""
+    """Names, sizes and times of files that `vae` and `codec` name and dvc.yaml cannot list."""
     groups, backbone, folder = _shards(params), _backbone_path(params), params.codec.path
     if backbone is not None:
         groups.append([backbone])
@@ -107,8 +107,8 @@ def _train(
 
 
 def _draw_reconstructions(context: StageContext, codec: Codec, held_out: ImageDataset) -> None:
-    """Held-out images, what the codec decodes, and the mask of the low-pass loss if it is used."""
-    images, _ = held_out.batch(range(min(SHOWN, len(held_out))))
+    """Held-out images, their reconstructions, and the mask of the low-pass loss if it is used."""
+    images, _ = held_out.batch(range(min(GRID_IMAGES, len(held_out))))
     decoded = codec.decode(codec.encode(images.to(context.device))[0]).cpu()
     rows = {"image": images, "decoded": decoded}
     if trains_vae(context.params) and context.params.vae.losses.low_pass:
@@ -119,7 +119,7 @@ def _draw_reconstructions(context: StageContext, codec: Codec, held_out: ImageDa
 
 
 def _backbone(context: StageContext) -> Backbone:
-    """What perceptual loss and discriminator see."""
+    """The backbone of the perceptual loss and the discriminator."""
     if context.params.vae.backbone == "classifier":
         return load_classifier(FEATURES, context.device)
     return load_vgg16(_backbone_path(context.params), context.device)
@@ -132,6 +132,6 @@ def _backbone_path(params: Params) -> Path | None:
 
 
 def _shards(params: Params) -> list[list[Path]]:
-    """The tars of `vae.images`, for training and held out; empty if prepared images are used."""
+    """The training and held-out tars of `vae.images`; empty if the prepared images are used."""
     patterns = (params.vae.images.shards, params.vae.images.held_out)
     return [matching(pattern, project_root()) for pattern in patterns if pattern is not None]

@@ -1,1 +1,1 @@
-"""The autoencoder that makes latents: network, losses, training, and the codecs."""
+"""The VAE that makes latents: network, losses, training, and the codecs."""

@@ -1,4 +1,4 @@
-"""What turns images into latents and back."""
+"""Codecs: images → latents → images."""
 
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,25 +19,26 @@ from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 class Codec(Protocol):
     """Images uint8 [N, 3, R, R] ↔ latents float32 [N, channels, R/downscale, R/downscale].
 
-    Latents have the codec's own scale; `edm2.data.normalization.Normalization` brings them to 0.5. Of
-    large images only some pass the network at once, so that N is bound by memory for images alone.
+    Latents have the codec's own scale; `edm2.data.normalization.Normalization` scales them to a standard
+    deviation of 0.5. Large images pass the network a few at a time, so that N is limited by the
+    memory for images only.
     """
 
     downscale: int
     channels: int
-    normalization: Normalization | None  # constants; None: to be measured over a data set
+    normalization: Normalization | None  # constants; None: measured over the dataset
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of each image's latent."""
+        """Mean and standard deviation (≥ 0) of each image's latent."""
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """uint8 images."""
+        """uint8 [N, 3, R, R] in [0, 255], rounded and clamped."""
         ...
 
 
 class TrainedVae:
-    """The codec that `train_vae` trains."""
+    """The VAE that the stage `train_vae` trains."""
 
     normalization: Normalization | None = None
 
@@ -58,9 +59,9 @@ class TrainedVae:
 
 
 class Rgb:
-    """No codec, for diffusion of pixels: latents are the images in [-1, 1], with std 0.
+    """Pixel space: latents are the images in [-1, 1], with std 0.
 
-    The paper's normalization leaves them as they are, taking their standard deviation for 0.5.
+    The paper's normalization leaves them unchanged: it takes their standard deviation as 0.5.
     """
 
     downscale, channels = 1, 3
@@ -77,12 +78,12 @@ class Rgb:
         return to_uint8(latents)
 
 
-def save_vae(network: Autoencoder, params: Vae, folder: Path, **facts: Any) -> None:
-    """Write the codec that was trained, for `load_codec`."""
+def save_vae(network: Autoencoder, params: Vae, folder: Path, **metadata: Any) -> None:
+    """Write a trained codec for `load_codec`, with `metadata` in its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / "network.safetensors")
-    write_manifest(folder, kind="trained", vae=params.model_dump(mode="json"), **facts)
+    write_manifest(folder, kind="trained", vae=params.model_dump(mode="json"), **metadata)
 
 
 def load_codec(folder: Path, device: torch.device) -> Codec:

@@ -16,21 +16,24 @@ BATCH = 128
 
 
 def encode_shards(codec: Codec, images: ImageShards, folder: Path, device: torch.device) -> None:
-    """Write one latent shard per image shard; those that are there are kept. Ranks share them."""
+    """Write one latent shard per image shard, under the same name; keep shards that exist.
+
+    The shards are divided among the ranks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    who = ranks()
-    mine = list(images.shards.by_shard().items())[who.rank :: who.size]
-    for name, items in track(mine, "encode_latents", len(mine), "shard"):
+    rank, size = ranks().rank, ranks().size
+    shards = list(images.shards.by_shard().items())[rank::size]
+    for name, indices in track(shards, "encode_latents", len(shards), "shard"):
         if not (folder / name).exists():
-            write_shard(folder / name, _encode(codec, images, items, device))
+            write_shard(folder / name, _encode(codec, images, indices, device))
 
 
 def _encode(
-    codec: Codec, images: ImageShards, items: Sequence[int], device: torch.device
+    codec: Codec, images: ImageShards, indices: Sequence[int], device: torch.device
 ) -> Iterator[dict[str, str | bytes]]:
-    for start in range(0, len(items), BATCH):
-        part = items[start : start + BATCH]
-        pixels, labels = images.batch(part)
+    for start in range(0, len(indices), BATCH):
+        batch = indices[start : start + BATCH]
+        pixels, labels = images.batch(batch)
         means, stds = (tensor.cpu() for tensor in codec.encode(pixels.to(device)))
-        for item, mean, std, label in zip(part, means, stds, labels.tolist(), strict=True):
-            yield latent_sample(f"{item:08d}", mean, std, label)
+        for index, mean, std, label in zip(batch, means, stds, labels.tolist(), strict=True):
+            yield latent_sample(f"{index:08d}", mean, std, label)

@@ -1,4 +1,4 @@
-"""Losses on reconstructions, each with its gradient at the image."""
+"""Losses of reconstructions, and their gradients at the reconstruction."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,22 +16,24 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the losses found on a batch.
+class LossOutput:
+    """The losses of a microbatch, all tensors detached.
 
     Attributes:
-        values: each loss, detached.
-        gradients: its gradient at the reconstruction, [N, 3, R, R].
-        slices: features of images and of reconstructions, detached, for the discriminator.
+        values: each loss, a scalar without its weight.
+        gradients: gradient of each loss at the reconstruction, [N, 3, R, R].
+        real_features, fake_features: backbone features of images and of reconstructions, for the
+            discriminator; empty if no loss uses features.
     """
 
     values: Mapping[str, torch.Tensor]
     gradients: Mapping[str, torch.Tensor]
-    slices: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]
+    real_features: Sequence[torch.Tensor]
+    fake_features: Sequence[torch.Tensor]
 
 
 class ImageLosses:
-    """The losses that params ask for. Those on features share one pass through the backbone."""
+    """All losses with a weight above 0. Those on features share one pass through the backbone."""
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class ImageLosses:
     ) -> None:
         """
         Args:
-            discriminator: None where the adversarial loss has no weight.
+            discriminator: None if the adversarial loss has no weight.
         """
         self.backbone, self.discriminator = backbone, discriminator
         self.adversarial, self.perceptual = adversarial, losses.perceptual > 0
@@ -51,16 +53,16 @@ class ImageLosses:
 
     def __call__(
         self, images: torch.Tensor, reconstruction: torch.Tensor, nimg: int, flip: bool
-    ) -> Seen:
+    ) -> LossOutput:
         """
         Args:
-            images, reconstruction: float [N, 3, R, R] in about [-1, 1].
-            nimg: training time, which settles whether the adversarial loss has begun.
-            flip: whether the backbone sees both flipped.
+            images, reconstruction: float [N, 3, R, R], about [-1, 1].
+            nimg: training time; the adversarial loss starts after `generator_nimg`.
+            flip: whether the backbone gets both flipped horizontally.
         """
-        leaf = reconstruction.detach().float().requires_grad_()
-        real, fake = self._slices(images, leaf, flip)
-        values = {name: loss(images, leaf) for name, loss in self.pixel.items()}
+        reconstruction = reconstruction.detach().float().requires_grad_()
+        real, fake = self._features(images, reconstruction, flip)
+        values = {name: loss(images, reconstruction) for name, loss in self.pixel.items()}
         if self.perceptual:
             weights = self.backbone.channel_weights
             values["perceptual"] = perceptual_distance(real, fake, weights)
@@ -70,57 +72,62 @@ class ImageLosses:
             kind = self.adversarial.generator_loss
             values["adversarial"] = generator_loss(score, self.discriminator(fake), kind)
         gradients = {
-            name: torch.autograd.grad(value, leaf, retain_graph=True)[0]
+            name: torch.autograd.grad(value, reconstruction, retain_graph=True)[0]
             for name, value in values.items()
         }
-        return Seen(
+        return LossOutput(
             {name: value.detach() for name, value in values.items()},
             gradients,
-            (real, [x.detach() for x in fake]),
+            real,
+            [x.detach() for x in fake],
         )
 
-    def _slices(
-        self, images: torch.Tensor, leaf: torch.Tensor, flip: bool
+    def _features(
+        self, images: torch.Tensor, reconstruction: torch.Tensor, flip: bool
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         if not self.perceptual and self.discriminator is None:
             return [], []
         if flip:
-            images, leaf = images.flip(-1), leaf.flip(-1)
+            images, reconstruction = images.flip(-1), reconstruction.flip(-1)
         with torch.no_grad():
             real = self.backbone.slices(images)
-        return real, self.backbone.slices(leaf)
+        return real, self.backbone.slices(reconstruction)
 
 
 def perceptual_distance(
     a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], channel_weights: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Distance of feature maps [N, C_k, H_k, W_k], the mean over images (LPIPS, Zhang et al. 2018,
-    eq. 1).
+    """Mean over images of the distance of feature maps (LPIPS, Zhang et al. 2018, eq. 1).
 
-    Each slice's features are normalized to unit length per pixel; squared differences are summed
-    over channels, each times its weight, averaged over pixels and images, and summed over slices.
+    The features of each slice are normalized to unit length per pixel. Their squared differences are
+    multiplied by the channel's weight and summed over channels, averaged over pixels and images, and
+    summed over slices.
+
+    Args:
+        a, b: maps [N, C_k, H_k, W_k] of each slice.
+        channel_weights: [C_k] of each slice.
     """
-    parts = []
+    distances = []
     for x, y, weights in zip(a, b, channel_weights, strict=True):
         squares = (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square()
-        parts.append((weights.reshape(-1, 1, 1) * squares).sum(1).mean())
-    return torch.stack(parts).sum()
+        distances.append((weights.reshape(-1, 1, 1) * squares).sum(1).mean())
+    return torch.stack(distances).sum()
 
 
 def perceptual_loss(backbone: Backbone) -> Loss:
-    """`perceptual_distance` of what the backbone sees; gradients reach the reconstruction alone."""
+    """`perceptual_distance` of the backbone's features; gradients flow to the reconstruction only."""
 
     def loss(images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            targets = backbone.slices(images)
-        found = backbone.slices(reconstruction)
-        return perceptual_distance(targets, found, backbone.channel_weights)
+            real = backbone.slices(images)
+        fake = backbone.slices(reconstruction)
+        return perceptual_distance(real, fake, backbone.channel_weights)
 
     return loss
 
 
 def pooled_loss(pool: int) -> Loss:
-    """Mean squared error of area-pooled images: color and tone, blind to detail."""
+    """Mean squared error of images averaged over `pool`×`pool` pixels: color and tone, no detail."""
 
     def loss(images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
         return F.mse_loss(F.avg_pool2d(reconstruction, pool), F.avg_pool2d(images, pool))
@@ -129,14 +136,17 @@ def pooled_loss(pool: int) -> Loss:
 
 
 def low_pass_loss(images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-    """Mean squared error times the low-pass mask of the images: detail is left to other losses."""
+    """Mean over all pixels of squared error times the low-pass mask of the images.
+
+    Detail is left to other losses.
+    """
     return (low_pass_mask(images) * (reconstruction - images).square()).mean()
 
 
 def kl_loss(mean: torch.Tensor, std: torch.Tensor | None) -> torch.Tensor:
-    """Twice the KL divergence of N(μ, σ²) from N(0, 1), per latent value, but for a constant.
+    """Twice the KL divergence of N(μ, σ²) from N(0, 1) per latent value, up to a constant.
 
-    Mean of μ² for a latent of constant variance (std None), of μ² + σ² − 1 − ln σ² otherwise.
+    The mean of μ² + σ² − 1 − ln σ²; with constant variance (std None) the mean of μ².
     """
     terms = mean.float().square()
     if std is not None:

@@ -10,16 +10,16 @@ from edm2.params.vae import Vae
 from edm2.vae.wavelet import Wavelet
 
 GROUPS = 32
-LEAST_GROUP = 4  # channels
-HEAD = 64  # channels
-LOG_VARIANCES = (-30.0, 20.0)  # that a learned variance is kept within
+MIN_GROUP_CHANNELS = 4
+HEAD_CHANNELS = 64
+LOG_VARIANCE_RANGE = (-30.0, 20.0)  # a learned variance is clamped to it
 
 
 class Norm(nn.GroupNorm):
-    """Group normalization in fp32; fewer groups where channels are few."""
+    """Group normalization, computed in fp32; at most 32 groups, of at least 4 channels each."""
 
     def __init__(self, channels: int) -> None:
-        groups = min(GROUPS, max(1, channels // LEAST_GROUP))
+        groups = min(GROUPS, max(1, channels // MIN_GROUP_CHANNELS))
         while channels % groups:
             groups -= 1
         super().__init__(groups, channels, eps=1e-6)
@@ -29,7 +29,7 @@ class Norm(nn.GroupNorm):
 
 
 class ResBlock(nn.Module):
-    """Norm → SiLU → conv, twice, plus a shortcut; near the identity at first."""
+    """Norm → SiLU → conv, twice, plus a shortcut; initialized near the shortcut alone."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // HEAD)
+        self.heads = max(1, channels // HEAD_CHANNELS)
         self.norm = Norm(channels)
         self.qkv = _conv(channels, 3 * channels, kernel=1)
         self.projection = _conv(channels, channels, kernel=1)
@@ -68,7 +68,7 @@ class Attention(nn.Module):
 
 
 class Down(nn.Module):
-    """Stride-2 convolution, padded right and below."""
+    """3×3 convolution with stride 2, padded on the right and at the bottom."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Nearest ×2, then a convolution."""
+    """Nearest-neighbor upsampling by 2, then a 3×3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -93,53 +93,56 @@ class Up(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """float [N, 3, R, R] in [-1, 1] → [N, C, R/d, R/d]: the latent's mean, and, where it is learned,
-    behind it the logarithm of its variance.
+    """float [N, 3, R, R] in [-1, 1] → [N, C, R/d, R/d], d = `params.downscale`.
 
-    With a high-resolution decoder images are averaged down by 2 first. A wavelet front end takes the
-    place of the first stride-2 convolution.
+    The output is the latent's mean, followed by the logarithm of its variance if that is learned: C
+    is `latent_channels`, or twice as many. With `high_resolution` images are averaged down by 2 first. With
+    `wavelet` a Haar transform replaces the first stride-2 convolution.
     """
 
     def __init__(self, params: Vae) -> None:
         widths = [params.channels * mult for mult in params.channel_mult]
         layers: list[nn.Module] = [nn.AvgPool2d(2)] if params.high_resolution else []
         layers += [Wavelet(3), _conv(12, widths[0])] if params.wavelet else [_conv(3, widths[0])]
-        before = widths[0]
+        channels = widths[0]
         for level, width in enumerate(widths):
             if level > params.wavelet:
-                layers.append(Down(before))
+                layers.append(Down(channels))
             for _ in range(params.res_blocks):
-                layers.append(ResBlock(before, width))
-                before = width
-        channels = params.latent_channels * (2 if params.variance == "learned" else 1)
+                layers.append(ResBlock(channels, width))
+                channels = width
+        moments = params.latent_channels * (2 if params.variance == "learned" else 1)
         super().__init__(
             *layers,
-            *_middle(before, params.attention),
-            Norm(before),
+            *_middle(channels, params.attention),
+            Norm(channels),
             nn.SiLU(),
-            _conv(before, channels),
+            _conv(channels, moments),
         )
 
 
 class Decoder(nn.Sequential):
-    """Latent [N, latent_channels, R/d, R/d] → float [N, 3, R, R], about [-1, 1]."""
+    """Latent [N, latent_channels, R/d, R/d] → float [N, 3, R, R], about [-1, 1].
+
+    With `high_resolution` it has one level more than the encoder.
+    """
 
     def __init__(self, params: Vae) -> None:
         widths = [params.channels * mult for mult in reversed(params.channel_mult)]
-        widths += widths[-1:] * params.high_resolution  # a level more than the encoder
-        before = widths[0]
-        layers = [_conv(params.latent_channels, before), *_middle(before, params.attention)]
+        widths += widths[-1:] * params.high_resolution
+        channels = widths[0]
+        layers = [_conv(params.latent_channels, channels), *_middle(channels, params.attention)]
         for level, width in enumerate(widths):
             if level > 0:
-                layers.append(Up(before))
+                layers.append(Up(channels))
             for _ in range(params.res_blocks + 1):
-                layers.append(ResBlock(before, width))
-                before = width
-        super().__init__(*layers, Norm(before), nn.SiLU(), _conv(before, 3))
+                layers.append(ResBlock(channels, width))
+                channels = width
+        super().__init__(*layers, Norm(channels), nn.SiLU(), _conv(channels, 3))
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder with a latent z = μ + √v·ε, of constant variance v or a learned one."""
+    """Encoder and decoder with a latent z = μ + √v·ε, where the variance v is constant or learned."""
 
     def __init__(self, params: Vae) -> None:
         super().__init__()
@@ -152,39 +155,39 @@ class Autoencoder(nn.Module):
         Args:
             images: float [N, 3, R, R] in [-1, 1].
         """
-        found = self.encoder(images).float()
+        moments = self.encoder(images).float()
         if self.variance == "learned":
-            mean, log_variance = found.chunk(2, dim=1)
-            std = (0.5 * log_variance.clamp(*LOG_VARIANCES)).exp()
+            mean, log_variance = moments.chunk(2, dim=1)
+            std = (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()
         else:
-            mean, std = found, torch.full_like(found, self.variance**0.5)
+            mean, std = moments, torch.full_like(moments, self.variance**0.5)
         return mean if self.clamp is None else mean.clamp(-self.clamp, self.clamp), std
 
     def forward(
         self,
         images: torch.Tensor,
         noise: torch.Tensor,
-        look: Callable[[torch.Tensor], torch.Tensor] = lambda z: z,
+        latent_transform: Callable[[torch.Tensor], torch.Tensor] = lambda z: z,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Reconstruction, latent mean and latent standard deviation.
+        """Reconstruction [N, 3, R, R], latent mean and latent standard deviation.
 
         Args:
             images: float [N, 3, R, R] in [-1, 1].
-            noise: standard normal, of the latent's shape.
-            look: what is done to a latent before it is decoded.
+            noise: ε, standard normal, of the latent's shape.
+            latent_transform: applied to latents channels they are decoded.
         """
         mean, std = self.encode(images)
-        return self.decoder(look(mean + std * noise)), mean, std
+        return self.decoder(latent_transform(mean + std * noise)), mean, std
 
     def first_parameters(self) -> list[nn.Parameter]:
-        """Of the first convolution, which the learning-rate rule treats apart."""
+        """Weight and bias of the first convolution, which has its own learning rate."""
         first = next(layer for layer in self.encoder if isinstance(layer, nn.Conv2d))
         return list(first.parameters())
 
 
 def _middle(channels: int, attention: bool) -> list[nn.Module]:
-    between = [Attention(channels)] if attention else []
-    return [ResBlock(channels, channels), *between, ResBlock(channels, channels)]
+    layers = [Attention(channels)] if attention else []
+    return [ResBlock(channels, channels), *layers, ResBlock(channels, channels)]
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Conv2d:

@@ -1,4 +1,4 @@
-"""Codecs that are not trained here: Stable Diffusion's autoencoder, or none."""
+"""Codecs that need no training: the Stable Diffusion VAE, and pixel space."""
 
 import shutil
 from pathlib import Path
@@ -11,17 +11,17 @@ from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.runtime.manifest import write_manifest
 
-REPOSITORY = "stabilityai/sd-vae-ft-mse"  # MIT license; the autoencoder of EDM2's latents
+REPOSITORY = "stabilityai/sd-vae-ft-mse"  # MIT license; the VAE of EDM2's latents
 
 
 def save_codec(choice: CodecChoice, folder: Path, root: Path) -> None:
     """Write a codec that is not trained here, with all files that it needs, for `load_codec`.
 
     Args:
-        root: folder that `choice.path` starts from.
+        root: folder that `choice.path` is relative to.
 
     Raises:
-        UserError: the autoencoder is not in the cache, and cannot be downloaded.
+        UserError: the VAE is not in the cache and cannot be downloaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     implementation(CODECS[choice.kind].save)(choice, folder, root)
@@ -29,7 +29,7 @@ def save_codec(choice: CodecChoice, folder: Path, root: Path) -> None:
 
 
 def save_stable_diffusion(choice: CodecChoice, folder: Path, root: Path) -> None:
-    source = _published() if choice.path is None else root / choice.path
+    source = _download() if choice.path is None else root / choice.path
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(source / name, folder / name)
 
@@ -38,8 +38,8 @@ def save_nothing(choice: CodecChoice, folder: Path, root: Path) -> None:
     """For codecs without files."""
 
 
-def _published() -> Path:
-    """The published autoencoder in the cache, downloaded by the hub's own client if need be."""
+def _download() -> Path:
+    """The cache folder of the published VAE; `huggingface_hub` downloads what is missing."""
     from huggingface_hub import hf_hub_download
 
     folder = cache_folder() / REPOSITORY.rpartition("/")[2]
@@ -51,6 +51,6 @@ def _published() -> Path:
         raise UserError(
             f"https://huggingface.co/{REPOSITORY}: cannot be downloaded ({error}). Download "
             f"{CONFIG} and {WEIGHTS} on another machine and put both into {folder}, or set "
-            "codec.path to where they are."
+            "codec.path to their folder."
         ) from None
     return folder

@@ -1,4 +1,4 @@
-"""Stable Diffusion's autoencoder as a codec, through `diffusers` (the extra `sd`)."""
+"""The Stable Diffusion VAE as a codec, through `diffusers` (the extra `sd`)."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -10,17 +10,17 @@ from edm2.data.normalization import Normalization
 from edm2.params import UserError
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 
-PAPER = Normalization(  # of its latents over ImageNet, from images in [0, 1]
+PAPER = Normalization(  # latents of ImageNet, encoded from images in [0, 1]
     torch.tensor([5.81, 3.25, 0.12, -2.15]), torch.tensor([4.17, 4.62, 3.71, 3.28])
 )
 
 
 class StableDiffusionVae:
-    """A `Codec`. Computes in float32: the original's activations overflow in float16.
+    """A `Codec`. Computes in float32: the activations of the original overflow in float16.
 
-    With the paper's normalization the network is shown images in [0, 1], though it was made for
-    [-1, 1], and its output is read likewise: EDM2's constants belong to such latents, and its
-    published networks make them (docs/guides/latents.md).
+    With the paper's normalization the network encodes images in [0, 1], though it was trained on
+    [-1, 1], and its output is taken to be in [0, 1] too. EDM2's constants and its published networks
+    belong to such latents (docs/guides/latents.md).
     """
 
     def __init__(self, network: Any, normalization: Literal["dataset", "paper"]) -> None:
@@ -31,15 +31,15 @@ class StableDiffusionVae:
         self.network = network
         self.downscale = 2 ** (len(network.config.block_out_channels) - 1)
         self.channels: int = network.config.latent_channels
-        self.as_paper = normalization == "paper"
-        self.normalization = PAPER if self.as_paper else None
+        self.zero_to_one = normalization == "paper"
+        self.normalization = PAPER if self.zero_to_one else None
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         means, stds = [], []
         for part in images.split(max_batch_size(images.shape[-1])):
             x = to_float(part)
-            latents = self.network.encode((x + 1) / 2 if self.as_paper else x).latent_dist
+            latents = self.network.encode((x + 1) / 2 if self.zero_to_one else x).latent_dist
             means.append(latents.mean)
             stds.append(latents.std)
         return torch.cat(means), torch.cat(stds)
@@ -49,15 +49,15 @@ class StableDiffusionVae:
         images = []
         for part in latents.split(max_batch_size(latents.shape[-1] * self.downscale)):
             x = self.network.decode(part).sample
-            images.append(to_uint8(x * 2 - 1 if self.as_paper else x))
+            images.append(to_uint8(x * 2 - 1 if self.zero_to_one else x))
         return torch.cat(images)
 
 
 def load_autoencoder(folder: Path, device: torch.device) -> Any:
-    """The frozen `AutoencoderKL` of a folder with its config and safetensors; no pickle is read.
+    """The frozen `AutoencoderKL` in a folder with its config and safetensors; no pickle is read.
 
     Raises:
-        UserError: the files are not those of such an autoencoder, or incomplete.
+        UserError: the files are damaged, incomplete or of another network.
     """
     from diffusers import AutoencoderKL
 
@@ -71,15 +71,15 @@ def load_autoencoder(folder: Path, device: torch.device) -> Any:
             torch_dtype=torch.float32,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{folder}: expected an autoencoder as diffusers saves it ({told}). "
-            "Set codec.path to another, or to null."
+            f"{folder}: expected an AutoencoderKL saved by diffusers ({reason}). "
+            "Set codec.path to another folder, or to null."
         ) from None
-    wrong = [name for kind in ("missing_keys", "unexpected_keys") for name in info[kind]]
-    if wrong:
+    mismatched = [name for kind in ("missing_keys", "unexpected_keys") for name in info[kind]]
+    if mismatched:
         raise UserError(
-            f"{folder / WEIGHTS}: expected the tensors of {CONFIG}; missing or unknown: "
-            f"{', '.join(wrong[:3])}. Set codec.path to another, or to null."
+            f"{folder / WEIGHTS}: missing or unknown tensors: {', '.join(mismatched[:3])}. Expected "
+            f"those of {CONFIG}. Set codec.path to another folder, or to null."
         )
     return network.to(device).eval().requires_grad_(False)

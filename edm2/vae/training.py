@@ -1,8 +1,9 @@
-"""Training of the autoencoder."""
+"""Training of the VAE."""
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,24 +19,44 @@ from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.loop import Metrics
 from edm2.runtime.randomness import generator, normals
 from edm2.runtime.schedule import warmup_cosine
-from edm2.vae.balance import balanced, gradient_norms
-from edm2.vae.critic import Critic
-from edm2.vae.equivariance import View, draw_view
-from edm2.vae.losses import ImageLosses, Seen, kl_loss
+from edm2.vae.discriminator_training import DiscriminatorTask
+from edm2.vae.equivariance import Transform, random_transform
+from edm2.vae.gradient_normalization import combine_gradients, gradient_norms
+from edm2.vae.losses import ImageLosses, LossOutput, kl_loss
 from edm2.vae.network import Autoencoder
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8, latent noise
+Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 images [N, 3, R, R], noise [N, C, R/d, R/d]
 Forward = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # reconstruction, latent mean and std
 BETAS = (0.9, 0.95)
 
 
-class VaeTask:
-    """One training step: reconstruct, ask the losses what they want of each image, balance that,
-    and go back through the network; then the discriminator learns from the same images.
+@dataclass(frozen=True)
+class Microbatch:
+    """Some of this rank's images, with everything that determines their reconstructions and losses.
 
-    Gradients are taken at the reconstructions first. So losses on features share one pass through
-    the backbone, their norms are known before they are balanced, and microbatches and ranks give
-    the gradient of one pass over the joint batch.
+    Attributes:
+        images: float32 [N, 3, R, R] in [-1, 1].
+        noise: added to the latents, float32 [N, C, R/d, R/d].
+        transform: applied to the latents before they are decoded.
+        target: the images under the same transform, which the decoder should give.
+    """
+
+    images: torch.Tensor
+    noise: torch.Tensor
+    transform: Transform
+    target: torch.Tensor
+
+
+class VaeTask:
+    """Training of the network and, if the adversarial loss has a weight, of its discriminator.
+
+    A step reconstructs images, takes the gradient of each loss at the reconstructions, combines these
+    gradients and backpropagates the result through the network. Then the discriminator learns from
+    the same images.
+
+    Because gradients are taken at the reconstructions first, losses on features share one pass
+    through the backbone, the norms over the whole batch are known before gradients are combined, and
+    microbatches and ranks give the gradient of one pass over the whole batch.
     """
 
     def __init__(
@@ -50,7 +71,7 @@ class VaeTask:
     ) -> None:
         """
         Args:
-            seed: of views, flips and the discriminator's initialization.
+            seed: for transforms, flips and the discriminator's initialization.
             dtype: precision of the network's activations; losses are in float32.
             compiled: whether to run the network through torch.compile.
         """
@@ -58,117 +79,143 @@ class VaeTask:
         self.dtype = dtype
         self.forward = data_parallel(network, device, compiled)
         self.autocast = partial(torch.autocast, device.type, dtype, dtype != torch.float32)
-        self.critic = Critic(params, backbone, seed, device) if params.losses.adversarial else None
+        self.discriminator_task = (
+            DiscriminatorTask(params, backbone, seed, device) if params.losses.adversarial else None
+        )
         self.losses = ImageLosses(
             params.losses,
             params.adversarial,
             backbone,
-            None if self.critic is None else self.critic.discriminator,
+            None if self.discriminator_task is None else self.discriminator_task.discriminator,
         )
         self.optimizer = torch.optim.AdamW(
-            _groups(network, params), betas=BETAS, weight_decay=params.weight_decay
+            _parameter_groups(network, params), betas=BETAS, weight_decay=params.weight_decay
         )
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
-        pixels, noise = (tensor.to(self.device) for tensor in batch)
-        images = to_float(pixels)
-        parts = _parts(len(images), self.params.microbatch)
-        views = [self._view(part, nimg, noise.shape[-1]) for part in parts]
-        targets = [
-            view.of_images(images[part], self.params.downscale)
-            for part, view in zip(parts, views, strict=True)
-        ]
-        several = len(parts) > 1
-        with torch.no_grad() if several else contextlib.nullcontext():
-            forwards = [
-                self._reconstruct(images[part], noise[part], view)
-                for part, view in zip(parts, views, strict=True)
-            ]
-        flip = self._flip(nimg)
-        seen = [
-            self.losses(target, forward[0], nimg, flip)
-            for target, forward in zip(targets, forwards, strict=True)
-        ]
-        norms = gradient_norms([s.gradients for s in seen])
-        scale = self._scale(norms, images.shape)
-        self.optimizer.zero_grad()
-        kl = []
-        for k, part in enumerate(parts):
-            with synchronized(self.forward, part is parts[-1]):
-                forward = (
-                    self._reconstruct(images[part], noise[part], views[k])
-                    if several
-                    else forwards[k]
-                )
-                kl.append(self._backward(forward, seen[k], norms, len(parts), scale))
-        for parameter in self.network.parameters():
-            if parameter.grad is not None and scale != 1:
-                parameter.grad /= scale
+        microbatches = self._split(batch, nimg)
+        forwards = self._reconstruct_all(microbatches)
+        outputs = self._compute_losses(microbatches, forwards, nimg)
+        norms = gradient_norms([output.gradients for output in outputs])
+        kl = self._accumulate_gradients(microbatches, forwards, outputs, norms)
         nonfinite = zero_nonfinite(self.network.parameters())
         self._set_learning_rates(nimg)
         self.optimizer.step()
-        error = torch.stack(
-            [
-                nn.functional.mse_loss(f[0].detach().float(), t)
-                for f, t in zip(forwards, targets, strict=True)
-            ]
-        )
-        found: dict[str, Any] = {
-            f"train/{name}": torch.stack([s.values[name] for s in seen]).mean()
-            for name in seen[0].values
-        }
-        found |= {f"gradient/{name}": norm for name, norm in norms.items()}
-        found |= {
-            "train/kl": torch.stack(kl).mean(),
-            "train/mse": error.mean(),
+        adversarial = self._train_discriminator(outputs, nimg)
+        return {
+            **_loss_metrics(microbatches, forwards, outputs),
+            **{f"gradient/{name}": norm for name, norm in norms.items()},
+            "train/kl": kl,
             "train/nonfinite_gradients": nonfinite,
+            **adversarial,
         }
-        return {**found, **(self.critic.step(seen, nimg) if self.critic is not None else {})}
 
-    def _reconstruct(self, images: torch.Tensor, noise: torch.Tensor, view: View) -> Forward:
+    def _split(self, batch: Batch, nimg: int) -> list[Microbatch]:
+        pixels, noise = (tensor.to(self.device) for tensor in batch)
+        images = to_float(pixels)
+        size = self.params.microbatch or len(images)
+        microbatches = []
+        for part in (slice(start, start + size) for start in range(0, len(images), size)):
+            transform = self._transform(part, nimg, noise.shape[-1])
+            target = transform.apply_to_images(images[part], self.params.downscale)
+            microbatches.append(Microbatch(images[part], noise[part], transform, target))
+        return microbatches
+
+    def _transform(self, part: slice, nimg: int, side: int) -> Transform:
+        """The transform of the images `part` of this rank's share of the batch."""
+        params, rank, size = self.params, ranks().rank, ranks().size
+        first = rank * (params.batch // size)
+        in_batch = slice(first + part.start, first + part.stop)
+        return random_transform(params.equivariance, self.seed, nimg, params.batch, in_batch, side)
+
+    def _reconstruct_all(self, microbatches: Sequence[Microbatch]) -> list[Forward]:
+        """Forward passes; without gradients if there are several, as memory is for one graph only."""
+        with torch.no_grad() if len(microbatches) > 1 else contextlib.nullcontext():
+            return [self._reconstruct(microbatch) for microbatch in microbatches]
+
+    def _reconstruct(self, microbatch: Microbatch) -> Forward:
         with self.autocast():
-            out: Forward = self.forward(images, noise, view.of_latents)
-        return out
+            forward: Forward = self.forward(
+                microbatch.images, microbatch.noise, microbatch.transform.apply_to_latents
+            )
+        return forward
 
-    def _scale(self, norms: Mapping[str, torch.Tensor], shape: torch.Size) -> float:
-        """What gradients are multiplied by on their way back, so that those of float16 do not vanish:
-        a power of two that brings them to about one per value of the image.
+    def _compute_losses(
+        self, microbatches: Sequence[Microbatch], forwards: Sequence[Forward], nimg: int
+    ) -> list[LossOutput]:
+        flip = self._flip(nimg)
+        return [
+            self.losses(microbatch.target, reconstruction, nimg, flip)
+            for microbatch, (reconstruction, _, _) in zip(microbatches, forwards, strict=True)
+        ]
+
+    def _accumulate_gradients(
+        self,
+        microbatches: Sequence[Microbatch],
+        forwards: Sequence[Forward],
+        outputs: Sequence[LossOutput],
+        norms: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Set the gradients of the network's parameters; the KL loss."""
+        count = len(microbatches)
+        values = self.params.batch * microbatches[0].images[0].numel()
+        scale = self._gradient_scale(norms, values)
+        self.optimizer.zero_grad()
+        kl = []
+        for k, microbatch in enumerate(microbatches):
+            with synchronized(self.forward, k == count - 1):
+                forward = forwards[k] if count == 1 else self._reconstruct(microbatch)
+                gradient = self._combine_gradients(outputs[k], norms)
+                kl.append(self._backward(forward, gradient, scale, count))
+        for parameter in self.network.parameters():
+            if parameter.grad is not None and scale != 1:
+                parameter.grad /= scale
+        return torch.stack(kl).mean()
+
+    def _gradient_scale(self, norms: Mapping[str, torch.Tensor], values: int) -> float:
+        """Factor on gradients during the backward pass, so that those of float16 do not underflow.
+
+        A power of two that brings the combined gradient to about 1 per value.
+
+        Args:
+            values: in the images of the whole batch.
         """
         if self.dtype != torch.float16:
             return 1.0
-        losses, values = self.params.losses, self.params.batch * math.prod(shape[1:])
-        pull = sum(
-            dict(losses)[name] * (1.0 if losses.gradient_normalization else float(norm))
-            for name, norm in norms.items()
+        losses = self.params.losses
+        norm = sum(
+            dict(losses)[name] * (1.0 if losses.gradient_normalization else float(norms[name]))
+            for name in norms
         )
-        return 2.0 ** round(math.log2(math.sqrt(values) / pull)) if pull else 1.0
+        return 2.0 ** round(math.log2(math.sqrt(values) / norm)) if norm else 1.0
+
+    def _combine_gradients(
+        self, output: LossOutput, norms: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        losses = self.params.losses
+        return combine_gradients(
+            output.gradients, dict(losses), norms if losses.gradient_normalization else None
+        )
 
     def _backward(
-        self,
-        forward: Forward,
-        seen: Seen,
-        norms: Mapping[str, torch.Tensor],
-        parts: int,
-        scale: float,
+        self, forward: Forward, gradient: torch.Tensor, scale: float, count: int
     ) -> torch.Tensor:
-        """Add a microbatch's gradients, `scale` times; its KL term."""
+        """Add the gradients of one of `count` microbatches, times `scale`; its KL loss.
+
+        Args:
+            gradient: at the reconstruction.
+        """
         reconstruction, mean, std = forward
-        losses = self.params.losses
         kl = kl_loss(mean, std if self.params.variance == "learned" else None)
-        wanted = balanced(
-            seen.gradients, dict(losses), norms if losses.gradient_normalization else None
-        )
         torch.autograd.backward(
-            [reconstruction, kl * (losses.kl * scale / parts)],
-            [(wanted * (scale / parts)).to(reconstruction.dtype), None],
+            [reconstruction, kl * (self.params.losses.kl * scale / count)],
+            [(gradient * (scale / count)).to(reconstruction.dtype), None],
         )
         return kl.detach()
 
-    def _view(self, part: slice, nimg: int, side: int) -> View:
-        params, who = self.params, ranks()
-        share = params.batch // who.size
-        mine = slice(who.rank * share + part.start, who.rank * share + part.stop)
-        return draw_view(params.equivariance, self.seed, nimg, params.batch, mine, side)
+    def _train_discriminator(self, outputs: Sequence[LossOutput], nimg: int) -> Metrics:
+        task = self.discriminator_task
+        return {} if task is None else task.step(outputs, nimg)
 
     def _flip(self, nimg: int) -> bool:
         draw = generator(self.seed, "vae/flip", nimg).random()
@@ -181,25 +228,39 @@ class VaeTask:
 
     def state_dict(self) -> dict[str, Any]:
         state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return state | ({} if self.critic is None else {"critic": self.critic.state_dict()})
+        if self.discriminator_task is not None:
+            state["critic"] = self.discriminator_task.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.critic is not None:
-            self.critic.load_state_dict(state["critic"])
+        if self.discriminator_task is not None:
+            self.discriminator_task.load_state_dict(state["critic"])
 
 
-def _parts(count: int, microbatch: int | None) -> list[slice]:
-    size = microbatch or count
-    return [slice(start, start + size) for start in range(0, count, size)]
+def _loss_metrics(
+    microbatches: Sequence[Microbatch],
+    forwards: Sequence[Forward],
+    outputs: Sequence[LossOutput],
+) -> dict[str, torch.Tensor]:
+    """Means over microbatches of each loss, and of the squared error, whether it is a loss or not."""
+    errors = [
+        nn.functional.mse_loss(reconstruction.detach().float(), microbatch.target)
+        for microbatch, (reconstruction, _, _) in zip(microbatches, forwards, strict=True)
+    ]
+    losses = {
+        f"train/{name}": torch.stack([output.values[name] for output in outputs]).mean()
+        for name in outputs[0].values
+    }
+    return losses | {"train/mse": torch.stack(errors).mean()}
 
 
-def _groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
-    """The rate falls with width for all layers but the first, so that one setting fits all."""
+def _parameter_groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
+    """The learning rate of all layers but the first falls with width, so that one value fits all."""
     first = network.first_parameters()
-    apart = {id(parameter) for parameter in first}
-    others = [p for p in network.parameters() if id(p) not in apart]
+    first_ids = {id(parameter) for parameter in first}
+    others = [p for p in network.parameters() if id(p) not in first_ids]
     return [
         {"params": first, "peak": params.lr_input, "lr": 0.0},
         {"params": others, "peak": params.lr / params.channels, "lr": 0.0},
@@ -207,9 +268,9 @@ def _groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
 
 
 def batches(images: ImageDataset, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:
-    """Training batches, with the latent noise of each image, from a given time on.
+    """Training batches from a given time on, with the latent noise of each image.
 
-    Crops, flips and noise follow the image's number in the training.
+    Crops, flips and noise depend on the seed and the image's number in the training only.
     """
     side = images.resolution // params.downscale
     shape = (params.latent_channels, side, side)

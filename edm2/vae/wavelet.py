@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 
 class Wavelet(nn.Module):
-    """[N, C, 2h, 2w] → [N, 4C, h, w]: per channel the average and the three differences of each
-    2×2 block (low-low, horizontal, vertical, diagonal).
+    """[N, C, 2h, 2w] → [N, 4C, h, w]: four bands per channel, from each 2×2 block of pixels.
 
-    The basis is orthonormal, so that energy is preserved.
+    Half of the block's sum, then half of its horizontal, vertical and diagonal differences. The
+    basis is orthonormal, so that energy is preserved.
     """
 
     kernel: torch.Tensor

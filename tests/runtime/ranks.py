@@ -113,12 +113,15 @@ def reconstructing() -> dict[str, Any]:
 
 
 def vae_gradients(task: VaeTask) -> dict[str, Any]:
-    parts = {"network": task.network, "discriminator": task.critic.discriminator}
+    parts = {"network": task.network, "discriminator": task.discriminator_task.discriminator}
     gradients = {
         name: {key: p.grad.tolist() for key, p in module.named_parameters()}
         for name, module in parts.items()
     }
-    return {"gradients": gradients, "anchors": task.critic.discriminator.anchors.tolist()}
+    return {
+        "gradients": gradients,
+        "anchors": task.discriminator_task.discriminator.anchors.tolist(),
+    }
 
 
 def resuming() -> dict[str, Any]:

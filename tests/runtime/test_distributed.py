@@ -136,11 +136,11 @@ def test_autoencoder_steps_are_those_of_one_rank(
         row = task.step(tiny_autoencoder.make_batch(params, step), step * tiny_autoencoder.BATCH)
     metrics = {name: float(value) for name, value in row.items()}
     assert min(metrics[f"gradient/{name}"] for name in ("adversarial", "perceptual")) > 0
-    critic = task.critic.discriminator
+    discriminator = task.discriminator_task.discriminator
     for answer in (rank["reconstructing"][str(microbatch)] for rank in found):
         assert answer["metrics"] == pytest.approx(metrics, rel=2e-3, abs=1e-6)
-        assert answer["anchors"] == pytest.approx(critic.anchors.tolist(), rel=1e-3)
-        for name, module in (("network", task.network), ("discriminator", critic)):
+        assert answer["anchors"] == pytest.approx(discriminator.anchors.tolist(), rel=1e-3)
+        for name, module in (("network", task.network), ("discriminator", discriminator)):
             for key, parameter in module.named_parameters():
                 ours = torch.tensor(answer["gradients"][name][key])
                 scale = float(parameter.grad.abs().max())

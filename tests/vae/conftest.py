@@ -1,4 +1,4 @@
-"""Params with tiny numbers, a random backbone, and a small data set."""
+"""Tiny params, a random backbone, and a small dataset."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from edm2.runtime.manifest import write_manifest
 
 @pytest.fixture
 def tiny() -> Callable[..., Vae]:
-    """tiny(attention=True, kl=1.0, …): small params with some of them, or of the losses, changed."""
+    """tiny(attention=True, kl=1.0, …): tiny params with changes; losses go by their own names."""
 
     def change(**changes: Any) -> Vae:
         return vae_params(

@@ -1,4 +1,4 @@
-"""The codecs: trained here, and none at all; what `load_codec` finds."""
+"""The codecs: the trained VAE and pixel space; saving and loading."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,9 @@ def choice() -> CodecChoice:
     return load(Path(__file__).parents[2] / "params.yaml").codec
 
 
-def test_shapes_and_types_of_both_sides(tiny: Callable[..., Vae], pixels: torch.Tensor) -> None:
+def test_shapes_and_dtypes_of_latents_and_images(
+    tiny: Callable[..., Vae], pixels: torch.Tensor
+) -> None:
     params = tiny(channel_mult=(1, 1, 1), latent_channels=5)
     codec = TrainedVae(Autoencoder(params), params)
     assert (codec.downscale, codec.channels, codec.normalization) == (4, 5, None)
@@ -48,7 +50,7 @@ def test_std_is_the_root_of_the_variance(tiny: Callable[..., Vae], pixels: torch
     torch.testing.assert_close(std, torch.full_like(std, 0.3))
 
 
-def test_values_run_from_minus_one_to_one_inside(tiny, pixels: torch.Tensor) -> None:
+def test_the_network_gets_and_gives_images_in_minus_one_to_one(tiny, pixels: torch.Tensor) -> None:
     params = tiny()
     network = Autoencoder(params)
     network.encoder, network.decoder = nn.Identity(), nn.Identity()
@@ -60,22 +62,22 @@ def test_values_run_from_minus_one_to_one_inside(tiny, pixels: torch.Tensor) -> 
     assert codec.decode(extremes).flatten().tolist() == [0, 255]
 
 
-def test_large_images_pass_in_parts(tiny, pixels: torch.Tensor, monkeypatch) -> None:
-    """As many as memory is for; the results are those of all at once."""
+def test_large_images_are_split_into_small_batches(tiny, pixels: torch.Tensor, monkeypatch) -> None:
+    """The results are those of one batch."""
     params = tiny()
     network = Autoencoder(params)
     codec = TrainedVae(network, params)
     mean, _ = codec.encode(pixels)
-    images, seen = codec.decode(mean), []
-    for part in (network.encoder, network.decoder):
-        part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    images, batch_sizes = codec.decode(mean), []
+    for module in (network.encoder, network.decoder):
+        module.register_forward_pre_hook(lambda _, inputs: batch_sizes.append(len(inputs[0])))
     monkeypatch.setattr("edm2.data.images.MAX_BATCH_PIXELS", 2 * 8**2)
     torch.testing.assert_close(codec.encode(pixels)[0], mean)
     assert (codec.decode(mean).int() - images.int()).abs().max() <= 1
-    assert seen == [2, 1, 2, 1]
+    assert batch_sizes == [2, 1, 2, 1]
 
 
-def test_saved_codec_is_the_same(tiny, pixels: torch.Tensor, tmp_path: Path) -> None:
+def test_a_saved_codec_is_loaded_unchanged(tiny, pixels: torch.Tensor, tmp_path: Path) -> None:
     params = tiny(attention=True, variance=0.2)
     network = Autoencoder(params)
     save_vae(network, params, tmp_path / "vae", psnr=20.0)
@@ -97,7 +99,7 @@ def test_saved_codec_is_the_same(tiny, pixels: torch.Tensor, tmp_path: Path) -> 
     ],
     ids=lambda changes: "+".join(changes),
 )
-def test_saved_codecs_of_all_kinds_are_the_same(tiny, tmp_path: Path, changes) -> None:
+def test_saved_codecs_of_all_options_are_loaded_unchanged(tiny, tmp_path: Path, changes) -> None:
     params, pixels = tiny(**changes), torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     network = make_network(params)
     save_vae(network, params, tmp_path / "vae")
@@ -116,7 +118,7 @@ def test_saved_codecs_of_all_kinds_are_the_same(tiny, tmp_path: Path, changes) -
         assert float(mean.abs().max()) == params.clamp
 
 
-def test_truncated_weights_are_refused(tiny: Callable[..., Vae], tmp_path: Path) -> None:
+def test_truncated_weights_are_an_error(tiny: Callable[..., Vae], tmp_path: Path) -> None:
     save_vae(Autoencoder(tiny()), tiny(), tmp_path)
     path = tmp_path / "network.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -124,7 +126,7 @@ def test_truncated_weights_are_refused(tiny: Callable[..., Vae], tmp_path: Path)
         load_codec(tmp_path, CPU)
 
 
-def test_pixels_are_their_own_latents() -> None:
+def test_in_pixel_space_latents_are_the_pixels() -> None:
     codec = Rgb("dataset")
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(1, 3, 16, 16)
     mean, std = codec.encode(pixels)
@@ -133,12 +135,12 @@ def test_pixels_are_their_own_latents() -> None:
     assert (mean.min(), mean.max()) == (-1, 1)
     torch.testing.assert_close(mean[0, 0, 0, 1], torch.tensor(1 / 127.5 - 1))
     assert torch.equal(std, torch.zeros(1, 3, 16, 16))
-    assert torch.equal(codec.decode(mean.half().float()), pixels)  # as shards keep latents
+    assert torch.equal(codec.decode(mean.half().float()), pixels)  # shards store latents in 16 bits
     assert codec.normalization is None
 
 
-def test_the_paper_takes_pixels_as_they_are(pixels: torch.Tensor) -> None:
-    """Its networks of ImageNet-64 saw images in [-1, 1]."""
+def test_the_papers_normalization_leaves_pixels_unchanged(pixels: torch.Tensor) -> None:
+    """Its networks of ImageNet-64 were trained on images in [-1, 1]."""
     normalization = Rgb("paper").normalization
     x = pixels / 127.5 - 1
     torch.testing.assert_close(normalization.normalize(x), x)
@@ -146,7 +148,7 @@ def test_the_paper_takes_pixels_as_they_are(pixels: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("normalization", ["dataset", "paper"])
-def test_saved_choice_of_pixels(choice: CodecChoice, tmp_path: Path, normalization: str) -> None:
+def test_saved_pixel_space(choice: CodecChoice, tmp_path: Path, normalization: str) -> None:
     changed = choice.model_copy(update={"kind": "rgb", "normalization": normalization})
     save_codec(changed, tmp_path / "vae", tmp_path)
     assert read_manifest(tmp_path / "vae")["kind"] == "rgb"

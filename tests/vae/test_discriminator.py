@@ -18,30 +18,31 @@ def slices() -> list[torch.Tensor]:
 
 @pytest.fixture
 def scores() -> tuple[torch.Tensor, torch.Tensor]:
-    """Of images and of reconstructions, with some on each side of every threshold."""
+    """Scores of images and of reconstructions, some on each side of every threshold."""
     return 2 * torch.randn(6, 1, 3, 3), 2 * torch.randn(6, 1, 3, 3)
 
 
-def shaken(discriminator: Discriminator) -> Discriminator:
+def perturbed(discriminator: Discriminator) -> Discriminator:
+    """With noise added to its parameters, so that scores are not zero."""
     with torch.no_grad():
         for parameter in discriminator.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return discriminator
 
 
-def test_untrained_it_says_nothing(slices: list[torch.Tensor]) -> None:
-    found = Discriminator([8, 16, 32], 4)(slices)
-    assert torch.equal(found, torch.zeros(4, 1, 2, 2))
+def test_scores_are_zero_at_initialization(slices: list[torch.Tensor]) -> None:
+    scores = Discriminator([8, 16, 32], 4)(slices)
+    assert torch.equal(scores, torch.zeros(4, 1, 2, 2))
 
 
-def test_it_learns_though_its_last_weights_are_zero(slices: list[torch.Tensor]) -> None:
+def test_the_zero_weights_get_a_gradient(slices: list[torch.Tensor]) -> None:
     discriminator = Discriminator([8, 16, 32], 4)
     discriminator(slices).mean().backward()
     for head in discriminator.heads:
         assert head[-1].weight.grad.any()
 
 
-def test_heads_are_as_described() -> None:
+def test_layers_of_the_heads() -> None:
     for head, width in zip(Discriminator([8, 16, 32], 4).heads, (8, 16, 32), strict=True):
         first, norm, activation, last = head
         assert (first.in_channels, first.out_channels, first.kernel_size) == (width, 4, (1, 1))
@@ -50,8 +51,8 @@ def test_heads_are_as_described() -> None:
         assert (last.in_channels, last.out_channels, last.kernel_size) == (4, 1, (3, 3))
 
 
-def test_finer_maps_are_averaged_and_all_are_summed(slices: list[torch.Tensor]) -> None:
-    discriminator, expected = shaken(Discriminator([8, 16, 32], 4)), np.zeros((4, 1, 2, 2))
+def test_finer_maps_are_averaged_and_all_maps_are_summed(slices: list[torch.Tensor]) -> None:
+    discriminator, expected = perturbed(Discriminator([8, 16, 32], 4)), np.zeros((4, 1, 2, 2))
     for head, x in zip(discriminator.heads, slices, strict=True):
         scores = head(x).detach().double().numpy()
         pool = scores.shape[-1] // 2
@@ -60,16 +61,16 @@ def test_finer_maps_are_averaged_and_all_are_summed(slices: list[torch.Tensor]) 
 
 
 def test_scores_are_in_fp32(slices: list[torch.Tensor]) -> None:
-    discriminator = shaken(Discriminator([8, 16, 32], 4))
+    discriminator = perturbed(Discriminator([8, 16, 32], 4))
     assert discriminator([x.bfloat16() for x in slices]).dtype == torch.float32
 
 
-def test_an_image_is_judged_alone(slices: list[torch.Tensor]) -> None:
-    discriminator = shaken(Discriminator([8, 16, 32], 4))
+def test_scores_do_not_depend_on_other_images(slices: list[torch.Tensor]) -> None:
+    discriminator = perturbed(Discriminator([8, 16, 32], 4))
     torch.testing.assert_close(discriminator([x[:1] for x in slices]), discriminator(slices)[:1])
 
 
-def test_its_losses_against_numpy(scores) -> None:
+def test_losses_of_the_discriminator_against_numpy(scores) -> None:
     real, fake = (x.double().numpy() for x in scores)
     hinge = (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()) / 2
     probability = [1 / (1 + np.exp(-x)) for x in (real, fake)]
@@ -78,7 +79,7 @@ def test_its_losses_against_numpy(scores) -> None:
     assert float(discriminator_loss(*scores, "bce")) == pytest.approx(bce, rel=1e-5)
 
 
-def test_losses_of_the_autoencoder_against_numpy(scores) -> None:
+def test_losses_of_the_generator_against_numpy(scores) -> None:
     real, fake = (x.double().numpy() for x in scores)
     expected = {
         "threshold": np.maximum(0, real - fake - 0.1).mean(),
@@ -89,8 +90,10 @@ def test_losses_of_the_autoencoder_against_numpy(scores) -> None:
         assert float(generator_loss(*scores, kind)) == pytest.approx(value, rel=1e-5), kind
 
 
-def test_the_threshold_pushes_only_where_the_discriminator_is_ahead() -> None:
-    """By more than 0.1, patch by patch; D of the images is a constant."""
+def test_the_threshold_loss_acts_only_where_the_discriminator_leads_by_more_than_the_margin() -> (
+    None
+):
+    """Patch by patch; scores of images get no gradient."""
     real = torch.tensor([0.0, 0.0, 0.0, 1.0], requires_grad=True)
     fake = torch.tensor([0.5, -0.05, -0.2, 0.0], requires_grad=True)
     loss = generator_loss(real, fake, "threshold")
@@ -108,8 +111,7 @@ def test_huge_scores_do_not_overflow() -> None:
     assert float(generator_loss(torch.zeros(()), torch.tensor(-1e4), "bce")) == pytest.approx(1e4)
 
 
-def test_lecam_pulls_each_side_to_the_mean_of_the_other(scores) -> None:
-    """LeCam: images towards the anchor of reconstructions, and these towards that of images."""
+def test_lecam_penalizes_distances_from_the_mean_score_of_the_other_side(scores) -> None:
     anchors = torch.tensor([2.0, -3.0])  # of images, of reconstructions
     real, fake = (x.double().numpy() for x in scores)
     expected = ((real + 3) ** 2).mean() + ((fake - 2) ** 2).mean()
@@ -124,14 +126,13 @@ def test_anchors_are_running_means(slices: list[torch.Tensor]) -> None:
     torch.testing.assert_close(discriminator.anchors, torch.tensor([0.2, -0.5]))
     discriminator.update_anchors(torch.tensor([1.0]), torch.tensor([-1.0]))
     torch.testing.assert_close(discriminator.anchors, torch.tensor([0.28, -0.55]))
-    assert discriminator.state_dict()["anchors"] is not None
     other = Discriminator([8, 16, 32], 4)
     other.load_state_dict(discriminator.state_dict())
     assert torch.equal(other.anchors, discriminator.anchors)
 
 
-def test_anchors_are_those_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sum over two ranks, of means 2 and 4 of images and -1 and -7 of reconstructions."""
+def test_anchors_are_means_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks, with means 2 and 4 of images, -1 and -7 of reconstructions."""
     monkeypatch.setattr("edm2.vae.discriminator.ranks", lambda: Ranks(0, 2, 0))
     monkeypatch.setattr(
         "edm2.vae.discriminator.all_reduce", lambda means: means + torch.tensor([4.0, -7.0])
@@ -141,9 +142,9 @@ def test_anchors_are_those_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(discriminator.anchors, torch.tensor([0.3, -0.4]))
 
 
-def test_heads_see_neighbors_through_the_last_convolution() -> None:
-    """A head by its formula, with a kernel that picks the pixel on the left."""
-    discriminator = shaken(Discriminator([8], 4))
+def test_a_head_against_its_formula() -> None:
+    """With a last kernel that picks the pixel on the left."""
+    discriminator = perturbed(Discriminator([8], 4))
     first, norm, _, last = discriminator.heads[0]
     x = torch.randn(2, 8, 5, 5)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Views of latents and of images."""
+"""Transforms of latents and of images."""
 
 from typing import Any
 
@@ -8,143 +8,144 @@ from tiny_autoencoder import BATCH, EVERYTHING, TINY, make_batch, make_task, vae
 from torch import nn
 
 from edm2.params.vae import Equivariance
-from edm2.vae.equivariance import View, draw_view
+from edm2.vae.equivariance import Transform, random_transform
 
 FLIPS = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
 GRID = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 FLIPPED = torch.tensor([[[1.0, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[4, 3], [2, 1]]])
 
 
-def drawn(
+def transform_of(
     flip: float,
     crop: float,
     nimg: int = 8,
     batch: int = 8,
     part: slice | None = None,
     side: int = 8,
-    channels: int = 1,
+    flip_channels: int = 1,
     seed: int = 0,
-) -> View:
-    equivariance = Equivariance(flip=flip, flip_channels=channels, crop=crop)
-    return draw_view(equivariance, seed, nimg, batch, part or slice(0, batch), side)
+) -> Transform:
+    equivariance = Equivariance(flip=flip, flip_channels=flip_channels, crop=crop)
+    return random_transform(equivariance, seed, nimg, batch, part or slice(0, batch), side)
 
 
-def enlarged(z: torch.Tensor, by: int) -> torch.Tensor:
-    """A decoder of the first three channels that follows any view."""
-    return z[:, :3].repeat_interleave(by, -1).repeat_interleave(by, -2)
+def upsampled(z: torch.Tensor, factor: int) -> torch.Tensor:
+    """A decoder of the first three channels that is equivariant to any transform."""
+    return z[:, :3].repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
 def test_flips_by_hand() -> None:
-    """The first column of `flips` is left and right, the second is up and down."""
-    view = View(FLIPS, 0, None)
+    """The first column of `flips` flips horizontally, the second vertically."""
+    transform = Transform(FLIPS, 0, None)
     images = GRID.expand(4, 3, 2, 2)
     expected = FLIPPED[:, None].expand(4, 3, 2, 2)
-    assert torch.equal(view.of_images(images, 1), expected)
-    assert torch.equal(view.of_latents(images), expected)
+    assert torch.equal(transform.apply_to_images(images, 1), expected)
+    assert torch.equal(transform.apply_to_latents(images), expected)
 
 
-def test_reserved_channels_change_sign_with_their_axis() -> None:
-    """Of six, two for each axis; the others are only flipped."""
-    found = View(FLIPS, 2, None).of_latents(GRID.expand(4, 6, 2, 2))
+def test_flip_channels_change_sign_with_their_axis() -> None:
+    """Two of six channels per axis; the others are only flipped."""
+    z = Transform(FLIPS, 2, None).apply_to_latents(GRID.expand(4, 6, 2, 2))
     for k, (horizontal, vertical) in enumerate(FLIPS.tolist()):
         x, y = (-1 if flipped else 1 for flipped in (horizontal, vertical))
         expected = torch.stack([sign * FLIPPED[k] for sign in (1, 1, x, x, y, y)])
-        assert torch.equal(found[k], expected)
+        assert torch.equal(z[k], expected)
 
 
 def test_crops_by_hand() -> None:
-    """Top 1, left 2, side 3 of the latent; twice that of an image with 2×2 pixels for each."""
+    """Top 1, left 2, side 3 in latent pixels; twice that in an image with a downscale of 2."""
     z = torch.arange(49.0).reshape(1, 1, 7, 7)
-    view = View(torch.zeros(1, 2, dtype=torch.bool), 0, (1, 2, 3))
-    assert torch.equal(view.of_latents(z), z[:, :, 1:4, 2:5])
+    transform = Transform(torch.zeros(1, 2, dtype=torch.bool), 0, (1, 2, 3))
+    assert torch.equal(transform.apply_to_latents(z), z[:, :, 1:4, 2:5])
     images = torch.arange(196.0).reshape(1, 1, 14, 14)
-    assert torch.equal(view.of_images(images, 2), images[:, :, 2:8, 4:10])
+    assert torch.equal(transform.apply_to_images(images, 2), images[:, :, 2:8, 4:10])
 
 
 def test_flips_come_before_the_crop() -> None:
     z = torch.randn(4, 3, 6, 6)
-    found = View(FLIPS, 0, (0, 1, 3)).of_latents(z)
-    assert torch.equal(found[1], z[1].flip(-1)[:, 0:3, 1:4])
-    assert torch.equal(found[3], z[3].flip(-1, -2)[:, 0:3, 1:4])
+    transformed = Transform(FLIPS, 0, (0, 1, 3)).apply_to_latents(z)
+    assert torch.equal(transformed[1], z[1].flip(-1)[:, 0:3, 1:4])
+    assert torch.equal(transformed[3], z[3].flip(-1, -2)[:, 0:3, 1:4])
 
 
 @pytest.mark.parametrize("downscale", [1, 2, 4])
 @pytest.mark.parametrize("side", [4, 5, 8])
 def test_latents_and_images_agree(side: int, downscale: int) -> None:
-    """For any decoder that treats each pixel of the latent alike: identity, or enlarging."""
+    """For a decoder that treats all pixels of the latent alike."""
     for nimg in range(8, 200, 8):
-        view, z = drawn(0.5, 0.7, nimg, side=side), torch.randn(8, 5, side, side)
-        expected = enlarged(view.of_latents(z), downscale)
-        assert torch.equal(view.of_images(enlarged(z, downscale), downscale), expected)
+        transform, z = transform_of(0.5, 0.7, nimg, side=side), torch.randn(8, 5, side, side)
+        expected = upsampled(transform.apply_to_latents(z), downscale)
+        images = upsampled(z, downscale)
+        assert torch.equal(transform.apply_to_images(images, downscale), expected)
 
 
-def test_crops_are_half_as_wide_and_everywhere() -> None:
-    for side, small in ((8, 4), (5, 3), (2, 1), (1, 1)):
-        seen = {drawn(0.0, 1.0, nimg, side=side).crop for nimg in range(0, 3200, 8)}
-        places = range(side - small + 1)
-        assert seen == {(top, left, small) for top in places for left in places}
+def test_crops_are_half_as_wide_and_at_all_positions() -> None:
+    for side, crop_side in ((8, 4), (5, 3), (2, 1), (1, 1)):
+        crops = {transform_of(0.0, 1.0, nimg, side=side).crop for nimg in range(0, 3200, 8)}
+        positions = range(side - crop_side + 1)
+        assert crops == {(top, left, crop_side) for top in positions for left in positions}
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 1.0])
-def test_views_are_as_frequent_as_asked(probability: float) -> None:
-    """Each axis of each image for itself; one crop for a batch. Four standard deviations."""
-    views = [drawn(probability, probability, nimg) for nimg in range(0, 8 * 400, 8)]
-    flips = torch.stack([view.flips for view in views]).double()  # [400, 8, 2]
+def test_flips_and_crops_have_the_probability_of_params(probability: float) -> None:
+    """Flips per axis and image, crops per batch, within four standard deviations."""
+    transforms = [transform_of(probability, probability, nimg) for nimg in range(0, 8 * 400, 8)]
+    flips = torch.stack([transform.flips for transform in transforms]).double()  # [400, 8, 2]
     spread = (probability * (1 - probability)) ** 0.5
     for axis in (0, 1):
         assert abs(float(flips[..., axis].mean()) - probability) <= 4 * spread / 3200**0.5
     both = float(flips.prod(dim=-1).mean())
     assert abs(both - probability**2) <= 4 * 0.5 / 3200**0.5
-    crops = sum(view.crop is not None for view in views) / 400
+    crops = sum(transform.crop is not None for transform in transforms) / 400
     assert abs(crops - probability) <= 4 * spread / 400**0.5
 
 
 def test_probability_zero_is_the_identity() -> None:
     z, images = torch.randn(8, 4, 8, 8), torch.randn(8, 3, 32, 32)
     for nimg in range(8, 100, 8):
-        view = drawn(0.0, 0.0, nimg)
-        assert torch.equal(view.of_latents(z), z)
-        assert torch.equal(view.of_images(images, 4), images)
+        transform = transform_of(0.0, 0.0, nimg)
+        assert torch.equal(transform.apply_to_latents(z), z)
+        assert torch.equal(transform.apply_to_images(images, 4), images)
 
 
-def test_a_view_is_the_same_for_any_ranks_and_microbatches() -> None:
+def test_transforms_do_not_depend_on_ranks_and_microbatches() -> None:
     for nimg in range(8, 80, 8):
-        whole = drawn(0.5, 0.5, nimg)
-        parts = [drawn(0.5, 0.5, nimg, part=slice(k, k + 2)) for k in range(0, 8, 2)]
+        whole = transform_of(0.5, 0.5, nimg)
+        parts = [transform_of(0.5, 0.5, nimg, part=slice(k, k + 2)) for k in range(0, 8, 2)]
         assert torch.equal(torch.cat([p.flips for p in parts]), whole.flips)
         assert {p.crop for p in parts} == {whole.crop}
 
 
-def test_views_are_of_time_and_seed() -> None:
-    views = [drawn(0.5, 0.5, nimg, seed=seed) for nimg in (8, 16) for seed in (0, 1)]
-    assert len({tuple(view.flips.flatten().tolist()) for view in views}) == 4
-    assert torch.equal(drawn(0.5, 0.5, 8).flips, views[0].flips)
+def test_transforms_depend_on_time_and_seed() -> None:
+    transforms = [transform_of(0.5, 0.5, nimg, seed=seed) for nimg in (8, 16) for seed in (0, 1)]
+    assert len({tuple(transform.flips.flatten().tolist()) for transform in transforms}) == 4
+    assert torch.equal(transform_of(0.5, 0.5, 8).flips, transforms[0].flips)
 
 
-def test_they_keep_the_type_of_latents() -> None:
+def test_transforms_keep_the_dtype_of_latents() -> None:
     z = torch.randn(4, 4, 2, 2, dtype=torch.bfloat16)
-    assert View(FLIPS, 1, (0, 0, 1)).of_latents(z).dtype == torch.bfloat16
+    assert Transform(FLIPS, 1, (0, 0, 1)).apply_to_latents(z).dtype == torch.bfloat16
 
 
-class Towards(nn.Module):
-    """Adds, to the first three channels, the fourth times a ramp from left to right, and the last
-    times one from top to bottom: what those channels mean turns round with the picture.
+class Ramps(nn.Module):
+    """Adds to the first three channels the fourth times a ramp from left to right, and the fifth
+    times a ramp from top to bottom. A flip reverses the ramp, as negating its channel does.
     """
 
-    def __init__(self, by: float) -> None:
+    def __init__(self, factor: float) -> None:
         super().__init__()
-        self.by = by
+        self.factor = factor
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         right = torch.linspace(-1, 1, z.shape[-1])
         down = torch.linspace(-1, 1, z.shape[-2])[:, None]
-        colors, reserved = z[:, :3], z[:, 3:]
-        ramp = right * reserved[:, :1] + down * reserved[:, 1:]
-        return torch.cat([colors + self.by * ramp, reserved], dim=1)
+        colors, slopes = z[:, :3], z[:, 3:]
+        ramp = right * slopes[:, :1] + down * slopes[:, 1:]
+        return torch.cat([colors + self.factor * ramp, slopes], dim=1)
 
 
-def by_hand(**changes: Any) -> Any:
-    """A training whose autoencoder has no error: what the encoder takes off, the decoder adds."""
+def lossless_task(**changes: Any) -> Any:
+    """A training of a VAE without error: the encoder subtracts the ramps that the decoder adds."""
     params = vae_params(
         TINY, {"channel_mult": (1,), "latent_channels": 5, "variance": 0.0}, changes
     )
@@ -155,37 +156,37 @@ def by_hand(**changes: Any) -> Any:
             nn.init.zeros_(conv.bias)
             conv.weight.copy_(torch.eye(5)[: conv.out_channels, : conv.in_channels, None, None])
         first.bias[3:] = torch.tensor([0.3, -0.2])
-    task.network.encoder = nn.Sequential(first, Towards(-1.0))
-    task.network.decoder = nn.Sequential(Towards(1.0), last)
+    task.network.encoder = nn.Sequential(first, Ramps(-1.0))
+    task.network.decoder = nn.Sequential(Ramps(1.0), last)
     return task, params
 
 
 def losses(**changes: Any) -> list[float]:
-    task, params = by_hand(**changes)
+    task, params = lossless_task(**changes)
     task.optimizer = torch.optim.SGD(task.network.parameters(), lr=0.0)
     task._set_learning_rates = lambda nimg: None
     rows = [task.step(make_batch(params, step), BATCH * (step + 1)) for step in range(8)]
     return [float(row["train/mse"]) for row in rows]
 
 
-def test_an_equivariant_autoencoder_has_no_loss() -> None:
-    """Its reserved channels tell left from right and up from down."""
+def test_an_equivariant_vae_has_no_loss() -> None:
+    """Its flip channels tell left from right and up from down."""
     assert max(losses(equivariance__flip=0.5, equivariance__flip_channels=1)) < 1e-10
 
 
-def test_without_reserved_channels_it_cannot_be() -> None:
+def test_the_same_vae_has_a_loss_without_flip_channels() -> None:
     assert max(losses(equivariance__flip=0.5, equivariance__flip_channels=0)) > 1e-3
 
 
-def test_crops_ask_for_what_a_pixel_of_the_latent_alone_tells() -> None:
-    assert max(losses(equivariance__crop=1.0)) > 1e-3  # the ramp is of the whole
+def test_a_decoder_that_depends_on_the_position_has_a_loss_with_crops() -> None:
+    assert max(losses(equivariance__crop=1.0)) > 1e-3  # the ramps span the crop, not the image
     assert max(losses(equivariance__crop=0.0)) < 1e-10
 
 
-def test_a_training_sees_flips_and_crops_in_its_times() -> None:
-    """As the tests of microbatches and ranks take it for granted."""
+def test_the_first_steps_of_a_training_have_flips_and_crops() -> None:
+    """Tests of microbatches and ranks rely on this."""
     task = make_task(vae_params(EVERYTHING))
-    views = [task._view(slice(0, BATCH), nimg, 8) for nimg in (8, 16, 24)]
-    assert {view.crop is None for view in views[:2]} == {True, False}
-    assert all(view.flips.any(dim=0).all() for view in views)
-    assert not any(view.flips.all(dim=0).any() for view in views)
+    transforms = [task._transform(slice(0, BATCH), nimg, 8) for nimg in (8, 16, 24)]
+    assert {transform.crop is None for transform in transforms[:2]} == {True, False}
+    assert all(transform.flips.any(dim=0).all() for transform in transforms)
+    assert not any(transform.flips.all(dim=0).any() for transform in transforms)

@@ -1,4 +1,4 @@
-"""Losses on reconstructions."""
+"""Losses of reconstructions."""
 
 from typing import Any
 
@@ -18,6 +18,8 @@ from edm2.vae.losses import (
     perceptual_loss,
     pooled_loss,
 )
+
+ALL = {"perceptual": 1.0, "adversarial": 1.0, "pooled": 0.5, "low_pass": 2.0, "mse": 3.0}
 
 
 @pytest.fixture
@@ -52,13 +54,13 @@ def test_perceptual_loss_against_numpy(backbone: Classifier, pair) -> None:
     assert float(perceptual_loss(backbone)(*pair)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_channels_count_by_their_weights() -> None:
-    """Unit vectors by hand: (3, 4)/5 against (1, 0), then a slice of a single channel."""
+def test_channel_weights_multiply_squared_differences() -> None:
+    """By hand: unit vectors (3, 4)/5 and (1, 0), then a slice with one channel and two pixels."""
     a = [torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1), torch.tensor([[[[2.0, -7.0]]]])]
     b = [torch.tensor([9.0, 0.0]).reshape(1, 2, 1, 1), torch.tensor([[[[5.0, 3.0]]]])]
     weights = [torch.tensor([10.0, 0.5]), torch.tensor([3.0])]
     first = 10 * (0.6 - 1) ** 2 + 0.5 * 0.8**2
-    second = 3 * (0 + 2**2) / 2  # signs alike at one pixel, unlike at the other
+    second = 3 * (0 + 2**2) / 2  # the same sign at one pixel, opposite signs at the other
     assert float(perceptual_distance(a, b, weights)) == pytest.approx(first + second)
 
 
@@ -67,11 +69,13 @@ def test_perceptual_loss_is_a_distance(backbone: Classifier, pair) -> None:
     assert float(loss(a, a)) == 0
     assert float(loss(a, b)) > 0
     assert float(loss(a, b)) == pytest.approx(float(loss(b, a)), rel=1e-5)
-    nearer = a + 0.1 * (b - a)
-    assert float(loss(a, nearer)) < float(loss(a, b))
+    closer = a + 0.1 * (b - a)
+    assert float(loss(a, closer)) < float(loss(a, b))
 
 
-def test_gradient_reaches_the_reconstruction_alone(backbone: Classifier, pair) -> None:
+def test_the_perceptual_gradient_flows_to_the_reconstruction_only(
+    backbone: Classifier, pair
+) -> None:
     images, reconstruction = (x.requires_grad_() for x in pair)
     perceptual_loss(backbone)(images, reconstruction).backward()
     assert reconstruction.grad.abs().max() > 0
@@ -85,14 +89,14 @@ def test_kl_by_hand() -> None:
     assert kl_loss(mean.bfloat16(), None).dtype == torch.float32
 
 
-def test_plain_loss_is_the_error_of_all_pixels(backbone: Classifier, pair) -> None:
+def test_mse_is_the_mean_squared_error_of_all_pixels(backbone: Classifier, pair) -> None:
     losses = image_losses(backbone, {"mse": 1.0})
     expected = ((pair[0] - pair[1]).double().numpy() ** 2).mean()
     assert float(losses(*pair, 8, False).values["mse"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_kl_of_learned_variances_against_torch() -> None:
-    """Twice the divergence: 0 for the prior itself; its gradient pulls variances to 1."""
+    """Twice the divergence: 0 for the prior itself; its gradient moves variances towards 1."""
     mean, std = torch.randn(5, 4), torch.rand(5, 4) + 0.1
     divergence = kl_divergence(Normal(mean.double(), std.double()), Normal(0.0, 1.0))
     assert float(kl_loss(mean, std)) == pytest.approx(float(2 * divergence.mean()), rel=1e-5)
@@ -105,11 +109,11 @@ def test_kl_of_learned_variances_against_torch() -> None:
 def image_losses(
     backbone: Classifier, weights: dict[str, float], **adversarial: Any
 ) -> ImageLosses:
-    """With these weights and no others; its discriminator, if there is one, has learned something."""
-    none = dict.fromkeys(("perceptual", "adversarial", "pooled", "low_pass", "mse"), 0.0)
+    """Losses with these weights only; scores of the discriminator, if there is one, are not zero."""
+    zeros = dict.fromkeys(ALL, 0.0)
     params = vae_params(
         EVERYTHING,
-        {f"losses.{k}": v for k, v in {**none, **weights}.items()},
+        {f"losses.{k}": v for k, v in {**zeros, **weights}.items()},
         {f"adversarial.{k}": v for k, v in adversarial.items()},
     )
     discriminator = None
@@ -121,11 +125,8 @@ def image_losses(
     return ImageLosses(params.losses, params.adversarial, backbone, discriminator)
 
 
-ALL = {"perceptual": 1.0, "adversarial": 1.0, "pooled": 0.5, "low_pass": 2.0, "mse": 3.0}
-
-
 def expected_losses(losses: ImageLosses, x: torch.Tensor, y: torch.Tensor, flip: bool):
-    """Each loss by a pass of its own, without its weight."""
+    """Each loss from its own pass through the backbone, without its weight."""
     a, b = (x.flip(-1), y.flip(-1)) if flip else (x, y)
     backbone, discriminator = losses.backbone, losses.discriminator
     scores = [discriminator(backbone.slices(v)) for v in (a, b)]
@@ -139,25 +140,27 @@ def expected_losses(losses: ImageLosses, x: torch.Tensor, y: torch.Tensor, flip:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_all_losses_and_their_gradients_are_those_of_single_passes(backbone, pair, flip) -> None:
+def test_losses_and_gradients_of_the_shared_pass_equal_those_of_separate_passes(
+    backbone, pair, flip
+) -> None:
     losses = image_losses(backbone, ALL)
-    found = losses(*pair, 8, flip)
+    output = losses(*pair, 8, flip)
     for name in ALL:
         y = pair[1].clone().requires_grad_()
         value = expected_losses(losses, pair[0], y, flip)[name]
         value.backward()
-        assert float(found.values[name]) == pytest.approx(value.item(), rel=1e-4), name
-        assert not found.values[name].requires_grad
+        assert float(output.values[name]) == pytest.approx(value.item(), rel=1e-4), name
+        assert not output.values[name].requires_grad
         assert float(y.grad.abs().max()) > 0
-        torch.testing.assert_close(found.gradients[name], y.grad, rtol=1e-3, atol=1e-7, msg=name)
-    assert found.values.keys() == found.gradients.keys() == ALL.keys()
+        torch.testing.assert_close(output.gradients[name], y.grad, rtol=1e-3, atol=1e-7, msg=name)
+    assert output.values.keys() == output.gradients.keys() == ALL.keys()
 
 
-def test_a_flip_is_seen_by_the_backbone_alone(backbone: Classifier, pair) -> None:
+def test_only_losses_on_features_are_of_flipped_images(backbone: Classifier, pair) -> None:
     losses = image_losses(backbone, ALL)
-    plain, flipped = (losses(*pair, 8, flip).values for flip in (False, True))
-    same = {name for name in ALL if plain[name] == flipped[name]}
-    assert same == {"pooled", "low_pass", "mse"}
+    original, flipped = (losses(*pair, 8, flip).values for flip in (False, True))
+    unchanged = {name for name in ALL if original[name] == flipped[name]}
+    assert unchanged == {"pooled", "low_pass", "mse"}
 
 
 @pytest.mark.parametrize(
@@ -169,36 +172,40 @@ def test_a_flip_is_seen_by_the_backbone_alone(backbone: Classifier, pair) -> Non
         ({"pooled": 1.0, "low_pass": 1.0, "mse": 1.0}, 0),
     ],
 )
-def test_losses_on_features_share_one_pass_of_each_side(
+def test_losses_on_features_share_one_pass_of_images_and_one_of_reconstructions(
     backbone: Classifier, pair, monkeypatch: pytest.MonkeyPatch, weights, passes: int
 ) -> None:
-    seen, slices = [], backbone.slices
-    monkeypatch.setattr(backbone, "slices", lambda x: seen.append(x.dtype) or slices(x))
-    found = image_losses(backbone, weights)(pair[0], pair[1].bfloat16(), 8, False)
-    assert seen == [torch.float32] * passes
-    assert {x.dtype for x in (*found.values.values(), *found.gradients.values())} == {torch.float32}
-    assert found.values.keys() == weights.keys()
+    dtypes, slices = [], backbone.slices
+    monkeypatch.setattr(backbone, "slices", lambda x: dtypes.append(x.dtype) or slices(x))
+    output = image_losses(backbone, weights)(pair[0], pair[1].bfloat16(), 8, False)
+    assert dtypes == [torch.float32] * passes
+    tensors = (*output.values.values(), *output.gradients.values())
+    assert {x.dtype for x in tensors} == {torch.float32}
+    assert output.values.keys() == weights.keys()
 
 
-def test_the_discriminator_learns_from_the_same_features(backbone: Classifier, pair) -> None:
-    found = image_losses(backbone, {"adversarial": 1.0})(*pair, 8, True)
-    for slices, images in zip(found.slices, pair, strict=True):
-        for a, b in zip(slices, backbone.slices(images.flip(-1)), strict=True):
+def test_features_for_the_discriminator_are_those_of_flipped_images(
+    backbone: Classifier, pair
+) -> None:
+    output = image_losses(backbone, {"adversarial": 1.0})(*pair, 8, True)
+    features = (output.real_features, output.fake_features)
+    for maps, images in zip(features, pair, strict=True):
+        for a, b in zip(maps, backbone.slices(images.flip(-1)), strict=True):
             assert not a.requires_grad
             torch.testing.assert_close(a, b)
 
 
-def test_the_adversarial_loss_enters_at_its_time(backbone: Classifier, pair) -> None:
-    """With the first batch after `generator_nimg`; features are there for the discriminator before."""
+def test_the_adversarial_loss_starts_after_generator_nimg(backbone: Classifier, pair) -> None:
+    """The discriminator gets features before that."""
     losses = image_losses(backbone, {"adversarial": 1.0, "mse": 1.0}, generator_nimg=16)
     for nimg, expected in ((8, {"mse"}), (16, {"mse"}), (24, {"mse", "adversarial"})):
-        found = losses(*pair, nimg, False)
-        assert set(found.values) == expected
-        assert len(found.slices[0]) == len(found.slices[1]) == 2
+        output = losses(*pair, nimg, False)
+        assert set(output.values) == expected
+        assert len(output.real_features) == len(output.fake_features) == 2
 
 
 @pytest.mark.parametrize("kind", ["threshold", "hinge", "bce"])
-def test_the_kind_of_adversarial_loss_is_that_of_params(backbone, pair, kind: str) -> None:
+def test_params_choose_the_adversarial_loss(backbone, pair, kind: str) -> None:
     losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss=kind)
     real, fake = (losses.discriminator(backbone.slices(x)).detach().double() for x in pair)
     expected = {
@@ -206,13 +213,13 @@ def test_the_kind_of_adversarial_loss_is_that_of_params(backbone, pair, kind: st
         "hinge": -fake,
         "bce": -torch.log(1 / (1 + torch.exp(-fake))),
     }[kind]
-    found = losses(*pair, 8, False).values["adversarial"]
-    assert float(found) == pytest.approx(float(expected.mean()), rel=1e-4)
+    value = losses(*pair, 8, False).values["adversarial"]
+    assert float(value) == pytest.approx(float(expected.mean()), rel=1e-4)
 
 
-def test_nobody_but_the_reconstruction_is_asked_to_change(backbone: Classifier, pair) -> None:
+def test_losses_leave_no_gradients_behind(backbone: Classifier, pair) -> None:
     images, reconstruction = (x.requires_grad_() for x in pair)
     losses = image_losses(backbone, ALL)
     losses(images, reconstruction, 8, False)
-    others = [images, reconstruction, *backbone.parameters(), *losses.discriminator.parameters()]
-    assert all(x.grad is None for x in others)
+    networks = (*backbone.parameters(), *losses.discriminator.parameters())
+    assert all(x.grad is None for x in (images, reconstruction, *networks))

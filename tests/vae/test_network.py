@@ -26,13 +26,13 @@ def test_shapes(tiny: Callable[..., Vae], channel_mult, downscale: int, attentio
     assert any(isinstance(m, Attention) for m in network.modules()) == attention
 
 
-def test_decoder_has_one_more_block_a_level(tiny: Callable[..., Vae]) -> None:
+def test_the_decoder_has_one_more_residual_block_per_level(tiny: Callable[..., Vae]) -> None:
     network = Autoencoder(tiny(channel_mult=(1, 2, 4), res_blocks=2))
     count = [
         sum(isinstance(m, ResBlock) for m in part.modules())
         for part in (network.encoder, network.decoder)
     ]
-    assert count == [3 * 2 + 2, 3 * 3 + 2]  # levels, and two in the middle
+    assert count == [3 * 2 + 2, 3 * 3 + 2]  # three levels, and two in the middle
 
 
 def test_every_bias_starts_at_zero_and_every_parameter_gets_a_gradient(tiny) -> None:
@@ -43,7 +43,7 @@ def test_every_bias_starts_at_zero_and_every_parameter_gets_a_gradient(tiny) -> 
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
 
-def test_latent_has_the_variance_of_params(tiny: Callable[..., Vae]) -> None:
+def test_the_noise_has_the_variance_of_params(tiny: Callable[..., Vae]) -> None:
     network = Autoencoder(tiny(variance=0.25))
     network.encoder, network.decoder = nn.Identity(), nn.Identity()
     x, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
@@ -53,7 +53,7 @@ def test_latent_has_the_variance_of_params(tiny: Callable[..., Vae]) -> None:
 
 
 @pytest.mark.parametrize("out_channels", [8, 16])
-def test_residual_block_starts_as_its_shortcut(out_channels: int) -> None:
+def test_a_residual_block_is_initialized_near_its_shortcut(out_channels: int) -> None:
     block, x = ResBlock(8, out_channels), torch.randn(2, 8, 6, 6)
     expected = x if out_channels == 8 else block.shortcut(x)
     assert (block(x) - expected).abs().max() < 1e-2
@@ -65,7 +65,7 @@ def test_residual_block_starts_as_its_shortcut(out_channels: int) -> None:
 @pytest.mark.parametrize(
     ("tap", "expected"), [((0, 0), [[0, 2], [8, 10]]), ((2, 2), [[10, 0], [0, 0]])]
 )
-def test_down_pads_right_and_below(tap: tuple[int, int], expected: list[list[int]]) -> None:
+def test_down_pads_right_and_bottom(tap: tuple[int, int], expected: list[list[int]]) -> None:
     down = Down(1)
     nn.init.zeros_(down.conv.weight)
     down.conv.weight.data[0, 0, *tap] = 1  # picks x[2i + tap, 2j + tap]
@@ -81,7 +81,7 @@ def test_up_repeats_pixels() -> None:
 
 
 @pytest.mark.parametrize("channels", [4, 6, 8, 48, 128, 200, 512])
-def test_norm_takes_32_groups_or_fewer(channels: int) -> None:
+def test_norm_has_at_most_32_groups(channels: int) -> None:
     groups = Norm(channels).num_groups
     assert channels % groups == 0
     assert groups <= 32
@@ -91,21 +91,21 @@ def test_norm_takes_32_groups_or_fewer(channels: int) -> None:
 
 def test_norm_is_computed_in_fp32() -> None:
     x = (1000 + torch.randn(2, 8, 4, 4)).bfloat16()
-    found, n = Norm(8)(x), Norm(8).num_groups
-    values = x.double().reshape(2, n, -1)
-    mean, std = values.mean(-1, keepdim=True), (values.var(-1, keepdim=True, correction=0) + 1e-6)
-    expected = ((values - mean) / std.sqrt()).reshape(x.shape)
-    assert found.dtype == torch.bfloat16
-    np.testing.assert_allclose(found.double().detach(), expected, rtol=2**-7, atol=1e-3)
+    norm = Norm(8)
+    y, values = norm(x), x.double().reshape(2, norm.num_groups, -1)
+    mean, variance = values.mean(-1, keepdim=True), values.var(-1, keepdim=True, correction=0)
+    expected = ((values - mean) / (variance + 1e-6).sqrt()).reshape(x.shape)
+    assert y.dtype == torch.bfloat16
+    np.testing.assert_allclose(y.double().detach(), expected, rtol=2**-7, atol=1e-3)
 
 
 @pytest.mark.parametrize(("channels", "heads"), [(8, 1), (128, 2)])
 def test_attention_against_numpy(channels: int, heads: int) -> None:
     layer, x = Attention(channels), torch.randn(1, channels, 3, 2)
 
-    def linear(conv: nn.Conv2d, y: np.ndarray) -> np.ndarray:
+    def linear(conv: nn.Conv2d, x: np.ndarray) -> np.ndarray:
         weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
-        return weight[:, :, 0, 0] @ y + bias[:, None]
+        return weight[:, :, 0, 0] @ x + bias[:, None]
 
     pixels = layer.norm(x)[0].detach().numpy().reshape(channels, 6)
     q, k, v = np.split(linear(layer.qkv, pixels), 3)
@@ -114,11 +114,11 @@ def test_attention_against_numpy(channels: int, heads: int) -> None:
         scores = np.exp(q[part].T @ k[part] / size**0.5)  # [query, key]
         out.append(v[part] @ (scores / scores.sum(axis=1, keepdims=True)).T)
     expected = x[0].numpy().reshape(channels, 6) + linear(layer.projection, np.concatenate(out))
-    found = layer(x)[0].detach().numpy().reshape(channels, 6)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    y = layer(x)[0].detach().numpy().reshape(channels, 6)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
-def test_projection_of_attention_starts_small() -> None:
+def test_the_projection_of_attention_is_initialized_small() -> None:
     weight = Attention(256).projection.weight
     assert float(weight.detach().std()) == pytest.approx(0.2 / 16, rel=0.05)
 
@@ -135,7 +135,7 @@ def test_projection_of_attention_starts_small() -> None:
         ((1, 2, 2), True, True, 8),
     ],
 )
-def test_shapes_with_other_ends(
+def test_shapes_with_wavelet_and_high_resolution(
     tiny, channel_mult, wavelet: bool, high_resolution: bool, downscale: int, resolution: int
 ) -> None:
     params = tiny(channel_mult=channel_mult, wavelet=wavelet, high_resolution=high_resolution)
@@ -152,8 +152,8 @@ def test_shapes_with_other_ends(
     assert doublings == len(channel_mult) - 1 + high_resolution
 
 
-def test_a_high_resolution_decoder_leaves_the_encoder_to_averaged_images(tiny) -> None:
-    """Of the same weights: 16×16 pixels, averaged to 8×8 in NumPy, give the latents of those."""
+def test_with_a_high_resolution_decoder_the_encoder_gets_averaged_images(tiny) -> None:
+    """With the same weights, latents of 16×16 pixels are those of 8×8 pixels averaged by NumPy."""
     usual, high = (Autoencoder(tiny(high_resolution=high)) for high in (False, True))
     weights = dict(zip(high.encoder.state_dict(), usual.encoder.state_dict().values(), strict=True))
     high.encoder.load_state_dict(weights)
@@ -163,13 +163,12 @@ def test_a_high_resolution_decoder_leaves_the_encoder_to_averaged_images(tiny) -
     torch.testing.assert_close(high.encode(images)[0], expected)
 
 
-def test_the_encoder_sees_wavelet_bands(tiny: Callable[..., Vae]) -> None:
-    """Its first convolution takes the transform itself."""
+def test_the_first_convolution_gets_wavelet_bands(tiny: Callable[..., Vae]) -> None:
     network, images = Autoencoder(tiny(wavelet=True)), torch.randn(1, 3, 8, 8)
-    seen = []
-    network.encoder[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    inputs = []
+    network.encoder[1].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     network.encode(images)
-    assert torch.equal(seen[0], Wavelet(3)(images))
+    assert torch.equal(inputs[0], Wavelet(3)(images))
 
 
 @pytest.mark.parametrize(
@@ -186,19 +185,20 @@ def test_first_parameters_are_those_of_the_first_convolution(
     assert (weight is first.weight, bias is first.bias) == (True, True)
 
 
-class Found(nn.Module):
-    """An encoder that finds what it is given."""
+class FixedEncoder(nn.Module):
+    """Returns the same moments for all images."""
 
-    def __init__(self, *parts: torch.Tensor) -> None:
+    def __init__(self, *moments: torch.Tensor) -> None:
         super().__init__()
-        self.found = torch.cat(parts, dim=1)
+        self.moments = torch.cat(moments, dim=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.found
+        return self.moments
 
 
-def test_a_learned_variance_is_half_of_what_the_encoder_says(tiny: Callable[..., Vae]) -> None:
-    """The latter half, as a logarithm, and latents are drawn with it."""
+def test_the_second_half_of_the_encoders_output_is_the_logarithm_of_a_learned_variance(
+    tiny: Callable[..., Vae],
+) -> None:
     network = Autoencoder(tiny(variance="learned"))
     assert network.encode(torch.zeros(2, 3, 8, 8))[0].shape == (2, 2, 4, 4)
     mean, std, noise = (
@@ -206,35 +206,35 @@ def test_a_learned_variance_is_half_of_what_the_encoder_says(tiny: Callable[...,
         torch.rand(2, 2, 4, 4) + 0.1,
         torch.randn(2, 2, 4, 4),
     )
-    network.encoder, network.decoder = Found(mean, 2 * std.log()), nn.Identity()
-    z, found_mean, found_std = network(torch.zeros(2, 3, 8, 8), noise)
-    torch.testing.assert_close(found_std, std)
-    assert torch.equal(found_mean, mean)
+    network.encoder, network.decoder = FixedEncoder(mean, 2 * std.log()), nn.Identity()
+    z, latent_mean, latent_std = network(torch.zeros(2, 3, 8, 8), noise)
+    torch.testing.assert_close(latent_std, std)
+    assert torch.equal(latent_mean, mean)
     torch.testing.assert_close(z, mean + std * noise)
 
 
-def test_a_learned_variance_stays_a_number(tiny: Callable[..., Vae]) -> None:
+def test_a_learned_variance_is_clamped(tiny: Callable[..., Vae]) -> None:
     network = Autoencoder(tiny(variance="learned"))
     extremes = torch.tensor([-1e6, -30.0, 0.0, 20.0, 1e6]).reshape(1, 1, 1, 5)
-    network.encoder = Found(torch.zeros(1, 1, 1, 5), extremes)
+    network.encoder = FixedEncoder(torch.zeros(1, 1, 1, 5), extremes)
     _, std = network.encode(torch.zeros(1, 3, 8, 8))
     expected = np.exp([-15, -15, 0, 10, 10])
     np.testing.assert_allclose(std.flatten(), expected, rtol=1e-5)
 
 
-def test_means_are_clamped_and_their_noise_is_not(tiny: Callable[..., Vae]) -> None:
-    found = torch.tensor([-9.0, -2.0, 0.5, 2.5, 9.0]).reshape(1, 1, 1, 5)
+def test_means_are_clamped_before_noise_is_added(tiny: Callable[..., Vae]) -> None:
+    means = torch.tensor([-9.0, -2.0, 0.5, 2.5, 9.0]).reshape(1, 1, 1, 5)
     network = Autoencoder(tiny(clamp=2.0, variance=0.25))
-    network.encoder, network.decoder = Found(found), nn.Identity()
+    network.encoder, network.decoder = FixedEncoder(means), nn.Identity()
     z, mean, _ = network(torch.zeros(1, 3, 8, 8), torch.full((1, 1, 1, 5), 3.0))
     assert mean.flatten().tolist() == [-2.0, -2.0, 0.5, 2.0, 2.0]
     assert z.flatten().tolist() == [-0.5, -0.5, 2.0, 3.5, 3.5]
-    free = Autoencoder(tiny(clamp=None))
-    free.encoder = Found(found)
-    assert torch.equal(free.encode(torch.zeros(1, 3, 8, 8))[0], found)
+    unclamped = Autoencoder(tiny(clamp=None))
+    unclamped.encoder = FixedEncoder(means)
+    assert torch.equal(unclamped.encode(torch.zeros(1, 3, 8, 8))[0], means)
 
 
-def test_without_variance_latents_are_the_means(tiny: Callable[..., Vae]) -> None:
+def test_with_variance_zero_latents_are_the_means(tiny: Callable[..., Vae]) -> None:
     network, images = Autoencoder(tiny(variance=0.0)), torch.randn(2, 3, 8, 8)
     noises = torch.randn(2, 2, 2, 4, 4)
     first, second = (network(images, noise) for noise in noises)
@@ -242,10 +242,10 @@ def test_without_variance_latents_are_the_means(tiny: Callable[..., Vae]) -> Non
     assert not first[2].any()
 
 
-def test_the_decoder_gets_what_a_view_makes_of_the_latent(tiny: Callable[..., Vae]) -> None:
+def test_the_decoder_gets_the_transformed_latent(tiny: Callable[..., Vae]) -> None:
     network, x = Autoencoder(tiny(variance=1.0)), torch.randn(1, 3, 4, 4)
     network.encoder, network.decoder = nn.Identity(), nn.Identity()
     noise = torch.randn(1, 3, 4, 4)
-    found, mean, _ = network(x, noise, lambda z: z[:, :, :2].flip(-1))
-    assert torch.equal(found, (x + noise)[:, :, :2].flip(-1))
-    assert torch.equal(mean, x)  # the KL term is of the whole
+    decoded, mean, _ = network(x, noise, lambda z: z[:, :, :2].flip(-1))
+    assert torch.equal(decoded, (x + noise)[:, :, :2].flip(-1))
+    assert torch.equal(mean, x)  # not transformed: the KL loss is of the whole latent

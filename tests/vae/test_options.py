@@ -1,7 +1,7 @@
-"""Every field of `vae` does something: changed alone, it shows.
+"""Every field of `vae` has an effect: changing it alone changes the trained network.
 
-The changed network starts from the tensors of the other one wherever both have them, so that it is
-not the order of random numbers that makes the difference.
+Both networks start from the same tensors where both have them, so that the difference does not come
+from the order of random numbers.
 """
 
 from itertools import islice
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import ROOT
 from tiny_autoencoder import BATCH, EVERYTHING, make_task, vae_params
 from torch import nn
 
@@ -57,28 +58,28 @@ CHANGED: dict[str, Any] = {
     "weight_decay": 1.0,
     "warmup_nimg": 3 * BATCH,
 }
-START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}  # not before it
-ELSEWHERE = {
+# generator_nimg must not be below discriminator_nimg
+START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}
+TESTED_ELSEWHERE = {
     "images.shards": "tests/stages/test_origins.py",
     "images.held_out": "tests/stages/test_origins.py",
     "backbone": "tests/stages/test_codecs.py",
     "backbone_path": "tests/stages/test_codecs.py",
     "log_nimg": "tests/stages/test_autoencoder.py",
     "evaluate_nimg": "tests/stages/test_autoencoder.py",
-    "microbatch": "tests/vae/test_vae_step.py",  # it is there to change nothing
+    "microbatch": "tests/vae/test_step.py",  # it must not have an effect
 }
 
 
 def trained(images: ImageShards, start: dict[str, Any] | None = None, **changes: Any) -> Any:
-    """What a network makes of images after some steps, and what it started from."""
+    """Reconstructions and latents after some steps, and the tensors that the training started from."""
     params = vae_params(BASE, changes)
     task = make_task(params)
-    for part in (task.critic.discriminator,):
-        shaken(part)
+    perturb(task.discriminator_task.discriminator)
     before = tensors(task)
     if start is not None:
-        same = {k for k in before.keys() & start.keys() if before[k].shape == start[k].shape}
-        before |= {k: start[k] for k in same}
+        common = {k for k in before.keys() & start.keys() if before[k].shape == start[k].shape}
+        before |= {k: start[k] for k in common}
         for name, module in modules(task).items():
             module.load_state_dict({k: before[f"{name}.{k}"] for k in module.state_dict()})
     stream = batches(images, params, 1)(0)
@@ -95,7 +96,7 @@ def noise_for(params: Vae) -> torch.Tensor:
 
 
 def modules(task: VaeTask) -> dict[str, nn.Module]:
-    return {"network": task.network, "discriminator": task.critic.discriminator}
+    return {"network": task.network, "discriminator": task.discriminator_task.discriminator}
 
 
 def tensors(task: VaeTask) -> dict[str, torch.Tensor]:
@@ -106,33 +107,34 @@ def tensors(task: VaeTask) -> dict[str, torch.Tensor]:
     }
 
 
-def shaken(discriminator: nn.Module) -> None:
-    """So that it has something to say from the first step on."""
+def perturb(discriminator: nn.Module) -> None:
+    """Add noise to the parameters, so that scores are not zero in the first step."""
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in discriminator.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
 
 
-def differ(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """By more than the rounding of float32."""
-    if found.shape != expected.shape:
+def differ(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether the difference exceeds the rounding of float32."""
+    if actual.shape != expected.shape:
         return True
-    return float((found - expected).norm() / expected.norm()) > 1e-4
+    return float((actual - expected).norm() / expected.norm()) > 1e-4
 
 
-def test_the_tables_have_every_field() -> None:
+def test_every_field_is_tested() -> None:
     leaves = {key for key, _ in fields(Vae)} - {"images", "losses", "adversarial", "equivariance"}
-    assert {*CHANGED} | {*ELSEWHERE} == leaves
-    assert not CHANGED.keys() & ELSEWHERE.keys()
+    assert {*CHANGED} | {*TESTED_ELSEWHERE} == leaves
+    assert not CHANGED.keys() & TESTED_ELSEWHERE.keys()
+    assert all((ROOT / path).exists() for path in TESTED_ELSEWHERE.values())
 
 
 @pytest.mark.parametrize("field", CHANGED)
 def test_a_field_changed_alone_changes_the_network(images: ImageShards, field: str) -> None:
-    """And set to what it is anyway, nothing at all."""
+    """An unchanged field changes nothing."""
     base = START.get(field, {})
     expected, start = trained(images, **base)
     again, _ = trained(images, start, **base)
     assert torch.equal(again, expected)
-    found, _ = trained(images, start, **{**base, field: CHANGED[field]})
-    assert differ(found, expected)
+    changed, _ = trained(images, start, **{**base, field: CHANGED[field]})
+    assert differ(changed, expected)

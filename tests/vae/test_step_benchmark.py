@@ -1,4 +1,4 @@
-"""benchmarks/vae_step.py on a tiny step: its rows are of the losses that they name."""
+"""benchmarks/vae_step.py with a tiny step."""
 
 import importlib.util
 import json
@@ -27,22 +27,20 @@ def benchmark(monkeypatch):
 @pytest.fixture
 def rows(monkeypatch):
     """Metrics of all steps."""
-    found, step = [], VaeTask.step
-    monkeypatch.setattr(
-        VaeTask, "step", lambda *given: found.append(dict(step(*given))) or found[-1]
-    )
-    return found
+    rows, step = [], VaeTask.step
+    monkeypatch.setattr(VaeTask, "step", lambda *args: rows.append(dict(step(*args))) or rows[-1])
+    return rows
 
 
-def measured(benchmark, *arguments):
-    return benchmark.measure(benchmark.arguments().parse_args([*TINY, *arguments]))
+def measure(benchmark, *arguments):
+    return benchmark.measure(benchmark.argument_parser().parse_args([*TINY, *arguments]))
 
 
-def test_a_row_is_of_the_losses_that_it_names(benchmark, rows):
+def test_a_row_has_the_losses_of_its_name(benchmark, rows):
     for name, losses in benchmark.LOSSES.items():
-        found = measured(benchmark, "--losses", name, "--backbone", "classifier")
-        assert found["images/s"] == pytest.approx(2 / found["s/step"])
-        assert 0 < found["peak GiB"] < 64
+        result = measure(benchmark, "--losses", name, "--backbone", "classifier")
+        assert result["images/s"] == pytest.approx(2 / result["s/step"])
+        assert 0 < result["peak GiB"] < 64
         row = rows.pop()
         used = {key.removeprefix("gradient/") for key in row if key.startswith("gradient/")}
         assert used == {"mse", *losses}
@@ -52,20 +50,20 @@ def test_a_row_is_of_the_losses_that_it_names(benchmark, rows):
 
 @pytest.mark.parametrize("options", [("--precision", "bf16"), ("--microbatch", "1")])
 def test_other_backbones_and_options_run(benchmark, rows, options):
-    measured(benchmark, "--losses", "all", "--backbone", "vgg16", "--warmup", "1", *options)
+    measure(benchmark, "--losses", "all", "--backbone", "vgg16", "--warmup", "1", *options)
     assert len(rows) == 2
 
 
 def test_the_table_has_a_row_per_width_backbone_and_loss(benchmark, monkeypatch, capsys):
-    """Each of a process of its own; one that fails leaves its last words."""
+    """Each row is measured by a process; if that fails, the row has the last line of its stderr."""
 
     def run(command, **_):
-        given = benchmark.arguments().parse_args(command[2:])
-        if given.losses == "+ pooled":
+        args = benchmark.argument_parser().parse_args(command[2:])
+        if args.losses == "+ pooled":
             return SimpleNamespace(returncode=1, stderr="…\nout of memory\n")
-        seconds = given.channels[0] * (1.5 if given.losses == "all" else 1.0)
-        found = {"s/step": seconds, "images/s": 8 / seconds, "peak GiB": 0.5}
-        return SimpleNamespace(returncode=0, stdout=f"note\n{json.dumps(found)}\n")
+        seconds = args.channels[0] * (1.5 if args.losses == "all" else 1.0)
+        result = {"s/step": seconds, "images/s": 8 / seconds, "peak GiB": 0.5}
+        return SimpleNamespace(returncode=0, stdout=f"note\n{json.dumps(result)}\n")
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(

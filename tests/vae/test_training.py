@@ -1,4 +1,4 @@
-"""Training of the autoencoder."""
+"""Training of the VAE."""
 
 import copy
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def task_of(backbone: Classifier) -> Callable[[Vae], VaeTask]:
     return make
 
 
-def test_learning_rate_falls_with_width_but_for_the_first_layer(
+def test_the_learning_rate_is_divided_by_the_width_except_in_the_first_layer(
     tiny, task_of, images: ImageShards
 ) -> None:
     params = tiny(channels=16, lr=0.08, lr_input=3e-4)
@@ -60,7 +60,7 @@ def test_learning_rate_falls_with_width_but_for_the_first_layer(
     assert sum(len(group["params"]) for group in task.optimizer.param_groups) == len(rates) + 2
 
 
-def test_batches_come_with_the_noise_of_each_image(tiny, images: ImageShards) -> None:
+def test_batches_have_fresh_noise_for_each_image(tiny, images: ImageShards) -> None:
     params = tiny(channel_mult=(1, 2, 2), latent_channels=3)
     first = list(islice(batches(images, params, 0)(0), 4))
     later = list(islice(batches(images, params, 0)(16), 2))
@@ -71,7 +71,7 @@ def test_batches_come_with_the_noise_of_each_image(tiny, images: ImageShards) ->
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])
     noises = torch.cat([noise for _, noise in first])
-    assert len(noises.unique(dim=0)) == 32  # fresh for each image met
+    assert len(noises.unique(dim=0)) == 32
 
 
 @pytest.mark.parametrize(
@@ -98,35 +98,39 @@ def take(
     return torch.cat([x for x, _ in islice(batches(images, params, seed)(nimg), count)])
 
 
-def test_batches_are_the_prepared_images_by_default(tiny, images: ImageShards) -> None:
-    """In an order that the classifier's stream has as well: of the seed alone."""
+def test_without_augmentation_batches_are_the_stored_images(tiny, images: ImageShards) -> None:
+    """In the order of `shuffled_index`, which depends on the seed only."""
     order = [shuffled_index(n, 12, seed=0) for n in range(24)]
     assert torch.equal(take(images, tiny(), 3), images.batch(order)[0])
 
 
-def test_images_are_varied_by_their_number_in_the_training(tiny, images: ImageShards) -> None:
+def test_augmentation_depends_on_the_number_of_the_image_in_the_training(
+    tiny, images: ImageShards
+) -> None:
     params = augmented(tiny(), min_area=0.4, flip=0.5)
     first = take(images, params, 6)  # 48 images: four epochs
     assert torch.equal(take(images, params, 2, nimg=32), first[32:])
     split = params.model_copy(update={"batch": 4})
     assert torch.equal(take(images, split, 12), first)
-    assert len(first.unique(dim=0)) > 36  # each epoch anew, though smooth images have like parts
+    assert (
+        len(first.unique(dim=0)) > 36
+    )  # different in each epoch, though crops of smooth images can be equal
     assert not torch.equal(take(images, params, 6, seed=1), first)
 
 
-def test_another_seed_varies_images_otherwise(tiny, images: ImageShards) -> None:
+def test_augmentation_depends_on_the_seed(tiny, images: ImageShards) -> None:
     params, patterns = augmented(tiny(), flip=0.5), []
     for seed in (0, 1):
-        plain = images.batch([shuffled_index(n, 12, seed) for n in range(48)])[0]
-        flipped = (take(images, params, 6, seed=seed) != plain).flatten(1).any(1)
+        originals = images.batch([shuffled_index(n, 12, seed) for n in range(48)])[0]
+        flipped = (take(images, params, 6, seed=seed) != originals).flatten(1).any(1)
         patterns.append(flipped.tolist())
     assert 10 < sum(patterns[0]) < 38
     assert patterns[0] != patterns[1]
 
 
-def test_flips_leave_columns_together(tiny, images: ImageShards) -> None:
-    found = take(images, augmented(tiny(), flip=1.0), 3)
-    assert torch.equal(found, take(images, tiny(), 3).flip(3))
+def test_flips_reverse_the_columns(tiny, images: ImageShards) -> None:
+    flipped = take(images, augmented(tiny(), flip=1.0), 3)
+    assert torch.equal(flipped, take(images, tiny(), 3).flip(3))
 
 
 def test_training_improves_reconstructions(tiny, task_of, images, backbone: Classifier) -> None:
@@ -147,10 +151,10 @@ def test_training_improves_reconstructions(tiny, task_of, images, backbone: Clas
         assert torch.equal(parameter, old)
 
 
-def test_each_loss_is_logged(tiny, task_of, images: ImageShards) -> None:
+def test_only_losses_with_a_weight_are_logged(tiny, task_of, images: ImageShards) -> None:
     params = tiny(perceptual=0.0)
-    row = task_of(params).step(next(batches(images, params, 0)(0)), 8)
-    assert set(row) == {
+    metrics = task_of(params).step(next(batches(images, params, 0)(0)), 8)
+    assert set(metrics) == {
         "train/pooled",
         "gradient/pooled",
         "train/kl",
@@ -159,19 +163,21 @@ def test_each_loss_is_logged(tiny, task_of, images: ImageShards) -> None:
     }
 
 
-def test_weight_of_kl_scales_its_pull_alone(tiny, task_of, images: ImageShards) -> None:
+def test_the_weight_of_kl_scales_its_gradient_only(tiny, task_of, images: ImageShards) -> None:
     def gradient(weight: float) -> torch.Tensor:
         params = tiny(kl=weight, attention=False)
         task = task_of(params)
         task.step(next(batches(images, params, 0)(0)), 8)
         return task.network.first_parameters()[0].grad
 
-    none, one, three = (gradient(weight) for weight in (0.0, 1.0, 3.0))
-    assert (one - none).norm() > 0
-    torch.testing.assert_close(three - none, 3 * (one - none), rtol=1e-3, atol=1e-5)
+    zero, one, three = (gradient(weight) for weight in (0.0, 1.0, 3.0))
+    assert (one - zero).norm() > 0
+    torch.testing.assert_close(three - zero, 3 * (one - zero), rtol=1e-3, atol=1e-5)
 
 
-def test_resumed_task_goes_on_alike(tiny, task_of, images: ImageShards, tmp_path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    tiny, task_of, images: ImageShards, tmp_path
+) -> None:
     params = tiny(attention=True)
     stream = list(islice(batches(images, params, 0)(0), 4))
     whole, resumed = task_of(params), task_of(params)
@@ -186,51 +192,58 @@ def test_resumed_task_goes_on_alike(tiny, task_of, images: ImageShards, tmp_path
         assert torch.equal(a, b)
 
 
-def added(width: int, lr: float) -> dict[str, float]:
-    """What the first update adds to the output of each layer as wide as the network, for the input
-    that it had: root mean squares.
+def output_changes(width: int, lr: float) -> dict[str, float]:
+    """Root mean square of the change of each layer's output by the first update, for the same input.
+
+    Of layers with at least as many input channels as the first level.
     """
     params = vae_params(TINY, channels=width, attention=True, lr=lr, warmup_nimg=BATCH)
     torch.manual_seed(0)
     task = VaeTask(Autoencoder(params), params, make_backbone(), 0, CPU)
-    before, found = copy.deepcopy(task.network), {}
+    before, changes = copy.deepcopy(task.network), {}
     batch = make_batch(params)
     task.step(batch, BATCH)
     after = dict(task.network.named_modules())
 
-    def hook(module: nn.Module, given: Any, out: torch.Tensor, name: str) -> None:
-        found[name] = float((after[name](given[0]) - out).square().mean().sqrt())
+    def hook(module: nn.Module, inputs: Any, out: torch.Tensor, name: str) -> None:
+        changes[name] = float((after[name](inputs[0]) - out).square().mean().sqrt())
 
     for name, module in before.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels >= width:
             module.register_forward_hook(partial(hook, name=name))
     with torch.no_grad():
         before(images_of(batch), batch[1])
-    return found
+    return changes
 
 
-def ratios(rule: bool) -> list[float]:
-    """Of 64 channels to 16, layer by layer."""
-    narrow, wide = (added(width, 0.01 if rule else 0.01 * width / 16) for width in (16, 64))
+def ratios(divided: bool) -> list[float]:
+    """Output changes of 64 channels over those of 16, layer by layer.
+
+    Args:
+        divided: whether the learning rate is divided by the width, as in training.
+    """
+    narrow, wide = (
+        output_changes(width, 0.01 if divided else 0.01 * width / 16) for width in (16, 64)
+    )
     return [wide[name] / narrow[name] for name in narrow]
 
 
-def test_the_first_update_adds_alike_at_any_width() -> None:
-    """Adam moves each weight by its rate, and the inputs of a layer, as many as it is wide, add up:
-    with the rate over the width what it adds to its output is the same for narrow and wide ones.
+def test_the_first_update_changes_outputs_equally_at_any_width() -> None:
+    """Adam moves each weight by the learning rate, and the changes add up over a layer's inputs. If
+    the learning rate is divided by the width, the sum does not depend on the width.
     """
-    found = ratios(rule=True)
-    assert len(found) > 20
-    assert geometric_mean(found) == pytest.approx(1, rel=0.2)
-    assert all(0.5 < ratio < 2 for ratio in found)
-    assert geometric_mean(ratios(rule=False)) > 3
+    divided = ratios(divided=True)
+    assert len(divided) > 20
+    assert geometric_mean(divided) == pytest.approx(1, rel=0.2)
+    assert all(0.5 < ratio < 2 for ratio in divided)
+    assert geometric_mean(ratios(divided=False)) > 3
 
 
 @pytest.mark.parametrize(
     ("wavelet", "high_resolution"), [(True, False), (False, True), (True, True)]
 )
-def test_the_first_layer_has_a_rate_of_its_own(wavelet: bool, high_resolution: bool) -> None:
-    """Whatever stands before it. The first step of Adam has the size of the rate."""
+def test_the_first_layer_has_its_own_learning_rate(wavelet: bool, high_resolution: bool) -> None:
+    """Adam's first step moves weights by the learning rate."""
     params = vae_params(
         EVERYTHING,
         wavelet=wavelet,
@@ -255,35 +268,36 @@ def test_the_first_layer_has_a_rate_of_its_own(wavelet: bool, high_resolution: b
     assert weights == pytest.approx([0.08 / 8] * len(weights), rel=0.02)
 
 
-def test_a_compiled_network_is_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its parameters keep their names."""
-    seen = []
-    monkeypatch.setattr(torch, "compile", lambda module: seen.append(module) or module)
+def test_the_network_is_compiled_and_its_parameters_keep_their_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
     params = vae_params(EVERYTHING)
     task = VaeTask(make_network(params), params, make_backbone(), 0, CPU, compiled=True)
-    assert seen == [task.network]
+    assert compiled == [task.network]
     assert set(task.state_dict()["network"]) == set(Autoencoder(params).state_dict())
 
 
-def test_with_everything_on_a_resumed_task_has_the_same_bits(images: ImageShards, tmp_path) -> None:
-    """Discriminator, anchors, views, flips and microbatches: in the file, or of seed and time."""
+def test_a_resumed_training_with_all_options_on_equals_an_uninterrupted_one(
+    images: ImageShards, tmp_path
+) -> None:
+    """Discriminator and anchors are in the file; transforms and flips depend on seed and time."""
     params = vae_params(EVERYTHING, microbatch=2, images__min_area=0.5, images__flip=0.5)
     whole, resumed = make_task(params), make_task(params)
     stream = batches(images, params, 1)
     for step, batch in enumerate(islice(stream(0), 3), 1):
         whole.step(batch, BATCH * step)
     save_tree(tmp_path / "checkpoint", whole.state_dict())
-    for part in (resumed.network, resumed.critic.discriminator):
-        for parameter in part.parameters():
-            parameter.data.normal_()  # nothing of this shall matter
+    for module in (resumed.network, resumed.discriminator_task.discriminator):
+        for parameter in module.parameters():
+            parameter.data.normal_()  # must be overwritten
     resumed.load_state_dict(load_tree(tmp_path / "checkpoint"))
     for step, batch in enumerate(islice(stream(3 * BATCH), 3), 4):
-        found = [floats(task.step(batch, BATCH * step)) for task in (whole, resumed)]
-        assert found[0] == found[1]
-    assert found[0]["gradient/adversarial"] > 0
-    for a, b in (
-        (whole.network, resumed.network),
-        (whole.critic.discriminator, resumed.critic.discriminator),
-    ):
+        expected, metrics = (floats(task.step(batch, BATCH * step)) for task in (whole, resumed))
+        assert metrics == expected
+    assert metrics["gradient/adversarial"] > 0
+    discriminators = [task.discriminator_task.discriminator for task in (whole, resumed)]
+    for a, b in ((whole.network, resumed.network), discriminators):
         assert all(same(a.state_dict().values(), b.state_dict().values()))
-    assert whole.critic.discriminator.anchors.abs().min() > 0
+    assert discriminators[0].anchors.abs().min() > 0
