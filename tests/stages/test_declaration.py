@@ -18,6 +18,7 @@ FRAME = (
     "edm2.pipeline.declaration",
     "edm2.pipeline.publication",
     "edm2.pipeline.paths",
+    "edm2.pipeline.hidden_values",
     "stages",
 )
 RESULTS_OF_RUNTIME = (
