@@ -112,9 +112,8 @@ def test_augmentation_depends_on_the_number_of_the_image_in_the_training(
     assert torch.equal(take(images, params, 2, nimg=32), first[32:])
     split = params.model_copy(update={"batch": 4})
     assert torch.equal(take(images, split, 12), first)
-    assert (
-        len(first.unique(dim=0)) > 36
-    )  # different in each epoch, though crops of smooth images can be equal
+    # different in each epoch, though crops of smooth images can be equal
+    assert len(first.unique(dim=0)) > 36
     assert not torch.equal(take(images, params, 6, seed=1), first)
 
 
