@@ -21,4 +21,4 @@ def report(context: StageContext) -> None:
     folder = context.out("reports/index.html").parent
     write_report(StageOutputs(Path("reports"), context.params.configs), folder)
     for name in ARTIFACTS:
-        context.run.artifact(folder / name)
+        context.run.log_artifact(folder / name)
