@@ -10,7 +10,7 @@ from edm2.params.checks import project_root
 from edm2.pipeline.detection import detector_for, images_fingerprint
 from edm2.pipeline.paths import IMAGES, REFERENCE
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.distributed import gathered, is_main_process, ranks
+from edm2.runtime.distributed import gather_object, is_main_process, ranks
 from edm2.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def write_reference(context: StageContext) -> None:
 def _compute(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
     collection = _collect(ImageShards(IMAGES, "train"), detector, context)
-    for other in gathered(collection)[1:]:
+    for other in gather_object(collection)[1:]:
         collection.merge(other)
     if is_main_process():
         reference = reference_of(collection)
