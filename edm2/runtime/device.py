@@ -1,4 +1,4 @@
-"""Where and in which precision networks compute."""
+"""The device and the precision of networks."""
 
 import torch
 
@@ -13,7 +13,7 @@ def pick_device(runtime: Runtime) -> torch.device:
     """The device of this rank; also sets the number of CPU threads.
 
     Raises:
-        UserError: a GPU is asked for and there is none, or not that one.
+        UserError: PyTorch does not see the GPU that params name.
     """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
