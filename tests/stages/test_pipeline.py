@@ -8,11 +8,20 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import run_stage
+from tiny import ROOT, STAGES, run_stage
 
 from edm2.ema import SnapshotStore, reconstruct
 from edm2.params import UserError
+from edm2.pipeline.declaration import read_declaration
 from edm2.runtime.manifest import read_manifest
+
+
+def test_no_out_is_an_empty_folder_or_file(finished):
+    """DVC would warn about it."""
+    for name in STAGES:
+        for out in read_declaration(name, "G", ROOT / "dvc.yaml").outs:
+            path = finished / out
+            assert any(path.iterdir()) if path.is_dir() else path.stat().st_size, out
 
 
 def test_prepare_splits_all_digits_by_class(finished):
