@@ -1,4 +1,4 @@
-"""The pipeline with the codecs that are not trained here, and with another backbone."""
+"""The pipeline with codecs that it does not train, and with another backbone."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY, run_stage, write_autoencoder, write_params
+from tiny import PER_CONFIG, TINY, run_stage, write_autoencoder, write_params
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
@@ -22,7 +22,7 @@ from edm2.vae.evaluation import evaluate
 from stages.train_vae import external_inputs
 
 CPU = torch.device("cpu")
-FROM_THE_CODEC_ON = (
+STAGES = (  # from the codec on
     "train_vae",
     "baselines",
     "encode_latents",
@@ -34,11 +34,9 @@ FROM_THE_CODEC_ON = (
 )
 
 
-def run(names=FROM_THE_CODEC_ON):
+def run(names=STAGES):
     for name in names:
-        run_stage(
-            name, "G" if name in ("train_diffusion", "snapshot_emas", "sweep_ema", "fid") else ""
-        )
+        run_stage(name, "G" if name in PER_CONFIG else "")
 
 
 def metrics_of(folder, stage="vae"):
@@ -46,12 +44,11 @@ def metrics_of(folder, stage="vae"):
     return json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
-def generated(folder):
-    """The rows of the EMA sweep, which must be numbers."""
+def assert_evaluated(folder):
+    """All values of the EMA sweep are finite."""
     table = pd.read_csv(folder / "reports/fid/G.csv")
-    assert len(table) == 8  # three lengths and a fresh one, at two sample counts
+    assert len(table) == 8  # three EMA lengths and fresh seeds, at two sample counts
     assert np.isfinite(table["value"]).all()
-    return table
 
 
 def test_digits_in_pixel_space(project, capsys):
@@ -62,10 +59,8 @@ def test_digits_in_pixel_space(project, capsys):
     run()
     assert "codec.kind is rgb: no VAE is trained here" in capsys.readouterr().out
     assert read_manifest(folder / "models/vae")["files"] == {}
-    images, latents = (
-        ImageShards(folder / "data/images", "train"),
-        LatentShards(folder / "data/latents", "train"),
-    )
+    images = ImageShards(folder / "data/images", "train")
+    latents = LatentShards(folder / "data/latents", "train")
     assert latents.shape == (3, 16, 16)
     pixels = images.batch(range(len(images)))[0].double().numpy() / 127.5 - 1
     mean, std = (getattr(pixels, name)(axis=(0, 2, 3)) for name in ("mean", "std"))
@@ -73,10 +68,10 @@ def test_digits_in_pixel_space(project, capsys):
     np.testing.assert_allclose(latents.normalization.std, std, rtol=1e-3)
     network = load_file(folder / "models/diffusion/G/network.safetensors")
     assert any("16x16" in name for name in network)
-    generated(folder)
-    found = metrics_of(folder)
-    assert "psnr" not in found
-    assert found["perceptual_classifier"] == 0
+    assert_evaluated(folder)
+    metrics = metrics_of(folder)
+    assert "psnr" not in metrics
+    assert metrics["perceptual_classifier"] == 0
     distances = list(metrics_of(folder, "baselines").values())
     assert len(distances) == 2
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
@@ -88,7 +83,7 @@ def test_digits_in_pixel_space(project, capsys):
 
 
 @pytest.mark.parametrize("normalization", ["dataset", "paper"])
-def test_digits_in_latents_of_stable_diffusions_kind(project, tmp_path, normalization):
+def test_digits_in_latents_of_a_stable_diffusion_vae(project, tmp_path, normalization):
     write_autoencoder(tmp_path / "sd")
     folder = project(
         codec__kind="stable_diffusion",
@@ -96,34 +91,31 @@ def test_digits_in_latents_of_stable_diffusions_kind(project, tmp_path, normaliz
         codec__normalization=normalization,
     )
     if normalization == "dataset":
-        run(FROM_THE_CODEC_ON[:1])
-        (tmp_path / "sd/diffusion_pytorch_model.safetensors").write_bytes(b"")  # no more needed
-        run(FROM_THE_CODEC_ON[1:])
-        generated(folder)
+        run(STAGES[:1])
+        (tmp_path / "sd/diffusion_pytorch_model.safetensors").write_bytes(b"")  # not read any more
+        run(STAGES[1:])
+        assert_evaluated(folder)
         assert "No autoencoder was trained here" in (folder / "reports/index.html").read_text()
     else:
         run(("train_vae", "encode_latents"))
-    facts = read_manifest(folder / "data/latents")
-    assert facts["shape"] == [4, 4, 4]
-    codec, images = (
-        load_codec(folder / "models/vae", CPU),
-        ImageShards(folder / "data/images", "train"),
-    )
+    manifest = read_manifest(folder / "data/latents")
+    assert manifest["shape"] == [4, 4, 4]
+    codec = load_codec(folder / "models/vae", CPU)
+    images = ImageShards(folder / "data/images", "train")
     means, stds = codec.encode(images.batch(range(len(images)))[0])
     if normalization == "paper":
-        assert (facts["mean"][0], facts["std"][3]) == (pytest.approx(5.81), pytest.approx(3.28))
+        assert [manifest["mean"][0], manifest["std"][3]] == pytest.approx([5.81, 3.28])
     else:
-        spread = means.double().numpy().var((0, 2, 3)) + (stds.double().numpy() ** 2).mean(
-            (0, 2, 3)
-        )
-        np.testing.assert_allclose(facts["std"], np.sqrt(spread), rtol=1e-3)
+        mean, std = means.double().numpy(), stds.double().numpy()
+        variance = mean.var((0, 2, 3)) + (std**2).mean((0, 2, 3))
+        np.testing.assert_allclose(manifest["std"], np.sqrt(variance), rtol=1e-3)
     written = LatentShards(folder / "data/latents", "train").batch(range(20))
     np.testing.assert_allclose(written[0], means[:20], rtol=1e-2, atol=1e-3)
     assert {"psnr", "ssim", "perceptual_classifier", "latent/std"} <= metrics_of(folder).keys()
 
 
 def test_vgg16_as_backbone(project, tmp_path, monkeypatch):
-    """A random one, in a file laid out as torchvision's."""
+    """With random weights, in a file of torchvision's format."""
     torch.manual_seed(0)
     state = {f"features.{k}": t for k, t in Vgg16(lpips_weights()).features.state_dict().items()}
     torch.save(state, tmp_path / "vgg16.pth")
@@ -136,24 +128,24 @@ def test_vgg16_as_backbone(project, tmp_path, monkeypatch):
         vae__evaluate_nimg=128,
     )
     run_stage("train_vae")
-    found = metrics_of(folder)
+    metrics = metrics_of(folder)
     held_out = ImageShards(folder / "data/images", "held_out")
     codec = load_codec(folder / "models/vae", CPU)
     expected = evaluate(codec, held_out, load_vgg16(tmp_path / "vgg16.pth", CPU), CPU)
-    assert found["perceptual_vgg16"] == pytest.approx(expected["perceptual_vgg16"], rel=1e-4)
+    assert metrics["perceptual_vgg16"] == pytest.approx(expected["perceptual_vgg16"], rel=1e-4)
     rows = pd.read_csv(folder / "reports/vae/curves.csv")
     assert rows["train/perceptual"].gt(0).all()
 
 
-def test_other_files_are_other_work(tmp_path, monkeypatch):
-    """Of the autoencoder and of the backbone; without such files there is nothing to name."""
+def test_external_inputs_follow_the_files_of_codec_and_backbone(tmp_path, monkeypatch):
+    """They are empty if params name no such files."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
-    def described(**changes):
+    def inputs(**changes):
         return external_inputs(load(write_params(tmp_path / "params.yaml", {**TINY, **changes})))
 
-    assert described() == ""
-    assert described(**{"codec.kind": "stable_diffusion", "dataset.resolution": 32}) == ""
+    assert inputs() == ""
+    assert inputs(**{"codec.kind": "stable_diffusion", "dataset.resolution": 32}) == ""
     write_autoencoder(tmp_path / "sd")
     (tmp_path / "vgg16.pth").write_bytes(b"x")
     changes = {
@@ -162,9 +154,9 @@ def test_other_files_are_other_work(tmp_path, monkeypatch):
         "vae.backbone": "vgg16",
         "vae.backbone_path": "vgg16.pth",
     }
-    seen = {described(**changes)}
+    descriptions = {inputs(**changes)}
     for name in ("sd/config.json", "sd/diffusion_pytorch_model.safetensors", "vgg16.pth"):
         with (tmp_path / name).open("ab") as file:
             file.write(b" ")
-        seen.add(described(**changes))
-    assert len(seen) == 4
+        descriptions.add(inputs(**changes))
+    assert len(descriptions) == 4

@@ -1,4 +1,4 @@
-"""Networks of EDM2's authors in place of a training: pickles like theirs, of a narrow network."""
+"""Published networks instead of a training: pickles of the published format, of a narrow network."""
 
 import pandas as pd
 import pytest
@@ -19,7 +19,7 @@ LENGTHS = (0.05, 0.1)
 
 
 def narrow(seed, channels=8):
-    """A denoiser of config G with values of its own, and its tensors in 16 bits, as published."""
+    """A denoiser of config G with random values, and its tensors as published: in 16 bits."""
     torch.manual_seed(seed)
     denoiser = build_denoiser("G", channels=channels, num_classes=3)
     with torch.no_grad():
@@ -30,7 +30,7 @@ def narrow(seed, channels=8):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A folder of two pickles, and the raw networks in them, by EMA length."""
+    """A folder of two pickles, and the tensors of the raw networks in them by EMA length."""
     folder, networks = tmp_path_factory.mktemp("pickles"), {}
     for seed, length in enumerate(LENGTHS):
         denoiser, tensors = narrow(seed)
@@ -52,7 +52,7 @@ def assert_network(tensors, expected):
         )
 
 
-def test_a_stored_length_gives_the_published_network_under_our_names(
+def test_a_stored_length_gives_the_published_network_with_renamed_tensors(
     published, diffusion, tmp_path
 ):
     folder, networks = published
@@ -70,79 +70,82 @@ def test_a_stored_length_gives_the_published_network_under_our_names(
         assert spec.error < 1e-6
 
 
-def refused(paths, tmp_path, diffusion, told):
-    with pytest.raises(UserError, match=told):
+def assert_refused(paths, tmp_path, diffusion, error):
+    with pytest.raises(UserError, match=error):
         import_published(paths, tmp_path / "store", diffusion)
 
 
 def test_a_folder_without_pickles_is_refused(tmp_path, diffusion):
-    refused([], tmp_path, diffusion, r"ema.path.*: .*\*\.pkl")
+    assert_refused([], tmp_path, diffusion, r"ema.path.*: .*\*\.pkl")
 
 
 @pytest.mark.parametrize(
     "name", ["network.pkl", "edm2-img512-s-2147483.pkl", "edm2-img512-s-0.130.pkl", "s-12-1.3.pkl"]
 )
-def test_a_name_that_does_not_tell_time_and_length_is_refused(tmp_path, diffusion, name):
-    refused([tmp_path / name], tmp_path, diffusion, f"{name}: .*edm2-img512-s-2147483-0.130.pkl")
+def test_a_file_name_without_time_and_length_is_refused(tmp_path, diffusion, name):
+    assert_refused(
+        [tmp_path / name], tmp_path, diffusion, f"{name}: .*edm2-img512-s-2147483-0.130.pkl"
+    )
 
 
 def test_networks_of_another_width_are_refused(published, tmp_path, diffusion):
     paths = sorted(published[0].iterdir())
     wider = diffusion.model_copy(update={"channels": 12})
-    refused(paths, tmp_path, wider, r"0\.050\.pkl: a network of 8 channels, .* say 12")
+    assert_refused(paths, tmp_path, wider, r"0\.050\.pkl: .*8 channels.* 12\b")
     sized = diffusion.model_copy(update={"channels": None, "size": "XS"})
-    refused(paths, tmp_path, sized, r"a network of 8 channels, .* say 128")
+    assert_refused(paths, tmp_path, sized, r"8 channels.* 128\b")
 
 
 def test_networks_of_two_kinds_are_refused(published, tmp_path, diffusion):
-    """Of other classes, here."""
+    """Here with different numbers of classes."""
     _, tensors = narrow(2)
     tensors["unet.emb_label.weight"] = tensors["unet.emb_label.weight"][:, :2]
     other = write_published(tmp_path / "edm2-img512-s-0000064-0.200.pkl", tensors)
-    refused(
+    assert_refused(
         [*sorted(published[0].iterdir()), other],
         tmp_path,
         diffusion,
-        "tensors differ from the other snapshots' in map.label.weight",
+        "map.label.weight",
     )
 
 
 def test_a_damaged_pickle_is_named(published, tmp_path, diffusion):
-    whole = sorted(published[0].iterdir())[0]
-    (tmp_path / whole.name).write_bytes(whole.read_bytes()[:-1000])
-    refused([tmp_path / whole.name], tmp_path, diffusion, f"{whole.name}: cannot be read")
+    original = sorted(published[0].iterdir())[0]
+    damaged = tmp_path / original.name
+    damaged.write_bytes(original.read_bytes()[:-1000])
+    assert_refused([damaged], tmp_path, diffusion, damaged.name)
 
 
-def test_stages_up_to_the_sweep_take_published_networks(project, published, capsys):
-    """Nothing is trained; the report says so, from what the other stages of a training left."""
+def test_stages_up_to_the_sweep_use_published_networks(project, published, capsys):
+    """Nothing is trained, and the report says so; its other results are those of a training."""
     source, networks = published
-    project_folder = project(ema__source="published", ema__path=str(source))
+    folder = project(ema__source="published", ema__path=str(source))
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "G")
-    assert "config G is not trained here" in capsys.readouterr().out
-    models = project_folder / "models"
+    assert "ema.source" in capsys.readouterr().out
+    models = folder / "models"
     assert list(read_manifest(models / "diffusion/G")["files"]) == []
-    assert pd.read_csv(project_folder / "reports/training/G.csv").empty
+    assert pd.read_csv(folder / "reports/training/G.csv").empty
     assert len(read_manifest(models / "ema/G")["snapshots"]) == len(LENGTHS)
-    made = {n["ema_length"]: n for n in read_manifest(models / "sweep/G")["networks"]}
-    assert list(made) == TINY["sweep.ema_lengths"]
-    written = load_file(models / "sweep/G" / made[0.1]["file"])
+    swept = {n["ema_length"]: n for n in read_manifest(models / "sweep/G")["networks"]}
+    assert list(swept) == TINY["sweep.ema_lengths"]
+    written = load_file(models / "sweep/G" / swept[0.1]["file"])
     for name in (name for name in written if name.endswith("weight")):
         torch.testing.assert_close(written[name].float(), networks[0.1][name], rtol=1e-3, atol=1e-3)
     run_stage("report")
-    page = (project_folder / "reports/index.html").read_text()
+    page = (folder / "reports/index.html").read_text()
     assert "none was trained here" in page
     assert "Training dynamics</h2>" not in page
 
 
-def test_a_single_published_network_is_taken_as_it_is(project, tmp_path, capsys):
+def test_a_single_published_network_is_copied(project, tmp_path, capsys):
     (tmp_path / "one").mkdir()
     denoiser, tensors = narrow(3)
     write_published(tmp_path / "one/edm2-img512-s-0000064-0.130.pkl", tensors)
     folder = project(ema__source="published", ema__path=str(tmp_path / "one"))
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "G")
-    assert "sweep.ema_lengths and sweep.tensors have no effect" in capsys.readouterr().out
+    assert "sweep.ema_lengths" in capsys.readouterr().out
     (network,) = read_manifest(folder / "models/sweep/G")["networks"]
     assert (network["ema_length"], network["nimg"]) == (0.13, 64_000)
     written = load_file(folder / "models/sweep/G" / network["file"])
@@ -151,17 +154,17 @@ def test_a_single_published_network_is_taken_as_it_is(project, tmp_path, capsys)
     assert all(torch.equal(tensor, expected[name].half()) for name, tensor in written.items())
 
 
-def test_other_pickles_are_other_work(published, tmp_path, monkeypatch):
-    """Their names and sizes enter the fingerprint; with a training of ours there are none."""
+def test_external_inputs_follow_names_and_sizes_of_pickles(tmp_path, monkeypatch):
+    """They are empty if ema.source is training."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / "pickles").mkdir()
     changes = {**TINY, "ema.source": "published", "ema.path": "pickles"}
     params = load(write_params(tmp_path / "params.yaml", changes))
-    seen = [external_inputs(params)]
+    descriptions = [external_inputs(params)]
     for name, size in (("a.pkl", 3), ("b.pkl", 4), ("a.pkl", 5)):
         (tmp_path / "pickles" / name).write_bytes(b"x" * size)
-        seen.append(external_inputs(params))
-    assert len(set(seen)) == 4
+        descriptions.append(external_inputs(params))
+    assert len(set(descriptions)) == 4
     (tmp_path / "pickles/notes.txt").touch()
-    assert external_inputs(params) == seen[-1]
+    assert external_inputs(params) == descriptions[-1]
     assert external_inputs(load(write_params(tmp_path / "params.yaml", TINY))) == ""

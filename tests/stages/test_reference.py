@@ -1,4 +1,4 @@
-"""What is compared with, made once; and the pipeline with a published detector."""
+"""The reference of all metrics, baselines, and the pipeline with a published detector."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_detectors import write_dinov2, write_inception
 from safetensors.torch import load_file
-from tiny import ROOT, TINY, make_project, run_stage, start
+from tiny import ROOT, STAGES, TINY, make_project, run_on_two_ranks, run_stage
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
@@ -31,9 +31,9 @@ from edm2.vae.codec import load_codec
 CPU = torch.device("cpu")
 
 
-def seen(folder, split, detector=None):
+def features_of(folder, split):
     images = ImageShards(folder / "data/images", split)
-    detector = detector or load_classifier(folder / "models/features", CPU)
+    detector = load_classifier(folder / "models/features", CPU)
     return detector.features(images.batch(range(len(images)))[0]).double().numpy()
 
 
@@ -41,143 +41,113 @@ def moments(features):
     return features.mean(0), np.cov(features.T)
 
 
-def test_all_training_images_are_seen(finished):
-    """1527 are no multiple of a batch; in an order of their own, so that the first are a sample."""
-    train = seen(finished, "train")
+def test_the_reference_has_all_training_images(finished):
+    """Also those of the incomplete last batch; in a random order, so that the first are a sample."""
+    train = features_of(finished, "train")
     folder = finished / "data/reference"
-    facts = read_manifest(folder)
-    assert (
-        facts["count"] == len(train) == read_manifest(finished / "data/images")["images"]["train"]
-    )
+    manifest, images = read_manifest(folder), read_manifest(finished / "data/images")
+    assert manifest["count"] == len(train) == images["images"]["train"]
     assert len(train) % 256
-    assert (facts["detector"], facts["dims"]) == ("classifier", 8)
-    assert facts["images"] == sha256(finished / "data/images/manifest.json")
-    assert facts["weights"] == sha256(finished / "models/features/network.safetensors")
+    assert (manifest["detector"], manifest["dims"]) == ("classifier", 8)
+    assert manifest["images"] == sha256(finished / "data/images/manifest.json")
+    assert manifest["weights"] == sha256(finished / "models/features/network.safetensors")
     with np.load(folder / "statistics.npz", allow_pickle=False) as arrays:
-        found = arrays["mu"], arrays["sigma"]
-    for ours, expected in zip(found, moments(train), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-7)
+        for name, expected in zip(("mu", "sigma"), moments(train), strict=True):
+            np.testing.assert_allclose(arrays[name], expected, rtol=1e-4, atol=1e-7)
     order = np.argsort(generator(0, "evaluation/reference").permutation(len(train)))
     features = np.load(folder / "features.npy", allow_pickle=False)
     np.testing.assert_allclose(features, train[order], rtol=1e-3, atol=1e-5)
 
 
-def test_baselines_are_distances_to_it(finished):
-    train, held_out = (seen(finished, split) for split in ("train", "held_out"))
-    found = json.loads((finished / "reports/baselines/metrics.json").read_text())
+def test_baselines_are_distances_to_the_reference(finished):
+    train, held_out = (features_of(finished, split) for split in ("train", "held_out"))
+    baselines = json.loads((finished / "reports/baselines/metrics.json").read_text())
     real, decoded = (
-        f"{what}/fd_classifier_{len(held_out)}" for what in ("held_out", "reconstructions")
+        f"{images}/fd_classifier_{len(held_out)}" for images in ("held_out", "reconstructions")
     )
-    assert found.keys() == {real, decoded}
+    assert baselines.keys() == {real, decoded}
     expected = frechet_distance(*moments(held_out), *moments(train))
-    assert found[real] == pytest.approx(expected, rel=1e-3)
-    codec, images = (
-        load_codec(finished / "models/vae", CPU),
-        ImageShards(finished / "data/images", "held_out"),
-    )
+    assert baselines[real] == pytest.approx(expected, rel=1e-3)
+    codec = load_codec(finished / "models/vae", CPU)
+    images = ImageShards(finished / "data/images", "held_out")
     pixels = codec.decode(codec.encode(images.batch(range(len(images)))[0])[0])
     features = load_classifier(finished / "models/features", CPU).features(pixels).double().numpy()
     expected = frechet_distance(*moments(features), *moments(train))
-    assert found[decoded] == pytest.approx(expected, rel=1e-3)
+    assert baselines[decoded] == pytest.approx(expected, rel=1e-3)
     metrics = json.loads((finished / "reports/metrics.json").read_text())
-    assert {f"baselines/{key}" for key in found} <= metrics.keys()
+    assert {f"baselines/{key}" for key in baselines} <= metrics.keys()
 
 
-def test_two_ranks_see_what_one_sees(project, finished):
+def test_two_ranks_give_the_reference_of_one(project, finished):
     folder = project()
     shutil.rmtree(folder / "data/reference")
-    ranks = start(
-        folder,
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--master_port=0",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=127.0.0.1:0",
-        "-m",
-        "stages.reference",
-    )
-    assert ranks.wait() == 0, ranks.stderr.read()
-    ours, theirs = (where / "data/reference" for where in (folder, finished))
-    assert (ours / "features.npy").read_bytes() == (theirs / "features.npy").read_bytes()
-    with np.load(ours / "statistics.npz") as a, np.load(theirs / "statistics.npz") as b:
+    run_on_two_ranks(folder, "stages.reference")
+    two, one = (project / "data/reference" for project in (folder, finished))
+    assert (two / "features.npy").read_bytes() == (one / "features.npy").read_bytes()
+    with np.load(two / "statistics.npz") as a, np.load(one / "statistics.npz") as b:
         for name in ("mu", "sigma"):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-12, atol=1e-14)
 
 
-def test_another_detector_is_other_work_for_those_that_measure_alone():
-    """Nothing is trained or encoded anew."""
-    asking = {
+def test_only_stages_with_metrics_depend_on_the_detector():
+    """After a change of the detector nothing is trained or encoded again."""
+    dependent = {
         name
-        for name in (
-            "prepare",
-            "train_features",
-            "reference",
-            "train_vae",
-            "baselines",
-            "encode_latents",
-            "train_diffusion",
-            "sweep_ema",
-            "fid",
-            "report",
-        )
+        for name in STAGES
         if any(
             key.startswith("evaluation")
             for key in read_declaration(name, "G", ROOT / "dvc.yaml").params
         )
     }
-    assert asking == {"reference", "baselines", "fid"}
+    assert dependent == {"reference", "baselines", "fid"}
 
 
 @pytest.mark.parametrize("stage", ["baselines", "fid"])
 def test_a_reference_of_another_classifier_is_refused(project, stage):
     folder = project()
-    facts = read_manifest(folder / "models/features")["network"]
-    save_classifier(Classifier(**facts), folder / "models/features")
-    with pytest.raises(
-        UserError, match=r"data/reference: expected weights .*`dvc repro -f -s refer"
-    ):
+    options = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**options), folder / "models/features")
+    with pytest.raises(UserError, match=r"data/reference: .*weights .*dvc repro .* reference"):
         run_stage(stage, "G" if stage == "fid" else "")
 
 
-def test_too_few_training_images_are_told_before_anything_is_trained(project, finished):
+def test_too_few_training_images_are_refused_before_any_training(project, finished):
     train = read_manifest(finished / "data/images")["images"]["train"]
     folder = project(features__dims=train, evaluation__samples=2 * train)
-    facts = read_manifest(folder / "models/features")["network"]
-    save_classifier(Classifier(**{**facts, "dims": train}), folder / "models/features")
+    options = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**{**options, "dims": train}), folder / "models/features")
     said = f"Fréchet distance of {train} images: expected more than the {train} feature dimensions"
     with pytest.raises(UserError, match=said):
         run_stage("reference")
 
 
-def test_held_out_images_no_more_than_dimensions_are_no_baseline(project, finished, capsys):
+def test_no_baseline_without_more_held_out_images_than_dimensions(project, finished, capsys):
     count = read_manifest(finished / "data/images")["images"]["held_out"]
     folder = project(features__dims=count, evaluation__samples=2 * count)
-    facts = read_manifest(folder / "models/features")["network"]
-    save_classifier(Classifier(**{**facts, "dims": count}), folder / "models/features")
+    options = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**{**options, "dims": count}), folder / "models/features")
     for stage in ("reference", "baselines"):
         run_stage(stage)
     assert json.loads((folder / "reports/baselines/metrics.json").read_text()) == {}
-    assert (
-        f"{count} held-out images are no more than the {count} feature" in capsys.readouterr().out
-    )
+    assert f"{count} held-out images" in capsys.readouterr().out
 
 
 SAMPLES = 12
 
 
 def test_published_statistics_and_the_inception_score(finished, tmp_path, monkeypatch):
-    """A random Inception and made-up moments of its features; values made here once more."""
+    """With a random Inception and random statistics; the expected values are computed here."""
     weights = write_inception(tmp_path / "inception.pth", monkeypatch)
     rng = np.random.default_rng(0)
     mean, factor = rng.normal(size=2048), rng.normal(size=(2048, 2048)) / 50
-    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=factor @ factor.T)
+    np.savez(tmp_path / "statistics.npz", mu=mean, sigma=factor @ factor.T)
     folder = make_project(
         tmp_path / "project",
         {
             **TINY,
             "evaluation.detector": "inception",
             "evaluation.detector_path": str(weights),
-            "evaluation.reference": str(tmp_path / "theirs.npz"),
+            "evaluation.reference": str(tmp_path / "statistics.npz"),
             "evaluation.samples": SAMPLES,
             "evaluation.allow_singular": True,
             "evaluation.metrics": ["fd", "is"],
@@ -185,16 +155,15 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
             "evaluation.grid_columns": 1,
             "sweep.ema_lengths": [0.1],
         },
+        finished,
     )
-    for results in ("data", "models", "reports"):
-        shutil.copytree(finished / results, folder / results)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_ROOT", str(folder))
     for stage in ("reference", "baselines"):
         run_stage(stage)
     assert json.loads((folder / "reports/baselines/metrics.json").read_text()) == {}
-    facts = read_manifest(folder / "data/reference")
-    assert (facts["detector"], facts["dims"], facts["count"]) == ("inception", 2048, None)
+    manifest = read_manifest(folder / "data/reference")
+    assert (manifest["detector"], manifest["dims"], manifest["count"]) == ("inception", 2048, None)
     for stage in ("sweep_ema", "fid"):
         run_stage(stage, "G")
     run_stage("report")
@@ -206,19 +175,19 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
     assert rows["singular"].tolist() == [True, False]
     detector = load_inception(weights, CPU)
     features = detector.features(generated(folder))
-    ours = features.double().numpy()
-    assert ours.std(0).mean() > 0
-    expected = frechet_distance(*moments(ours), mean, factor @ factor.T)
+    assert features.std(0).mean() > 0
+    expected = frechet_distance(*moments(features.double().numpy()), mean, factor @ factor.T)
     assert rows.loc[f"fid_{SAMPLES}", "value"] == pytest.approx(expected, rel=1e-4)
     value, deviation = inception_score(detector.probabilities(features).numpy())
-    found = rows.loc[f"is_inception_{SAMPLES}", ["value", "standard_error"]].tolist()
-    assert found == pytest.approx([value, deviation / np.sqrt(10)], rel=1e-3)
+    row = rows.loc[f"is_inception_{SAMPLES}", ["value", "standard_error"]].tolist()
+    assert row == pytest.approx([value, deviation / np.sqrt(10)], rel=1e-3)
     page = (folder / "reports/index.html").read_text()
     assert "of an unknown number of images" in page
     assert "of an unknown number" not in (finished / "reports/index.html").read_text()
 
 
 def generated(folder):
+    """Images of the one network of the sweep, uint8 [SAMPLES, 3, 16, 16]."""
     params = load(folder / "params.yaml").of("G")
     latents = LatentShards(folder / "data/latents", "train")
     (network,) = read_manifest(folder / "models/sweep/G")["networks"]
@@ -232,11 +201,11 @@ def generated(folder):
     return load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
 
 
-def test_files_from_outside_are_other_work(project, tmp_path, monkeypatch):
-    folder = project()
+def test_external_inputs_follow_detector_and_reference(project, tmp_path, monkeypatch):
+    project()
     assert external_inputs(load("params.yaml")) == ""
     weights = write_dinov2(tmp_path / "weights.pth", monkeypatch)
-    (tmp_path / "theirs.npz").write_bytes(b"x")
+    (tmp_path / "statistics.npz").write_bytes(b"x")
     folder = make_project(
         tmp_path / "other",
         {
@@ -244,12 +213,12 @@ def test_files_from_outside_are_other_work(project, tmp_path, monkeypatch):
             "evaluation.detector": "dinov2",
             "evaluation.samples": 1100,
             "evaluation.detector_path": str(weights),
-            "evaluation.reference": str(tmp_path / "theirs.npz"),
+            "evaluation.reference": str(tmp_path / "statistics.npz"),
         },
     )
     monkeypatch.chdir(folder)
-    found = {external_inputs(load("params.yaml"))}
-    for name in ("weights.pth", "theirs.npz"):
+    descriptions = {external_inputs(load("params.yaml"))}
+    for name in ("weights.pth", "statistics.npz"):
         os.utime(tmp_path / name, (1, 1))
-        found.add(external_inputs(load("params.yaml")))
-    assert len(found) == 3
+        descriptions.add(external_inputs(load("params.yaml")))
+    assert len(descriptions) == 3

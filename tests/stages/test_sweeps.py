@@ -1,4 +1,4 @@
-"""Sweeps over time and single tensors, and fresh seeds, on a tiny project."""
+"""Sweeps over training time and tensors, and fresh seeds, on a tiny project."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import TINY, make_project, run_stage, write_params
+from tiny import TINY, entered, make_project, run_stage, write_params
 
 from edm2.ema import SnapshotStore, reconstruct
 from edm2.params import UserError
@@ -20,50 +20,50 @@ LENGTHS, TIMES = (0.05, 0.1, 0.2), (512, 1024)
 
 @pytest.fixture(scope="module")
 def swept(finished, tmp_path_factory):
-    """A project with both sweeps done, and its report."""
-    folder = tmp_path_factory.mktemp("swept")
-    make_project(
-        folder,
+    """A project with the results and the report of both sweeps."""
+    folder = make_project(
+        tmp_path_factory.mktemp("swept"),
         {
             **TINY,
             "sweep.nimg": list(TIMES),
             "sweep.tensors": ["*-affine"],
             "sweep.tensors_base": 0.1,
         },
+        finished,
     )
-    for results in ("data", "models", "reports"):
-        shutil.copytree(finished / results, folder / results)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("DVC_ROOT", str(folder))
+    with entered(folder):
         for stage in ("sweep_ema", "fid"):
             run_stage(stage, "G")
         run_stage("report")
     return folder
 
 
-def networks(folder, **wanted):
-    """Of the sweep's manifest, those with some facts, by length."""
+def networks(folder, **values):
+    """The networks in the sweep's manifest that have these values, by EMA length."""
     listed = read_manifest(folder / "models/sweep/G")["networks"]
-    return {n["ema_length"]: n for n in listed if wanted.items() <= n.items()}
+    return {n["ema_length"]: n for n in listed if values.items() <= n.items()}
 
 
 def tensors_of(folder, network):
     return load_file(folder / "models/sweep/G" / network["file"])
 
 
-def counted(monkeypatch, stop_at=None):
-    """Count networks that images are made with; be interrupted at one of them."""
-    made, generate = [], Evaluator.generate
+def record_calls(monkeypatch, stop_at=None):
+    """The (growing) list of networks and seeds that images are generated with.
 
-    def generated(self, folder, network, strength, first_seed, progress):
-        made.append((network.file, first_seed))
-        if len(made) == stop_at:
+    Args:
+        stop_at: number of the network that is interrupted.
+    """
+    calls, generate = [], Evaluator.generate
+
+    def record(self, folder, network, strength, first_seed, progress):
+        calls.append((network.file, first_seed))
+        if len(calls) == stop_at:
             raise KeyboardInterrupt
         return generate(self, folder, network, strength, first_seed, progress)
 
-    monkeypatch.setattr(Evaluator, "generate", generated)
-    return made
+    monkeypatch.setattr(Evaluator, "generate", record)
+    return calls
 
 
 def test_the_manifest_lists_a_network_per_length_time_and_pattern(swept):
@@ -82,29 +82,30 @@ def test_the_manifest_lists_a_network_per_length_time_and_pattern(swept):
 def test_networks_of_a_time_are_averages_that_end_there(swept):
     store = SnapshotStore(swept / "models/ema/G")
     for nimg in TIMES:
-        made = networks(swept, nimg=nimg, tensors="all")
+        swept_networks = networks(swept, nimg=nimg, tensors="all")
         for spec, tensors in reconstruct(store, LENGTHS, nimg):
-            written = tensors_of(swept, made[spec.sigma_rel])
-            assert made[spec.sigma_rel]["snapshots"] == spec.snapshots == 2 * nimg // 256
+            network = swept_networks[spec.sigma_rel]
+            written = tensors_of(swept, network)
+            assert network["snapshots"] == spec.snapshots == 2 * nimg // 256
             for name, tensor in tensors.items():
                 torch.testing.assert_close(written[name].float(), tensor, rtol=1e-3, atol=1e-6)
 
 
-def test_networks_of_single_tensors_differ_from_the_base_in_those_alone(swept):
-    """Those tensors are as in the network whose length all tensors have."""
-    whole, single = (networks(swept, nimg=1024, tensors=t) for t in ("all", "*-affine"))
-    base = tensors_of(swept, whole[0.1])
+def test_networks_of_single_tensors_differ_from_the_base_only_in_these(swept):
+    """These tensors are those of the network in which all tensors have the length."""
+    uniform, single = (networks(swept, nimg=1024, tensors=t) for t in ("all", "*-affine"))
+    base = tensors_of(swept, uniform[0.1])
     affine = {name for name in base if name.endswith("affine.weight")}
     assert affine
     assert affine < base.keys()
     for length in LENGTHS:
-        same, other = tensors_of(swept, whole[length]), tensors_of(swept, single[length])
+        same, other = tensors_of(swept, uniform[length]), tensors_of(swept, single[length])
         differing = {name for name in base if not torch.equal(base[name], other[name])}
         assert differing == (affine if length != 0.1 else set())
         assert all(torch.equal(same[name], other[name]) for name in affine)
 
 
-def test_an_unknown_tensor_is_refused_with_the_nearest_one(project):
+def test_the_error_for_an_unknown_tensor_has_the_nearest_name(project):
     project(sweep__tensors=["enc-4x4-block0-afine"], sweep__tensors_base=0.1)
     with pytest.raises(
         UserError, match=r"sweep.tensors: 'enc-4x4-block0-afine'.*4x4-block0-affine"
@@ -112,27 +113,27 @@ def test_an_unknown_tensor_is_refused_with_the_nearest_one(project):
         run_stage("sweep_ema", "G")
 
 
-def test_names_of_the_papers_list_are_refused_where_a_network_lacks_them(project):
+def test_tensors_of_the_paper_that_the_network_lacks_are_refused(project):
     project(sweep__tensors=["paper"], sweep__tensors_base=0.1)
     with pytest.raises(UserError, match="sweep.tensors: 'enc-64x64-conv'"):
         run_stage("sweep_ema", "G")
 
 
-def test_tables_have_a_curve_per_time_and_pattern(swept):
+def test_the_table_has_a_curve_per_time_and_pattern(swept):
     table = pd.read_csv(swept / "reports/fid/G.csv")
     sweep = table[table["seeds"] == "sweep"]
     for _, rows in sweep.groupby(["metric", "nimg", "tensors"]):
         assert sorted(rows["ema_length"]) == list(LENGTHS)
-    found = set(sweep[["nimg", "tensors"]].itertuples(index=False, name=None))
-    assert found == {(512, "all"), (1024, "all"), (1024, "*-affine")}
+    curves = set(sweep[["nimg", "tensors"]].itertuples(index=False, name=None))
+    assert curves == {(512, "all"), (1024, "all"), (1024, "*-affine")}
     assert set(table["network"]) == {
         file.stem for file in (swept / "models/sweep/G").glob("*.safetensors")
     }
     assert (table["value"] > 0).all()
 
 
-def test_the_same_tensors_make_the_same_images(swept):
-    """At the base length the network of single tensors is that of the base."""
+def test_the_same_tensors_give_the_same_value(swept):
+    """At the base length, the network of single tensors equals the base."""
     table = pd.read_csv(swept / "reports/fid/G.csv")
     same = table[
         (table["nimg"] == 1024) & (table["ema_length"] == 0.1) & (table["seeds"] == "sweep")
@@ -163,8 +164,8 @@ def test_without_sweeps_the_report_has_no_sections_about_them(finished):
 
 
 @pytest.mark.parametrize("which", ["finished", "swept"])
-def test_the_best_network_is_measured_again_on_other_seeds(request, which):
-    """It is chosen by the sweep alone: by the lowest value of whole networks at the end."""
+def test_the_best_network_is_evaluated_again_on_fresh_seeds(request, which):
+    """The sweep chooses it: the lowest value of all networks without single tensors, at the end."""
     table = pd.read_csv(request.getfixturevalue(which) / "reports/fid/G.csv")
     sweep, fresh = (table[table["seeds"] == seeds] for seeds in ("sweep", "fresh"))
     assert len(sweep) + len(fresh) == len(table)
@@ -181,7 +182,7 @@ def test_the_best_network_is_measured_again_on_other_seeds(request, which):
     assert fresh["network"].iloc[0] == best_of(table)["network"] == lowest["network"]
 
 
-def test_the_report_shows_the_number_of_fresh_seeds(finished):
+def test_the_report_shows_the_value_on_fresh_seeds(finished):
     table = pd.read_csv(finished / "reports/fid/G.csv")
     (value,) = table[(table["seeds"] == "fresh") & (table["samples"] == 300)]["value"]
     ablation = pd.read_csv(finished / "reports/ablation.csv")
@@ -191,12 +192,12 @@ def test_the_report_shows_the_number_of_fresh_seeds(finished):
     assert "evaluation.confirm" not in page
 
 
-def test_fresh_seeds_need_not_be_asked_for(project, finished):
+def test_fresh_seeds_can_be_turned_off(project, finished):
     folder = project(evaluation__confirm=False)
     run_stage("fid", "G")
     run_stage("report")
-    table, before = (pd.read_csv(p / "reports/fid/G.csv") for p in (folder, finished))
-    pd.testing.assert_frame_equal(table, before[before["seeds"] == "sweep"])
+    table, default = (pd.read_csv(p / "reports/fid/G.csv") for p in (folder, finished))
+    pd.testing.assert_frame_equal(table, default[default["seeds"] == "sweep"])
     assert (
         "With evaluation.confirm the best network is measured again"
         in (folder / "reports/index.html").read_text()
@@ -204,36 +205,36 @@ def test_fresh_seeds_need_not_be_asked_for(project, finished):
     assert "ours: on fresh seeds" not in pd.read_csv(folder / "reports/ablation.csv")
 
 
-@pytest.mark.parametrize("stop_at", [3, 4], ids=["in the sweep", "at the fresh seeds"])
-def test_an_interrupted_measurement_goes_on_with_the_next_network(
+@pytest.mark.parametrize("stop_at", [3, 4], ids=["in the sweep", "on fresh seeds"])
+def test_an_interrupted_evaluation_continues_with_the_next_network(
     project, finished, monkeypatch, stop_at
 ):
     folder = project()
     (folder / "reports/fid/G.csv").unlink()
     shutil.rmtree(folder / "reports/samples")
     with monkeypatch.context() as patch:
-        made = counted(patch, stop_at)
+        calls = record_calls(patch, stop_at)
         with pytest.raises(KeyboardInterrupt):
             run_stage("fid", "G")
     assert not (folder / "reports/fid/G.csv").exists()
     with monkeypatch.context() as patch:
-        again = counted(patch)
+        more = record_calls(patch)
         run_stage("fid", "G")
-    assert again[0] == made[-1]
-    assert len(set(made + again)) == len(made) - 1 + len(again) == 4
-    assert sorted(seed for _, seed in {*made, *again}) == [0, 0, 0, 300]
+    assert more[0] == calls[-1]
+    assert len(set(calls + more)) == len(calls) - 1 + len(more) == 4
+    assert sorted(seed for _, seed in {*calls, *more}) == [0, 0, 0, 300]
     assert (folder / "reports/fid/G.csv").read_text() == (
         finished / "reports/fid/G.csv"
     ).read_text()
-    pictures = [
+    grids, expected = (
         sorted(p.name for p in (f / "reports/samples/G").glob("*.png")) for f in (folder, finished)
-    ]
-    assert pictures[0] == pictures[1]
-    assert len(pictures[0]) == 3
+    )
+    assert grids == expected
+    assert len(grids) == 3
 
 
 def test_times_of_traditional_averages_are_those_of_their_snapshots(project):
-    """Each is copied; a time between two snapshots is refused with the times that there are."""
+    """Each is copied. A time between two snapshots is refused, and the error has the interval."""
     folder = project(ema__halflife_nimg=32, sweep__nimg=[512, 1024])
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "A")
@@ -244,5 +245,5 @@ def test_times_of_traditional_averages_are_those_of_their_snapshots(project):
     ]
     path = folder / "params.yaml"
     write_params(path, {**TINY, "ema.halflife_nimg": 32, "sweep.nimg": [640]})
-    with pytest.raises(UserError, match=r"sweep.nimg: 640.*multiples of ema.snapshot_nimg \(256\)"):
+    with pytest.raises(UserError, match=r"sweep.nimg: 640.*ema.snapshot_nimg.*256"):
         run_stage("sweep_ema", "A")
