@@ -1,19 +1,17 @@
-"""What all tests share: one thread, and a tiny project with all stages done."""
+"""Fixtures of all tests: one thread, and a tiny project with the results of all stages."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import PER_CONFIG, STAGES, TINY, make_project, run_stage
+from tiny import PER_CONFIG, STAGES, TINY, entered, make_project, run_stage
 
 
 @pytest.fixture(autouse=True)
 def one_seed_and_one_thread() -> Iterator[None]:
-    """Threads of tiny networks wait for each other more than they compute."""
+    """More threads would slow tiny networks down."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -23,31 +21,24 @@ def one_seed_and_one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with all stages done for config G; tests only read it."""
+    """A project with the results of all stages for config G; tests must not change it."""
     folder = make_project(tmp_path_factory.mktemp("finished"), TINY)
-    before = os.getcwd(), os.environ.get("DVC_ROOT")
-    os.chdir(folder)
-    os.environ["DVC_ROOT"] = str(folder)
-    try:
+    with entered(folder):
         for name in STAGES:
             run_stage(name, "G" if name in PER_CONFIG else "")
-    finally:
-        os.chdir(before[0])
-        del os.environ["DVC_ROOT"]
-        if before[1] is not None:
-            os.environ["DVC_ROOT"] = before[1]
     return folder
 
 
 @pytest.fixture
 def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """A copy of the finished project without its state, entered; its params may be changed."""
+    """project(key__path=value, ...): enter a copy of the finished project with changed params.
+
+    The copy has no state, so that stages run again.
+    """
 
     def enter(**changes: Any) -> Path:
         keys = {key.replace("__", "."): value for key, value in changes.items()}
-        folder = make_project(tmp_path / "project", {**TINY, **keys})
-        for results in ("data", "models", "reports"):
-            shutil.copytree(finished / results, folder / results)
+        folder = make_project(tmp_path / "project", {**TINY, **keys}, finished)
         monkeypatch.chdir(folder)
         monkeypatch.setenv("DVC_ROOT", str(folder))
         return folder
@@ -57,7 +48,7 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project root: DVC_ROOT, and the current folder."""
+    """An empty folder, which is the current one and DVC_ROOT."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path

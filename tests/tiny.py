@@ -1,13 +1,16 @@
-"""A tiny project: the whole pipeline on few images, in a folder of its own."""
+"""A tiny project: the whole pipeline with tiny networks, in a temporary folder."""
 
 import importlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +56,7 @@ TINY: dict[str, Any] = {
     "runtime.threads": 1,
     "tracking.mlflow": False,
 }
-EVERYTHING: dict[str, Any] = {  # that an autoencoder can have; images are halved, then a wavelet
+FULL_VAE: dict[str, Any] = {  # all options of the VAE
     "vae.channel_mult": [1, 2],
     "vae.wavelet": True,
     "vae.high_resolution": True,
@@ -78,7 +81,7 @@ EVERYTHING: dict[str, Any] = {  # that an autoencoder can have; images are halve
 
 
 def write_params(path: Path, changes: dict[str, Any]) -> Path:
-    """params.yaml with the values at some key paths changed."""
+    """Write params.yaml with changes by key path."""
     yaml = YAML(typ="safe")
     tree = yaml.load(ROOT / "params.yaml")
     for key, value in changes.items():
@@ -91,18 +94,30 @@ def write_params(path: Path, changes: dict[str, Any]) -> Path:
     return path
 
 
-def make_project(folder: Path, changes: dict[str, Any]) -> Path:
-    """The pipeline's declaration and code, with params of its own."""
+def make_project(folder: Path, changes: dict[str, Any], results_of: Path | None = None) -> Path:
+    """A project with changed params and, optionally, a copy of the results of another project."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "dvc.yaml", folder)
     for code in ("edm2", "stages"):
         (folder / code).symlink_to(ROOT / code)
     write_params(folder / "params.yaml", changes)
+    if results_of is not None:
+        for results in ("data", "models", "reports"):
+            shutil.copytree(results_of / results, folder / results)
     return folder
 
 
+@contextmanager
+def entered(folder: Path) -> Iterator[None]:
+    """Within the block, `folder` is the current folder and DVC_ROOT."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_ROOT", str(folder))
+        yield
+
+
 def run_stage(name: str, config: str = "", external_inputs: str = "") -> None:
-    """One stage in this process, in the current folder."""
+    """Run a stage in this process, in the current folder."""
     from edm2.params import load
     from edm2.pipeline import runner
 
@@ -111,7 +126,7 @@ def run_stage(name: str, config: str = "", external_inputs: str = "") -> None:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A module of the project in a process of its own."""
+    """Start a module of the project in a new process."""
     environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(folder)}
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
@@ -122,8 +137,24 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def run_on_two_ranks(folder: Path, *stage: str) -> None:
+    """Run a stage in two processes, for example `run_on_two_ranks(folder, "stages.fid", "G")`."""
+    ranks = start(
+        folder,
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=0",
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=127.0.0.1:0",
+        "-m",
+        *stage,
+    )
+    error = ranks.communicate()[1]
+    assert ranks.returncode == 0, error
+
+
 def write_autoencoder(folder: Path, **changes: Any) -> Path:
-    """A tiny autoencoder with random weights, of the kind that Stable Diffusion has: 4× down."""
+    """A tiny VAE of Stable Diffusion's architecture with random weights; latents are 4× smaller."""
     from diffusers import AutoencoderKL
 
     config = {

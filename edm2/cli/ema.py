@@ -56,11 +56,11 @@ def list_snapshots(store: Path) -> None:
 def verify(store: Path) -> None:
     """Read every snapshot of STORE: checksums, finite values, one network."""
     from edm2.ema.store import SnapshotStore, check_headers, check_values
-    from edm2.runtime.manifest import NAME, damaged_files
+    from edm2.runtime.manifest import MANIFEST, damaged_files
 
     snapshots = SnapshotStore(store)
     folder = snapshots.folder
-    problems = list(damaged_files(folder, "ema-*")) if (folder / NAME).exists() else []
+    problems = list(damaged_files(folder, "ema-*")) if (folder / MANIFEST).exists() else []
     if problems:
         raise UserError("\n".join(problems))
     check_headers(snapshots)

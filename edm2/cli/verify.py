@@ -24,15 +24,15 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     FOLDERS: only results in these; default: data and models. All damaged files are listed; exit
     status 1 if there are any.
     """
-    from edm2.runtime.manifest import NAME
+    from edm2.runtime.manifest import MANIFEST
 
     if not folders:
         root = project.enter()
         folders = tuple(root / name for name in FOLDERS)
-    manifests = sorted(path for folder in folders for path in folder.rglob(NAME))
+    manifests = sorted(path for folder in folders for path in folder.rglob(MANIFEST))
     if not manifests:
         names = ", ".join(map(str, folders))
-        raise UserError(f"{names}: no results ({NAME}) in it. Run `dvc repro` first.")
+        raise UserError(f"{names}: no results ({MANIFEST}) in it. Run `dvc repro` first.")
     problems = [problem for path in manifests for problem in _problems(path.parent)]
     for problem in problems:
         click.echo(problem)

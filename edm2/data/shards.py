@@ -15,7 +15,7 @@ import numpy as np
 
 from edm2.params import UserError
 from edm2.runtime.files import replacing
-from edm2.runtime.manifest import WAY_OUT, read_manifest
+from edm2.runtime.manifest import REBUILD_HINT, read_manifest
 from edm2.runtime.progress import track
 
 IndexRow = tuple[int, int, bool, int, int]
@@ -61,7 +61,7 @@ class TarFiles:
         self,
         paths: Sequence[Path],
         keep_extension: Callable[[str], bool] = bool,
-        remedy: str = WAY_OUT,
+        remedy: str = REBUILD_HINT,
     ) -> None:
         """
         Args:

@@ -41,7 +41,7 @@ def stream(
         nimg: training time to start at, in images.
     """
     process = ranks()
-    rank_batch = batch // process.size
+    rank_batch = batch // process.world_size
 
     def read_at(nimg: int) -> T:
         first = nimg + process.rank * rank_batch

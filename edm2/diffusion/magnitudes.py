@@ -63,7 +63,7 @@ def activations(network: Backbone, forward: Callable[[], object]) -> Magnitudes:
     finally:
         for handle in handles:
             handle.remove()
-    power = all_reduce(torch.cat([mean_squares[layer] for layer in layers])) / ranks().size
+    power = all_reduce(torch.cat([mean_squares[layer] for layer in layers])) / ranks().world_size
     split = power.sqrt().split([len(mean_squares[layer]) for layer in layers])
     magnitudes = dict(zip(layers, split, strict=True))
     return _aggregate("activations", network, lambda layer: magnitudes[layer])

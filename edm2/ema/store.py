@@ -24,7 +24,7 @@ from edm2.ema.tensorfile import NAMES, TensorReader, check_same_tensors
 from edm2.params import UserError
 from edm2.params.configs import Average
 from edm2.runtime.files import replacing
-from edm2.runtime.manifest import NAME, WAY_OUT, read_manifest
+from edm2.runtime.manifest import MANIFEST, REBUILD_HINT, read_manifest
 from edm2.runtime.progress import track
 
 CHECKED_LENGTHS = (0.05, 0.10, 0.15, 0.20, 0.25)  # reported when snapshots are missing
@@ -214,7 +214,7 @@ class SnapshotStore:
         if last > self.end:
             raise UserError(
                 f"{self.folder}: the snapshots of the end of training, {last} images, are "
-                f"missing. {WAY_OUT}"
+                f"missing. {REBUILD_HINT}"
             )
         profiles = [snapshot.profile for snapshot in self.snapshots]
         targets = [Power(self.end, length) for length in CHECKED_LENGTHS]
@@ -254,12 +254,14 @@ def check_values(store: SnapshotStore) -> None:
         with closing(TensorReader(path)) as reader:
             for name in reader.entries:
                 if not torch.isfinite(reader.tensor(name)).all():
-                    raise UserError(f"{path}: tensor {name}: not all values are finite. {WAY_OUT}")
+                    raise UserError(
+                        f"{path}: tensor {name}: not all values are finite. {REBUILD_HINT}"
+                    )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder, if it has one; of the files it lists, snapshots may be missing."""
-    return read_manifest(folder, optional="ema-*") if (folder / NAME).exists() else {}
+    return read_manifest(folder, optional="ema-*") if (folder / MANIFEST).exists() else {}
 
 
 def _listed(manifest: Mapping[str, Any]) -> set[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from edm2.params import UserError
-from edm2.runtime.manifest import WAY_OUT
+from edm2.runtime.manifest import REBUILD_HINT
 
 DTYPES = {
     "F64": torch.float64,
@@ -72,14 +72,14 @@ class TensorReader:
             self.close()
             raise UserError(
                 f"{path}: cannot be read as a safetensors file ({type(error).__name__}: {error}). "
-                f"{WAY_OUT}"
+                f"{REBUILD_HINT}"
             ) from None
         self.start = 8 + length
         if path.stat().st_size != self.start + end:
             self.close()
             raise UserError(
                 f"{path}: cannot be read: {path.stat().st_size} bytes, expected "
-                f"{self.start + end}: truncated or changed. {WAY_OUT}"
+                f"{self.start + end}: truncated or changed. {REBUILD_HINT}"
             )
 
     def read(self, name: str, begin: int, buffer: memoryview) -> None:
@@ -89,7 +89,9 @@ class TensorReader:
         while buffer:
             count = os.preadv(self.file.fileno(), [buffer], position)
             if not count:
-                raise UserError(f"{self.path}: ends within tensor {name}: truncated. {WAY_OUT}")
+                raise UserError(
+                    f"{self.path}: ends within tensor {name}: truncated. {REBUILD_HINT}"
+                )
             buffer, position = buffer[count:], position + count
 
     def tensor(self, name: str) -> torch.Tensor:

@@ -7,7 +7,7 @@ from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.pipeline.paths import FEATURES, IMAGES, REFERENCE
 from edm2.runtime.files import describe, sha256
-from edm2.runtime.manifest import NAME
+from edm2.runtime.manifest import MANIFEST
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ def detector_for(params: Params, device: "torch.device") -> "Detector":
 
 def images_fingerprint() -> str:
     """Of the prepared images: their manifest has a checksum of each shard."""
-    return sha256(IMAGES / NAME)
+    return sha256(IMAGES / MANIFEST)
 
 
 def reference_for(detector: "Detector") -> "Reference":

@@ -18,7 +18,7 @@ from edm2.pipeline.detection import detector_for, reference_for
 from edm2.pipeline.networks import SweptNetwork
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.sampler import Sampler
-from edm2.runtime.distributed import gathered, is_main_process, ranks
+from edm2.runtime.distributed import gather_object, is_main_process, ranks
 from edm2.runtime.progress import Progress
 
 
@@ -69,15 +69,15 @@ class Evaluator:
         shown = self._shown(labels)
         collection = Collection(self.detector.dims, self.counts, self.kept)
         images: dict[int, torch.Tensor] = {}
-        own = slice(this.rank, None, this.size)
+        own = slice(this.rank, None, this.world_size)
         for batch in self.sampler.images(denoise, seeds[own], labels[own]):
             numbers = [seed - first_seed for seed in batch.seeds]
             collection.add(numbers, self.detector.features(batch.samples).cpu().numpy())
             pixels = batch.samples.cpu()
             # copies: a view would be sent to the main process with the whole batch behind it
             images |= {n: pixels[k].clone() for k, n in enumerate(numbers) if n in shown}
-            progress.advance(len(numbers) * this.size)  # the other ranks advance as well
-        for other, more in gathered((collection, images))[1:]:
+            progress.advance(len(numbers) * this.world_size)  # the other ranks advance as well
+        for other, more in gather_object((collection, images))[1:]:
             collection.merge(other)
             images |= more
         if not is_main_process():

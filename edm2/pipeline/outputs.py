@@ -24,4 +24,4 @@ def write_no_curves(context: StageContext, out: str) -> None:
 def write_metrics(context: StageContext, out: str, metrics: Mapping[str, float]) -> None:
     """Final metrics as JSON, and as best/... in the run."""
     write_json(context.out(out), dict(metrics))
-    context.run.summary(metrics)
+    context.run.log_summary(metrics)

@@ -11,7 +11,7 @@ from typing import Any
 from edm2.params import UserError
 from edm2.runtime.distributed import barrier, broadcast_flag, is_main_process
 from edm2.runtime.files import link, sha256
-from edm2.runtime.manifest import NAME, damaged_files
+from edm2.runtime.manifest import MANIFEST, damaged_files
 from edm2.runtime.state import State
 
 
@@ -40,7 +40,7 @@ def _problem(state: State, sizes: Mapping[str, int]) -> str | None:
     for name, size in sizes.items():
         if _size(state.results / name) != size:
             return f"{state.results / name}: missing or truncated."
-    for manifest in sorted(state.results.rglob(NAME)):
+    for manifest in sorted(state.results.rglob(MANIFEST)):
         for problem in damaged_files(manifest.parent):
             return problem
     return None
@@ -85,6 +85,6 @@ def _size(path: Path) -> int | None:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    if (path / NAME).exists():
-        return [path / NAME]
+    if (path / MANIFEST).exists():
+        return [path / MANIFEST]
     return sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc")

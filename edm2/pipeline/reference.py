@@ -15,7 +15,7 @@ from edm2.params.checks import project_root
 from edm2.pipeline.detection import detector_for, images_fingerprint
 from edm2.pipeline.paths import IMAGES, REFERENCE
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.distributed import gathered, is_main_process, ranks
+from edm2.runtime.distributed import gather_object, is_main_process, ranks
 from edm2.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def write_reference(context: StageContext) -> None:
 def _compute(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
     collection = _collect(ImageShards(IMAGES, "train"), detector, context)
-    for other in gathered(collection)[1:]:
+    for other in gather_object(collection)[1:]:
         collection.merge(other)
     if is_main_process():
         reference = build_reference(collection)
@@ -64,7 +64,7 @@ def _collect(train: ImageShards, detector: "Detector", context: StageContext) ->
     this, total = ranks(), len(train)
     numbers = generator(0, "evaluation/reference").permutation(total).tolist()
     parts = [numbers[k : k + BATCH] for k in range(0, total, BATCH)]
-    own = range(len(parts))[this.rank :: this.size]
+    own = range(len(parts))[this.rank :: this.world_size]
     images = (train.batch(range(k * BATCH, k * BATCH + len(parts[k])))[0] for k in own)
     collection = Collection(detector.dims, [total], MAX_KEPT_FEATURES)
     count = sum(len(parts[k]) for k in own)

@@ -5,6 +5,7 @@ from pathlib import Path
 from edm2.pipeline.runner import StageContext
 from edm2.reporting.report import write_report
 from edm2.reporting.stage_outputs import StageOutputs
+from edm2.runtime.manifest import write_manifest
 
 ARTIFACTS = (
     "index.html",
@@ -20,5 +21,6 @@ def report(context: StageContext) -> None:
     """Write tables, figures and index.html; log the main ones as artifacts."""
     folder = context.out("reports/index.html").parent
     write_report(StageOutputs(Path("reports"), context.params.configs), folder)
+    write_manifest(folder / "sweeps")  # without sweeps a folder with no file, of which DVC warns
     for name in ARTIFACTS:
-        context.run.artifact(folder / name)
+        context.run.log_artifact(folder / name)

@@ -1,19 +1,19 @@
 """The frame of every stage: check the params, run the stage in its state folder, publish its outs."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from edm2.params import Params, UserError, load
 from edm2.params.checks import project_root
 from edm2.params.registry import plugin_files
 from edm2.pipeline.declaration import has_matrix, read_declaration
 from edm2.pipeline.hidden_values import hidden_changes
-from edm2.runtime.interruption import Interrupted
+from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,8 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
     """
     name = Path(sys.argv[0]).stem
     args = _parse(name, run.__doc__)
+    cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # keep notes if it is killed
+    raise_at_signals()
     try:
         params = load(args.params)
         if args.config and args.config not in params.configs:
@@ -72,8 +74,6 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
         run_stage(name, run, params, args.config, inputs)
     except UserError as error:
         _exit(f"{name}: {error}", 2)
-    except KeyboardInterrupt:
-        _exit(f"{name}: interrupted; run the same command again to continue.", 130)
     except Interrupted as error:
         _exit(f"{name}: {error}; run the same command again to continue.", error.status)
 
@@ -84,7 +84,7 @@ def run_stage(
     """Run one stage unless its results are already complete, and publish its outs."""
     from edm2.pipeline.publication import fingerprint, is_complete, publish
     from edm2.runtime.device import pick_device
-    from edm2.runtime.distributed import process_group
+    from edm2.runtime.distributed import is_main_process, process_group
     from edm2.runtime.files import sha256
     from edm2.runtime.state import open_state
     from edm2.runtime.tracking import open_run
@@ -92,22 +92,24 @@ def run_stage(
     params = params.of(config) if config else params
     title = f"{name} {config}".strip()
     declared = read_declaration(name, config)
-    plugins = {name: sha256(path) for name, path in plugin_files(params.plugins, project_root())}
+    plugins = {file: sha256(path) for file, path in plugin_files(params.plugins, project_root())}
     inputs = declared.values(params)
     inputs |= {"external_inputs": external_inputs, "plugins": plugins}
     key = fingerprint(inputs, declared.deps)
     device = pick_device(params.runtime)
     with process_group(device), open_state(title.replace(" ", "-"), key) as state:
         if is_complete(state):
-            print(
-                f"{title}: already complete; its results are reused from {state.folder}. "
-                "Remove that folder to compute them again.",
-                file=sys.stderr,
-            )
+            if is_main_process():
+                print(
+                    f"{title}: already complete; its results are reused from {state.folder}. "
+                    "Remove that folder to compute them again.",
+                    file=sys.stderr,
+                )
+            publish(state, declared.outs)
         else:
             with open_run(title, params, state, stage=name, config=config) as tracked:
                 run(StageContext(title, params, config, device, state, tracked))
-        publish(state, declared.outs)
+                publish(state, declared.outs)
 
 
 def _warn_of_hidden_changes(params: Params, args: argparse.Namespace) -> None:
@@ -128,9 +130,6 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _exit(message: str, status: int) -> None:
-    """Exit at once: threads that read ahead need not finish. Buffered output is written first."""
+def _exit(message: str, status: int) -> NoReturn:
     print(message, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    exit_at_once(status)

@@ -20,7 +20,7 @@ from edm2.reporting.grids import write_class_grid
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import barrier, is_main_process, process_group, ranks
 from edm2.runtime.files import replacing, sha256, write_json
-from edm2.runtime.manifest import NAME
+from edm2.runtime.manifest import MANIFEST
 from edm2.runtime.progress import track
 from edm2.sampling.guidance import ConditionalDenoise
 
@@ -118,7 +118,9 @@ class SampleFolder:
     def write_files(self, denoise: ConditionalDenoise) -> None:
         """{seed}.png each."""
         this, seeds = ranks(), self.request.seeds
-        own = range(len(seeds))[this.rank :: this.size]  # whatever the other ranks write meanwhile
+        own = range(len(seeds))[
+            this.rank :: this.world_size
+        ]  # whatever the other ranks write meanwhile
         missing = [k for k in own if not self._file(seeds[k]).exists()]
         for seed, image, _ in track(self._images(denoise, missing), "sample", len(missing), "img"):
             with replacing(self._file(seed)) as temporary:
@@ -127,7 +129,7 @@ class SampleFolder:
     def write_shards(self, denoise: ConditionalDenoise) -> None:
         """samples-{first seed}.tar of up to SHARD images each; the ranks take shards in turn."""
         this, seeds = ranks(), self.request.seeds
-        for start in range(0, len(seeds), SHARD)[this.rank :: this.size]:
+        for start in range(0, len(seeds), SHARD)[this.rank :: this.world_size]:
             numbers = range(start, min(start + SHARD, len(seeds)))
             path = self.request.out / f"samples-{seeds[start]:09d}.tar"
             if not path.exists():
@@ -171,8 +173,8 @@ class SampleFolder:
         networks = (request.network, request.guide)
         return {
             "networks": [None if path is None else sha256(path) for path in networks],
-            "codec": sha256(VAE / NAME),
-            "latents": sha256(LATENTS / NAME),
+            "codec": sha256(VAE / MANIFEST),
+            "latents": sha256(LATENTS / MANIFEST),
             "strength": request.strength,
             "labels": None if request.labels is None else list(request.labels),
             "format": request.format,

@@ -126,9 +126,9 @@ def log_curves(context: StageContext, table: pd.DataFrame) -> None:
         context.run.log(round(1000 * row["ema_length"]), values, axis="ema_length_permille")
     best = best_of(table)
     settings = {key: float(best[key]) for key in ("ema_length", "guidance")}
-    context.run.summary({**metrics_of(table, best), **settings})
+    context.run.log_summary({**metrics_of(table, best), **settings})
     figure = context.state.folder / "ema_curve.png"
     draw_ema_curves(table, figure)
     samples = context.out(samples_folder(context.config))
     for path in (figure, samples / grid_name(best["network"], best["guidance"])):
-        context.run.artifact(path)
+        context.run.log_artifact(path)

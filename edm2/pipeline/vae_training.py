@@ -115,7 +115,7 @@ def _draw_reconstructions(context: StageContext, codec: Codec, held_out: ImageDa
         rows["mask"] = to_uint8(low_pass_mask(to_float(images)) * 2 - 1).expand_as(images)
     grid = context.out("reports/vae/reconstructions.png")
     write_rows(grid, rows)
-    context.run.artifact(grid)
+    context.run.log_artifact(grid)
 
 
 def _backbone(context: StageContext) -> Backbone:

@@ -1,1 +1,1 @@
-"""How things run: processes, devices, state, the loop driver, logs. Nothing here knows a model."""
+"""How stages run: processes, devices, state, the training loop, logs. No module here knows a model."""

@@ -1,7 +1,7 @@
-"""State trees as safetensors: tensors as tensors, everything else as JSON beside them.
+"""Nested state as safetensors: tensors as tensors, everything else as JSON in the header.
 
-A tree is any nesting of dicts (keys str or int), lists, tuples, tensors and JSON scalars: what
-`state_dict()` gives. No pickle is involved.
+A tree is any nesting of dicts (keys str or int), lists, tuples, tensors and JSON scalars, like the
+result of `state_dict()`. No pickle is involved.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from edm2.runtime.files import replacing
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write `tree` to `path`; an older file of that name stays until the new one is complete."""
+    """Write `tree` to `path`; an older file of that name remains until the new one is complete."""
     tensors: dict[str, torch.Tensor] = {}
     skeleton = json.dumps(_split(tree, tensors))
     digest = _digest(tensors, skeleton)
@@ -27,31 +27,31 @@ def save_tree(path: Path, tree: Any) -> None:
 
 
 def load_tree(path: Path) -> Any:
-    """Read what `save_tree` wrote, on the CPU.
+    """Read a tree that `save_tree` wrote; its tensors are on the CPU.
 
     Raises:
-        UserError: the file is truncated or its content is not what was written.
+        UserError: the file is truncated or corrupted.
     """
     try:
         with safe_open(path, framework="pt") as file:
             skeleton, digest = (file.metadata()[key] for key in ("skeleton", "digest"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
-        raise UserError(_corrupt(path, str(error))) from None
+        raise UserError(_unusable(path, str(error))) from None
     if _digest(tensors, skeleton) != digest:
-        raise UserError(_corrupt(path, "its content does not match its checksum"))
+        raise UserError(_unusable(path, "its content does not match its checksum"))
     return _join(json.loads(skeleton), tensors)
 
 
-def _corrupt(path: Path, why: str) -> str:
+def _unusable(path: Path, reason: str) -> str:
     return (
-        f"{path}: a checkpoint that cannot be used ({why}). Remove this file and run the same "
-        "command again: it continues from the checkpoint before it, or from the start."
+        f"{path}: this checkpoint cannot be used ({reason}). Remove this file and run the same "
+        "command again: it continues from the previous checkpoint, or from the beginning."
     )
 
 
 def _split(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The tree with its tensors replaced by running numbers, under which they go to `tensors`."""
+    """The tree with each tensor replaced by a number, which is the tensor's key in `tensors`."""
     if isinstance(node, torch.Tensor):
         name = f"{len(tensors):06d}"
         tensors[name] = node.detach().cpu().contiguous().clone()

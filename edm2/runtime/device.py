@@ -1,4 +1,4 @@
-"""Where and in which precision networks compute."""
+"""The device and the precision of networks."""
 
 import torch
 
@@ -13,14 +13,14 @@ def pick_device(runtime: Runtime) -> torch.device:
     """The device of this rank; also sets the number of CPU threads.
 
     Raises:
-        UserError: a GPU is asked for and there is none, or not that one.
+        UserError: PyTorch does not see the GPU that params name.
     """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     name, available = runtime.device, torch.cuda.device_count()
     if name == "cpu" or (name == "auto" and not available):
         return torch.device("cpu")
-    index = int(name.partition(":")[2]) if ":" in name else ranks().local
+    index = int(name.partition(":")[2]) if ":" in name else ranks().local_rank
     if index >= available:
         raise UserError(
             f"runtime.device: {name!r} on rank {ranks().rank}: expected a GPU below {available}, "

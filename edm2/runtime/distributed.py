@@ -1,4 +1,4 @@
-"""Processes of one launch, as `torchrun` starts them; a plain `python` is one rank of one."""
+"""The processes of one launch by `torchrun`; a plain `python` is rank 0 of 1."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(days=7)  # for rank 0, which may wait for another run or read all data
+TIMEOUT = timedelta(days=7)  # long: rank 0 may wait for another run or read all data
 
 
 @dataclass(frozen=True)
 class Ranks:
     rank: int
-    size: int
-    local: int
+    world_size: int
+    local_rank: int
 
 
 def is_main_process() -> bool:
@@ -30,7 +30,7 @@ def is_main_process() -> bool:
 
 
 def ranks() -> Ranks:
-    """The rank of this process, from torchrun's environment variables."""
+    """The ranks of this process, from torchrun's environment variables."""
     env = os.environ
     return Ranks(
         int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0"))
@@ -39,20 +39,20 @@ def ranks() -> Ranks:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Ranks]:
-    """Join the other ranks (nccl on GPUs, gloo on CPUs) for the length of the block."""
-    who = ranks()
-    if who.size > 1:
+    """A process group of all ranks within the block: NCCL on GPUs, Gloo on CPUs."""
+    this = ranks()
+    if this.world_size > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        yield who
+        yield this
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def data_parallel(module: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
-    """`module`, compiled if asked for, its gradients averaged over the ranks if there are several."""
+    """`module`, optionally compiled, with gradients averaged over the ranks if there are several."""
     if compiled:
         module = cast(nn.Module, torch.compile(module))
     if not dist.is_initialized():
@@ -61,7 +61,7 @@ def data_parallel(module: nn.Module, device: torch.device, compiled: bool = Fals
 
 
 def synchronized(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """For a backward pass of one of several microbatches: ranks exchange gradients with the last."""
+    """Context of the backward pass of one microbatch: ranks exchange gradients in the last one only."""
     if isinstance(module, DistributedDataParallel) and not last:
         return module.no_sync()
     return contextlib.nullcontext()
@@ -74,12 +74,12 @@ def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch
     return tensor
 
 
-def gathered(mine: T) -> list[T]:
-    """What all ranks have, in their order, on the first; on the others what they have themselves."""
-    parts: list[T] = [mine] * (ranks().size if is_main_process() else 1)
+def gather_object(value: T) -> list[T]:
+    """The values of all ranks, in their order, on the main process; [value] on the others."""
+    values: list[T] = [value] * (ranks().world_size if is_main_process() else 1)
     if dist.is_initialized():
-        dist.gather_object(mine, parts if is_main_process() else None)
-    return parts
+        dist.gather_object(value, values if is_main_process() else None)
+    return values
 
 
 def broadcast_flag(flag: bool) -> bool:

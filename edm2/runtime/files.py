@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under another name, then renamed."""
+"""Files that are complete or absent: written under a temporary name, then renamed."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without error.
+    """A temporary path that is renamed to `path` when the block ends without an error.
 
     Args:
-        durable: whether to wait for the disk, so that even a power cut leaves it whole; large files
-            that a checksum guards, and that can be made again, need not wait.
+        durable: whether to wait for the disk, so that the file is complete even after a power cut.
+            Large files with a checksum that can be computed again need not wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -45,15 +45,15 @@ def sha256(path: Path) -> str:
 
 
 def describe(files: Iterable[Path]) -> str:
-    """Name, size and time of change of each file: what tells at once whether any was changed."""
-    facts = ((path, path.stat()) for path in files)
-    return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in facts)
+    """Name, size and modification time of each file, one line each: quick to compare."""
+    stats = ((path, path.stat()) for path in files)
+    return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` a copy of the file or folder `source`, at once and without using disk space.
+    """Replace `target` by the file or folder `source`, in one step and without using disk space.
 
-    Files are hard links where the file system allows it and copies elsewhere.
+    Files become hard links, or copies where the file system has no links.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -71,7 +71,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder, if it is there."""
+    """Remove a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -79,7 +79,7 @@ def remove(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left half written below `folder`."""
+    """Remove the incomplete files that a killed process left below `folder`."""
     for path in list(folder.rglob(".*.partial")):
         remove(path)
 

@@ -1,4 +1,4 @@
-"""Gradients that are not numbers."""
+"""Non-finite gradients."""
 
 from collections.abc import Iterable
 
@@ -6,9 +6,12 @@ import torch
 
 
 def zero_nonfinite(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
-    """Replace non-finite gradients by 0, in place; how many there were.
+    """Replace non-finite values of gradients by 0, in place.
 
-    On CPUs one pass for the norm shows that all is well; GPUs would have to be waited for.
+    On CPUs the norm shows in one pass whether there are any; on GPUs that would force a sync.
+
+    Returns:
+        How many there were, int64 scalar.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     on_cpu = all(gradient.device.type == "cpu" for gradient in gradients)

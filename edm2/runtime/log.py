@@ -1,4 +1,4 @@
-"""A run's own log: JSON lines, one row per time. This file is the truth; MLflow is the view."""
+"""The local log of a run: JSON lines, one row per step. It is complete; MLflow is a view of it."""
 
 import json
 import math
@@ -10,27 +10,27 @@ from edm2.runtime.files import write_text
 
 
 class Log:
-    """The rows of one file. A last line that a kill cut short is dropped on opening."""
+    """A file of rows. Opening it drops an incomplete last line, which a killed process may leave."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.keep(lambda row: True)
 
     def append(self, step: int, metrics: Mapping[str, float], axis: str) -> None:
-        """Add a row; non-finite values are kept as text, which JSON has no numbers for."""
+        """Add a row. Non-finite values are written as text, because JSON has no such numbers."""
         row = {axis: step, **{k: v if math.isfinite(v) else str(v) for k, v in metrics.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Forget the rows that are not wanted."""
+    def keep(self, predicate: Callable[[dict[str, Any]], bool]) -> None:
+        """Remove the rows for which `predicate` is false."""
         if self.path.exists():
-            rows = [row for row in read_log(self.path) if wanted(row)]
+            rows = [row for row in read_log(self.path) if predicate(row)]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a last line that a kill cut short is left out."""
+    """The rows of a log, without an incomplete last line."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

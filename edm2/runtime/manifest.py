@@ -1,7 +1,7 @@
-"""manifest.json: what a folder of results holds, with a checksum of each file.
+"""manifest.json: the files of a folder of results, with a checksum of each, and metadata.
 
-Whoever writes results hashes them once. Whoever reads them checks that every file is there and has
-its size; `edm2 verify` reads everything and compares checksums.
+The stage that writes results hashes them once. Stages that read them check that every file exists
+and has its size; `edm2 verify` reads everything and compares checksums.
 """
 
 import json
@@ -14,28 +14,28 @@ from edm2.params import UserError
 from edm2.runtime.files import sha256, write_json
 from edm2.runtime.progress import track
 
-NAME = "manifest.json"
-WAY_OUT = "Remove it and run `dvc repro`: only the stage that makes it runs again."
+MANIFEST = "manifest.json"
+REBUILD_HINT = "Remove it and run `dvc repro`: only the stage that makes it runs again."
 
 
 def write_manifest(folder: Path, **metadata: Any) -> None:
-    """Describe the files below `folder` (size, SHA-256), together with `metadata`."""
+    """List the files below `folder` with size and SHA-256, beside `metadata`."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / NAME
+        if path.is_file() and path != folder / MANIFEST
     }
-    write_json(folder / NAME, {**metadata, "files": files})
+    write_json(folder / MANIFEST, {**metadata, "files": files})
 
 
 def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
-    """The metadata of `folder`, after checking that each of its files has the size it should have.
+    """The manifest of `folder`, after checking that each of its files has its size.
 
     Args:
         optional: pattern of files that may be missing.
 
     Raises:
-        UserError: no manifest, or a file that is missing or truncated, by name.
+        UserError: there is no manifest, or a file is missing or truncated; names the file.
     """
     manifest = load_manifest(folder)
     for name, expected in manifest["files"].items():
@@ -43,31 +43,31 @@ def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
         if not path.is_file():
             if fnmatch(name, optional):
                 continue
-            raise UserError(f"{path}: missing, though {folder / NAME} lists it. {WAY_OUT}")
-        problem = _wrong_size(path, expected)
+            raise UserError(f"{path}: missing, though {folder / MANIFEST} lists it. {REBUILD_HINT}")
+        problem = _size_problem(path, expected)
         if problem:
-            raise UserError(f"{problem} {WAY_OUT}")
+            raise UserError(f"{problem} {REBUILD_HINT}")
     return manifest
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """The metadata of `folder`, and its files under "files"; nothing else is read.
+    """The manifest of `folder`: its metadata, and its files under "files". No other file is read.
 
     Raises:
-        UserError: there is no manifest, or it is damaged.
+        UserError: there is no manifest, or it is not valid JSON.
     """
-    path = folder / NAME
+    path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist. Run the stage that makes {folder}.") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}). {WAY_OUT}") from None
+        raise UserError(f"{path}: not valid JSON ({error}). {REBUILD_HINT}") from None
     return manifest
 
 
 def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
-    """Read every file that the manifest lists; one message per file that is not as it was written.
+    """Read every file that the manifest lists; one message per missing or corrupted file.
 
     Args:
         optional: pattern of files that may be missing.
@@ -77,14 +77,15 @@ def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
         path = folder / name
         if not path.is_file():
             if not fnmatch(name, optional):
-                yield f"{path}: missing, though {folder / NAME} lists it."
-        elif problem := _wrong_size(path, expected):
+                yield f"{path}: missing, though {folder / MANIFEST} lists it."
+        elif problem := _size_problem(path, expected):
             yield problem
         elif sha256(path) != expected["sha256"]:
-            yield f"{path}: SHA-256 differs from that in {NAME}: corrupted."
+            yield f"{path}: SHA-256 differs from that in {MANIFEST}: corrupted."
 
 
-def _wrong_size(path: Path, expected: dict[str, Any]) -> str:
+def _size_problem(path: Path, expected: dict[str, Any]) -> str:
+    """What is wrong with the size of a file; empty if nothing is."""
     size = path.stat().st_size
     if size == expected["bytes"]:
         return ""

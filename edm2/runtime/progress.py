@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar on a terminal, a quiet line now and then elsewhere."""
+"""Progress of long steps: a bar on a terminal, a line from time to time elsewhere."""
 
 import sys
 import time
@@ -11,16 +11,16 @@ from edm2.runtime.distributed import is_main_process
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
-SECONDS_WORTH_A_LINE = 1.0
+MIN_SECONDS = 1.0  # shorter steps show nothing
 
 
 class Progress:
-    """Counts up to `total` units and shows rate and time left."""
+    """Counts up to `total` units; the main process shows rate and time left."""
 
     def __init__(self, name: str, total: int, unit: str, start: int = 0) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done = self.start = start
-        self.began = self.last_line = time.monotonic()
+        self.start_time = self.last_line = time.monotonic()
         self.quiet = not is_main_process()
         terminal = sys.stderr.isatty() and not self.quiet
         self.bar = (
@@ -30,7 +30,7 @@ class Progress:
                 unit=unit,
                 desc=name,
                 unit_scale=True,
-                delay=SECONDS_WORTH_A_LINE,
+                delay=MIN_SECONDS,
             )
             if terminal
             else None
@@ -47,11 +47,11 @@ class Progress:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif not self.quiet and time.monotonic() - self.began > SECONDS_WORTH_A_LINE:
+        elif not self.quiet and time.monotonic() - self.start_time > MIN_SECONDS:
             self._line()
 
     def _line(self) -> None:
-        seconds = max(time.monotonic() - self.began, 1e-9)
+        seconds = max(time.monotonic() - self.start_time, 1e-9)
         rate = (self.done - self.start) / seconds
         left = (self.total - self.done) / rate if rate else float("inf")
         print(
@@ -63,7 +63,7 @@ class Progress:
 
 
 def track(items: Iterable[T], name: str, total: int, unit: str) -> Iterator[T]:
-    """The items, with progress."""
+    """Yield the items and show progress."""
     progress = Progress(name, total, unit)
     try:
         for item in items:

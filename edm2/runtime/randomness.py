@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, and on nothing else.
+"""Random numbers that depend on seed, purpose and index alone.
 
-Every draw comes from a counter-based generator (Philox) keyed by (seed, purpose, index). So sample
-i of a run is the same on any device, in any batch, on any number of ranks, resumed or not.
+They come from a counter-based generator (Philox) with that key. So sample i of a run is the same on
+any device, in any batch, on any number of ranks, resumed or not.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """The generator of draw `index` (≥ 0) for `purpose` under `seed` (≥ 0)."""
+    """The generator with the key (seed ≥ 0, purpose, index ≥ 0)."""
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     key = np.array([int.from_bytes(digest, "little"), index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))

@@ -1,8 +1,8 @@
-"""Scratch state of running stages: what resuming needs.
+"""Scratch state of running stages, from which interrupted ones resume.
 
 It is in `.state/<stage>/<fingerprint>/` below the project's root, outside the pipeline's outs, which
 DVC removes before a stage runs. The fingerprint covers the stage's params, inputs and code: the same
-run finds its state again, any other starts with an empty one.
+run finds its state again, any other run starts with an empty one.
 """
 
 import fcntl
@@ -22,13 +22,13 @@ from edm2.runtime.files import remove_partial, write_json
 
 @dataclass(frozen=True)
 class State:
-    """The state folder of one run of a stage, held by one launch at a time."""
+    """The state folder of one run of a stage; one launch at a time has it open."""
 
     folder: Path
 
     @property
     def results(self) -> Path:
-        """What the stage makes, gathered here before it is published."""
+        """The folder where the stage writes its results before they are published."""
         return self.folder / "results"
 
     @property
@@ -36,23 +36,23 @@ class State:
         return self.folder / "log.jsonl"
 
     def save(self, nimg: int, tree: Any) -> None:
-        """Write the checkpoint of time `nimg`; keep the one before it, drop older ones."""
+        """Write the checkpoint of time `nimg`; keep the previous one, remove older ones."""
         save_tree(self.folder / f"checkpoint-{nimg:012d}.safetensors", tree)
-        for old in self.checkpoints()[:-2]:
-            old.unlink()
+        for path in self.checkpoints()[:-2]:
+            path.unlink()
 
     def restore(self) -> Any | None:
-        """The latest checkpoint's tree, or None when there is none."""
+        """The tree of the latest checkpoint; None if there are no checkpoints."""
         checkpoints = self.checkpoints()
         return load_tree(checkpoints[-1]) if checkpoints else None
 
     def checkpoints(self) -> list[Path]:
-        """Files of all checkpoints, the latest last."""
+        """The files of all checkpoints, the latest last."""
         return sorted(self.folder.glob("checkpoint-*.safetensors"))
 
     @property
     def notes(self) -> Path:
-        """Small values that outlive checkpoints, such as the MLflow run id."""
+        """File of small values that outlive checkpoints, such as the MLflow run id."""
         return self.folder / "notes.json"
 
     def note(self, **values: Any) -> None:
@@ -65,7 +65,7 @@ class State:
 
 @contextmanager
 def open_state(stage: str, fingerprint: str) -> Iterator[State]:
-    """The state of a run, under a lock that a second launch waits for."""
+    """The state of a run, under a lock: a second launch of the same run waits for the first."""
     folder = project_root() / ".state" / stage / fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{fingerprint}.lock").open("w") as lock:

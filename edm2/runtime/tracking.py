@@ -1,7 +1,7 @@
-"""Logs of a run: a local JSONL file is the truth, MLflow is the view.
+"""Logs of a run: a complete local JSONL file, and MLflow as a view of it.
 
-Only rank 0 logs. MLflow gets batches; a store that cannot be reached costs a warning and is tried
-again later, never the run.
+Only rank 0 logs. MLflow gets batches. If it fails, a warning says so and the batch is sent again later;
+the run goes on.
 """
 
 import fcntl
@@ -20,7 +20,6 @@ from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.runtime.distributed import is_main_process
 from edm2.runtime.files import write_json
-from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log
 from edm2.runtime.state import State
 
@@ -32,116 +31,128 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # which pages it shows
-LONGEST_PARAM = 500
-METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # selects its pages
+MAX_PARAM_LENGTH = 500
+METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
 
 
 class Run:
-    """Where a stage logs: the local log and, if params ask for it, the view."""
+    """Where a stage logs: the local log and, if params ask for it, MLflow."""
 
-    def __init__(self, log: Log, view: "MlflowView | None") -> None:
-        self.rows = log
-        self.view = view
+    def __init__(self, log: Log, mlflow: "MlflowLogger | None") -> None:
+        self.local, self.mlflow = log, mlflow
 
     def log(self, step: int, metrics: Mapping[str, float], axis: str = "nimg") -> None:
         """Log one row at `step` of `axis`."""
         if is_main_process() and metrics:
-            self.rows.append(step, metrics, axis)
-            if self.view is not None:
-                self.view.log(step, metrics)
+            self.local.append(step, metrics, axis)
+            if self.mlflow is not None:
+                self.mlflow.log_metrics(step, metrics)
 
     def rollback(self, nimg: int) -> None:
-        """Forget rows of later times: training goes on from `nimg`."""
+        """Remove the local rows of later times: training continues from `nimg`."""
         if is_main_process():
-            self.rows.keep(lambda row: row.get("nimg", nimg) <= nimg)
+            self.local.keep(lambda row: row.get("nimg", nimg) <= nimg)
 
-    def summary(self, metrics: Mapping[str, float]) -> None:
-        """What the run is compared by: best/<name>, outside of time."""
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
+        """Log final metrics, by which runs are compared, as best/<name>."""
         self.log(0, {f"best/{key}": value for key, value in metrics.items()}, axis="summary")
 
     def log_resolved_config(self, values: Mapping[str, Any]) -> None:
-        """Params of the view beside the user's own: what a stage made of them."""
-        if is_main_process() and self.view is not None:
-            self.view.params(values)
+        """Log to MLflow, beside the user's params, what the stage resolved them to."""
+        if is_main_process() and self.mlflow is not None:
+            self.mlflow.log_params(values)
 
-    def artifact(self, path: Path, folder: str = "") -> None:
-        """Attach a file to the view."""
-        if is_main_process() and self.view is not None:
-            self.view.artifact(path, folder)
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Log a file to MLflow."""
+        if is_main_process() and self.mlflow is not None:
+            self.mlflow.log_artifact(path, folder)
 
 
 @contextmanager
 def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[Run]:
-    """Log into `state`, and to MLflow if params ask for it; a resumed state resumes its run."""
-    view = None
+    """Log into `state`, and to MLflow if params ask for it; a resumed state resumes its MLflow run.
+
+    The MLflow run ends as FINISHED, as KILLED after an interruption, or as FAILED after an error.
+    """
+    mlflow = None
     if is_main_process():
-        facts = {"name": name, "tags": tags, "params": params.model_dump(mode="json")}
-        write_json(state.folder / "run.json", facts)
+        metadata = {"name": name, "tags": tags, "params": params.model_dump(mode="json")}
+        write_json(state.folder / "run.json", metadata)
     if is_main_process() and params.tracking.mlflow:
-        view = MlflowView(name, params, state, tags)
-    status = "FAILED"
+        mlflow = MlflowLogger(name, params, state, tags)
+    status = "FINISHED"
     try:
-        yield Run(Log(state.log), view)
-        status = "FINISHED"
+        yield Run(Log(state.log), mlflow)
     except BaseException as error:
-        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
-        status = "KILLED" if stopped else status
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
         raise
     finally:
-        if view is not None:
-            view.close(status)
+        if mlflow is not None:
+            mlflow.close(status)
 
 
-class MlflowView:
-    """One MLflow run; every call may fail without harm."""
+class MlflowLogger:
+    """One MLflow run. What MLflow has not taken yet waits in queues; no method raises its errors.
+
+    Each batch leaves its queue once it is sent, so that an error sends nothing twice. If only MLflow's
+    answer is lost, a batch is sent again with the same timestamps, and SQL stores drop its rows.
+    """
 
     def __init__(self, name: str, params: Params, state: State, tags: Mapping[str, str]) -> None:
-        self.opening = partial(self._open, name, params, state, tags)
-        self.pending: list[tuple[int, float, dict[str, float]]] = []
-        self.files: list[tuple[Path, str]] = []
-        self.settled: dict[str, Any] = {}
+        self.open = partial(self._open, name, params, state, tags)
+        self.metrics: list[tuple[str, float, int, int]] = []  # key, value, time in ms, step
+        self.params: list[tuple[str, str]] = []
+        self.artifacts: list[tuple[Path, str]] = []
         self.last_flush = time.monotonic()
         self.retry_at = 0.0
         self.warned = False
         self.client: Any = None
         self.run_id = ""
-        self._attempt(lambda: None)
+        self._attempt(self._flush)
 
-    def log(self, nimg: int, metrics: Mapping[str, float]) -> None:
-        self.pending.append((nimg, time.time(), dict(metrics)))
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        self.metrics += [(key, value, now, step) for key, value in metrics.items()]
         if time.monotonic() - self.last_flush > SECONDS_BETWEEN_FLUSHES:
             self._attempt(self._flush)
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        self.settled |= values
+    def log_params(self, tree: Mapping[str, Any]) -> None:
+        """Log all values by key path, cut to MLflow's length."""
+        self._queue_params(tree)
         self._attempt(self._flush)
 
-    def artifact(self, path: Path, folder: str) -> None:
-        self.files.append((path, folder))
+    def log_artifact(self, path: Path, folder: str) -> None:
+        self.artifacts.append((path, folder))
         self._attempt(self._flush)
 
     def close(self, status: str) -> None:
-        self.retry_at = 0.0  # the last chance
-        self._attempt(self._flush)
-        self._attempt(lambda: self.client.set_terminated(self.run_id, status))
+        """Send everything that waits, and the status, even if an attempt has just failed."""
+        self._attempt(self._flush, now=True)
+        if self.client is not None:
+            self._attempt(lambda: self.client.set_terminated(self.run_id, status), now=True)
 
-    def _attempt(self, action: Callable[[], None]) -> None:
-        """Open the run if it is not yet, then act; after a failure, wait before the next attempt."""
-        if time.monotonic() < self.retry_at:
+    def _attempt(self, action: Callable[[], None], now: bool = False) -> None:
+        """Open the run if it is not open, then act. After an error, skip attempts for a while.
+
+        Args:
+            now: whether not to skip this one.
+        """
+        if time.monotonic() < self.retry_at and not now:
             return
         try:
             if self.client is None:
-                self.opening()
+                self.open()
             action()
-        except Exception as error:  # whatever MLflow raises, the run goes on
+        except Exception as error:  # the run goes on whatever MLflow raises
             self.retry_at = time.monotonic() + SECONDS_AFTER_FAILURE
-            why = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
             if self.warned:
                 return
             self.warned = True
             print(
-                f"warning: MLflow cannot be reached ({why}); the local log has everything.",
+                f"warning: logging to MLflow failed ({reason}). It is tried again later; the local log "
+                "is complete.",
                 file=sys.stderr,
             )
 
@@ -153,46 +164,47 @@ class MlflowView:
             run_id = run.info.run_id
             state.note(mlflow_run=run_id)
             tree = params.model_dump(mode="json")
-            _log_params(client, run_id, tree)
-            client.log_dict(run_id, tree, "params.json")
+            self._queue_params(tree)
+            write_json(state.folder / "params.json", tree)
+            self.artifacts.append((state.folder / "params.json", ""))
         self.client, self.run_id = client, run_id
 
-    def _flush(self) -> None:
-        from mlflow.entities import Metric
+    def _queue_params(self, tree: Mapping[str, Any]) -> None:
+        self.params += [(key, str(v)[:MAX_PARAM_LENGTH]) for key, v in flatten(tree).items()]
 
-        rows = [
-            Metric(key, value, int(seconds * 1000), nimg)
-            for nimg, seconds, metrics in self.pending
-            for key, value in metrics.items()
-        ]
-        for start in range(0, len(rows), METRICS_AT_ONCE):
-            batch = rows[start : start + METRICS_AT_ONCE]
-            self.client.log_batch(self.run_id, metrics=batch)
-        self.pending = []
-        _log_params(self.client, self.run_id, self.settled)
-        self.settled = {}
-        while self.files:
-            path, folder = self.files[0]
+    def _flush(self) -> None:
+        from mlflow.entities import Metric, Param
+
+        while self.metrics:
+            metrics = [Metric(*row) for row in self.metrics[:METRICS_PER_BATCH]]
+            self.client.log_batch(self.run_id, metrics=metrics)
+            del self.metrics[: len(metrics)]
+        while self.params:
+            params = [Param(*item) for item in self.params[:PARAMS_PER_BATCH]]
+            self.client.log_batch(self.run_id, params=params)
+            del self.params[: len(params)]
+        while self.artifacts:
+            path, folder = self.artifacts[0]
             self.client.log_artifact(self.run_id, str(path), folder or None)
-            self.files.pop(0)
+            del self.artifacts[0]
         self.last_flush = time.monotonic()
 
 
 def _set_running(client: Any, run_id: str) -> bool:
-    """Continue a run; False where the store does not know it (any more)."""
+    """Continue a run. False if the store does not have it, or if it was deleted there."""
     from mlflow.exceptions import MlflowException
 
     try:
         client.update_run(run_id, status="RUNNING")
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return False
     return True
 
 
 def _connect(params: Params) -> tuple[Any, str]:
-    """A client and the id of the experiment; made under a lock, as two makers would collide."""
+    """A client and the id of the experiment, under a lock: two processes cannot create a store at once."""
     for key, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
@@ -202,9 +214,9 @@ def _connect(params: Params) -> tuple[Any, str]:
     local = uri is None
     with _exclusive(home / "lock"), _quiet():
         client = MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}" if local else uri)
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            return client, found.experiment_id
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            return client, experiment.experiment_id
         artifacts = (home / "artifacts" / name).as_uri() if local else None
         return client, client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
 
@@ -222,19 +234,10 @@ def _tags(params: Params, tags: Mapping[str, str]) -> dict[str, str]:
 
 def _git_commit() -> str:
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    except OSError:  # no git on this machine
+        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError:  # git is not installed
         return ""
-    return found.stdout.strip()
-
-
-def _log_params(client: Any, run_id: str, tree: Mapping[str, Any]) -> None:
-    """All values, flat; long ones are cut."""
-    from mlflow.entities import Param
-
-    flat = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in flatten(tree).items()]
-    for start in range(0, len(flat), PARAMS_AT_ONCE):
-        client.log_batch(run_id, params=flat[start : start + PARAMS_AT_ONCE])
+    return result.stdout.strip()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -258,7 +261,7 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Store migrations talk a lot and reconfigure the root logger: undo both."""
+    """Silence the migrations of the store, and undo their changes of the root logger."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     for name in ("alembic", "mlflow"):

@@ -43,7 +43,7 @@ class Discriminator(nn.Module):
     def update_anchors(self, real: torch.Tensor, fake: torch.Tensor) -> None:
         """Move the running means towards the mean scores of this batch over all ranks."""
         means = torch.stack([real.mean(), fake.mean()])
-        self.anchors.lerp_(all_reduce(means) / ranks().size, 1 - ANCHOR_DECAY)
+        self.anchors.lerp_(all_reduce(means) / ranks().world_size, 1 - ANCHOR_DECAY)
 
 
 def discriminator_loss(

@@ -21,7 +21,7 @@ def encode_shards(codec: Codec, images: ImageShards, folder: Path, device: torch
     The shards are divided among the ranks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rank, size = ranks().rank, ranks().size
+    rank, size = ranks().rank, ranks().world_size
     shards = list(images.shards.by_shard().items())[rank::size]
     for name, indices in track(shards, "encode_latents", len(shards), "shard"):
         if not (folder / name).exists():

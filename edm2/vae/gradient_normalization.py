@@ -26,7 +26,7 @@ def gradient_norms(microbatches: Sequence[LossGradients]) -> dict[str, torch.Ten
             for name in names
         ]
     )
-    norms = all_reduce(squares).sqrt() / (len(microbatches) * ranks().size)
+    norms = all_reduce(squares).sqrt() / (len(microbatches) * ranks().world_size)
     return dict(zip(names, norms, strict=True))
 
 

@@ -123,7 +123,7 @@ class VaeTask:
 
     def _transform(self, part: slice, nimg: int, side: int) -> Transform:
         """The transform of the images `part` of this rank's share of the batch."""
-        params, rank, size = self.params, ranks().rank, ranks().size
+        params, rank, size = self.params, ranks().rank, ranks().world_size
         first = rank * (params.batch // size)
         in_batch = slice(first + part.start, first + part.stop)
         return random_transform(params.equivariance, self.seed, nimg, params.batch, in_batch, side)

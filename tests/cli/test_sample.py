@@ -161,7 +161,7 @@ def test_ranks_share_the_files(project, monkeypatch, kind):
 )
 def test_progress_counts_only_images_that_are_made(project, monkeypatch, capsys, kind, expected):
     project()
-    monkeypatch.setattr("edm2.runtime.progress.SECONDS_WORTH_A_LINE", -1)
+    monkeypatch.setattr("edm2.runtime.progress.MIN_SECONDS", -1)
     if kind == "png":
         sample("--seeds", "4-5")
     sample("--seeds", "4-8" if kind == "png" else "4-6", "--format", kind)

@@ -19,7 +19,7 @@ def test_ranks_send_only_the_images_of_the_grid(project, monkeypatch):
     """Views into a batch would be pickled with the whole batch."""
     project(sampling__batch=300)
     sent = []
-    monkeypatch.setattr(evaluator, "gathered", lambda value: sent.append(value) or [value])
+    monkeypatch.setattr(evaluator, "gather_object", lambda value: sent.append(value) or [value])
     one = Evaluator(load("params.yaml").of("G"), "G", torch.device("cpu"))
     generated = one.generate(sweep_folder("G"), load_networks("G")[0], 1.0, 0, Silent())
     ((_, images),) = sent

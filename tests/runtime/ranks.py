@@ -1,4 +1,4 @@
-"""What each process of test_distributed does; prints what it found as JSON."""
+"""What each rank of test_distributed runs; prints its results as JSON."""
 
 import json
 import os
@@ -14,8 +14,9 @@ from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, barrier, data_parallel, process_group, ranks
+from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
-from edm2.runtime.loop import Interrupted, MetricAccumulator, train
+from edm2.runtime.loop import MetricAccumulator, train
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
 from edm2.vae.training import VaeTask
@@ -25,7 +26,7 @@ SCHEDULE = Training(batch=4, duration_nimg=24, log_nimg=8)
 
 
 class Steps:
-    """Remembers the times of its steps; logs the first image of this rank's part."""
+    """Records the times of its steps; logs the first image of this rank's part."""
 
     def __init__(self) -> None:
         self.times: list[int] = []
@@ -41,14 +42,14 @@ class Steps:
         self.times = list(state["times"])
 
 
-def firsts(nimg: int) -> Iterator[int]:
+def first_images(nimg: int) -> Iterator[int]:
     while True:
         yield nimg + 2 * ranks().rank
         nimg += 4
 
 
 def interrupted(nimg: int) -> Iterator[int]:
-    for first in firsts(nimg):
+    for first in first_images(nimg):
         if first == 10:  # rank 1 in images 8 to 11
             os.kill(os.getpid(), signal.SIGTERM)
         yield first
@@ -63,12 +64,12 @@ def start(state: State, batches: Callable[[int], Iterator[int]]) -> Steps:
 def reductions() -> dict[str, Any]:
     rank = ranks().rank
     values = torch.tensor([rank + 1, 10 * rank])
-    averages = MetricAccumulator()
-    averages.add({"whole": rank + 1.0, "parts": (12.0 * rank, 1 + 2 * rank)})
+    accumulator = MetricAccumulator()
+    accumulator.add({"whole": rank + 1.0, "parts": (12.0 * rank, 1 + 2 * rank)})
     return {
         "sum": all_reduce(values.clone()).tolist(),
         "max": all_reduce(values.clone(), "max").tolist(),
-        "averages": averages.take(),
+        "means": accumulator.compute_and_reset(),
     }
 
 
@@ -84,32 +85,37 @@ def gradient() -> list[list[float]]:
     return layer.weight.grad.tolist()
 
 
-def denoising() -> dict[str, Any]:
+def denoiser_steps() -> dict[str, Any]:
     """Gradients and metrics of a second step of the denoiser, each rank on its half of a batch."""
-    part, found = slice(BATCH // 2 * ranks().rank, BATCH // 2 * (ranks().rank + 1)), {}
+    part, results = slice(BATCH // 2 * ranks().rank, BATCH // 2 * (ranks().rank + 1)), {}
     for config, microbatch in (("A", 2), ("G", 2), ("G", None)):
         task = make_task(config, microbatch=microbatch, dropout=0.0, magnitudes_nimg=BATCH)
         for step in (1, 2):
-            averages = MetricAccumulator()
-            averages.add(task.step(tuple(x[part] for x in make_batch(step)), step * BATCH))
-        gradients = {name: p.grad.tolist() for name, p in task.denoiser.named_parameters()}
-        found[f"{config} {microbatch}"] = {"gradients": gradients, "metrics": averages.take()}
-    return found
+            accumulator = MetricAccumulator()
+            accumulator.add(task.step(tuple(x[part] for x in make_batch(step)), step * BATCH))
+        results[f"{config} {microbatch}"] = {
+            "gradients": {name: p.grad.tolist() for name, p in task.denoiser.named_parameters()},
+            "metrics": accumulator.compute_and_reset(),
+        }
+    return results
 
 
-def reconstructing() -> dict[str, Any]:
-    """The same of the autoencoder with everything on, and of its discriminator."""
-    who, found = ranks(), {}
-    share = tiny_autoencoder.BATCH // who.size
-    part = slice(share * who.rank, share * (who.rank + 1))
+def vae_steps() -> dict[str, Any]:
+    """The same for the VAE with all options, and its discriminator."""
+    this, results = ranks(), {}
+    share = tiny_autoencoder.BATCH // this.world_size
+    part = slice(share * this.rank, share * (this.rank + 1))
     for microbatch in (None, 2):
         params = vae_params(EVERYTHING, microbatch=microbatch)
         task = steady(tiny_autoencoder.make_task(params))
         for step in (1, 2):
-            averages, batch = MetricAccumulator(), tiny_autoencoder.make_batch(params, step)
-            averages.add(task.step(tuple(x[part] for x in batch), step * tiny_autoencoder.BATCH))
-        found[str(microbatch)] = {"metrics": averages.take(), **vae_gradients(task)}
-    return found
+            accumulator, batch = MetricAccumulator(), tiny_autoencoder.make_batch(params, step)
+            accumulator.add(task.step(tuple(x[part] for x in batch), step * tiny_autoencoder.BATCH))
+        results[str(microbatch)] = {
+            "metrics": accumulator.compute_and_reset(),
+            **vae_gradients(task),
+        }
+    return results
 
 
 def vae_gradients(task: VaeTask) -> dict[str, Any]:
@@ -125,29 +131,32 @@ def vae_gradients(task: VaeTask) -> dict[str, Any]:
 
 
 def resuming() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    with open_state("toy", "parts") as state:
+    results: dict[str, Any] = {}
+    with open_state("toy", "interrupted") as state:
         try:
             start(state, interrupted)
-        except Interrupted as stop:
+        except Interrupted as interruption:
             barrier()
-            found["stopped"] = {"status": stop.status, "nimg": state.restore()["nimg"]}
-        found["steps"] = start(state, firsts).times
+            results["stopped"] = {
+                "status": interruption.status,
+                "nimg": state.restore()["nimg"],
+            }
+        results["steps"] = start(state, first_images).times
         barrier()
-        found["resumed_log"] = read_log(state.log)
-    with open_state("toy", "whole") as state:
-        start(state, firsts)
+        results["resumed_log"] = read_log(state.log)
+    with open_state("toy", "uninterrupted") as state:
+        start(state, first_images)
         barrier()
-        found["whole_log"] = read_log(state.log)
-    return found
+        results["uninterrupted_log"] = read_log(state.log)
+    return results
 
 
 with process_group(CPU):
-    answer = {
+    results = {
         **reductions(),
         "gradient": gradient(),
-        "denoising": denoising(),
-        "reconstructing": reconstructing(),
+        "denoiser_steps": denoiser_steps(),
+        "vae_steps": vae_steps(),
         **resuming(),
     }
-print(json.dumps(answer))
+print(json.dumps(results))

@@ -1,4 +1,4 @@
-"""State trees round-trip; damaged files are refused."""
+"""State trees round-trip; corrupted files are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from edm2.runtime.checkpoint import load_tree, save_tree
 TREE = {
     "nimg": 12,
     "flag": True,
-    "nothing": None,
+    "none": None,
     "text": "σ_rel",
     "rate": 0.1,
     "optimizer": {
@@ -49,13 +49,13 @@ def assert_same(a: Any, b: Any) -> None:
         assert a == b
 
 
-def test_tree_round_trips(tmp_path: Path) -> None:
+def test_a_tree_round_trips(tmp_path: Path) -> None:
     save_tree(tmp_path / "a", TREE)
     assert_same(load_tree(tmp_path / "a"), TREE)
 
 
 @pytest.mark.parametrize("tree", [{}, [], None, 1.5, torch.tensor(2.0)], ids=repr)
-def test_smallest_trees_round_trip(tmp_path: Path, tree: Any) -> None:
+def test_small_trees_round_trip(tmp_path: Path, tree: Any) -> None:
     save_tree(tmp_path / "a", tree)
     assert_same(load_tree(tmp_path / "a"), tree)
 
@@ -63,8 +63,7 @@ def test_smallest_trees_round_trip(tmp_path: Path, tree: Any) -> None:
 def test_tensors_that_share_memory_round_trip(tmp_path: Path) -> None:
     whole = torch.arange(4.0)
     save_tree(tmp_path / "a", {"whole": whole, "part": whole[1:], "again": whole})
-    found = load_tree(tmp_path / "a")
-    assert_same(found, {"whole": whole, "part": whole[1:], "again": whole})
+    assert_same(load_tree(tmp_path / "a"), {"whole": whole, "part": whole[1:], "again": whole})
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_tensors_that_share_memory_round_trip(tmp_path: Path) -> None:
     ],
     ids=["int and str", "slash"],
 )
-def test_keys_that_look_alike_stay_apart(tmp_path: Path, tree: Any) -> None:
+def test_similar_keys_stay_distinct(tmp_path: Path, tree: Any) -> None:
     save_tree(tmp_path / "a", tree)
     assert_same(load_tree(tmp_path / "a"), tree)
 
@@ -91,29 +90,31 @@ def test_training_state_round_trips(tmp_path: Path) -> None:
     assert_same(other.state_dict(), optimizer.state_dict())
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
+def load_error(path: Path) -> str:
+    with pytest.raises(UserError) as refusal:
         load_tree(path)
-    return str(caught.value)
+    return str(refusal.value)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
-def test_truncated_file_is_named_with_the_way_out(tmp_path: Path, kept: float) -> None:
+def test_the_error_for_a_truncated_file_has_its_path_and_the_fix(
+    tmp_path: Path, kept: float
+) -> None:
     path = tmp_path / "checkpoint"
     save_tree(path, TREE)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    message = refusal(path)
+    message = load_error(path)
     assert message.startswith(str(path))
-    assert "Remove this file" in message
+    assert "Remove" in message
 
 
-def flip_each(path: Path, first: int, last: int) -> None:
-    """Every byte from `first` to `last` with its lowest bit flipped, one at a time, is refused."""
+def assert_flips_are_refused(path: Path, start: int, end: int) -> None:
+    """Flip the lowest bit of each byte in [start, end), one at a time."""
     content = path.read_bytes()
-    for place in range(first, last):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        assert str(path) in refusal(path)
+    for k in range(start, end):
+        path.write_bytes(content[:k] + bytes([content[k] ^ 1]) + content[k + 1 :])
+        assert str(path) in load_error(path)
 
 
 def header_end(path: Path) -> int:
@@ -124,19 +125,19 @@ def header_end(path: Path) -> int:
 SMALL = {"weight": torch.tensor([1.0, 2.0]), "step": torch.tensor(3)}
 
 
-def test_any_flipped_bit_of_a_tensor_is_refused(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_tensor_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     save_tree(path, SMALL)
-    flip_each(path, header_end(path), len(path.read_bytes()))
+    assert_flips_are_refused(path, header_end(path), len(path.read_bytes()))
 
 
-def test_any_flipped_bit_of_the_header_is_refused(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_header_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     save_tree(path, SMALL)
-    flip_each(path, 0, header_end(path))
+    assert_flips_are_refused(path, 0, header_end(path))
 
 
-def test_old_checkpoint_stays_when_saving_fails(tmp_path: Path) -> None:
+def test_the_old_file_remains_when_saving_fails(tmp_path: Path) -> None:
     save_tree(tmp_path / "a", {"x": torch.ones(2)})
     with pytest.raises(TypeError):
         save_tree(tmp_path / "a", {"x": object()})

@@ -1,4 +1,4 @@
-"""Two processes do what one would do; `ranks.py` is what each of them runs."""
+"""Two ranks compute what one computes; `ranks.py` is what each of them runs."""
 
 import json
 import os
@@ -23,8 +23,8 @@ PATHS = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests")))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two ranks reports."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The results of two ranks."""
     root = tmp_path_factory.mktemp("project")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,18 +51,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for rank in range(2)
     ]
     try:
-        answers = [process.communicate(timeout=120) for process in processes]
+        outputs = [process.communicate(timeout=120) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for process, (_, errors) in zip(processes, answers, strict=True):
+    for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
-    return [json.loads(out.splitlines()[-1]) for out, _ in answers]
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
 
-def test_plain_python_is_one_rank_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
+def test_plain_python_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     assert ranks() == Ranks(rank=0, size=1, local=0)
@@ -79,56 +77,56 @@ def test_ranks_come_from_torchruns_environment(monkeypatch: pytest.MonkeyPatch) 
     assert not is_main_process()
 
 
-def test_all_reduce_sums_and_finds_the_largest(found: list[dict[str, Any]]) -> None:
-    for answer in found:  # rank r gave [r + 1, 10 r]
-        assert answer["sum"] == [3, 10]
-        assert answer["max"] == [2, 10]
+def test_all_reduce_gives_sum_and_maximum(results: list[dict[str, Any]]) -> None:
+    for result in results:  # rank r gave [r + 1, 10 r]
+        assert result["sum"] == [3, 10]
+        assert result["max"] == [2, 10]
 
 
-def test_averages_are_over_all_ranks(found: list[dict[str, Any]]) -> None:
-    for answer in found:  # plain: 1 and 2; parts: sum 0 of 1 image, sum 12 of 3 images
-        assert answer["averages"] == {"whole": 1.5, "parts": 3.0}
+def test_means_of_metrics_are_over_all_ranks(results: list[dict[str, Any]]) -> None:
+    for result in results:  # whole: 1 and 2; parts: sum 0 of 1 image, sum 12 of 3 images
+        assert result["means"] == {"whole": 1.5, "parts": 3.0}
 
 
-def test_gradients_are_those_of_the_joint_batch(found: list[dict[str, Any]]) -> None:
+def test_gradients_are_those_of_the_whole_batch(results: list[dict[str, Any]]) -> None:
     rng = np.random.default_rng(0)
     x, y, w = rng.normal(size=(6, 3)), rng.normal(size=(6, 1)), np.array([[1.0, -2.0, 0.5]])
     expected = 2 / 6 * (x @ w.T - y).T @ x  # d/dw of mean (x·w − y)²
-    for answer in found:
-        np.testing.assert_allclose(answer["gradient"], expected, rtol=1e-12)
+    for result in results:
+        np.testing.assert_allclose(result["gradient"], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("config", "microbatch"), [("A", 2), ("G", 2), ("G", None)])
-def test_denoiser_steps_are_those_of_one_rank(
-    found: list[dict[str, Any]], config: Any, microbatch: int | None
+def test_denoiser_steps_are_the_same_on_two_ranks(
+    results: list[dict[str, Any]], config: Any, microbatch: int | None
 ) -> None:
-    """On half batches, in microbatches or whole: gradients of the second step, and metrics.
+    """Gradients and metrics of the second step; each rank has half a batch, with microbatches or not.
 
-    Activations are measured on one microbatch of each rank, so that microbatches change them.
+    Activations are measured on one microbatch of each rank, so they depend on microbatches.
     """
     task = make_task(config, dropout=0.0, magnitudes_nimg=BATCH)
     for step in (1, 2):
-        averages = MetricAccumulator()
-        averages.add(task.step(make_batch(step), step * BATCH))
-    metrics = averages.take()
-    for answer in (rank["denoising"][f"{config} {microbatch}"] for rank in found):
-        assert answer["metrics"].keys() == metrics.keys()
+        accumulator = MetricAccumulator()
+        accumulator.add(task.step(make_batch(step), step * BATCH))
+    metrics = accumulator.compute_and_reset()
+    for result in (rank["denoiser_steps"][f"{config} {microbatch}"] for rank in results):
+        assert result["metrics"].keys() == metrics.keys()
         for key, value in metrics.items():
             if microbatch is None or not key.startswith("activations"):
-                assert answer["metrics"][key] == pytest.approx(value, rel=2e-3), key
+                assert result["metrics"][key] == pytest.approx(value, rel=2e-3), key
         for name, parameter in task.denoiser.named_parameters():
-            ours, scale = torch.tensor(answer["gradients"][name]), float(parameter.grad.abs().max())
+            ours, scale = torch.tensor(result["gradients"][name]), float(parameter.grad.abs().max())
             torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=1e-3 * scale)
-    assert found[0]["denoising"] == found[1]["denoising"]
+    assert results[0]["denoiser_steps"] == results[1]["denoiser_steps"]
 
 
 @pytest.mark.parametrize("microbatch", [None, 2])
-def test_autoencoder_steps_are_those_of_one_rank(
-    found: list[dict[str, Any]], microbatch: int | None
+def test_vae_steps_are_the_same_on_two_ranks(
+    results: list[dict[str, Any]], microbatch: int | None
 ) -> None:
-    """All losses, views, flips and the discriminator: of the second step, which sees what it learned.
+    """The second step of VAE and discriminator, with all losses, views and flips.
 
-    Norms of gradients are of the joint batch, and so are the discriminator's anchors.
+    Gradient norms and the discriminator's anchors are those of the whole batch.
     """
     params = tiny_autoencoder.vae_params(tiny_autoencoder.EVERYTHING)
     task = tiny_autoencoder.steady(tiny_autoencoder.make_task(params))
@@ -137,38 +135,38 @@ def test_autoencoder_steps_are_those_of_one_rank(
     metrics = {name: float(value) for name, value in row.items()}
     assert min(metrics[f"gradient/{name}"] for name in ("adversarial", "perceptual")) > 0
     discriminator = task.discriminator_task.discriminator
-    for answer in (rank["reconstructing"][str(microbatch)] for rank in found):
-        assert answer["metrics"] == pytest.approx(metrics, rel=2e-3, abs=1e-6)
-        assert answer["anchors"] == pytest.approx(discriminator.anchors.tolist(), rel=1e-3)
+    for result in (rank["vae_steps"][str(microbatch)] for rank in results):
+        assert result["metrics"] == pytest.approx(metrics, rel=2e-3, abs=1e-6)
+        assert result["anchors"] == pytest.approx(discriminator.anchors.tolist(), rel=1e-3)
         for name, module in (("network", task.network), ("discriminator", discriminator)):
             for key, parameter in module.named_parameters():
-                ours = torch.tensor(answer["gradients"][name][key])
+                ours = torch.tensor(result["gradients"][name][key])
                 scale = float(parameter.grad.abs().max())
                 torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=2e-3 * scale)
-    assert found[0]["reconstructing"] == found[1]["reconstructing"]
+    assert results[0]["vae_steps"] == results[1]["vae_steps"]
 
 
-def test_signal_to_one_rank_stops_all_after_the_same_step(found: list[dict[str, Any]]) -> None:
-    for answer in found:  # SIGTERM on rank 1 while it read the batch of images 8 to 11
-        assert answer["stopped"] == {"status": 143, "nimg": 12}
-        assert answer["steps"] == [4, 8, 12, 16, 20, 24]
+def test_signal_to_one_rank_stops_all_after_the_same_step(results: list[dict[str, Any]]) -> None:
+    for result in results:  # SIGTERM on rank 1 while it read the batch of images 8 to 11
+        assert result["stopped"] == {"status": 143, "nimg": 12}
+        assert result["steps"] == [4, 8, 12, 16, 20, 24]
 
 
-def test_log_of_uninterrupted_ranks_is_the_mean_over_all(found: list[dict[str, Any]]) -> None:
+def test_log_has_means_over_all_ranks(results: list[dict[str, Any]]) -> None:
     # a rank's metric is the number of the first image of its part: 0, 4, 8, … and 2, 6, 10, …
     expected = [{"nimg": 8, "first": 3.0}, {"nimg": 16, "first": 11.0}, {"nimg": 24, "first": 19.0}]
-    assert found[0]["whole_log"] == expected
+    assert results[0]["uninterrupted_log"] == expected
 
 
-def test_log_of_resumed_ranks_is_the_same(found: list[dict[str, Any]]) -> None:
-    assert found[0]["resumed_log"] == found[0]["whole_log"]
+def test_resumed_log_equals_the_uninterrupted_one(results: list[dict[str, Any]]) -> None:
+    assert results[0]["resumed_log"] == results[0]["uninterrupted_log"]
 
 
-def test_a_module_is_compiled_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch, "compile", lambda module: seen.append(module) or module)
+def test_a_module_is_compiled_only_if_params_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
     module = torch.nn.Linear(2, 2)
     assert data_parallel(module, torch.device("cpu")) is module
-    assert seen == []
+    assert compiled == []
     assert data_parallel(module, torch.device("cpu"), compiled=True) is module
-    assert seen == [module]
+    assert compiled == [module]

@@ -1,4 +1,4 @@
-"""Files are whole or absent; links replace what was there."""
+"""Files are complete or absent; links replace an older target."""
 
 import errno
 import os
@@ -15,16 +15,16 @@ def write_and_fail(path: Path) -> None:
         raise RuntimeError
 
 
-def test_replacing_leaves_the_old_file_when_the_block_raises(tmp_path: Path) -> None:
+def test_the_old_file_remains_when_the_block_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError):
         write_and_fail(path)
     assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]  # nothing half-written stays
+    assert list(tmp_path.iterdir()) == [path]  # and no incomplete file
 
 
-def test_replacing_shows_the_new_file_only_at_the_end(tmp_path: Path) -> None:
+def test_the_new_file_appears_only_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.txt"
     with replacing(path) as temporary:
         temporary.write_text("new")
@@ -39,7 +39,7 @@ def test_text_and_json_are_utf8(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_bytes().startswith(b'{\n "\xcf\x83"')
 
 
-def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
+def test_sha256_of_a_published_example(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "abc") == expected
@@ -87,7 +87,7 @@ def test_links_use_no_disk_space(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_link_copies_where_links_are_refused(
+def test_link_copies_where_hard_links_fail(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(source: str, target: str) -> None:
@@ -101,7 +101,7 @@ def test_link_copies_where_links_are_refused(
     assert not (tmp_path / "target" / name).samefile(tmp_path / "source" / name)
 
 
-def test_remove_takes_files_folders_and_nothing(tmp_path: Path) -> None:
+def test_remove_accepts_files_folders_and_missing_paths(tmp_path: Path) -> None:
     make(tmp_path / "a", "file", "a")
     make(tmp_path / "b", "folder", "b")
     for name in "abc":
@@ -109,21 +109,21 @@ def test_remove_takes_files_folders_and_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_linking_the_same_file_again_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_linking_the_same_file_twice_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "source").write_text("text")
     for _ in range(2):
         link(tmp_path / "source", tmp_path / "out" / "target")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["target"]
 
 
-def test_description_follows_name_size_and_time(tmp_path: Path) -> None:
-    path, seen = tmp_path / "a", []
+def test_description_changes_with_name_size_and_modification_time(tmp_path: Path) -> None:
+    path, descriptions = tmp_path / "a", []
     for content, time in ((b"1", 5), (b"12", 5), (b"12", 6)):
         path.write_bytes(content)
         os.utime(path, (time, time))
-        seen.append(describe([path]))
+        descriptions.append(describe([path]))
     path.rename(tmp_path / "b")
-    seen.append(describe([tmp_path / "b"]))
-    assert len(set(seen)) == 4
-    assert describe([tmp_path / "b"]) == seen[-1]
+    descriptions.append(describe([tmp_path / "b"]))
+    assert len(set(descriptions)) == 4
+    assert describe([tmp_path / "b"]) == descriptions[-1]
     assert len(describe([tmp_path / "b"] * 3).splitlines()) == 3

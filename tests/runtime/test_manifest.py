@@ -1,4 +1,4 @@
-"""Results that are missing, truncated or changed are refused by name."""
+"""Missing, truncated and corrupted results are found and named."""
 
 from pathlib import Path
 
@@ -28,16 +28,16 @@ def test_metadata_and_files_are_listed(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.bin", "deep/b.bin"])
 @pytest.mark.parametrize(
-    ("damage", "complaint"),
+    ("damage", "problem"),
     [
         (lambda path: path.unlink(), "missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "truncated"),
     ],
     ids=["missing", "truncated"],
 )
-def test_reading_names_a_damaged_file_and_the_fix(folder: Path, name, damage, complaint) -> None:
+def test_reading_names_a_damaged_file_and_the_fix(folder: Path, name, damage, problem) -> None:
     damage(folder / name)
-    with pytest.raises(UserError, match=complaint) as refusal:
+    with pytest.raises(UserError, match=problem) as refusal:
         read_manifest(folder)
     assert str(folder / name) in str(refusal.value)
     assert "dvc repro" in str(refusal.value)
@@ -51,18 +51,18 @@ def test_verification_names_every_damaged_file(folder: Path) -> None:
     changed, missing = damaged_files(folder)
     assert str(folder / "a.bin") in changed
     assert "SHA-256" in changed
-    assert f"{folder / 'deep/b.bin'}: missing" in missing
+    assert str(folder / "deep/b.bin") in missing
     assert len(list(damaged_files(folder, optional="deep/*"))) == 1
 
 
-def test_missing_file_below_a_folder_names_the_manifest_that_lists_it(folder: Path) -> None:
+def test_the_error_for_a_missing_file_names_the_manifest_that_lists_it(folder: Path) -> None:
     (folder / "deep" / "b.bin").unlink()
     with pytest.raises(UserError) as refusal:
         read_manifest(folder)
-    assert f"{folder / 'manifest.json'} lists it" in str(refusal.value)
+    assert str(folder / "manifest.json") in str(refusal.value)
 
 
-def test_manifests_below_are_files_like_others(folder: Path) -> None:
+def test_manifests_of_subfolders_are_listed_like_other_files(folder: Path) -> None:
     write_manifest(folder / "deep", depth=1)
     write_manifest(folder)
     (folder / "deep" / "manifest.json").unlink()
@@ -76,25 +76,25 @@ def test_optional_files_may_be_missing_but_not_truncated(folder: Path) -> None:
     with pytest.raises(UserError, match="truncated"):
         read_manifest(folder, optional="deep/*")
     (folder / "deep" / "b.bin").unlink()
-    facts = read_manifest(folder, optional="deep/*")
-    assert (facts["classes"], list(facts["files"])) == (["x", "y"], ["a.bin", "deep/b.bin"])
-    for others in ("", "*.txt", "b.bin"):
+    manifest = read_manifest(folder, optional="deep/*")
+    assert (manifest["classes"], list(manifest["files"])) == (["x", "y"], ["a.bin", "deep/b.bin"])
+    for pattern in ("", "*.txt", "b.bin"):
         with pytest.raises(UserError, match=r"b\.bin: missing"):
-            read_manifest(folder, optional=others)
+            read_manifest(folder, optional=pattern)
     (folder / "a.bin").unlink()
     with pytest.raises(UserError, match=r"a\.bin: missing"):
         read_manifest(folder, optional="deep/*")
 
 
-def test_no_manifest_says_to_run_the_stage(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Run the stage that makes") as refusal:
+def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refusal:
         read_manifest(tmp_path / "images")
-    assert str(tmp_path / "images") in str(refusal.value)
+    assert str(tmp_path / "images" / "manifest.json") in str(refusal.value)
 
 
-def test_truncated_manifest_is_named(folder: Path) -> None:
+def test_a_truncated_manifest_is_named(folder: Path) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(UserError, match="not valid JSON") as refusal:
+    with pytest.raises(UserError, match="JSON") as refusal:
         read_manifest(folder)
     assert str(path) in str(refusal.value)

@@ -1,4 +1,4 @@
-"""A bar on a terminal, quiet lines elsewhere."""
+"""A bar on a terminal, lines elsewhere."""
 
 import io
 import sys
@@ -11,7 +11,7 @@ from edm2.runtime.progress import Progress, track
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Time as the test sets it: clock.now."""
+    """The test sets the time: clock.now."""
     clock = SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr("edm2.runtime.progress.time", clock)
@@ -22,31 +22,31 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-def test_line_tells_rate_and_time_left(clock, capsys) -> None:
+def test_a_line_shows_rate_and_time_left(clock, capsys) -> None:
     progress = Progress("train", 400, "img", start=100)
     clock.now = 20.0
     progress.advance(50)  # 50 images in 20 s; 250 are left
     assert lines(capsys) == ["train: 150/400 img  2.5 img/s  100 s left"]
 
 
-def test_lines_come_now_and_then(clock, capsys) -> None:
+def test_lines_are_at_least_15_seconds_apart(clock, capsys) -> None:
     progress = Progress("train", 100, "img")
     for second in range(1, 61):
         clock.now = float(second)
         progress.advance(1)
-    assert 2 <= len(lines(capsys)) <= 4  # one in 15 s or more
+    assert 2 <= len(lines(capsys)) <= 4  # in 60 s
     progress.close()
     assert [line.split("  ")[0] for line in lines(capsys)] == ["train: 60/100 img"]
 
 
-def test_nothing_done_is_no_division_by_zero(clock, capsys) -> None:
+def test_no_progress_is_no_division_by_zero(clock, capsys) -> None:
     progress = Progress("train", 100, "img")
     clock.now = 2.0
     progress.close()
     assert lines(capsys)[0].startswith("train: 0/100 img")
 
 
-def test_other_ranks_are_silent(clock, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_print_nothing(clock, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     progress = Progress("train", 100, "img")
     clock.now = 100.0
@@ -55,11 +55,11 @@ def test_other_ranks_are_silent(clock, capsys, monkeypatch: pytest.MonkeyPatch) 
     assert lines(capsys) == []
 
 
-def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("edm2.runtime.progress.SECONDS_WORTH_A_LINE", 0.0)
+    monkeypatch.setattr("edm2.runtime.progress.MIN_SECONDS", 0.0)
     progress = Progress("train", 10, "img", start=5)
     progress.advance(5)
     progress.close()
@@ -68,9 +68,9 @@ def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "10.0/10.0" in terminal.getvalue()
 
 
-def test_track_gives_the_items_and_counts_them(clock, capsys) -> None:
+def test_track_yields_the_items_and_counts_them(clock, capsys) -> None:
     items = track(iter("abc"), "prepare", 3, "shard")
     assert next(items) == "a"
-    clock.now = 2.0  # what is done within a second is not worth a line
+    clock.now = 2.0  # steps of less than a second print nothing
     assert list(items) == ["b", "c"]
     assert lines(capsys)[-1].startswith("prepare: 3/3 shard")

@@ -1,4 +1,4 @@
-"""Learning rates over training time."""
+"""Learning-rate schedules."""
 
 import pytest
 
@@ -9,5 +9,5 @@ from edm2.runtime.schedule import warmup_cosine
     ("nimg", "expected"),
     [(0, 0), (25, 0.25), (100, 1), (300, 0.5), (200, (2 + 2**0.5) / 4), (500, 0), (600, 0)],
 )
-def test_schedule_warms_up_and_decays(nimg: int, expected: float) -> None:
+def test_the_factor_warms_up_and_decays(nimg: int, expected: float) -> None:
     assert warmup_cosine(nimg, 100, 500) == pytest.approx(expected, abs=1e-12)

@@ -1,4 +1,4 @@
-"""State is found again by the same work, and by no other."""
+"""The same run finds its state again; no other run does."""
 
 import threading
 from pathlib import Path
@@ -17,7 +17,7 @@ def files(folder: Path, **contents: str) -> Path:
     return folder
 
 
-def test_state_lies_below_the_project_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_is_below_the_project_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = files(root / "temporary_checkout")
     monkeypatch.chdir(elsewhere)
     with open_state("train_vae", "abc") as state:
@@ -25,10 +25,10 @@ def test_state_lies_below_the_project_root(root: Path, monkeypatch: pytest.Monke
     assert not list(elsewhere.iterdir())
 
 
-def test_previous_checkpoint_is_kept_and_older_ones_dropped(root: Path) -> None:
+def test_the_last_two_checkpoints_are_kept(root: Path) -> None:
     with open_state("s", "f") as state:
         assert state.restore() is None
-        for nimg in (900, 1000, 20000):  # in order of time, not of text
+        for nimg in (900, 1000, 20000):  # times of different lengths
             state.save(nimg, {"nimg": nimg, "x": torch.full((2,), nimg)})
         assert state.restore()["nimg"] == 20000
         latest = max(state.folder.glob("checkpoint-*"))
@@ -37,26 +37,28 @@ def test_previous_checkpoint_is_kept_and_older_ones_dropped(root: Path) -> None:
         assert len(list(state.folder.glob("checkpoint-*"))) == 1
 
 
-def test_broken_checkpoint_is_named_and_the_one_before_it_usable(root: Path) -> None:
+def test_a_corrupted_checkpoint_is_named_and_the_previous_one_remains_usable(root: Path) -> None:
     with open_state("s", "f") as state:
         state.save(1, {"nimg": 1})
         state.save(2, {"nimg": 2})
-        broken = max(state.folder.glob("checkpoint-*"))
-        broken.write_bytes(broken.read_bytes()[:-1])
-        with pytest.raises(UserError, match=broken.name):
+        latest = max(state.folder.glob("checkpoint-*"))
+        latest.write_bytes(latest.read_bytes()[:-1])
+        with pytest.raises(UserError, match=latest.name):
             state.restore()
-        broken.unlink()
+        latest.unlink()
         assert state.restore() == {"nimg": 1}
 
 
-def test_notes_add_up(root: Path) -> None:
+def test_notes_accumulate(root: Path) -> None:
     with open_state("s", "f") as state:
         state.note(mlflow_run="a")
         state.note(finished=False)
         assert State(state.folder).read_notes() == {"mlflow_run": "a", "finished": False}
 
 
-def test_second_launch_waits_for_the_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_launch_waits_for_the_first(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     order, waiting = [], threading.Event()
 
     def second() -> None:
@@ -67,13 +69,13 @@ def test_second_launch_waits_for_the_first(root: Path, capsys: pytest.CaptureFix
     with open_state("s", "f"):
         thread.start()
         while not waiting.wait(0.01):
-            if "waiting for it" in capsys.readouterr().err:
+            if "waiting" in capsys.readouterr().err:
                 waiting.set()
         order.append("first leaves")
     thread.join(timeout=30)
     assert order == ["first leaves", "second enters"]
 
 
-def test_other_work_does_not_wait(root: Path) -> None:
+def test_other_runs_do_not_wait(root: Path) -> None:
     with open_state("s", "f") as one, open_state("s", "g") as two, open_state("t", "f") as three:
         assert len({one.folder, two.folder, three.folder}) == 3

@@ -1,21 +1,16 @@
-"""What tests of stages share beside the finished project: an autoencoder with everything on."""
+"""A fixture of several tests of stages: a project with all options of the VAE."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from tiny import EVERYTHING, TINY, make_project, run_stage
+from tiny import FULL_VAE, TINY, entered, make_project, run_stage
 
 
 @pytest.fixture(scope="session")
-def whole(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose autoencoder has everything on, up to its report; tests only read it."""
-    folder = make_project(tmp_path_factory.mktemp("whole"), {**TINY, **EVERYTHING})
-    for results in ("data", "models", "reports"):
-        shutil.copytree(finished / results, folder / results)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("DVC_ROOT", str(folder))
+def full_vae(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose VAE has all options, with results up to the report; tests must not change it."""
+    folder = make_project(tmp_path_factory.mktemp("full_vae"), {**TINY, **FULL_VAE}, finished)
+    with entered(folder):
         run_stage("train_vae")
         run_stage("encode_latents")
         for stage in ("train_diffusion", "snapshot_emas", "sweep_ema", "fid"):

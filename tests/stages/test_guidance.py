@@ -1,13 +1,11 @@
-"""Guides of every kind, on a tiny project: what is trained, reconstructed, measured and shown."""
-
-import shutil
+"""Every kind of guide on a tiny project: training, reconstruction, evaluation and report."""
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import TINY, make_project, run_stage
+from tiny import TINY, entered, make_project, run_stage
 
 from edm2.data.latents import LatentShards
 from edm2.diffusion.setup import denoiser_for, set_network
@@ -25,33 +23,30 @@ CHANGES = {"conditional": False, "channels": 4, "duration_nimg": 512}
 
 @pytest.fixture(scope="module")
 def guided(finished, tmp_path_factory):
-    """A project with a small unconditional guide, trained for half as long."""
-    folder = tmp_path_factory.mktemp("guided")
-    make_project(
-        folder,
+    """A project with a small unconditional guide that is trained for half as long."""
+    folder = make_project(
+        tmp_path_factory.mktemp("guided"),
         {
             **TINY,
             "guidance.guide": "trained",
             "guidance.changes": CHANGES,
             "guidance.strength": list(STRENGTHS),
         },
+        finished,
     )
-    for results in ("data", "models", "reports"):
-        shutil.copytree(finished / results, folder / results)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("DVC_ROOT", str(folder))
+    with entered(folder):
         for stage in ("train_guide", "sweep_ema", "fid"):
             run_stage(stage, "G")
         run_stage("report")
     return folder
 
 
-def listed(folder):
+def networks_of(folder):
+    """The networks of the sweep by EMA length."""
     return {n["ema_length"]: n for n in read_manifest(folder / "models/sweep/G")["networks"]}
 
 
-def test_the_guide_is_trained_with_its_changes(guided):
+def test_the_guide_is_trained_with_the_changed_params(guided):
     store = SnapshotStore(guided / "models/guide/G")
     assert store.end == 512
     weights = load_file(store.path(store.snapshots[-1]))
@@ -60,8 +55,8 @@ def test_the_guide_is_trained_with_its_changes(guided):
     assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in main.values()) / 2
 
 
-def test_each_network_has_a_guide_of_its_own_length(guided):
-    store, networks = SnapshotStore(guided / "models/guide/G"), listed(guided)
+def test_each_network_has_a_guide_of_the_same_ema_length(guided):
+    store, networks = SnapshotStore(guided / "models/guide/G"), networks_of(guided)
     for spec, tensors in reconstruct(store, LENGTHS):
         written = load_file(guided / "models/sweep/G" / networks[spec.sigma_rel]["guide"])
         for name, tensor in tensors.items():
@@ -69,19 +64,18 @@ def test_each_network_has_a_guide_of_its_own_length(guided):
 
 
 def test_the_table_has_a_row_per_length_and_strength(guided, finished):
-    """Those without guidance are those of a project without a guide."""
+    """Rows without guidance equal those of a project without a guide."""
     table = pd.read_csv(guided / "reports/fid/G.csv")
     sweep = table[table["seeds"] == "sweep"]
     for _, rows in sweep.groupby("metric"):
-        found = sorted(rows[["ema_length", "guidance"]].itertuples(index=False, name=None))
-        assert found == sorted((s, w) for s in LENGTHS for w in STRENGTHS)
+        pairs = sorted(rows[["ema_length", "guidance"]].itertuples(index=False, name=None))
+        assert pairs == sorted((s, w) for s in LENGTHS for w in STRENGTHS)
         assert rows["value"].nunique() == len(rows)
-    before = pd.read_csv(finished / "reports/fid/G.csv")
-    plain = table[table["guidance"] == 1].reset_index(drop=True)
-    pd.testing.assert_frame_equal(plain, before)
+    unguided = table[table["guidance"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(unguided, pd.read_csv(finished / "reports/fid/G.csv"))
 
 
-def test_the_best_networks_with_and_without_guidance_are_measured_again(guided):
+def test_the_best_networks_with_and_without_guidance_are_evaluated_again(guided):
     table = pd.read_csv(guided / "reports/fid/G.csv")
     main = table[table["samples"] == 300]
     fresh = main[main["seeds"] == "fresh"]
@@ -94,7 +88,7 @@ def test_the_best_networks_with_and_without_guidance_are_measured_again(guided):
         assert (row.network, row.guidance) == (lowest["network"], lowest["guidance"])
 
 
-def test_the_report_shows_curves_and_map(guided, finished):
+def test_the_report_shows_curves_and_heat_map_of_guidance(guided, finished):
     page = (guided / "reports/index.html").read_text()
     assert ">Guidance</h2>" in page
     assert ">Guidance</h2>" not in (finished / "reports/index.html").read_text()
@@ -102,22 +96,22 @@ def test_the_report_shows_curves_and_map(guided, finished):
     for name in ("guidance", "guidance_map"):
         with Image.open(guided / f"reports/sweeps/{name}.png") as picture:
             assert min(picture.size) > 100
-    ours = pd.read_csv(guided / "reports/ema_curves.csv")
-    assert ours["guidance"].tolist() == [1.0] * 3
+    curve = pd.read_csv(guided / "reports/ema_curves.csv")
+    assert curve["guidance"].tolist() == [1.0] * 3
 
 
 def test_guided_images_follow_the_formula(guided, monkeypatch):
-    """Written out here once more: both denoisers, their mixture, the sampler."""
+    """The expected images are computed here from both denoisers with the sampler."""
     monkeypatch.chdir(guided)
     params = load("params.yaml").of("G")
-    network, folder = listed(guided)[0.1], guided / "models/sweep/G"
+    network, folder = networks_of(guided)[0.1], guided / "models/sweep/G"
     evaluator = Evaluator(params, "G", torch.device("cpu"))
 
-    class Silent:
+    class NoProgress:
         def advance(self, count): ...
 
     swept = SweptNetwork(**network)
-    images = evaluator.generate(folder, swept, 1.5, 0, Silent()).images
+    images = evaluator.generate(folder, swept, 1.5, 0, NoProgress()).images
     latents = LatentShards(guided / "data/latents", "train")
     main, guide = (
         set_network(denoiser_for("G", p, latents.shape, 10), load_file(folder / network[key]))
@@ -134,7 +128,7 @@ def test_guided_images_follow_the_formula(guided, monkeypatch):
 
 
 def test_a_snapshot_of_the_same_training_guides(project):
-    """Autoguidance: an earlier and longer average, made in the same pass."""
+    """Autoguidance by an earlier and longer average, which the same pass reconstructs."""
     folder = project(
         guidance__guide="snapshot",
         guidance__nimg=512,
@@ -144,7 +138,7 @@ def test_a_snapshot_of_the_same_training_guides(project):
     )
     for stage in ("train_guide", "sweep_ema", "fid"):
         run_stage(stage, "G")
-    assert {n["guide"] for n in listed(folder).values()} == {
+    assert {n["guide"] for n in networks_of(folder).values()} == {
         "000000000512-ema_length-0.2.safetensors"
     }
     ((_, tensors),) = reconstruct(SnapshotStore(folder / "models/ema/G"), [0.2], 512)
@@ -156,7 +150,7 @@ def test_a_snapshot_of_the_same_training_guides(project):
     assert pd.read_csv(folder / "reports/ablation.csv")["ours: guidance"].tolist() == [2.0]
 
 
-def test_a_network_that_is_not_told_the_class_guides_itself(project):
+def test_a_network_without_labels_guides_itself(project):
     folder = project(
         guidance__guide="unlabeled",
         guidance__strength=[1.0, 2.0],
@@ -171,7 +165,7 @@ def test_a_network_that_is_not_told_the_class_guides_itself(project):
     assert set(values.get_group(1.0)["value"]).isdisjoint(values.get_group(2.0)["value"])
 
 
-def test_traditional_averages_are_guided_by_their_own_kind(project):
+def test_traditional_averages_are_guided_by_traditional_averages(project):
     folder = project(
         guidance__guide="trained",
         guidance__changes={"channels": 4},

@@ -1,14 +1,13 @@
-"""All measures on a tiny project: what is in the table, and that it is what it says."""
+"""All metrics on a tiny project: the rows of the table and their values."""
 
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY, make_project, run_stage, start
+from tiny import TINY, entered, make_project, run_on_two_ranks, run_stage
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
@@ -17,24 +16,27 @@ from edm2.features.classifier import load_classifier
 from edm2.metrics import frechet_distance, kernel_distance, precision, recall
 from edm2.params import load
 from edm2.pipeline.evaluator import Evaluator
+from edm2.pipeline.runner import StageContext
+from edm2.pipeline.sweep_evaluation import log_curves
 from edm2.runtime.manifest import read_manifest
+from edm2.runtime.randomness import generator
 from edm2.sampling import heun
 from edm2.sampling.generate import seed_labels, seed_noise
 from edm2.vae.codec import load_codec
 
-MEASURES = ["fd", "kid", "precision", "recall"]
+METRICS = ["fd", "kid", "precision", "recall"]
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def measured(finished, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("measured")
-    make_project(folder, {**TINY, "evaluation.metrics": MEASURES, "evaluation.neighbors": 4})
-    for results in ("data", "models", "reports"):
-        shutil.copytree(finished / results, folder / results)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("DVC_ROOT", str(folder))
+def evaluated(finished, tmp_path_factory):
+    """A project with all metrics in its table and report."""
+    folder = make_project(
+        tmp_path_factory.mktemp("evaluated"),
+        {**TINY, "evaluation.metrics": METRICS, "evaluation.neighbors": 4},
+        finished,
+    )
+    with entered(folder):
         run_stage("fid", "G")
         run_stage("report")
     return folder
@@ -48,29 +50,29 @@ def held_out(folder):
     return read_manifest(folder / "data/images")["images"]["held_out"]
 
 
-def test_each_network_has_a_row_per_measure_and_sample_count(measured):
-    rows, count = table(measured), held_out(measured)
-    names = [f"{m}_classifier_{n}" for n in (300, count) for m in MEASURES]
+def test_each_network_has_a_row_per_metric_and_sample_count(evaluated):
+    rows, count = table(evaluated), held_out(evaluated)
+    names = [f"{m}_classifier_{n}" for n in (300, count) for m in METRICS]
     for seeds, networks in (("sweep", 3), ("fresh", 1)):
         assert rows[rows["seeds"] == seeds]["metric"].tolist() == names * networks
     kid = rows["metric"].str.startswith("kid")
     assert (rows["standard_error"].notna() == kid).all()
     assert (rows[kid]["standard_error"] > 0).all()
     frechet = rows["metric"].str.startswith("fd")
-    train = read_manifest(measured / "data/images")["images"]["train"]
+    train = read_manifest(evaluated / "data/images")["images"]["train"]
     assert set(rows[frechet]["reference"]) == {train}
     assert (rows[~frechet]["reference"] == rows[~frechet]["samples"]).all()
     assert not rows["singular"].any()
 
 
-def test_the_frechet_distance_does_not_change_by_other_measures(measured, finished):
-    rows = table(measured)
+def test_other_metrics_do_not_change_the_frechet_distance(evaluated, finished):
+    rows = table(evaluated)
     frechet = rows[rows["metric"].str.startswith("fd")].reset_index(drop=True)
     pd.testing.assert_frame_equal(frechet, table(finished), check_dtype=False)
 
 
 def features_of(folder, network, seeds):
-    """Of generated images, and of all training images."""
+    """Features of generated images, and of all training images."""
     params = load(folder / "params.yaml").of("G")
     latents = LatentShards(folder / "data/latents", "train")
     denoiser = set_network(
@@ -86,46 +88,45 @@ def features_of(folder, network, seeds):
     return tuple(detector.features(z).numpy() for z in (images, real))
 
 
-def test_values_are_those_of_the_images(measured):
-    """Made and measured here once more, the training images drawn in the order that is fixed."""
-    rows = table(measured)
+def test_values_are_those_of_generated_images(evaluated):
+    """Images are generated again; training images are taken in the fixed random order."""
+    rows = table(evaluated)
     rows = rows[(rows["ema_length"] == 0.1) & (rows["seeds"] == "sweep")].set_index("metric")
-    ours, theirs = features_of(measured, rows["network"].iloc[0], range(300))
-    from edm2.runtime.randomness import generator
-
-    order = np.argsort(generator(0, "evaluation/reference").permutation(len(theirs)))
-    for count in (300, held_out(measured)):
-        a, b = ours[:count], theirs[order[:count]]
-        moments = [x for z in (a, theirs) for x in (z.mean(0, dtype=np.float64), np.cov(z.T))]
+    generated, real = features_of(evaluated, rows["network"].iloc[0], range(300))
+    order = np.argsort(generator(0, "evaluation/reference").permutation(len(real)))
+    for count in (300, held_out(evaluated)):
+        a, b = generated[:count], real[order[:count]]
+        moments = [x for z in (a, real) for x in (z.mean(0, dtype=np.float64), np.cov(z.T))]
         value, error = kernel_distance(a, b)
         row = rows.loc[f"kid_classifier_{count}"]
         assert (row["value"], row["standard_error"]) == pytest.approx((value, error), rel=1e-3)
-        found = [
+        values = [
             rows.loc[f"{m}_classifier_{count}", "value"] for m in ("fd", "precision", "recall")
         ]
         expected = [frechet_distance(*moments), precision(a, b, 4), recall(a, b, 4)]
-        assert found == pytest.approx(expected, rel=1e-3, abs=2 / count)
+        assert values == pytest.approx(expected, rel=1e-3, abs=2 / count)
 
 
-def test_the_curve_is_that_of_the_frechet_distance(measured, finished):
+def test_the_ema_curve_is_that_of_the_frechet_distance(evaluated, finished):
     for name in ("ema_curves.csv", "ablation.csv", "ema_curves.md"):
-        ours, theirs = ((f / "reports" / name).read_text() for f in (measured, finished))
-        assert ours == theirs
+        assert (evaluated / "reports" / name).read_text() == (
+            finished / "reports" / name
+        ).read_text()
 
 
-def test_other_measures_stand_in_the_table_of_networks_and_in_the_metrics(measured, finished):
-    rows = table(measured)
-    networks = pd.read_csv(measured / "reports/networks.csv")
-    before = pd.read_csv(finished / "reports/networks.csv")
+def test_other_metrics_are_in_the_table_of_networks_and_in_metrics_json(evaluated, finished):
+    rows = table(evaluated)
+    networks = pd.read_csv(evaluated / "reports/networks.csv")
+    fd_only = pd.read_csv(finished / "reports/networks.csv")
     added = [
         "kid_classifier_300",
         "kid_classifier_300: standard error",
         "precision_classifier_300",
         "recall_classifier_300",
     ]
-    assert networks.columns.tolist() == [*before.columns, *added]
-    page = (measured / "reports/index.html").read_text()
-    metrics = json.loads((measured / "reports/metrics.json").read_text())
+    assert networks.columns.tolist() == [*fd_only.columns, *added]
+    page = (evaluated / "reports/index.html").read_text()
+    metrics = json.loads((evaluated / "reports/metrics.json").read_text())
     best = networks[networks["seeds"] == "sweep"]
     best = best.loc[best["value"].idxmin()]
     for name in (added[0], *added[2:]):
@@ -140,70 +141,56 @@ def test_other_measures_stand_in_the_table_of_networks_and_in_the_metrics(measur
             assert same["value"].tolist() == [networks.loc[row.Index, name]]
 
 
-def test_mlflow_is_told_all_measures(measured, monkeypatch):
-    from edm2.pipeline.runner import StageContext
-    from edm2.pipeline.sweep_evaluation import log_curves
-
+def test_all_metrics_are_logged_to_mlflow(evaluated, monkeypatch):
     class Run:
-        logged, told = [], {}
+        rows, summary = [], {}
 
         def log(self, step, values, axis):
-            self.logged.append((step, values))
+            self.rows.append((step, values))
 
-        def summary(self, values):
-            self.told.update(values)
+        def log_summary(self, values):
+            self.summary.update(values)
 
-        def artifact(self, path): ...
+        def log_artifact(self, path): ...
 
     class State:
-        folder = results = measured / ".state"
+        folder = results = evaluated / ".state"
 
-    rows = table(measured)
+    rows = table(evaluated)
     monkeypatch.setattr("edm2.pipeline.sweep_evaluation.draw_ema_curves", lambda *a: None)
     log_curves(
-        StageContext("fid G", load(measured / "params.yaml"), "G", CPU, State(), Run()), rows
+        StageContext("fid G", load(evaluated / "params.yaml"), "G", CPU, State(), Run()), rows
     )
-    assert [step for step, _ in Run.logged] == [50, 100, 200]
-    names = {f"{m}_classifier_300" for m in MEASURES}
-    for step, values in Run.logged:
+    assert [step for step, _ in Run.rows] == [50, 100, 200]
+    names = {f"{m}_classifier_300" for m in METRICS}
+    for step, values in Run.rows:
         assert values.keys() == {f"ema_curve/{name}" for name in names}
         same = rows[(rows["ema_length"] == step / 1000) & (rows["seeds"] == "sweep")]
         for name in names:
             assert same[same["metric"] == name]["value"].tolist() == [values[f"ema_curve/{name}"]]
-    assert names <= Run.told.keys()
+    assert names <= Run.summary.keys()
 
 
-def test_two_ranks_measure_what_one_measures(project, measured):
-    folder = project(evaluation__metrics=MEASURES, evaluation__neighbors=4)
-    ranks = start(
-        folder,
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--master_port=0",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=127.0.0.1:0",
-        "-m",
-        "stages.fid",
-        "G",
-    )
-    assert ranks.wait() == 0, ranks.stderr.read()
-    pd.testing.assert_frame_equal(table(folder), table(measured), rtol=1e-6)
-    for path in measured.glob("reports/samples/G/**/*.png"):
-        assert (folder / path.relative_to(measured)).read_bytes() == path.read_bytes()
+def test_two_ranks_give_the_table_and_pictures_of_one(project, evaluated):
+    folder = project(evaluation__metrics=METRICS, evaluation__neighbors=4)
+    run_on_two_ranks(folder, "stages.fid", "G")
+    pd.testing.assert_frame_equal(table(folder), table(evaluated), rtol=1e-6)
+    for path in evaluated.glob("reports/samples/G/**/*.png"):
+        assert (folder / path.relative_to(evaluated)).read_bytes() == path.read_bytes()
 
 
-def test_held_out_images_too_few_for_a_measure_set_no_second_count(project, finished):
+def test_no_second_sample_count_if_a_metric_needs_more_held_out_images(project, finished):
     project()
     count, params = held_out(finished), load("params.yaml")
     for neighbors, counts in ((count - 1, [300, count]), (count, [300])):
         changes = {"metrics": ("fd", "precision"), "neighbors": neighbors}
-        chosen = params.evaluation.model_copy(update=changes)
-        evaluator = Evaluator(params.model_copy(update={"evaluation": chosen}), "G", CPU)
+        evaluation = params.evaluation.model_copy(update=changes)
+        evaluator = Evaluator(params.model_copy(update={"evaluation": evaluation}), "G", CPU)
         assert evaluator.counts == counts
 
 
-def test_pictures_are_of_classes_that_are_there(project):
-    """Nine images, none of them of the first class."""
+def test_strips_are_of_classes_that_have_images(project):
+    """Nine images, none of the first class."""
     folder = project(
         evaluation__samples=9,
         evaluation__first_seed=1,
@@ -216,7 +203,7 @@ def test_pictures_are_of_classes_that_are_there(project):
     assert sorted(path.name for path in strips.iterdir()) == ["0001.png", "0002.png"]
 
 
-def test_fewer_samples_than_dimensions_are_marked_everywhere(project, finished):
+def test_fewer_samples_than_dimensions_are_marked_as_singular(project, finished):
     folder = project(
         evaluation__samples=8,
         evaluation__grid_columns=1,

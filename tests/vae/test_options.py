@@ -61,12 +61,12 @@ CHANGED: dict[str, Any] = {
 # generator_nimg must not be below discriminator_nimg
 START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}
 TESTED_ELSEWHERE = {
-    "images.shards": "tests/stages/test_origins.py",
-    "images.held_out": "tests/stages/test_origins.py",
+    "images.shards": "tests/stages/test_sources.py",
+    "images.held_out": "tests/stages/test_sources.py",
     "backbone": "tests/stages/test_codecs.py",
     "backbone_path": "tests/stages/test_codecs.py",
-    "log_nimg": "tests/stages/test_autoencoder.py",
-    "evaluate_nimg": "tests/stages/test_autoencoder.py",
+    "log_nimg": "tests/stages/test_vae.py",
+    "evaluate_nimg": "tests/stages/test_vae.py",
     "microbatch": "tests/vae/test_step.py",  # it must not have an effect
 }
 

@@ -1,4 +1,4 @@
-"""Images of other origins: the photographs, and shards that others made."""
+"""Stages with other images: the photographs, and web shards for the VAE."""
 
 import io
 import json
@@ -25,10 +25,11 @@ def test_photographs_are_prepared_and_trained_on(project):
     )
     for stage in ("prepare", "train_features", "train_vae"):
         run_stage(stage)
-    facts = read_manifest(folder / "data/images")
-    assert (facts["source"], facts["resolution"], len(facts["classes"])) == ("photos", 32, 10)
-    train, held_out = (facts["images_per_class"][split] for split in ("train", "held_out"))
-    assert sum(train) == facts["images"]["train"] > 4000
+    manifest = read_manifest(folder / "data/images")
+    assert (manifest["source"], manifest["resolution"]) == ("photos", 32)
+    train, held_out = (manifest["images_per_class"][split] for split in ("train", "held_out"))
+    assert len(train) == len(manifest["classes"]) == 10
+    assert sum(train) == manifest["images"]["train"] > 4000
     assert min(train) > 100
     assert min(held_out) >= 15
     curves = pd.read_csv(folder / "reports/vae/curves.csv")
@@ -36,7 +37,7 @@ def test_photographs_are_prepared_and_trained_on(project):
 
 
 def write_tars(folder, tars, count):
-    """Smooth pictures of many sizes, with captions, `count` a tar."""
+    """Write tars of `count` smooth images of different sizes each, with captions."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     for tar in tars:
@@ -57,7 +58,7 @@ def write_tars(folder, tars, count):
 
 @pytest.fixture
 def web(project):
-    """web(changes…): the finished project, its VAE to be trained on three tars of pictures."""
+    """web(changes...): enter a copy of the finished project whose VAE trains on three tars of images."""
 
     def enter(**changes):
         folder = project(
@@ -79,27 +80,25 @@ def train():
     run_stage("train_vae", external_inputs=external_inputs(load("params.yaml")))
 
 
-def test_the_vae_trains_on_shards_that_others_made(web, finished):
+def test_the_vae_trains_on_web_shards(web, finished):
     folder = web(vae__images__min_area=0.5, vae__images__flip=0.5)
     train()
     run_stage("baselines")
     curves = pd.read_csv(folder / "reports/vae/curves.csv")
     assert list(curves["nimg"]) == [128, 256, 384, 512]
     assert np.isfinite(curves["held_out/psnr"].dropna()).all()
-    ours, usual = (
-        {**metrics_of(where, "vae"), **metrics_of(where, "baselines")}
-        for where in (folder, finished)
+    metrics, default = (
+        {**metrics_of(p, "vae"), **metrics_of(p, "baselines")} for p in (folder, finished)
     )
-    assert ours["psnr"] != usual["psnr"]  # of other held-out images
-    distances = [key for key in usual if key.startswith("held_out/fd_classifier_")]
-    assert len(distances) == 1  # what generated images are held against stays: the data set
-    assert ours[distances[0]] == pytest.approx(usual[distances[0]], rel=1e-9)
+    assert metrics["psnr"] != default["psnr"]  # of other held-out images
+    (distance,) = (key for key in default if key.startswith("held_out/fd_classifier_"))
+    assert metrics[distance] == pytest.approx(default[distance], rel=1e-9)  # of the dataset's
     assert Image.open(folder / "reports/vae/reconstructions.png").width > 24 * 16
     run_stage("encode_latents")
     assert read_manifest(folder / "data/latents")["shape"] == [4, 4, 4]
 
 
-def test_a_damaged_image_stops_the_training_by_name(web):
+def test_a_damaged_image_is_named(web):
     folder = web()
     path = folder / "web/00001.tar"
     content = path.read_bytes()
@@ -109,20 +108,19 @@ def test_a_damaged_image_stops_the_training_by_name(web):
         train()
 
 
-def test_other_shards_are_other_work(web):
-    """Their names, sizes and times enter the fingerprint."""
+def test_external_inputs_follow_names_sizes_and_times_of_shards(web):
     folder = web()
-    seen = [external_inputs(load("params.yaml"))]
-    assert "00001.tar" in seen[0]
+    descriptions = [external_inputs(load("params.yaml"))]
+    assert "00001.tar" in descriptions[0]
     write_tars(folder / "web", [1], 41)
-    seen.append(external_inputs(load("params.yaml")))
+    descriptions.append(external_inputs(load("params.yaml")))
     os.utime(folder / "web/00002.tar", (1, 1))
-    seen.append(external_inputs(load("params.yaml")))
-    assert len(set(seen)) == 3
-    write_tars(folder / "web", [7], 2)  # not of the pattern
-    assert external_inputs(load("params.yaml")) == seen[-1]
+    descriptions.append(external_inputs(load("params.yaml")))
+    assert len(set(descriptions)) == 3
+    write_tars(folder / "web", [7], 2)  # does not match the pattern
+    assert external_inputs(load("params.yaml")) == descriptions[-1]
 
 
-def test_prepared_images_are_no_input_from_outside(project):
+def test_prepared_images_are_no_external_input(project):
     project()
     assert external_inputs(load("params.yaml")) == ""

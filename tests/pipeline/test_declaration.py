@@ -1,4 +1,4 @@
-"""dvc.yaml against the stages."""
+"""dvc.yaml declares what stages import, read and write."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from tiny import PER_CONFIG, ROOT, STAGES
 from edm2.params import UserError, load
 from edm2.pipeline.declaration import has_matrix, read_declaration
 
-# what runs a stage and shapes no result
-FRAME = (
+# runs a stage without effect on its results
+FRAMEWORK = (
     "edm2.params",
     "edm2.pipeline",
     "edm2.pipeline.runner",
@@ -21,7 +21,7 @@ FRAME = (
     "edm2.pipeline.hidden_values",
     "stages",
 )
-RESULTS_OF_RUNTIME = (
+RUNTIME_DEPS = (  # modules of edm2.runtime with an effect on results
     "edm2.runtime.gradients",
     "edm2.runtime.loop",
     "edm2.runtime.randomness",
@@ -31,7 +31,7 @@ RESULTS_OF_RUNTIME = (
 
 @pytest.fixture(scope="module")
 def graph():
-    """Of imports."""
+    """The imports of all modules."""
     return grimp.build_graph("edm2", "stages")
 
 
@@ -40,26 +40,25 @@ def declared(name):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_deps_are_the_code_that_shapes_the_result(graph, name):
-    """Every module that a stage imports, directly or not, lies in a dep; and no dep is idle."""
+def test_deps_are_the_code_with_an_effect_on_results(graph, name):
+    """Every module that a stage imports, directly or not, is in a dep, and no dep is superfluous."""
     imported = graph.find_upstream_modules(f"stages.{name}") | {f"stages.{name}"}
-    shaping = {
+    code = {
         module
         for module in imported
-        if module not in FRAME
+        if module not in ("edm2", *FRAMEWORK)
         and not module.startswith("edm2.params")
-        and (not module.startswith("edm2.runtime") or module in RESULTS_OF_RUNTIME)
+        and (not module.startswith("edm2.runtime") or module in RUNTIME_DEPS)
     }
     deps = [
         path.with_suffix("").as_posix().replace("/", ".")
         for path in declared(name).deps
         if path.parts[0] in ("edm2", "stages")
     ]
-    code = {module for module in shaping if module not in ("edm2",)}
-    missed = {m for m in code if not any(m == d or m.startswith(f"{d}.") for d in deps)}
-    idle = [d for d in deps if not any(m == d or m.startswith(f"{d}.") for m in code)]
-    assert missed - {"edm2.reporting", "edm2.metrics"} == set()
-    assert idle == []
+    missing = {m for m in code if not any(m == d or m.startswith(f"{d}.") for d in deps)}
+    superfluous = [d for d in deps if not any(m == d or m.startswith(f"{d}.") for m in code)]
+    assert missing - {"edm2.reporting", "edm2.metrics"} == set()
+    assert superfluous == []
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -69,21 +68,21 @@ def test_params_exist(name):
 
 
 def test_all_inputs_are_outs_of_earlier_stages():
-    made: set[Path] = set()
+    outs: set[Path] = set()
     for name in STAGES:
         for path in (p for p in declared(name).deps if p.parts[0] in ("data", "models", "reports")):
-            assert any(out == path or path in out.parents for out in made), (name, path)
-        made |= set(declared(name).outs)
+            assert any(out == path or path in out.parents for out in outs), (name, path)
+        outs |= set(declared(name).outs)
 
 
-def test_stages_of_dvc_yaml_are_the_files_of_the_folder():
+def test_every_stage_has_a_file():
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     assert tuple(stages) == STAGES
     assert all((ROOT / "stages" / f"{name}.py").exists() for name in stages)
     assert tuple(name for name in stages if has_matrix(name, ROOT / "dvc.yaml")) == PER_CONFIG
 
 
-def test_a_stage_outside_of_a_project_is_an_error(tmp_path, monkeypatch):
+def test_a_folder_without_dvc_yaml_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="Run stages in the project's root"):
+    with pytest.raises(UserError, match=f"dvc.yaml: .*{tmp_path}"):
         read_declaration("prepare", None)
