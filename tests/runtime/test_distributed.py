@@ -63,7 +63,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_plain_python_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert ranks() == Ranks(rank=0, size=1, local=0)
+    assert ranks() == Ranks(rank=0, world_size=1, local_rank=0)
     assert is_main_process()
     layer, ones = torch.nn.Linear(1, 1), torch.ones(2)
     assert data_parallel(layer, torch.device("cpu")) is layer
@@ -73,7 +73,7 @@ def test_plain_python_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ranks_come_from_torchruns_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert ranks() == Ranks(rank=5, size=8, local=1)
+    assert ranks() == Ranks(rank=5, world_size=8, local_rank=1)
     assert not is_main_process()
 
 
