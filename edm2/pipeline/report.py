@@ -17,7 +17,7 @@ ARTIFACTS = (
 
 
 def report(context: StageContext) -> None:
-    """Write tables, figures and index.html; log the main ones as artifacts."""
+    """Write tables, figures and index.html; log the main ones to MLflow."""
     folder = context.out("reports/index.html").parent
     write_report(StageOutputs(Path("reports"), context.params.configs), folder)
     for name in ARTIFACTS:
