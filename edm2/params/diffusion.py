@@ -1,4 +1,4 @@
-"""`diffusion`: the denoiser and its training. null: the paper's value for the config."""
+"""`diffusion`: the denoiser and its training. null mostly means the paper's value for the config."""
 
 from typing import Annotated, Any, Literal
 

@@ -112,7 +112,9 @@ class SampleFolder:
         differing = [key for key in keys if description.get(key) != existing.get(key)]
         if differing:
             raise UserError(
-                message.format(f"its images were made with other settings ({', '.join(differing)})")
+                message.format(
+                    f"its images were made with other settings ({', '.join(differing)} differ)"
+                )
             )
 
     def write_files(self, denoise: ConditionalDenoise) -> None:

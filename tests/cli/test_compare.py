@@ -17,7 +17,7 @@ VARIANCE = (0.1, 0.3)
 def repository(finished, tmp_path_factory):
     """Two commits, `first` and `second`, with different params and metrics, and held-out images.
 
-    Their learning rates differ, too, but config G has one of its own.
+    Their learning rates differ too, but config G has its entry in `per_config`.
     """
     folder = tmp_path_factory.mktemp("repository")
     shutil.copytree(finished / "reports", folder / "reports")
@@ -65,7 +65,7 @@ def test_curves_of_experiments_side_by_side(repository, compare):
     table = pd.read_csv(repository / "reports/compare/compare.csv")
     assert table["experiment"].tolist() == ["first", "second", "workspace"]
     assert table["diffusion.lr_decay_batches"].tolist() == [100, 400, 400]
-    assert table["diffusion.lr_ref"].tolist() == [0.002] * 3  # as config G uses it
+    assert table["diffusion.lr_ref"].tolist() == [0.002] * 3  # that of config G
     assert table["best EMA length"].tolist() == [0.1, 0.05, 0.05]
     assert table["1/(lr_ref² lr_decay), relative"].tolist() == [1, 0.25, 0.25]
     assert Image.open(repository / "reports/compare/compare.png").width > 800

@@ -106,8 +106,10 @@ def test_commands_follow_an_index_to_its_training(indexed, tmp_path, run):
         out = tmp_path / "out" / store.name
         assert run("ema", "reconstruct", store, "--lengths", "0.07", "--out", out).status == 0
     (name,) = averages_in(out)
-    one, other = ((tmp_path / "out" / store.name / name).read_bytes() for store in indexed)
-    assert one == other
+    from_index, from_training = (
+        (tmp_path / "out" / store.name / name).read_bytes() for store in indexed
+    )
+    assert from_index == from_training
 
 
 def test_verify_reads_the_training_that_an_index_refers_to(indexed, run):
@@ -116,7 +118,7 @@ def test_verify_reads_the_training_that_an_index_refers_to(indexed, run):
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
-    assert run("ema", "list", index).status == 0  # sizes and headers are as they were
+    assert run("ema", "list", index).status == 0  # sizes and headers have not changed
     done = run("ema", "verify", index)
     assert (done.status, done.out) == (2, "")
     assert str(path) in done.err
@@ -145,8 +147,8 @@ def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, text, 
     assert (done.status, done.err) == (0, "")
     names = [f"000000001000-ema_length-{length!r}.safetensors" for length in lengths]
     assert averages_in(out) == sorted(names)
-    described = json.loads((out / "averages.json").read_text())
-    assert set(described) == set(names)
+    descriptions = json.loads((out / "averages.json").read_text())
+    assert set(descriptions) == set(names)
     for name, row, (average, tensors) in zip(
         names, rows(done.out), reconstruct(SnapshotStore(folder), lengths), strict=True
     ):
@@ -154,9 +156,12 @@ def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, text, 
         assert written["w"].dtype == torch.float16
         assert torch.equal(written["w"], tensors["w"].half())
         assert written["freqs"].tolist() == [1, 1]
-        assert described[name]["error"] == pytest.approx(average.error)
-        assert described[name]["weight_sum"] == pytest.approx(average.weight_sum)
-        assert (described[name]["sigma_rel"], described[name]["nimg"]) == (average.sigma_rel, 1000)
+        assert descriptions[name]["error"] == pytest.approx(average.error)
+        assert descriptions[name]["weight_sum"] == pytest.approx(average.weight_sum)
+        assert (descriptions[name]["sigma_rel"], descriptions[name]["nimg"]) == (
+            average.sigma_rel,
+            1000,
+        )
         assert row == [
             f"{average.sigma_rel:g}",
             "1000",
@@ -245,9 +250,9 @@ def test_a_later_call_keeps_the_descriptions_of_earlier_averages(folder, tmp_pat
     run(*command, "0.08")
     before = json.loads((out / "averages.json").read_text())
     run(*command, "0.1")
-    described = json.loads((out / "averages.json").read_text())
-    assert {name: described.get(name) for name in before} == before
-    assert sorted(described) == averages_in(out)
+    descriptions = json.loads((out / "averages.json").read_text())
+    assert {name: descriptions.get(name) for name in before} == before
+    assert sorted(descriptions) == averages_in(out)
 
 
 @pytest.mark.parametrize("text", ["{", "3"])

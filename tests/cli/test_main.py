@@ -30,7 +30,7 @@ def test_help_lists_all_commands(run, option):
 def test_the_project_is_the_nearest_one_above(empty_project, run, monkeypatch):
     folder = empty_project({"seed": 123})
     (folder / "notes/deep").mkdir(parents=True)
-    write_params(folder / "notes/params.yaml", {"seed": 456})  # no project without dvc.yaml
+    write_params(folder / "notes/params.yaml", {"seed": 456})  # not a project without dvc.yaml
     monkeypatch.chdir(folder / "notes/deep")
     done = run("params", "describe", "seed")
     assert done.status == 0, done.err
@@ -48,7 +48,7 @@ def test_a_project_elsewhere_can_be_named(empty_project, run, tmp_path, monkeypa
         assert "seed = 123" in done.out
 
 
-def test_a_named_project_goes_before_the_one_around(empty_project, run, tmp_path):
+def test_a_named_project_is_used_instead_of_the_current_one(empty_project, run, tmp_path):
     folder = empty_project({"seed": 123})
     other = tmp_path / "other"
     other.mkdir()
@@ -56,24 +56,24 @@ def test_a_named_project_goes_before_the_one_around(empty_project, run, tmp_path
     write_params(other / "params.yaml", {"seed": 456})
     assert "seed = 456" in run("--project", other, "params", "describe", "seed").out
     (folder / "notes").mkdir()
-    assert run("--project", "notes", "params", "check").status == 2  # no project itself
+    assert run("--project", "notes", "params", "check").status == 2  # it is not a project
 
 
-@pytest.mark.parametrize("where", ["sub-folder", "elsewhere"])
+@pytest.mark.parametrize("where", ["subfolder", "elsewhere"])
 def test_files_are_relative_to_the_folder_of_the_caller(
     empty_project, run, tmp_path, monkeypatch, where
 ):
     folder = empty_project({})
-    caller = {"sub-folder": folder / "notes", "elsewhere": tmp_path / "elsewhere"}[where]
+    caller = {"subfolder": folder / "notes", "elsewhere": tmp_path / "elsewhere"}[where]
     (caller / "results").mkdir(parents=True)
     (caller / "results/file").write_text("content")
     write_manifest(caller / "results")
-    write_params(caller / "own.yaml", {"seed": "x"})
+    write_params(caller / "other.yaml", {"seed": "x"})
     monkeypatch.chdir(caller)
-    options = () if where == "sub-folder" else ("--project", os.path.relpath(folder, caller))
-    done = run(*options, "params", "check", "own.yaml")
+    options = () if where == "subfolder" else ("--project", os.path.relpath(folder, caller))
+    done = run(*options, "params", "check", "other.yaml")
     assert done.status == 2
-    assert f"{caller / 'own.yaml'} " in done.err
+    assert f"{caller / 'other.yaml'} " in done.err
     assert "seed: 'x'" in done.err
     assert run(*options, "verify", "results").status == 0
 
@@ -89,7 +89,9 @@ def test_files_are_relative_to_the_folder_of_the_caller(
         ("verify",),
     ],
 )
-def test_outside_a_project_the_message_says_what_a_project_is(run, tmp_path, monkeypatch, command):
+def test_outside_a_project_the_message_explains_what_a_project_is(
+    run, tmp_path, monkeypatch, command
+):
     monkeypatch.chdir(tmp_path)
     done = run(*command)
     assert (done.status, done.out) == (2, "")
@@ -137,8 +139,8 @@ def test_as_a_program_errors_have_no_traceback(program, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [("params", "describe"), ("--help",)])
-def test_a_reader_that_has_seen_enough_is_no_error(program, arguments):
-    """As behind `| head`; the pipe is closed from the start, so that writing always fails."""
+def test_a_closed_pipe_is_not_an_error(program, arguments):
+    """As with `| head`; the pipe is closed from the start, so that writing always fails."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -194,7 +196,7 @@ def test_a_missing_module_of_edm2_is_a_bug(empty_project, run, monkeypatch):
     "arguments", [None, ["--help"], ["--version"], ["sample", "--help"], ["params", "check"]]
 )
 def test_nothing_heavy_is_imported_without_need(arguments):
-    """Help appears at once, also where the pipeline's packages are not installed."""
+    """Help appears at once, even if the pipeline's packages are not installed."""
     code = f"""
 import sys, edm2
 if {arguments!r} is not None:

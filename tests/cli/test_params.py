@@ -40,7 +40,7 @@ def test_check_lists_all_impossible_combinations_at_once(empty_project, run):
 
 
 def test_check_reads_another_file(empty_project, run):
-    """Relative to the caller's folder, while the project's own params.yaml is as it may be."""
+    """Relative to the caller's folder, and the project's params.yaml is not read."""
     folder = empty_project({"seed": "x"})
     (folder / "variants").mkdir()
     write_params(folder / "variants/good.yaml", {})
@@ -111,7 +111,7 @@ def test_describe_refuses_an_unknown_key(empty_project, run, key):
     empty_project({})
     done = run("params", "describe", key)
     assert (done.status, done.out) == (2, "")
-    assert f"{key}: no field or section" in done.err
+    assert f"{key}: not a field or section" in done.err
 
 
 def test_describe_refuses_wrong_params(empty_project, run):

@@ -76,7 +76,7 @@ def test_all_damaged_files_are_named(results, run):
     assert "3 damaged" in done.out
 
 
-def test_a_damaged_manifest_is_named_beside_other_damage(results, run):
+def test_a_damaged_manifest_is_named_along_with_other_damage(results, run):
     (results / "data/images/manifest.json").write_text("{")
     remove(results / "models/vae/vae.safetensors")
     done = run("verify")

@@ -1,4 +1,4 @@
-"""What makes two runs the same, and how results become the pipeline's outs."""
+"""Fingerprints of runs, and publication of results as outs of the pipeline."""
 
 import hashlib
 from pathlib import Path
@@ -18,45 +18,45 @@ def files(folder: Path, **contents: str) -> Path:
     return folder
 
 
-def test_fingerprint_is_the_same_for_the_same_work(root: Path) -> None:
+def test_fingerprint_does_not_depend_on_the_order_of_params(root: Path) -> None:
     inputs = [files(Path("code"), a="1", b="2"), files(Path("c"), d="3") / "d"]
     first = fingerprint({"seed": 0, "vae": {"lr": 0.1, "batch": 8}}, inputs)
     assert first == fingerprint({"vae": {"batch": 8, "lr": 0.1}, "seed": 0}, inputs)
 
 
-def test_fingerprint_follows_params(root: Path) -> None:
+def test_fingerprint_changes_with_params(root: Path) -> None:
     values = [{"lr": 0.1}, {"lr": 0.2}, {"lr": None}, {"lr": 0.1, "seed": 0}, {}]
     assert len({fingerprint(value, []) for value in values}) == len(values)
 
 
-def test_fingerprint_follows_code(root: Path) -> None:
+def test_fingerprint_changes_with_code(root: Path) -> None:
     code = files(Path("code"), a="1", b="2")
-    seen = [fingerprint({}, [code])]
+    fingerprints = [fingerprint({}, [code])]
     files(code / "inner", deep="1")
-    seen.append(fingerprint({}, [code]))
+    fingerprints.append(fingerprint({}, [code]))
     files(code, a="3")
-    seen.append(fingerprint({}, [code]))
+    fingerprints.append(fingerprint({}, [code]))
     (code / "b").rename(code / "bb")
-    seen.append(fingerprint({}, [code]))
-    assert len(set(seen)) == 4
+    fingerprints.append(fingerprint({}, [code]))
+    assert len(set(fingerprints)) == 4
     files(code, **{"a.cpython-311.pyc": "compiled"})
-    assert fingerprint({}, [code]) == seen[-1]
+    assert fingerprint({}, [code]) == fingerprints[-1]
 
 
-def test_fingerprint_knows_where_a_file_ends(root: Path) -> None:
+def test_fingerprint_separates_files(root: Path) -> None:
     code = files(Path("code"), a="1", b="2")
-    two = fingerprint({}, [code])
+    two_files = fingerprint({}, [code])
     (code / "b").unlink()
     files(code, a="1code/b2")
-    assert fingerprint({}, [code]) != two
+    assert fingerprint({}, [code]) != two_files
 
 
-def test_fingerprint_takes_results_by_their_manifest(root: Path) -> None:
+def test_fingerprint_represents_results_by_their_manifest(root: Path) -> None:
     folder = files(Path("images"), shard="1")
     write_manifest(folder)
     before = fingerprint({}, [folder])
     files(folder, shard="2")
-    assert fingerprint({}, [folder]) == before  # reading all data is the reader's business
+    assert fingerprint({}, [folder]) == before  # the data itself is not read
     write_manifest(folder)
     assert fingerprint({}, [folder]) != before
 
@@ -66,7 +66,7 @@ def test_missing_input_is_named(root: Path) -> None:
         fingerprint({}, [Path("data/images")])
 
 
-def test_publish_links_results_and_finishes(root: Path) -> None:
+def test_publish_links_results_and_marks_the_run_complete(root: Path) -> None:
     with open_state("s", "f") as state:
         (state.results / "models").mkdir()
         files(state.results / "models" / "vae", weights="w")
@@ -77,8 +77,8 @@ def test_publish_links_results_and_finishes(root: Path) -> None:
         assert (root / "models/vae/weights").read_text() == "w"
         assert (root / "table").read_text() == "t"
         assert not list(state.folder.glob("checkpoint-*"))
-    with open_state("s", "f") as again:
-        assert is_complete(again)
+    with open_state("s", "f") as state:
+        assert is_complete(state)
 
 
 @pytest.mark.parametrize("content", ["12", None], ids=["truncated", "missing"])
@@ -107,7 +107,7 @@ def test_publication_reads_no_result(root: Path, monkeypatch: pytest.MonkeyPatch
     assert Path("table").read_text() == "t"
 
 
-def test_finished_results_reach_the_pipeline_again(root: Path) -> None:
+def test_complete_results_can_be_published_again(root: Path) -> None:
     with open_state("s", "f") as state:
         files(state.results, table="t")
         publish(state, [Path("table")])
