@@ -1,4 +1,4 @@
-"""A tiny project: the whole pipeline on few images, in a folder of its own."""
+"""A tiny project: the whole pipeline on few images, in a separate folder."""
 
 import importlib
 import os
@@ -53,7 +53,7 @@ TINY: dict[str, Any] = {
     "runtime.threads": 1,
     "tracking.mlflow": False,
 }
-EVERYTHING: dict[str, Any] = {  # that an autoencoder can have; images are halved, then a wavelet
+EVERYTHING: dict[str, Any] = {  # every option of the VAE; images are halved, then a wavelet
     "vae.channel_mult": [1, 2],
     "vae.wavelet": True,
     "vae.high_resolution": True,
@@ -92,7 +92,7 @@ def write_params(path: Path, changes: dict[str, Any]) -> Path:
 
 
 def make_project(folder: Path, changes: dict[str, Any]) -> Path:
-    """The pipeline's declaration and code, with params of its own."""
+    """A project with this pipeline and code, and with params.yaml changed."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "dvc.yaml", folder)
     for code in ("edm2", "stages"):
@@ -102,7 +102,7 @@ def make_project(folder: Path, changes: dict[str, Any]) -> Path:
 
 
 def run_stage(name: str, config: str = "", external_inputs: str = "") -> None:
-    """One stage in this process, in the current folder."""
+    """Run one stage in this process, in the current folder."""
     from edm2.params import load
     from edm2.pipeline import runner
 
@@ -111,7 +111,7 @@ def run_stage(name: str, config: str = "", external_inputs: str = "") -> None:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A module of the project in a process of its own."""
+    """Start a module of the project in a separate process."""
     environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": str(folder)}
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
@@ -123,7 +123,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def write_autoencoder(folder: Path, **changes: Any) -> Path:
-    """A tiny autoencoder with random weights, of the kind that Stable Diffusion has: 4× down."""
+    """A tiny VAE with random weights, like that of Stable Diffusion: 4× down."""
     from diffusers import AutoencoderKL
 
     config = {

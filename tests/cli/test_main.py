@@ -14,17 +14,17 @@ HEAVY = {"torch", "dvc", "mlflow", "pandas", "webdataset"}
 
 
 def test_version_is_printed(run):
-    done = run("--version")
-    assert (done.status, done.err) == (0, "")
-    assert edm2.__version__ in done.out
+    result = run("--version")
+    assert (result.status, result.err) == (0, "")
+    assert edm2.__version__ in result.out
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_lists_all_commands(run, option):
-    done = run(option)
-    assert (done.status, done.err) == (0, "")
+    result = run(option)
+    assert (result.status, result.err) == (0, "")
     for command in ("compare", "ema", "model", "params", "sample", "verify"):
-        assert f"\n  {command} " in done.out
+        assert f"\n  {command} " in result.out
 
 
 def test_the_project_is_the_nearest_one_above(empty_project, run, monkeypatch):
@@ -32,9 +32,9 @@ def test_the_project_is_the_nearest_one_above(empty_project, run, monkeypatch):
     (folder / "notes/deep").mkdir(parents=True)
     write_params(folder / "notes/params.yaml", {"seed": 456})  # not a project without dvc.yaml
     monkeypatch.chdir(folder / "notes/deep")
-    done = run("params", "describe", "seed")
-    assert done.status == 0, done.err
-    assert "seed = 123" in done.out
+    result = run("params", "describe", "seed")
+    assert result.status == 0, result.err
+    assert "seed = 123" in result.out
 
 
 def test_a_project_elsewhere_can_be_named(empty_project, run, tmp_path, monkeypatch):
@@ -43,9 +43,9 @@ def test_a_project_elsewhere_can_be_named(empty_project, run, tmp_path, monkeypa
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     for name in (folder, "../project"):
-        done = run("--project", name, "params", "describe", "seed")
-        assert done.status == 0, done.err
-        assert "seed = 123" in done.out
+        result = run("--project", name, "params", "describe", "seed")
+        assert result.status == 0, result.err
+        assert "seed = 123" in result.out
 
 
 def test_a_named_project_is_used_instead_of_the_current_one(empty_project, run, tmp_path):
@@ -71,10 +71,10 @@ def test_files_are_relative_to_the_folder_of_the_caller(
     write_params(caller / "other.yaml", {"seed": "x"})
     monkeypatch.chdir(caller)
     options = () if where == "subfolder" else ("--project", os.path.relpath(folder, caller))
-    done = run(*options, "params", "check", "other.yaml")
-    assert done.status == 2
-    assert f"{caller / 'other.yaml'} " in done.err
-    assert "seed: 'x'" in done.err
+    result = run(*options, "params", "check", "other.yaml")
+    assert result.status == 2
+    assert f"{caller / 'other.yaml'} " in result.err
+    assert "seed: 'x'" in result.err
     assert run(*options, "verify", "results").status == 0
 
 
@@ -93,19 +93,19 @@ def test_outside_a_project_the_message_explains_what_a_project_is(
     run, tmp_path, monkeypatch, command
 ):
     monkeypatch.chdir(tmp_path)
-    done = run(*command)
-    assert (done.status, done.out) == (2, "")
+    result = run(*command)
+    assert (result.status, result.out) == (2, "")
     for part in (str(tmp_path), "params.yaml", "dvc.yaml", "--project"):
-        assert part in done.err
-    assert "Traceback" not in done.err
+        assert part in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_named_folder_must_be_a_project(run, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        done = run("--project", folder, "params", "check")
-        assert (done.status, done.out) == (2, "")
-        assert str(folder) in done.err
-        assert "--project" in done.err
+        result = run("--project", folder, "params", "check")
+        assert (result.status, result.out) == (2, "")
+        assert str(folder) in result.err
+        assert "--project" in result.err
 
 
 @pytest.mark.parametrize(
@@ -120,22 +120,22 @@ def test_a_named_folder_must_be_a_project(run, tmp_path):
     ],
 )
 def test_wrong_usage_gives_status_2(run, arguments, named):
-    done = run(*arguments)
-    assert (done.status, done.out) == (2, "")
-    assert named in done.err
+    result = run(*arguments)
+    assert (result.status, result.out) == (2, "")
+    assert named in result.err
 
 
 def test_no_command_gives_help_and_status_2(run):
-    done = run()
-    assert done.status == 2
-    assert "params" in done.err
+    result = run()
+    assert result.status == 2
+    assert "params" in result.err
 
 
 def test_as_a_program_errors_have_no_traceback(program, tmp_path):
-    done = program("params", "check", cwd=tmp_path)
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("edm2: ")
-    assert "Traceback" not in done.err
+    result = program("params", "check", cwd=tmp_path)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("edm2: ")
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("arguments", [("params", "describe"), ("--help",)])
@@ -144,10 +144,10 @@ def test_a_closed_pipe_is_not_an_error(program, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = program(*arguments, cwd=ROOT, stdout=writing)
+        result = program(*arguments, cwd=ROOT, stdout=writing)
     finally:
         os.close(writing)
-    assert (done.status, done.err) == (0, "")
+    assert (result.status, result.err) == (0, "")
 
 
 def raising(error):
@@ -159,10 +159,10 @@ def raising(error):
 
 def test_ctrl_c_gives_status_130(run, monkeypatch):
     monkeypatch.setattr("edm2.params.load", raising(KeyboardInterrupt()))
-    done = run("params", "check", "params.yaml")
-    assert done.status == 130
-    assert "interrupted" in done.err
-    assert "Traceback" not in done.err
+    result = run("params", "check", "params.yaml")
+    assert result.status == 130
+    assert "interrupted" in result.err
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("error", [EOFError("a truncated file"), RuntimeError("a bug")])
@@ -178,11 +178,11 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     empty_project({})
     monkeypatch.delitem(sys.modules, "edm2.pipeline.comparison", raising=False)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    done = run("compare", "first")
-    assert (done.status, done.out) == (2, "")
-    assert "pandas" in done.err
-    assert "pip install" in done.err
-    assert "Traceback" not in done.err
+    result = run("compare", "first")
+    assert (result.status, result.out) == (2, "")
+    assert "pandas" in result.err
+    assert "pip install" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_missing_module_of_edm2_is_a_bug(empty_project, run, monkeypatch):
@@ -207,7 +207,7 @@ if {arguments!r} is not None:
         assert end.code == 0, end.code
 print("imported:", *sorted({HEAVY!r} & set(sys.modules)))
 """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -215,10 +215,12 @@ print("imported:", *sorted({HEAVY!r} & set(sys.modules)))
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split() == ["imported:"]
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].split() == ["imported:"]
 
 
 def test_shells_can_complete_command_lines(program):
-    done = program(cwd=ROOT, _EDM2_COMPLETE="bash_complete", COMP_WORDS="edm2 par", COMP_CWORD="1")
-    assert done.out.split() == ["plain,params"]
+    result = program(
+        cwd=ROOT, _EDM2_COMPLETE="bash_complete", COMP_WORDS="edm2 par", COMP_CWORD="1"
+    )
+    assert result.out.split() == ["plain,params"]

@@ -184,9 +184,9 @@ def test_an_interrupted_shard_leaves_no_file_and_is_written_by_the_next_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(samples, "image_sample", interrupted)
-        done = run(*command)
-    assert done.status == 130
-    assert "run the same command again" in done.err
+        result = run(*command)
+    assert result.status == 130
+    assert "run the same command again" in result.err
     names = {path.name for path in (folder / "samples").iterdir()}
     assert names == {"samples.json", "samples-000000000.tar"}
     assert run(*command).status == 0
@@ -254,10 +254,10 @@ def test_impossible_requests_are_refused(project, run):
         sample(network="params.yaml")
     with pytest.raises(UserError, match="--config F: .*configs"):
         sample("--config", "F")
-    done = run("sample", NETWORK, "--seeds", "9-3")
-    assert done.status == 2
-    assert "--seeds" in done.err
-    assert "'9-3'" in done.err
+    result = run("sample", NETWORK, "--seeds", "9-3")
+    assert result.status == 2
+    assert "--seeds" in result.err
+    assert "'9-3'" in result.err
 
 
 @pytest.mark.parametrize(
@@ -308,10 +308,10 @@ def test_a_network_trained_with_label_dropout_guides_itself(project):
 )
 def test_meaningless_values_are_refused(empty_project, run, option, value):
     empty_project({})
-    done = run("sample", NETWORK, option, value)
-    assert done.status == 2
-    assert option in done.err
-    assert f"{value!r}: expected" in done.err
+    result = run("sample", NETWORK, option, value)
+    assert result.status == 2
+    assert option in result.err
+    assert f"{value!r}: expected" in result.err
 
 
 def test_a_wrong_network_creates_no_folder(project):
@@ -389,8 +389,8 @@ def test_the_grid_shows_the_first_classes_and_the_first_seeds_of_each(project, m
 
 def test_as_a_program(project, program):
     folder = project()
-    done = program("sample", NETWORK, "--seeds", "0", cwd=folder)
-    assert done.status == 0, done.err
+    result = program("sample", NETWORK, "--seeds", "0", cwd=folder)
+    assert result.status == 0, result.err
     assert (folder / "samples/000000000.png").exists()
     wrong = program("sample", "nothing", "--seeds", "1", cwd=folder)
     assert wrong.status == 2
@@ -402,8 +402,8 @@ def test_from_a_subfolder_files_are_relative_to_it(project, run, monkeypatch):
     folder = project()
     (folder / "notes").mkdir()
     monkeypatch.chdir(folder / "notes")
-    done = run("sample", f"../{NETWORK}", "--seeds", "0")
-    assert done.status == 0, done.err
+    result = run("sample", f"../{NETWORK}", "--seeds", "0")
+    assert result.status == 0, result.err
     assert (folder / "notes/samples/000000000.png").exists()
     assert not (folder / "samples").exists()
     assert run("sample", NETWORK, "--seeds", "1").status == 2  # not in notes/
@@ -414,6 +414,6 @@ def test_from_elsewhere_the_project_is_named(project, run, tmp_path, monkeypatch
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     network = os.path.relpath(folder / NETWORK, elsewhere)
-    done = run("--project", "../project", "sample", network, "--seeds", "0", "--out", "here")
-    assert done.status == 0, done.err
+    result = run("--project", "../project", "sample", network, "--seeds", "0", "--out", "here")
+    assert result.status == 0, result.err
     assert (elsewhere / "here/000000000.png").exists()
