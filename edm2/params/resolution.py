@@ -25,7 +25,7 @@ NUMBERS = (
 def resolve(name: ConfigName, params: Diffusion) -> TrainingConfig:
     """The complete config: every null of `params` replaced by the paper's value.
 
-    A config with a constant learning rate keeps it constant: lr_decay_batches says when the rate
+    A config with a constant learning rate keeps it constant: lr_decay_batches sets when the rate
     falls, not whether it does.
     """
     params = params.of(name)
