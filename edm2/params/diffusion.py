@@ -31,7 +31,9 @@ class Overrides(Section):
         description="linear layers between noise features and embedding"
     )
     bias: bool | None = Field(description="biases in layers, and a shift in conditioning")
-    ones_channel: bool | None = Field(description="a constant channel of ones in the network's input")
+    ones_channel: bool | None = Field(
+        description="a constant channel of ones in the network's input"
+    )
     scaled_labels: bool | None = Field(description="one-hot labels times √(number of classes)")
     group_norm: GroupNorm | None = Field(description="in the residual branches and the output")
     pixel_norm: bool | None = Field(
