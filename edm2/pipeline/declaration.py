@@ -57,7 +57,7 @@ def _stage(name: str, pipeline: Path) -> dict[str, Any]:
         stage: dict[str, Any] = YAML(typ="safe").load(pipeline)["stages"][name]
     except FileNotFoundError:
         raise UserError(
-            f"{pipeline}: not in this folder ({Path.cwd()}). Run stages in the project root."
+            f"{pipeline}: not in this folder ({Path.cwd()}). Run stages in the project's root."
         ) from None
     return stage
 
