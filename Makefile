@@ -1,4 +1,4 @@
-# Two commands do it all on a fresh machine: `make repro` and `make test`.
+# `make repro` runs the pipeline, `make test` all checks. Both install the environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

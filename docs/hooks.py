@@ -61,7 +61,7 @@ def generated_pages() -> dict[str, str]:
 def params_page() -> str:
     """One table per section of params.yaml."""
     defaults = YAML(typ="safe").load(ROOT / "params.yaml")
-    described = dict(fields(Params))
+    descriptions = dict(fields(Params))
     lines = [
         "# Params\n",
         "Every field of `params.yaml`: its type, its value in the repository, and what it means. "
@@ -74,7 +74,7 @@ def params_page() -> str:
     ]
     for section, model in _sections(Params):
         title = section or "Top level"
-        lines += [f"\n## {title}\n", *([_sentence(described[section])] if section else [])]
+        lines += [f"\n## {title}\n", *([_sentence(descriptions[section])] if section else [])]
         lines += ["\n| key | type | default | meaning |", "|---|---|---|---|"]
         for name, field in model.model_fields.items():
             if _is_section(field):
@@ -85,7 +85,7 @@ def params_page() -> str:
                 f"`{name}`{{#{key}}}",
                 _type(field.annotation, field.metadata),
                 f"`{json.dumps(default, ensure_ascii=False)}`",
-                _cell(described[key]),
+                _cell(descriptions[key]),
             )
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

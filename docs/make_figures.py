@@ -1,4 +1,4 @@
-"""`python docs/make_figures.py` draws the figures of posthoc-ema.md, into its own folder."""
+"""`python docs/make_figures.py` draws the figures of posthoc-ema.md into the folder of this file."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,7 +5,7 @@ from edm2.pipeline.runner import StageContext, main
 
 
 def run(context: StageContext) -> None:
-    """Generate images with every network of the sweep and compute their metrics; the best ones twice."""
+    """Generate images with every network of the sweep and compute their metrics."""
     from edm2.pipeline.sweep_evaluation import evaluate_sweep
 
     evaluate_sweep(context)

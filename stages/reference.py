@@ -5,7 +5,7 @@ from edm2.pipeline.runner import StageContext, main
 
 
 def run(context: StageContext) -> None:
-    """Extract features of all training images, or import the statistics that params name."""
+    """Extract features of all training images, or import the statistics in evaluation.reference."""
     from edm2.pipeline.reference import write_reference
 
     write_reference(context)

@@ -1,4 +1,4 @@
-"""all results → reports: tables, curves, one page."""
+"""all results → reports: tables, figures and a page."""
 
 from edm2.pipeline.runner import StageContext, main
 

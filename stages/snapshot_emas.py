@@ -1,4 +1,4 @@
-"""a training, or published networks → models/ema/X: the snapshot store."""
+"""snapshots of a training, or published networks → models/ema/X: the snapshot store."""
 
 from edm2.params import Params
 from edm2.pipeline.runner import StageContext, main

@@ -1,4 +1,4 @@
-"""snapshot stores → models/sweep/X: networks of the EMA lengths that params ask for, and guides."""
+"""snapshot stores → models/sweep/X: networks of the EMA lengths in params, and guides."""
 
 from edm2.pipeline.runner import StageContext, main
 

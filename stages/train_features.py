@@ -4,7 +4,7 @@ from edm2.pipeline.runner import StageContext, main
 
 
 def run(context: StageContext) -> None:
-    """Train the classifier that stands in for VGG16 and Inception; classify the held-out images."""
+    """Train the classifier that replaces VGG16 and Inception by default; classify held-out images."""
     from edm2.pipeline.feature_training import train_features
 
     train_features(context)

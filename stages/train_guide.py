@@ -1,4 +1,4 @@
-"""latents → models/guide/X: snapshots of a network that guides config X, if params ask for one."""
+"""latents → models/guide/X: snapshots of a network that guides config X, if params choose one."""
 
 from edm2.params import Params
 from edm2.pipeline.runner import StageContext, main

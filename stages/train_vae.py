@@ -5,7 +5,7 @@ from edm2.pipeline.runner import StageContext, main
 
 
 def run(context: StageContext) -> None:
-    """Train the VAE, or take the codec that params name; measure held-out reconstructions."""
+    """Train the VAE, or save the codec that params choose; evaluate held-out reconstructions."""
     from edm2.pipeline.vae_training import train_vae
 
     train_vae(context)

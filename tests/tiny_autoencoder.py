@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     "warmup_nimg": 32,
     "evaluate_nimg": 80,
 }
-EVERYTHING: dict[str, Any] = {  # all losses from the start, transforms and flips
+FULL_VAE: dict[str, Any] = {  # all losses from the start, transforms and flips
     **TINY,
     "latent_channels": 6,
     "attention": True,

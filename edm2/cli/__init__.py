@@ -1,4 +1,4 @@
-"""The `edm2` command. Each module is one group of commands; what they run is imported when it runs."""
+"""The `edm2` command. Each module is one group of commands, and imports what it runs when it runs."""
 
 from edm2.cli.main import main
 

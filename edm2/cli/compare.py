@@ -19,7 +19,7 @@ from edm2.cli.project import ProjectContext
 def compare(
     project: ProjectContext, revisions: tuple[str, ...], vae: bool, out: Path | None
 ) -> None:
-    """Put experiments side by side: a table and a figure.
+    """Compare experiments in a table and a figure.
 
     A REVISION is a commit, a branch, the name of an experiment in `dvc exp show`, or `workspace`.
     With --vae, experiments that differ only in `seed` are one variant.

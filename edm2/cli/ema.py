@@ -1,4 +1,4 @@
-"""`edm2 ema`: post-hoc EMA on any folder of snapshots, without a pipeline."""
+"""`edm2 ema`: post-hoc EMA from any folder of snapshots, without a pipeline."""
 
 import json
 import sys
@@ -82,7 +82,11 @@ def verify(store: Path) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the averages."
 )
-@click.option("--nimg", type=int, help="Time in images at which they end; default: the end.")
+@click.option(
+    "--nimg",
+    type=int,
+    help="Time in images at which the averages end; default: the last.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
@@ -95,7 +99,7 @@ def reconstruct(
 ) -> int:
     """Make averages of EMA lengths from the snapshots of STORE.
 
-    Exit status 1 if a reconstruction has a large error.
+    The exit status is 1 if a reconstruction has a large error.
     """
     import torch
 
@@ -130,7 +134,7 @@ def reconstruct(
     if inaccurate:
         print(
             f"warning: EMA length {', '.join(inaccurate)}: large error of the response function. Take "
-            "more snapshots, or choose lengths nearer to theirs.",
+            "more snapshots, or choose EMA lengths closer to those of the snapshots.",
             file=sys.stderr,
         )
     return int(bool(inaccurate))

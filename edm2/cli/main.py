@@ -1,4 +1,4 @@
-"""The entry point of `edm2`: its groups of commands, and the exit status of each kind of error."""
+"""The entry point of `edm2`: its commands, and the exit status of each kind of error."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from edm2.cli.verify import verify
 from edm2.params.errors import UserError
 
 USAGE_ERROR = 2
-COMPLETION = "_EDM2_COMPLETE"  # set by a shell that completes a command line
+COMPLETION = "_EDM2_COMPLETE"  # set by shells for completion
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,7 +35,7 @@ def edm2(context: click.Context, project: str | None) -> None:
     The pipeline itself is run with `dvc repro` and `dvc exp run`. These commands look at its params
     and results, and make samples and averages from them.
 
-    Exit status: 0; 1 for a negative result; 2 for wrong input; 130 after Ctrl-C.
+    Exit status: 0 for success; 1 for a negative result; 2 for wrong input; 130 after Ctrl-C.
     """
     context.obj = ProjectContext(project)
 
@@ -45,12 +45,12 @@ for command in (params, ema, sample, compare, model, verify):
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; never ends in a traceback for what a user can mend."""
+    """Run the command line; errors that a user can fix are printed without a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written files
     if COMPLETION in os.environ:
         edm2.main(prog_name="edm2")  # answers the shell and exits
     try:
-        # not edm2.main, which exits with 1 at a broken pipe and takes an EOFError for Ctrl-C
+        # not edm2.main, which exits with 1 at a broken pipe and treats an EOFError as Ctrl-C
         with edm2.make_context("edm2", list(sys.argv[1:] if args is None else args)) as context:
             status = edm2.invoke(context)
         sys.stdout.flush()
@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
         status = _fail(str(error), USAGE_ERROR)
     except KeyboardInterrupt:
         status = _fail("interrupted; run the same command again to continue", 130)
-    except BrokenPipeError:  # the reader has seen enough, as `head` has
+    except BrokenPipeError:  # the reader, like `head`, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except ModuleNotFoundError as error:

@@ -55,7 +55,7 @@ def summary(config: str, size: str | None, channels: int | None, **shape: Any) -
     from edm2.diffusion.summary import layer_table
 
     if size and channels:
-        raise click.UsageError("SIZE and --channels exclude each other: give only one of them.")
+        raise click.UsageError("SIZE and --channels: expected only one of them.")
     try:
         with torch.device("meta"):
             denoiser = build_denoiser(
@@ -72,7 +72,7 @@ def summary(config: str, size: str | None, channels: int | None, **shape: Any) -
         rows, total = layer_table(denoiser)
     except RuntimeError as error:  # from torch, about shapes of tensors
         raise UserError(
-            f"no network has this shape ({error}). Choose a --resolution divisible "
+            f"no network can have this shape ({error}). Choose a --resolution divisible "
             "by 2 once for each level after the first, and --channels divisible by 64."
         ) from None
     click.echo(f"Config {config} with the paper's values for this size:\n")

@@ -35,19 +35,19 @@ def check(project: ProjectContext, file: Path | None) -> None:
 @click.argument("key", required=False)
 @click.pass_obj
 def describe(project: ProjectContext, key: str | None) -> None:
-    """Print what every field means and its value here; KEY: only a field or section, like `ema`."""
+    """Print what every field means and its value here; KEY: only this field or section, like `ema`."""
     from edm2.params import UserError, load
     from edm2.params.loading import fields
     from edm2.params.section import Section
     from edm2.params.tree import Params
 
     tree = load(project.enter() / "params.yaml")
-    described = dict(fields(Params))
-    if key is not None and key not in described:
+    descriptions = dict(fields(Params))
+    if key is not None and key not in descriptions:
         raise UserError(
-            f"{key}: no field or section of params.yaml. `edm2 params describe` lists all."
+            f"{key}: not a field or section of params.yaml. `edm2 params describe` lists all."
         )
-    for path, description in described.items():
+    for path, description in descriptions.items():
         if key is None or path == key or path.startswith(f"{key}."):
             value = tree
             for part in path.split("."):

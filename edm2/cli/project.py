@@ -1,4 +1,4 @@
-"""Where the project is that a command works on."""
+"""The project that a command works on."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ FILES = ("params.yaml", "dvc.yaml")
 
 @dataclass(frozen=True)
 class ProjectContext:
-    """The folder that `--project` names, if it was given."""
+    """The folder that `--project` names, if any."""
 
     folder: str | None
 
@@ -22,7 +22,7 @@ class ProjectContext:
 
     @property
     def root(self) -> Path | None:
-        """The project's root, if there is a project."""
+        """The project root, if there is a project."""
         candidates = [self.start] if self.folder else [self.start, *self.start.parents]
         for root in candidates:
             if all((root / name).is_file() for name in FILES):
@@ -30,10 +30,10 @@ class ProjectContext:
         return None
 
     def enter(self) -> Path:
-        """Make the project's root the current folder.
+        """Make the project root the current folder.
 
         Raises:
-            UserError: neither this folder nor one above it is a project.
+            UserError: neither this folder nor a folder above it is a project.
         """
         root = self.root
         if root is None:

@@ -15,12 +15,12 @@ FILE = click.Path(resolve_path=True, path_type=Path)
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Numbers separated by commas, like 3,7, none below `least`."""
+    """Numbers separated by commas, like 3,7, each at least `minimum`."""
 
     name = "numbers"
 
-    def __init__(self, least: int = 0) -> None:
-        self.least = least
+    def __init__(self, minimum: int = 0) -> None:
+        self.minimum = minimum
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Sequence[int]:
         if not isinstance(value, str):
@@ -28,8 +28,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         if not re.fullmatch(rf"{NUMBER}(,{NUMBER})*", value):
             self.fail(f"{value!r}: expected numbers, like 3,7", param, ctx)
         numbers = [int(part) for part in value.split(",")]
-        if min(numbers) < self.least:
-            self.fail(f"{value!r}: expected numbers of at least {self.least}", param, ctx)
+        if min(numbers) < self.minimum:
+            self.fail(f"{value!r}: expected numbers of at least {self.minimum}", param, ctx)
         return numbers
 
 
@@ -66,11 +66,17 @@ class Strength(click.ParamType):  # type: ignore[type-arg]
 @click.command()
 @click.argument("network", type=FILE)
 @click.option("--config", default="G", show_default=True, help="Training config of NETWORK.")
-@click.option("--seeds", type=Seeds(), default="0-63", show_default=True, help="Or a list: 3,7.")
+@click.option(
+    "--seeds",
+    type=Seeds(),
+    default="0-63",
+    show_default=True,
+    help="Or a list: 3,7.",
+)
 @click.option(
     "--labels",
     type=Numbers(),
-    help="Class numbers that the seeds take in turn, like 3 or 0,1,2; default: as sampling.labels.",
+    help="Class numbers that the seeds take in turn, like 3 or 0,1,2; default: see sampling.labels.",
 )
 @click.option(
     "--guide",
@@ -78,7 +84,11 @@ class Strength(click.ParamType):  # type: ignore[type-arg]
     help="Network of the shape that guidance.changes describes; default: NETWORK without labels.",
 )
 @click.option(
-    "--strength", type=Strength(), default=1.0, show_default=True, help="Of guidance; 1: none."
+    "--strength",
+    type=Strength(),
+    default=1.0,
+    show_default=True,
+    help="Guidance strength; 1: no guidance.",
 )
 @click.option("--out", type=FILE, default="samples", help="Folder; default: samples.")
 @click.option(
@@ -87,15 +97,15 @@ class Strength(click.ParamType):  # type: ignore[type-arg]
     type=click.Choice(["png", "shards"]),
     default="png",
     show_default=True,
-    help="A file per image, or WebDataset shards.",
+    help="One file per image, or WebDataset shards.",
 )
 @click.pass_obj
 def sample(project: ProjectContext, /, network: Path, **options: Any) -> None:
     """Make images of NETWORK: a file of models/sweep/CONFIG/, or of `edm2 ema reconstruct`.
 
     The network's shape and the sampler are those of params.yaml; codec and latents are the project's
-    models/vae and data/latents. Images that exist are kept, so that an interrupted run continues. A
-    grid by class is drawn beside single images. On several GPUs:
+    models/vae and data/latents. Existing images are kept, so that an interrupted run continues. With
+    PNG files, a grid by class is also written. On several GPUs:
     torchrun --nproc_per_node=8 --no-python edm2 sample ...
     """
     from edm2.params import UserError, load

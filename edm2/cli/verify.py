@@ -32,16 +32,16 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     manifests = sorted(path for folder in folders for path in folder.rglob(MANIFEST))
     if not manifests:
         names = ", ".join(map(str, folders))
-        raise UserError(f"{names}: no results ({MANIFEST}) in it. Run `dvc repro` first.")
+        raise UserError(f"{names}: no results ({MANIFEST}) there. Run `dvc repro` first.")
     problems = [problem for path in manifests for problem in _problems(path.parent)]
     for problem in problems:
         click.echo(problem)
-    click.echo(f"{len(manifests)} folders of results verified, {len(problems)} damaged files.")
+    click.echo(f"{len(manifests)} folders of results checked, {len(problems)} damaged files.")
     return int(bool(problems))
 
 
 def _problems(folder: Path) -> Iterator[str]:
-    """What is damaged in a folder of results, be it the manifest itself."""
+    """Damaged files in a folder of results, including the manifest."""
     from edm2.runtime.manifest import damaged_files
 
     try:

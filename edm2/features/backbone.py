@@ -49,19 +49,20 @@ class ClassDetector(Detector, Protocol):
 
 
 def require_uint8(images: torch.Tensor) -> None:
-    """Raises TypeError unless images are uint8, and so in [0, 255]."""
+    """Raise a TypeError unless images are uint8."""
     if images.dtype != torch.uint8:
-        raise TypeError(f"a detector takes uint8 images, got {images.dtype}")
+        raise TypeError(f"expected uint8 images, got {images.dtype}")
 
 
 @torch.no_grad()
-def seen_in_parts(
-    images: torch.Tensor, size: int, see: Callable[[torch.Tensor], torch.Tensor]
+def features_in_batches(
+    images: torch.Tensor, batch_size: int, extract: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Features [N, D] of uint8 images, `size` images at a time, so that memory does not grow with N.
+    """Features [N, D] of uint8 images, computed in batches so that memory does not grow with N.
 
     Args:
-        see: `size` or fewer uint8 images → their features.
+        batch_size: largest number of images in a batch.
+        extract: uint8 images → their features.
 
     Convolutions use float32 on GPUs: TensorFloat-32 would change features in the fourth digit.
 
@@ -70,4 +71,4 @@ def seen_in_parts(
     """
     require_uint8(images)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return torch.cat([see(part) for part in images.split(size)])
+        return torch.cat([extract(batch) for batch in images.split(batch_size)])

@@ -19,7 +19,7 @@ def load_detector(
     """The detector that `evaluation` names, frozen.
 
     Args:
-        classifier_folder: where the dataset's own classifier is.
+        classifier_folder: folder of the classifier of the dataset.
         root: folder that a relative `detector_path` starts from.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edm2.features import imagenet
-from edm2.features.backbone import seen_in_parts
+from edm2.features.backbone import features_in_batches
 from edm2.features.weights import PublishedWeights, load_weights
 from edm2.params import UserError
 
@@ -76,7 +76,7 @@ class Dinov2(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        return seen_in_parts(images, MAX_BATCH_SIZE, lambda part: self(resize(part)))
+        return features_in_batches(images, MAX_BATCH_SIZE, lambda batch: self(resize(batch)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float32 [N, 3, S, S] in [0, 255], S a multiple of 14 → [N, 1024]."""

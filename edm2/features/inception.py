@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from edm2.features.backbone import seen_in_parts
+from edm2.features.backbone import features_in_batches
 from edm2.features.weights import PublishedWeights, load_weights
 
 INCEPTION_WEIGHTS = PublishedWeights(
@@ -47,7 +47,7 @@ class Inception(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        return seen_in_parts(images, MAX_BATCH_SIZE, lambda part: self.network(part)[0])
+        return features_in_batches(images, MAX_BATCH_SIZE, lambda batch: self.network(batch)[0])
 
     @torch.no_grad()
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The metrics that params name, on collected features."""
+"""The metrics that params select, computed from collected features."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -24,8 +24,8 @@ class MetricValue:
     """A number and how certain it is.
 
     Attributes:
-        reference: how many training images it compares with; None: none, or unknown.
-        singular: whether a covariance of no more images than dimensions went into it.
+        reference: number of training images it compares with; None: none, or unknown.
+        singular: whether a covariance comes from no more images than it has dimensions.
     """
 
     value: float
@@ -39,10 +39,10 @@ class MetricInputs:
     """What a metric is computed from.
 
     Attributes:
-        generated: features of generated images, of which the first `count` take part.
+        generated: features of generated images, of which the first `count` are used.
         reference: features of the training images.
-        detector: made the features.
-        device: for large products.
+        detector: the detector that extracted the features.
+        device: device of large matrix products.
     """
 
     generated: Collection
@@ -54,14 +54,15 @@ class MetricInputs:
 
     @property
     def compared(self) -> int:
-        """How many training images a metric of single features compares with: as many as generated,
-        or all whose features are kept, where there are fewer.
+        """Number of training images that a metric of single features compares with: as many as generated,
+        or all whose features are kept if these are fewer.
         """
         return min(self.count, len(self.reference.features))
 
 
 def compute_metric(metric: MetricName, inputs: MetricInputs) -> MetricValue:
-    """
+    """Compute one metric.
+
     Raises:
         UserError: too few generated or training images.
     """
@@ -85,22 +86,24 @@ def fd(inputs: MetricInputs) -> MetricValue:
 def kid(inputs: MetricInputs) -> MetricValue:
     """The kernel distance."""
     features = inputs.generated.features(inputs.count)
-    others = inputs.reference.features[: inputs.compared]
-    value, error = kernel_distance(features, others, inputs.device)
+    real = inputs.reference.features[: inputs.compared]
+    value, error = kernel_distance(features, real, inputs.device)
     return MetricValue(value, inputs.compared, standard_error=error)
 
 
 def precision_of(inputs: MetricInputs) -> MetricValue:
+    """Precision by nearest neighbors."""
     features = inputs.generated.features(inputs.count)
-    others = inputs.reference.features[: inputs.compared]
-    value = precision(features, others, inputs.params.neighbors, inputs.device)
+    real = inputs.reference.features[: inputs.compared]
+    value = precision(features, real, inputs.params.neighbors, inputs.device)
     return MetricValue(value, inputs.compared)
 
 
 def recall_of(inputs: MetricInputs) -> MetricValue:
+    """Recall by nearest neighbors."""
     features = inputs.generated.features(inputs.count)
-    others = inputs.reference.features[: inputs.compared]
-    value = recall(features, others, inputs.params.neighbors, inputs.device)
+    real = inputs.reference.features[: inputs.compared]
+    value = recall(features, real, inputs.params.neighbors, inputs.device)
     return MetricValue(value, inputs.compared)
 
 

@@ -1,4 +1,4 @@
-"""What a user may set: one pydantic tree for all of params.yaml, and `load`."""
+"""The params: one pydantic tree for all of params.yaml, and `load`."""
 
 from edm2.params.errors import ParamsError, UserError
 from edm2.params.loading import load

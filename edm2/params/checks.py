@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from edm2.params.codec_checks import autoencoder_layout, backbone_problems, codec_problems
+from edm2.params.codec_checks import backbone_problems, codec_problems, latent_layout
 from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
@@ -25,11 +25,11 @@ from edm2.params.training_checks import (
 from edm2.params.tree import Params
 from edm2.params.vae_checks import vae_problems
 
-MIN_RESOLUTION = 7  # pixels of a window of structural similarity
+MIN_RESOLUTION = 7  # side of the windows of structural similarity, in pixels
 
 
 def launched_ranks(launch: str) -> int:
-    """How many processes `launch` starts: nodes × processes per node of torchrun, else one."""
+    """Number of processes that `launch` starts: nodes × processes per node of torchrun, else one."""
 
     def option(name: str) -> int:
         match = re.search(rf"--{name}[= ](\d+)", launch.replace("_", "-"))
@@ -64,20 +64,20 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
     """Problems of single configs, with their names unless all configs have the problem."""
     problems: dict[str, tuple[Problem, list[str]]] = {}
     for config in params.configs:
-        own = params.of(config)
+        merged = params.of(config)
         for problem in (
-            *level_problems(own, root),
-            *training_problems("diffusion", own.diffusion, world_size),
-            *denoiser_problems(own),
-            *snapshot_problems(own),
-            *time_problems(own),
-            *guide_problems(own),
+            *level_problems(merged, root),
+            *training_problems("diffusion", merged.diffusion, world_size),
+            *denoiser_problems(merged),
+            *snapshot_problems(merged),
+            *time_problems(merged),
+            *guide_problems(merged),
             *contradictions(resolve(config, params.diffusion)),
         ):
             problems.setdefault(str(problem), (problem, []))[1].append(config)
     for problem, configs in problems.values():
-        special = params.diffusion.per_config.keys() >= set(configs)
-        common = not special and len(configs) == len(params.configs)
+        from_entries = params.diffusion.per_config.keys() >= set(configs)
+        common = not from_entries and len(configs) == len(params.configs)
         names = "" if common else f" (config {', '.join(configs)})"
         yield replace(problem, key=problem.key + names)
     for config, changes in params.diffusion.per_config.items():
@@ -116,14 +116,14 @@ def _dataset(params: Params, root: Path) -> Iterator[Problem]:
             "dataset.resolution",
             dataset.resolution,
             f"at most {kind.max_resolution} with source: {dataset.source}",
-            "Its images are not large enough for more.",
+            "Its images are not larger.",
         )
     if len(set(params.configs)) != len(params.configs):
         yield Problem("configs", list(params.configs), "each config once", "Remove the duplicates.")
 
 
 def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
-    resolution, layout = params.dataset.resolution, autoencoder_layout(params, root)
+    resolution, layout = params.dataset.resolution, latent_layout(params, root)
     if layout is not None and resolution % layout[0]:
         reason = (
             f"vae.channel_mult has {len(params.vae.channel_mult)} levels, each after the first "
@@ -142,7 +142,7 @@ def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
             "dataset.resolution",
             resolution,
             f"at least {MIN_RESOLUTION}",
-            "Reconstructions are compared in windows of that side.",
+            "Structural similarity compares reconstructions in windows of that size.",
         )
     if resolution % 2 ** (params.features.slices - 1):
         yield Problem(
@@ -159,7 +159,7 @@ def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
         yield Problem(
             "vae.images.shards, vae.images.held_out",
             (images.shards, images.held_out),
-            "both, or both null",
+            "two patterns, or null for both",
             "Held-out metrics need shards that are not trained on.",
         )
     trained_on: set[Path] = set()
@@ -168,7 +168,7 @@ def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
         try:
             files_of = alternatives(pattern, root) if pattern is not None else {}
         except ValueError as error:
-            yield Problem(key, pattern, "braces in pairs", f"{error}.")
+            yield Problem(key, pattern, "balanced braces", f"{error}.")
             continue
         missing = [root / alternative for alternative, paths in files_of.items() if not paths]
         if missing:
@@ -193,7 +193,7 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
             "sweep.tensors_base",
             sweep.tensors_base,
             "an EMA length with sweep.tensors, and null without",
-            "The best length of the curve for all tensors is a good one.",
+            "The best EMA length of whole networks is a good choice.",
         )
     if len(set(sweep.tensors)) != len(sweep.tensors):
         yield Problem(
@@ -227,13 +227,13 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
         ("sweep.nimg", sweep.nimg or ()),
     ):
         if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
-            yield Problem(key, list(lengths), "values in rising order, each once", "Sort them.")
+            yield Problem(key, list(lengths), "values in ascending order, each once", "Sort them.")
 
 
 def project_root() -> Path:
-    """The project that relative paths, state and the MLflow store belong to.
+    """The root of the project: relative paths, state and the MLflow store start from it.
 
-    DVC sets DVC_ROOT to the main checkout, also in an experiment's temporary one; without DVC it
-    is the current folder.
+    DVC sets DVC_ROOT to the main checkout, also in the temporary checkout of an experiment; without
+    DVC it is the current folder.
     """
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()

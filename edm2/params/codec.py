@@ -15,10 +15,10 @@ class CodecChoice(Section):
         "8× down to 4 channels; rgb: no codec, diffusion of pixels"
     )
     path: str | None = Field(
-        description="kind stable_diffusion: folder of the autoencoder (config.json and safetensors), "
+        description="kind stable_diffusion: folder of the VAE (config.json and safetensors), "
         "relative to the project root; null: downloaded once; other kinds: null"
     )
     normalization: Literal["dataset", "paper"] = Field(
-        description="what scales latents to σ_data 0.5; dataset: mean and std over the training "
+        description="how latents are scaled to σ_data 0.5; dataset: mean and std over the training "
         "images; paper: EDM2's constants and pixel range, which its published networks need"
     )

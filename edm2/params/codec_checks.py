@@ -1,4 +1,4 @@
-"""What can be wrong with `codec` and the backbone, and the layout of the latents that follows."""
+"""Combinations of `codec` and the VAE's backbone that cannot work, and the layout of the latents."""
 
 import json
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from edm2.params.seams import CODECS
 from edm2.params.tree import Params
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"  # as diffusers names them
-PAPER_CHANNELS = 4  # that EDM2 has constants for
-VGG16_MIN_RESOLUTION = 16  # pixels that can be halved four times
+PAPER_CHANNELS = 4  # channels of latents that EDM2 has constants for
+VGG16_MIN_RESOLUTION = 16  # VGG16 halves images four times
 
 
-def autoencoder_layout(params: Params, root: Path) -> tuple[int, int] | None:
+def latent_layout(params: Params, root: Path) -> tuple[int, int] | None:
     """Image pixels per latent pixel along each side, and channels of the latents.
 
-    None where the files of `codec.path` do not say it, which is a problem of its own.
+    None if the files of `codec.path` cannot be read, which `codec_problems` reports.
     """
     codec, kind = params.codec, CODECS[params.codec.kind]
     if kind.layout is not None:
@@ -34,16 +34,16 @@ def autoencoder_layout(params: Params, root: Path) -> tuple[int, int] | None:
 
 
 def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
-    codec, layout = params.codec, autoencoder_layout(params, root)
-    foreign = codec.kind == "stable_diffusion"
-    if foreign and find_spec("diffusers") is None:
+    codec, layout = params.codec, latent_layout(params, root)
+    is_stable_diffusion = codec.kind == "stable_diffusion"
+    if is_stable_diffusion and find_spec("diffusers") is None:
         yield Problem(
             "codec.kind",
             codec.kind,
-            "the package diffusers with it",
+            "the package diffusers to be installed",
             "Install it: pip install diffusers.",
         )
-    if codec.path is not None and not foreign:
+    if codec.path is not None and not is_stable_diffusion:
         yield Problem(
             "codec.path",
             codec.path,
@@ -56,8 +56,8 @@ def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
             yield Problem(
                 "codec.path",
                 codec.path,
-                f"a folder with {CONFIG} and {WEIGHTS} of an autoencoder",
-                f"Looked for {folder}; of a whole pipeline it is the folder vae. "
+                f"a folder with {CONFIG} and {WEIGHTS} of a VAE",
+                f"Looked for {folder}; in a whole pipeline it is the folder vae. "
                 "Or set it to null: downloaded once.",
             )
     if codec.normalization == "paper" and codec.kind == "trained":
@@ -67,7 +67,12 @@ def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
             "dataset with kind: trained",
             "The paper has constants for Stable Diffusion and for pixels.",
         )
-    if codec.normalization == "paper" and foreign and layout and layout[1] != PAPER_CHANNELS:
+    if (
+        codec.normalization == "paper"
+        and is_stable_diffusion
+        and layout
+        and layout[1] != PAPER_CHANNELS
+    ):
         yield Problem(
             "codec.normalization",
             "paper",

@@ -13,7 +13,7 @@ class Dataset(Section):
     source: Annotated[str, one_of(SOURCES)] = Field(
         description="digits: the 1797 handwritten digits inside scikit-learn; "
         "photos: crops of ten photographs inside scikit-image and scikit-learn; "
-        "folder: your own images, one sub-folder per class"
+        "folder: your images, one subfolder per class"
     )
     path: str | None = Field(
         description="folder of the images (source: folder), relative to the project root; else null"

@@ -1,4 +1,4 @@
-"""`diffusion`: the denoiser and its training. null: the paper's value for the config."""
+"""`diffusion`: the denoiser and its training. null mostly means the paper's value for the config."""
 
 from typing import Annotated, Any, Literal
 
@@ -31,14 +31,18 @@ class Overrides(Section):
         description="linear layers between noise features and embedding"
     )
     bias: bool | None = Field(description="biases in layers, and a shift in conditioning")
-    ones_channel: bool | None = Field(description="a constant 1 beside the network's input")
+    ones_channel: bool | None = Field(
+        description="a constant channel of ones in the network's input"
+    )
     scaled_labels: bool | None = Field(description="one-hot labels times √(number of classes)")
     group_norm: GroupNorm | None = Field(description="in the residual branches and the output")
     pixel_norm: bool | None = Field(
         description="each pixel normalized on the encoder's main path; resampling happens there"
     )
-    attention: Attention | None = Field(description="dot: after group norm; cosine: q, k, v unit")
-    attention_fp32: bool | None = Field(description="attention in fp32 whatever the precision")
+    attention: Attention | None = Field(
+        description="dot: after group norm; cosine: normalized q, k and v"
+    )
+    attention_fp32: bool | None = Field(description="attention in fp32 at every precision")
     initialization: Initialization | None = Field(description="of all layers")
     weight_norm: WeightNorm | None = Field(
         description="forward: normalized where used; forced: and set back before each step"
@@ -64,7 +68,7 @@ class Diffusion(Training):
     )
     conditional: bool = Field(description="whether the network is conditioned on the class")
     paper_dataset: PaperDataset = Field(
-        description="the paper's dataset whose noise levels and decay time null stands for"
+        description="the paper's dataset whose noise levels and decay time replace null"
     )
     p_mean: float | None = Field(description="mean of ln σ in training")
     p_std: Positive | None = Field(description="standard deviation of ln σ in training")
@@ -86,10 +90,10 @@ class Diffusion(Training):
         description="images between two measurements of activations, weights and updates"
     )
     overrides: Overrides = Field(
-        description="options to change in all configs; null: the config's own"
+        description="options to change in all configs; null: the config's options"
     )
     per_config: dict[ConfigName, dict[str, Any]] = Field(
-        description="fields of `diffusion` that have another value for one config: {A: {lr_ref: 0.001}}"
+        description="fields of `diffusion` with another value for one config: {A: {lr_ref: 0.001}}"
     )
 
     def of(self, config: ConfigName) -> "Diffusion":
@@ -98,8 +102,8 @@ class Diffusion(Training):
         Raises:
             pydantic.ValidationError: the entry has an unknown key or an impossible value.
         """
-        own = self.model_copy(update={"per_config": {}})
-        return own.changed(self.per_config.get(config, {}))
+        common = self.model_copy(update={"per_config": {}})
+        return common.changed(self.per_config.get(config, {}))
 
     def changed(self, changes: dict[str, Any]) -> "Diffusion":
         """These params with some values changed; mappings are merged.
@@ -112,9 +116,9 @@ class Diffusion(Training):
 
 def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`tree` with the values of `changes`, mapping by mapping."""
-    both = {
+    merged = {
         key: _merged(tree[key], value)
         for key, value in changes.items()
         if isinstance(value, dict) and isinstance(tree.get(key), dict)
     }
-    return {**tree, **changes, **both}
+    return {**tree, **changes, **merged}

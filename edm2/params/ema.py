@@ -9,10 +9,11 @@ from edm2.params.section import Count, EmaLength, EmaLengths, Positive, Section,
 
 class Ema(Section):
     source: Literal["training", "published"] = Field(
-        description="training: snapshots of this project's training; published: of EDM2's authors (config G)"
+        description="training: snapshots of this project's training; "
+        "published: networks of EDM2's authors (config G)"
     )
     path: str | None = Field(
-        description="source published: folder of their pickles, one network's; else null"
+        description="source published: folder of their pickles, all of one network; else null"
     )
     ema_lengths: EmaLengths = Field(
         description="EMA lengths tracked during training; two give near-exact reconstructions"
@@ -38,6 +39,6 @@ class Sweep(Section):
         "names as in the paper, patterns like *-affine, or paper for its list (Figure 5b)"
     )
     tensors_base: EmaLength | None = Field(
-        description="EMA length of all other tensors then; null without tensors"
+        description="EMA length of all other tensors; null without tensors"
     )
     dtype: Literal["float16", "float32"] = Field(description="precision of the written networks")

@@ -1,4 +1,4 @@
-"""What a user can mend."""
+"""Errors that a user can fix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Problem:
     """One wrong value of the params.
 
     Attributes:
-        key: its path, like diffusion.lr_ref.
+        key: path of the field, like diffusion.lr_ref.
         allowed: what was expected, after "expected".
         fix: what to do, as a sentence.
     """

@@ -1,4 +1,4 @@
-"""`sampling` and `evaluation`: from networks to images to numbers."""
+"""`sampling` and `evaluation`: from networks to images to metrics."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ class Sampling(Section):
         description="balanced: seeds take the classes in turn; uniform: a random class per seed (paper)"
     )
     solver: Annotated[str, one_of(SAMPLERS)] = Field(
-        description="heun: EDM's second-order sampler; euler: first order, one evaluation a step"
+        description="heun: EDM's second-order sampler; euler: first order, one evaluation per step"
     )
     steps: int = Field(ge=2, description="noise levels; heun evaluates 2·steps−1 times")
     sigma_min: Positive = Field(description="lowest noise level")
@@ -41,7 +41,7 @@ MetricName = Annotated[str, one_of(METRICS)]
 
 class Evaluation(Section):
     detector: Annotated[str, one_of(DETECTORS)] = Field(
-        description="whose features the metrics compare; classifier: the dataset's own; inception: "
+        description="whose features the metrics compare; classifier: that of `features`; inception: "
         "Inception-v3 of FID; dinov2: DINOv2 ViT-L/14"
     )
     detector_path: str | None = Field(
@@ -56,17 +56,17 @@ class Evaluation(Section):
     metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1)] = Field(
         description="fd: Fréchet distance, always needed for the EMA curve; kid: kernel "
         "distance; precision, recall: by nearest neighbors; is: Inception score, with that "
-        "detector. All but fd keep features in memory: 4·dims bytes an image, 400 MB for 50000 of 2048"
+        "detector only. All but fd keep features in memory: 4·dims bytes per image, 400 MB for 50000 of 2048"
     )
     neighbors: Count = Field(
         description="k of precision and recall: distances to the k-th nearest neighbor"
     )
     allow_singular: bool = Field(
-        description="true: a Fréchet distance of no more images than feature dimensions is computed, in a "
-        "row marked singular; false: it is refused"
+        description="true: a Fréchet distance of no more images than feature dimensions is computed, and its "
+        "row is marked singular; false: it is an error"
     )
     seed_blocks: Count = Field(
-        description="disjoint blocks of seeds, each as many as samples, on which every network is evaluated; "
+        description="disjoint blocks of `samples` seeds, on each of which every network is evaluated; "
         "the lowest value counts; tables also show mean and standard deviation (paper: 3)"
     )
     first_seed: int = Field(
@@ -77,5 +77,5 @@ class Evaluation(Section):
     grid_columns: Count = Field(description="images per class in the sample grids")
 
     def min_samples(self, metric: MetricName, dims: int) -> int:
-        """The fewest images that have the measure, with features of `dims` dimensions."""
+        """The fewest images that a metric can be computed from, with features of `dims` dimensions."""
         return METRICS[metric].min_samples(self, dims)

@@ -57,14 +57,14 @@ def _reference(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
             "evaluation.reference",
             path,
             f"null with detector: {name}",
-            "Nobody publishes statistics of its features; set it to null.",
+            "There are no published statistics of its features; set it to null.",
         )
     elif Path(path).suffix != ".npz":
         yield Problem(
             "evaluation.reference",
             path,
             "an .npz file with mu and sigma",
-            "Pickles can run anything, so they are not read. If you trust one, save its two arrays "
+            "Pickles can run any code, so they are not read. If you trust one, save its two arrays "
             "with numpy.savez(path, mu=..., sigma=...).",
         )
     elif not (root / path).is_file():
@@ -89,16 +89,18 @@ def _metrics(evaluation: Evaluation, dims: int) -> Iterator[Problem]:
         yield Problem(
             "evaluation.metrics",
             list(metrics),
-            "fd, and others, each once",
+            "fd and any others, each once",
             "The EMA curve shows the Fréchet distance.",
         )
     for metric in metrics:
         if METRICS[metric].predicts_classes and not DETECTORS[detector].predicts_classes:
-            able = ", ".join(name for name, kind in DETECTORS.items() if kind.predicts_classes)
+            classifying = ", ".join(
+                name for name, kind in DETECTORS.items() if kind.predicts_classes
+            )
             yield Problem(
                 "evaluation.metrics",
                 list(metrics),
-                f"{metric} only with a detector that predicts classes ({able})",
+                f"{metric} only with a detector that predicts classes ({classifying})",
                 f"Leave {metric} out, or change evaluation.detector.",
             )
     if samples < evaluation.min_samples("fd", dims):
@@ -113,7 +115,7 @@ def _metrics(evaluation: Evaluation, dims: int) -> Iterator[Problem]:
                 samples,
                 f"more than the feature dimensions ({source}: {dims}): with fewer samples "
                 "the covariance is singular",
-                "Use at least twice as many, or have the rows marked (evaluation.allow_singular).",
+                "Use at least twice as many, or set evaluation.allow_singular to true, which marks the rows.",
             )
     for metric in (m for m in metrics if m != "fd"):
         minimum = evaluation.min_samples(metric, dims)

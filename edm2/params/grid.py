@@ -7,7 +7,7 @@ from typing import Any
 RANGE = re.compile(r"\s*([0-9.eE+-]+?)\s*(?:…|\.\.\.)\s*([0-9.eE+-]+)\s+by\s+([0-9.eE+-]+)\s*")
 
 
-MAX_POINTS = 100_000  # more are a mistake in the step
+MAX_POINTS = 100_000  # more points mean a mistake in the step
 
 
 def parse_grid(value: Any) -> Any:
@@ -17,7 +17,7 @@ def parse_grid(value: Any) -> Any:
     Other values are returned as they are, for the type check of the field.
 
     Raises:
-        ValueError: the text is no range, does not ascend, or has more than MAX_POINTS points.
+        ValueError: the text is not a range, does not ascend, or has more than MAX_POINTS points.
     """
     if not isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""`guidance`: a second network, from whose prediction the sampler is guided away."""
+"""`guidance`: a second network; the sampler is guided away from its prediction."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ class Guidance(Section):
         "trained: a separate training, which differs in `changes`; published: a network of EDM2's authors"
     )
     path: str | None = Field(
-        description="guide published: folder of their pickles, one network's; else null"
+        description="guide published: folder of their pickles, all of one network; else null"
     )
     strength: Strengths = Field(description="w, a list or range; 1: no guidance")
     interval: Interval | None = Field(
@@ -32,7 +32,7 @@ class Guidance(Section):
     )
     nimg: Count | None = Field(
         description="training time of the guide; null: that of the network it guides (guide "
-        "snapshot), or the end of the guide's own training"
+        "snapshot), or the end of the guide's training"
     )
     changes: dict[str, Any] = Field(
         description="guide trained or published: fields of `diffusion` in which it differs, "

@@ -1,4 +1,4 @@
-"""What can be wrong with `guidance`."""
+"""Combinations of `guidance` that cannot work."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,20 +34,20 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
                 f"guidance.{name}",
                 value,
                 f"{empty} with guidance.guide: {kind}",
-                "Name another guide, or empty the field.",
+                f"Set it to {empty}, or choose another guide.",
             )
     if kind == "none" and guidance.strength != (1.0,):
         yield Problem(
             "guidance.strength",
             list(guidance.strength),
             "[1.0] with guide: none",
-            "Name a guide: unlabeled, snapshot, trained or published.",
+            "Choose a guide: unlabeled, snapshot, trained or published.",
         )
     if any(b - a <= 1e-9 for a, b in pairwise(guidance.strength)):
         yield Problem(
             "guidance.strength",
             list(guidance.strength),
-            "values in rising order, each once",
+            "values in ascending order, each once",
             "Sort them.",
         )
     if guidance.interval is not None and guidance.interval[0] >= guidance.interval[1]:
@@ -61,7 +61,7 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
         yield Problem(
             "guidance.ema_length, guidance.nimg",
             (None, None),
-            "one of them with guide: snapshot",
+            "at least one of them set with guide: snapshot",
             "A network that guides itself changes nothing.",
         )
     if kind == "published" and (guidance.path is None or not (root / guidance.path).is_dir()):
@@ -90,15 +90,15 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
 
 
 def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
-    """What would fail in the training of the guide, each problem once."""
+    """Problems of the guide's training, each once."""
     problems: dict[str, Problem] = {}
     for config in params.configs:
-        own = params.guide_of(config)
+        guide = params.guide_of(config)
         for problem in (
-            *level_problems(own, root),
-            *training_problems("diffusion", own.diffusion, world_size),
-            *denoiser_problems(own),
-            *snapshot_problems(own),
+            *level_problems(guide, root),
+            *training_problems("diffusion", guide.diffusion, world_size),
+            *denoiser_problems(guide),
+            *snapshot_problems(guide),
         ):
             problems.setdefault(str(problem), problem)
     for problem in problems.values():
@@ -113,7 +113,7 @@ def guide_problems(params: Params) -> Iterator[Problem]:
             "diffusion.label_dropout",
             diffusion.label_dropout,
             "above 0, with diffusion.conditional: true, for guide: unlabeled",
-            "0.1 is usual; or train an unconditional guide (guide: trained).",
+            "0.1 is usual. Or train an unconditional guide (guide: trained).",
         )
     if guidance.nimg is not None and guidance.guide in ("snapshot", "trained"):
         trained = guidance.guide == "trained"

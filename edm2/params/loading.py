@@ -51,7 +51,7 @@ def load(path: str | Path) -> Params:
 
 
 def _wrong_changes(params: Params) -> Iterator[Problem]:
-    """What is wrong with the changes of `diffusion`: of single configs, and of the guide."""
+    """Problems of the changes of `diffusion`: of single configs, and of the guide."""
     changes_by_key = {
         f"diffusion.per_config.{config}": changes
         for config, changes in params.diffusion.per_config.items()
@@ -76,7 +76,7 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]
 def _explain_all(error: ValidationError, section: str | None = None) -> list[Problem]:
     """All problems that pydantic found in the tree, or in one of its sections.
 
-    What only follows from an error inside is left out: a list is too short because an item is bad.
+    Errors that follow from an error inside are left out: a list is too short because an item is bad.
     """
     errors = error.errors()
     locations = [details["loc"] for details in errors]
@@ -93,32 +93,34 @@ def _explain_all(error: ValidationError, section: str | None = None) -> list[Pro
 FIXES = (  # by the beginning of pydantic's error type
     (("literal",), "Choose one of these."),
     (("int_", "float_", "bool_", "string_type", "tuple", "list"), "Write it without quotes."),
-    (("greater", "less"), "Choose a value inside."),
+    (("greater", "less"), "Choose a value in this range."),
 )
 
 
 def _explain(error: ErrorDetails, location: tuple[int | str, ...]) -> Problem:
-    """One problem that pydantic found, in our words."""
+    """A problem that pydantic found, as a `Problem`."""
     key = ".".join(map(str, location)) or "the file"
-    described = dict(fields(Params))
-    meaning = described.get(".".join(str(part) for part in location if not isinstance(part, int)))
-    about = f" ({meaning})" if meaning else ""
+    descriptions = dict(fields(Params))
+    description = descriptions.get(
+        ".".join(str(part) for part in location if not isinstance(part, int))
+    )
+    about = f" ({description})" if description else ""
     if error["type"] == "extra_forbidden":
-        known, guess = _known(key, list(described))
+        known, guess = _known(key, list(descriptions))
         return Problem(key, error["input"], f"a known key: {known}", f"{guess}Remove it.")
     if error["type"] == "missing":
         return Problem(key, None, f"a value{about}", "Add the key; params.yaml lists every field.")
     allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     fix = next((text for kinds, text in FIXES if error["type"].startswith(kinds)), "")
     if error["type"].endswith("_type") and not isinstance(error["input"], str):
-        fix = "Give a value of that kind."
+        fix = "Set a value of this type."
     if "ema_length" in key and error["type"].startswith(("less", "greater")):
         fix = "EMA lengths are between 0 and 1/√12; 0.05 to 0.25 are usual."
     return Problem(key, error["input"], f"{allowed}{about}", fix)
 
 
 def _known(key: str, keys: list[str]) -> tuple[str, str]:
-    """The keys beside an unknown one, and a guess which was meant."""
+    """The known keys of the section of an unknown one, and a guess which was meant."""
     section, _, name = key.rpartition(".")
     siblings = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == section]
     close = difflib.get_close_matches(name, siblings, n=1)

@@ -1,4 +1,4 @@
-"""Patterns of file names, as lists of shards are written."""
+"""Patterns of file names, for lists of shards."""
 
 from glob import escape, glob
 from pathlib import Path
@@ -7,8 +7,8 @@ from pathlib import Path
 def alternatives(pattern: str, root: Path) -> dict[str, list[Path]]:
     """The files of each alternative of a pattern.
 
-    Braces name every alternative, {00000..00099} or {a,b}: each should have files. *, ? and []
-    match any files. Relative patterns start from `root`.
+    Braces list alternatives, {00000..00099} or {a,b}; each should have files. *, ? and [] match
+    any files. Relative patterns start from `root`.
 
     Raises:
         ValueError: braces that are not closed.

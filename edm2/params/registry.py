@@ -1,8 +1,7 @@
 """Seams: registries of what can be named in params.yaml, and plug-ins that add to them.
 
-A member is given by its class or function, or by its place "module:attribute", as entry points of
-packages are: so the names are known here, before anything heavy is imported, and the packages above
-stay the only ones that import their members.
+A member is a class or function, or its import path "module:attribute" as in entry points. So the names
+are known before anything heavy is imported, and `params` imports no package above it.
 """
 
 import importlib
@@ -30,7 +29,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._members: dict[str, Any] = dict(members)
 
     def register(self, name: str, member: T | str) -> None:
-        """Add a member; in plug-ins.
+        """Add a member; for plug-ins.
 
         Raises:
             ValueError: the name is taken.
@@ -58,7 +57,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def implementation(member: Any) -> Any:
-    """The object at "module:attribute"; anything that is no string is returned as it is."""
+    """The object at "module:attribute"; anything but a string is returned as it is."""
     if not isinstance(member, str):
         return member
     module, _, attribute = member.partition(":")
@@ -66,7 +65,7 @@ def implementation(member: Any) -> Any:
 
 
 def one_of(registry: Registry[Any]) -> AfterValidator:
-    """For a field of params whose value is the name of a member."""
+    """Validator of a field whose value is the name of a member."""
 
     def check(name: str) -> str:
         if name not in registry:
@@ -107,7 +106,7 @@ def _import(key: str, name: str, root: Path) -> Iterator[Problem]:
             _import_file((root / name).resolve())
         else:
             importlib.import_module(name.partition(":")[0])
-    except Exception as error:  # whatever a plug-in raises
+    except Exception as error:  # a plug-in may raise anything
         reason = f"{type(error).__name__}: {error}"
         yield Problem(
             key, name, "a Python file or module that can be imported", f"It raised {reason}."

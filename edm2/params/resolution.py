@@ -1,4 +1,4 @@
-"""What a config resolves to: its own options, the paper's numbers for size and dataset, the params."""
+"""What a config resolves to: its options, the paper's numbers for size and dataset, and the params."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +25,7 @@ NUMBERS = (
 def resolve(name: ConfigName, params: Diffusion) -> TrainingConfig:
     """The complete config: every null of `params` replaced by the paper's value.
 
-    A config with a constant learning rate keeps it constant: lr_decay_batches says when the rate
+    A config with a constant learning rate keeps it constant: lr_decay_batches sets when the rate
     falls, not whether it does.
     """
     params = params.of(name)
@@ -38,8 +38,8 @@ def resolve(name: ConfigName, params: Diffusion) -> TrainingConfig:
 
 
 def at_size(config: TrainingConfig, size: Size | None) -> TrainingConfig:
-    """The config with the dropout of a size (EDM2 Table 6), and where weights are normalized, with
-    its learning rate.
+    """The config with the dropout of a size (EDM2 Table 6), and with its learning rate if weights are
+    normalized.
     """
     if size is None:
         return config
@@ -59,7 +59,7 @@ def _on_dataset(config: TrainingConfig, params: Diffusion) -> TrainingConfig:
 
 
 def contradictions(config: TrainingConfig) -> Iterator[Problem]:
-    """Options that defeat each other."""
+    """Options that contradict each other."""
     key = "diffusion.overrides"
     if config.weight_norm != "none" and config.initialization == "zero_ends":
         yield Problem(

@@ -25,7 +25,7 @@ class Runtime(Section):
     )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     checkpoint_seconds: NonNegative = Field(
-        description="seconds between two checkpoints: the most that a kill can lose"
+        description="seconds between two checkpoints: the most that is lost if a stage is killed"
     )
 
 

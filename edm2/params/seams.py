@@ -1,6 +1,6 @@
 """The seams: what can be added without changing this code. See docs/guides/extending.md.
 
-Each registry lists its members by name; the protocol that a member follows stands beside the code
+Each registry lists its members by name; the protocol that a member follows is next to the code
 that uses it. Training configs are in `edm2.params.configs`.
 """
 
@@ -19,8 +19,8 @@ class SourceKind:
 
     Attributes:
         open: "module:attribute" or function (dataset, root) → `edm2.data.sources.Source`.
-        path: whether `dataset.path` names a folder or a file; None: there is no path.
-        max_resolution: the largest `dataset.resolution` it can give, if there is a limit.
+        path: whether `dataset.path` names a folder or a file; None: no path.
+        max_resolution: largest `dataset.resolution`, if there is a limit.
     """
 
     open: str | Callable[..., Any]
@@ -34,10 +34,10 @@ class CodecKind:
 
     Attributes:
         load: "module:attribute" or function (folder, device) → `edm2.vae.codec.Codec`.
-        save: the same for (codec params, folder, root), which writes all that `load` needs but the
-            manifest; None: the stage `train_vae` trains it.
-        layout: image pixels per latent pixel along each side, and latent channels; None: the codec's
-            own checks know it.
+        save: the same for (codec params, folder, root), which writes all that `load` needs except
+            the manifest; None: the stage `train_vae` trains it.
+        layout: image pixels per latent pixel along each side, and latent channels; None: see
+            `edm2.params.codec_checks.latent_layout`.
     """
 
     load: str | Callable[..., Any]
@@ -53,9 +53,9 @@ class DetectorKind:
         load: "module:attribute" or function (weights path or None, classifier folder, device) →
             `edm2.features.backbone.Detector`.
         dims: width of its features; None: `features.dims`.
-        published: whether it has weights of its own (`evaluation.detector_path`), and others publish
+        published: whether there are published weights (`evaluation.detector_path`) and published
             statistics of its features (`evaluation.reference`).
-        predicts_classes: whether it can say p(y|x), for the Inception score.
+        predicts_classes: whether it predicts p(y|x), for the Inception score.
     """
 
     load: str | Callable[..., Any]
@@ -72,8 +72,8 @@ class MetricKind:
         compute: "module:attribute" or function (`edm2.metrics.registry.MetricInputs`) →
             `edm2.metrics.registry.MetricValue`.
         min_samples: (evaluation params, feature dimensions) → the fewest images it needs.
-        uses_features: whether it looks at single features, which are then kept in memory, and not
-            only at their mean and covariance.
+        uses_features: whether it uses single features, which are then kept in memory, and not only
+            their mean and covariance.
         compares: whether it compares with features of real images.
         predicts_classes: whether it needs a detector that predicts classes.
     """

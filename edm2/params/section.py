@@ -1,7 +1,7 @@
-"""The kinds of fields that params.yaml is made of.
+"""The types of the fields of params.yaml.
 
-No field has a default: params.yaml itself is the default, so that DVC sees every value.
-Values are taken as written (strict): "8" is not 8, and true is not 1.
+No field has a default: params.yaml lists every value, so that DVC sees it.
+Values are not converted (strict): "8" is not 8, and true is not 1.
 """
 
 from typing import Annotated
@@ -34,7 +34,7 @@ Times = Annotated[tuple[Count, ...], BeforeValidator(parse_grid), Field(strict=F
 
 
 class Training(Section):
-    """What every training has; time is counted in images, never in steps."""
+    """Fields of every training; time is counted in images, never in steps."""
 
     batch: Count = Field(description="images per update, over all ranks")
     duration_nimg: Count = Field(description="length of the training; a multiple of batch")

@@ -14,7 +14,7 @@ class SizeSettings:
     Attributes:
         channels: width of the first level.
         lr_ref: reference learning rate α_ref, for configs that normalize weights (D to G).
-        dropout: probability of dropout; a config with a higher one keeps its own.
+        dropout: probability of dropout; a config with a higher one keeps that.
     """
 
     channels: int

@@ -1,26 +1,26 @@
-"""What can be wrong with a training: its schedule, the denoiser's shape, times of snapshots."""
+"""Params of a training that cannot work: its schedule, the denoiser's shape, times of snapshots."""
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from edm2.params.codec_checks import autoencoder_layout
+from edm2.params.codec_checks import latent_layout
 from edm2.params.errors import Problem
 from edm2.params.section import Training
 from edm2.params.tree import Params
 
 
 def level_problems(params: Params, root: Path) -> Iterator[Problem]:
-    layout = autoencoder_layout(params, root)
+    layout = latent_layout(params, root)
     if layout is None or params.dataset.resolution % layout[0]:
-        return  # a problem of its own
+        return  # reported by other checks
     latent = params.dataset.resolution // layout[0]
     halvings = len(params.diffusion.channel_mult) - 1
     if latent % 2**halvings:
         yield Problem(
             "diffusion.channel_mult",
             list(params.diffusion.channel_mult),
-            f"levels that {latent}x{latent} latents can be halved for",
+            f"fewer levels for {latent}x{latent} latents",
             f"{halvings} halvings need a multiple of {2**halvings}: "
             "use fewer levels or a larger dataset.resolution.",
         )
@@ -31,7 +31,7 @@ def level_problems(params: Params, root: Path) -> Iterator[Problem]:
                 "diffusion.attention_resolutions",
                 side,
                 f"one of the resolutions of the network's levels ({sides})",
-                "No block has another resolution.",
+                "Blocks have no other resolutions.",
             )
 
 
@@ -56,15 +56,15 @@ def training_problems(key: str, training: Training, world_size: int) -> Iterator
                 f"{key}.{name}",
                 nimg,
                 f"at most {key}.duration_nimg ({training.duration_nimg})",
-                "Make it shorter.",
+                "Use a smaller value.",
             )
-    share, microbatch = batch // world_size, getattr(training, "microbatch", None)
-    if microbatch is not None and share % microbatch:
+    rank_batch, microbatch = batch // world_size, getattr(training, "microbatch", None)
+    if microbatch is not None and rank_batch % microbatch:
         yield Problem(
             f"{key}.microbatch",
             microbatch,
-            f"a divisor of a rank's share of {key}.batch ({share})",
-            "Gradients of microbatches add up to those of the share.",
+            f"a divisor of the batch of one rank ({rank_batch} of {key}.batch)",
+            "Gradients of microbatches add up to those of that batch.",
         )
 
 
@@ -74,8 +74,8 @@ def denoiser_problems(params: Params) -> Iterator[Problem]:
         yield Problem(
             "diffusion.size, diffusion.channels",
             (diffusion.size, diffusion.channels),
-            "one of the two, the other null",
-            "Name a size or a width.",
+            "exactly one of them set, and the other null",
+            "Set a size or a width.",
         )
     if diffusion.channels is not None:
         for width in (diffusion.channels * mult for mult in diffusion.channel_mult):
@@ -102,7 +102,7 @@ def snapshot_problems(params: Params) -> Iterator[Problem]:
             "ema.snapshot_nimg",
             snapshot,
             f"at most diffusion.duration_nimg ({duration})",
-            "Take snapshots more often; eight or more in a training.",
+            "Take snapshots more often: at least eight in a training.",
         )
     elif duration % snapshot:
         yield Problem(

@@ -22,10 +22,10 @@ ConfigNames = Annotated[tuple[ConfigName, ...], Field(strict=False, min_length=1
 
 
 class Params(Section):
-    """Everything that a user may set. See `load`."""
+    """All params. See `load`."""
 
     plugins: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        description="Python files (relative to the project's root) or modules that add members to "
+        description="Python files (relative to the project root) or modules that add members to "
         "the seams: configs, backbones, objectives, samplers, sources, codecs, detectors, metrics"
     )
     configs: ConfigNames = Field(description="training configs to run and compare")
@@ -58,10 +58,10 @@ class Params(Section):
         return self.model_copy(update={"diffusion": self.diffusion.of(config)})
 
     def resolved(self, config: ConfigName) -> TrainingConfig:
-        """The complete config: its own options, the paper's numbers, and what these params set."""
+        """The complete config: its options, the paper's numbers, and the values of these params."""
         return resolve(config, self.diffusion)
 
     def guide_of(self, config: ConfigName) -> "Params":
-        """The params of the training of a config's guide: `guidance.changes` merged in, too."""
+        """The params of the training of a config's guide: `guidance.changes` also merged in."""
         guide = self.diffusion.of(config).changed(self.guidance.changes)
         return self.model_copy(update={"diffusion": guide})

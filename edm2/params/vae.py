@@ -17,7 +17,7 @@ from edm2.params.section import (
 
 
 def _number_or_learned(value: object) -> object:
-    """So that a value of neither kind is one problem, not two."""
+    """Makes a value of neither type one problem, not two."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
     if not number and value != "learned":
         raise ValueError("a number of at least 0, or learned")
@@ -78,20 +78,20 @@ class VaeImages(Section):
 
     shards: str | None = Field(
         description="tars of images as img2dataset writes them, such as /data/{00000..00099}.tar, "
-        "relative to the project root; null: the images that prepare makes"
+        "relative to the project root; null: those of the stage prepare"
     )
     held_out: str | None = Field(
         description="other such tars, for held-out metrics; null with shards: null"
     )
     min_area: Annotated[float, Field(gt=0, le=1)] = Field(
         description="smallest area of a random crop, as a fraction of the image's largest square; "
-        "1.0: no random crops, but the center square"
+        "1.0: always the center square"
     )
     flip: Probability = Field(description="probability that an image is flipped horizontally")
 
 
 class Vae(Training):
-    images: VaeImages = Field(description="its training images")
+    images: VaeImages = Field(description="the training images of the VAE")
     channels: Count = Field(description="width of the first level")
     channel_mult: Counts = Field(
         description="width of each level over channels; every level after the first halves the size"
@@ -101,14 +101,16 @@ class Vae(Training):
     attention: bool = Field(description="self-attention in the middle of encoder and decoder")
     wavelet: bool = Field(description="a Haar wavelet transform in place of the first halving")
     high_resolution: bool = Field(
-        description="a decoder of one level more: images are halved before they are encoded"
+        description="a decoder with one more level: images are halved before they are encoded"
     )
     variance: Variance = Field(
         description="fixed variance of the latents (0: deterministic), or learned"
     )
-    clamp: Positive | None = Field(description="largest |μ| of a latent; null: any; 8 is usual")
+    clamp: Positive | None = Field(
+        description="largest |μ| of a latent; null: no limit; 8 is usual"
+    )
     backbone: Literal["classifier", "vgg16"] = Field(
-        description="network of the perceptual loss and the discriminator; classifier: the dataset's own; "
+        description="network of the perceptual loss and the discriminator; classifier: that of `features`; "
         "vgg16: trained on ImageNet, with the channel weights of LPIPS"
     )
     backbone_path: str | None = Field(

@@ -1,4 +1,4 @@
-"""What can be wrong with `vae`."""
+"""Combinations of `vae` that cannot work."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ def vae_problems(params: Params) -> Iterator[Problem]:
             "vae.warmup_nimg",
             vae.warmup_nimg,
             f"at most vae.duration_nimg ({vae.duration_nimg})",
-            "Make it shorter.",
+            "Use a smaller value.",
         )
     width = vae.channels * vae.channel_mult[-1]
     if vae.attention and width % max(1, width // 64):
@@ -23,14 +23,14 @@ def vae_problems(params: Params) -> Iterator[Problem]:
             "vae.channels",
             vae.channels,
             f"a last level in multiples of 64, or below 128; got {width}",
-            "Attention heads have 64 channels each; or set vae.attention to false.",
+            "Attention heads have 64 channels each. Or set vae.attention to false.",
         )
     if vae.wavelet and len(vae.channel_mult) < 2:
         yield Problem(
             "vae.wavelet",
             True,
             "false with a single level in vae.channel_mult",
-            "The transform replaces the first halving; there is none.",
+            "The transform replaces the first halving, and there is none.",
         )
     yield from _sides(params)
     yield from _losses(vae)
@@ -44,7 +44,7 @@ def vae_problems(params: Params) -> Iterator[Problem]:
 
 
 def _sides(params: Params) -> Iterator[Problem]:
-    """What is too large for the images, or for their crops in the losses."""
+    """Sizes that do not fit the images, or their crops in the losses."""
     vae, resolution = params.vae, params.dataset.resolution
     if resolution % vae.losses.pool:
         yield Problem(
@@ -105,5 +105,5 @@ def _losses(vae: Vae) -> Iterator[Problem]:
             "vae.adversarial.generator_nimg",
             adversarial.generator_nimg,
             f"less than vae.duration_nimg ({vae.duration_nimg})",
-            "The loss would never be used; or set vae.losses.adversarial to 0.",
+            "The loss would never be used. Or set vae.losses.adversarial to 0.",
         )

@@ -1,4 +1,4 @@
-"""Baselines of the Fréchet distance: held-out images, as they are and reconstructed."""
+"""Baselines of the Fréchet distance: held-out images and their reconstructions."""
 
 from collections.abc import Iterator
 
@@ -18,8 +18,8 @@ BATCH = 256
 def write_baselines(context: StageContext) -> None:
     """Distance of the held-out images and of their reconstructions to the training images.
 
-    Both have the metric's full name, with the number of held-out images. Where there are no more of
-    these than feature dimensions the distance would mean nothing, and none is written.
+    Names of metrics contain the number of held-out images. With no more of these than feature
+    dimensions, the distance would be meaningless, and none is written.
     """
     detector = detector_for(context.params, context.device)
     reference = reference_for(detector)
@@ -42,6 +42,6 @@ def write_baselines(context: StageContext) -> None:
         for name, images in (("held_out", originals), ("reconstructions", reconstructions)):
             statistics = image_statistics(images(), count, detector, context.device)
             key = f"{name}/{metric_name(detector.name, count)}"
-            allow = context.params.evaluation.allow_singular
-            metrics[key] = distance(statistics, reference, allow)
+            allow_singular = context.params.evaluation.allow_singular
+            metrics[key] = distance(statistics, reference, allow_singular)
     write_metrics(context, "reports/baselines/metrics.json", metrics)

@@ -1,4 +1,4 @@
-"""What dvc.yaml declares of a stage: the only place that says what it reads and writes."""
+"""What dvc.yaml declares for a stage: its params, inputs and outputs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Declaration:
 
 
 def read_declaration(name: str, config: str | None, pipeline: Path = PIPELINE) -> Declaration:
-    """Stage `name` of dvc.yaml, with `config` in the place of "${item.config}".
+    """Stage `name` of dvc.yaml, with `config` for "${item.config}".
 
     Raises:
         UserError: there is no dvc.yaml in this folder.

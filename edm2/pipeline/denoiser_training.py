@@ -1,4 +1,4 @@
-"""The training of one denoiser: latents, network, averages and the loop."""
+"""The training of one denoiser: latents, network, averages and training loop."""
 
 from dataclasses import asdict
 from pathlib import Path

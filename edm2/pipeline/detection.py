@@ -1,4 +1,4 @@
-"""The detector that params choose, and what generated images are compared with."""
+"""The detector that params choose, and the reference that generated images are compared with."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +24,12 @@ def detector_for(params: Params, device: "torch.device") -> "Detector":
 
 
 def images_fingerprint() -> str:
-    """Of the prepared images: their manifest has a checksum of each shard."""
+    """Checksum of the prepared images' manifest, which has a checksum of each shard."""
     return sha256(IMAGES / MANIFEST)
 
 
 def reference_for(detector: "Detector") -> "Reference":
-    """The training images' statistics, as the stage `reference` wrote them for this detector.
+    """The training images' statistics, written by the stage `reference` for this detector.
 
     Raises:
         UserError: they were computed with another detector or from other images.

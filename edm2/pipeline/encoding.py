@@ -1,4 +1,4 @@
-"""Training images → latents, with their mean and standard deviation per channel."""
+"""Training images → latents, and their mean and standard deviation per channel."""
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import latent_metadata
@@ -11,7 +11,7 @@ from edm2.vae.encoding import encode_shards
 
 
 def encode_latents(context: StageContext) -> None:
-    """Encode all training images; the ranks share the shards."""
+    """Encode all training images; each rank encodes some of the shards."""
     out = context.out(LATENTS)
     images = ImageShards(IMAGES, "train")
     codec = load_codec(VAE, context.device)

@@ -1,4 +1,4 @@
-"""Images of one network, and their metrics: the sampler and the detector together."""
+"""Images of one network, and their metrics, from the sampler and the detector."""
 
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -46,8 +46,8 @@ class Evaluator:
         minima = [evaluation.min_samples(m, self.detector.dims) for m in evaluation.metrics]
         if max(self.detector.dims + 1, *minima) <= len(held_out) < evaluation.samples:
             self.counts.append(len(held_out))  # to compare with the held-out images themselves
-        keeps = any(METRICS[metric].uses_features for metric in evaluation.metrics)
-        self.kept = evaluation.samples if keeps else 0
+        uses_features = any(METRICS[metric].uses_features for metric in evaluation.metrics)
+        self.kept_features = evaluation.samples if uses_features else 0
 
     def generate(
         self,
@@ -59,33 +59,34 @@ class Evaluator:
     ) -> GeneratedImages | None:
         """Images of as many seeds as samples, from a network of `folder` guided with `strength`.
 
-        The main process gets those of all ranks; the others get None. `progress` counts images.
+        The main process gets the images of all ranks, the other processes get None. `progress` counts images.
         """
-        evaluation, this = self.params.evaluation, ranks()
+        evaluation = self.params.evaluation
+        rank, size = ranks().rank, ranks().world_size
         guide = None if network.guide is None else folder / network.guide
         denoise = self.sampler.denoise(folder / network.file, guide, strength)
         seeds = range(first_seed, first_seed + evaluation.samples)
         labels = self.sampler.labels(seeds)
-        shown = self._shown(labels)
-        collection = Collection(self.detector.dims, self.counts, self.kept)
+        in_grid = self._grid_numbers(labels)
+        collection = Collection(self.detector.dims, self.counts, self.kept_features)
         images: dict[int, torch.Tensor] = {}
-        own = slice(this.rank, None, this.world_size)
-        for batch in self.sampler.images(denoise, seeds[own], labels[own]):
+        share = slice(rank, None, size)  # of this rank
+        for batch in self.sampler.images(denoise, seeds[share], labels[share]):
             numbers = [seed - first_seed for seed in batch.seeds]
             collection.add(numbers, self.detector.features(batch.samples).cpu().numpy())
             pixels = batch.samples.cpu()
             # copies: a view would be sent to the main process with the whole batch behind it
-            images |= {n: pixels[k].clone() for k, n in enumerate(numbers) if n in shown}
-            progress.advance(len(numbers) * this.world_size)  # the other ranks advance as well
-        for other, more in gather_object((collection, images))[1:]:
-            collection.merge(other)
-            images |= more
+            images |= {n: pixels[k].clone() for k, n in enumerate(numbers) if n in in_grid}
+            progress.advance(len(numbers) * size)  # the other ranks advance as well
+        for other_collection, other_images in gather_object((collection, images))[1:]:
+            collection.merge(other_collection)
+            images |= other_images
         if not is_main_process():
             return None
-        order = sorted(shown)
+        order = sorted(in_grid)
         return GeneratedImages(collection, torch.stack([images[n] for n in order]), labels[order])
 
-    def _shown(self, labels: torch.Tensor) -> set[int]:
+    def _grid_numbers(self, labels: torch.Tensor) -> set[int]:
         """Numbers of the images in the grid: the first ones of the first classes."""
         evaluation = self.params.evaluation
         return {

@@ -29,13 +29,13 @@ def read(revision: str, path: str) -> str:
     except (DvcException, SCMError, OSError) as error:
         raise UserError(
             f"{revision}: cannot read {path} ({error}). Expected a commit, or an experiment of "
-            "`dvc exp show` that ran to its end."
+            "`dvc exp show` that finished."
         ) from None
     return text
 
 
 def read_params(revision: str) -> dict[str, Any]:
-    """The tree of its params.yaml, as written."""
+    """The tree of an experiment's params.yaml, as written."""
     tree: dict[str, Any] = YAML(typ="safe").load(read(revision, "params.yaml"))
     return tree
 
@@ -44,7 +44,7 @@ def used_params(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By config, the params of `tree` with the values that this config uses, by key path.
 
     `diffusion.per_config` is merged in, and nulls are replaced by the paper's values. Nulls stay in
-    params of old revisions that do not validate any more.
+    params of old revisions that are no longer valid.
     """
     flat = flatten(tree)
     shared = {k: value for k, value in flat.items() if not k.startswith("diffusion.per_config.")}
@@ -76,7 +76,7 @@ def _resolved(tree: Mapping[str, Any], config: ConfigName) -> dict[str, Any]:
 
 
 def fetch(revision: str, folder: str, target: Path) -> Path:
-    """Copy one of its outs from the cache.
+    """Copy an out of an experiment from the cache to `target`.
 
     Raises:
         UserError: the out is not in the cache.
@@ -89,8 +89,8 @@ def fetch(revision: str, folder: str, target: Path) -> Path:
         DVCFileSystem(rev=_rev(revision)).get(folder, str(target), recursive=True)
     except (DvcException, SCMError, OSError) as error:
         raise UserError(
-            f"{revision}: cannot read {folder} ({error}). Expected it in the cache: run "
-            "`dvc fetch --all-commits` if a remote has it, or the experiment again."
+            f"{revision}: cannot read {folder} ({error}). Expected it in the cache. Run "
+            "`dvc fetch --all-commits` if a remote has it, or run the experiment again."
         ) from None
     return target
 

@@ -14,7 +14,7 @@ from edm2.runtime.randomness import torch_seed
 
 
 def train_features(context: StageContext) -> None:
-    """Train the classifier, and measure its accuracy on the held-out images."""
+    """Train the classifier, and compute its accuracy on the held-out images."""
     seed, params = context.params.dataset.seed, context.params.features
     images = ImageShards(IMAGES, "train")
     torch.manual_seed(torch_seed(seed, "features/init"))

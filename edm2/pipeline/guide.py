@@ -10,7 +10,7 @@ from edm2.runtime.manifest import write_manifest
 
 
 def train_guide(context: StageContext) -> None:
-    """Train the guide, import a published one, or write an empty folder if there is no such guide."""
+    """Train the guide, import a published one, or write an empty folder for other guides."""
     params = context.params.guide_of(context.config)
     out = context.out(guide_folder(context.config))
     if params.guidance.guide == "trained":

@@ -13,33 +13,33 @@ from edm2.params import Params
 
 def hidden_changes(params: Params, config: str, file: Path) -> Iterator[str]:
     """A warning for each field of `diffusion` that was changed in `file` since the last commit (as
-    `dvc exp run -S` does) and that the config's own entry overrides.
+    `dvc exp run -S` does) and that the config's entry overrides.
     """
     committed = _committed(file)
-    own = params.diffusion.per_config.get(config, {})
+    entry = params.diffusion.per_config.get(config, {})
     if committed is None:
         return
     diffusion = params.diffusion.model_dump(mode="json")
-    for key, value in _flat(own):
+    for key, value in _flat(entry):
         current, before = (_pick(tree, key) for tree in (diffusion, committed))
         if current != before:
             yield (
                 f"warning: diffusion.{key} = {current!r} has no effect on config {config}: "
                 f"diffusion.per_config.{config}.{key} is {value!r}. "
-                f"Change that one: -S 'diffusion.per_config.{config}.{key}=...'."
+                f"Change it with -S 'diffusion.per_config.{config}.{key}=...'."
             )
 
 
 def _committed(file: Path) -> Any:
     """`diffusion` in the last commit; None without git, or if the file is not committed."""
     try:
-        shown = subprocess.run(
+        completed = subprocess.run(
             ["git", "show", f"HEAD:./{file.name}"],
             capture_output=True,
             cwd=file.parent,
             check=True,
         )
-        return YAML(typ="safe").load(shown.stdout.decode())["diffusion"]
+        return YAML(typ="safe").load(completed.stdout.decode())["diffusion"]
     except (OSError, subprocess.CalledProcessError, YAMLError, KeyError, TypeError, ValueError):
         return None
 

@@ -1,4 +1,4 @@
-"""The record of a network, from the sweep to the table."""
+"""The record of a network of a sweep, from its file to the tables."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ ALL = "all"  # tensors
 
 @dataclass(frozen=True)
 class SweptNetwork:
-    """A network of a sweep: what it is, and how good its reconstruction is.
+    """A network of a sweep: its EMA length and time, and the error of its reconstruction.
 
     Attributes:
         file, guide: names below the sweep's folder.
@@ -39,7 +39,7 @@ class SweptNetwork:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What tables say of it."""
+        """Its columns in tables."""
         return {k: value for k, value in asdict(self).items() if k not in ("file", "guide")}
 
 
@@ -47,7 +47,7 @@ def load_networks(config: str) -> list[SweptNetwork]:
     """The networks that the stage `sweep_ema` made of one config.
 
     Raises:
-        UserError: they are not there, or damaged.
+        UserError: they are missing or damaged.
     """
     manifest = read_manifest(sweep_folder(config))
     return [SweptNetwork(**network) for network in manifest["networks"]]

@@ -1,4 +1,4 @@
-"""The small files that stages write for the report, and the same numbers for MLflow."""
+"""Small files that stages write for the report; their numbers are also logged to MLflow."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ def write_curves(context: StageContext, out: str) -> None:
 
 
 def write_no_curves(context: StageContext, out: str) -> None:
-    """The same file where nothing was trained."""
+    """An empty table of curves, for a stage that trains nothing."""
     write_text(context.out(out), "nimg\n")
 
 

@@ -1,4 +1,4 @@
-"""Where the stages put their results, relative to the project's root."""
+"""Paths of the stages' results, relative to the project root."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How a stage's results become the pipeline's outs, and what makes two runs the same."""
+"""Publication of a stage's results as outs of the pipeline, and fingerprints of runs."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from edm2.runtime.state import State
 
 
 def is_complete(state: State) -> bool:
-    """Whether all results of this run exist and are intact, though the outs may not be there.
+    """Whether all results of this run exist and are intact, even if the outs are missing.
 
-    Files that a manifest lists are read and compared with their checksums: their outs are gone or
-    were removed as damaged, and are links to these very files. If something is wrong, all results
+    Files that a manifest lists are read and compared with their checksums, because outs are links to
+    these files and may have been removed as damaged. If a file is missing or damaged, all results
     are removed, and the run starts from the beginning.
     """
     sizes = state.read_notes().get("result_bytes")
@@ -36,7 +36,7 @@ def is_complete(state: State) -> bool:
 
 
 def _problem(state: State, sizes: Mapping[str, int]) -> str | None:
-    """The first result that is not as it was written."""
+    """The first result that is missing or damaged."""
     for name, size in sizes.items():
         if _size(state.results / name) != size:
             return f"{state.results / name}: missing or truncated."
@@ -47,7 +47,7 @@ def _problem(state: State, sizes: Mapping[str, int]) -> str | None:
 
 
 def publish(state: State, outs: Iterable[Path]) -> None:
-    """Link results/<out> to each out. The results stay here until `.state` is cleaned."""
+    """Link results/<out> to each out. The results stay in the state until it is removed."""
     if is_main_process():
         files = (path for path in sorted(state.results.rglob("*")) if path.is_file())
         sizes = {path.relative_to(state.results).as_posix(): _size(path) for path in files}

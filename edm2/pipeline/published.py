@@ -18,12 +18,12 @@ NAME = re.compile(r".*-(\d+)-(0\.\d+)\.pkl")  # time in thousands of images, EMA
 
 
 def published_files(folder: str | None) -> list[Path]:
-    """The pickles in `folder`, which is relative to the project; none if it is None."""
+    """The pickles in `folder`, which is relative to the project root; none if it is None."""
     return sorted((project_root() / folder).glob("*.pkl")) if folder else []
 
 
 def describe_published(folder: str | None) -> str:
-    """Names and sizes of those pickles."""
+    """Names and sizes of the pickles in `folder`."""
     return "; ".join(f"{path.name} {path.stat().st_size}" for path in published_files(folder))
 
 
@@ -33,13 +33,13 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
     Time and EMA length are read from the file names, like edm2-img512-s-2147483-0.130.pkl.
 
     Raises:
-        UserError: there are no pickles; a file name has no time and length; a file is refused, or
-            holds a network other than the one that params describe.
+        UserError: there are no pickles; a file name has no time or length; a file cannot be read
+            safely, or holds another network than params describe.
     """
     if not paths:
         raise UserError(
             "ema.path or guidance.path: no published networks (*.pkl) in this folder. Set it to a "
-            "folder of them, relative to the project."
+            "folder of them, relative to the project root."
         )
     channels = SIZES[diffusion.size].channels if diffusion.size else diffusion.channels
     for path in track(paths, "read published networks", len(paths), "file"):
@@ -53,8 +53,8 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
         denoiser = infer_denoiser(tensors)
         if denoiser.shape.channels != channels:
             raise UserError(
-                f"{path}: a network of {denoiser.shape.channels} channels, but "
-                f"diffusion.size and diffusion.channels say {channels}."
+                f"{path}: a network of {denoiser.shape.channels} channels, expected {channels} "
+                "(diffusion.size or diffusion.channels)."
             )
         unet = {
             name.removeprefix("unet."): tensor

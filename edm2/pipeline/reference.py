@@ -25,7 +25,7 @@ BATCH = 256
 
 
 def write_reference(context: StageContext) -> None:
-    """Extract features of all training images, or import the statistics that params name."""
+    """Extract features of all training images, or import the statistics in evaluation.reference."""
     path = context.params.evaluation.reference
     if path is None:
         _compute(context)
@@ -48,7 +48,7 @@ def _compute(context: StageContext) -> None:
         collection.merge(other)
     if is_main_process():
         reference = build_reference(collection)
-        # an early error, before anything is trained; it changes nothing of the result
+        # fail early, before anything is trained; the result does not change
         require_enough_images(reference, context.params.evaluation.allow_singular)
         save_reference(
             context.out(REFERENCE),
@@ -61,15 +61,15 @@ def _compute(context: StageContext) -> None:
 
 def _collect(train: ImageShards, detector: "Detector", context: StageContext) -> Collection:
     """This rank's share of all training images, numbered in a random order that never changes."""
-    this, total = ranks(), len(train)
+    rank, size, total = ranks().rank, ranks().world_size, len(train)
     numbers = generator(0, "evaluation/reference").permutation(total).tolist()
-    parts = [numbers[k : k + BATCH] for k in range(0, total, BATCH)]
-    own = range(len(parts))[this.rank :: this.world_size]
-    images = (train.batch(range(k * BATCH, k * BATCH + len(parts[k])))[0] for k in own)
+    batches = [numbers[k : k + BATCH] for k in range(0, total, BATCH)]
+    share = range(len(batches))[rank::size]
+    images = (train.batch(range(k * BATCH, k * BATCH + len(batches[k])))[0] for k in share)
     collection = Collection(detector.dims, [total], MAX_KEPT_FEATURES)
-    count = sum(len(parts[k]) for k in own)
+    count = sum(len(batches[k]) for k in share)
     for k, features in zip(
-        own, image_features(images, count, detector, context.device), strict=True
+        share, image_features(images, count, detector, context.device), strict=True
     ):
-        collection.add(parts[k], features)
+        collection.add(batches[k], features)
     return collection

@@ -18,7 +18,7 @@ ARTIFACTS = (
 
 
 def report(context: StageContext) -> None:
-    """Write tables, figures and index.html; log the main ones as artifacts."""
+    """Write tables, figures and index.html; log the main ones to MLflow."""
     folder = context.out("reports/index.html").parent
     write_report(StageOutputs(Path("reports"), context.params.configs), folder)
     write_manifest(folder / "sweeps")  # without sweeps a folder with no file, of which DVC warns

@@ -1,4 +1,4 @@
-"""The frame of every stage: check the params, run the stage in its state folder, publish its outs."""
+"""The runner of stages: check the params, run the stage in its state folder, publish its outs."""
 
 import argparse
 import sys
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage gets to run.
+    """What a stage runs with.
 
     Attributes:
         title: name of the stage and its config, for logs.
-        params: of this config, where the stage runs once per config.
+        params: those of the config, if the stage runs once per config.
         config: name of the training config; empty for other stages.
     """
 
@@ -131,5 +131,6 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
 
 
 def _exit(message: str, status: int) -> NoReturn:
+    """Write buffered output, then exit without waiting for threads that read ahead."""
     print(message, file=sys.stderr)
     exit_at_once(status)

@@ -1,4 +1,4 @@
-"""Seeds → images: the denoiser, its guide, the solver and the codec together."""
+"""Seeds → images, from the denoiser, its guide, the solver and the codec."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from edm2.vae.codec import load_codec
 
 
 class Sampler:
-    """Images of one config's networks, in the latents of the project.
+    """Samples images from networks of one config.
 
     Attributes:
         classes: names of the dataset's classes.
@@ -35,7 +35,7 @@ class Sampler:
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """The denoiser of the config; its weights are those of the network used last."""
+        """The denoiser of the config; its weights are those of the last network used."""
         return self._denoiser(self.params)
 
     @cached_property
@@ -54,7 +54,7 @@ class Sampler:
             guide: file of another network; None: the network itself, without labels.
 
         Raises:
-            UserError: a file cannot be read, or holds another network.
+            UserError: a file cannot be read, or its network has another shape.
         """
         main, interval = set_network(self.denoiser, _read(network)), self.params.guidance.interval
         if strength == 1:
@@ -65,7 +65,7 @@ class Sampler:
         return guided(main, with_guide(main, other), strength, interval)
 
     def labels(self, seeds: Sequence[int]) -> torch.Tensor:
-        """The class of each seed, int64 [N], as params say."""
+        """The class of each seed, int64 [N]; see `sampling.labels`."""
         return seed_labels(seeds, len(self.classes), self.params.sampling.labels)
 
     def images(

@@ -25,20 +25,20 @@ from edm2.runtime.progress import track
 from edm2.sampling.guidance import ConditionalDenoise
 
 SHARD = 1000  # images
-SHOWN = 16  # rows and columns of the grid, at most
+GRID_SIZE = 16  # rows and columns of the grid, at most
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Which samples are wanted.
+    """A request for samples of one network.
 
     Attributes:
         network: a safetensors file of a network of `config`.
-        labels: class numbers that the seeds take in turn; None: as sampling.labels says.
+        labels: class numbers that the seeds take in turn; None: see sampling.labels.
         guide: file of a guide network; None: the network itself, without labels.
-        strength: of guidance; 1 is none.
-        out: the folder.
-        format: a PNG file per image, or WebDataset shards.
+        strength: guidance strength; 1: no guidance.
+        out: folder of the samples.
+        format: one PNG file per image, or WebDataset shards.
     """
 
     network: Path
@@ -52,13 +52,13 @@ class SampleRequest:
 
 
 def write_samples(request: SampleRequest, params: Params) -> None:
-    """Make the samples that do not exist yet; the ranks share them.
+    """Make the samples that do not exist yet; each rank makes some of them.
 
     Args:
-        params: of the request's config.
+        params: those of the request's config.
 
     Raises:
-        UserError: a file is no network of this config, the folder holds other samples, or an
+        UserError: a file is not a network of this config, the folder holds other samples, or an
             option would have no effect.
     """
     device = pick_device(params.runtime)
@@ -75,7 +75,7 @@ def write_samples(request: SampleRequest, params: Params) -> None:
 
 
 class SampleFolder:
-    """The folder of one request. samples.json says what its images are: a folder never mixes two."""
+    """The folder of one request. samples.json describes its images, so that no folder mixes requests."""
 
     def __init__(self, request: SampleRequest, params: Params, sampler: Sampler) -> None:
         """
@@ -102,7 +102,7 @@ class SampleFolder:
             if path.exists():
                 existing = dict(json.loads(path.read_text(encoding="utf-8")))
             elif any(file.suffix in (".png", ".tar") for file in out.iterdir()):
-                raise UserError(message.format("it holds images, but no samples.json about them"))
+                raise UserError(message.format("it holds images, but no samples.json"))
             else:
                 write_json(path, description)
                 return
@@ -112,24 +112,24 @@ class SampleFolder:
         differing = [key for key in keys if description.get(key) != existing.get(key)]
         if differing:
             raise UserError(
-                message.format(f"its images were made differently ({', '.join(differing)} differ)")
+                message.format(
+                    f"its images were made with other settings ({', '.join(differing)} differ)"
+                )
             )
 
     def write_files(self, denoise: ConditionalDenoise) -> None:
-        """{seed}.png each."""
-        this, seeds = ranks(), self.request.seeds
-        own = range(len(seeds))[
-            this.rank :: this.world_size
-        ]  # whatever the other ranks write meanwhile
-        missing = [k for k in own if not self._file(seeds[k]).exists()]
+        """One file {seed}.png per image."""
+        rank, size, seeds = ranks().rank, ranks().world_size, self.request.seeds
+        share = range(len(seeds))[rank::size]  # does not depend on files that other ranks write
+        missing = [k for k in share if not self._file(seeds[k]).exists()]
         for seed, image, _ in track(self._images(denoise, missing), "sample", len(missing), "img"):
             with replacing(self._file(seed)) as temporary:
                 Image.fromarray(image).save(temporary, format="png")
 
     def write_shards(self, denoise: ConditionalDenoise) -> None:
         """samples-{first seed}.tar of up to SHARD images each; the ranks take shards in turn."""
-        this, seeds = ranks(), self.request.seeds
-        for start in range(0, len(seeds), SHARD)[this.rank :: this.world_size]:
+        rank, size, seeds = ranks().rank, ranks().world_size, self.request.seeds
+        for start in range(0, len(seeds), SHARD)[rank::size]:
             numbers = range(start, min(start + SHARD, len(seeds)))
             path = self.request.out / f"samples-{seeds[start]:09d}.tar"
             if not path.exists():
@@ -138,21 +138,21 @@ class SampleFolder:
 
     def draw_grid(self) -> None:
         """grid.png: the first classes, the first seeds of each."""
-        classes = self.labels.unique()[:SHOWN]
-        shown = torch.cat([(self.labels == k).nonzero()[:SHOWN, 0] for k in classes])
-        files = [self._file(self.request.seeds[k]) for k in shown]
+        classes = self.labels.unique()[:GRID_SIZE]
+        in_grid = torch.cat([(self.labels == k).nonzero()[:GRID_SIZE, 0] for k in classes])
+        files = [self._file(self.request.seeds[k]) for k in in_grid]
         images = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
         write_class_grid(
             self.request.out / "grid.png",
             images.permute(0, 3, 1, 2),
-            self.labels[shown],
+            self.labels[in_grid],
             self.sampler.classes,
         )
 
     def _images(
         self, denoise: ConditionalDenoise, numbers: Sequence[int]
     ) -> Iterator[tuple[int, Any, int]]:
-        """Seed, image uint8 [R, R, 3] and label of the seeds of these numbers."""
+        """Seed, image uint8 [R, R, 3] and label of the seeds at these positions."""
         seeds = [self.request.seeds[k] for k in numbers]
         for batch in self.sampler.images(denoise, seeds, self.labels[list(numbers)]):
             images = batch.samples.permute(0, 2, 3, 1).cpu().numpy()
@@ -167,7 +167,7 @@ class SampleFolder:
     def _description(self) -> dict[str, Any]:
         """Everything that determines the images, as JSON."""
         request, params = self.request, self.params
-        # the seeds are part of it where which seeds there are determines each file
+        # include the seeds if each file depends on all of them
         grouped = request.labels or request.format == "shards"
         guidance = params.guidance.model_dump(mode="json")
         networks = (request.network, request.guide)
@@ -205,5 +205,5 @@ def _check(request: SampleRequest, params: Params, classes: int) -> None:
     if request.strength != 1 and not request.guide and not params.diffusion.label_dropout:
         raise UserError(
             f"--strength {request.strength:g}: expected --guide, or a network trained with "
-            "diffusion.label_dropout above 0: no other network can do without labels."
+            "diffusion.label_dropout above 0: other networks need labels."
         )

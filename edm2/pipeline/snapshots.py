@@ -1,4 +1,4 @@
-"""The snapshot store of a config: of its own training, or of published networks."""
+"""The snapshot store of a config: snapshots of its training, or published networks."""
 
 import os
 

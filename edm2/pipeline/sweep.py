@@ -1,4 +1,4 @@
-"""The networks of a sweep: the averages that params list, and their reconstruction."""
+"""The networks of a sweep: which ones params list, and their reconstruction."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,11 +22,11 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class PlannedNetwork:
-    """A network to make.
+    """A network to reconstruct.
 
     Attributes:
         tensors: pattern of the tensors that have `ema_length`; "all" for a whole network.
-        target: the average: length, time, and lengths of single tensors.
+        target: EMA length, time, and EMA lengths of single tensors.
         file: its name in the sweep's folder.
         guide: name of its guide's file, if it has one.
     """
@@ -72,7 +72,7 @@ def sweep_ema(context: StageContext) -> None:
 
 
 def plan_networks(store: SnapshotStore, sweep: Sweep) -> Iterator[PlannedNetwork]:
-    """The networks that params list: whole ones at each time, then each pattern of tensors."""
+    """The networks that params list: whole networks at each time, then patterns of tensors."""
     for nimg in sweep.nimg or (store.end,):
         for length in (store.at(nimg).sigma_rel,) if store.has_fixed_lengths else sweep.ema_lengths:
             yield PlannedNetwork(ALL, length, Target(length, nimg), _file(nimg, length))
@@ -99,11 +99,11 @@ def _with_guides(
     """The networks with the files of their guides, and the guides' targets by file.
 
     A guide has the length and time that params set; otherwise the length of its network, and the time
-    of its network or the end of the guide's own training.
+    of its network (guide snapshot) or the end of the guide's training.
 
     Args:
-        source: snapshots that the guides are made from.
-        prefix: of the guides' files; empty if they are of the same training.
+        source: store of the guides' snapshots.
+        prefix: prefix of the guides' files; empty for guides of the same training.
     """
     guided, guides = [], {}
     for network in networks:

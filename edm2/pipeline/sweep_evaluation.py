@@ -1,4 +1,4 @@
-"""The evaluation of a sweep: every network at every guidance strength, the best ones twice."""
+"""The evaluation of a sweep: every network at every guidance strength, and the best ones again."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def evaluate_sweep(context: StageContext) -> None:
 
 
 class SweepEvaluator:
-    """Evaluates networks one by one. Each result is saved in the state, so that an interrupted stage
+    """Evaluates networks one by one. Results are saved in the state, so that an interrupted stage
     continues with the next network.
     """
 

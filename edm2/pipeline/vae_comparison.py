@@ -48,7 +48,7 @@ def _metrics(revision: str) -> dict[str, float]:
 
 
 def _draw(revisions: dict[str, str], path: Path) -> None:
-    """Evenly spaced held-out images of the workspace, and a row of reconstructions per variant."""
+    """Draw evenly spaced held-out images of the workspace, and reconstructions in a row per variant."""
     held_out = ImageShards(IMAGES, "held_out")
     step = max(1, len(held_out) // COLUMNS)
     images, _ = held_out.batch(range(0, len(held_out), step)[:COLUMNS])

@@ -1,4 +1,4 @@
-"""The codec of the pipeline: trained or chosen by params, and evaluated on held-out images."""
+"""The codec of the pipeline: a trained VAE or another codec, evaluated on held-out images."""
 
 from math import isfinite
 from pathlib import Path
@@ -35,11 +35,11 @@ GRID_IMAGES = 24  # held-out images in the grid of reconstructions
 
 
 def train_vae(context: StageContext) -> None:
-    """Train the VAE, or save the codec of params; evaluate reconstructions of held-out images."""
+    """Train the VAE, or save the codec that params choose; evaluate reconstructions of held-out images."""
     params, out = context.params, context.out(VAE)
     prepared = [ImageShards(IMAGES, split) for split in ("train", "held_out")]
-    others = [WebImages(paths, prepared[0].resolution) for paths in _shards(params)]
-    images, held_out = others or prepared
+    from_shards = [WebImages(paths, prepared[0].resolution) for paths in _shards(params)]
+    images, held_out = from_shards or prepared
     backbone = _backbone(context)
     if trains_vae(params):
         network = _train(context, images, held_out, backbone)
@@ -54,7 +54,7 @@ def train_vae(context: StageContext) -> None:
         codec = load_codec(out, context.device)
         _draw_reconstructions(context, codec, held_out)
         metrics = evaluate(codec, held_out, backbone, context.device)
-        # JSON has no infinity: exact reconstructions have no PSNR, and the report says so
+        # JSON has no infinity: exact reconstructions have no PSNR, and the report mentions it
         finite = {key: value for key, value in metrics.items() if isfinite(value)}
         write_metrics(context, "reports/vae/metrics.json", finite)
 

@@ -11,7 +11,7 @@ import torch
 # denoise(x [N, C, H, W], sigma [N]) → denoised x
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-MOST_CHURN = math.sqrt(2) - 1  # largest γ: a step at most doubles the variance (EDM alg. 2)
+MAX_GAMMA = math.sqrt(2) - 1  # a step at most doubles the variance (EDM alg. 2)
 FLOAT32 = torch.finfo(torch.float32)
 
 
@@ -33,7 +33,7 @@ class Churn:
     interval: tuple[float, float] | None = None
     scale: float = 1.0
 
-    def raised(self, sigma: float, steps: int) -> float:
+    def sigma_hat(self, sigma: float, steps: int) -> float:
         """The noise level t̂ = σ + γσ at which a step from `sigma` starts.
 
         Levels are compared with the interval in float32, so that 80 is in [0.05, 80], although eq. 5
@@ -43,17 +43,17 @@ class Churn:
             low, high = map(np.float32, self.interval)
             if not low <= np.float32(sigma) <= high:
                 return sigma
-        return sigma + min(self.amount / steps, MOST_CHURN) * sigma
+        return sigma + min(self.amount / steps, MAX_GAMMA) * sigma
 
     def add_noise(
         self, x: torch.Tensor, sigma: float, step: int, steps: int
     ) -> tuple[torch.Tensor, float]:
         """x at noise level `sigma` → x̂ with noise added, and its noise level."""
-        raised = self.raised(sigma, steps)
-        if raised == sigma:
+        sigma_hat = self.sigma_hat(sigma, steps)
+        if sigma_hat == sigma:
             return x, sigma
-        added = self.scale * math.sqrt(raised**2 - sigma**2)
-        return x + added * self.noise(step).to(x), raised
+        std = self.scale * math.sqrt(sigma_hat**2 - sigma**2)
+        return x + std * self.noise(step).to(x), sigma_hat
 
 
 def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
@@ -61,7 +61,7 @@ def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> 
 
     Raises:
         ValueError: fewer than two steps; not 0 < sigma_min < sigma_max within the range of float32,
-            in which denoisers get them; or `rho` that is not positive and finite.
+            the dtype that denoisers get; or `rho` that is not positive and finite.
     """
     if steps < 2:
         raise ValueError(f"steps = {steps}: expected at least 2, for sigma_max and sigma_min")
@@ -110,7 +110,7 @@ def heun(
         ValueError: see `noise_levels`.
     """
     levels = noise_levels(steps, sigma_min, sigma_max, rho).tolist()
-    return _solve(denoise, noise, levels, churn, dtype, corrected=True)
+    return _solve(denoise, noise, levels, churn, dtype, second_order=True)
 
 
 def euler(
@@ -126,7 +126,7 @@ def euler(
 ) -> torch.Tensor:
     """Euler's first-order method: `heun` without the second slope; `steps` evaluations."""
     levels = noise_levels(steps, sigma_min, sigma_max, rho).tolist()
-    return _solve(denoise, noise, levels, churn, dtype, corrected=False)
+    return _solve(denoise, noise, levels, churn, dtype, second_order=False)
 
 
 @torch.no_grad()
@@ -136,22 +136,22 @@ def _solve(
     levels: list[float],
     churn: Churn | None,
     dtype: torch.dtype,
-    corrected: bool,
+    second_order: bool,
 ) -> torch.Tensor:
-    """Step down the noise levels, the last of which is 0; `corrected`: Heun's correction of each step."""
+    """Step down the noise levels, the last of which is 0; `second_order`: with Heun's correction."""
 
     def slope(x: torch.Tensor, sigma: float) -> torch.Tensor:
         sigmas = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
         return (x - denoise(x.float(), sigmas)) / sigma
 
     x = noise.to(dtype) * levels[0]
-    for step, (sigma, following) in enumerate(pairwise(levels)):
+    for step, (sigma, next_sigma) in enumerate(pairwise(levels)):
         if churn is not None:
             x, sigma = churn.add_noise(x, sigma, step, len(levels) - 1)
         d = slope(x, sigma)
-        proposal = x + (following - sigma) * d
-        if corrected and following > 0:
-            x = x + (following - sigma) * 0.5 * (d + slope(proposal, following))
+        x_euler = x + (next_sigma - sigma) * d
+        if second_order and next_sigma > 0:
+            x = x + (next_sigma - sigma) * 0.5 * (d + slope(x_euler, next_sigma))
         else:
-            x = proposal
+            x = x_euler
     return x.float()

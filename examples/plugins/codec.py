@@ -12,7 +12,7 @@ from edm2.params.seams import CODECS, CodecKind
 
 class Halved:
     downscale, channels = 2, 3
-    normalization = None  # mean and std are measured over the dataset
+    normalization = None  # mean and std are computed over the dataset
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean = F.avg_pool2d(to_float(images), 2)
@@ -23,7 +23,7 @@ class Halved:
 
 
 def save(choice: CodecChoice, folder: Path, root: Path) -> None:
-    """It has no weights to write."""
+    """Write nothing: the codec has no weights."""
 
 
 def load(folder: Path, device: torch.device) -> Halved:

@@ -1,4 +1,4 @@
-"""A detector: the image itself at 4×4 pixels. It sees colors and places, and no shapes."""
+"""A detector: the image itself at 4×4 pixels. It captures colors and positions, but no shapes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A metric: coverage (Naeem et al. 2020), the share of real images with a generated one nearby."""
+"""A metric: coverage (Naeem et al. 2020), the fraction of real images with a generated one nearby."""
 
 import torch
 
@@ -11,7 +11,7 @@ def coverage(inputs: MetricInputs) -> MetricValue:
     """Nearby: within the distance to the real image's k-th nearest other real image."""
     generated = torch.from_numpy(inputs.generated.features(inputs.count)).double()
     real = torch.from_numpy(inputs.reference.features[: inputs.compared].copy()).double()
-    k = inputs.params.neighbors + 1  # each image is its own nearest
+    k = inputs.params.neighbors + 1  # the nearest real image is the image itself
     radii = torch.cdist(real, real).kthvalue(k, dim=1).values
     nearest = torch.cdist(real, generated).min(dim=1).values
     return MetricValue(float((nearest <= radii).double().mean()), inputs.compared)

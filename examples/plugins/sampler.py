@@ -24,15 +24,15 @@ def dpm_2m(
     """In steps of h = ln(σ/σ'): x' = (σ'/σ)·x + (1 − e^{−h})·D̃, D̃ extrapolated from two D."""
     levels = noise_levels(steps, sigma_min, sigma_max, rho).tolist()
     x, previous, previous_h = noise.to(dtype) * levels[0], None, 0.0
-    for sigma, following in pairwise(levels):
+    for sigma, next_sigma in pairwise(levels):
         sigmas = torch.full((len(x),), sigma, device=x.device)
         denoised = denoise(x.float(), sigmas).to(dtype)
-        if following == 0:
+        if next_sigma == 0:
             return denoised.float()
-        h, extrapolated = math.log(sigma / following), denoised
+        h, extrapolated = math.log(sigma / next_sigma), denoised
         if previous is not None:
             extrapolated = denoised + (denoised - previous) * h / (2 * previous_h)
-        x = following / sigma * x - math.expm1(-h) * extrapolated
+        x = next_sigma / sigma * x - math.expm1(-h) * extrapolated
         previous, previous_h = denoised, h
     raise AssertionError("noise levels end with 0")
 

@@ -19,11 +19,11 @@ PROGRAM = (sys.executable, "-c", "from edm2.cli import main; main()")
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended.
+    """The result of a command.
 
     Attributes:
         status: the exit status.
-        out, err: what it printed.
+        out, err: standard output and standard error.
     """
 
     status: int
@@ -59,7 +59,7 @@ def program() -> Callable[..., Result]:
     ) -> Result:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         environment.pop("DVC_ROOT", None)  # only DVC sets it, for stages
-        done = subprocess.run(
+        completed = subprocess.run(
             [*PROGRAM, *map(str, arguments)],
             cwd=cwd,
             env=environment,
@@ -68,7 +68,7 @@ def program() -> Callable[..., Result]:
             text=True,
             check=False,
         )
-        return Result(done.returncode, done.stdout or "", done.stderr)
+        return Result(completed.returncode, completed.stdout or "", completed.stderr)
 
     return call
 

@@ -17,7 +17,7 @@ VARIANCE = (0.1, 0.3)
 def repository(finished, tmp_path_factory):
     """Two commits, `first` and `second`, with different params and metrics, and held-out images.
 
-    Their learning rates differ, too, but config G has one of its own.
+    Their learning rates differ too, but config G has its entry in `per_config`.
     """
     folder = tmp_path_factory.mktemp("repository")
     shutil.copytree(finished / "reports", folder / "reports")
@@ -60,23 +60,23 @@ def compare(repository, program):
 
 
 def test_curves_of_experiments_side_by_side(repository, compare):
-    done = compare("first", "second", "workspace")
-    assert done.status == 0, done.err
+    result = compare("first", "second", "workspace")
+    assert result.status == 0, result.err
     table = pd.read_csv(repository / "reports/compare/compare.csv")
     assert table["experiment"].tolist() == ["first", "second", "workspace"]
     assert table["diffusion.lr_decay_batches"].tolist() == [100, 400, 400]
-    assert table["diffusion.lr_ref"].tolist() == [0.002] * 3  # as config G uses it
+    assert table["diffusion.lr_ref"].tolist() == [0.002] * 3  # that of config G
     assert table["best EMA length"].tolist() == [0.1, 0.05, 0.05]
     assert table["1/(lr_ref² lr_decay), relative"].tolist() == [1, 0.25, 0.25]
     assert Image.open(repository / "reports/compare/compare.png").width > 800
-    assert "second" in done.out
-    assert "compare.png" in done.out
+    assert "second" in result.out
+    assert "compare.png" in result.out
 
 
 def test_vaes_of_experiments_side_by_side(repository, compare):
     """Their metrics, with those of the baselines, and their reconstructions of the same images."""
-    done = compare("--vae", "first", "second", "--out", "both")
-    assert done.status == 0, done.err
+    result = compare("--vae", "first", "second", "--out", "both")
+    assert result.status == 0, result.err
     table = pd.read_csv(repository / "both/compare.csv")
     assert table["psnr"].tolist() == [20, 21]
     assert any(column.startswith("reconstructions/fd_classifier_") for column in table)
@@ -91,8 +91,8 @@ def test_vaes_of_experiments_side_by_side(repository, compare):
 
 
 def test_out_is_relative_to_the_current_folder(repository, compare):
-    done = compare("first", "--out", "notes", folder="reports")
-    assert done.status == 0, done.err
+    result = compare("first", "--out", "notes", folder="reports")
+    assert result.status == 0, result.err
     assert (repository / "reports/notes/compare.csv").exists()
     assert (repository / "reports/notes/compare.png").exists()
     assert not (repository / "notes").exists()
@@ -100,7 +100,7 @@ def test_out_is_relative_to_the_current_folder(repository, compare):
 
 @pytest.mark.parametrize("options", [[], ["--vae"]])
 def test_an_unknown_revision_is_an_error(compare, options):
-    done = compare(*options, "first", "third")
-    assert done.status == 2
-    assert "third: " in done.err
-    assert "Traceback" not in done.err
+    result = compare(*options, "first", "third")
+    assert result.status == 2
+    assert "third: " in result.err
+    assert "Traceback" not in result.err

@@ -37,28 +37,28 @@ def rows(out):
 
 
 def test_list_prints_time_length_and_file_of_every_snapshot(folder, run):
-    done = run("ema", "list", folder)
-    assert (done.status, done.err) == (0, "")
+    result = run("ema", "list", folder)
+    assert (result.status, result.err) == (0, "")
     expected = [
         [str(t), f"{s:g}", "power", Snapshot.power(t, s).file] for t in TIMES for s in LENGTHS
     ]
-    assert rows(done.out) == expected
-    assert len(done.out.splitlines()[0].split("\t")) == 4
+    assert rows(result.out) == expected
+    assert len(result.out.splitlines()[0].split("\t")) == 4
 
 
 def test_list_prints_which_averages_are_traditional(tmp_path, run):
     ema = TraditionalEMA({"w": torch.ones(2)}, 64, 0.1)
     for snapshot, average in ema.snapshots(800).items():
         write_snapshot(tmp_path, snapshot, average, [])
-    done = run("ema", "list", tmp_path)
-    assert done.status == 0
-    assert rows(done.out)[0][::2] == ["800", "traditional"]
+    result = run("ema", "list", tmp_path)
+    assert result.status == 0
+    assert rows(result.out)[0][::2] == ["800", "traditional"]
 
 
 def test_verify_accepts_an_undamaged_store(folder, run):
-    done = run("ema", "verify", folder)
-    assert (done.status, done.err) == (0, "")
-    assert "20 snapshots up to 1000 images" in done.out
+    result = run("ema", "verify", folder)
+    assert (result.status, result.err) == (0, "")
+    assert "20 snapshots up to 1000 images" in result.out
 
 
 def test_verify_names_the_file_and_tensor_of_values_that_are_not_finite(folder, run):
@@ -72,9 +72,9 @@ def test_verify_names_the_file_and_tensor_of_values_that_are_not_finite(folder, 
         "buffers": ["freqs"],
     }
     save_file(tensors, folder / snapshot.file, {"snapshot": json.dumps(metadata)})
-    done = run("ema", "verify", folder)
-    assert (done.status, done.out) == (2, "")
-    assert f"{snapshot.file}: tensor w" in done.err
+    result = run("ema", "verify", folder)
+    assert (result.status, result.out) == (2, "")
+    assert f"{snapshot.file}: tensor w" in result.err
 
 
 def test_verify_compares_checksums_where_there_is_a_manifest(folder, run):
@@ -84,10 +84,10 @@ def test_verify_compares_checksums_where_there_is_a_manifest(folder, run):
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1  # the last bit of a weight: still finite, still of the same shape
     path.write_bytes(damaged)
-    done = run("ema", "verify", folder)
-    assert (done.status, done.out) == (2, "")
-    assert path.name in done.err
-    assert "SHA-256" in done.err
+    result = run("ema", "verify", folder)
+    assert (result.status, result.out) == (2, "")
+    assert path.name in result.err
+    assert "SHA-256" in result.err
 
 
 @pytest.fixture
@@ -106,8 +106,10 @@ def test_commands_follow_an_index_to_its_training(indexed, tmp_path, run):
         out = tmp_path / "out" / store.name
         assert run("ema", "reconstruct", store, "--lengths", "0.07", "--out", out).status == 0
     (name,) = averages_in(out)
-    one, other = ((tmp_path / "out" / store.name / name).read_bytes() for store in indexed)
-    assert one == other
+    from_index, from_training = (
+        (tmp_path / "out" / store.name / name).read_bytes() for store in indexed
+    )
+    assert from_index == from_training
 
 
 def test_verify_reads_the_training_that_an_index_refers_to(indexed, run):
@@ -116,18 +118,18 @@ def test_verify_reads_the_training_that_an_index_refers_to(indexed, run):
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
-    assert run("ema", "list", index).status == 0  # sizes and headers are as they were
-    done = run("ema", "verify", index)
-    assert (done.status, done.out) == (2, "")
-    assert str(path) in done.err
+    assert run("ema", "list", index).status == 0  # sizes and headers have not changed
+    result = run("ema", "verify", index)
+    assert (result.status, result.out) == (2, "")
+    assert str(path) in result.err
 
 
 @pytest.mark.parametrize("command", ["list", "verify"])
 def test_a_folder_without_snapshots_is_refused(tmp_path, run, command):
     for store in (tmp_path, tmp_path / "nowhere"):
-        done = run("ema", command, store)
-        assert (done.status, done.out) == (2, "")
-        assert f"{store}: holds no snapshots" in done.err
+        result = run("ema", command, store)
+        assert (result.status, result.out) == (2, "")
+        assert f"{store}: holds no snapshots" in result.err
 
 
 @pytest.mark.parametrize(
@@ -141,22 +143,25 @@ def test_a_folder_without_snapshots_is_refused(tmp_path, run, command):
 )
 def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, text, lengths):
     out = tmp_path / "out"
-    done = run("ema", "reconstruct", folder, "--lengths", text, "--out", out)
-    assert (done.status, done.err) == (0, "")
+    result = run("ema", "reconstruct", folder, "--lengths", text, "--out", out)
+    assert (result.status, result.err) == (0, "")
     names = [f"000000001000-ema_length-{length!r}.safetensors" for length in lengths]
     assert averages_in(out) == sorted(names)
-    described = json.loads((out / "averages.json").read_text())
-    assert set(described) == set(names)
+    descriptions = json.loads((out / "averages.json").read_text())
+    assert set(descriptions) == set(names)
     for name, row, (average, tensors) in zip(
-        names, rows(done.out), reconstruct(SnapshotStore(folder), lengths), strict=True
+        names, rows(result.out), reconstruct(SnapshotStore(folder), lengths), strict=True
     ):
         written = load_file(out / name)
         assert written["w"].dtype == torch.float16
         assert torch.equal(written["w"], tensors["w"].half())
         assert written["freqs"].tolist() == [1, 1]
-        assert described[name]["error"] == pytest.approx(average.error)
-        assert described[name]["weight_sum"] == pytest.approx(average.weight_sum)
-        assert (described[name]["sigma_rel"], described[name]["nimg"]) == (average.sigma_rel, 1000)
+        assert descriptions[name]["error"] == pytest.approx(average.error)
+        assert descriptions[name]["weight_sum"] == pytest.approx(average.weight_sum)
+        assert (descriptions[name]["sigma_rel"], descriptions[name]["nimg"]) == (
+            average.sigma_rel,
+            1000,
+        )
         assert row == [
             f"{average.sigma_rel:g}",
             "1000",
@@ -184,12 +189,12 @@ def test_an_average_with_a_large_error_is_written_with_a_warning_and_status_1(
 ):
     """0.01 of the training is much shorter than the time between two snapshots."""
     out = tmp_path / "out"
-    done = run("ema", "reconstruct", folder, "--lengths", "0.01,0.08", "--out", out)
-    assert done.status == 1
-    assert done.err.startswith("warning: ")
-    assert "0.01" in done.err
-    assert "0.08" not in done.err
-    assert len(rows(done.out)) == 2
+    result = run("ema", "reconstruct", folder, "--lengths", "0.01,0.08", "--out", out)
+    assert result.status == 1
+    assert result.err.startswith("warning: ")
+    assert "0.01" in result.err
+    assert "0.08" not in result.err
+    assert len(rows(result.out)) == 2
     assert len(averages_in(out)) == 2
 
 
@@ -204,9 +209,9 @@ def test_an_average_with_a_large_error_is_written_with_a_warning_and_status_1(
     ],
 )
 def test_impossible_lengths_and_times_are_refused(folder, tmp_path, run, options, message):
-    done = run("ema", "reconstruct", folder, "--out", tmp_path / "out", *options)
-    assert (done.status, done.out) == (2, "")
-    assert message in done.err
+    result = run("ema", "reconstruct", folder, "--out", tmp_path / "out", *options)
+    assert (result.status, result.out) == (2, "")
+    assert message in result.err
     assert contents(tmp_path / "out") == {}
 
 
@@ -215,10 +220,10 @@ def test_impossible_lengths_and_times_are_refused(folder, tmp_path, run, options
 )
 def test_text_that_is_not_a_list_of_lengths_is_refused(folder, tmp_path, run, value):
     out = tmp_path / "out"
-    done = run("ema", "reconstruct", folder, "--lengths", value, "--out", out)
-    assert (done.status, done.out) == (2, "")
-    assert "--lengths" in done.err
-    assert repr(value) in done.err
+    result = run("ema", "reconstruct", folder, "--lengths", value, "--out", out)
+    assert (result.status, result.out) == (2, "")
+    assert "--lengths" in result.err
+    assert repr(value) in result.err
     assert not out.exists()
 
 
@@ -228,10 +233,10 @@ def test_files_are_replaced_only_with_force(folder, tmp_path, run):
     assert run(*command, "--lengths", "0.08").status == 0
     before = contents(out)
     both = ("--lengths", "0.1,0.08", "--dtype", "float32")
-    done = run(*command, *both)
-    assert (done.status, done.out) == (2, "")
-    assert "ema_length-0.08.safetensors: already exists" in done.err
-    assert "--force" in done.err
+    result = run(*command, *both)
+    assert (result.status, result.out) == (2, "")
+    assert "ema_length-0.08.safetensors: already exists" in result.err
+    assert "--force" in result.err
     assert contents(out) == before
     assert run(*command, *both, "--force").status == 0
     assert len(averages_in(out)) == 2
@@ -245,9 +250,9 @@ def test_a_later_call_keeps_the_descriptions_of_earlier_averages(folder, tmp_pat
     run(*command, "0.08")
     before = json.loads((out / "averages.json").read_text())
     run(*command, "0.1")
-    described = json.loads((out / "averages.json").read_text())
-    assert {name: described.get(name) for name in before} == before
-    assert sorted(described) == averages_in(out)
+    descriptions = json.loads((out / "averages.json").read_text())
+    assert {name: descriptions.get(name) for name in before} == before
+    assert sorted(descriptions) == averages_in(out)
 
 
 @pytest.mark.parametrize("text", ["{", "3"])
@@ -255,9 +260,9 @@ def test_a_damaged_description_is_reported_before_anything_is_written(folder, tm
     index = tmp_path / "out/averages.json"
     index.parent.mkdir()
     index.write_text(text)
-    done = run("ema", "reconstruct", folder, "--out", index.parent, "--lengths", "0.08")
-    assert (done.status, done.out) == (2, "")
-    assert str(index) in done.err
+    result = run("ema", "reconstruct", folder, "--out", index.parent, "--lengths", "0.08")
+    assert (result.status, result.out) == (2, "")
+    assert str(index) in result.err
     assert contents(index.parent) == {index.name: text.encode()}
 
 

@@ -14,27 +14,27 @@ HEAVY = {"torch", "dvc", "mlflow", "pandas", "webdataset"}
 
 
 def test_version_is_printed(run):
-    done = run("--version")
-    assert (done.status, done.err) == (0, "")
-    assert edm2.__version__ in done.out
+    result = run("--version")
+    assert (result.status, result.err) == (0, "")
+    assert edm2.__version__ in result.out
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_lists_all_commands(run, option):
-    done = run(option)
-    assert (done.status, done.err) == (0, "")
+    result = run(option)
+    assert (result.status, result.err) == (0, "")
     for command in ("compare", "ema", "model", "params", "sample", "verify"):
-        assert f"\n  {command} " in done.out
+        assert f"\n  {command} " in result.out
 
 
 def test_the_project_is_the_nearest_one_above(empty_project, run, monkeypatch):
     folder = empty_project({"seed": 123})
     (folder / "notes/deep").mkdir(parents=True)
-    write_params(folder / "notes/params.yaml", {"seed": 456})  # no project without dvc.yaml
+    write_params(folder / "notes/params.yaml", {"seed": 456})  # not a project without dvc.yaml
     monkeypatch.chdir(folder / "notes/deep")
-    done = run("params", "describe", "seed")
-    assert done.status == 0, done.err
-    assert "seed = 123" in done.out
+    result = run("params", "describe", "seed")
+    assert result.status == 0, result.err
+    assert "seed = 123" in result.out
 
 
 def test_a_project_elsewhere_can_be_named(empty_project, run, tmp_path, monkeypatch):
@@ -43,12 +43,12 @@ def test_a_project_elsewhere_can_be_named(empty_project, run, tmp_path, monkeypa
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     for name in (folder, "../project"):
-        done = run("--project", name, "params", "describe", "seed")
-        assert done.status == 0, done.err
-        assert "seed = 123" in done.out
+        result = run("--project", name, "params", "describe", "seed")
+        assert result.status == 0, result.err
+        assert "seed = 123" in result.out
 
 
-def test_a_named_project_goes_before_the_one_around(empty_project, run, tmp_path):
+def test_a_named_project_is_used_instead_of_the_current_one(empty_project, run, tmp_path):
     folder = empty_project({"seed": 123})
     other = tmp_path / "other"
     other.mkdir()
@@ -56,25 +56,25 @@ def test_a_named_project_goes_before_the_one_around(empty_project, run, tmp_path
     write_params(other / "params.yaml", {"seed": 456})
     assert "seed = 456" in run("--project", other, "params", "describe", "seed").out
     (folder / "notes").mkdir()
-    assert run("--project", "notes", "params", "check").status == 2  # no project itself
+    assert run("--project", "notes", "params", "check").status == 2  # it is not a project
 
 
-@pytest.mark.parametrize("where", ["sub-folder", "elsewhere"])
+@pytest.mark.parametrize("where", ["subfolder", "elsewhere"])
 def test_files_are_relative_to_the_folder_of_the_caller(
     empty_project, run, tmp_path, monkeypatch, where
 ):
     folder = empty_project({})
-    caller = {"sub-folder": folder / "notes", "elsewhere": tmp_path / "elsewhere"}[where]
+    caller = {"subfolder": folder / "notes", "elsewhere": tmp_path / "elsewhere"}[where]
     (caller / "results").mkdir(parents=True)
     (caller / "results/file").write_text("content")
     write_manifest(caller / "results")
-    write_params(caller / "own.yaml", {"seed": "x"})
+    write_params(caller / "other.yaml", {"seed": "x"})
     monkeypatch.chdir(caller)
-    options = () if where == "sub-folder" else ("--project", os.path.relpath(folder, caller))
-    done = run(*options, "params", "check", "own.yaml")
-    assert done.status == 2
-    assert f"{caller / 'own.yaml'} " in done.err
-    assert "seed: 'x'" in done.err
+    options = () if where == "subfolder" else ("--project", os.path.relpath(folder, caller))
+    result = run(*options, "params", "check", "other.yaml")
+    assert result.status == 2
+    assert f"{caller / 'other.yaml'} " in result.err
+    assert "seed: 'x'" in result.err
     assert run(*options, "verify", "results").status == 0
 
 
@@ -89,21 +89,23 @@ def test_files_are_relative_to_the_folder_of_the_caller(
         ("verify",),
     ],
 )
-def test_outside_a_project_the_message_says_what_a_project_is(run, tmp_path, monkeypatch, command):
+def test_outside_a_project_the_message_explains_what_a_project_is(
+    run, tmp_path, monkeypatch, command
+):
     monkeypatch.chdir(tmp_path)
-    done = run(*command)
-    assert (done.status, done.out) == (2, "")
+    result = run(*command)
+    assert (result.status, result.out) == (2, "")
     for part in (str(tmp_path), "params.yaml", "dvc.yaml", "--project"):
-        assert part in done.err
-    assert "Traceback" not in done.err
+        assert part in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_named_folder_must_be_a_project(run, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        done = run("--project", folder, "params", "check")
-        assert (done.status, done.out) == (2, "")
-        assert str(folder) in done.err
-        assert "--project" in done.err
+        result = run("--project", folder, "params", "check")
+        assert (result.status, result.out) == (2, "")
+        assert str(folder) in result.err
+        assert "--project" in result.err
 
 
 @pytest.mark.parametrize(
@@ -118,34 +120,34 @@ def test_a_named_folder_must_be_a_project(run, tmp_path):
     ],
 )
 def test_wrong_usage_gives_status_2(run, arguments, named):
-    done = run(*arguments)
-    assert (done.status, done.out) == (2, "")
-    assert named in done.err
+    result = run(*arguments)
+    assert (result.status, result.out) == (2, "")
+    assert named in result.err
 
 
 def test_no_command_gives_help_and_status_2(run):
-    done = run()
-    assert done.status == 2
-    assert "params" in done.err
+    result = run()
+    assert result.status == 2
+    assert "params" in result.err
 
 
 def test_as_a_program_errors_have_no_traceback(program, tmp_path):
-    done = program("params", "check", cwd=tmp_path)
-    assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("edm2: ")
-    assert "Traceback" not in done.err
+    result = program("params", "check", cwd=tmp_path)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("edm2: ")
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("arguments", [("params", "describe"), ("--help",)])
-def test_a_reader_that_has_seen_enough_is_no_error(program, arguments):
-    """As behind `| head`; the pipe is closed from the start, so that writing always fails."""
+def test_a_closed_pipe_is_not_an_error(program, arguments):
+    """As with `| head`; the pipe is closed from the start, so that writing always fails."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = program(*arguments, cwd=ROOT, stdout=writing)
+        result = program(*arguments, cwd=ROOT, stdout=writing)
     finally:
         os.close(writing)
-    assert (done.status, done.err) == (0, "")
+    assert (result.status, result.err) == (0, "")
 
 
 def raising(error):
@@ -157,10 +159,10 @@ def raising(error):
 
 def test_ctrl_c_gives_status_130(run, monkeypatch):
     monkeypatch.setattr("edm2.params.load", raising(KeyboardInterrupt()))
-    done = run("params", "check", "params.yaml")
-    assert done.status == 130
-    assert "interrupted" in done.err
-    assert "Traceback" not in done.err
+    result = run("params", "check", "params.yaml")
+    assert result.status == 130
+    assert "interrupted" in result.err
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("error", [EOFError("a truncated file"), RuntimeError("a bug")])
@@ -176,11 +178,11 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     empty_project({})
     monkeypatch.delitem(sys.modules, "edm2.pipeline.comparison", raising=False)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    done = run("compare", "first")
-    assert (done.status, done.out) == (2, "")
-    assert "pandas" in done.err
-    assert "pip install" in done.err
-    assert "Traceback" not in done.err
+    result = run("compare", "first")
+    assert (result.status, result.out) == (2, "")
+    assert "pandas" in result.err
+    assert "pip install" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_missing_module_of_edm2_is_a_bug(empty_project, run, monkeypatch):
@@ -194,7 +196,7 @@ def test_a_missing_module_of_edm2_is_a_bug(empty_project, run, monkeypatch):
     "arguments", [None, ["--help"], ["--version"], ["sample", "--help"], ["params", "check"]]
 )
 def test_nothing_heavy_is_imported_without_need(arguments):
-    """Help appears at once, also where the pipeline's packages are not installed."""
+    """Help appears at once, even if the pipeline's packages are not installed."""
     code = f"""
 import sys, edm2
 if {arguments!r} is not None:
@@ -205,7 +207,7 @@ if {arguments!r} is not None:
         assert end.code == 0, end.code
 print("imported:", *sorted({HEAVY!r} & set(sys.modules)))
 """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -213,10 +215,12 @@ print("imported:", *sorted({HEAVY!r} & set(sys.modules)))
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split() == ["imported:"]
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].split() == ["imported:"]
 
 
 def test_shells_can_complete_command_lines(program):
-    done = program(cwd=ROOT, _EDM2_COMPLETE="bash_complete", COMP_WORDS="edm2 par", COMP_CWORD="1")
-    assert done.out.split() == ["plain,params"]
+    result = program(
+        cwd=ROOT, _EDM2_COMPLETE="bash_complete", COMP_WORDS="edm2 par", COMP_CWORD="1"
+    )
+    assert result.out.split() == ["plain,params"]

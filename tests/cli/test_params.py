@@ -17,39 +17,39 @@ def described_keys(out):
 
 def test_check_accepts_the_params_of_the_project(empty_project, run):
     folder = empty_project({})
-    done = run("params", "check")
-    assert (done.status, done.err) == (0, "")
-    assert str(folder / "params.yaml") in done.out
+    result = run("params", "check")
+    assert (result.status, result.err) == (0, "")
+    assert str(folder / "params.yaml") in result.out
 
 
 def test_check_lists_all_wrong_values_at_once(empty_project, run):
     empty_project({"seed": "x", "sampling.steps": 0, "vae.losses": {"nonsense": 1}})
-    done = run("params", "check")
-    assert (done.status, done.out) == (2, "")
+    result = run("params", "check")
+    assert (result.status, result.out) == (2, "")
     for part in ("seed: 'x'", "sampling.steps: 0", "vae.losses.nonsense: 1"):
-        assert part in done.err
-    assert "Traceback" not in done.err
+        assert part in result.err
+    assert "Traceback" not in result.err
 
 
 def test_check_lists_all_impossible_combinations_at_once(empty_project, run):
     empty_project({"dataset.path": "images", "sweep.ema_lengths": [0.2, 0.1]})
-    done = run("params", "check")
-    assert (done.status, done.out) == (2, "")
+    result = run("params", "check")
+    assert (result.status, result.out) == (2, "")
     for part in ("dataset.path: 'images'", "sweep.ema_lengths: [0.2, 0.1]"):
-        assert part in done.err
+        assert part in result.err
 
 
 def test_check_reads_another_file(empty_project, run):
-    """Relative to the caller's folder, while the project's own params.yaml is as it may be."""
+    """Relative to the caller's folder, and the project's params.yaml is not read."""
     folder = empty_project({"seed": "x"})
     (folder / "variants").mkdir()
     write_params(folder / "variants/good.yaml", {})
     write_params(folder / "variants/bad.yaml", {"seed": "y"})
     assert run("params", "check", "variants/good.yaml").status == 0
-    done = run("params", "check", "variants/bad.yaml")
-    assert done.status == 2
-    assert "variants/bad.yaml" in done.err
-    assert "seed: 'y'" in done.err
+    result = run("params", "check", "variants/bad.yaml")
+    assert result.status == 2
+    assert "variants/bad.yaml" in result.err
+    assert "seed: 'y'" in result.err
 
 
 def test_paths_in_a_checked_file_are_relative_to_the_project(empty_project, run, monkeypatch):
@@ -59,13 +59,13 @@ def test_paths_in_a_checked_file_are_relative_to_the_project(empty_project, run,
     published = {"ema.source": "published", "ema.path": "pickles"}
     write_params(folder / "variants/published.yaml", published)
     monkeypatch.chdir(folder / "variants")
-    done = run("params", "check", "published.yaml")
-    assert done.status == 0, done.err
+    result = run("params", "check", "published.yaml")
+    assert result.status == 0, result.err
     (folder / "pickles").rmdir()
     (folder / "variants/pickles").mkdir()
-    done = run("params", "check", "published.yaml")
-    assert done.status == 2
-    assert "ema.path: 'pickles'" in done.err
+    result = run("params", "check", "published.yaml")
+    assert result.status == 2
+    assert "ema.path: 'pickles'" in result.err
 
 
 def test_check_of_a_file_needs_no_project(tmp_path, run, monkeypatch):
@@ -79,11 +79,11 @@ def test_check_of_a_file_needs_no_project(tmp_path, run, monkeypatch):
 
 def test_describe_prints_every_field_with_its_value_and_meaning(empty_project, run):
     empty_project({"seed": 123})
-    done = run("params", "describe")
-    assert (done.status, done.err) == (0, "")
-    assert described_keys(done.out) == KEYS
-    assert "seed = 123" in done.out
-    words = " ".join(done.out.split())  # long descriptions are wrapped
+    result = run("params", "describe")
+    assert (result.status, result.err) == (0, "")
+    assert described_keys(result.out) == KEYS
+    assert "seed = 123" in result.out
+    words = " ".join(result.out.split())  # long descriptions are wrapped
     for key, description in fields(Params):
         assert description
         assert " ".join(description.split()) in words, key
@@ -91,17 +91,17 @@ def test_describe_prints_every_field_with_its_value_and_meaning(empty_project, r
 
 def test_describe_of_a_key_prints_only_that_field(empty_project, run):
     empty_project({"sweep.tensors": ["enc"], "sweep.tensors_base": 0.1})
-    done = run("params", "describe", "sweep.tensors")
-    assert done.status == 0, done.err
-    assert described_keys(done.out) == ["sweep.tensors"]  # and not sweep.tensors_base
-    assert "sweep.tensors = ('enc',)" in done.out
+    result = run("params", "describe", "sweep.tensors")
+    assert result.status == 0, result.err
+    assert described_keys(result.out) == ["sweep.tensors"]  # and not sweep.tensors_base
+    assert "sweep.tensors = ('enc',)" in result.out
 
 
 def test_describe_of_a_section_prints_its_fields(empty_project, run):
     empty_project({})
-    done = run("params", "describe", "vae.losses")
-    assert done.status == 0
-    keys = described_keys(done.out)
+    result = run("params", "describe", "vae.losses")
+    assert result.status == 0
+    keys = described_keys(result.out)
     assert keys == [key for key in KEYS if key == "vae.losses" or key.startswith("vae.losses.")]
     assert len(keys) > 2
 
@@ -109,16 +109,16 @@ def test_describe_of_a_section_prints_its_fields(empty_project, run):
 @pytest.mark.parametrize("key", ["nothing", "ema.", "em", "EMA"])
 def test_describe_refuses_an_unknown_key(empty_project, run, key):
     empty_project({})
-    done = run("params", "describe", key)
-    assert (done.status, done.out) == (2, "")
-    assert f"{key}: no field or section" in done.err
+    result = run("params", "describe", key)
+    assert (result.status, result.out) == (2, "")
+    assert f"{key}: not a field or section" in result.err
 
 
 def test_describe_refuses_wrong_params(empty_project, run):
     empty_project({"seed": "x"})
-    done = run("params", "describe", "seed")
-    assert (done.status, done.out) == (2, "")
-    assert "seed: 'x'" in done.err
+    result = run("params", "describe", "seed")
+    assert (result.status, result.out) == (2, "")
+    assert "seed: 'x'" in result.err
 
 
 def test_preset_lists_prints_and_writes(run, project):

@@ -53,7 +53,7 @@ def pixels(path):
 
 
 def test_an_image_depends_on_its_seed_alone(project):
-    """Whatever the batch, the order, and which images existed before."""
+    """Not on the batch, the order, or the images that exist."""
     folder = project()
     assert NETWORK.rpartition("/")[2] in {
         n["file"] for n in read_manifest(folder / "models/sweep/G")["networks"]
@@ -66,8 +66,8 @@ def test_an_image_depends_on_its_seed_alone(project):
     denoise = sampler.denoise(folder / NETWORK, None, 1.0)
     (batch,) = sampler.images(denoise, [7, 44], sampler.labels([7, 44]))
     for seed, image in zip((7, 44), batch.samples, strict=True):
-        found = pixels(folder / f"samples/{seed:09d}.png").astype(int)
-        assert np.abs(found - image.permute(1, 2, 0).numpy()).max() <= 1
+        written = pixels(folder / f"samples/{seed:09d}.png").astype(int)
+        assert np.abs(written - image.permute(1, 2, 0).numpy()).max() <= 1
     assert np.array_equal(pixels(folder / "samples/000000003.png"), before)
     assert (folder / "samples/grid.png").exists()
 
@@ -75,10 +75,10 @@ def test_an_image_depends_on_its_seed_alone(project):
 def test_images_that_exist_are_kept(project):
     folder = project()
     sample("--seeds", "0-1")
-    kept = folder / "samples/000000001.png"
-    content, time = kept.read_bytes(), kept.stat().st_mtime_ns
+    path = folder / "samples/000000001.png"
+    content, time = path.read_bytes(), path.stat().st_mtime_ns
     sample("--seeds", "0-2")
-    assert (kept.read_bytes(), kept.stat().st_mtime_ns) == (content, time)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, time)
     assert (folder / "samples/000000002.png").exists()
 
 
@@ -99,8 +99,8 @@ def test_seeds_take_the_labels_in_turn_from_the_first_on(tmp_path):
     assert SampleFolder(five, params, sampler).labels.tolist() == [4, 1, 2, 4, 1]
 
 
-def test_an_image_made_again_keeps_its_label(project):
-    """Labels go by the place among all seeds, not among those that are missing."""
+def test_a_recreated_image_keeps_its_label(project):
+    """Labels depend on the position among all seeds, not among the missing ones."""
     folder = project()
     options = ("--seeds", "5-9", "--labels", "4,1,2")
     sample(*options)
@@ -127,11 +127,11 @@ def test_shards_hold_the_same_images(project):
 
 @pytest.mark.parametrize("kind", ["png", "shards"])
 def test_ranks_share_the_files(project, monkeypatch, kind):
-    """Each is made by one rank, whatever another has written meanwhile, and as without ranks."""
+    """Each is made by one rank, even if others exist already, and equals that of a single process."""
     folder = project()
     monkeypatch.setattr(samples, "SHARD", 3)
-    whole, shared, made = folder / "whole", folder / "shared", Counter()
-    sample("--seeds", "5-17", "--format", kind, "--out", "whole")
+    single, shared, written = folder / "single", folder / "shared", Counter()
+    sample("--seeds", "5-17", "--format", kind, "--out", "single")
     params = load("params.yaml").of("G")
     sampler = Sampler(params, "G", torch.device("cpu"))
     denoise = sampler.denoise(folder / NETWORK, None, 1.0)
@@ -143,11 +143,11 @@ def test_ranks_share_the_files(project, monkeypatch, kind):
         before = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
         {"png": target.write_files, "shards": target.write_shards}[kind](denoise)
         after = {path: path.stat().st_mtime_ns for path in shared.iterdir()}
-        made.update(path.name for path, time in after.items() if before.get(path) != time)
-        assert len(made) >= 2
-    expected = {path.name: path for path in whole.iterdir() if path.suffix in (".png", ".tar")}
+        written.update(path.name for path, time in after.items() if before.get(path) != time)
+        assert len(written) >= 2
+    expected = {path.name: path for path in single.iterdir() if path.suffix in (".png", ".tar")}
     expected.pop("grid.png", None)
-    assert dict(made) == dict.fromkeys(expected, 1)
+    assert dict(written) == dict.fromkeys(expected, 1)
     for name, path in expected.items():
         if kind == "png":
             difference = pixels(path).astype(int) - pixels(shared / name)
@@ -159,7 +159,7 @@ def test_ranks_share_the_files(project, monkeypatch, kind):
 @pytest.mark.parametrize(
     ("kind", "expected"), [("png", "sample: 3/3 img"), ("shards", "samples-000000004: 3/3 img")]
 )
-def test_progress_counts_only_images_that_are_made(project, monkeypatch, capsys, kind, expected):
+def test_progress_counts_only_missing_images(project, monkeypatch, capsys, kind, expected):
     project()
     monkeypatch.setattr("edm2.runtime.progress.MIN_SECONDS", -1)
     if kind == "png":
@@ -169,7 +169,7 @@ def test_progress_counts_only_images_that_are_made(project, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_shard_leaves_no_file_and_is_made_by_the_next_run(
+def test_an_interrupted_shard_leaves_no_file_and_is_written_by_the_next_run(
     project, monkeypatch, run, signum
 ):
     """A scheduler's SIGTERM as well as Ctrl-C."""
@@ -184,24 +184,24 @@ def test_an_interrupted_shard_leaves_no_file_and_is_made_by_the_next_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(samples, "image_sample", interrupted)
-        done = run(*command)
-    assert done.status == 130
-    assert "run the same command again" in done.err
-    found = {path.name for path in (folder / "samples").iterdir()}
-    assert found == {"samples.json", "samples-000000000.tar"}
+        result = run(*command)
+    assert result.status == 130
+    assert "run the same command again" in result.err
+    names = {path.name for path in (folder / "samples").iterdir()}
+    assert names == {"samples.json", "samples-000000000.tar"}
     assert run(*command).status == 0
     assert len(names_in(folder / "samples/samples-000000002.tar")) == 4
 
 
 def test_shards_of_other_seeds_are_refused(project):
-    """The last shard would be taken for complete."""
+    """Otherwise the last shard would count as complete."""
     project()
     sample("--seeds", "0-4", "--format", "shards")
     with pytest.raises(UserError, match="seeds differ"):
         sample("--seeds", "0-6", "--format", "shards")
 
 
-def test_a_folder_never_mixes_two_kinds_of_images(project):
+def test_a_folder_never_mixes_images_of_different_requests(project):
     folder = project()
     sample("--seeds", "0-1")
     with pytest.raises(UserError, match=rf"--out {folder}/samples: .*\(labels, seeds differ\)"):
@@ -221,7 +221,7 @@ def test_a_folder_never_mixes_two_kinds_of_images(project):
         ([], {"runtime.precision": "bf16"}, "precision"),
     ],
 )
-def test_the_folder_holds_everything_that_determines_its_images(
+def test_the_folder_records_everything_that_determines_its_images(
     project, monkeypatch, options, changes, differing
 ):
     base = {
@@ -232,9 +232,9 @@ def test_the_folder_holds_everything_that_determines_its_images(
     }
     folder = project()
 
-    def only_claim(wanted, params):
-        sampler = Sampler(params, wanted.config, torch.device("cpu"))
-        SampleFolder(wanted, params, sampler).claim()
+    def only_claim(request, params):
+        sampler = Sampler(params, request.config, torch.device("cpu"))
+        SampleFolder(request, params, sampler).claim()
 
     monkeypatch.setattr(samples, "write_samples", only_claim)
     command = ("--seeds", "0", "--guide", NETWORK, "--strength", "1.5")
@@ -254,10 +254,10 @@ def test_impossible_requests_are_refused(project, run):
         sample(network="params.yaml")
     with pytest.raises(UserError, match="--config F: .*configs"):
         sample("--config", "F")
-    done = run("sample", NETWORK, "--seeds", "9-3")
-    assert done.status == 2
-    assert "--seeds" in done.err
-    assert "'9-3'" in done.err
+    result = run("sample", NETWORK, "--seeds", "9-3")
+    assert result.status == 2
+    assert "--seeds" in result.err
+    assert "'9-3'" in result.err
 
 
 @pytest.mark.parametrize(
@@ -306,15 +306,15 @@ def test_a_network_trained_with_label_dropout_guides_itself(project):
         ("--labels", "1,,2"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(empty_project, run, option, value):
+def test_meaningless_values_are_refused(empty_project, run, option, value):
     empty_project({})
-    done = run("sample", NETWORK, option, value)
-    assert done.status == 2
-    assert option in done.err
-    assert f"{value!r}: expected" in done.err
+    result = run("sample", NETWORK, option, value)
+    assert result.status == 2
+    assert option in result.err
+    assert f"{value!r}: expected" in result.err
 
 
-def test_a_wrong_network_leaves_the_folder_to_the_right_one(project):
+def test_a_wrong_network_creates_no_folder(project):
     folder = project()
     for network in (NETWORK.replace("0.1.", "0.7."), "params.yaml"):
         with pytest.raises(UserError, match=f"{network}: expected a network"):
@@ -337,7 +337,7 @@ def test_images_of_another_codec_or_other_latents_are_not_mixed_in(project):
     sample("--seeds", "0")
 
 
-def test_params_that_determine_no_image_may_change(project):
+def test_params_without_effect_on_images_may_change(project):
     folder = project()
     sample("--seeds", "0")
     changes = {
@@ -358,7 +358,7 @@ def test_params_that_determine_no_image_may_change(project):
         ("samples", "a file"),
         ("samples/samples.json", "{"),
         ("samples/samples.json", "3"),
-        ("samples/000000000.png", "of another tool"),
+        ("samples/000000000.png", "from another tool"),
     ],
 )
 def test_a_folder_that_holds_something_else_is_left_alone(project, file, content):
@@ -371,17 +371,17 @@ def test_a_folder_that_holds_something_else_is_left_alone(project, file, content
 
 
 def test_the_grid_shows_the_first_classes_and_the_first_seeds_of_each(project, monkeypatch):
-    """However many classes there are."""
-    monkeypatch.setattr(samples, "SHOWN", 2)
-    seen = {}
+    """For any number of classes."""
+    monkeypatch.setattr(samples, "GRID_SIZE", 2)
+    grids = {}
 
-    def keep(path, images, labels, classes):
-        seen[path.name] = images, labels
+    def record(path, images, labels, classes):
+        grids[path.name] = images, labels
 
-    monkeypatch.setattr(samples, "write_class_grid", keep)
+    monkeypatch.setattr(samples, "write_class_grid", record)
     folder = project()
     sample("--seeds", "3-30")
-    images, labels = seen["grid.png"]
+    images, labels = grids["grid.png"]
     assert labels.tolist() == [0, 0, 1, 1]
     for image, seed in zip(images, (10, 20, 11, 21), strict=True):
         assert np.array_equal(image.permute(1, 2, 0), pixels(folder / f"samples/{seed:09d}.png"))
@@ -389,8 +389,8 @@ def test_the_grid_shows_the_first_classes_and_the_first_seeds_of_each(project, m
 
 def test_as_a_program(project, program):
     folder = project()
-    done = program("sample", NETWORK, "--seeds", "0", cwd=folder)
-    assert done.status == 0, done.err
+    result = program("sample", NETWORK, "--seeds", "0", cwd=folder)
+    assert result.status == 0, result.err
     assert (folder / "samples/000000000.png").exists()
     wrong = program("sample", "nothing", "--seeds", "1", cwd=folder)
     assert wrong.status == 2
@@ -398,12 +398,12 @@ def test_as_a_program(project, program):
     assert "Traceback" not in wrong.err
 
 
-def test_from_a_sub_folder_files_are_relative_to_it(project, run, monkeypatch):
+def test_from_a_subfolder_files_are_relative_to_it(project, run, monkeypatch):
     folder = project()
     (folder / "notes").mkdir()
     monkeypatch.chdir(folder / "notes")
-    done = run("sample", f"../{NETWORK}", "--seeds", "0")
-    assert done.status == 0, done.err
+    result = run("sample", f"../{NETWORK}", "--seeds", "0")
+    assert result.status == 0, result.err
     assert (folder / "notes/samples/000000000.png").exists()
     assert not (folder / "samples").exists()
     assert run("sample", NETWORK, "--seeds", "1").status == 2  # not in notes/
@@ -414,6 +414,6 @@ def test_from_elsewhere_the_project_is_named(project, run, tmp_path, monkeypatch
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     network = os.path.relpath(folder / NETWORK, elsewhere)
-    done = run("--project", "../project", "sample", network, "--seeds", "0", "--out", "here")
-    assert done.status == 0, done.err
+    result = run("--project", "../project", "sample", network, "--seeds", "0", "--out", "here")
+    assert result.status == 0, result.err
     assert (elsewhere / "here/000000000.png").exists()

@@ -36,54 +36,54 @@ def results(empty_project):
 
 
 def test_undamaged_results_give_status_0(results, run):
-    done = run("verify")
-    assert (done.status, done.err) == (0, "")
-    assert "2 folders of results" in done.out
-    assert "0 damaged" in done.out
+    result = run("verify")
+    assert (result.status, result.err) == (0, "")
+    assert "2 folders of results" in result.out
+    assert "0 damaged" in result.out
 
 
 def test_the_results_of_a_whole_pipeline_are_undamaged(project, run):
     folder = project()
-    done = run("verify")
-    assert done.status == 0, done.out
+    result = run("verify")
+    assert result.status == 0, result.out
     manifests = len(
         [*folder.glob("data/**/manifest.json"), *folder.glob("models/**/manifest.json")]
     )
     assert manifests > 5
-    assert f"{manifests} folders of results" in done.out
+    assert f"{manifests} folders of results" in result.out
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
 @pytest.mark.parametrize("file", ["data/images/held_out.tar", "models/vae/parts/more.bin"])
 def test_a_damaged_file_is_named(results, run, damage, file):
     damage(results / file)
-    done = run("verify")
-    assert done.status == 1
-    (named,) = (line for line in done.out.splitlines() if line.startswith(str(results)))
+    result = run("verify")
+    assert result.status == 1
+    (named,) = (line for line in result.out.splitlines() if line.startswith(str(results)))
     assert named.startswith(f"{results / file}: ")
-    assert "1 damaged" in done.out
+    assert "1 damaged" in result.out
 
 
 def test_all_damaged_files_are_named(results, run):
     flip_a_bit(results / "data/images/train.tar")
     truncate(results / "data/images/held_out.tar")
     remove(results / "models/vae/vae.safetensors")
-    done = run("verify")
-    assert done.status == 1
+    result = run("verify")
+    assert result.status == 1
     for file in ("data/images/train.tar", "data/images/held_out.tar", "models/vae/vae.safetensors"):
-        assert f"{results / file}: " in done.out
-    assert "more.bin" not in done.out
-    assert "3 damaged" in done.out
+        assert f"{results / file}: " in result.out
+    assert "more.bin" not in result.out
+    assert "3 damaged" in result.out
 
 
-def test_a_damaged_manifest_is_named_beside_other_damage(results, run):
+def test_a_damaged_manifest_is_named_along_with_other_damage(results, run):
     (results / "data/images/manifest.json").write_text("{")
     remove(results / "models/vae/vae.safetensors")
-    done = run("verify")
-    assert done.status == 1
-    assert f"{results / 'data/images/manifest.json'}: " in done.out
-    assert f"{results / 'models/vae/vae.safetensors'}: " in done.out
-    assert "2 damaged" in done.out
+    result = run("verify")
+    assert result.status == 1
+    assert f"{results / 'data/images/manifest.json'}: " in result.out
+    assert f"{results / 'models/vae/vae.safetensors'}: " in result.out
+    assert "2 damaged" in result.out
 
 
 def test_only_named_folders_are_read(results, run, monkeypatch):
@@ -103,14 +103,14 @@ def test_named_folders_need_no_project(results, run):
 
 def test_a_project_without_results_gives_status_2(empty_project, run):
     folder = empty_project({})
-    done = run("verify")
-    assert (done.status, done.out) == (2, "")
-    assert f"{folder / 'data'}, {folder / 'models'}: " in done.err
+    result = run("verify")
+    assert (result.status, result.out) == (2, "")
+    assert f"{folder / 'data'}, {folder / 'models'}: " in result.err
     (folder / "data").mkdir()
     assert run("verify", "data").status == 2
 
 
 def test_a_folder_that_does_not_exist_is_named(results, run):
-    done = run("verify", "data", "modles")
-    assert (done.status, done.out) == (2, "")
-    assert "'modles'" in done.err
+    result = run("verify", "data", "modles")
+    assert (result.status, result.out) == (2, "")
+    assert "'modles'" in result.err

@@ -22,22 +22,24 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Changes
 
 @pytest.fixture
 def problems(params: Callable[[Changes], Params]) -> Callable[[Changes], tuple[Problem, ...]]:
-    """Why such a file is refused."""
+    """The problems of params.yaml with changes."""
 
-    def find(changes: Changes) -> tuple[Problem, ...]:
+    def get(changes: Changes) -> tuple[Problem, ...]:
         with pytest.raises(ParamsError) as error:
             params(changes)
         return error.value.problems
 
-    return find
+    return get
 
 
 @pytest.fixture
-def problem(problems: Callable[[Changes], tuple[Problem, ...]]) -> Callable[[Changes], Problem]:
-    """The only reason why it is refused."""
+def only_problem(
+    problems: Callable[[Changes], tuple[Problem, ...]],
+) -> Callable[[Changes], Problem]:
+    """The only problem of params.yaml with changes."""
 
-    def find(changes: Changes) -> Problem:
-        (only,) = problems(changes)
-        return only
+    def get(changes: Changes) -> Problem:
+        (problem,) = problems(changes)
+        return problem
 
-    return find
+    return get

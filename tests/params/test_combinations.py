@@ -1,11 +1,11 @@
-"""Values that are possible alone, but not together or not here: the key and value that is named."""
+"""Values that are valid alone but not in combination: the problem has the key and the value."""
 
 import pytest
 from tiny import ROOT
 
 from edm2.params import ParamsError, load
 
-# a changed field, its value; the problem's key and value; what the problem also mentions
+# changed field, its value; the problem's key and value; other texts in the problem
 WRONG = [
     ("configs", ["G", "G"], "configs", ["G", "G"], []),
     ("dataset.source", "folder", "dataset.path", None, []),
@@ -118,12 +118,12 @@ WRONG = [
     ids=[f"{field}={value}" for field, value, *_ in WRONG],
 )
 def test_a_combination_that_cannot_work_is_refused(problems, field, changed, key, value, mentions):
-    found = problems({field: changed})
-    (named,) = (problem for problem in found if (problem.key, problem.value) == (key, value))
+    matches = [p for p in problems({field: changed}) if (p.key, p.value) == (key, value)]
+    (named,) = matches
     assert [text for text in mentions if text not in f"{named.allowed} {named.fix}"] == []
 
 
-def test_images_must_be_as_large_as_the_windows_that_compare_them(params, problem):
+def test_images_must_be_at_least_as_large_as_ssim_windows(params, only_problem):
     changes = {
         "features.slices": 1,
         "vae.channel_mult": [1],
@@ -131,9 +131,9 @@ def test_images_must_be_as_large_as_the_windows_that_compare_them(params, proble
         "vae.losses.pool": 1,
         "diffusion.attention_resolutions": None,
     }
-    found = problem({**changes, "dataset.resolution": 6})
-    assert (found.key, found.value) == ("dataset.resolution", 6)
-    assert "7" in found.allowed
+    problem = only_problem({**changes, "dataset.resolution": 6})
+    assert (problem.key, problem.value) == ("dataset.resolution", 6)
+    assert "7" in problem.allowed
     params({**changes, "dataset.resolution": 7})
 
 
@@ -147,49 +147,51 @@ def test_images_must_be_as_large_as_the_windows_that_compare_them(params, proble
         ({"metrics": ["fd", "is"]}, "evaluation.metrics", "inception"),
     ],
 )
-def test_files_and_metrics_must_fit_a_published_detector(problem, tmp_path, changes, key, mentions):
+def test_files_and_metrics_must_fit_a_published_detector(
+    only_problem, tmp_path, changes, key, mentions
+):
     (tmp_path / "there.npz").touch()
     detector = {"evaluation.detector": "dinov2", "evaluation.samples": 2000}
-    found = problem(detector | {f"evaluation.{name}": v for name, v in changes.items()})
-    assert found.key == key
-    assert mentions in f"{found.allowed} {found.fix}"
+    problem = only_problem(detector | {f"evaluation.{name}": v for name, v in changes.items()})
+    assert problem.key == key
+    assert mentions in f"{problem.allowed} {problem.fix}"
 
 
-def test_samples_must_exceed_the_dimensions_of_the_detector(params, problem):
+def test_samples_must_exceed_the_dimensions_of_the_detector(params, only_problem):
     for detector, dims in (("inception", 2048), ("dinov2", 1024), ("classifier", 64)):
         changes = {"evaluation.detector": detector, "features.dims": 64}
         assert params({**changes, "evaluation.samples": dims + 1}).detector_dims == dims
-        found = problem({**changes, "evaluation.samples": dims})
-        assert (found.key, found.value) == ("evaluation.samples", dims)
+        problem = only_problem({**changes, "evaluation.samples": dims})
+        assert (problem.key, problem.value) == ("evaluation.samples", dims)
 
 
-def test_the_inception_score_needs_an_image_for_each_of_its_ten_splits(params, problem):
+def test_the_inception_score_needs_an_image_for_each_of_its_ten_splits(params, only_problem):
     changes = {
         "evaluation.detector": "inception",
         "evaluation.allow_singular": True,
         "evaluation.metrics": ["fd", "is"],
     }
     params({**changes, "evaluation.samples": 10})
-    found = problem({**changes, "evaluation.samples": 9})
-    assert (found.key, found.value) == ("evaluation.samples", 9)
+    problem = only_problem({**changes, "evaluation.samples": 9})
+    assert (problem.key, problem.value) == ("evaluation.samples", 9)
 
 
-def test_each_metric_has_its_own_minimum_of_samples(params, problem):
+def test_each_metric_has_its_own_minimum_of_samples(params, only_problem):
     few = {
         "evaluation.samples": 3,
         "evaluation.metrics": ["fd", "kid", "recall"],
         "evaluation.allow_singular": True,
     }
-    found = problem(few)
-    assert (found.key, found.value) == ("evaluation.samples", 3)
-    assert "4 for recall" in found.allowed
+    problem = only_problem(few)
+    assert (problem.key, problem.value) == ("evaluation.samples", 3)
+    assert "4 for recall" in problem.allowed
     params({**few, "evaluation.neighbors": 2})
-    one = problem({"evaluation.samples": 1, "evaluation.allow_singular": True})
-    assert (one.key, one.value) == ("evaluation.samples", 1)
+    single = only_problem({"evaluation.samples": 1, "evaluation.allow_singular": True})
+    assert (single.key, single.value) == ("evaluation.samples", 1)
 
 
-def test_attention_resolutions_are_those_of_the_codecs_latents(params, problem):
-    """16 pixels are 4 of the trained VAE, 2 of Stable Diffusion's, and 16 without a codec."""
+def test_attention_resolutions_are_those_of_the_codecs_latents(params, only_problem):
+    """16 pixels are 4 latent pixels of the trained VAE, 2 of Stable Diffusion's, 16 of rgb."""
     for kind, channel_mult, side in (
         ("trained", [1, 2], 4),
         ("stable_diffusion", [1], 2),
@@ -197,12 +199,12 @@ def test_attention_resolutions_are_those_of_the_codecs_latents(params, problem):
     ):
         changes = {"codec.kind": kind, "diffusion.channel_mult": channel_mult}
         params({**changes, "diffusion.attention_resolutions": [side]})
-        found = problem({**changes, "diffusion.attention_resolutions": [2 * side]})
-        assert (found.key, found.value) == ("diffusion.attention_resolutions", 2 * side)
+        problem = only_problem({**changes, "diffusion.attention_resolutions": [2 * side]})
+        assert (problem.key, problem.value) == ("diffusion.attention_resolutions", 2 * side)
 
 
-def test_the_resolution_is_a_multiple_of_the_codecs_downscaling(problem):
-    found = problem(
+def test_the_resolution_is_a_multiple_of_the_codecs_downscaling(only_problem):
+    problem = only_problem(
         {
             "codec.kind": "stable_diffusion",
             "dataset.resolution": 20,
@@ -210,11 +212,11 @@ def test_the_resolution_is_a_multiple_of_the_codecs_downscaling(problem):
             "diffusion.attention_resolutions": None,
         }
     )
-    assert (found.key, found.value) == ("dataset.resolution", 20)
-    assert "16 or 24" in found.fix
+    assert (problem.key, problem.value) == ("dataset.resolution", 20)
+    assert "16 or 24" in problem.fix
 
 
-def test_settings_of_a_vae_that_is_not_trained_are_not_checked(params, problems):
+def test_params_of_a_vae_that_is_not_trained_are_not_checked(params, problems):
     changes = {
         "codec.kind": "rgb",
         "diffusion.channel_mult": [1, 2, 2],
@@ -225,9 +227,9 @@ def test_settings_of_a_vae_that_is_not_trained_are_not_checked(params, problems)
     assert len(problems({**changes, "codec.kind": "trained"})) == 2
 
 
-def test_levels_of_the_vae_must_fit_the_images(params, problem):
+def test_levels_of_the_vae_must_fit_the_images(params, only_problem):
     """A high-resolution decoder halves them once more; a wavelet replaces a halving."""
-    found = problem(
+    problem = only_problem(
         {
             "vae.high_resolution": True,
             "dataset.resolution": 20,
@@ -236,87 +238,93 @@ def test_levels_of_the_vae_must_fit_the_images(params, problem):
             "diffusion.attention_resolutions": None,
         }
     )
-    assert (found.key, found.value) == ("dataset.resolution", 20)
-    assert "16 or 24" in found.fix
+    assert (problem.key, problem.value) == ("dataset.resolution", 20)
+    assert "16 or 24" in problem.fix
     single = {"vae.channel_mult": [1], "diffusion.attention_resolutions": [8]}
-    assert problem({**single, "vae.wavelet": True}).key == "vae.wavelet"
-    wide = problem({"vae.attention": True, "vae.channels": 100})
+    assert only_problem({**single, "vae.wavelet": True}).key == "vae.wavelet"
+    wide = only_problem({"vae.attention": True, "vae.channels": 100})
     assert (wide.key, wide.value) == ("vae.channels", 100)
     params({"vae.attention": True, "vae.channels": 96})
 
 
-def test_a_loss_of_the_image_must_have_a_weight_from_the_start(params, problem):
+def test_a_loss_of_the_image_must_have_a_weight_from_the_start(params, only_problem):
     """An adversarial loss that starts later is not enough."""
-    nothing = {"vae.losses.perceptual": 0.0, "vae.losses.pooled": 0.0}
-    assert problem(nothing).key == "vae.losses"
-    alone = {**nothing, "vae.losses.adversarial": 1.0}
-    late = problem(alone)
+    no_losses = {"vae.losses.perceptual": 0.0, "vae.losses.pooled": 0.0}
+    assert only_problem(no_losses).key == "vae.losses"
+    adversarial = {**no_losses, "vae.losses.adversarial": 1.0}
+    late = only_problem(adversarial)
     assert late.key == "vae.losses"
     assert "5120" in late.allowed
-    params({**alone, "vae.adversarial.discriminator_nimg": 0, "vae.adversarial.generator_nimg": 0})
+    params(
+        {
+            **adversarial,
+            "vae.adversarial.discriminator_nimg": 0,
+            "vae.adversarial.generator_nimg": 0,
+        }
+    )
     for name in ("low_pass", "mse"):
-        params({**nothing, f"vae.losses.{name}": 0.1})
+        params({**no_losses, f"vae.losses.{name}": 0.1})
 
 
-def test_the_adversarial_loss_must_start_before_the_end(params, problem):
+def test_the_adversarial_loss_must_start_before_the_end(params, only_problem):
     late = {"vae.adversarial.generator_nimg": 20480}
     assert params(late).vae.losses.adversarial == 0
-    found = problem({**late, "vae.losses.adversarial": 0.5})
-    assert (found.key, found.value) == ("vae.adversarial.generator_nimg", 20480)
+    problem = only_problem({**late, "vae.losses.adversarial": 0.5})
+    assert (problem.key, problem.value) == ("vae.adversarial.generator_nimg", 20480)
 
 
-def test_crops_must_be_large_enough_for_the_losses(params, problem):
-    """16 pixels are 4 of the latent; crops of 2 of them are of 8 pixels."""
+def test_crops_must_be_large_enough_for_the_losses(params, only_problem):
+    """16 pixels are 4 latent pixels; crops of 2 latent pixels have 8 pixels."""
     crop = {"vae.equivariance.crop": 0.5}
     params({**crop, "vae.losses.pool": 8})
-    assert problem({**crop, "vae.losses.pool": 16}).key == "vae.losses.pool"
+    assert only_problem({**crop, "vae.losses.pool": 16}).key == "vae.losses.pool"
     params({"vae.losses.pool": 16})
     for change, backbone in (({"vae.backbone": "vgg16"}, "vgg16"), ({"features.slices": 5}, "cl")):
-        found = problem({**crop, **change})
-        assert (found.key, found.value) == ("vae.equivariance.crop", 0.5)
-        assert backbone in found.allowed
+        problem = only_problem({**crop, **change})
+        assert (problem.key, problem.value) == ("vae.equivariance.crop", 0.5)
+        assert backbone in problem.allowed
     params({**crop, "vae.losses.perceptual": 0.0, "features.slices": 5})
 
 
-def write_autoencoder(folder, config, weights=b""):
+def write_vae(folder, config, weights=b""):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(config)
     if weights is not None:
         (folder / "diffusion_pytorch_model.safetensors").write_bytes(weights)
 
 
-WHOLE = '{"block_out_channels": [8, 8, 8], "latent_channels": 16}'
+VAE_CONFIG = '{"block_out_channels": [8, 8, 8], "latent_channels": 16}'
 
 
 @pytest.mark.parametrize(
     ("config", "weights"),
     [
-        (WHOLE, None),
+        (VAE_CONFIG, None),
         ("{", b""),
         ("[]", b""),
         ('{"latent_channels": 4}', b""),
         ('{"block_out_channels": 8, "latent_channels": 4}', b""),
     ],
 )
-def test_a_folder_without_a_whole_autoencoder_is_refused(problems, tmp_path, config, weights):
+def test_a_folder_without_a_complete_vae_is_refused(problems, tmp_path, config, weights):
     changes = {"codec.kind": "stable_diffusion", "codec.path": "sd"}
     assert f"{tmp_path}/sd" in problems(changes)[0].fix
-    write_autoencoder(tmp_path / "sd", config, weights)
-    (found,) = problems(changes)
-    assert (found.key, found.value) == ("codec.path", "sd")
+    write_vae(tmp_path / "sd", config, weights)
+    (problem,) = problems(changes)
+    assert (problem.key, problem.value) == ("codec.path", "sd")
 
 
-def test_the_layout_of_latents_is_read_from_the_autoencoder(params, problem, tmp_path):
+def test_the_layout_of_latents_is_read_from_the_vae(params, only_problem, tmp_path):
     """Three levels: 4× down. The paper has no constants for sixteen channels."""
-    write_autoencoder(tmp_path / "sd", WHOLE)
+    write_vae(tmp_path / "sd", VAE_CONFIG)
     changes = {"codec.kind": "stable_diffusion", "codec.path": "sd"}
     assert params(changes).codec.path == "sd"
-    assert problem({**changes, "codec.normalization": "paper"}).key == "codec.normalization"
-    found = problem({**changes, "dataset.resolution": 18, "features.slices": 1})
-    assert (found.key, found.value) == ("dataset.resolution", 18)
+    assert only_problem({**changes, "codec.normalization": "paper"}).key == "codec.normalization"
+    problem = only_problem({**changes, "dataset.resolution": 18, "features.slices": 1})
+    assert (problem.key, problem.value) == ("dataset.resolution", 18)
 
 
-def test_the_paper_normalizes_pixels_and_stable_diffusions_latents(params):
+def test_the_papers_normalization_is_for_pixels_and_stable_diffusion(params):
     for kind, channel_mult in (("rgb", [1, 2, 2]), ("stable_diffusion", [1])):
         changes = {
             "codec.kind": kind,
@@ -327,15 +335,15 @@ def test_the_paper_normalizes_pixels_and_stable_diffusions_latents(params):
         assert params(changes).codec.normalization == "paper"
 
 
-def test_stable_diffusion_needs_its_package(params, problem, monkeypatch):
+def test_stable_diffusion_needs_its_package(params, only_problem, monkeypatch):
     monkeypatch.setattr("edm2.params.codec_checks.find_spec", lambda name: None)
-    found = problem({"codec.kind": "stable_diffusion", "dataset.resolution": 32})
-    assert found.key == "codec.kind"
-    assert "diffusers" in found.fix
+    problem = only_problem({"codec.kind": "stable_diffusion", "dataset.resolution": 32})
+    assert problem.key == "codec.kind"
+    assert "diffusers" in problem.fix
     params({})
 
 
-def test_vgg16_needs_sixteen_pixels_and_its_file(params, problem, tmp_path):
+def test_vgg16_needs_sixteen_pixels_and_its_file(params, only_problem, tmp_path):
     changes = {"vae.backbone": "vgg16"}
     assert params(changes).vae.backbone == "vgg16"
     small = {
@@ -343,21 +351,21 @@ def test_vgg16_needs_sixteen_pixels_and_its_file(params, problem, tmp_path):
         "diffusion.channel_mult": [1],
         "diffusion.attention_resolutions": None,
     }
-    assert problem({**changes, **small}).key == "vae.backbone"
-    found = problem({**changes, "vae.backbone_path": "vgg.pth"})
-    assert f"{tmp_path}/vgg.pth" in found.fix
+    assert only_problem({**changes, **small}).key == "vae.backbone"
+    problem = only_problem({**changes, "vae.backbone_path": "vgg.pth"})
+    assert f"{tmp_path}/vgg.pth" in problem.fix
     (tmp_path / "vgg.pth").touch()
     params({**changes, "vae.backbone_path": "vgg.pth"})
 
 
-def test_published_networks_need_their_folder_and_config_g(params, problem, tmp_path):
+def test_published_networks_need_their_folder_and_config_g(params, only_problem, tmp_path):
     changes = {"ema.source": "published", "ema.path": "pickles"}
-    assert problem(changes).key == "ema.path"
+    assert only_problem(changes).key == "ema.path"
     (tmp_path / "pickles").mkdir()
     assert params(changes).ema.path == "pickles"
     for configs in (["F"], ["F", "G"]):
-        found = problem({**changes, "configs": configs})
-        assert (found.key, found.value) == ("configs", configs)
+        problem = only_problem({**changes, "configs": configs})
+        assert (problem.key, problem.value) == ("configs", configs)
 
 
 def test_times_of_published_networks_are_not_checked(params):
@@ -366,47 +374,47 @@ def test_times_of_published_networks_are_not_checked(params):
 
 
 def test_a_problem_of_one_config_names_it(params, problems):
-    """And is none while that config is not to be trained."""
-    own = {"diffusion.per_config": {"A": {"batch": 96}}}
-    found = problems({"configs": ["B", "A"], **own})
-    assert found
-    assert all(problem.key.endswith("(config A)") for problem in found)
-    assert params({"configs": ["B", "G"], **own}).of("A").diffusion.batch == 96
+    """And is not a problem if that config is not trained."""
+    entry = {"diffusion.per_config": {"A": {"batch": 96}}}
+    keys = [problem.key for problem in problems({"configs": ["B", "A"], **entry})]
+    assert keys
+    assert all(key.endswith("(config A)") for key in keys)
+    assert params({"configs": ["B", "G"], **entry}).of("A").diffusion.batch == 96
 
 
-def test_a_problem_of_several_configs_is_listed_once(problem):
-    own = {"A": {"lr_ref": 0.001}, "B": {"lr_ref": 0.002, "log_nimg": 6400}}
-    changes = {"diffusion.log_nimg": 100, "diffusion.per_config": own}
-    assert problem({"configs": ["A", "B", "G"], **changes}).key == (
+def test_a_problem_of_several_configs_is_listed_once(only_problem):
+    entries = {"A": {"lr_ref": 0.001}, "B": {"lr_ref": 0.002, "log_nimg": 6400}}
+    changes = {"diffusion.log_nimg": 100, "diffusion.per_config": entries}
+    assert only_problem({"configs": ["A", "B", "G"], **changes}).key == (
         "diffusion.log_nimg (config A, G)"
     )
-    assert problem({"configs": ["A", "G"], **changes}).key == "diffusion.log_nimg"
+    assert only_problem({"configs": ["A", "G"], **changes}).key == "diffusion.log_nimg"
 
 
 def test_the_ranks_must_share_the_batch_evenly(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ParamsError) as error:
         load(ROOT / "params.yaml")
-    (found,) = (p for p in error.value.problems if p.key == "diffusion.batch")
-    assert "126 or 129" in found.fix
+    (problem,) = (p for p in error.value.problems if p.key == "diffusion.batch")
+    assert "126 or 129" in problem.fix
 
 
-def test_a_folder_of_images_must_exist(params, problem, tmp_path):
+def test_a_folder_of_images_must_exist(params, only_problem, tmp_path):
     changes = {"dataset.source": "folder", "dataset.path": "pictures"}
-    found = problem(changes)
-    assert (found.key, found.value) == ("dataset.path", "pictures")
-    assert f"{tmp_path}/pictures" in found.fix
+    problem = only_problem(changes)
+    assert (problem.key, problem.value) == ("dataset.path", "pictures")
+    assert f"{tmp_path}/pictures" in problem.fix
     (tmp_path / "pictures").mkdir()
     assert params(changes).dataset.path == "pictures"
 
 
-def test_photographs_are_too_small_for_large_crops(params, problem):
+def test_photographs_are_too_small_for_large_crops(params, only_problem):
     changes = {"dataset.source": "photos", "diffusion.attention_resolutions": None}
-    found = problem({**changes, "dataset.resolution": 160})
-    assert (found.key, found.value) == ("dataset.resolution", 160)
+    problem = only_problem({**changes, "dataset.resolution": 160})
+    assert (problem.key, problem.value) == ("dataset.resolution", 160)
     changes["dataset.resolution"] = 128
     params(changes)
-    assert problem({**changes, "dataset.path": "pictures"}).key == "dataset.path"
+    assert only_problem({**changes, "dataset.path": "pictures"}).key == "dataset.path"
 
 
 @pytest.fixture
@@ -416,7 +424,7 @@ def shards(tmp_path, problems, params):
         (tmp_path / f"{name}.tar").touch()
     (tmp_path / "also.tar").symlink_to("1.tar")
 
-    def find(training, held_out):
+    def get(training, held_out):
         changes = {"vae.images.shards": training, "vae.images.held_out": held_out}
         try:
             params(changes)
@@ -424,21 +432,21 @@ def shards(tmp_path, problems, params):
             return error.problems
         return ()
 
-    return find
+    return get
 
 
 def test_training_and_held_out_shards_must_be_disjoint(shards, tmp_path):
     assert shards("{0..1}.tar", "2.tar") == ()
     assert shards("[01].tar", f"{tmp_path}/2.tar") == ()
     for held_out in ("{1..2}.tar", "*[12].tar", "also.tar"):
-        (found,) = shards("{0..1}.tar", held_out)
-        assert (found.key, found.value) == ("vae.images.held_out", held_out)
-        assert f"{tmp_path}/1.tar" in found.fix
+        (problem,) = shards("{0..1}.tar", held_out)
+        assert (problem.key, problem.value) == ("vae.images.held_out", held_out)
+        assert f"{tmp_path}/1.tar" in problem.fix
 
 
 def test_missing_shards_are_named(shards, tmp_path):
-    (found,) = shards("{0..3}.tar", "also.tar")[:1]
-    assert "1 of 4" in found.fix
-    assert f"{tmp_path}/3.tar" in found.fix
+    (problem,) = shards("{0..3}.tar", "also.tar")[:1]
+    assert "1 of 4" in problem.fix
+    assert f"{tmp_path}/3.tar" in problem.fix
     assert shards("0.tar", "held*.tar")[0].key == "vae.images.held_out"
     assert shards(None, "0.tar")[0].key == "vae.images.shards, vae.images.held_out"

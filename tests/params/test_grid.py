@@ -1,4 +1,4 @@
-"""Grids of numbers."""
+"""Lists and ranges of numbers."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def test_a_range_has_both_ends(text):
     assert parse_grid(text) == [0.05, 0.1, 0.15, 0.2, 0.25]
 
 
-def test_a_range_whose_step_does_not_fit_ends_below():
+def test_a_range_ends_at_the_last_step_that_fits():
     assert parse_grid("0.1...0.25 by 0.1") == [0.1, 0.2]
 
 
@@ -21,7 +21,7 @@ def test_a_range_whose_step_does_not_fit_ends_below():
     [("2...10 by 4", [2, 6, 10]), ("2...9 by 4", [2, 6]), ("2.0...10 by 4", [2.0, 6.0, 10.0])],
 )
 def test_whole_numbers_stay_whole(text, points):
-    """One that is not makes all of them floats."""
+    """A single float makes all of them floats."""
     assert parse_grid(text) == points
     assert [type(point) for point in parse_grid(text)] == [type(point) for point in points]
 

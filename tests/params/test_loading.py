@@ -1,4 +1,4 @@
-"""params.yaml and the model; what a wrong file is refused for."""
+"""params.yaml and the model; errors of wrong files."""
 
 import subprocess
 import sys
@@ -55,11 +55,11 @@ def test_load_gives_the_values_of_the_file():
         ("runtime.precision", "fp64", ("fp32", "bf16", "fp16")),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_choices(problem, key, value, choices):
+def test_an_unknown_name_is_refused_with_the_choices(only_problem, key, value, choices):
     field, _, item = key.rpartition(".0")
-    found = problem({field or key: [value] if field and not item else value})
-    assert (found.key, found.value) == (key, value)
-    assert all(f"'{choice}'" in found.allowed for choice in choices)
+    problem = only_problem({field or key: [value] if field and not item else value})
+    assert (problem.key, problem.value) == (key, value)
+    assert all(f"'{choice}'" in problem.allowed for choice in choices)
 
 
 @pytest.mark.parametrize(
@@ -77,17 +77,19 @@ def test_an_unknown_name_is_refused_with_the_choices(problem, key, value, choice
         ("runtime.device", "gpu"),
     ],
 )
-def test_a_wrong_type_or_form_is_one_problem_with_what_the_field_means(problem, key, value):
-    found = problem({key: value})
-    assert (found.key, found.value) == (key, value)
-    assert dict(fields(Params))[key] in found.allowed
+def test_a_wrong_type_or_form_is_one_problem_with_the_description_of_the_field(
+    only_problem, key, value
+):
+    problem = only_problem({key: value})
+    assert (problem.key, problem.value) == (key, value)
+    assert dict(fields(Params))[key] in problem.allowed
 
 
 @pytest.mark.parametrize("key", ["ema.ema_lengths", "sweep.ema_lengths"])
-def test_an_impossible_ema_length_is_refused_with_usual_ones(problem, key):
-    found = problem({key: [0.05, 0.29]})
-    assert (found.key, found.value) == (f"{key}.1", 0.29)
-    assert "0.05 to 0.25" in found.fix
+def test_an_impossible_ema_length_is_refused_with_usual_ones(only_problem, key):
+    problem = only_problem({key: [0.05, 0.29]})
+    assert (problem.key, problem.value) == (f"{key}.1", 0.29)
+    assert "0.05 to 0.25" in problem.fix
 
 
 @pytest.mark.parametrize(
@@ -98,9 +100,9 @@ def test_an_impossible_ema_length_is_refused_with_usual_ones(problem, key):
         ({"guidance.changes": {"channels": "4"}}, "guidance.changes.channels", "4"),
     ],
 )
-def test_changes_of_diffusion_are_checked_where_they_are(problem, changes, key, value):
-    found = problem(changes)
-    assert (found.key, found.value) == (key, value)
+def test_problems_of_changes_have_the_key_of_the_change(only_problem, changes, key, value):
+    problem = only_problem(changes)
+    assert (problem.key, problem.value) == (key, value)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones(tmp_path, changes, key, k
         load(path)
     (unknown,) = (p for p in error.value.problems if p.key == key)
     assert known in unknown.allowed
-    if key != "guidance.changes.lr":  # nothing is near enough
+    if key != "guidance.changes.lr":  # no known key is similar
         assert f"Did you mean {known}?" in unknown.fix
 
 
@@ -132,8 +134,8 @@ def test_a_missing_key_is_named(tmp_path):
 
 
 def test_all_problems_are_listed_at_once(problems):
-    found = problems({"seed": "x", "vae.lr": "y", "launch": 1})
-    assert {problem.key for problem in found} == {"seed", "vae.lr", "launch"}
+    keys = {problem.key for problem in problems({"seed": "x", "vae.lr": "y", "launch": 1})}
+    assert keys == {"seed", "vae.lr", "launch"}
 
 
 def test_the_message_has_file_key_value_expectation_and_fix(tmp_path):
@@ -148,7 +150,7 @@ def test_the_message_has_file_key_value_expectation_and_fix(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1", "", "3"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(UserError, match=r"params\.yaml"):
         load(tmp_path / "params.yaml")
@@ -165,8 +167,8 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
     assert load(path).vae.lr_input == 1e-4
 
 
-def test_the_entry_of_one_config_is_merged_into_the_others(params):
-    """Option by option; entries of other configs have no effect."""
+def test_the_entry_of_a_config_is_merged_into_the_common_values(params):
+    """Key by key; entries of other configs have no effect."""
     tree = params(
         {
             "diffusion.lr_ref": 0.02,

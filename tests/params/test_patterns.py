@@ -1,4 +1,4 @@
-"""Braces and globs as names of files."""
+"""File names with braces and globs."""
 
 from pathlib import Path
 
@@ -29,21 +29,21 @@ def root(tmp_path: Path) -> Path:
         ("**/*1.tar", ["b/00011"]),
     ],
 )
-def test_files_are_those_of_the_pattern_in_order_and_once(
+def test_files_of_a_pattern_are_sorted_and_unique(
     root: Path, pattern: str, expected: list[str]
 ) -> None:
     paths = [root / f"{name}.tar" for name in expected]
     assert matching(pattern, root) == paths
 
 
-def test_absolute_patterns_stand_for_themselves(tmp_path: Path) -> None:
+def test_absolute_patterns_do_not_depend_on_the_root(tmp_path: Path) -> None:
     (tmp_path / "1.tar").touch()
     assert matching(f"{tmp_path}/{{1..1}}.tar", Path("/elsewhere")) == [tmp_path / "1.tar"]
 
 
-def test_every_alternative_is_told_with_what_is_there(root: Path) -> None:
-    found = alternatives("{00010..00012}.tar", root)
-    assert found == {"00010.tar": [root / "00010.tar"], "00011.tar": [], "00012.tar": []}
+def test_every_alternative_is_listed_with_its_files(root: Path) -> None:
+    files = alternatives("{00010..00012}.tar", root)
+    assert files == {"00010.tar": [root / "00010.tar"], "00011.tar": [], "00012.tar": []}
     assert alternatives("folder.tar", root) == {"folder.tar": []}
 
 

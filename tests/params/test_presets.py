@@ -15,7 +15,7 @@ SIZES = pd.read_csv(f"{edm2.__path__[0]}/reporting/paper/models.csv")
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """A preset's params file, its images being there, on as many ranks as it launches."""
+    """Write a preset's params file; its images exist, and it is loaded as outside of a launch."""
 
     def write(name, size=None):
         (tmp_path / "images").mkdir(exist_ok=True)

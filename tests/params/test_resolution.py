@@ -99,7 +99,7 @@ def test_numbers_of_imagenet_64():
 
 @pytest.mark.parametrize("field", NUMBERS)
 def test_a_number_changes_only_its_field(field):
-    """Also one that the size sets; and zero is not null."""
+    """Even if the size sets it; zero is not null."""
     shape = {"size": "M", "channels": None}
     for config in CONFIGS:
         paper, value = resolve(config, params(**shape)), NUMBERS[field]
@@ -108,8 +108,8 @@ def test_a_number_changes_only_its_field(field):
         assert resolved != paper, config
 
 
-def test_the_table_here_has_all_options():
-    seams = {"backbone", "objective"}  # of one member each; tests/plugins adds others
+def test_options_lists_every_override():
+    seams = {"backbone", "objective"}  # have one member each; tests/plugins adds others
     assert set(OPTIONS) | seams == set(Overrides.model_fields)
 
 
@@ -132,12 +132,12 @@ def test_per_config_values_change_only_that_config():
     changed = params(per_config={"C": changes}, overrides={"output_silu": False})
     for config in CONFIGS:
         common = replace(CONFIGS[config], batch=8, output_silu=False)
-        special = replace(common, batch=4, lr_ref=0.5, bias=True)
-        assert resolve(config, changed) == (special if config == "C" else common), config
+        changed_config = replace(common, batch=4, lr_ref=0.5, bias=True)
+        assert resolve(config, changed) == (changed_config if config == "C" else common), config
 
 
 CONTRADICTIONS = [
-    # config, contradictory options, the option and value that the error names, a correction
+    # config, contradictory options, option and value in the error, corrected options
     (
         "G",
         {"initialization": "zero_ends"},

@@ -11,7 +11,7 @@ from edm2.pipeline.experiments import used_params
 
 @pytest.fixture
 def tree():
-    """params.yaml of all configs that matter here."""
+    """params.yaml of two configs, one with an entry in `per_config`."""
     tree = YAML(typ="safe").load(ROOT / "params.yaml")
     tree["configs"] = ["A", "G"]
     tree["diffusion"] |= {"lr_ref": 0.01, "lr_decay_batches": 100, "p_mean": None}
@@ -21,7 +21,7 @@ def tree():
     return tree
 
 
-def test_per_config_wins(tree):
+def test_per_config_overrides_common_values(tree):
     used = used_params(tree)
     assert [used[c]["diffusion.lr_ref"] for c in "AG"] == [0.002, 0.01]
     assert [used[c]["diffusion.channel_mult"] for c in "AG"] == [[1, 4], [1, 2]]
@@ -30,7 +30,7 @@ def test_per_config_wins(tree):
 
 
 def test_null_is_the_papers_value(tree):
-    """EDM2 Table 1; the learning rate of config A is constant whatever params say."""
+    """EDM2 Table 1; the learning rate of config A is constant for any params."""
     used = used_params(tree)
     assert [used[c]["diffusion.p_mean"] for c in "AG"] == [-1.2, -0.4]
     assert [used[c]["diffusion.overrides.average"] for c in "AG"] == ["traditional", "power"]
@@ -53,7 +53,7 @@ def test_params_of_an_old_revision_keep_their_nulls(tree):
 
 
 def test_an_unknown_config_keeps_its_nulls(tree):
-    """One that a plug-in of another revision defined."""
+    """A plug-in of another revision may define it."""
     tree["configs"] = ["G", "H"]
     tree["diffusion"]["per_config"] = {"H": {"lr_ref": 0.003}}
     used = used_params(tree)

@@ -1,4 +1,4 @@
-"""A changed value that a config's own entry overrides is warned about."""
+"""Warnings of changed values that the entry of a config overrides."""
 
 import subprocess
 
@@ -8,21 +8,21 @@ from tiny import TINY, write_params
 from edm2.params import load
 from edm2.pipeline.hidden_values import hidden_changes
 
-OWN = {"A": {"lr_ref": 0.002, "overrides": {"bias": True}}}
+PER_CONFIG = {"A": {"lr_ref": 0.002, "overrides": {"bias": True}}}
 
 
 @pytest.fixture
 def committed(tmp_path):
-    """A repository with params in which config A has a learning rate and a bias of its own."""
-    file = write_params(tmp_path / "params.yaml", {**TINY, "diffusion.per_config": OWN})
-    for words in (["init"], ["add", "."], ["commit", "-m", "params"]):
+    """A repository with params in which config A has an entry in `per_config`."""
+    file = write_params(tmp_path / "params.yaml", {**TINY, "diffusion.per_config": PER_CONFIG})
+    for arguments in (["init"], ["add", "."], ["commit", "-m", "params"]):
         name = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-        subprocess.run(["git", *name, *words], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True, capture_output=True)
     return file
 
 
 def change(file, changes):
-    write_params(file, {**TINY, "diffusion.per_config": OWN, **changes})
+    write_params(file, {**TINY, "diffusion.per_config": PER_CONFIG, **changes})
     return load(file)
 
 
@@ -46,5 +46,5 @@ def test_values_as_committed_give_no_warning(committed):
 
 
 def test_without_git_there_is_no_warning(tmp_path):
-    file = write_params(tmp_path / "params.yaml", {**TINY, "diffusion.per_config": OWN})
+    file = write_params(tmp_path / "params.yaml", {**TINY, "diffusion.per_config": PER_CONFIG})
     assert list(hidden_changes(load(file), "A", file)) == []

@@ -45,10 +45,10 @@ def test_the_fingerprint_depends_on_code(root: Path) -> None:
 
 def test_the_fingerprint_depends_on_the_end_of_each_file(root: Path) -> None:
     code = files(Path("code"), a="1", b="2")
-    two = fingerprint({}, [code])
+    two_files = fingerprint({}, [code])
     (code / "b").unlink()
     files(code, a="1code/b2")
-    assert fingerprint({}, [code]) != two
+    assert fingerprint({}, [code]) != two_files
 
 
 def test_the_fingerprint_of_results_is_that_of_their_manifest(root: Path) -> None:
@@ -77,8 +77,8 @@ def test_publication_links_results_and_completes_the_run(root: Path) -> None:
         assert (root / "models/vae/weights").read_text() == "w"
         assert (root / "table").read_text() == "t"
         assert not list(state.folder.glob("checkpoint-*"))
-    with open_state("s", "f") as again:
-        assert is_complete(again)
+    with open_state("s", "f") as state:
+        assert is_complete(state)
 
 
 @pytest.mark.parametrize("content", ["12", None], ids=["truncated", "missing"])

@@ -1,4 +1,4 @@
-"""One plug-in per seam, from files outside the packages: trained, evaluated and reported with."""
+"""One plug-in per seam, from files outside the package, in a run of the whole pipeline."""
 
 import json
 import runpy
@@ -51,7 +51,7 @@ CHANGES = {
 
 @pytest.fixture(autouse=True)
 def remove_plugins():
-    """Plug-ins register once per process; other tests must not see them."""
+    """Plug-ins are registered for the whole process; other tests must not use them."""
     yield
     for path in PLUGINS:
         sys.modules.pop(f"edm2_plugin_{path.stem}", None)
@@ -62,7 +62,7 @@ def remove_plugins():
 
 @pytest.fixture
 def extended(tmp_path, monkeypatch):
-    """A project that uses a plug-in for every seam; its config has no place in the paper."""
+    """A project that uses a plug-in for every seam; its config is not in the paper."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -121,25 +121,25 @@ def test_a_name_is_unknown_without_its_plugin(extended):
 @pytest.mark.parametrize("content", ["import nothing_of_this_name", "1 +", None])
 def test_a_plugin_that_cannot_be_imported_is_a_problem_of_the_params(extended, content):
     if content is not None:
-        (extended / "mine.py").write_text(content)
-    write_params(extended / "params.yaml", {**TINY, "plugins": ["mine.py"]})
+        (extended / "plugin.py").write_text(content)
+    write_params(extended / "params.yaml", {**TINY, "plugins": ["plugin.py"]})
     with pytest.raises(ParamsError) as error:
         load("params.yaml")
     (problem,) = error.value.problems
-    assert (problem.key, problem.value) == ("plugins", "mine.py")
+    assert (problem.key, problem.value) == ("plugins", "plugin.py")
 
 
-def test_a_name_is_registered_once(extended):
+def test_a_name_cannot_be_registered_twice(extended):
     load("params.yaml")
     with pytest.raises(ValueError, match="heun"):
         SAMPLERS.register("heun", None)
 
 
-def test_another_plugin_file_makes_another_state(extended, monkeypatch):
-    (extended / "mine.py").write_text("")
-    write_params(extended / "params.yaml", {**TINY, "plugins": ["mine.py"]})
+def test_a_changed_plugin_file_starts_a_new_state(extended, monkeypatch):
+    (extended / "plugin.py").write_text("")
+    write_params(extended / "params.yaml", {**TINY, "plugins": ["plugin.py"]})
     run_stage("prepare")
-    (extended / "mine.py").write_text("# changed")
+    (extended / "plugin.py").write_text("# changed")
     run_stage("prepare")
     assert len(list((extended / ".state/prepare").glob("*[0-9a-f]"))) == 2
 
@@ -158,9 +158,11 @@ def test_the_example_sampler_solves_a_gaussian():
 
 
 def test_the_example_objective_keeps_mean_and_standard_deviation():
-    kind = runpy.run_path(str(ROOT / "examples/plugins/objective.py"))["LaplaceObjective"]
+    objective_class = runpy.run_path(str(ROOT / "examples/plugins/objective.py"))[
+        "LaplaceObjective"
+    ]
     normals = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-    values = kind(CONFIGS["G"]).ln_sigma(normals.double())
+    values = objective_class(CONFIGS["G"]).ln_sigma(normals.double())
     config = CONFIGS["G"]
     assert float(values.mean()) == pytest.approx(config.p_mean, abs=0.02)
     assert float(values.std()) == pytest.approx(config.p_std, rel=0.02)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tiny_autoencoder
 import torch
-from tiny_autoencoder import EVERYTHING, steady, vae_params
+from tiny_autoencoder import FULL_VAE, steady, vae_params
 from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params.section import Training
@@ -106,7 +106,7 @@ def vae_steps() -> dict[str, Any]:
     share = tiny_autoencoder.BATCH // this.world_size
     part = slice(share * this.rank, share * (this.rank + 1))
     for microbatch in (None, 2):
-        params = vae_params(EVERYTHING, microbatch=microbatch)
+        params = vae_params(FULL_VAE, microbatch=microbatch)
         task = steady(tiny_autoencoder.make_task(params))
         for step in (1, 2):
             accumulator, batch = MetricAccumulator(), tiny_autoencoder.make_batch(params, step)

@@ -128,7 +128,7 @@ def test_vae_steps_are_the_same_on_two_ranks(
 
     Gradient norms and the discriminator's anchors are those of the whole batch.
     """
-    params = tiny_autoencoder.vae_params(tiny_autoencoder.EVERYTHING)
+    params = tiny_autoencoder.vae_params(tiny_autoencoder.FULL_VAE)
     task = tiny_autoencoder.steady(tiny_autoencoder.make_task(params))
     for step in (1, 2):
         row = task.step(tiny_autoencoder.make_batch(params, step), step * tiny_autoencoder.BATCH)

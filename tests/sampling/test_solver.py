@@ -252,9 +252,9 @@ def test_an_interval_includes_its_end_points(high):
 )
 def test_a_step_adds_its_share_of_churn_up_to_the_maximum(amount, steps, gamma):
     churn = Churn(amount, lambda step: torch.ones(1, 1, 1, 1))
-    assert churn.raised(3.0, steps) == pytest.approx(3.0 * (1 + gamma), rel=1e-12)
-    x, raised = churn.add_noise(torch.zeros(1, 1, 1, 1, dtype=torch.float64), 3.0, 0, steps)
-    assert raised == churn.raised(3.0, steps)
+    assert churn.sigma_hat(3.0, steps) == pytest.approx(3.0 * (1 + gamma), rel=1e-12)
+    x, sigma_hat = churn.add_noise(torch.zeros(1, 1, 1, 1, dtype=torch.float64), 3.0, 0, steps)
+    assert sigma_hat == churn.sigma_hat(3.0, steps)
     assert float(x) == pytest.approx(3.0 * np.sqrt((1 + gamma) ** 2 - 1), rel=1e-12)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_autoencoder import BATCH, CPU, EVERYTHING, floats, make_backbone, vae_params
+from tiny_autoencoder import BATCH, CPU, FULL_VAE, floats, make_backbone, vae_params
 
 from edm2.runtime.checkpoint import load_tree, save_tree
 from edm2.vae.discriminator_training import DiscriminatorTask
@@ -16,7 +16,7 @@ WIDTHS = (8, 16)
 
 
 def make_task(seed: int = 0, **changes: Any) -> DiscriminatorTask:
-    return DiscriminatorTask(vae_params(EVERYTHING, changes), make_backbone(), seed, CPU)
+    return DiscriminatorTask(vae_params(FULL_VAE, changes), make_backbone(), seed, CPU)
 
 
 def make_output(step: int = 0) -> LossOutput:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_autoencoder import BATCH, EVERYTHING, TINY, make_batch, make_task, vae_params
+from tiny_autoencoder import BATCH, FULL_VAE, TINY, make_batch, make_task, vae_params
 from torch import nn
 
 from edm2.params.vae import Equivariance
@@ -185,7 +185,7 @@ def test_a_decoder_that_depends_on_the_position_has_a_loss_with_crops() -> None:
 
 def test_the_first_steps_of_a_training_have_flips_and_crops() -> None:
     """Tests of microbatches and ranks rely on this."""
-    task = make_task(vae_params(EVERYTHING))
+    task = make_task(vae_params(FULL_VAE))
     transforms = [task._transform(slice(0, BATCH), nimg, 8) for nimg in (8, 16, 24)]
     assert {transform.crop is None for transform in transforms[:2]} == {True, False}
     assert all(transform.flips.any(dim=0).all() for transform in transforms)

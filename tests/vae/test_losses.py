@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_autoencoder import EVERYTHING, vae_params
+from tiny_autoencoder import FULL_VAE, vae_params
 from torch.distributions import Normal, kl_divergence
 
 from edm2.features.classifier import Classifier
@@ -112,7 +112,7 @@ def image_losses(
     """Losses with these weights only; scores of the discriminator, if there is one, are not zero."""
     zeros = dict.fromkeys(ALL, 0.0)
     params = vae_params(
-        EVERYTHING,
+        FULL_VAE,
         {f"losses.{k}": v for k, v in {**zeros, **weights}.items()},
         {f"adversarial.{k}": v for k, v in adversarial.items()},
     )

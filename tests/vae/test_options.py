@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import ROOT
-from tiny_autoencoder import BATCH, EVERYTHING, make_task, vae_params
+from tiny_autoencoder import BATCH, FULL_VAE, make_task, vae_params
 from torch import nn
 
 from edm2.data.images import ImageShards
@@ -19,7 +19,7 @@ from edm2.params.vae import Vae
 from edm2.vae.training import VaeTask, batches
 
 STEPS = 4
-BASE = {**EVERYTHING, "duration_nimg": STEPS * BATCH, "warmup_nimg": 2 * BATCH}
+BASE = {**FULL_VAE, "duration_nimg": STEPS * BATCH, "warmup_nimg": 2 * BATCH}
 CHANGED: dict[str, Any] = {
     "images.min_area": 0.3,
     "images.flip": 1.0,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_autoencoder import (
     BATCH,
-    EVERYTHING,
+    FULL_VAE,
     TINY,
     copies,
     floats,
@@ -106,7 +106,7 @@ def assert_close_tasks(actual: VaeTask, expected: VaeTask) -> None:
 def test_microbatches_give_the_step_of_the_batch(microbatch: int) -> None:
     """With all options on, in two steps, one of which has a crop."""
     whole, split = (
-        steady(make_task(vae_params(EVERYTHING, microbatch=size))) for size in (None, microbatch)
+        steady(make_task(vae_params(FULL_VAE, microbatch=size))) for size in (None, microbatch)
     )
     for step in (1, 2):
         batch = make_batch(whole.params, step)
@@ -117,7 +117,7 @@ def test_microbatches_give_the_step_of_the_batch(microbatch: int) -> None:
 
 
 def test_metrics_with_all_options_on() -> None:
-    params = vae_params(EVERYTHING)
+    params = vae_params(FULL_VAE)
     metrics = make_task(params).step(make_batch(params), BATCH)
     losses = ("perceptual", "adversarial", "pooled", "low_pass", "mse")
     discriminator = ("loss", "images", "reconstructions", "accuracy", "nonfinite_gradients")
@@ -148,7 +148,7 @@ def test_the_kl_loss_of_a_learned_variance_is_logged_and_adds_its_gradient() -> 
 
 
 def test_network_and_discriminator_are_trained_and_the_backbone_is_frozen() -> None:
-    params = vae_params(EVERYTHING)
+    params = vae_params(FULL_VAE)
     task = make_task(params)
     backbone = task.losses.backbone
     trained = (task.network, task.discriminator_task.discriminator)
@@ -165,7 +165,7 @@ def test_network_and_discriminator_are_trained_and_the_backbone_is_frozen() -> N
 
 
 def test_the_step_of_the_network_does_not_change_the_discriminator(monkeypatch) -> None:
-    params = vae_params(EVERYTHING)
+    params = vae_params(FULL_VAE)
     task = make_task(params)
     task.step(make_batch(params, 1), BATCH)
     discriminator = task.discriminator_task.discriminator
@@ -183,7 +183,7 @@ def test_the_step_of_the_discriminator_does_not_change_the_network() -> None:
     networks = []
     for start in (0, 16):
         params = vae_params(
-            EVERYTHING, adversarial__discriminator_nimg=start, adversarial__generator_nimg=16
+            FULL_VAE, adversarial__discriminator_nimg=start, adversarial__generator_nimg=16
         )
         task = make_task(params)
         for step in (1, 2):
@@ -193,9 +193,7 @@ def test_the_step_of_the_discriminator_does_not_change_the_network() -> None:
 
 
 def test_the_discriminator_and_the_adversarial_loss_start_at_their_times() -> None:
-    params = vae_params(
-        EVERYTHING, adversarial__discriminator_nimg=8, adversarial__generator_nimg=24
-    )
+    params = vae_params(FULL_VAE, adversarial__discriminator_nimg=8, adversarial__generator_nimg=24)
     task, rows = make_task(params), []
     discriminator = task.discriminator_task.discriminator
     for step in range(1, 6):
@@ -213,7 +211,7 @@ def test_the_discriminator_and_the_adversarial_loss_start_at_their_times() -> No
 
 
 def test_without_a_weight_of_the_adversarial_loss_there_is_no_discriminator() -> None:
-    params = vae_params(EVERYTHING, losses__adversarial=0.0)
+    params = vae_params(FULL_VAE, losses__adversarial=0.0)
     task = make_task(params)
     metrics = task.step(make_batch(params), BATCH)
     assert task.discriminator_task is None
@@ -226,7 +224,7 @@ def test_images_and_reconstructions_pass_the_backbone_once_per_step(
     monkeypatch, weight: float
 ) -> None:
     """Perceptual loss, adversarial loss and the discriminator's step share the features."""
-    params = vae_params(EVERYTHING, losses__perceptual=weight)
+    params = vae_params(FULL_VAE, losses__perceptual=weight)
     task = make_task(params)
     backbone, batch_sizes = task.losses.backbone, []
     slices = backbone.slices
@@ -238,12 +236,12 @@ def test_images_and_reconstructions_pass_the_backbone_once_per_step(
 def test_flips_before_the_backbone_have_the_probability_of_params() -> None:
     """One draw per batch, from seed and time, within four standard deviations."""
     for probability in (0.0, 0.5, 1.0):
-        task = make_task(vae_params(EVERYTHING, losses__flip=probability))
+        task = make_task(vae_params(FULL_VAE, losses__flip=probability))
         flips = [task._flip(nimg) for nimg in range(8, 3208, 8)]
         std = (probability * (1 - probability) / 400) ** 0.5
         assert abs(sum(flips) / 400 - probability) <= 4 * std
     assert flips == [True] * 400
-    one, other = (make_task(vae_params(EVERYTHING), seed=seed) for seed in (0, 1))
+    one, other = (make_task(vae_params(FULL_VAE), seed=seed) for seed in (0, 1))
     assert [one._flip(n) for n in range(50)] != [other._flip(n) for n in range(50)]
 
 
@@ -271,7 +269,7 @@ def test_gradients_of_float16_do_not_underflow(microbatch: int | None, normaliza
 
 
 def test_losses_and_their_gradients_are_in_float32_if_activations_are_in_bfloat16() -> None:
-    params = vae_params(EVERYTHING, equivariance__crop=0.0)
+    params = vae_params(FULL_VAE, equivariance__crop=0.0)
     batch, dtypes = make_batch(params), []
     task = make_task(params, torch.bfloat16)
     backbone, slices, losses = task.losses.backbone, task.losses.backbone.slices, task.losses
@@ -292,7 +290,7 @@ def test_losses_and_their_gradients_are_in_float32_if_activations_are_in_bfloat1
 
 
 def test_nonfinite_gradients_are_counted_and_skipped() -> None:
-    params = vae_params(EVERYTHING)
+    params = vae_params(FULL_VAE)
     task, batch = make_task(params), make_batch(params)
     batch[1][0, 0, 0, 0] = torch.inf
     metrics = task.step(batch, BATCH)

@@ -12,7 +12,7 @@ import torch
 from tiny_autoencoder import (
     BATCH,
     CPU,
-    EVERYTHING,
+    FULL_VAE,
     TINY,
     copies,
     floats,
@@ -244,7 +244,7 @@ def test_the_first_update_changes_outputs_equally_at_any_width() -> None:
 def test_the_first_layer_has_its_own_learning_rate(wavelet: bool, high_resolution: bool) -> None:
     """Adam's first step moves weights by the learning rate."""
     params = vae_params(
-        EVERYTHING,
+        FULL_VAE,
         wavelet=wavelet,
         high_resolution=high_resolution,
         lr=0.08,
@@ -272,7 +272,7 @@ def test_the_network_is_compiled_and_its_parameters_keep_their_names(
 ) -> None:
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
-    params = vae_params(EVERYTHING)
+    params = vae_params(FULL_VAE)
     task = VaeTask(make_network(params), params, make_backbone(), 0, CPU, compiled=True)
     assert compiled == [task.network]
     assert set(task.state_dict()["network"]) == set(Autoencoder(params).state_dict())
@@ -282,7 +282,7 @@ def test_a_resumed_training_with_all_options_on_equals_an_uninterrupted_one(
     images: ImageShards, tmp_path
 ) -> None:
     """Discriminator and anchors are in the file; transforms and flips depend on seed and time."""
-    params = vae_params(EVERYTHING, microbatch=2, images__min_area=0.5, images__flip=0.5)
+    params = vae_params(FULL_VAE, microbatch=2, images__min_area=0.5, images__flip=0.5)
     whole, resumed = make_task(params), make_task(params)
     stream = batches(images, params, 1)
     for step, batch in enumerate(islice(stream(0), 3), 1):

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 
 def preset_names() -> list[str]:
-    """The presets that there are."""
+    """Names of all presets."""
     folder = files("edm2.params.presets")
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
 
