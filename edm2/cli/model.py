@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from edm2.cli.project import ProjectContext
 from edm2.cli.sample import Numbers
 from edm2.params.configs import CONFIGS
-from edm2.params.errors import UserError
+from edm2.params.errors import ParamsError, UserError
+from edm2.params.registry import load_plugins
 from edm2.params.sizes import SIZES
 
 POSITIVE = click.IntRange(min=1)
@@ -20,7 +22,7 @@ def model() -> None:
 
 
 @model.command()
-@click.argument("config", type=click.Choice(list(CONFIGS)))
+@click.argument("config")
 @click.argument("size", required=False, type=click.Choice(list(SIZES)))
 @click.option("--channels", type=POSITIVE, help="Width of the first level, instead of SIZE.")
 @click.option(
@@ -47,13 +49,22 @@ def model() -> None:
     "--res-blocks", type=POSITIVE, default=3, show_default=True, help="Residual blocks per level."
 )
 @click.option("--attention", type=Numbers(), help="Resolutions; default: those of CONFIG.")
-def summary(config: str, size: str | None, channels: int | None, **shape: Any) -> None:
-    """Print the options of CONFIG and the layers of its network at SIZE (default: S)."""
+@click.pass_obj
+def summary(
+    project: ProjectContext, /, config: str, size: str | None, channels: int | None, **shape: Any
+) -> None:
+    """Print the options of CONFIG and the layers of its network at SIZE (default: S).
+
+    CONFIG is one of the paper's, A to G, or of the plug-ins of the project.
+    """
     import torch
 
     from edm2.diffusion.denoiser import build_denoiser
     from edm2.diffusion.summary import layer_table
 
+    _load_plugins(project)
+    if config not in CONFIGS:
+        raise UserError(f"config {config}: expected one of {', '.join(CONFIGS)}.")
     if size and channels:
         raise click.UsageError("SIZE and --channels: expected only one of them.")
     try:
@@ -97,3 +108,15 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     )
+
+
+def _load_plugins(project: ProjectContext) -> None:
+    """Import the plug-ins of the project, if there is one: their configs are known then."""
+    from ruamel.yaml import YAML
+
+    if project.root is not None:
+        tree = YAML(typ="safe").load(project.root / "params.yaml")
+        names = tree.get("plugins") if isinstance(tree, dict) else None
+        problems = list(load_plugins(names, project.root))
+        if problems:
+            raise ParamsError(project.root / "params.yaml", problems)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from edm2.params.errors import Problem
+from edm2.params.guidance import Guidance
 from edm2.params.training_checks import (
     denoiser_problems,
     level_problems,
@@ -15,18 +16,28 @@ from edm2.params.training_checks import (
 )
 from edm2.params.tree import Params
 
+# fields that have no effect with a kind of guide
+UNUSED = {
+    "none": ("interval", "ema_length", "nimg", "changes", "path"),
+    "unlabeled": ("ema_length", "nimg", "changes", "path"),
+    "snapshot": ("changes", "path"),
+    "trained": ("path",),
+    "published": (),
+}
+
 
 def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
-    """Fields that do not fit the kind of guide."""
-    guidance, kind = params.guidance, params.guidance.guide
-    unused = {
-        "none": ("interval", "ema_length", "nimg", "changes", "path"),
-        "unlabeled": ("ema_length", "nimg", "changes", "path"),
-        "snapshot": ("changes", "path"),
-        "trained": ("path",),
-        "published": (),
-    }
-    for name in unused[kind]:
+    """Fields that do not fit the kind of guide, and what would fail in the guide's training."""
+    yield from _unused_fields(params.guidance)
+    yield from _wrong_values(params.guidance)
+    yield from _missing_fields(params.guidance, root)
+    if params.guidance.guide == "trained" and "per_config" not in params.guidance.changes:
+        yield from _guide_training(params, world_size, root)
+
+
+def _unused_fields(guidance: Guidance) -> Iterator[Problem]:
+    kind = guidance.guide
+    for name in UNUSED[kind]:
         value = getattr(guidance, name)
         if value:
             empty = "{}" if name == "changes" else "null"
@@ -43,6 +54,9 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
             "[1.0] with guide: none",
             "Choose a guide: unlabeled, snapshot, trained or published.",
         )
+
+
+def _wrong_values(guidance: Guidance) -> Iterator[Problem]:
     if any(b - a <= 1e-9 for a, b in pairwise(guidance.strength)):
         yield Problem(
             "guidance.strength",
@@ -57,6 +71,17 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
             "[low, high], low below high",
             "null means all noise levels.",
         )
+    if "per_config" in guidance.changes:
+        yield Problem(
+            "guidance.changes.per_config",
+            guidance.changes["per_config"],
+            "other fields of `diffusion`",
+            "Remove it.",
+        )
+
+
+def _missing_fields(guidance: Guidance, root: Path) -> Iterator[Problem]:
+    kind = guidance.guide
     if kind == "snapshot" and guidance.ema_length is None and guidance.nimg is None:
         yield Problem(
             "guidance.ema_length, guidance.nimg",
@@ -78,15 +103,6 @@ def guidance_problems(params: Params, world_size: int, root: Path) -> Iterator[P
             "fields in which the guide's training differs",
             "{conditional: false} trains an unconditional guide.",
         )
-    if "per_config" in guidance.changes:
-        yield Problem(
-            "guidance.changes.per_config",
-            guidance.changes["per_config"],
-            "other fields of `diffusion`",
-            "Remove it.",
-        )
-    elif kind == "trained":
-        yield from _guide_training(params, world_size, root)
 
 
 def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Problem]:

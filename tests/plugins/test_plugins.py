@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import ROOT, STAGES, TINY, make_project, run_stage, write_params
 
+from edm2.cli import main
 from edm2.params import ParamsError, load
 from edm2.params.configs import CONFIGS
 from edm2.params.seams import (
@@ -168,3 +169,10 @@ def test_the_example_objective_keeps_mean_and_standard_deviation():
     assert float(values.std()) == pytest.approx(config.p_std, rel=0.02)
     kurtosis = float(((values - values.mean()) / values.std()).pow(4).mean())
     assert kurtosis == pytest.approx(6, rel=0.15)  # a normal distribution has 3
+
+
+def test_the_summary_knows_the_configs_of_plugins(extended, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["model", "summary", "H", "--channels", "16"])
+    assert not end.value.code
+    assert "embedding_layers = 2" in capsys.readouterr().out
