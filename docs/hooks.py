@@ -184,7 +184,7 @@ def _param_links(keys: Any) -> str:
 
 def commands_page() -> str:
     """The help of every command of `edm2`."""
-    root = click.Context(edm2_command, info_name="edm2")
+    root = click.Context(edm2_command, info_name="edm2", **edm2_command.context_settings)
     lines = ["# Commands\n", *_help(edm2_command, root)]
     for context, command in _commands(edm2_command, root):
         lines += [f"\n## {context.command_path}\n", *_help(command, context)]

@@ -9,6 +9,13 @@ import torch
 from tiny import PER_CONFIG, STAGES, TINY, entered, make_project, run_stage
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the finished project are slow, like those marked `slow` where they stand."""
+    for item in items:
+        if "finished" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def one_seed_and_one_thread() -> Iterator[None]:
     """More threads would slow tiny networks down."""

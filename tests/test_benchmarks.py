@@ -7,6 +7,8 @@ import sys
 import pytest
 from tiny import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "benchmarks"
 
 

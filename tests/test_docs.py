@@ -151,6 +151,7 @@ def test_yaml_examples_are_valid_params(page):
         Params.model_validate(_merged(defaults, YAML(typ="safe").load(block)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "code"),
     [(page.path, code) for page in PAGES for code in page.blocks("python")],
@@ -184,6 +185,7 @@ def test_every_command_and_stage_has_a_section():
     )
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
     """Strict mode also fails on links between pages that lead nowhere."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +84,22 @@ FULL_VAE: dict[str, Any] = {  # all options of the VAE
 
 def write_params(path: Path, changes: dict[str, Any]) -> Path:
     """Write params.yaml with changes by key path."""
-    yaml = YAML(typ="safe")
-    tree = yaml.load(ROOT / "params.yaml")
+    tree = deepcopy(default_params())
     for key, value in changes.items():
         node, parts = tree, key.split(".")
         for part in parts[:-1]:
             node = node[part]
         assert parts[-1] in node, key
         node[parts[-1]] = value
-    yaml.dump(tree, path)
+    YAML(typ="safe").dump(tree, path)
     return path
+
+
+@cache
+def default_params() -> dict[str, Any]:
+    """The tree of params.yaml, parsed once because parsing is slow; callers copy it."""
+    tree: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")
+    return tree
 
 
 def make_project(folder: Path, changes: dict[str, Any], results_of: Path | None = None) -> Path:

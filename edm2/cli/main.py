@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import click
 
@@ -67,10 +68,11 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("edm2"):
-            raise
+        package = (error.name or "edm2").partition(".")[0]
+        if find_spec(package) is not None:
+            raise  # a bug here, or an incompatible version
         status = _fail(
-            f"the package {error.name} is not installed; this command needs it. "
+            f"the package {package} is not installed; this command needs it. "
             "Install the pipeline's packages: pip install 'edm2[pipeline]'",
             USAGE_ERROR,
         )

@@ -41,7 +41,7 @@ def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
             "codec.kind",
             codec.kind,
             "the package diffusers to be installed",
-            "Install it: pip install diffusers.",
+            "Install it: pip install 'edm2[sd]'.",
         )
     if codec.path is not None and not is_stable_diffusion:
         yield Problem(

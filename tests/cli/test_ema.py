@@ -266,6 +266,7 @@ def test_a_damaged_description_is_reported_before_anything_is_written(folder, tm
     assert contents(index.parent) == {index.name: text.encode()}
 
 
+@pytest.mark.slow
 def test_the_program_prints_tables_to_stdout_and_messages_to_stderr(folder, tmp_path, program):
     command = ("ema", "reconstruct", "store", "--lengths", "0.01", "--out", "out")
     warned, refused = program(*command, cwd=tmp_path), program(*command, cwd=tmp_path)

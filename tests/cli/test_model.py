@@ -10,6 +10,8 @@ import pytest
 from edm2 import reporting
 from edm2.params.configs import CONFIGS
 
+pytestmark = pytest.mark.slow
+
 PAPER = Path(reporting.__file__).parent / "paper"
 
 

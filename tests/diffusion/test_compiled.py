@@ -7,6 +7,8 @@ from tiny_denoiser import diffusion_params, make_batch, make_denoiser, perturb
 from edm2.diffusion.layers import normalized_once
 from edm2.diffusion.loss import DenoisingLoss
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("config", ["A", "G"])
 def test_the_loss_compiles_to_one_graph(config):

@@ -14,6 +14,8 @@ from tiny_denoiser import diffusion_params, make_denoiser, perturb
 from edm2.diffusion.blocks import Block
 from edm2.params.configs import CONFIGS
 
+pytestmark = pytest.mark.slow
+
 
 def silu(config, x):
     return x / (1 + np.exp(-x)) / (0.596 if config == "G" else 1)

@@ -18,6 +18,8 @@ from edm2.params.configs import CONFIGS
 from edm2.params.diffusion import Overrides
 from edm2.params.resolution import contradictions
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = [  # config, option, other value; one training step each
     ("A", "noise_embedding", "fourier"),
     ("C", "noise_embedding", "positional"),

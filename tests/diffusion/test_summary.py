@@ -6,6 +6,8 @@ import torch
 from edm2.diffusion import build_denoiser
 from edm2.diffusion.summary import layer_table
 
+pytestmark = pytest.mark.slow
+
 
 def on_meta(config="G", size="S", **shape):
     with torch.device("meta"):

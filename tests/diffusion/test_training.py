@@ -16,6 +16,8 @@ from edm2.params.configs import CONFIGS
 from edm2.params.resolution import resolve
 from edm2.runtime.checkpoint import load_tree, save_tree
 
+pytestmark = pytest.mark.slow
+
 
 def gradients(task):
     return {name: p.grad for name, p in task.denoiser.named_parameters()}

@@ -17,6 +17,8 @@ from edm2.params import UserError, load
 from edm2.params.seams import DETECTORS
 from edm2.runtime.files import sha256
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NAMES = ["inception", "dinov2"]
 WRITE = {"inception": write_inception, "dinov2": write_dinov2}

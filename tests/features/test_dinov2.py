@@ -13,6 +13,8 @@ from torchvision.models import VisionTransformer
 from edm2.features.dinov2 import DINOV2_WEIGHTS, Dinov2, load_dinov2, resize
 from edm2.params import UserError
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -16,6 +16,8 @@ from edm2.features import inception
 from edm2.features.inception import INCEPTION_WEIGHTS, Inception, load_inception
 from edm2.params import UserError
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -16,7 +16,10 @@ from edm2.params import UserError
 from edm2.vae.losses import perceptual_loss
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.filterwarnings("ignore:.*weights:UserWarning:torchvision")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*weights:UserWarning:torchvision"),
+]
 
 
 @pytest.fixture(scope="module")

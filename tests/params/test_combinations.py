@@ -339,7 +339,8 @@ def test_stable_diffusion_needs_its_package(params, only_problem, monkeypatch):
     monkeypatch.setattr("edm2.params.codec_checks.find_spec", lambda name: None)
     problem = only_problem({"codec.kind": "stable_diffusion", "dataset.resolution": 32})
     assert problem.key == "codec.kind"
-    assert "diffusers" in problem.fix
+    assert "diffusers" in problem.allowed
+    assert "edm2[sd]" in problem.fix
     params({})
 
 

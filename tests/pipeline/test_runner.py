@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tiny import ROOT, TINY, write_params
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = """
 stages:
   ending:

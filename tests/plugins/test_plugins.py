@@ -80,6 +80,7 @@ def test_there_is_an_example_for_every_seam():
     assert {path.stem for path in PLUGINS} == MEMBERS.keys()
 
 
+@pytest.mark.slow
 def test_the_pipeline_runs_from_images_to_report_with_a_plugin_for_every_seam(extended):
     per_config = ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid")
     for name in STAGES:
@@ -136,6 +137,7 @@ def test_a_name_cannot_be_registered_twice(extended):
         SAMPLERS.register("heun", None)
 
 
+@pytest.mark.slow
 def test_a_changed_plugin_file_starts_a_new_state(extended, monkeypatch):
     (extended / "plugin.py").write_text("")
     write_params(extended / "params.yaml", {**TINY, "plugins": ["plugin.py"]})

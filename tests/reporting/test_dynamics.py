@@ -65,6 +65,7 @@ def test_times_without_measurement_are_left_out():
     assert list(by_bucket(rows, "weights_mean").index) == [200, 400, 500, 600, 700, 800]
 
 
+@pytest.mark.slow
 def test_figures_have_a_row_or_a_panel_per_config(tmp_path):
     few, many = {"G": curves()}, {config: curves() for config in "ABCDEFG"}
     for name, draw in (("m", draw_magnitudes), ("u", draw_updates)):

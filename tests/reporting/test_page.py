@@ -88,6 +88,7 @@ HEADINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("configs", "names"), [("AH", ["EDM baseline", ""]), ("H", [""])])
 def test_the_report_needs_no_config_of_the_paper(stage_outputs, tmp_path, configs, names):
     page = write_page(stage_outputs(*configs))

@@ -17,6 +17,8 @@ from tiny_denoiser import BATCH, make_batch, make_task
 from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, is_main_process, ranks
 from edm2.runtime.loop import MetricAccumulator
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("ranks.py")
 REPOSITORY = Path(__file__).parents[2]
 PATHS = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests")))

@@ -15,6 +15,7 @@ from edm2.pipeline.published import import_published
 from edm2.runtime.manifest import read_manifest
 from stages.snapshot_emas import external_inputs
 
+pytestmark = pytest.mark.slow
 LENGTHS = (0.05, 0.1)
 
 

@@ -162,6 +162,7 @@ def test_without_sweeps_there_are_no_sections_but_the_folder(finished):
     assert [path.name for path in (finished / "reports/sweeps").iterdir()] == ["manifest.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["finished", "swept"])
 def test_the_best_network_is_measured_again_on_other_seeds(request, which):
     """It is chosen by the sweep alone: by the lowest value of whole networks at the end."""

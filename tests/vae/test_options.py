@@ -18,6 +18,8 @@ from edm2.params.loading import fields
 from edm2.params.vae import Vae
 from edm2.vae.training import VaeTask, batches
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 BASE = {**FULL_VAE, "duration_nimg": STEPS * BATCH, "warmup_nimg": 2 * BATCH}
 CHANGED: dict[str, Any] = {

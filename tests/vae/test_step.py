@@ -24,6 +24,8 @@ from torch.distributions import Normal, kl_divergence
 from edm2.vae.losses import perceptual_loss, pooled_loss
 from edm2.vae.training import Batch, VaeTask
 
+pytestmark = pytest.mark.slow
+
 
 def observed_step(task: VaeTask, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """Reconstructions, the gradient that is backpropagated from them, and the metrics of a step."""

@@ -12,6 +12,8 @@ from tiny import ROOT
 
 from edm2.vae.training import VaeTask
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--channels", "8", "--resolution", "32", "--batch", "2", "--warmup", "0", "--steps", "1")
 
 

@@ -36,6 +36,8 @@ from edm2.vae.evaluation import evaluate
 from edm2.vae.network import Autoencoder
 from edm2.vae.training import VaeTask, batches
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def task_of(backbone: Classifier) -> Callable[[Vae], VaeTask]:
