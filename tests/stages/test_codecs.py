@@ -74,9 +74,9 @@ def test_digits_in_pixel_space(project, capsys):
     network = load_file(folder / "models/diffusion/G/network.safetensors")
     assert any("16x16" in name for name in network)
     generated(folder)
-    found = metrics_of(folder)
-    assert "psnr" not in found
-    assert found["perceptual_classifier"] == 0
+    metrics = metrics_of(folder)
+    assert "psnr" not in metrics
+    assert metrics["perceptual_classifier"] == 0
     distances = list(metrics_of(folder, "baselines").values())
     assert len(distances) == 2
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
@@ -103,20 +103,23 @@ def test_digits_in_latents_of_stable_diffusions_kind(project, tmp_path, normaliz
         assert "No VAE was trained" in (folder / "reports/index.html").read_text()
     else:
         run(("train_vae", "encode_latents"))
-    facts = read_manifest(folder / "data/latents")
-    assert facts["shape"] == [4, 4, 4]
+    manifest = read_manifest(folder / "data/latents")
+    assert manifest["shape"] == [4, 4, 4]
     codec, images = (
         load_codec(folder / "models/vae", CPU),
         ImageShards(folder / "data/images", "train"),
     )
     means, stds = codec.encode(images.batch(range(len(images)))[0])
     if normalization == "paper":
-        assert (facts["mean"][0], facts["std"][3]) == (pytest.approx(5.81), pytest.approx(3.28))
+        assert (manifest["mean"][0], manifest["std"][3]) == (
+            pytest.approx(5.81),
+            pytest.approx(3.28),
+        )
     else:
         spread = means.double().numpy().var((0, 2, 3)) + (stds.double().numpy() ** 2).mean(
             (0, 2, 3)
         )
-        np.testing.assert_allclose(facts["std"], np.sqrt(spread), rtol=1e-3)
+        np.testing.assert_allclose(manifest["std"], np.sqrt(spread), rtol=1e-3)
     written = LatentShards(folder / "data/latents", "train").batch(range(20))
     np.testing.assert_allclose(written[0], means[:20], rtol=1e-2, atol=1e-3)
     assert {"psnr", "ssim", "perceptual_classifier", "latent/std"} <= metrics_of(folder).keys()
@@ -136,11 +139,11 @@ def test_vgg16_as_backbone(project, tmp_path, monkeypatch):
         vae__evaluate_nimg=128,
     )
     run_stage("train_vae")
-    found = metrics_of(folder)
+    metrics = metrics_of(folder)
     held_out = ImageShards(folder / "data/images", "held_out")
     codec = load_codec(folder / "models/vae", CPU)
     expected = evaluate(codec, held_out, load_vgg16(tmp_path / "vgg16.pth", CPU), CPU)
-    assert found["perceptual_vgg16"] == pytest.approx(expected["perceptual_vgg16"], rel=1e-4)
+    assert metrics["perceptual_vgg16"] == pytest.approx(expected["perceptual_vgg16"], rel=1e-4)
     rows = pd.read_csv(folder / "reports/vae/curves.csv")
     assert rows["train/perceptual"].gt(0).all()
 

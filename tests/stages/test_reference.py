@@ -45,17 +45,19 @@ def test_all_training_images_are_seen(finished):
     """1527 are no multiple of a batch; in an order of their own, so that the first are a sample."""
     train = seen(finished, "train")
     folder = finished / "data/reference"
-    facts = read_manifest(folder)
+    manifest = read_manifest(folder)
     assert (
-        facts["count"] == len(train) == read_manifest(finished / "data/images")["images"]["train"]
+        manifest["count"]
+        == len(train)
+        == read_manifest(finished / "data/images")["images"]["train"]
     )
     assert len(train) % 256
-    assert (facts["detector"], facts["dims"]) == ("classifier", 8)
-    assert facts["images"] == sha256(finished / "data/images/manifest.json")
-    assert facts["weights"] == sha256(finished / "models/features/network.safetensors")
+    assert (manifest["detector"], manifest["dims"]) == ("classifier", 8)
+    assert manifest["images"] == sha256(finished / "data/images/manifest.json")
+    assert manifest["weights"] == sha256(finished / "models/features/network.safetensors")
     with np.load(folder / "statistics.npz", allow_pickle=False) as arrays:
-        found = arrays["mu"], arrays["sigma"]
-    for ours, expected in zip(found, moments(train), strict=True):
+        stored = arrays["mu"], arrays["sigma"]
+    for ours, expected in zip(stored, moments(train), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-7)
     order = np.argsort(generator(0, "evaluation/reference").permutation(len(train)))
     features = np.load(folder / "features.npy", allow_pickle=False)
@@ -64,13 +66,13 @@ def test_all_training_images_are_seen(finished):
 
 def test_baselines_are_distances_to_it(finished):
     train, held_out = (seen(finished, split) for split in ("train", "held_out"))
-    found = json.loads((finished / "reports/baselines/metrics.json").read_text())
+    baselines = json.loads((finished / "reports/baselines/metrics.json").read_text())
     real, decoded = (
         f"{what}/fd_classifier_{len(held_out)}" for what in ("held_out", "reconstructions")
     )
-    assert found.keys() == {real, decoded}
+    assert baselines.keys() == {real, decoded}
     expected = frechet_distance(*moments(held_out), *moments(train))
-    assert found[real] == pytest.approx(expected, rel=1e-3)
+    assert baselines[real] == pytest.approx(expected, rel=1e-3)
     codec, images = (
         load_codec(finished / "models/vae", CPU),
         ImageShards(finished / "data/images", "held_out"),
@@ -78,9 +80,9 @@ def test_baselines_are_distances_to_it(finished):
     pixels = codec.decode(codec.encode(images.batch(range(len(images)))[0])[0])
     features = load_classifier(finished / "models/features", CPU).features(pixels).double().numpy()
     expected = frechet_distance(*moments(features), *moments(train))
-    assert found[decoded] == pytest.approx(expected, rel=1e-3)
+    assert baselines[decoded] == pytest.approx(expected, rel=1e-3)
     metrics = json.loads((finished / "reports/metrics.json").read_text())
-    assert {f"baselines/{key}" for key in found} <= metrics.keys()
+    assert {f"baselines/{key}" for key in baselines} <= metrics.keys()
 
 
 def test_two_ranks_see_what_one_sees(project, finished):
@@ -105,7 +107,7 @@ def test_two_ranks_see_what_one_sees(project, finished):
 
 
 def test_another_detector_is_other_work_for_those_that_measure_alone():
-    """Nothing is trained or encoded anew."""
+    """Nothing is trained or encoded again."""
     asking = {
         name
         for name in (
@@ -131,8 +133,8 @@ def test_another_detector_is_other_work_for_those_that_measure_alone():
 @pytest.mark.parametrize("stage", ["baselines", "fid"])
 def test_a_reference_of_another_classifier_is_refused(project, stage):
     folder = project()
-    facts = read_manifest(folder / "models/features")["network"]
-    save_classifier(Classifier(**facts), folder / "models/features")
+    arguments = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**arguments), folder / "models/features")
     with pytest.raises(
         UserError, match=r"data/reference: expected weights .*`dvc repro -f -s refer"
     ):
@@ -142,8 +144,8 @@ def test_a_reference_of_another_classifier_is_refused(project, stage):
 def test_too_few_training_images_are_told_before_anything_is_trained(project, finished):
     train = read_manifest(finished / "data/images")["images"]["train"]
     folder = project(features__dims=train, evaluation__samples=2 * train)
-    facts = read_manifest(folder / "models/features")["network"]
-    save_classifier(Classifier(**{**facts, "dims": train}), folder / "models/features")
+    arguments = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**{**arguments, "dims": train}), folder / "models/features")
     with pytest.raises(UserError, match=f"{train} images: .* {train} feature dimensions"):
         run_stage("reference")
 
@@ -151,8 +153,8 @@ def test_too_few_training_images_are_told_before_anything_is_trained(project, fi
 def test_held_out_images_no_more_than_dimensions_are_no_baseline(project, finished, capsys):
     count = read_manifest(finished / "data/images")["images"]["held_out"]
     folder = project(features__dims=count, evaluation__samples=2 * count)
-    facts = read_manifest(folder / "models/features")["network"]
-    save_classifier(Classifier(**{**facts, "dims": count}), folder / "models/features")
+    arguments = read_manifest(folder / "models/features")["network"]
+    save_classifier(Classifier(**{**arguments, "dims": count}), folder / "models/features")
     for stage in ("reference", "baselines"):
         run_stage(stage)
     assert json.loads((folder / "reports/baselines/metrics.json").read_text()) == {}
@@ -192,8 +194,8 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
     for stage in ("reference", "baselines"):
         run_stage(stage)
     assert json.loads((folder / "reports/baselines/metrics.json").read_text()) == {}
-    facts = read_manifest(folder / "data/reference")
-    assert (facts["detector"], facts["dims"], facts["count"]) == ("inception", 2048, None)
+    manifest = read_manifest(folder / "data/reference")
+    assert (manifest["detector"], manifest["dims"], manifest["count"]) == ("inception", 2048, None)
     for stage in ("sweep_ema", "fid"):
         run_stage(stage, "G")
     run_stage("report")
@@ -210,8 +212,8 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
     expected = frechet_distance(*moments(ours), mean, factor @ factor.T)
     assert rows.loc[f"fid_{SAMPLES}", "value"] == pytest.approx(expected, rel=1e-4)
     value, deviation = inception_score(detector.probabilities(features).numpy())
-    found = rows.loc[f"is_inception_{SAMPLES}", ["value", "standard_error"]].tolist()
-    assert found == pytest.approx([value, deviation / np.sqrt(10)], rel=1e-3)
+    score = rows.loc[f"is_inception_{SAMPLES}", ["value", "standard_error"]].tolist()
+    assert score == pytest.approx([value, deviation / np.sqrt(10)], rel=1e-3)
     page = (folder / "reports/index.html").read_text()
     assert "of an unknown number of images" in page
     assert "of an unknown number" not in (finished / "reports/index.html").read_text()
@@ -247,8 +249,8 @@ def test_files_from_outside_are_other_work(project, tmp_path, monkeypatch):
         },
     )
     monkeypatch.chdir(folder)
-    found = {external_inputs(load("params.yaml"))}
+    descriptions = {external_inputs(load("params.yaml"))}
     for name in ("weights.pth", "theirs.npz"):
         os.utime(tmp_path / name, (1, 1))
-        found.add(external_inputs(load("params.yaml")))
-    assert len(found) == 3
+        descriptions.add(external_inputs(load("params.yaml")))
+    assert len(descriptions) == 3

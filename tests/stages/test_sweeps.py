@@ -43,7 +43,7 @@ def swept(finished, tmp_path_factory):
 
 
 def networks(folder, **wanted):
-    """Of the sweep's manifest, those with some facts, by length."""
+    """Of the sweep's manifest, those with these values, by length."""
     listed = read_manifest(folder / "models/sweep/G")["networks"]
     return {n["ema_length"]: n for n in listed if wanted.items() <= n.items()}
 
@@ -123,8 +123,8 @@ def test_tables_have_a_curve_per_time_and_pattern(swept):
     sweep = table[table["seeds"] == "sweep"]
     for _, rows in sweep.groupby(["metric", "nimg", "tensors"]):
         assert sorted(rows["ema_length"]) == list(LENGTHS)
-    found = set(sweep[["nimg", "tensors"]].itertuples(index=False, name=None))
-    assert found == {(512, "all"), (1024, "all"), (1024, "*-affine")}
+    groups = set(sweep[["nimg", "tensors"]].itertuples(index=False, name=None))
+    assert groups == {(512, "all"), (1024, "all"), (1024, "*-affine")}
     assert set(table["network"]) == {
         file.stem for file in (swept / "models/sweep/G").glob("*.safetensors")
     }
