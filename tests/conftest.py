@@ -8,11 +8,13 @@ import pytest
 import torch
 from tiny import PER_CONFIG, STAGES, TINY, entered, make_project, run_stage
 
+SLOW_FIXTURES = {"finished", "mlflow"}  # the results of all stages; a real MLflow store
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the finished project are slow, like those marked `slow` where they stand."""
+    """Mark the tests that need a slow fixture; other slow tests have the mark in their files."""
     for item in items:
-        if "finished" in getattr(item, "fixturenames", ()):
+        if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 

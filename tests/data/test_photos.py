@@ -102,6 +102,7 @@ def covered(source: Photos, indices: np.ndarray) -> list[np.ndarray]:
     return masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [16, 32, 33, 64, 128])
 def test_training_and_held_out_crops_share_no_pixel(resolution: int) -> None:
     source = Photos(resolution)
@@ -166,6 +167,7 @@ def test_the_strip_position_differs_between_photographs_of_one_size(at_32: Photo
     assert any(start("pagoda", seed) != start("flower", seed) for seed in range(3))
 
 
+@pytest.mark.slow
 def test_identity_changes_with_the_photographs(
     monkeypatch: pytest.MonkeyPatch, at_32: Photos, tmp_path: Path
 ) -> None:

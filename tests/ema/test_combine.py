@@ -87,6 +87,7 @@ def test_sums_do_not_depend_on_the_number_of_threads(tmp_path, monkeypatch, thre
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chunk_values", "product_values"),
     [(1, 1), (8, 8), (40, 40), (40, 24), (7 * 8, 1), (7 * 8, 999), (2**23, 2**20)],

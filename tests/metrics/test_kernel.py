@@ -61,6 +61,7 @@ def expected_kernel(a, b):
     return 1 + 3 * first / dims + 3 * second / dims**2 + third / dims**3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_the_estimate_is_unbiased_and_its_error_matches_the_spread(shift):
     """Over 2000 samples of features from N(0, 1) and N(shift, 1)."""

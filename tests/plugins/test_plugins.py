@@ -173,6 +173,7 @@ def test_the_example_objective_keeps_mean_and_standard_deviation():
     assert kurtosis == pytest.approx(6, rel=0.15)  # a normal distribution has 3
 
 
+@pytest.mark.slow
 def test_the_summary_knows_the_configs_of_plugins(extended, capsys):
     with pytest.raises(SystemExit) as end:
         main(["model", "summary", "H", "--channels", "16"])

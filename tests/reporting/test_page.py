@@ -106,6 +106,7 @@ def test_the_report_needs_no_config_of_the_paper(stage_outputs, tmp_path, config
     assert metrics["vae/psnr"] == 30
 
 
+@pytest.mark.slow
 def test_dynamics_are_compared_with_the_papers(stage_outputs, tmp_path):
     """Weights that grow by 1.2, and activations that stay bounded; the paper has no config H."""
     ((_, body),) = dynamics_section(stage_outputs("D", "G", "H"), tmp_path)
@@ -114,6 +115,7 @@ def test_dynamics_are_compared_with_the_papers(stage_outputs, tmp_path):
     assert "Activations agree with the paper in config D, G." in body
 
 
+@pytest.mark.slow
 def test_without_training_there_are_no_training_curves(stage_outputs, tmp_path):
     page = write_page(stage_outputs("G", trained=False))
     headings = re.findall("<h2>(.*?)</h2>", page)

@@ -80,6 +80,7 @@ def test_without_curves_there_are_no_minima():
     assert minima(time_curves(END), "nimg").empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "curves"), [("nimg", time_curves), ("tensors", tensor_curves)])
 def test_figures_have_a_panel_per_config(tmp_path, by, curves):
     one, two = tmp_path / "deep/one.png", tmp_path / "two.png"
@@ -90,6 +91,7 @@ def test_figures_have_a_panel_per_config(tmp_path, by, curves):
         assert 1.5 < double.height / single.height < 2
 
 
+@pytest.mark.slow
 def test_the_heat_map_has_a_panel_per_config(tmp_path):
     table = concatenated(END, GUIDED)
     draw_heat_map(guidance_curves(table), tmp_path / "one.png")
