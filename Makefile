@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PORT ?= 5000
-PYTEST = $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: setup repro lint check test docs ui constraints
 
@@ -29,7 +29,7 @@ lint: setup
 
 # The fast part of `make test`: under a minute on two cores, once mypy has its cache.
 check: lint
-	OMP_NUM_THREADS=1 $(PYTEST) -m 'not slow' --durations 5 --durations-min 2
+	$(PYTEST) -m 'not slow' --durations 5 --durations-min 2
 
 test: lint
 	$(PYTEST) --cov
