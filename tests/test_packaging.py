@@ -108,7 +108,7 @@ def required(requirements: Iterable[str]) -> set[str]:
 
 
 def test_every_imported_package_is_declared() -> None:
-    graph = grimp.build_graph("edm2", "stages", include_external_packages=True)
+    graph = grimp.build_graph("edm2", "stages", include_external_packages=True, cache_dir=None)
     external = {module for module in graph.modules if graph.is_module_squashed(module)}
     extras, owners = PROJECT["optional-dependencies"], packages_distributions()
     declared = required(PROJECT["dependencies"] + extras["pipeline"] + extras["sd"])

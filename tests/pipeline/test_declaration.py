@@ -32,7 +32,7 @@ RUNTIME_DEPS = (  # modules of edm2.runtime with an effect on results
 @pytest.fixture(scope="module")
 def graph():
     """The imports of all modules."""
-    return grimp.build_graph("edm2", "stages")
+    return grimp.build_graph("edm2", "stages", cache_dir=None)
 
 
 def declared(name):
