@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from edm2.params.codec import CodecChoice
 from edm2.params.errors import Problem
 from edm2.params.seams import CODECS
 from edm2.params.tree import Params
@@ -34,7 +35,12 @@ def latent_layout(params: Params, root: Path) -> tuple[int, int] | None:
 
 
 def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
-    codec, layout = params.codec, latent_layout(params, root)
+    layout = latent_layout(params, root)
+    yield from _files(params.codec, layout, root)
+    yield from _normalization(params.codec, layout)
+
+
+def _files(codec: CodecChoice, layout: tuple[int, int] | None, root: Path) -> Iterator[Problem]:
     is_stable_diffusion = codec.kind == "stable_diffusion"
     if is_stable_diffusion and find_spec("diffusers") is None:
         yield Problem(
@@ -60,6 +66,9 @@ def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
                 f"Looked for {folder}; in a whole pipeline it is the folder vae. "
                 "Or set it to null: downloaded once.",
             )
+
+
+def _normalization(codec: CodecChoice, layout: tuple[int, int] | None) -> Iterator[Problem]:
     if codec.normalization == "paper" and codec.kind == "trained":
         yield Problem(
             "codec.normalization",
@@ -69,7 +78,7 @@ def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
         )
     if (
         codec.normalization == "paper"
-        and is_stable_diffusion
+        and codec.kind == "stable_diffusion"
         and layout
         and layout[1] != PAPER_CHANNELS
     ):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_detectors import write_dinov2, write_inception
 from safetensors.torch import load_file
-from tiny import ROOT, TINY, make_project, run_stage, start
+from tiny import ROOT, TINY, make_project, run_on_two_ranks, run_stage
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
@@ -88,17 +88,7 @@ def test_baselines_are_distances_to_it(finished):
 def test_two_ranks_see_what_one_sees(project, finished):
     folder = project()
     shutil.rmtree(folder / "data/reference")
-    ranks = start(
-        folder,
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--master_port=0",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=127.0.0.1:0",
-        "-m",
-        "stages.reference",
-    )
-    assert ranks.wait() == 0, ranks.stderr.read()
+    run_on_two_ranks(folder, "stages.reference")
     ours, theirs = (where / "data/reference" for where in (folder, finished))
     assert (ours / "features.npy").read_bytes() == (theirs / "features.npy").read_bytes()
     with np.load(ours / "statistics.npz") as a, np.load(theirs / "statistics.npz") as b:
