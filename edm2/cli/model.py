@@ -12,6 +12,7 @@ from edm2.params.configs import CONFIGS
 from edm2.params.errors import ParamsError, UserError
 from edm2.params.registry import load_plugins
 from edm2.params.sizes import SIZES
+from edm2.params.yaml_file import read_yaml
 
 POSITIVE = click.IntRange(min=1)
 
@@ -112,10 +113,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def _load_plugins(project: ProjectContext) -> None:
     """Import the plug-ins of the project, if there is one: their configs are known then."""
-    from ruamel.yaml import YAML
-
     if project.root is not None:
-        tree = YAML(typ="safe").load(project.root / "params.yaml")
+        tree = read_yaml(project.root / "params.yaml")
         names = tree.get("plugins") if isinstance(tree, dict) else None
         problems = list(load_plugins(names, project.root))
         if problems:

@@ -73,6 +73,7 @@ def preset(project: ProjectContext, name: str | None, size: str | None, write: b
     """
     from edm2.params.errors import UserError
     from edm2.params.presets import apply_preset, preset_names
+    from edm2.params.yaml_file import read_text
     from edm2.runtime.files import write_text
 
     if name is None:
@@ -81,7 +82,7 @@ def preset(project: ProjectContext, name: str | None, size: str | None, write: b
     if name not in preset_names():
         raise UserError(f"preset {name!r}: expected one of {', '.join(preset_names())}.")
     file = project.enter() / "params.yaml"
-    text = apply_preset(file.read_text(encoding="utf-8"), name, size)
+    text = apply_preset(read_text(file), name, size)
     if write:
         write_text(file, text)
         click.echo(f"{file}: set to {name}. Next: set dataset.path, then edm2 params check.")

@@ -176,7 +176,8 @@ def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
                 key,
                 pattern,
                 "files that exist",
-                f"{len(missing)} of {len(files_of)} not found, first {missing[0]}.",
+                f"{len(missing)} of {len(files_of)} not found, first {missing[0]}. "
+                f"{_shards_fix(pattern, missing[0])}".rstrip(),
             )
         files = {path.resolve() for paths in files_of.values() for path in paths}
         for path in sorted(files & trained_on)[:1]:
@@ -184,6 +185,17 @@ def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
                 key, pattern, "shards that are not among vae.images.shards", f"{path} is in both."
             )
         trained_on |= files
+
+
+def _shards_fix(pattern: str, path: Path) -> str:
+    """What to write instead of a pattern without files, of which `path` is missing."""
+    if path.is_dir() and any(path.glob("*.tar")):
+        return f"It is a folder: write {path}/*.tar."
+    if path.is_dir():
+        return "It is a folder without tars; for folders of images see dataset.source."
+    if "://" in pattern:
+        return "Download them first: only files are read."
+    return f"Write {Path(pattern).expanduser()}." if pattern.startswith("~") else ""
 
 
 def _sweep(params: Params, root: Path) -> Iterator[Problem]:

@@ -111,7 +111,11 @@ class Diffusion(Training):
         Raises:
             pydantic.ValidationError: an unknown key or an impossible value.
         """
-        return Diffusion.model_validate(_merged(self.model_dump(), changes))
+        return Diffusion.model_validate(self.merged(changes))
+
+    def merged(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """The tree of these params with some values changed, not validated."""
+        return _merged(self.model_dump(), changes)
 
 
 def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

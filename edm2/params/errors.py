@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+MAX_VALUE = 200  # characters of a wrong value in a message
+
 
 class UserError(Exception):
     """Something that the user provided is wrong: a value, a file, a device.
@@ -29,7 +31,10 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.value!r}: expected {self.allowed}. {self.fix}".rstrip()
+        value = repr(self.value)
+        if len(value) > MAX_VALUE:
+            value = f"{value[:MAX_VALUE]} ..."
+        return f"{self.key}: {value}: expected {self.allowed}. {self.fix}".rstrip()
 
 
 class ParamsError(UserError):

@@ -109,7 +109,10 @@ def _import(key: str, name: str, root: Path) -> Iterator[Problem]:
     except Exception as error:  # a plug-in may raise anything
         reason = f"{type(error).__name__}: {error}"
         yield Problem(
-            key, name, "a Python file or module that can be imported", f"It raised {reason}."
+            key,
+            name,
+            "a Python file below the project root, or a module, that can be imported",
+            f"It raised {reason}. Correct it, or remove it from `plugins`.",
         )
 
 

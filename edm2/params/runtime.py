@@ -3,15 +3,23 @@
 Except for `precision` they do not change results.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from edm2.params.section import Count, NonNegative, Section
 
 
+def _known_device(name: object) -> object:
+    if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda|cuda:\d+", name):
+        raise PydanticCustomError("literal_device", "'auto', 'cpu', 'cuda' or 'cuda:N'")
+    return name
+
+
 class Runtime(Section):
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = Field(
+    device: Annotated[str, BeforeValidator(_known_device)] = Field(
         description="auto: a GPU where there is one; or cpu, cuda, cuda:N"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(

@@ -20,7 +20,7 @@ def _number_or_learned(value: object) -> object:
     """Makes a value of neither type one problem, not two."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
     if not number and value != "learned":
-        raise ValueError("a number of at least 0, or learned")
+        raise ValueError("a number of at least 0, or 'learned'")
     return value
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from edm2.params import Params, UserError
+from edm2.params.yaml_file import read_yaml
 
 PIPELINE = Path("dvc.yaml")
 
@@ -30,7 +29,7 @@ def read_declaration(name: str, config: str | None, pipeline: Path = PIPELINE) -
     """Stage `name` of dvc.yaml, with `config` for "${item.config}".
 
     Raises:
-        UserError: there is no dvc.yaml in this folder.
+        UserError: there is no dvc.yaml with this stage in this folder.
     """
     stage = _stage(name, pipeline)
 
@@ -53,12 +52,18 @@ def has_matrix(name: str, pipeline: Path = PIPELINE) -> bool:
 
 
 def _stage(name: str, pipeline: Path) -> dict[str, Any]:
-    try:
-        stage: dict[str, Any] = YAML(typ="safe").load(pipeline)["stages"][name]
-    except FileNotFoundError:
+    if not pipeline.exists():
+        here = Path.cwd()
+        root = next((folder for folder in here.parents if (folder / pipeline).exists()), None)
+        way_out = f"cd {root}" if root else "change to a clone of edm2"
         raise UserError(
-            f"{pipeline}: not in this folder ({Path.cwd()}). Run stages in the project's root."
-        ) from None
+            f"{pipeline}: not in this folder ({here}). Stages run in the project's root: {way_out}."
+        )
+    tree = read_yaml(pipeline)
+    stages = tree.get("stages") if isinstance(tree, dict) else None
+    stage = stages.get(name) if isinstance(stages, dict) else None
+    if not isinstance(stage, dict):
+        raise UserError(f"{pipeline}: has no stage {name}. Restore the file, for example from git.")
     return stage
 
 

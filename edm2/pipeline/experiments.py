@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
 from edm2.params.diffusion import Diffusion, Overrides
+from edm2.params.yaml_file import parse_yaml
 from edm2.runtime.tracking import flatten
 
 
@@ -36,7 +36,7 @@ def read(revision: str, path: str) -> str:
 
 def read_params(revision: str) -> dict[str, Any]:
     """The tree of an experiment's params.yaml, as written."""
-    tree: dict[str, Any] = YAML(typ="safe").load(read(revision, "params.yaml"))
+    tree: dict[str, Any] = parse_yaml(read(revision, "params.yaml"), f"{revision}: params.yaml")
     return tree
 
 

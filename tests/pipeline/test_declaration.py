@@ -86,3 +86,18 @@ def test_a_folder_without_dvc_yaml_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"dvc.yaml: .*{tmp_path}"):
         read_declaration("prepare", None)
+
+
+def test_in_a_folder_below_the_root_the_root_is_named(tmp_path, monkeypatch):
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "docs/guides").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "docs/guides")
+    with pytest.raises(UserError, match=f"cd {tmp_path}\\."):
+        read_declaration("prepare", None)
+
+
+@pytest.mark.parametrize("text", ["", "stages: {}\n", "stages: [prepare]\n", "- a\n", "a: [\n"])
+def test_a_dvc_yaml_without_the_stage_is_refused(tmp_path, text):
+    (tmp_path / "dvc.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"dvc\.yaml"):
+        read_declaration("prepare", None, tmp_path / "dvc.yaml")

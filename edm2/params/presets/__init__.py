@@ -7,6 +7,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from edm2.params.errors import UserError
+from edm2.params.yaml_file import parse_yaml
+
 
 def preset_names() -> list[str]:
     """Names of all presets."""
@@ -20,10 +23,13 @@ def apply_preset(text: str, name: str, size: str | None = None) -> str:
     Args:
         text: of a params.yaml.
         size: a size of the paper; None: the preset's.
+
+    Raises:
+        UserError: the text is not YAML, or lacks a section.
     """
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 120, True
-    tree = yaml.load(text)
+    tree = parse_yaml(text, "params.yaml", yaml)
     preset = YAML(typ="safe").load((files("edm2.params.presets") / f"{name}.yaml").read_text())
     if size is not None:
         preset["diffusion"]["size"] = size
@@ -34,8 +40,10 @@ def apply_preset(text: str, name: str, size: str | None = None) -> str:
 
 
 def _merge(tree: Any, changes: dict[str, Any]) -> None:
+    if not isinstance(tree, dict):
+        raise UserError("params.yaml: expected all sections of edm2. See `edm2 params check`.")
     for key, value in changes.items():
         if isinstance(value, dict) and value:
-            _merge(tree[key], value)
+            _merge(tree.get(key), value)
         else:
             tree[key] = value
