@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import click
 
@@ -17,6 +16,7 @@ from edm2.cli.project import ProjectContext
 from edm2.cli.sample import sample
 from edm2.cli.verify import verify
 from edm2.params.errors import UserError
+from edm2.runtime.failures import explain, prepare_streams, print_traceback
 
 USAGE_ERROR = 2
 COMPLETION = "_EDM2_COMPLETE"  # set by shells for completion
@@ -46,10 +46,14 @@ for command in (params, ema, sample, compare, model, verify):
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; errors that a user can fix are printed without a traceback."""
+    """Run the command line; errors that a user can fix are printed without a traceback.
+
+    EDM2_TRACEBACK=1 prints it, too.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written files
     if COMPLETION in os.environ:
         edm2.main(prog_name="edm2")  # answers the shell and exits
+    prepare_streams()
     try:
         # not edm2.main, which exits with 1 at a broken pipe and treats an EOFError as Ctrl-C
         with edm2.make_context("edm2", list(sys.argv[1:] if args is None else args)) as context:
@@ -61,22 +65,29 @@ def main(args: Sequence[str] | None = None) -> None:
         error.show()
         status = error.exit_code
     except UserError as error:
+        print_traceback(error)
         status = _fail(str(error), USAGE_ERROR)
     except KeyboardInterrupt:
         status = _fail("interrupted; run the same command again to continue", 130)
     except BrokenPipeError:  # the reader, like `head`, has stopped
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_output()
         status = 0
-    except ModuleNotFoundError as error:
-        package = (error.name or "edm2").partition(".")[0]
-        if find_spec(package) is not None:
-            raise  # a bug here, or an incompatible version
-        status = _fail(
-            f"the package {package} is not installed; this command needs it. "
-            "Install the pipeline's packages: pip install 'edm2[pipeline]'",
-            USAGE_ERROR,
-        )
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        print_traceback(error)
+        _end_output()
+        status = _fail(message, USAGE_ERROR)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_output() -> None:
+    """Write what is buffered, or forget it: writing it at exit would fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> int:

@@ -108,15 +108,12 @@ def sample(project: ProjectContext, /, network: Path, **options: Any) -> None:
     PNG files, a grid by class is also written. On several GPUs:
     torchrun --nproc_per_node=8 --no-python edm2 sample ...
     """
-    from edm2.params import UserError, load
+    from edm2.params import load
 
     root = project.enter()
     params = load(root / "params.yaml")
     from edm2.pipeline.samples import SampleRequest, write_samples
 
     config, kind = options["config"], options.pop("kind")
-    if config not in params.configs:
-        raise UserError(
-            f"--config {config}: not one of `configs` in params.yaml ({', '.join(params.configs)})."
-        )
+    params.require_config(config, f"--config {config}", "params.yaml")
     write_samples(SampleRequest(network, format=kind, **options), params.of(config))

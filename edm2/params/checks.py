@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -25,6 +26,7 @@ from edm2.params.training_checks import (
 from edm2.params.tree import Params
 from edm2.params.vae_checks import vae_problems
 
+COMPILERS = ("g++", "clang++", "c++")  # that torch.compile may use
 MIN_RESOLUTION = 7  # side of the windows of structural similarity, in pixels
 
 
@@ -57,6 +59,7 @@ def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[
     yield from _per_config(params, world_size, root)
     yield from _sweep(params, root)
     yield from evaluation_problems(params, root)
+    yield from _compiler(params)
     yield from guidance_problems(params, world_size, root)
 
 
@@ -240,6 +243,19 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
     ):
         if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
             yield Problem(key, list(lengths), "values in ascending order, each once", "Sort them.")
+
+
+def _compiler(params: Params) -> Iterator[Problem]:
+    """torch.compile needs a compiler, and would fail only at the first step of a training."""
+    if params.runtime.compile and not any(
+        map(shutil.which, (*COMPILERS, os.environ.get("CXX", "")))
+    ):
+        yield Problem(
+            "runtime.compile",
+            True,
+            f"a C++ compiler to be installed: one of {', '.join(COMPILERS)}, or that of CXX",
+            "Install g++ (package g++ or gcc-c++), or set it to false.",
+        )
 
 
 def project_root() -> Path:

@@ -42,7 +42,7 @@ def training_problems(key: str, training: Training, world_size: int) -> Iterator
             f"{key}.batch",
             batch,
             f"a multiple of the {world_size} ranks",
-            nearest(batch, world_size),
+            f"{nearest(batch, world_size)} Or start another number of processes (launch).",
         )
     intervals = ("duration_nimg", "log_nimg", "evaluate_nimg", "magnitudes_nimg")
     for name in (name for name in intervals if hasattr(training, name)):

@@ -5,10 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from edm2.params.codec import CodecChoice
-from edm2.params.configs import ConfigName, TrainingConfig
+from edm2.params.configs import CONFIGS, ConfigName, TrainingConfig
 from edm2.params.dataset import Dataset
 from edm2.params.diffusion import Diffusion
 from edm2.params.ema import Ema, Sweep
+from edm2.params.errors import UserError
 from edm2.params.evaluation import Evaluation, Sampling
 from edm2.params.features import Features
 from edm2.params.guidance import Guidance
@@ -52,6 +53,27 @@ class Params(Section):
     def detector_dims(self) -> int:
         """Width of the feature vectors that the metrics compare."""
         return DETECTORS[self.evaluation.detector].dims or self.features.dims
+
+    def require_config(self, config: str, named: str, file: object) -> None:
+        """Check that a config is one of `configs`.
+
+        Args:
+            named: how the user named it, for the error.
+            file: of these params.
+
+        Raises:
+            UserError: it is not, or there is no such config.
+        """
+        if config not in CONFIGS:
+            raise UserError(
+                f"{named}: no such training config. Expected one of `configs` in {file}: "
+                f"{', '.join(self.configs)}."
+            )
+        if config not in self.configs:
+            raise UserError(
+                f"{named}: not one of `configs` in {file} ({', '.join(self.configs)}). Add it there, "
+                "or name one of these."
+            )
 
     def of(self, config: ConfigName) -> "Params":
         """The params of one config: its entry in `diffusion.per_config` merged in."""

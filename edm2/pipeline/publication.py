@@ -53,6 +53,8 @@ def publish(state: State, outs: Iterable[Path]) -> None:
         sizes = {path.relative_to(state.results).as_posix(): _size(path) for path in files}
         state.note(result_bytes=sizes)
         for out in outs:
+            if not (state.results / out).exists():
+                raise RuntimeError(f"{out}: declared in dvc.yaml, but the stage has not written it")
             link(state.results / out, out)
         for checkpoint in state.checkpoints():
             checkpoint.unlink()

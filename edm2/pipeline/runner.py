@@ -1,18 +1,26 @@
 """The runner of stages: check the params, run the stage in its state folder, publish its outs."""
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edm2.params import Params, UserError, load
 from edm2.params.checks import project_root
 from edm2.params.registry import plugin_files
 from edm2.pipeline.declaration import has_matrix, read_declaration
 from edm2.pipeline.hidden_values import hidden_changes
+from edm2.runtime.failures import (
+    explain,
+    prepare_streams,
+    print_traceback,
+    report_to_launcher,
+)
 from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
 
 if TYPE_CHECKING:
@@ -20,6 +28,8 @@ if TYPE_CHECKING:
 
     from edm2.runtime.state import State
     from edm2.runtime.tracking import Run
+
+SECONDS_FOR_MAIN_PROCESS = 10.0
 
 
 @dataclass(frozen=True)
@@ -59,23 +69,27 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
         external_inputs: describes the inputs that dvc.yaml does not name, if there are any.
     """
     name = Path(sys.argv[0]).stem
-    args = _parse(name, run.__doc__)
-    cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # keep notes if it is killed
+    prepare_streams()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # keep notes if it is killed
     raise_at_signals()
     try:
+        args = _parse(name, run.__doc__)
         params = load(args.params)
-        if args.config and args.config not in params.configs:
-            raise UserError(
-                f"config {args.config}: not one of `configs` in {args.params} "
-                f"({', '.join(params.configs)}). Add it there."
-            )
+        if args.config:
+            params.require_config(args.config, f"config {args.config}", args.params)
         _warn_of_hidden_changes(params, args)
         inputs = external_inputs(params) if external_inputs else ""
         run_stage(name, run, params, args.config, inputs)
-    except UserError as error:
-        _exit(f"{name}: {error}", 2)
     except Interrupted as error:
-        _exit(f"{name}: {error}; run the same command again to continue.", error.status)
+        if _is_main_process():
+            print(f"{name}: {error}; run the same command again to continue.", file=sys.stderr)
+        exit_at_once(error.status)
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else explain(error)
+        if message is None:
+            raise
+        _fail(f"{name}: {message}", error)
 
 
 def run_stage(
@@ -130,7 +144,28 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _exit(message: str, status: int) -> NoReturn:
-    """Write buffered output, then exit without waiting for threads that read ahead."""
-    print(message, file=sys.stderr)
-    exit_at_once(status)
+def _is_main_process() -> bool:
+    if "RANK" not in os.environ:
+        return True  # without torch, whose import takes seconds
+    from edm2.runtime.distributed import is_main_process
+
+    return is_main_process()
+
+
+def _fail(message: str, error: Exception) -> NoReturn:
+    """Print a message, and exit with status 2 without waiting for threads that read ahead.
+
+    All ranks mostly fail in the same way. The main process says so, and the launcher then ends the
+    others, which wait for that: whoever exits first is the one whose message torchrun shows.
+    """
+    ended = False
+    if not _is_main_process():
+        try:
+            time.sleep(SECONDS_FOR_MAIN_PROCESS)
+        except Interrupted:
+            ended = True
+    if not ended:
+        print_traceback(error)
+        print(message, file=sys.stderr)
+        report_to_launcher(message)
+    exit_at_once(2)

@@ -26,6 +26,9 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
+    except Exception as error:
+        error.add_note(f"while writing {path}")
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

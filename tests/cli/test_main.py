@@ -1,5 +1,6 @@
 """`edm2` itself: where the project is, exit statuses, and what is imported."""
 
+import errno
 import os
 import sys
 
@@ -145,6 +146,21 @@ def test_a_closed_pipe_is_not_an_error(program, arguments):
     finally:
         os.close(writing)
     assert (result.status, result.err) == (0, "")
+
+
+@pytest.mark.slow
+def test_output_need_not_be_utf_8(program):
+    result = program("params", "describe", "diffusion.lr_ref", cwd=ROOT, PYTHONIOENCODING="latin-1")
+    assert (result.status, result.err) == (0, "")
+    assert r"\u03b1_ref" in result.out
+
+
+def test_a_full_disk_is_told(run, monkeypatch):
+    error = OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    monkeypatch.setattr("edm2.params.load", raising(error))
+    result = run("params", "check", "params.yaml")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("edm2: /data/x: No space left on device")
 
 
 def raising(error):

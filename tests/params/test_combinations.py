@@ -123,6 +123,39 @@ def test_a_combination_that_cannot_work_is_refused(problems, field, changed, key
     assert [text for text in mentions if text not in f"{named.allowed} {named.fix}"] == []
 
 
+def test_compilation_needs_a_compiler(params, only_problem, monkeypatch, tmp_path):
+    compiler = tmp_path / "my-c++"
+    compiler.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    problem = only_problem({"runtime.compile": True})
+    assert (problem.key, problem.value) == ("runtime.compile", True)
+    assert "g++" in problem.allowed
+    assert "false" in problem.fix
+    params({"runtime.compile": False})
+    monkeypatch.setenv("CXX", str(compiler))
+    params({"runtime.compile": True})
+
+
+@pytest.mark.parametrize(
+    ("shards", "fix"),
+    [
+        ("tars", "tars/*.tar"),
+        ("images", "dataset.source"),
+        ("https://host/0.tar", "Download"),
+        ("~/0.tar", "Write /"),
+        ("{a,b}.tar", "2 of 2"),
+    ],
+)
+def test_what_to_write_instead_of_a_pattern_without_files(problems, tmp_path, shards, fix):
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars/0.tar").touch()
+    (tmp_path / "images").mkdir()
+    (problem,) = (p for p in problems({"vae.images.shards": shards}) if p.value == shards)
+    assert problem.key == "vae.images.shards"
+    assert fix in problem.fix
+
+
 def test_images_must_be_at_least_as_large_as_ssim_windows(params, only_problem):
     changes = {
         "features.slices": 1,

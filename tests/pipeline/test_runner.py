@@ -1,6 +1,7 @@
 """How a stage ends: its exit status, its status in MLflow, and the output that it has buffered."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,10 @@ from pathlib import Path
 
 import pytest
 from tiny import ROOT, TINY, write_params
+
+from edm2.params import UserError
+from edm2.pipeline import runner
+from edm2.runtime.interruption import Interrupted
 
 pytestmark = pytest.mark.slow
 
@@ -56,10 +61,10 @@ def run_to(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     (tmp_path / "ending.py").write_text(STAGE)
     write_params(tmp_path / "params.yaml", {**TINY, "tracking.mlflow": True})
 
-    def run(code: str) -> subprocess.CompletedProcess[str]:
+    def run(code: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "ending.py"],
-            cwd=tmp_path,
+            [sys.executable, tmp_path / "ending.py"],
+            cwd=tmp_path / folder,
             env={
                 **os.environ,
                 "PYTHONUNBUFFERED": "",
@@ -80,6 +85,7 @@ def run_to(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     ("code", "status", "lines"),
     [
         ("raise UserError('wrong')", 2, ["MLflow: FAILED", "ending: wrong"]),
+        ("open('/nowhere/x')", 2, ["MLflow: FAILED", "ending: /nowhere/x: No such file"]),
         ("send(signal.SIGINT)", 130, ["MLflow: KILLED", "ending: stopped by SIGINT"]),
         ("send(signal.SIGTERM)", 143, ["MLflow: KILLED", "ending: stopped by SIGTERM"]),
         ("send(signal.SIGKILL)", -9, []),
@@ -87,7 +93,16 @@ def run_to(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         ("pass", 1, ["MLflow: FAILED", "Traceback"]),  # there is no out.txt to publish
         (COMPLETE, 0, ["MLflow: FINISHED"]),
     ],
-    ids=["user error", "Ctrl-C", "SIGTERM", "SIGKILL", "error", "no results", "complete"],
+    ids=[
+        "user error",
+        "system error",
+        "Ctrl-C",
+        "SIGTERM",
+        "SIGKILL",
+        "error",
+        "no results",
+        "complete",
+    ],
 )
 def test_output_comes_in_order_and_mlflow_gets_the_status(
     run_to, code: str, status: int, lines: list[str]
@@ -98,6 +113,39 @@ def test_output_comes_in_order_and_mlflow_gets_the_status(
     assert len(printed) >= len(lines) + 1
     for line, start in zip(printed, ["a note", *lines], strict=False):
         assert line.startswith(start), result.stdout
+
+
+def test_in_another_folder_the_root_is_told(run_to, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    result = run_to(COMPLETE, "docs")
+    assert result.returncode == 2
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("ending: dvc.yaml: ")
+    assert f"cd {tmp_path}." in line
+
+
+@pytest.mark.parametrize(
+    ("rank", "ended", "printed"), [("0", False, True), ("1", True, False), ("1", False, True)]
+)
+def test_the_main_process_says_what_is_wrong_and_others_only_if_nobody_ends_them(
+    monkeypatch, capsys, rank: str, ended: bool, printed: bool
+) -> None:
+    class Exited(Exception): ...
+
+    def sleep(seconds: float) -> None:
+        assert rank != "0"
+        if ended:
+            raise Interrupted(signal.SIGTERM)
+
+    def exit_at_once(status: int) -> None:
+        raise Exited(status)
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(runner.time, "sleep", sleep)
+    monkeypatch.setattr(runner, "exit_at_once", exit_at_once)
+    with pytest.raises(Exited, match="2"):
+        runner._fail("what is wrong", UserError("what is wrong"))
+    assert capsys.readouterr().err == "what is wrong\n" * printed
 
 
 def test_a_complete_stage_says_so_and_does_not_log_again(run_to, tmp_path: Path) -> None:
