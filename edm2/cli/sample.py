@@ -108,12 +108,18 @@ def sample(project: ProjectContext, /, network: Path, **options: Any) -> None:
     PNG files, a grid by class is also written. On several GPUs:
     torchrun --nproc_per_node=8 --no-python edm2 sample ...
     """
-    from edm2.params import load
+    from edm2.params import UserError, load
 
     root = project.enter()
     params = load(root / "params.yaml")
     from edm2.pipeline.samples import SampleRequest, write_samples
 
     config, kind = options["config"], options.pop("kind")
+    folder = network.parent
+    if config != folder.name and folder.parent == root / "models/sweep":
+        raise UserError(
+            f"--config {config}: {network} is a network of config {folder.name}. "
+            f"Use --config {folder.name}."
+        )
     params.require_config(config, f"--config {config}", "params.yaml")
     write_samples(SampleRequest(network, format=kind, **options), params.of(config))

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from edm2.diffusion.denoiser import Denoiser, build_denoiser
+from edm2.diffusion.identification import mismatch
 from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
 from edm2.params.resolution import resolve
@@ -39,28 +40,19 @@ def save_network(denoiser: Denoiser, path: Path) -> None:
     save_file({name: tensor.cpu() for name, tensor in denoiser.state_dict().items()}, path)
 
 
-def set_network(denoiser: Denoiser, tensors: Mapping[str, torch.Tensor]) -> Denoiser:
+def set_network(
+    denoiser: Denoiser, tensors: Mapping[str, torch.Tensor], source: object = "these weights"
+) -> Denoiser:
     """Load weights into the raw network and freeze it for sampling.
+
+    Args:
+        source: file of the weights, for errors.
 
     Raises:
         UserError: the names or shapes are those of another network.
     """
-    expected = {name: tensor.shape for name, tensor in denoiser.unet.state_dict().items()}
-    actual = {name: tensor.shape for name, tensor in tensors.items()}
-    differing = sorted(
-        name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
-    )
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"{len(differing)} tensors do not fit the network that `diffusion` describes, for "
-            f"example {name}: shape {_text(actual.get(name))}, expected {_text(expected.get(name))}. "
-            "Set size or channels, channel_mult and res_blocks as in the training of these weights, "
-            "and use latents of the same shape and number of classes."
-        )
+    problem = mismatch(tensors, denoiser)
+    if problem:
+        raise UserError(f"{source}: another network than `diffusion` describes: {problem}")
     denoiser.unet.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return denoiser.eval().requires_grad_(False)
-
-
-def _text(shape: torch.Size | None) -> str:
-    return "none" if shape is None else str(list(shape))

@@ -56,12 +56,15 @@ class Sampler:
         Raises:
             UserError: a file cannot be read, or its network has another shape.
         """
-        main, interval = set_network(self.denoiser, _read(network)), self.params.guidance.interval
+        main, interval = (
+            set_network(self.denoiser, _read(network), network),
+            self.params.guidance.interval,
+        )
         if strength == 1:
             return main
         if guide is None:
             return guided(main, without_labels(main), strength, interval)
-        other = set_network(self.guide, _read(guide))
+        other = set_network(self.guide, _read(guide), guide)
         return guided(main, with_guide(main, other), strength, interval)
 
     def labels(self, seeds: Sequence[int]) -> torch.Tensor:

@@ -254,6 +254,8 @@ def test_impossible_requests_are_refused(project, run):
         sample(network="params.yaml")
     with pytest.raises(UserError, match="--config F: .*configs"):
         sample("--config", "F")
+    with pytest.raises(UserError, match="--config G: .*Use --config A"):
+        sample(network=NETWORK.replace("/G/", "/A/"))
     result = run("sample", NETWORK, "--seeds", "9-3")
     assert result.status == 2
     assert "--seeds" in result.err
