@@ -252,10 +252,12 @@ def test_impossible_requests_are_refused(project, run):
         sample("--labels", "10")
     with pytest.raises(UserError, match=r"params.yaml: expected a network"):
         sample(network="params.yaml")
-    with pytest.raises(UserError, match="--config F: .*configs"):
+    with pytest.raises(UserError, match="--config F: .*Use --config G"):
         sample("--config", "F")
-    with pytest.raises(UserError, match="--config G: .*Use --config A"):
-        sample(network=NETWORK.replace("/G/", "/A/"))
+    with pytest.raises(UserError, match="--config F: .*configs"):
+        sample("--config", "F", network="elsewhere.safetensors")
+    with pytest.raises(UserError, match="--config H: no such training config"):
+        sample("--config", "H", network="elsewhere.safetensors")
     result = run("sample", NETWORK, "--seeds", "9-3")
     assert result.status == 2
     assert "--seeds" in result.err
