@@ -27,9 +27,11 @@ def read(revision: str, path: str) -> str:
     try:
         text: str = dvc.api.read(path, rev=_rev(revision))
     except (DvcException, SCMError, OSError) as error:
+        if _rev(revision) is None:
+            raise UserError(f"{path}: cannot be read in the workspace. Run `dvc repro`.") from None
         raise UserError(
             f"{revision}: cannot read {path} ({error}). Expected a commit, or an experiment of "
-            "`dvc exp show` that finished."
+            "`dvc exp show` that finished; without git there is only `workspace`."
         ) from None
     return text
 

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -145,11 +146,8 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
 
 
 def _is_main_process() -> bool:
-    if "RANK" not in os.environ:
-        return True  # without torch, whose import takes seconds
-    from edm2.runtime.distributed import is_main_process
-
-    return is_main_process()
+    """As in `edm2.runtime.distributed`, without importing torch, which takes seconds."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _fail(message: str, error: Exception) -> NoReturn:
@@ -158,13 +156,9 @@ def _fail(message: str, error: Exception) -> NoReturn:
     All ranks mostly fail in the same way. The main process says so, and the launcher then ends the
     others, which wait for that: whoever exits first is the one whose message torchrun shows.
     """
-    ended = False
-    if not _is_main_process():
-        try:
+    with suppress(Interrupted):
+        if not _is_main_process():
             time.sleep(SECONDS_FOR_MAIN_PROCESS)
-        except Interrupted:
-            ended = True
-    if not ended:
         print_traceback(error)
         print(message, file=sys.stderr)
         report_to_launcher(message)
