@@ -24,7 +24,7 @@ def model() -> None:
 
 @model.command()
 @click.argument("config")
-@click.argument("size", required=False, type=click.Choice(list(SIZES)))
+@click.argument("size", required=False, type=click.Choice(list(SIZES), case_sensitive=False))
 @click.option("--channels", type=POSITIVE, help="Width of the first level, instead of SIZE.")
 @click.option(
     "--resolution", type=POSITIVE, default=64, show_default=True, help="Of latents or pixels."

@@ -37,6 +37,7 @@ def check(project: ProjectContext, file: Path | None) -> None:
 def describe(project: ProjectContext, key: str | None) -> None:
     """Print what every field means and its value here; KEY: only this field or section, like `ema`."""
     from edm2.params import UserError, load
+    from edm2.params.explanation import meant_keys
     from edm2.params.loading import fields
     from edm2.params.section import Section
     from edm2.params.tree import Params
@@ -44,8 +45,11 @@ def describe(project: ProjectContext, key: str | None) -> None:
     tree = load(project.enter() / "params.yaml")
     descriptions = dict(fields(Params))
     if key is not None and key not in descriptions:
+        meant = meant_keys(key, list(descriptions))
+        guess = f"Did you mean {' or '.join(meant)}? " if meant else ""
         raise UserError(
-            f"{key}: not a field or section of params.yaml. `edm2 params describe` lists all."
+            f"{key}: not a field or section of params.yaml. {guess}"
+            "`edm2 params describe` lists all."
         )
     for path, description in descriptions.items():
         if key is None or path == key or path.startswith(f"{key}."):
@@ -63,7 +67,11 @@ def describe(project: ProjectContext, key: str | None) -> None:
 
 @params.command()
 @click.argument("name", required=False)
-@click.option("--size", type=click.Choice(list(SIZES)), help="A size of the paper; default: S.")
+@click.option(
+    "--size",
+    type=click.Choice(list(SIZES), case_sensitive=False),
+    help="A size of the paper; default: S.",
+)
 @click.option("--write", is_flag=True, help="Change the project's params.yaml; default: print it.")
 @click.pass_obj
 def preset(project: ProjectContext, name: str | None, size: str | None, write: bool) -> None:

@@ -1,6 +1,6 @@
 """What pydantic found wrong, as problems with the way out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,21 +128,8 @@ class Explainer:
         return Problem(key, value, f"a known key: {self._names_of(section)}", fix)
 
     def _meant(self, key: str) -> list[str]:
-        """Key paths that may be meant by an unknown one: renamed, misspelled, or of other sections."""
-        section, _, name = key.rpartition(".")
-        if key in RENAMED:
-            return [RENAMED[key]]
-        if key in self.descriptions:  # written in one line, with dots
-            return [key]
-        siblings = {k.rpartition(".")[2]: k for k in self._keys_of(section)}
-        close = close_names(name, siblings)[:1]
-        if close:
-            return [siblings[close[0]]]
         prefix = f"{self.section}." if self.section else ""
-        others = [k for k in self.descriptions if k.startswith(prefix)]
-        names = {k.rpartition(".")[2] for k in others}
-        close = [name] if name in names else close_names(name, names)[:1]
-        return [k for k in others if k.rpartition(".")[2] in close]
+        return meant_keys(key, [k for k in self.descriptions if k.startswith(prefix)])
 
     def _keys_of(self, section: str) -> list[str]:
         return [key for key in self.descriptions if key.rpartition(".")[0] == section]
@@ -154,6 +141,22 @@ class Explainer:
         """The key path of an error, in params.yaml."""
         parts = (part for part in location if part != KEY)
         return ".".join(map(str, (self.section, *parts) if self.section else parts))
+
+
+def meant_keys(key: str, keys: Sequence[str]) -> list[str]:
+    """The key paths that may be meant by an unknown one: renamed, misspelled, or of other sections."""
+    section, _, name = key.rpartition(".")
+    if key in RENAMED:
+        return [RENAMED[key]]
+    if key in keys:  # written in one line, with dots
+        return [key]
+    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == section}
+    close = close_names(name, siblings)[:1]
+    if close:
+        return [siblings[close[0]]]
+    names = {k.rpartition(".")[2] for k in keys}
+    close = [name] if name in names else close_names(name, names)[:1]
+    return [k for k in keys if k.rpartition(".")[2] in close]
 
 
 def _is_inside(location: Location, other: Location) -> bool:

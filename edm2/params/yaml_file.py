@@ -31,6 +31,7 @@ FIXES = (  # by a part of the parser's message
     ("cannot start any token", "Quote text that starts with this character."),
     ("expected <block end>", "Indent it as the lines of its section, and close quotes above it."),
     ("expected ',' or", "Close the bracket, or quote the text in it."),
+    ("stream end", "Close the quotes or brackets."),
     ("end of stream", "Close the quotes or brackets."),
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -26,6 +26,8 @@ def read(revision: str, path: str) -> str:
 
     try:
         text: str = dvc.api.read(path, rev=_rev(revision))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{revision}: {path}: not text in UTF-8 ({error.reason}).") from None
     except (DvcException, SCMError, OSError) as error:
         if _rev(revision) is None:
             raise UserError(f"{path}: cannot be read in the workspace. Run `dvc repro`.") from None
@@ -37,9 +39,17 @@ def read(revision: str, path: str) -> str:
 
 
 def read_params(revision: str) -> dict[str, Any]:
-    """The tree of an experiment's params.yaml, as written."""
-    tree: dict[str, Any] = parse_yaml(read(revision, "params.yaml"), f"{revision}: params.yaml")
-    return tree
+    """The tree of an experiment's params.yaml, as written.
+
+    Raises:
+        UserError: it cannot be read, or has no list of configs.
+    """
+    name = f"{revision}: params.yaml"
+    tree = parse_yaml(read(revision, "params.yaml"), name)
+    configs = tree.get("configs") if isinstance(tree, dict) else None
+    if not isinstance(configs, list) or not all(isinstance(config, str) for config in configs):
+        raise UserError(f"{name}: expected `configs`, a list of names. See `edm2 params check`.")
+    return cast(dict[str, Any], tree)
 
 
 def used_params(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -114,6 +114,19 @@ def test_describe_refuses_an_unknown_key(empty_project, run, key):
     assert f"{key}: not a field or section" in result.err
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lr_ref", "diffusion.lr_ref"),
+        ("diffusion.lr_reff", "diffusion.lr_ref"),
+        ("sweep.sigma_rel", "sweep.ema_lengths"),
+    ],
+)
+def test_describe_proposes_the_key_that_was_meant(empty_project, run, key, meant):
+    empty_project({})
+    assert f"Did you mean {meant}?" in run("params", "describe", key).err
+
+
 def test_describe_refuses_wrong_params(empty_project, run):
     empty_project({"seed": "x"})
     result = run("params", "describe", "seed")

@@ -48,6 +48,7 @@ def error_of(tmp_path: Path):
         (b"a:\n  b: 1\n   c: 1\n", ":3:5", ["Indent"]),
         ("a: 1\nb:\xa02\nc: 3\n".encode(), ":2:1", ["no-break"]),
         (b"a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n", ":2:1", ["merge conflict"]),
+        (b"a: [", ":1:5", ["Close"]),
         (b"a: {{ b }}\n", ":1:5", ["braces"]),
         (b"a: " + b"9" * 5000, "", ["4300 digits"]),
         (b"a: " + b"[" * 500, "", ["recursion"]),

@@ -6,7 +6,9 @@ import pytest
 from ruamel.yaml import YAML
 from tiny import ROOT
 
-from edm2.pipeline.experiments import used_params
+from edm2.params import UserError
+from edm2.pipeline import experiments
+from edm2.pipeline.experiments import read_params, used_params
 
 
 @pytest.fixture
@@ -19,6 +21,13 @@ def tree():
         "A": {"lr_ref": 0.002, "channel_mult": [1, 4], "overrides": {"bias": False}}
     }
     return tree
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: [", "seed: 0", "configs: G", "configs: [1]"])
+def test_params_without_configs_are_refused(monkeypatch, text):
+    monkeypatch.setattr(experiments, "read", lambda revision, path: text)
+    with pytest.raises(UserError, match=r"^HEAD: params\.yaml"):
+        read_params("HEAD")
 
 
 def test_per_config_overrides_common_values(tree):
