@@ -26,7 +26,7 @@ from edm2.params.training_checks import (
 from edm2.params.tree import Params
 from edm2.params.vae_checks import vae_problems
 
-COMPILERS = ("g++", "clang++", "c++")  # that torch.compile may use
+COMPILERS, C_COMPILERS = ("g++", "clang++", "c++"), ("gcc", "clang", "cc")  # C ones: for GPUs
 MIN_RESOLUTION = 7  # side of the windows of structural similarity, in pixels
 
 
@@ -247,13 +247,13 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
 
 def _compiler(params: Params) -> Iterator[Problem]:
     """torch.compile needs a compiler, and would fail only at the first step of a training."""
-    if params.runtime.compile and not any(
-        map(shutil.which, (*COMPILERS, os.environ.get("CXX", "")))
-    ):
+    runtime = params.runtime
+    known = COMPILERS if runtime.device == "cpu" else (*COMPILERS, *C_COMPILERS)
+    if runtime.compile and not any(map(shutil.which, (*known, os.environ.get("CXX", "")))):
         yield Problem(
             "runtime.compile",
             True,
-            f"a C++ compiler to be installed: one of {', '.join(COMPILERS)}, or that of CXX",
+            f"a compiler to be installed: one of {', '.join(known)}, or that of CXX",
             "Install g++ (package g++ or gcc-c++), or set it to false.",
         )
 
