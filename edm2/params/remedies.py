@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import math
 import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +34,7 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?%?")
 END = r"(\d+(?:\.\d+)?)"
 RANGE = re.compile(rf"{END}[^\d,]+?{END}[^\d,]+?{END}")
 PLAIN = re.compile(rf"[A-Za-z_/][\w./+-]*|{END}\.\.\.{END} by {END}")
+LARGEST = 1e300  # of the numbers that are proposed; larger ones are no floats
 MINUS = str.maketrans("−–", "--")
 SYNONYMS = (  # of names; a pattern of what is written, and what is meant
     (r"unlabelled", "unlabeled"),
@@ -72,7 +72,7 @@ def numbers(value: Any) -> Iterator[int | float]:
     if isinstance(value, bool):
         return
     number = value if isinstance(value, int | float) else _parse(value)
-    if number is not None and math.isfinite(number):
+    if number is not None and abs(number) < LARGEST:
         if number == int(number):
             yield int(number)
         yield float(number)

@@ -36,7 +36,7 @@ SYSTEM_FIXES = {
     errno.ENOTDIR: "Remove the file that has the name of a folder.",
     errno.EISDIR: "Remove the folder that has the name of a file.",
     errno.EEXIST: "Remove it, or use another folder.",
-    errno.ENOENT: "Restore it, or run `dvc repro`.",
+    errno.ENOENT: f"Restore it, or run `dvc repro`; {TRACEBACK}=1 shows where it was needed.",
     errno.EPIPE: "What read the output has stopped; run the same command again to continue.",
 }
 SMALLER = "Set a smaller microbatch (trainings) or sampling.batch, or use a larger device."

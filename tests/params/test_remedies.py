@@ -193,6 +193,15 @@ def test_renamed_keys_are_those_of_the_changelog():
     assert set(RENAMED.values()) <= DESCRIPTIONS.keys()
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10_000, "1" * 4000, "1," * 5000, 10**400, ["a"] * 10_000],
+    ids=str.split("text digits numbers int list"),
+)
+def test_values_of_any_size_are_explained(value):
+    assert problem_of(changed("dataset.held_out", value)).key == "dataset.held_out"
+
+
 def test_long_values_are_cut_in_messages():
     assert len(str(problem_of(changed("seed", "x" * 10_000)))) < 500
 
@@ -215,6 +224,8 @@ def test_long_values_are_cut_in_messages():
         ("", None),
         (True, None),
         (float("inf"), None),
+        (float("nan"), None),
+        (10**400, None),
     ],
 )
 def test_numbers_in_other_notations(text, number):
