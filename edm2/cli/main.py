@@ -16,7 +16,7 @@ from edm2.cli.project import ProjectContext
 from edm2.cli.sample import sample
 from edm2.cli.verify import verify
 from edm2.params.errors import UserError
-from edm2.runtime.failures import explain, prepare_streams, print_traceback
+from edm2.runtime.failures import explain, prepare_streams, report
 
 USAGE_ERROR = 2
 COMPLETION = "_EDM2_COMPLETE"  # set by shells for completion
@@ -64,21 +64,19 @@ def main(args: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except UserError as error:
-        print_traceback(error)
-        status = _fail(str(error), USAGE_ERROR)
     except KeyboardInterrupt:
-        status = _fail("interrupted; run the same command again to continue", 130)
+        print("edm2: interrupted; run the same command again to continue", file=sys.stderr)
+        status = 130
     except BrokenPipeError:  # the reader, like `head`, has stopped
         _end_output()
         status = 0
     except Exception as error:
-        message = explain(error)
+        message = str(error) if isinstance(error, UserError) else explain(error)
         if message is None:
             raise
-        print_traceback(error)
         _end_output()
-        status = _fail(message, USAGE_ERROR)
+        report(f"edm2: {message}", error)
+        status = USAGE_ERROR
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -88,8 +86,3 @@ def _end_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"edm2: {message}", file=sys.stderr)
-    return status

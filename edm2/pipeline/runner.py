@@ -1,27 +1,19 @@
 """The runner of stages: check the params, run the stage in its state folder, publish its outs."""
 
 import argparse
-import os
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from edm2.params import Params, UserError, load
 from edm2.params.checks import project_root
 from edm2.params.registry import plugin_files
 from edm2.pipeline.declaration import has_matrix, read_declaration
 from edm2.pipeline.hidden_values import hidden_changes
-from edm2.runtime.failures import (
-    explain,
-    prepare_streams,
-    print_traceback,
-    report_to_launcher,
-)
+from edm2.runtime.failures import explain, is_main_process, prepare_streams, report
 from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
 
 if TYPE_CHECKING:
@@ -29,8 +21,6 @@ if TYPE_CHECKING:
 
     from edm2.runtime.state import State
     from edm2.runtime.tracking import Run
-
-SECONDS_FOR_MAIN_PROCESS = 10.0
 
 
 @dataclass(frozen=True)
@@ -83,14 +73,15 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
         inputs = external_inputs(params) if external_inputs else ""
         run_stage(name, run, params, args.config, inputs)
     except Interrupted as error:
-        if _is_main_process():
+        if is_main_process():
             print(f"{name}: {error}; run the same command again to continue.", file=sys.stderr)
         exit_at_once(error.status)
     except Exception as error:
         message = str(error) if isinstance(error, UserError) else explain(error)
         if message is None:
             raise
-        _fail(f"{name}: {message}", error)
+        report(f"{name}: {message}", error)
+        exit_at_once(2)  # without waiting for threads that read ahead
 
 
 def run_stage(
@@ -99,7 +90,7 @@ def run_stage(
     """Run one stage unless its results are already complete, and publish its outs."""
     from edm2.pipeline.publication import fingerprint, is_complete, publish
     from edm2.runtime.device import pick_device
-    from edm2.runtime.distributed import is_main_process, process_group
+    from edm2.runtime.distributed import process_group
     from edm2.runtime.files import sha256
     from edm2.runtime.state import open_state
     from edm2.runtime.tracking import open_run
@@ -128,8 +119,6 @@ def run_stage(
 
 
 def _warn_of_hidden_changes(params: Params, args: argparse.Namespace) -> None:
-    from edm2.runtime.distributed import is_main_process
-
     if args.config and is_main_process():
         for warning in hidden_changes(params, args.config, Path(args.params).resolve()):
             print(warning, file=sys.stderr)
@@ -143,23 +132,3 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
         parser.set_defaults(config="")
     parser.add_argument("--params", default="params.yaml", help="default: %(default)s")
     return parser.parse_args()
-
-
-def _is_main_process() -> bool:
-    """As in `edm2.runtime.distributed`, without importing torch, which takes seconds."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _fail(message: str, error: Exception) -> NoReturn:
-    """Print a message, and exit with status 2 without waiting for threads that read ahead.
-
-    All ranks mostly fail in the same way. The main process says so, and the launcher then ends the
-    others, which wait for that: whoever exits first is the one whose message torchrun shows.
-    """
-    with suppress(Interrupted):
-        if not _is_main_process():
-            time.sleep(SECONDS_FOR_MAIN_PROCESS)
-        print_traceback(error)
-        print(message, file=sys.stderr)
-        report_to_launcher(message)
-    exit_at_once(2)

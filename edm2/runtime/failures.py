@@ -13,10 +13,15 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
+
+from edm2.runtime.interruption import Interrupted
 
 TRACEBACK = "EDM2_TRACEBACK"
 REPORT = "TORCHELASTIC_ERROR_FILE"  # what a process writes there is shown by torchrun
+SECONDS_FOR_MAIN_PROCESS = 10.0
 
 ERRNO = re.compile(r"(?:os error |\[Errno )(\d+)")  # in errors of Rust, and of shutil
 SYSTEM_FIXES = {
@@ -61,18 +66,28 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def print_traceback(error: BaseException) -> None:
-    """Print the traceback of an error that is explained, if the environment asks for it."""
-    if os.environ.get(TRACEBACK):
-        traceback.print_exception(error)
+def report(message: str, error: BaseException) -> None:
+    """Print the message of an error once, with its traceback if the environment asks for it.
+
+    The processes of one launch mostly fail in the same way. The main process says so, and the
+    launcher then ends the others, which wait for that: torchrun shows the message of whoever exits
+    first at the end of its own report.
+    """
+    with suppress(Interrupted, KeyboardInterrupt):
+        if not is_main_process():
+            time.sleep(SECONDS_FOR_MAIN_PROCESS)
+        if os.environ.get(TRACEBACK):
+            traceback.print_exception(error)
+        print(message, file=sys.stderr)
+        path = os.environ.get(REPORT)
+        if path:
+            note = {"message": message, "timestamp": int(time.time())}
+            Path(path).write_text(json.dumps(note), encoding="utf-8")
 
 
-def report_to_launcher(message: str) -> None:
-    """Have torchrun show the message at the end of its own report, if it launched this process."""
-    path = os.environ.get(REPORT)
-    if path:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"message": message, "timestamp": int(time.time())}, file)
+def is_main_process() -> bool:
+    """As in `edm2.runtime.distributed`, without importing torch, which takes seconds."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def prepare_streams() -> None:

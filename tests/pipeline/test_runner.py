@@ -1,7 +1,6 @@
 """How a stage ends: its exit status, its status in MLflow, and the output that it has buffered."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,10 +8,6 @@ from pathlib import Path
 
 import pytest
 from tiny import ROOT, TINY, write_params
-
-from edm2.params import UserError
-from edm2.pipeline import runner
-from edm2.runtime.interruption import Interrupted
 
 pytestmark = pytest.mark.slow
 
@@ -122,30 +117,6 @@ def test_in_another_folder_the_root_is_told(run_to, tmp_path: Path) -> None:
     (line,) = result.stdout.splitlines()
     assert line.startswith("ending: dvc.yaml: ")
     assert f"cd {tmp_path}." in line
-
-
-@pytest.mark.parametrize(
-    ("rank", "ended", "printed"), [("0", False, True), ("1", True, False), ("1", False, True)]
-)
-def test_the_main_process_says_what_is_wrong_and_others_only_if_nobody_ends_them(
-    monkeypatch, capsys, rank: str, ended: bool, printed: bool
-) -> None:
-    class Exited(Exception): ...
-
-    def sleep(seconds: float) -> None:
-        assert rank != "0"
-        if ended:
-            raise Interrupted(signal.SIGTERM)
-
-    def exit_at_once(status: int) -> None:
-        raise Exited(status)
-
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(runner.time, "sleep", sleep)
-    monkeypatch.setattr(runner, "exit_at_once", exit_at_once)
-    with pytest.raises(Exited, match="2"):
-        runner._fail("what is wrong", UserError("what is wrong"))
-    assert capsys.readouterr().err == "what is wrong\n" * printed
 
 
 def test_a_complete_stage_says_so_and_does_not_log_again(run_to, tmp_path: Path) -> None:

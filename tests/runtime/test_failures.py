@@ -2,17 +2,18 @@
 
 import errno
 import io
-import json
 import os
 import shutil
+import signal
 import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from edm2.runtime.failures import explain, prepare_streams, print_traceback, report_to_launcher
+from edm2.runtime.failures import explain, prepare_streams, report
 from edm2.runtime.files import replacing
+from edm2.runtime.interruption import Interrupted
 
 
 @pytest.mark.parametrize(
@@ -94,11 +95,11 @@ def test_a_failed_compilation_names_the_compiler_and_the_param():
 
 def test_the_environment_asks_for_tracebacks(capsys, monkeypatch):
     monkeypatch.delenv("EDM2_TRACEBACK", raising=False)
-    print_traceback(ValueError("x"))
-    assert capsys.readouterr().err == ""
+    report("what is wrong", ValueError("x"))
+    assert capsys.readouterr().err == "what is wrong\n"
     monkeypatch.setenv("EDM2_TRACEBACK", "1")
-    print_traceback(ValueError("x"))
-    assert "ValueError: x" in capsys.readouterr().err
+    report("what is wrong", ValueError("x"))
+    assert capsys.readouterr().err.splitlines() == ["ValueError: x", "what is wrong"]
 
 
 def test_torchrun_gets_the_message(tmp_path, monkeypatch):
@@ -106,9 +107,31 @@ def test_torchrun_gets_the_message(tmp_path, monkeypatch):
 
     path = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
-    report_to_launcher("what is wrong")
-    assert json.loads(path.read_text())["message"] == "what is wrong"
+    report("what is wrong", ValueError("x"))
     assert ProcessFailure(0, 1, 2, str(path)).message == "what is wrong"
+
+
+@pytest.mark.parametrize(
+    ("rank", "ending", "printed"),
+    [
+        ("0", None, True),
+        ("1", Interrupted(signal.SIGTERM), False),
+        ("1", KeyboardInterrupt(), False),
+        ("1", None, True),
+    ],
+)
+def test_the_main_process_says_what_is_wrong_and_others_only_if_nobody_ends_them(
+    monkeypatch, capsys, rank, ending, printed
+):
+    def sleep(seconds):
+        assert rank != "0"
+        if ending is not None:
+            raise ending
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("time.sleep", sleep)
+    report("what is wrong", ValueError("x"))
+    assert capsys.readouterr().err == "what is wrong\n" * printed
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
