@@ -56,7 +56,7 @@ class Explainer:
         A list is too short because an item is bad; a key is missing because its name is misspelled.
         """
         errors = error.errors()
-        locations = [details["loc"] for details in errors]
+        outer = {e["loc"][:depth] for e in errors for depth in range(len(e["loc"]))}
         meant = {
             name
             for details in errors
@@ -66,7 +66,7 @@ class Explainer:
         return [
             self._explain(details, len(errors))
             for details in errors
-            if not any(_is_inside(location, details["loc"]) for location in locations)
+            if details["loc"] not in outer
             and not (details["type"] == "missing" and self._key(details["loc"]) in meant)
         ]
 
@@ -157,10 +157,6 @@ def meant_keys(key: str, keys: Sequence[str]) -> list[str]:
     names = {k.rpartition(".")[2] for k in keys}
     close = [name] if name in names else close_names(name, names)[:1]
     return [k for k in keys if k.rpartition(".")[2] in close]
-
-
-def _is_inside(location: Location, other: Location) -> bool:
-    return len(location) > len(other) and location[: len(other)] == other
 
 
 def _replaced(tree: Any, location: Location, value: Any) -> Any:
