@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PORT ?= 5000
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: setup repro lint check test docs ui constraints
 
@@ -32,7 +32,7 @@ check: lint
 	$(PYTEST) -m 'not slow' --durations 5 --durations-min 2
 
 test: lint
-	$(PYTEST) --cov
+	$(PYTEST)
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
