@@ -12,6 +12,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from edm2.data.metadata import orientation, split_metadata
+from edm2.params import UserError
 
 Pixels = NDArray[np.uint8]  # HWC, RGB
 
@@ -36,6 +37,10 @@ FEW_BITS = "16 bits per value, of which at most 12 are used: nearly black"
 
 class ImageDecodeError(ValueError):
     """A file cannot be decoded as an image; the message says why."""
+
+
+class DamagedImageError(UserError):
+    """An image that is to be read cannot be decoded; the message names it and says why."""
 
 
 def decode_image(file: Path | BinaryIO) -> Image.Image:
