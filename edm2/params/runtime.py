@@ -27,6 +27,9 @@ class Runtime(Section):
     checkpoint_seconds: NonNegative = Field(
         description="seconds between two checkpoints: the most that is lost if a stage is killed"
     )
+    skip_images: str | None = Field(
+        description="file that lists damaged images of vae.images to skip, relative to the project root"
+    )
 
 
 class Tracking(Section):

@@ -49,7 +49,11 @@ class StageContext:
 RunStage = Callable[[StageContext], None]
 
 
-def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) -> None:
+def main(
+    run: RunStage,
+    external_inputs: Callable[[Params], str] | None = None,
+    watched_inputs: Callable[[Params], str] | None = None,
+) -> None:
     """Run a stage from the command line: `python -m stages.NAME [CONFIG] [--params FILE]`.
 
     Exits with status 2 after a user's error, and with 128 + the signal's number after a signal.
@@ -57,6 +61,7 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
     Args:
         run: writes the stage's outs.
         external_inputs: describes the inputs that dvc.yaml does not name, if there are any.
+        watched_inputs: describes files, one a line, whose changes are told and compute nothing again.
     """
     name = Path(sys.argv[0]).stem
     args = _parse(name, run.__doc__)
@@ -71,7 +76,8 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
             )
         _warn_of_hidden_changes(params, args)
         inputs = external_inputs(params) if external_inputs else ""
-        run_stage(name, run, params, args.config, inputs)
+        watched = watched_inputs(params) if watched_inputs else ""
+        run_stage(name, run, params, args.config, inputs, watched)
     except UserError as error:
         _exit(f"{name}: {error}", 2)
     except Interrupted as error:
@@ -79,7 +85,12 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
 
 
 def run_stage(
-    name: str, run: RunStage, params: Params, config: str = "", external_inputs: str = ""
+    name: str,
+    run: RunStage,
+    params: Params,
+    config: str = "",
+    external_inputs: str = "",
+    watched_inputs: str = "",
 ) -> None:
     """Run one stage unless its results are already complete, and publish its outs."""
     from edm2.pipeline.publication import fingerprint, is_complete, publish
@@ -98,6 +109,8 @@ def run_stage(
     key = fingerprint(inputs, declared.deps)
     device = pick_device(params.runtime)
     with process_group(device), open_state(title.replace(" ", "-"), key) as state:
+        if watched_inputs and is_main_process():
+            _warn_of_changed_files(title, state, watched_inputs)
         if is_complete(state):
             if is_main_process():
                 print(
@@ -110,6 +123,20 @@ def run_stage(
             with open_run(title, params, state, stage=name, config=config) as tracked:
                 run(StageContext(title, params, config, device, state, tracked))
                 publish(state, declared.outs)
+
+
+def _warn_of_changed_files(title: str, state: "State", watched: str) -> None:
+    """Tell which of the watched files are not as they were when this run began."""
+    before = state.read_notes().get("watched_inputs")
+    if before is None:
+        state.note(watched_inputs=watched)
+    elif changed := sorted(set(watched.splitlines()) - set(before.splitlines())):
+        paths = ", ".join(line.rsplit(" ", 2)[0] for line in changed)  # without size and time
+        print(
+            f"{title}: {paths} changed since this run began. What it has computed is kept; remove "
+            f"{state.folder} to start from the beginning.",
+            file=sys.stderr,
+        )
 
 
 def _warn_of_hidden_changes(params: Params, args: argparse.Namespace) -> None:
