@@ -32,7 +32,7 @@ TRANSPOSITIONS = {  # by orientation, EXIF 2.3 tag 274
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-FEW_BITS = "16 bits per value, of which at most 12 are used: nearly black"
+FEW_BITS = "images use at most 12 of their 16 bits per value and come out nearly black"
 
 
 class ImageDecodeError(ValueError):

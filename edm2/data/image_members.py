@@ -1,9 +1,9 @@
 """Which members of a tar are images."""
 
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from hashlib import sha256
-from itertools import accumulate
 from pathlib import Path
 
 from edm2.data.decoding import IMAGE_ENDINGS
@@ -16,9 +16,9 @@ OTHER_FIELD = "another field of a sample"
 class ImageMembers:
     """Selects the images of tars, and counts everything else.
 
-    An image is a plain file whose name has an image's ending. {key}.mask.png is another field of
-    sample {key} if the tar has an image {key}.jpg, or if the field is a word without digits;
-    22.05.jpg is an image.
+    An image is a plain file whose name has an image's ending. Names may have dots, such as 22.05.jpg.
+    But {key}.mask.png is another field of the sample {key} if the tar has an image {key}.jpg, and also
+    if it has {key}.photo.png: which of two words is the image cannot be known.
 
     Attributes:
         left_out: the members that are no images, by reason.
@@ -38,10 +38,10 @@ class ImageMembers:
     def __call__(self, path: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Member]:
         """The images of one tar."""
         candidates = list(self._candidates(path, members))
-        stems = {_stem(member.name) for member in candidates}
+        other_fields = _other_fields({_stem(member.name) for member in candidates})
         names, count = sha256(), 0
         for member in candidates:
-            if _is_other_field(_stem(member.name), stems):
+            if _stem(member.name) in other_fields:
                 self.left_out.add(OTHER_FIELD, line(path, member.name))
                 continue
             names.update(member.name.encode("utf-8", "surrogateescape") + b"\0")
@@ -86,9 +86,25 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _is_other_field(stem: str, stems: Set[str]) -> bool:
-    """Whether an image belongs to the sample of another one, like the stem 0001.mask to 0001."""
+def _other_fields(stems: Set[str]) -> set[str]:
+    """The stems that belong to the sample of another image, such as 0001.mask to 0001."""
+    fields = {stem: _split(stem) for stem in stems}
+    sharing = Counter(key for key, _ in fields.values())
+    return {
+        stem
+        for stem, (key, field) in fields.items()
+        if field and (_has_prefix_in(key, stems) or (field.isalpha() and sharing[key] > 1))
+    }
+
+
+def _split(stem: str) -> tuple[str, str]:
+    """Key and last field: a.b/0001.mask is a.b/0001 and mask, a.b/0001 has no field."""
     folder, slash, base = stem.rpartition("/")
-    *first, last = base.split(".")
-    keys = (folder + slash + key for key in accumulate(first, "{}.{}".format))
-    return bool(first) and (last.isalpha() or any(key in stems for key in keys))
+    key, _, field = base.rpartition(".")
+    return folder + slash + (key or field), field if key else ""
+
+
+def _has_prefix_in(key: str, stems: Set[str]) -> bool:
+    """Whether a.b/22, a.b/22.05 or a.b/22.05.x is among the stems, for the key a.b/22.05.x."""
+    shorter, field = _split(key)
+    return key in stems or (bool(field) and _has_prefix_in(shorter, stems))

@@ -47,7 +47,8 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
                 write_shard(path, _samples(source, indices, damaged))
     if damaged:
         raise UserError(
-            f"{len(damaged)} images are damaged. Replace or remove these files, then run this again:"
+            f"{len(damaged)} of {len(train) + len(held_out)} images cannot be decoded. Replace or remove "
+            f"these, then run this again:"
             f"{listed(sorted(damaged))}"
         )
     return {

@@ -60,8 +60,11 @@ def ending(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    r"""A file name with bytes that are not UTF-8 as \xe9."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    r"""A file name on one line: bytes that are not UTF-8 as \xe9, line breaks as \n."""
+    if name.isprintable():
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def listed(lines: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ def prepare(context: StageContext) -> None:
         metadata = prepare_images(source, out, dataset, dataset.seed)
     finally:
         for line in getattr(source, "doubtful", Tally()).lines():
-            print(f"warning: images that may not be meant as they are: {line}")
+            print(f"warning: {line}")
     left_out: Tally = getattr(source, "left_out", Tally())
     write_manifest(out, **metadata, left_out=dict(left_out.counts))
 

@@ -131,7 +131,7 @@ def _print_doubtful(names: list[str]) -> None:
     for name in names:
         tally.add(FEW_BITS, name)
     for text in tally.lines():
-        print(f"warning: vae.images: images that may not be meant as they are: {text}")
+        print(f"warning: vae.images: {text}")
 
 
 def _skip_list(params: Params) -> frozenset[str]:

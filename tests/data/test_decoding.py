@@ -179,6 +179,13 @@ def test_errors_of_decoders_are_of_one_type_and_name_no_objects() -> None:
         assert "object at" not in str(error.value)
 
 
+def test_images_of_too_many_pixels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode(coordinates(8, 8), "png")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ImageDecodeError, match="64 pixels"):
+        decode_image(content)
+
+
 def test_images_are_recognized_without_an_ending(tmp_path: Path) -> None:
     for kind in ("jpeg", "png", "gif", "webp", "avif", "jpeg2000", "bmp", "ppm"):
         (tmp_path / kind).write_bytes(encode(coordinates(8, 8), kind).getvalue())

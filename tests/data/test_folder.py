@@ -241,7 +241,7 @@ def test_one_run_names_all_damaged_images_and_keeps_whole_shards(
     with pytest.raises(UserError) as error:
         prepare_images(folder, tmp_path / "out", single, seed=0)
     lines = str(error.value).splitlines()
-    assert lines[0].startswith("3 images")
+    assert lines[0].startswith("3 of 10 images")
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [str(path) for path in damaged]
     assert len(list((tmp_path / "out").iterdir())) == len(folder.files) - 3
     for path in damaged:
@@ -254,7 +254,7 @@ def test_a_shard_of_several_images_is_not_written_if_one_is_damaged(
     root: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     (root / "a/2.png").write_bytes(b"")
-    with pytest.raises(UserError, match="1 images"):
+    with pytest.raises(UserError, match="1 of 4 images"):
         prepare_images(Folder(root, 8), tmp_path / "out", dataset, seed=0)
     assert len(list((tmp_path / "out").iterdir())) == 1
 

@@ -95,7 +95,7 @@ def test_several_threads_read_the_same_images(paths: list[Path]) -> None:
 def test_only_images_are_indexed(paths: list[Path]) -> None:
     """By WebDataset's rule for extensions, in upper or lower case, in any folder."""
     content = IMAGES[0][2]
-    for name in ("000000000.mask.png", "readme", "notes.txt", "._000000000.jpg", ".jpg"):
+    for name in ("000010000.mask.png", "readme", "notes.txt", "._000000000.jpg", ".jpg"):
         add(paths[1], name, content)
     with tarfile.open(paths[1], "a") as tar:
         folder = tarfile.TarInfo("more.jpg")
@@ -131,6 +131,30 @@ def test_dots_and_other_endings_are_read(tmp_path: Path, name: str) -> None:
     assert abs(images[0][0].float().mean(dim=(1, 2)) - torch.tensor([200, 40, 40])).max() < 12
 
 
+@pytest.mark.parametrize(
+    ("names", "fields"),
+    [
+        (["1.jpg", "1.mask.png"], ["1.mask.png"]),
+        (["1.2.jpg", "1.2.mask.png", "1.3.jpg"], ["1.2.mask.png"]),
+        (["1.jpg", "1.a.b.png"], ["1.a.b.png"]),
+        (["1.photo.png", "1.mask.png", "2.jpg"], ["1.photo.png", "1.mask.png"]),
+        (["n01.tench.jpg", "n02.shark.jpg"], []),
+        (["photo.v2.0001.jpg", "photo.v2.0002.jpg", "22.05.jpg", "22.06.jpg"], []),
+        (["a/1.jpg", "b/1.mask.png", "a.mask/2.jpg", "a/3.jpg"], []),
+    ],
+)
+def test_other_fields_of_a_sample_are_no_images(
+    tmp_path: Path, names: list[str], fields: list[str]
+) -> None:
+    path = write_tar(tmp_path / "0.tar", [])
+    for name in names:
+        add(path, name, IMAGES[0][2])
+    images = WebImages([path], RESOLUTION)
+    assert len(images) == len(names) - len(fields)
+    expected = {OTHER_FIELD: [f"{path}: {name}" for name in fields]} if fields else {}
+    assert images.left_out.examples == expected
+
+
 def test_joined_tars_are_read(paths: list[Path], tmp_path: Path) -> None:
     joined = tmp_path / "joined.tar"
     joined.write_bytes(b"".join(path.read_bytes() for path in paths))
@@ -150,7 +174,15 @@ def special(path: Path, name: str, kind: bytes, headers: dict[str, str] | None =
 
 def test_every_other_member_is_counted_with_its_reason(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", [sample(*IMAGES[0][:3])])  # one image, .json and .txt
-    for name in ("000000000.1.png", "7.mask.png", "__MACOSX/1.jpg", "a/._1.jpg", "1.cls", "none"):
+    for name in (
+        "000000000.1.png",
+        "7.mask.png",
+        "7.photo.png",
+        "__MACOSX/1.jpg",
+        "a/._1.jpg",
+        "1.cls",
+        "none",
+    ):
         add(path, name, IMAGES[0][2])
     for name, kind in {
         "folder.jpg": tarfile.DIRTYPE,
@@ -164,7 +196,7 @@ def test_every_other_member_is_counted_with_its_reason(tmp_path: Path) -> None:
     images = WebImages([path], RESOLUTION)
     assert len(images) == 1
     assert images.left_out.counts == {
-        OTHER_FIELD: 2,
+        OTHER_FIELD: 3,
         FOREIGN: 2,
         NOT_AN_IMAGE: 4,
         "folder": 1,

@@ -108,7 +108,7 @@ class Folder:
             f"dataset.path: {self.root}: the name of the class folder {os.fsencode(name)!r} is not "
             "UTF-8. Rename it."
             for name in self.classes
-            if printable(name) != name
+            if not _is_utf8(name)
         ]
         counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
         problems += [
@@ -124,6 +124,11 @@ class Folder:
         """What is left out, for errors about images that are missing."""
         lines = self.left_out.lines()
         return f"\nLeft out are:{listed(lines)}" if lines else ""
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a file name is text; Python has bytes that are not as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _has_folders(entry: os.DirEntry[str]) -> bool:
