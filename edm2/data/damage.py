@@ -13,9 +13,15 @@ from edm2.runtime.progress import Progress
 CHUNK = 256  # images that wait for a thread
 
 
-def read_skip_list(path: Path) -> frozenset[str]:
-    """The images in a list, one a line: `{tar}: {member}`, as errors name them."""
-    return frozenset(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+def read_skip_list(path: Path, root: Path) -> frozenset[str]:
+    """The images in a list, one a line: `{tar}: {member}`, as errors name them.
+
+    Args:
+        root: where relative paths of tars start.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="backslashreplace")
+    lines = (line for line in text.splitlines() if line.strip())
+    return frozenset(line if line.startswith("/") else f"{root}/{line}" for line in lines)
 
 
 def write_skip_list(path: Path, names: Iterable[str]) -> None:

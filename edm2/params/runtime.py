@@ -1,6 +1,6 @@
 """`runtime` and `tracking`: how and where things run, and where they are logged.
 
-Except for `precision` they do not change results.
+Except for `precision` and `skip_images` they do not change results.
 """
 
 from typing import Annotated, Literal

@@ -96,10 +96,11 @@ def _tars(images: WebImages) -> list[str]:
 
 
 def _describe_damage(context: StageContext, damaged: dict[str, str]) -> str:
-    """The error; on the main process, also write a list of these and the images skipped so far."""
+    """The error; also write a list of these images and of those that are skipped already."""
+    if not is_main_process():  # which alone has what all ranks found
+        return "vae.images: the main process lists images that cannot be decoded."
     path = context.state.folder / SKIP_LIST
-    if is_main_process():
-        write_skip_list(path, {*damaged, *_skip_list(context.params)})
+    write_skip_list(path, {*damaged, *_skip_list(context.params)})
     return (
         f"vae.images: {len(damaged)} of the images to read cannot be decoded:"
         f"{listed(f'{name}: {text}' for name, text in sorted(damaged.items()))}\n"
@@ -136,4 +137,4 @@ def _print_doubtful(names: list[str]) -> None:
 
 def _skip_list(params: Params) -> frozenset[str]:
     path = params.runtime.skip_images
-    return frozenset() if path is None else read_skip_list(project_root() / path)
+    return frozenset() if path is None else read_skip_list(project_root() / path, project_root())
