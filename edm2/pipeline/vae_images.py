@@ -44,8 +44,11 @@ def _open(
     return WebImages(paths, resolution, skip)
 
 
-def check_images(context: StageContext, groups: list[WebImages]) -> dict[str, float]:
-    """Print what is read; decode every image that the training will read, once for each tar.
+def check_images(context: StageContext, groups: list[WebImages], trained: bool) -> dict[str, float]:
+    """Print what is read; decode every image that the stage will read, once for each tar.
+
+    Args:
+        trained: whether a VAE is trained; otherwise only held-out images are read.
 
     Returns:
         the number of skipped images of each group, if there are any.
@@ -59,15 +62,18 @@ def check_images(context: StageContext, groups: list[WebImages]) -> dict[str, fl
     damaged: dict[str, str] = {}
     doubtful: list[str] = []
     for key, images in zip(KEYS, groups, strict=True):
-        indices = _unchecked(images, _read_by_training(context.params, images, key), checked)
+        read = trained or key == "held_out"
+        indices = _read_by_training(context.params, images, key) if read else []
+        indices = _unchecked(images, indices, checked)
         ours = indices[ranks().rank :: ranks().world_size]
         for found, few_bits in gather_object(find_damaged(images, ours)):
             damaged |= found
             doubtful += few_bits
     if is_main_process():
         _print_doubtful(doubtful)
-    if broadcast_flag(bool(damaged)):
-        raise UserError(_describe_damage(context, damaged))
+    message = _describe_damage(context, damaged) if damaged and is_main_process() else ""
+    if broadcast_flag(bool(message)):
+        raise UserError(message or "vae.images: the main process lists what cannot be decoded.")
     if is_main_process():
         context.state.note(checked_tars=sorted({tar for g in groups for tar in _tars(g)}))
     counts = {
@@ -97,8 +103,6 @@ def _tars(images: WebImages) -> list[str]:
 
 def _describe_damage(context: StageContext, damaged: dict[str, str]) -> str:
     """The error; also write a list of these images and of those that are skipped already."""
-    if not is_main_process():  # which alone has what all ranks found
-        return "vae.images: the main process lists images that cannot be decoded."
     path = context.state.folder / SKIP_LIST
     write_skip_list(path, {*damaged, *_skip_list(context.params)})
     return (

@@ -39,7 +39,7 @@ def train_vae(context: StageContext) -> None:
     params, out = context.params, context.out(VAE)
     prepared = [ImageShards(IMAGES, split) for split in ("train", "held_out")]
     from_shards = open_images(params)
-    skipped = check_images(context, from_shards) if from_shards else {}
+    skipped = check_images(context, from_shards, trains_vae(params)) if from_shards else {}
     images, held_out = from_shards or prepared
     backbone = _backbone(context)
     if trains_vae(params):

@@ -50,10 +50,10 @@ def params_of(root: Path):
     return params
 
 
-def check(root: Path, params: Params) -> dict[str, float]:
+def check(root: Path, params: Params, trained: bool = True) -> dict[str, float]:
     (root / "state").mkdir(exist_ok=True)
     context: Any = SimpleNamespace(params=params, state=State(root / "state"))
-    return check_images(context, open_images(params))
+    return check_images(context, open_images(params), trained)
 
 
 DAMAGE = {"n1": encoded()[:200], "n3": b""}
@@ -132,6 +132,14 @@ def test_a_short_training_checks_what_it_reads(root: Path, params_of) -> None:
     short |= {"vae__warmup_nimg": 64, "vae__evaluate_nimg": 64}
     with pytest.raises(UserError, match="vae.images: 64 of"):
         check(root, params_of(**short))
+
+
+def test_without_training_only_held_out_images_are_checked(root: Path, params_of) -> None:
+    names = damage(root)
+    with pytest.raises(UserError) as error:
+        check(root, params_of(), trained=False)
+    assert names[2] in str(error.value)
+    assert names[0] not in str(error.value)
 
 
 def test_images_that_are_nearly_black_are_told(root: Path, params_of, capsys) -> None:
