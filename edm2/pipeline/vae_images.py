@@ -1,5 +1,6 @@
 """The images that `vae.images` names: opened once, and checked before a training reads them."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def check_images(context: StageContext, groups: list[WebImages], trained: bool) 
     if broadcast_flag(bool(message)):
         raise UserError(message or "vae.images: the main process lists what cannot be decoded.")
     if is_main_process():
-        context.state.note(checked_tars=sorted({tar for g in groups for tar in _tars(g)}))
+        context.state.note(
+            checked_tars=sorted({tar for g in groups for tar in describe_tars(g.files.paths)})
+        )
     counts = {
         f"skipped_images/{k}": float(g.skipped.sum()) for k, g in zip(KEYS, groups, strict=True)
     }
@@ -92,13 +95,14 @@ def _read_by_training(params: Params, images: WebImages, key: str) -> list[int]:
 
 def _unchecked(images: WebImages, indices: list[int], checked: list[str]) -> list[int]:
     """Those that are not skipped, in tars that were not checked as they are now."""
-    open_tars = np.array([tar not in checked for tar in _tars(images)])
+    open_tars = np.array([tar not in checked for tar in describe_tars(images.files.paths)])
     needed = open_tars[images.files.rows["tar"]] & ~images.skipped
     return [index for index in indices if needed[index]]
 
 
-def _tars(images: WebImages) -> list[str]:
-    return [printable(describe([path])) for path in images.files.paths]
+def describe_tars(paths: Iterable[Path]) -> list[str]:
+    """A line with path, size and time for each."""
+    return [printable(describe([path])) for path in paths]
 
 
 def _describe_damage(context: StageContext, damaged: dict[str, str]) -> str:

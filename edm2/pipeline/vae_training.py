@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from edm2.data.images import ImageDataset, ImageShards, to_float, to_uint8
-from edm2.data.tally import printable
 from edm2.features.backbone import Backbone
 from edm2.features.classifier import load_classifier
 from edm2.features.vgg import load_vgg16
@@ -16,7 +15,7 @@ from edm2.params.seams import CODECS
 from edm2.pipeline.outputs import write_curves, write_metrics, write_no_curves
 from edm2.pipeline.paths import FEATURES, IMAGES, VAE
 from edm2.pipeline.runner import StageContext
-from edm2.pipeline.vae_images import check_images, open_images, shards
+from edm2.pipeline.vae_images import check_images, describe_tars, open_images, shards
 from edm2.reporting.grids import write_rows
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import is_main_process
@@ -84,7 +83,7 @@ def external_inputs(params: Params) -> str:
 
 def watched_inputs(params: Params) -> str:
     """Sizes and times of the tars, which may change while a training is under way."""
-    return printable("\n".join(describe(paths) for paths in shards(params)))
+    return "\n".join(tar for paths in shards(params) for tar in describe_tars(paths))
 
 
 def _train(
