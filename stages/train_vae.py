@@ -18,5 +18,12 @@ def external_inputs(params: Params) -> str:
     return vae_training.external_inputs(params)
 
 
+def watched_inputs(params: Params) -> str:
+    """The tars of `vae.images`."""
+    from edm2.pipeline import vae_training
+
+    return vae_training.watched_inputs(params)
+
+
 if __name__ == "__main__":
-    main(run, external_inputs)
+    main(run, external_inputs, watched_inputs)

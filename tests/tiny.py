@@ -124,13 +124,15 @@ def entered(folder: Path) -> Iterator[None]:
         yield
 
 
-def run_stage(name: str, config: str = "", external_inputs: str = "") -> None:
+def run_stage(
+    name: str, config: str = "", external_inputs: str = "", watched_inputs: str = ""
+) -> None:
     """Run a stage in this process, in the current folder."""
     from edm2.params import load
     from edm2.pipeline import runner
 
     run = importlib.import_module(f"stages.{name}").run
-    runner.run_stage(name, run, load("params.yaml"), config, external_inputs)
+    runner.run_stage(name, run, load("params.yaml"), config, external_inputs, watched_inputs)
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:

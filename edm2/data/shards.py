@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from edm2.runtime.manifest import REBUILD_HINT, read_manifest
 from edm2.runtime.progress import track
 
 IndexRow = tuple[int, int, bool, int, int]
+Member = tuple[str, str, tarfile.TarInfo]  # key of its sample, file extension, position
+Select = Callable[[Path, Iterable[tarfile.TarInfo]], Iterable[Member]]
 INDEX_DTYPE = np.dtype(
     [  # one row per file
         ("tar", "i4"),  # position in the list of tars
@@ -58,15 +60,12 @@ class TarFiles:
     """
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        keep_extension: Callable[[str], bool] = bool,
-        remedy: str = REBUILD_HINT,
+        self, paths: Sequence[Path], select: Select | None = None, remedy: str = REBUILD_HINT
     ) -> None:
         """
         Args:
-            keep_extension: which file extensions (in lower case, without the dot) to index; by
-                default all that are not empty.
+            select: select(path, members) chooses the files of a tar to index, with their keys and
+                extensions; by default plain files that have an extension.
             remedy: last sentence of errors, what to do about a tar that cannot be read.
 
         Raises:
@@ -74,25 +73,24 @@ class TarFiles:
         """
         self.paths = list(paths)
         self.extensions: list[str] = []
-        self.rows = np.fromiter(self._index_rows(keep_extension, remedy), INDEX_DTYPE)
+        rows = self._index_rows(select or _plain_files, remedy)
+        self.rows = np.fromiter(rows, INDEX_DTYPE)
         self.sample_starts = np.append(np.flatnonzero(self.rows["starts_sample"]), len(self.rows))
 
-    def _index_rows(self, keep_extension: Callable[[str], bool], remedy: str) -> Iterator[IndexRow]:
+    def _index_rows(self, select: Select, remedy: str) -> Iterator[IndexRow]:
         for tar, path in enumerate(track(self.paths, "index", len(self.paths), "shard")):
             previous_key = None
-            for member in _members(path, remedy):
-                key, extension = _split_name(member.name)
-                if keep_extension(extension):
-                    if extension not in self.extensions:
-                        self.extensions.append(extension)
-                    yield (
-                        tar,
-                        self.extensions.index(extension),
-                        key != previous_key,
-                        member.offset_data,
-                        member.size,
-                    )
-                    previous_key = key
+            for key, extension, member in select(path, _members(path, remedy)):
+                if extension not in self.extensions:
+                    self.extensions.append(extension)
+                yield (
+                    tar,
+                    self.extensions.index(extension),
+                    key != previous_key,
+                    member.offset_data,
+                    member.size,
+                )
+                previous_key = key
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -110,9 +108,8 @@ class TarFiles:
 
     def name(self, index: int) -> str:
         """The file's name in its tar. Names are not kept in memory: this scans the tar again."""
-        with tarfile.open(self.tar(index), "r:") as tar:
-            offset = self.rows["offset"][index]
-            return next((m.name for m in tar if m.offset_data == offset), f"at byte {offset}")
+        offset, members = self.rows["offset"][index], _members(self.tar(index), "")
+        return next((m.name for m in members if m.offset_data == offset), f"at byte {offset}")
 
 
 class Samples:
@@ -164,18 +161,40 @@ class Shards(Samples):
 
 
 def _members(path: Path, remedy: str) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a tar, from its headers.
+    """The members of a tar, or of several that were joined (`cat a.tar b.tar`), from their headers.
 
     `tarfile` takes a truncated tar or a damaged header for the end, so the end marker is checked.
     """
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            yield from (member for member in tar if member.isreg())
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("no end marker: truncated or corrupted")
+        with path.open("rb") as file:
+            start: int | None = 0
+            while start is not None:
+                file.seek(start)
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    yield from tar
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("no end marker: truncated or corrupted")
+                start = _next_tar(file)
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{path}: not a readable tar ({error}). {remedy}") from None
+
+
+def _next_tar(file: BinaryIO) -> int | None:
+    """Where the zeros end that follow a tar; None if the file ends with them."""
+    while block := file.read(tarfile.RECORDSIZE):
+        zeros = len(block) - len(block.lstrip(b"\0"))
+        if zeros < len(block):
+            position = file.tell() - len(block) + zeros
+            return position - position % tarfile.BLOCKSIZE
+    return None
+
+
+def _plain_files(path: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Member]:
+    for member in members:
+        key, extension = _split_name(member.name)
+        if member.isreg() and extension:
+            yield key, extension, member
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -1,54 +1,86 @@
 """Images in WebDataset shards made elsewhere, such as those that img2dataset writes."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from edm2.data.decoding import ImageDecodeError, decode_image
+from edm2.data.decoding import DamagedImageError, ImageDecodeError, decode_image
+from edm2.data.image_members import ImageMembers, line
 from edm2.data.images import ImageDataset
 from edm2.data.shards import TarFiles
+from edm2.data.tally import Tally, listed
 from edm2.params import UserError
-
-EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
 class WebImages(ImageDataset):
-    """Every {key}.jpg, .jpeg, .png and .webp in some tars, of any size, mode and EXIF orientation.
+    """Every image in some tars (see `ImageMembers`), of any size and mode; all labels are 0.
 
-    Other files (.json, .txt, .mask.png) are skipped. These images have no classes: all labels are 0.
+    Attributes:
+        left_out: the members that are no images, by reason.
+        skipped: for each image, whether it is skipped. The next one in the tars takes its place, so
+            that every other image keeps its number.
+        matched: the entries of `skip` that are images here.
+        identity: a text that changes with the tars' names and those of their images. Their sizes are
+            not in it, so that a damaged image can be replaced while a training is under way.
     """
 
-    def __init__(self, paths: Sequence[Path], resolution: int) -> None:
+    def __init__(
+        self, paths: Sequence[Path], resolution: int, skip: Set[str] = frozenset()
+    ) -> None:
         """Read the tars' indices.
+
+        Args:
+            skip: images not to read, as `name` gives them.
 
         Raises:
             UserError: a tar that is missing, truncated, corrupted, compressed or without images.
         """
         self.resolution = resolution
+        members = ImageMembers(skip)
         self.files = TarFiles(
             paths,
-            EXTENSIONS.__contains__,
+            members,
             "Shards must be uncompressed tars. Download or write this one again.",
         )
-        counts = np.bincount(self.files.rows["tar"], minlength=len(paths))
+        self.left_out: Tally = members.left_out
+        self.skipped = np.array(members.skipped, dtype=bool)
+        self.matched = frozenset(members.matched)
+        self.identity = "\n".join(members.identities)
+        counts = np.bincount(self.files.rows["tar"][~self.skipped], minlength=len(paths))
         for path in (path for path, count in zip(paths, counts, strict=True) if not count):
             raise UserError(
-                f"{path}: contains no images. Expected files named {{key}}."
-                f"{', .'.join(EXTENSIONS)}. Remove this tar from the list, or write it again."
+                f"{path}: contains no images. Expected files named {{key}}.jpg, .png, .webp or with "
+                "another image's ending. Remove this tar from the list, or write it again."
+                f"{listed(['left out: ' + text for text in self.left_out.lines()])}"
             )
 
     def __len__(self) -> int:
         return len(self.files)
 
     def load_image(self, index: int) -> tuple[Image.Image, int]:
-        """Raises UserError, naming tar and file, if it cannot be decoded."""
+        """The image at `index`, or if that is skipped, the next one that is not.
+
+        Raises:
+            DamagedImageError: names the tar and the image.
+        """
+        while self.skipped[index]:
+            index = (index + 1) % len(self)
         try:
-            return decode_image(io.BytesIO(self.files.read(index))), 0
+            return self.decode(index), 0
         except ImageDecodeError as error:
-            raise UserError(
-                f"{self.files.tar(index)}: {self.files.name(index)}: cannot be decoded as an image "
-                f"({error}). Remove it from the tar, or do not use this tar."
+            raise DamagedImageError(
+                f"{self.name(index)}: cannot be decoded as an image ({error}). Replace it in the tar, "
+                "or leave it out: a line with tar and name, as above, in the file of "
+                "runtime.skip_images. Then run this again; a training continues."
             ) from None
+
+    def decode(self, index: int) -> Image.Image:
+        """The image at `index`, skipped or not. Raises ImageDecodeError."""
+        return decode_image(io.BytesIO(self.files.read(index)))
+
+    def name(self, index: int) -> str:
+        """The image's tar, and its name there."""
+        return line(self.files.tar(index), self.files.name(index))

@@ -52,6 +52,7 @@ def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[
     yield from backbone_problems(params, root)
     yield from _resolutions(params, root)
     yield from _vae_images(params, root)
+    yield from _skip_images(params, root)
     yield from training_problems("features", params.features, world_size)
     if params.codec.kind == "trained":
         yield from vae_problems(params)
@@ -199,6 +200,21 @@ def _shards_fix(pattern: str, path: Path) -> str:
     if "://" in pattern:
         return "Download them first: only files are read."
     return f"Write {Path(pattern).expanduser()}." if pattern.startswith("~") else ""
+
+
+def _skip_images(params: Params, root: Path) -> Iterator[Problem]:
+    path = params.runtime.skip_images
+    if path is not None and params.vae.images.shards is None:
+        yield Problem(
+            "runtime.skip_images",
+            path,
+            "null with vae.images.shards: null",
+            "Remove damaged images of dataset.path from their folder.",
+        )
+    elif path is not None and not (root / path).is_file():
+        yield Problem(
+            "runtime.skip_images", path, "a file that exists", f"Looked for {root / path}."
+        )
 
 
 def _sweep(params: Params, root: Path) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """`runtime` and `tracking`: how and where things run, and where they are logged.
 
-Except for `precision` they do not change results.
+Except for `precision` and `skip_images` they do not change results.
 """
 
 import re
@@ -34,6 +34,9 @@ class Runtime(Section):
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     checkpoint_seconds: NonNegative = Field(
         description="seconds between two checkpoints: the most that is lost if a stage is killed"
+    )
+    skip_images: str | None = Field(
+        description="file that lists damaged images of vae.images to skip, relative to the project root"
     )
 
 

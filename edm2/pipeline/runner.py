@@ -50,7 +50,11 @@ class StageContext:
 RunStage = Callable[[StageContext], None]
 
 
-def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) -> None:
+def main(
+    run: RunStage,
+    external_inputs: Callable[[Params], str] | None = None,
+    watched_inputs: Callable[[Params], str] | None = None,
+) -> None:
     """Run a stage from the command line: `python -m stages.NAME [CONFIG] [--params FILE]`.
 
     Exits with status 2 after a user's error, and with 128 + the signal's number after a signal.
@@ -58,6 +62,7 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
     Args:
         run: writes the stage's outs.
         external_inputs: describes the inputs that dvc.yaml does not name, if there are any.
+        watched_inputs: describes files, one a line, whose changes are told and compute nothing again.
     """
     name = Path(sys.argv[0]).stem
     prepare_streams()
@@ -71,7 +76,8 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
             params.require_config(args.config, f"config {args.config}", args.params)
         _warn_of_hidden_changes(params, args)
         inputs = external_inputs(params) if external_inputs else ""
-        run_stage(name, run, params, args.config, inputs)
+        watched = watched_inputs(params) if watched_inputs else ""
+        run_stage(name, run, params, args.config, inputs, watched)
     except Interrupted as error:
         if is_main_process():
             print(f"{name}: {error}; run the same command again to continue.", file=sys.stderr)
@@ -85,7 +91,12 @@ def main(run: RunStage, external_inputs: Callable[[Params], str] | None = None) 
 
 
 def run_stage(
-    name: str, run: RunStage, params: Params, config: str = "", external_inputs: str = ""
+    name: str,
+    run: RunStage,
+    params: Params,
+    config: str = "",
+    external_inputs: str = "",
+    watched_inputs: str = "",
 ) -> None:
     """Run one stage unless its results are already complete, and publish its outs."""
     from edm2.pipeline.publication import fingerprint, is_complete, publish
@@ -104,6 +115,8 @@ def run_stage(
     key = fingerprint(inputs, declared.deps)
     device = pick_device(params.runtime)
     with process_group(device), open_state(title.replace(" ", "-"), key) as state:
+        if watched_inputs and is_main_process():
+            _warn_of_changed_files(title, state, watched_inputs)
         if is_complete(state):
             if is_main_process():
                 print(
@@ -116,6 +129,20 @@ def run_stage(
             with open_run(title, params, state, stage=name, config=config) as tracked:
                 run(StageContext(title, params, config, device, state, tracked))
                 publish(state, declared.outs)
+
+
+def _warn_of_changed_files(title: str, state: "State", watched: str) -> None:
+    """Tell which of the watched files are not as they were when this run began."""
+    before = state.read_notes().get("watched_inputs")
+    if before is None:
+        state.note(watched_inputs=watched)
+    elif changed := sorted(set(watched.splitlines()) - set(before.splitlines())):
+        paths = ", ".join(line.rsplit(" ", 2)[0] for line in changed)  # without size and time
+        print(
+            f"{title}: {paths} changed since this run began. What it has computed is kept; remove "
+            f"{state.folder} to start from the beginning.",
+            file=sys.stderr,
+        )
 
 
 def _warn_of_hidden_changes(params: Params, args: argparse.Namespace) -> None:

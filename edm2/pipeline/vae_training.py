@@ -6,17 +6,16 @@ from pathlib import Path
 import torch
 
 from edm2.data.images import ImageDataset, ImageShards, to_float, to_uint8
-from edm2.data.web import WebImages
 from edm2.features.backbone import Backbone
 from edm2.features.classifier import load_classifier
 from edm2.features.vgg import load_vgg16
 from edm2.params import Params
 from edm2.params.checks import project_root
-from edm2.params.patterns import matching
 from edm2.params.seams import CODECS
 from edm2.pipeline.outputs import write_curves, write_metrics, write_no_curves
 from edm2.pipeline.paths import FEATURES, IMAGES, VAE
 from edm2.pipeline.runner import StageContext
+from edm2.pipeline.vae_images import check_images, describe_tars, open_images, shards
 from edm2.reporting.grids import write_rows
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import is_main_process
@@ -38,7 +37,8 @@ def train_vae(context: StageContext) -> None:
     """Train the VAE, or save the codec that params choose; evaluate reconstructions of held-out images."""
     params, out = context.params, context.out(VAE)
     prepared = [ImageShards(IMAGES, split) for split in ("train", "held_out")]
-    from_shards = [WebImages(paths, prepared[0].resolution) for paths in _shards(params)]
+    from_shards = open_images(params)
+    skipped = check_images(context, from_shards, trains_vae(params)) if from_shards else {}
     images, held_out = from_shards or prepared
     backbone = _backbone(context)
     if trains_vae(params):
@@ -56,7 +56,7 @@ def train_vae(context: StageContext) -> None:
         metrics = evaluate(codec, held_out, backbone, context.device)
         # JSON has no infinity: exact reconstructions have no PSNR, and the report mentions it
         finite = {key: value for key, value in metrics.items() if isfinite(value)}
-        write_metrics(context, "reports/vae/metrics.json", finite)
+        write_metrics(context, "reports/vae/metrics.json", finite | skipped)
 
 
 def trains_vae(params: Params) -> bool:
@@ -65,15 +65,25 @@ def trains_vae(params: Params) -> bool:
 
 
 def external_inputs(params: Params) -> str:
-    """Names, sizes and times of files that `vae` and `codec` name and dvc.yaml cannot list."""
-    groups, backbone, folder = _shards(params), _backbone_path(params), params.codec.path
+    """The files that `vae` and `codec` name and dvc.yaml cannot list.
+
+    Of tars the names of their images, of other files size and time.
+    """
+    groups, backbone, folder = list[list[Path]](), _backbone_path(params), params.codec.path
     if backbone is not None:
         groups.append([backbone])
     if folder is not None:
         groups.append(
             sorted(path for path in (project_root() / folder).iterdir() if path.is_file())
         )
-    return "\n\n".join(describe(paths) for paths in groups)
+    return "\n\n".join(
+        [images.identity for images in open_images(params)] + [describe(paths) for paths in groups]
+    )
+
+
+def watched_inputs(params: Params) -> str:
+    """Sizes and times of the tars, which may change while a training is under way."""
+    return "\n".join(tar for paths in shards(params) for tar in describe_tars(paths))
 
 
 def _train(
@@ -129,9 +139,3 @@ def _backbone_path(params: Params) -> Path | None:
     """The user's copy of the backbone's weights."""
     path = params.vae.backbone_path
     return None if path is None else project_root() / path
-
-
-def _shards(params: Params) -> list[list[Path]]:
-    """The training and held-out tars of `vae.images`; empty if the prepared images are used."""
-    patterns = (params.vae.images.shards, params.vae.images.held_out)
-    return [matching(pattern, project_root()) for pattern in patterns if pattern is not None]

@@ -142,6 +142,9 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         if key.startswith("perceptual_")
     )
     text = f"On held-out images: {psnr}, SSIM {metrics['ssim']:.4g}{distances}."
+    skipped = sum(value for key, value in metrics.items() if key.startswith("skipped_images/"))
+    if skipped:
+        text += f" {skipped:.0f} damaged images of vae.images were skipped (runtime.skip_images)."
     if curves.empty:
         text += " No VAE was trained in this project."
     grid = outputs.folder / "vae/reconstructions.png"

@@ -93,13 +93,30 @@ def test_consecutive_files_with_the_same_key_are_one_sample(tmp_path: Path) -> N
     assert extensions == [set(sample) for sample in samples[:3]]
 
 
-def test_files_with_other_extensions_are_not_indexed(tmp_path: Path) -> None:
+def test_only_selected_files_are_indexed(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "1.tar", "1.x", "1.y", "2.y", "3.x")
-    files = TarFiles([path], "x".__eq__)
+    files = TarFiles(
+        [path], lambda _, members: ((m.name, "x", m) for m in members if "x" in m.name)
+    )
     assert [files.read(i) for i in range(len(files))] == [b"1.x", b"3.x"]
     assert [files.name(i) for i in range(len(files))] == ["1.x", "3.x"]
     assert files.tar(1) == path
     assert files.extensions == ["x"]
+
+
+@pytest.mark.parametrize("between", [0, 1, 700])
+def test_joined_tars_are_read_to_the_end(tmp_path: Path, between: int) -> None:
+    """As by `cat`: behind the end marker of the first tar the second starts."""
+    parts = [write_tar(tmp_path / f"{name}.tar", f"{name}.x", f"{name}2.x") for name in "abc"]
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(bytes(512 * between).join(path.read_bytes() for path in parts))
+    files = TarFiles([joined])
+    names = ["a.x", "a2.x", "b.x", "b2.x", "c.x", "c2.x"]
+    assert [files.read(i).decode() for i in range(len(files))] == names
+    assert [files.name(i) for i in range(len(files))] == names
+    joined.write_bytes(joined.read_bytes() + b"something else")
+    with pytest.raises(UserError, match=str(joined)):
+        TarFiles([joined])
 
 
 def test_a_shard_appears_when_it_is_complete(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 import webdataset as wds
 from PIL import Image
 
+from edm2.data.image_members import OTHER_FIELD
+from edm2.data.tally import FOREIGN, NOT_AN_IMAGE
 from edm2.data.web import WebImages
 from edm2.params import UserError
 
@@ -93,7 +95,7 @@ def test_several_threads_read_the_same_images(paths: list[Path]) -> None:
 def test_only_images_are_indexed(paths: list[Path]) -> None:
     """By WebDataset's rule for extensions, in upper or lower case, in any folder."""
     content = IMAGES[0][2]
-    for name in ("000000000.mask.png", "readme", "notes.txt", "._000000000.jpg", ".jpg"):
+    for name in ("000010000.mask.png", "readme", "notes.txt", "._000000000.jpg", ".jpg"):
         add(paths[1], name, content)
     with tarfile.open(paths[1], "a") as tar:
         folder = tarfile.TarInfo("more.jpg")
@@ -103,6 +105,132 @@ def test_only_images_are_indexed(paths: list[Path]) -> None:
     for name in ("a.JPG", "./b.Png", "deep.er/c.jpg", f"{'long' * 60}.webp"):
         add(paths[1], name, content)
     assert len(WebImages(paths, RESOLUTION)) == 9
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "22.05.jpg",
+        "photo.v2.0001.jpg",
+        "./a.b/1.jpg",
+        "1.gif",
+        "1.jfif",
+        "1.avif",
+        "1.JPE",
+        "x.1.jp2",
+    ],
+)
+def test_dots_and_other_endings_are_read(tmp_path: Path, name: str) -> None:
+    path = write_tar(tmp_path / "0.tar", [])
+    kind = {"gif": "gif", "avif": "avif", "jp2": "jpeg2000"}.get(name[-3:], "jpeg")
+    kind = "avif" if name.endswith("avif") else kind
+    add(path, name, encoded(20, 20, (200, 40, 40), kind, "RGB"))
+    images = WebImages([path], RESOLUTION)
+    assert (len(images), images.name(0)) == (1, f"{path}: {name}")
+    assert not images.left_out.counts
+    assert abs(images[0][0].float().mean(dim=(1, 2)) - torch.tensor([200, 40, 40])).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("names", "fields"),
+    [
+        (["1.jpg", "1.mask.png"], ["1.mask.png"]),
+        (["1.2.jpg", "1.2.mask.png", "1.3.jpg"], ["1.2.mask.png"]),
+        (["1.jpg", "1.a.b.png"], ["1.a.b.png"]),
+        (["1.photo.png", "1.mask.png", "2.jpg"], ["1.photo.png", "1.mask.png"]),
+        (["n01.tench.jpg", "n02.shark.jpg"], []),
+        (["photo.v2.0001.jpg", "photo.v2.0002.jpg", "22.05.jpg", "22.06.jpg"], []),
+        (["a/1.jpg", "b/1.mask.png", "a.mask/2.jpg", "a/3.jpg"], []),
+    ],
+)
+def test_other_fields_of_a_sample_are_no_images(
+    tmp_path: Path, names: list[str], fields: list[str]
+) -> None:
+    path = write_tar(tmp_path / "0.tar", [])
+    for name in names:
+        add(path, name, IMAGES[0][2])
+    images = WebImages([path], RESOLUTION)
+    assert len(images) == len(names) - len(fields)
+    expected = {OTHER_FIELD: [f"{path}: {name}" for name in fields]} if fields else {}
+    assert images.left_out.examples == expected
+
+
+def test_joined_tars_are_read(paths: list[Path], tmp_path: Path) -> None:
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(b"".join(path.read_bytes() for path in paths))
+    assert torch.equal(
+        WebImages([joined], RESOLUTION).batch(range(5))[0],
+        WebImages(paths, RESOLUTION).batch(range(5))[0],
+    )
+
+
+def special(path: Path, name: str, kind: bytes, headers: dict[str, str] | None = None) -> None:
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "000000000.jpg"
+        member.pax_headers = headers or {}
+        tar.addfile(member)
+
+
+def test_every_other_member_is_counted_with_its_reason(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [sample(*IMAGES[0][:3])])  # one image, .json and .txt
+    for name in (
+        "000000000.1.png",
+        "7.mask.png",
+        "7.photo.png",
+        "__MACOSX/1.jpg",
+        "a/._1.jpg",
+        "1.cls",
+        "none",
+    ):
+        add(path, name, IMAGES[0][2])
+    for name, kind in {
+        "folder.jpg": tarfile.DIRTYPE,
+        "symbolic.jpg": tarfile.SYMTYPE,
+        "hard.jpg": tarfile.LNKTYPE,
+        "pipe.jpg": tarfile.FIFOTYPE,
+    }.items():
+        special(path, name, kind)
+    sparse = {"GNU.sparse.map": "0,0", "GNU.sparse.size": "0"}
+    special(path, "sparse.jpg", tarfile.REGTYPE, sparse)
+    images = WebImages([path], RESOLUTION)
+    assert len(images) == 1
+    assert images.left_out.counts == {
+        OTHER_FIELD: 3,
+        FOREIGN: 2,
+        NOT_AN_IMAGE: 4,
+        "folder": 1,
+        "link to another file": 2,
+        "neither file nor folder": 1,
+        "sparse file": 1,
+    }
+    assert images.left_out.examples["folder"] == [f"{path}: folder.jpg"]
+
+
+def test_skipped_images_are_replaced_by_the_next_and_others_keep_their_numbers(
+    paths: list[Path],
+) -> None:
+    whole = WebImages(paths, RESOLUTION)
+    skip = {f"{paths[0]}: 000000004.png", f"{paths[1]}: 000010001.jpg", "no such image"}
+    images = WebImages(paths, RESOLUTION, frozenset(skip))
+    assert images.skipped.tolist() == [False, False, True, False, True]
+    assert images.matched == skip - {"no such image"}
+    assert torch.equal(images.batch(range(5))[0], whole.batch([0, 1, 3, 3, 0])[0])
+    names = {whole.name(index) for index in (0, 1, 2)}
+    with pytest.raises(UserError, match=str(paths[0])):
+        WebImages(paths, RESOLUTION, frozenset(names))
+
+
+def test_identity_follows_names_and_not_contents(paths: list[Path]) -> None:
+    before = WebImages(paths, RESOLUTION).identity
+    samples = [sample(*image[:3]) for image in IMAGES[3:]]
+    write_tar(paths[1], [{**s, "webp": IMAGES[3][2] + b"more"} for s in samples[:1]] + samples[1:])
+    assert WebImages(paths, RESOLUTION).identity == before
+    write_tar(paths[1], samples[:1])
+    fewer = WebImages(paths, RESOLUTION).identity
+    write_tar(paths[1], [samples[0], {**samples[1], "__key__": "another"}])
+    renamed = WebImages(paths, RESOLUTION).identity
+    assert len({before, fewer, renamed, WebImages(paths[:1], RESOLUTION).identity}) == 4
 
 
 def test_index_is_small(paths: list[Path]) -> None:

@@ -9,6 +9,7 @@ from network_rows import concatenated, network_rows
 from PIL import Image
 
 from edm2.reporting.report import write_report
+from edm2.reporting.sections import vae_section
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
 
@@ -113,6 +114,17 @@ def test_dynamics_are_compared_with_the_papers(stage_outputs, tmp_path):
     assert "Weights agree with the paper in config D." in body
     assert "Weights disagree with the paper in config G." in body
     assert "Activations agree with the paper in config D, G." in body
+
+
+@pytest.mark.parametrize(
+    "skipped", [{}, {"skipped_images/shards": 2, "skipped_images/held_out": 1}]
+)
+def test_skipped_images_are_told(stage_outputs, tmp_path, skipped, monkeypatch):
+    outputs = stage_outputs()
+    (tmp_path / "vae/metrics.json").write_text(json.dumps(METRICS["vae"] | skipped))
+    monkeypatch.setattr("edm2.reporting.sections.draw_placeholder", lambda *_: None)
+    ((_, body),) = vae_section(outputs, tmp_path)
+    assert ("3 damaged images" in body) == bool(skipped)
 
 
 @pytest.mark.slow

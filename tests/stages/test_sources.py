@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from tiny import run_stage
 
 from edm2.params import UserError, load
 from edm2.runtime.manifest import read_manifest
-from stages.train_vae import external_inputs
+from stages.train_vae import external_inputs, watched_inputs
 
 
 def test_photographs_are_prepared_and_trained_on(project):
@@ -77,7 +78,8 @@ def metrics_of(folder, stage):
 
 
 def train():
-    run_stage("train_vae", external_inputs=external_inputs(load("params.yaml")))
+    params = load("params.yaml")
+    run_stage("train_vae", "", external_inputs(params), watched_inputs(params))
 
 
 def test_the_vae_trains_on_web_shards(web, finished):
@@ -98,23 +100,38 @@ def test_the_vae_trains_on_web_shards(web, finished):
     assert read_manifest(folder / "data/latents")["shape"] == [4, 4, 4]
 
 
-def test_a_damaged_image_is_named(web):
+def test_damaged_images_are_named_and_mending_them_starts_nothing_again(web, capsys):
     folder = web()
     path = folder / "web/00001.tar"
     content = path.read_bytes()
     assert content.count(b"\xff\xd8\xff") == 40
-    path.write_bytes(content.replace(b"\xff\xd8\xff", b"\xff\x00\xff"))
-    with pytest.raises(UserError, match=r"web/00001\.tar: 00001\d{4}\.jpg: "):
+    path.write_bytes(content.replace(b"\xff\xd8\xff", b"\xff\x00\xff", 2))
+    with pytest.raises(UserError) as error:
         train()
+    names = re.findall(r"web/00001\.tar: 00001\d{4}\.jpg: ", str(error.value))
+    assert len(set(names)) == 2
+    before = external_inputs(load("params.yaml"))
+    path.write_bytes(content)
+    assert external_inputs(load("params.yaml")) == before
+    train()
+    os.utime(path, (1, 1))
+    capsys.readouterr()
+    train()
+    told = capsys.readouterr().err
+    assert f"{path} changed since this run began" in told
+    assert "already complete" in told
+    assert len(list((folder / ".state/train_vae").glob("*/results"))) == 1
 
 
-def test_external_inputs_follow_names_sizes_and_times_of_shards(web):
+def test_external_inputs_follow_names_of_images(web):
     folder = web()
     descriptions = [external_inputs(load("params.yaml"))]
     assert "00001.tar" in descriptions[0]
     write_tars(folder / "web", [1], 41)
     descriptions.append(external_inputs(load("params.yaml")))
-    os.utime(folder / "web/00002.tar", (1, 1))
+    (folder / "web/00001.tar").unlink()
+    (folder / "web/00002.tar").rename(folder / "web/00001.tar")
+    write_tars(folder / "web", [2], 40)
     descriptions.append(external_inputs(load("params.yaml")))
     assert len(set(descriptions)) == 3
     write_tars(folder / "web", [7], 2)  # does not match the pattern

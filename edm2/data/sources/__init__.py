@@ -20,13 +20,21 @@ __all__ = ["Digits", "Folder", "Photos", "Source", "open_source"]
 
 
 class Source(Protocol):
-    """Labeled images. `labels` and `classes` are in memory; `image(i)` reads one image."""
+    """Labeled images. `labels` and `classes` are in memory; `image(i)` reads one image.
+
+    A source of files may also have the attributes `left_out`, `left_out_per_class` and `doubtful`
+    (see `Folder`): the stage prints them, and the manifest has the counts of `left_out`.
+    """
 
     classes: list[str]
     labels: NDArray[np.int64]
 
     def image(self, index: int) -> Pixels:
-        """Image `index` as uint8 RGB [R, R, 3], at the prepared resolution."""
+        """Image `index` as uint8 RGB [R, R, 3], at the prepared resolution.
+
+        Raises:
+            DamagedImageError: it cannot be decoded. The stage collects these errors.
+        """
         ...
 
     def split(self, held_out: float, seed: int) -> Split:

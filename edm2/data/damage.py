@@ -1,0 +1,56 @@
+"""Damaged images in tars: found all at once, and skipped if a list names them."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edm2.data.decoding import FEW_BITS, ImageDecodeError
+from edm2.data.images import THREADS
+from edm2.data.web import WebImages
+from edm2.runtime.files import write_text
+from edm2.runtime.progress import Progress
+
+CHUNK = 256  # images that wait for a thread
+
+
+def read_skip_list(path: Path, root: Path) -> frozenset[str]:
+    """The images in a list, one a line: `{tar}: {member}`, as errors name them.
+
+    Args:
+        root: where relative paths of tars start.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="backslashreplace")
+    lines = (line for line in text.splitlines() if line.strip())
+    return frozenset(line if line.startswith("/") else f"{root}/{line}" for line in lines)
+
+
+def write_skip_list(path: Path, names: Iterable[str]) -> None:
+    write_text(path, "".join(f"{name}\n" for name in sorted(names)))
+
+
+def find_damaged(images: WebImages, indices: Sequence[int]) -> tuple[dict[str, str], list[str]]:
+    """Decode the images at `indices`, in threads.
+
+    Returns:
+        what is wrong with each damaged image, by its name; the names of images that use few of their
+        bits.
+    """
+
+    def problem(index: int) -> str:
+        try:
+            return FEW_BITS if FEW_BITS in images.decode(index).info else ""
+        except ImageDecodeError as error:
+            return str(error)
+
+    problems: dict[int, str] = {}
+    progress = Progress("check images", len(indices), "img")
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(indices), CHUNK):
+            chunk = indices[start : start + CHUNK]
+            found = zip(chunk, pool.map(problem, chunk), strict=True)
+            problems |= {index: text for index, text in found if text}
+            progress.advance(len(chunk))
+    progress.close()
+    names = {images.name(index): text for index, text in problems.items()}
+    damaged = {name: text for name, text in names.items() if text != FEW_BITS}
+    return damaged, [name for name in names if name not in damaged]

@@ -1,0 +1,110 @@
+"""Which members of a tar are images."""
+
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
+from hashlib import sha256
+from pathlib import Path
+
+from edm2.data.decoding import IMAGE_ENDINGS
+from edm2.data.shards import Member
+from edm2.data.tally import FOREIGN, NOT_AN_IMAGE, Tally, ending, is_foreign, printable
+
+OTHER_FIELD = "another field of a sample"
+
+
+class ImageMembers:
+    """Selects the images of tars, and counts everything else.
+
+    An image is a plain file whose name has an image's ending. Names may have dots, such as 22.05.jpg.
+    But {key}.mask.png is another field of the sample {key} if the tar has an image {key}.jpg, and also
+    if it has {key}.photo.png: which of two words is the image cannot be known.
+
+    Attributes:
+        left_out: the members that are no images, by reason.
+        skipped: for each image, whether it is in `skip`.
+        matched: the entries of `skip` that are images.
+        identities: for each tar its path, the number of images in it, and a checksum of their names.
+    """
+
+    def __init__(self, skip: Set[str]) -> None:
+        """`skip` has lines as `line` makes them."""
+        self.skip = skip
+        self.left_out = Tally()
+        self.skipped: list[bool] = []
+        self.matched: set[str] = set()
+        self.identities: list[str] = []
+
+    def __call__(self, path: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Member]:
+        """The images of one tar."""
+        candidates = list(self._candidates(path, members))
+        other_fields = _other_fields({_stem(member.name) for member in candidates})
+        names, count = sha256(), 0
+        for member in candidates:
+            if _stem(member.name) in other_fields:
+                self.left_out.add(OTHER_FIELD, line(path, member.name))
+                continue
+            names.update(member.name.encode("utf-8", "surrogateescape") + b"\0")
+            count += 1
+            name = line(path, member.name)
+            self.skipped.append(name in self.skip)
+            self.matched |= {name} & self.skip
+            yield _stem(member.name), ending(member.name), member
+        self.identities.append(f"{path} {count} {names.hexdigest()}")
+
+    def _candidates(
+        self, path: Path, members: Iterable[tarfile.TarInfo]
+    ) -> Iterator[tarfile.TarInfo]:
+        for member in members:
+            reason = _reason_against(member)
+            if reason:
+                self.left_out.add(reason, line(path, member.name))
+            else:
+                yield member
+
+
+def line(path: Path, member: str) -> str:
+    """A member of a tar in messages and in lists of images."""
+    return printable(f"{path}: {member}")
+
+
+def _reason_against(member: tarfile.TarInfo) -> str:
+    if member.isdir():
+        return "folder"
+    if member.islnk() or member.issym():
+        return "link to another file"
+    if not member.isreg():
+        return "neither file nor folder"
+    if member.issparse():
+        return "sparse file"
+    if any(is_foreign(part) for part in member.name.split("/") if part not in (".", "..")):
+        return FOREIGN
+    return "" if ending(member.name) in IMAGE_ENDINGS else NOT_AN_IMAGE
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _other_fields(stems: Set[str]) -> set[str]:
+    """The stems that belong to the sample of another image, such as 0001.mask to 0001."""
+    fields = {stem: _split(stem) for stem in stems}
+    sharing = Counter(key for key, _ in fields.values())
+    return {
+        stem
+        for stem, (key, field) in fields.items()
+        if field and (_has_prefix_in(key, stems) or (field.isalpha() and sharing[key] > 1))
+    }
+
+
+def _split(stem: str) -> tuple[str, str]:
+    """Key and last field: a.b/0001.mask is a.b/0001 and mask, a.b/0001 has no field."""
+    folder, slash, base = stem.rpartition("/")
+    key, _, field = base.rpartition(".")
+    return folder + slash + (key or field), field if key else ""
+
+
+def _has_prefix_in(key: str, stems: Set[str]) -> bool:
+    """Whether a.b/22, a.b/22.05 or a.b/22.05.x is among the stems, for the key a.b/22.05.x."""
+    shorter, field = _split(key)
+    return key in stems or (bool(field) and _has_prefix_in(shorter, stems))

@@ -1,0 +1,148 @@
+"""The images that `vae.images` names: opened once, and checked before a training reads them."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from edm2.data.damage import find_damaged, read_skip_list, write_skip_list
+from edm2.data.decoding import FEW_BITS
+from edm2.data.stream import shuffled_index
+from edm2.data.tally import Tally, listed, printable
+from edm2.data.web import WebImages
+from edm2.params import Params, UserError
+from edm2.params.checks import project_root
+from edm2.params.patterns import matching
+from edm2.pipeline.runner import StageContext
+from edm2.runtime.distributed import broadcast_flag, gather_object, is_main_process, ranks
+from edm2.runtime.files import describe
+
+KEYS = ("shards", "held_out")
+SKIP_LIST = "damaged_images.txt"
+
+
+def shards(params: Params) -> list[list[Path]]:
+    """The training and held-out tars; empty if the prepared images are used."""
+    patterns = (getattr(params.vae.images, key) for key in KEYS)
+    return [matching(pattern, project_root()) for pattern in patterns if pattern is not None]
+
+
+def open_images(params: Params) -> list[WebImages]:
+    """The training and held-out images; empty if the prepared images are used."""
+    skip = _skip_list(params)
+    return [
+        _open(describe(paths), tuple(paths), params.dataset.resolution, skip)
+        for paths in shards(params)
+    ]
+
+
+@lru_cache(maxsize=len(KEYS))
+def _open(
+    description: str, paths: tuple[Path, ...], resolution: int, skip: frozenset[str]
+) -> WebImages:
+    """An index takes long to build, and is used for the fingerprint and for training."""
+    return WebImages(paths, resolution, skip)
+
+
+def check_images(context: StageContext, groups: list[WebImages], trained: bool) -> dict[str, float]:
+    """Print what is read; decode every image that the stage will read, once for each tar.
+
+    Args:
+        trained: whether a VAE is trained; otherwise only held-out images are read.
+
+    Returns:
+        the number of skipped images of each group, if there are any.
+
+    Raises:
+        UserError: damaged images that runtime.skip_images does not list; names all of them.
+    """
+    if is_main_process():
+        _print_summaries(context.params, groups)
+    checked = context.state.read_notes().get("checked_tars", [])
+    damaged: dict[str, str] = {}
+    doubtful: list[str] = []
+    for key, images in zip(KEYS, groups, strict=True):
+        read = trained or key == "held_out"
+        indices = _read_by_training(context.params, images, key) if read else []
+        indices = _unchecked(images, indices, checked)
+        ours = indices[ranks().rank :: ranks().world_size]
+        for found, few_bits in gather_object(find_damaged(images, ours)):
+            damaged |= found
+            doubtful += few_bits
+    if is_main_process():
+        _print_doubtful(doubtful)
+    message = _describe_damage(context, damaged) if damaged and is_main_process() else ""
+    if broadcast_flag(bool(message)):
+        raise UserError(message or "vae.images: the main process lists what cannot be decoded.")
+    if is_main_process():
+        context.state.note(
+            checked_tars=sorted({tar for g in groups for tar in describe_tars(g.files.paths)})
+        )
+    counts = {
+        f"skipped_images/{k}": float(g.skipped.sum()) for k, g in zip(KEYS, groups, strict=True)
+    }
+    return {key: count for key, count in counts.items() if count}
+
+
+def _read_by_training(params: Params, images: WebImages, key: str) -> list[int]:
+    """The indices of the images that are read at least once."""
+    size, duration = len(images), params.vae.duration_nimg
+    if key == "held_out" or duration >= size:
+        return list(range(size))
+    return sorted(shuffled_index(n, size, params.seed) for n in range(duration))
+
+
+def _unchecked(images: WebImages, indices: list[int], checked: list[str]) -> list[int]:
+    """Those that are not skipped, in tars that were not checked as they are now."""
+    open_tars = np.array([tar not in checked for tar in describe_tars(images.files.paths)])
+    needed = open_tars[images.files.rows["tar"]] & ~images.skipped
+    return [index for index in indices if needed[index]]
+
+
+def describe_tars(paths: Iterable[Path]) -> list[str]:
+    """A line with path, size and time for each."""
+    return [printable(describe([path])) for path in paths]
+
+
+def _describe_damage(context: StageContext, damaged: dict[str, str]) -> str:
+    """The error; also write a list of these images and of those that are skipped already."""
+    path = context.state.folder / SKIP_LIST
+    write_skip_list(path, {*damaged, *_skip_list(context.params)})
+    return (
+        f"vae.images: {len(damaged)} of the images to read cannot be decoded:"
+        f"{listed(f'{name}: {text}' for name, text in sorted(damaged.items()))}\n"
+        f"Replace them in their tars, or set runtime.skip_images to {path.relative_to(project_root())}, "
+        "which lists them. In either case a training that is under way continues."
+    )
+
+
+def _print_summaries(params: Params, groups: list[WebImages]) -> None:
+    for key, images in zip(KEYS, groups, strict=True):
+        skipped = int(images.skipped.sum())
+        print(
+            f"vae.images.{key}: {len(images) - skipped} images are read, "
+            + f"{skipped} are skipped (runtime.skip_images), " * (skipped > 0)
+            + f"{images.left_out.counts.total()} other members are left out"
+        )
+        for text in images.left_out.lines():
+            print(f"  left out: {text}")
+    unknown = sorted(_skip_list(params).difference(*(images.matched for images in groups)))
+    if unknown:
+        print(
+            f"warning: runtime.skip_images: {len(unknown)} lines name no image of vae.images:"
+            f"{listed(unknown)}"
+        )
+
+
+def _print_doubtful(names: list[str]) -> None:
+    tally = Tally()
+    for name in names:
+        tally.add(FEW_BITS, name)
+    for text in tally.lines():
+        print(f"warning: vae.images: {text}")
+
+
+def _skip_list(params: Params) -> frozenset[str]:
+    path = params.runtime.skip_images
+    return frozenset() if path is None else read_skip_list(project_root() / path, project_root())
