@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edm2.data.decoding import Pixels, center_crop, random_crop, resize
+from edm2.data.cropping import center_crop, random_crop, resize
+from edm2.data.decoding import Pixels
 from edm2.data.shards import Shards
 
 T = TypeVar("T")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edm2.data.decoding import ImageDecodeError, Pixels, center_crop, decode_image, resize
+from edm2.data.cropping import center_crop, resize
+from edm2.data.decoding import ImageDecodeError, Pixels, decode_image
 from edm2.data.splits import Split, split_classes
 from edm2.params import UserError
 from edm2.runtime.files import describe
