@@ -1,16 +1,43 @@
 """From images of any size to squares of one resolution."""
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
 from edm2.data.decoding import Pixels
+from edm2.params.dataset import Crop
 
 
-def center_crop(image: Image.Image) -> Image.Image:
-    """The largest centered square."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+def crop_to_square(image: Image.Image, resolution: int, crop: Crop) -> Pixels:
+    """The center of an image as uint8 [R, R, 3]; a square of that size is returned unchanged."""
+    return CROPS[crop](image, resolution)
+
+
+def lanczos_crop(image: Image.Image, resolution: int) -> Pixels:
+    """The largest centered square, resized with antialiasing (Lanczos)."""
+    square = _center(image, min(image.size))
+    return np.array(square.resize((resolution, resolution), Image.Resampling.LANCZOS))
+
+
+def adm_crop(image: Image.Image, resolution: int) -> Pixels:
+    """The crop of ADM (Dhariwal and Nichol 2021), which made the paper's ImageNet.
+
+    The image is halved (box filter) while its shorter side is at least twice the resolution, then
+    resized (bicubic) so that this side is the resolution; the centered square is cropped last.
+    """
+    while min(image.size) >= 2 * resolution:
+        half = (image.width // 2, image.height // 2)
+        image = image.resize(half, Image.Resampling.BOX)
+    scale = resolution / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return np.array(_center(image.resize(size, Image.Resampling.BICUBIC), resolution))
+
+
+CROPS: dict[Crop, Callable[[Image.Image, int], Pixels]] = {
+    "adm": adm_crop,
+    "lanczos": lanczos_crop,
+}
 
 
 def random_crop(image: Image.Image, min_area: float, rng: np.random.Generator) -> Image.Image:
@@ -25,7 +52,7 @@ def random_crop(image: Image.Image, min_area: float, rng: np.random.Generator) -
     return image.crop((left, top, left + side, top + side))
 
 
-def resize(square: Image.Image, resolution: int) -> Pixels:
-    """uint8 [R, R, 3], antialiased (Lanczos); a square of that size is returned unchanged."""
-    size = (resolution, resolution)
-    return np.array(square.resize(size, Image.Resampling.LANCZOS))
+def _center(image: Image.Image, side: int) -> Image.Image:
+    """The centered square of that side."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))

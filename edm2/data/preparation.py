@@ -16,7 +16,7 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
     """Write `train-*.tar` and `held_out-*.tar`; shards that already exist are kept.
 
     Returns:
-        metadata for the manifest: source, resolution, classes, images per split and class.
+        metadata for the manifest: source, resolution, crop, classes, images per split and class.
     """
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = source.split(dataset.held_out, seed)
@@ -35,6 +35,7 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
     return {
         "source": dataset.source,
         "resolution": dataset.resolution,
+        "crop": dataset.crop,
         "classes": list(source.classes),
         "images": {split: len(indices) for split, indices in splits.items()},
         "images_per_class": {

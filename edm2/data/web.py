@@ -11,6 +11,7 @@ from edm2.data.decoding import ImageDecodeError, decode_image
 from edm2.data.images import ImageDataset
 from edm2.data.shards import TarFiles
 from edm2.params import UserError
+from edm2.params.dataset import Crop
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
@@ -21,13 +22,13 @@ class WebImages(ImageDataset):
     Other files (.json, .txt, .mask.png) are skipped. These images have no classes: all labels are 0.
     """
 
-    def __init__(self, paths: Sequence[Path], resolution: int) -> None:
+    def __init__(self, paths: Sequence[Path], resolution: int, crop: Crop = "lanczos") -> None:
         """Read the tars' indices.
 
         Raises:
             UserError: a tar that is missing, truncated, corrupted, compressed or without images.
         """
-        self.resolution = resolution
+        self.resolution, self.crop = resolution, crop
         self.files = TarFiles(
             paths,
             EXTENSIONS.__contains__,

@@ -38,7 +38,9 @@ def train_vae(context: StageContext) -> None:
     """Train the VAE, or save the codec that params choose; evaluate reconstructions of held-out images."""
     params, out = context.params, context.out(VAE)
     prepared = [ImageShards(IMAGES, split) for split in ("train", "held_out")]
-    from_shards = [WebImages(paths, prepared[0].resolution) for paths in _shards(params)]
+    from_shards = [
+        WebImages(paths, prepared[0].resolution, prepared[0].crop) for paths in _shards(params)
+    ]
     images, held_out = from_shards or prepared
     backbone = _backbone(context)
     if trains_vae(params):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from edm2.data.cropping import crop_to_square
 from edm2.data.sources import Digits, Folder, open_source
 from edm2.params import Params, UserError
 
@@ -80,6 +81,15 @@ def test_images_are_cropped_to_their_center(root: Path, portrait: bool) -> None:
     pixels[:, 2:8] = GREEN
     save(root / "cat/0.png", pixels.transpose(1, 0, 2) if portrait else pixels)
     assert Folder(root, 6).image(0).tolist() == constant(GREEN).tolist()
+
+
+def test_the_crop_of_params_is_used(root: Path, params: Params) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (19, 24, 3)).astype(np.uint8)
+    save(root / "cat/0.png", pixels)
+    for crop in ("adm", "lanczos"):
+        update = {"source": "folder", "path": str(root), "resolution": 8, "crop": crop}
+        image = open_source(params.dataset.model_copy(update=update)).image(0)
+        np.testing.assert_array_equal(image, crop_to_square(Image.fromarray(pixels), 8, crop))
 
 
 def test_downsampling_averages(root: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 import webdataset as wds
 from PIL import Image
 
+from edm2.data.cropping import crop_to_square
 from edm2.data.web import WebImages
 from edm2.params import UserError
 
@@ -144,6 +145,19 @@ def test_a_damaged_tar_is_named(paths: list[Path], damage: Callable[[Path], None
     damage(paths[1])
     with pytest.raises(UserError, match=f"{paths[1]}: .*uncompressed"):
         WebImages(paths, RESOLUTION)
+
+
+def test_the_given_crop_is_used(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (19, 24, 3)).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    path = write_tar(tmp_path / "0.tar", [sample("0", "png", stream.getvalue())])
+    for crop in ("adm", "lanczos"):
+        expected = crop_to_square(Image.fromarray(pixels), 8, crop).transpose(2, 0, 1)
+        images = WebImages([path], 8, crop)
+        np.testing.assert_array_equal(images[0][0], expected)
+        augmented = images.augmented_batch([0], [np.random.default_rng(0)], 1.0, 0.0)
+        np.testing.assert_array_equal(augmented[0], expected)
 
 
 def test_pixels_are_unchanged_at_the_stored_resolution(tmp_path: Path) -> None:

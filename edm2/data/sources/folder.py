@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edm2.data.cropping import center_crop, resize
+from edm2.data.cropping import crop_to_square
 from edm2.data.decoding import ImageDecodeError, Pixels, decode_image
 from edm2.data.splits import Split, split_classes
 from edm2.params import UserError
+from edm2.params.dataset import Crop
 from edm2.runtime.files import describe
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -16,9 +17,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 class Folder:
     """Images of any size, in one subfolder per class and any folders below it."""
 
-    def __init__(self, root: Path, resolution: int) -> None:
+    def __init__(self, root: Path, resolution: int, crop: Crop = "lanczos") -> None:
         """Raises UserError for a folder without subfolders, or a class of fewer than two images."""
-        self.resolution = resolution
+        self.resolution, self.crop = resolution, crop
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir())
         self.files = [
             (path, label)
@@ -40,14 +41,14 @@ class Folder:
             )
 
     def image(self, index: int) -> Pixels:
-        """The largest centered square, resized with antialiasing.
+        """The center of the image, resized.
 
         Raises:
             UserError: the file cannot be decoded as an image.
         """
         path = self.files[index][0]
         try:
-            return resize(center_crop(decode_image(path)), self.resolution)
+            return crop_to_square(decode_image(path), self.resolution, self.crop)
         except ImageDecodeError as error:
             raise UserError(
                 f"{path}: cannot be decoded as an image ({error}). Remove or replace it."
