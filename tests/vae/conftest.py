@@ -33,7 +33,7 @@ def tiny() -> Callable[..., Vae]:
 
 @pytest.fixture
 def backbone() -> Classifier:
-    return make_backbone(resolution=8, crop="lanczos")
+    return make_backbone(resolution=8)
 
 
 @pytest.fixture
