@@ -73,8 +73,8 @@ def test_an_untrained_denoiser_is_the_skip_connection(config):
 
 
 def test_all_activations_of_g_start_at_unit_magnitude():
-    """Of the embedding and every block, up to what padded borders cost; without attention, which
-    averages pixels.
+    """Of the embedding and every block, up to what padded borders cost; with attention, which
+    averages pixels, only in the first decoder block.
     """
     outputs = {}
     unet = build_denoiser(
