@@ -78,7 +78,7 @@ class DenoiserTask:
         torch.manual_seed(torch_seed(self.seed, f"diffusion/dropout/{ranks().rank}", nimg))
         losses, weighted, ln_sigma = self._gradients(batch)
         nonfinite = zero_nonfinite(self.denoiser.parameters())
-        rate = self._set_learning_rate(nimg)
+        rate = self._set_learning_rate(nimg - self.config.batch)
         measured = self._optimizer_step(batch, nimg)
         self.average.update(nimg, self.config.batch)
         return {
@@ -141,6 +141,7 @@ class DenoiserTask:
         return losses, errors, ln_sigma
 
     def _set_learning_rate(self, nimg: int) -> float:
+        """The rate of a step before which `nimg` images were seen."""
         config = self.config
         rate = learning_rate(
             nimg, config.batch, config.lr_ref, config.lr_decay_batches, config.lr_rampup_nimg
