@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from edm2.ema.profile import Power, Profile, Traditional, traditional_sigma_rel
-from edm2.ema.solve import solve_profiles
+from edm2.ema.solve import normalized, solve_profiles
 from edm2.ema.tensorfile import NAMES, TensorReader, check_same_tensors
 from edm2.params import UserError
 from edm2.params.configs import Average
@@ -234,7 +234,7 @@ class SnapshotStore:
             )
         profiles = [snapshot.profile for snapshot in self.snapshots]
         targets = [Power(self.end, length) for length in CHECKED_LENGTHS]
-        _, errors = solve_profiles(profiles, targets)
+        _, errors = normalized(*solve_profiles(profiles, targets))
         by_length = ", ".join(
             f"{error:.1%} at {length}"
             for length, error in zip(CHECKED_LENGTHS, errors, strict=True)
