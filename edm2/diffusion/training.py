@@ -1,7 +1,7 @@
 """Training of the denoiser."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ class Average(Protocol):
     def update(self, nimg: int, batch: int) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def longest(self) -> Mapping[str, torch.Tensor]: ...  # by name of the parameter
 
 
 class DenoiserTask:
@@ -93,17 +94,25 @@ class DenoiserTask:
     def _optimizer_step(self, batch: Batch, nimg: int) -> Magnitudes:
         """Take the optimizer's step; at multiples of magnitudes_nimg, measure magnitudes too.
 
-        Weights and activations are measured before the step.
+        Weights and activations are measured before the step; those of the average have the prefix
+        "average/".
         """
         if nimg % self.params.magnitudes_nimg:
             self.optimizer.step()
             return {}
-        unet = self.denoiser.unet
-        weights = magnitudes.weights(unet)
-        activations = magnitudes.activations(unet, lambda: self.probe_forward(batch))
+        unet, averaged = self.denoiser.unet, {}
+        measured = self._weights_and_activations(batch)
+        if self.params.magnitudes_of_average:
+            with magnitudes.replaced_parameters(unet, self.average.longest()):
+                averaged = self._weights_and_activations(batch)
         with magnitudes.updates(unet) as updates:
             self.optimizer.step()
-        return weights | activations | updates
+        return measured | updates | {f"average/{key}": value for key, value in averaged.items()}
+
+    def _weights_and_activations(self, batch: Batch) -> Magnitudes:
+        unet = self.denoiser.unet
+        activations = magnitudes.activations(unet, lambda: self.probe_forward(batch))
+        return magnitudes.weights(unet) | activations
 
     def probe_forward(self, batch: Batch) -> None:
         """One forward pass over the first microbatch, without compilation or dropout."""

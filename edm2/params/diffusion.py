@@ -90,6 +90,10 @@ class Diffusion(Training):
     magnitudes_nimg: Count = Field(
         description="images between two measurements of activations, weights and updates"
     )
+    magnitudes_of_average: bool = Field(
+        description="measure weights and activations also with the longest tracked average in place "
+        "of the parameters (paper Figure 15); one more forward pass per measurement"
+    )
     overrides: Overrides = Field(
         description="options to change in all configs; null: the config's options"
     )
