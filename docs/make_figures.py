@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from edm2.ema.profile import Power, response
-from edm2.ema.solve import solve_profiles
+from edm2.ema.solve import normalized, solve_profiles
 from edm2.reporting.curves import STYLE, save_figure
 
 TRACKED = (0.05, 0.10)  # EMA lengths of the snapshots
@@ -31,7 +31,7 @@ def draw_responses(path: Path, count: int = 8) -> None:
         top.set_title(f"{count} snapshots of two averages")
         for k, length in enumerate(TARGETS):
             target = Power(1.0, length)
-            weights, errors = solve_profiles(stored, [target])
+            weights, errors = normalized(*solve_profiles(stored, [target]))
             sums = weights[:, 0] @ np.stack([response(profile, times) for profile in stored])
             color = plt.get_cmap("viridis")(k / len(TARGETS))
             label = f"EMA length {length:g}: error {errors[0]:.1%}"
@@ -58,7 +58,7 @@ def draw_errors(path: Path) -> None:
                 (TRACKED[1:], ":", "one average (0.1)"),
             ):
                 errors = [
-                    solve_profiles(snapshots(n, tracked), [Power(1.0, length)])[1][0]
+                    normalized(*solve_profiles(snapshots(n, tracked), [Power(1.0, length)]))[1][0]
                     for n in counts
                 ]
                 label = f"EMA length {length:g}, {note}"

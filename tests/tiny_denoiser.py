@@ -19,6 +19,7 @@ TINY = {
     "duration_nimg": 64,
     "log_nimg": 8,
     "magnitudes_nimg": 64,
+    "magnitudes_of_average": False,
     "label_dropout": 0.0,
     "channels": 8,
     "channel_mult": (1, 2),
@@ -44,6 +45,10 @@ class SummingAverage:
         self.updates.append((nimg, batch))
         for total, parameter in zip(self.sums, self.source.parameters(), strict=True):
             total += parameter.detach()
+
+    def longest(self) -> dict[str, torch.Tensor]:
+        names = (name for name, _ in self.source.unet.named_parameters())
+        return dict(zip(names, self.sums, strict=False))
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": self.sums}

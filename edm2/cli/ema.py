@@ -93,9 +93,21 @@ def verify(store: Path) -> None:
     default="float16",
     show_default=True,
 )
+@click.option(
+    "--normalize/--no-normalize",
+    default=True,
+    show_default=True,
+    help="Divide the weights of the snapshots by their sum.",
+)
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def reconstruct(
-    store: Path, lengths: list[float], out: Path, nimg: int | None, dtype: str, force: bool
+    store: Path,
+    lengths: list[float],
+    out: Path,
+    nimg: int | None,
+    dtype: str,
+    normalize: bool,
+    force: bool,
 ) -> int:
     """Make averages of EMA lengths from the snapshots of STORE.
 
@@ -119,7 +131,7 @@ def reconstruct(
     index = out / "averages.json"
     descriptions = _read_descriptions(index)
     try:
-        averages = reconstruct_files(snapshots, targets, getattr(torch, dtype))
+        averages = reconstruct_files(snapshots, targets, getattr(torch, dtype), normalize)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     click.echo("EMA length\timages\terror\tsum of weights\tsnapshots\tfile")

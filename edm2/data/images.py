@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edm2.data.decoding import Pixels, center_crop, random_crop, resize
+from edm2.data.cropping import crop_to_square, random_crop
+from edm2.data.decoding import Pixels
 from edm2.data.shards import Shards
+from edm2.params.dataset import Crop
 
 T = TypeVar("T")
 MIN_THREADED_RESOLUTION = 64  # smaller images are read faster than a thread starts
@@ -32,6 +34,7 @@ class ImageDataset(ABC):
     """Images uint8 [3, R, R] with int labels, cropped and resized from stored images of any size."""
 
     resolution: int
+    crop: Crop
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -41,9 +44,9 @@ class ImageDataset(ABC):
         """An image at its stored size, in RGB, and its label."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """The image's largest centered square, resized, and its label."""
+        """The image as a square, and its label."""
         image, label = self.load_image(index)
-        return _to_chw(resize(center_crop(image), self.resolution)), label
+        return _to_chw(crop_to_square(image, self.resolution, self.crop)), label
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 [N, 3, R, R] and int64 [N]."""
@@ -67,7 +70,7 @@ class ImageDataset(ABC):
         Args:
             generators: one per image, for its random numbers.
             min_area: smallest area of a crop, as a fraction of the largest square's; 1: no random
-                crops, always the largest centered square.
+                crops, always the center.
             flip: probability of a flip. With min_area 1 and flip 0 the images equal those of `batch`.
         """
 
@@ -75,7 +78,7 @@ class ImageDataset(ABC):
             image, _ = self.load_image(index)
             if min_area < 1:
                 image = random_crop(image, min_area, rng)
-            pixels = resize(center_crop(image), self.resolution)
+            pixels = crop_to_square(image, self.resolution, self.crop)
             return _to_chw(pixels[:, ::-1].copy() if rng.random() < flip else pixels)
 
         return torch.stack(self._map(augment, indices, generators))
@@ -96,6 +99,7 @@ class ImageShards(ImageDataset):
         self.shards = Shards(folder, split)
         self.classes: list[str] = self.shards.metadata["classes"]
         self.resolution: int = self.shards.metadata["resolution"]
+        self.crop: Crop = self.shards.metadata["crop"]
 
     def __len__(self) -> int:
         return len(self.shards)

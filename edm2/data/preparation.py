@@ -27,7 +27,7 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
     All images are decoded even if some are damaged, so that one run finds all of these.
 
     Returns:
-        metadata for the manifest: source, resolution, classes, images per split and class.
+        metadata for the manifest: source, resolution, crop, classes, images per split and class.
 
     Raises:
         UserError: damaged images; lists all of them. Their shards are not written.
@@ -54,6 +54,7 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
     return {
         "source": dataset.source,
         "resolution": dataset.resolution,
+        "crop": dataset.crop,
         "classes": list(source.classes),
         "images": {split: len(indices) for split, indices in splits.items()},
         "images_per_class": {

@@ -13,6 +13,7 @@ from edm2.data.images import ImageDataset
 from edm2.data.shards import TarFiles
 from edm2.data.tally import Tally, listed
 from edm2.params import UserError
+from edm2.params.dataset import Crop
 
 
 class WebImages(ImageDataset):
@@ -28,7 +29,7 @@ class WebImages(ImageDataset):
     """
 
     def __init__(
-        self, paths: Sequence[Path], resolution: int, skip: Set[str] = frozenset()
+        self, paths: Sequence[Path], resolution: int, crop: Crop, skip: Set[str] = frozenset()
     ) -> None:
         """Read the tars' indices.
 
@@ -38,7 +39,7 @@ class WebImages(ImageDataset):
         Raises:
             UserError: a tar that is missing, truncated, corrupted, compressed or without images.
         """
-        self.resolution = resolution
+        self.resolution, self.crop = resolution, crop
         members = ImageMembers(skip)
         self.files = TarFiles(
             paths,

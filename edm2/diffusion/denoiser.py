@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edm2.diffusion.backbone import Backbone, Shape
-from edm2.diffusion.layers import Layer, noise_embedding
+from edm2.diffusion.layers import Layer, fourier_embedding
 from edm2.diffusion.objective import Objective
 from edm2.params.configs import CONFIGS, ConfigName, TrainingConfig
 from edm2.params.resolution import at_size
@@ -85,14 +85,15 @@ class Denoiser(nn.Module):
 
 
 class Uncertainty(nn.Module):
-    """u(σ): one linear layer on features of the noise level, with the config's options.
+    """u(σ): one linear layer on Fourier features of the noise level (EDM2 Appendix B.2).
 
-    c_noise float32 [N] → float32 [N].
+    Fourier features also in configs whose embedding is positional: the frequencies of the latter are
+    too low for the curve. c_noise float32 [N] → float32 [N].
     """
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
-        self.features = noise_embedding(config, UNCERTAINTY_CHANNELS)
+        self.features = fourier_embedding(config, UNCERTAINTY_CHANNELS)
         self.linear = Layer(config, UNCERTAINTY_CHANNELS, 1, kernel=0)
 
     def forward(self, c_noise: torch.Tensor) -> torch.Tensor:

@@ -225,4 +225,9 @@ def noise_embedding(config: TrainingConfig, channels: int) -> nn.Module:
     """The config's features of the noise level: c_noise [N] → [N, channels], float32."""
     if config.noise_embedding == "positional":
         return PositionalEmbedding(channels)
+    return fourier_embedding(config, channels)
+
+
+def fourier_embedding(config: TrainingConfig, channels: int) -> FourierEmbedding:
+    """Fourier features, of unit magnitude if the config's features of the noise level are."""
     return FourierEmbedding(channels, math.sqrt(2) if config.noise_embedding == "mp_fourier" else 1)

@@ -7,7 +7,7 @@ resolution; input and output convolution, embedding and gains are left out.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -22,6 +22,23 @@ TINY = torch.finfo(torch.float32).tiny  # smallest divisor, for weights that wer
 def weights(network: Backbone) -> Magnitudes:
     """weights_max/<bucket> and weights_mean/<bucket>."""
     return _aggregate("weights", network, lambda layer: _magnitudes(_weight(layer)))
+
+
+@contextlib.contextmanager
+def replaced_parameters(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Context in which the parameters of `module` have the values of `tensors`, by name.
+
+    Nothing is copied: the parameters refer to other memory for as long. Other names in `tensors` are
+    ignored.
+    """
+    own = {parameter: parameter.data for parameter in module.parameters()}
+    try:
+        for name, parameter in module.named_parameters():
+            parameter.data = tensors[name]
+        yield
+    finally:
+        for parameter, data in own.items():
+            parameter.data = data
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ def learning_rate(
     """α(t) = α_ref / √max(t/t_ref, 1), with a linear ramp-up (EDM2 eq. 67).
 
     Args:
-        nimg: images seen, the current batch included.
+        nimg: images seen before the step, so that the first step of a ramp has rate 0.
         batch: images per batch; t = nimg / batch.
         ref: reference learning rate α_ref.
         decay_batches: t_ref; ∞ keeps the rate constant.

@@ -1,7 +1,7 @@
 """Training of the denoiser."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ class Average(Protocol):
     def update(self, nimg: int, batch: int) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def longest(self) -> Mapping[str, torch.Tensor]: ...  # by name of the parameter
 
 
 class DenoiserTask:
@@ -78,7 +79,7 @@ class DenoiserTask:
         torch.manual_seed(torch_seed(self.seed, f"diffusion/dropout/{ranks().rank}", nimg))
         losses, weighted, ln_sigma = self._gradients(batch)
         nonfinite = zero_nonfinite(self.denoiser.parameters())
-        rate = self._set_learning_rate(nimg)
+        rate = self._set_learning_rate(nimg - self.config.batch)
         measured = self._optimizer_step(batch, nimg)
         self.average.update(nimg, self.config.batch)
         return {
@@ -93,17 +94,25 @@ class DenoiserTask:
     def _optimizer_step(self, batch: Batch, nimg: int) -> Magnitudes:
         """Take the optimizer's step; at multiples of magnitudes_nimg, measure magnitudes too.
 
-        Weights and activations are measured before the step.
+        Weights and activations are measured before the step; those of the average have the prefix
+        "average/".
         """
         if nimg % self.params.magnitudes_nimg:
             self.optimizer.step()
             return {}
-        unet = self.denoiser.unet
-        weights = magnitudes.weights(unet)
-        activations = magnitudes.activations(unet, lambda: self.probe_forward(batch))
+        unet, averaged = self.denoiser.unet, {}
+        measured = self._weights_and_activations(batch)
+        if self.params.magnitudes_of_average:
+            with magnitudes.replaced_parameters(unet, self.average.longest()):
+                averaged = self._weights_and_activations(batch)
         with magnitudes.updates(unet) as updates:
             self.optimizer.step()
-        return weights | activations | updates
+        return measured | updates | {f"average/{key}": value for key, value in averaged.items()}
+
+    def _weights_and_activations(self, batch: Batch) -> Magnitudes:
+        unet = self.denoiser.unet
+        activations = magnitudes.activations(unet, lambda: self.probe_forward(batch))
+        return magnitudes.weights(unet) | activations
 
     def probe_forward(self, batch: Batch) -> None:
         """One forward pass over the first microbatch, without compilation or dropout."""
@@ -141,6 +150,7 @@ class DenoiserTask:
         return losses, errors, ln_sigma
 
     def _set_learning_rate(self, nimg: int) -> float:
+        """The rate of a step before which `nimg` images were seen."""
         config = self.config
         rate = learning_rate(
             nimg, config.batch, config.lr_ref, config.lr_decay_batches, config.lr_rampup_nimg

@@ -59,9 +59,10 @@ class Unet(Backbone):
         super().__init__()
         self.config, self.shape = config, shape
         widths = [shape.channels * mult for mult in shape.channel_mult]
-        self.map = Embedding(config, shape, max(widths))
-        self.enc, skips = _encoder(config, shape, widths)
-        self.dec = _decoder(config, shape, widths, skips)
+        embedding = _embedding_channels(config, shape)
+        self.map = Embedding(config, shape, embedding)
+        self.enc, skips = _encoder(config, shape, widths, embedding)
+        self.dec = _decoder(config, shape, widths, skips, embedding)
         has_norm = config.group_norm != "none"
         self.out_norm = GroupNorm(config, widths[0]) if has_norm else None
         self.out_conv = Layer(config, widths[0], shape.in_channels, kernel=3, ends_branch=True)
@@ -111,11 +112,19 @@ class Unet(Backbone):
         return out
 
 
+def _embedding_channels(config: TrainingConfig, shape: Shape) -> int:
+    """Width of the embedding: four times the first level's in ADM, whose embedding is positional;
+    otherwise that of the widest level. The same for the shapes of the paper.
+    """
+    mult = 4 if config.noise_embedding == "positional" else max(shape.channel_mult)
+    return shape.channels * mult
+
+
 def _encoder(
-    config: TrainingConfig, shape: Shape, widths: list[int]
+    config: TrainingConfig, shape: Shape, widths: list[int], embedding_channels: int
 ) -> tuple[nn.ModuleDict, list[int]]:
     """The encoder's modules in order, and the number of output channels of each."""
-    block = partial(Block, config, embedding_channels=max(widths), part="enc")
+    block = partial(Block, config, embedding_channels=embedding_channels, part="enc")
     modules: dict[str, nn.Module] = {}
     skips: list[int] = []
     channels = shape.in_channels + (1 if config.ones_channel else 0)
@@ -136,20 +145,24 @@ def _encoder(
 
 
 def _decoder(
-    config: TrainingConfig, shape: Shape, widths: list[int], skips: list[int]
+    config: TrainingConfig,
+    shape: Shape,
+    widths: list[int],
+    skips: list[int],
+    embedding_channels: int,
 ) -> nn.ModuleDict:
-    """The decoder's modules in order.
+    """The decoder's modules in order; the first has attention at any resolution.
 
     Each "-block" also takes the output of one encoder module; the last output comes first.
     """
-    block = partial(Block, config, embedding_channels=max(widths), part="dec")
+    block = partial(Block, config, embedding_channels=embedding_channels, part="dec")
     modules: dict[str, nn.Module] = {}
     channels = widths[-1]
     for level, width in reversed(list(enumerate(widths))):
         side = shape.resolution >> level
         attention = side in config.attention_resolutions
         if level == len(widths) - 1:
-            modules[f"{side}x{side}-in0"] = block(channels, channels, attention=attention)
+            modules[f"{side}x{side}-in0"] = block(channels, channels, attention=True)
             modules[f"{side}x{side}-in1"] = block(channels, channels)
         else:
             modules[f"{side}x{side}-up"] = block(channels, channels, resample="up")

@@ -59,8 +59,11 @@ def traditional_sigma_rel(nimg: float, halflife_nimg: float, rampup: float) -> f
     """Length of the traditional average at time `nimg`, in the limit of small steps.
 
     While the half-life is capped, the profile is a power function of exponent ln 2 / rampup − 1.
-    After that the ages are exponentially distributed, and the power function's share decays.
+    After that the ages are exponentially distributed, and the power function's share decays. At time 0
+    there is only one point in time, and the length is 0.
     """
+    if nimg == 0:
+        return 0.0
     k, rate = math.log(2) / rampup, math.log(2) / halflife_nimg
     start = min(nimg, halflife_nimg / rampup)  # where the cap ends
     x = rate * (nimg - start)

@@ -10,7 +10,7 @@ import torch
 
 from edm2.ema.combine import combine
 from edm2.ema.profile import Array, Power
-from edm2.ema.solve import solve_profiles
+from edm2.ema.solve import normalized, solve_profiles
 from edm2.ema.store import SnapshotStore, write_tensors
 from edm2.ema.tensorfile import TensorReader, TensorWriter, load_tensors
 from edm2.params import UserError
@@ -43,7 +43,8 @@ class Reconstruction:
         sigma_rel, nimg: its length, and the time in images at which it ends.
         average: "power"; or "traditional", a copy of a stored average of that effective length.
         error: relative L2 error of its response function; with several lengths, the largest.
-        weight_sum: sum of the snapshots' weights; 1 for an exact average.
+        weight_sum: sum of the snapshots' least-squares weights, before they are divided by it; 1 for
+            an exact average.
         snapshots: number of snapshots that it is made from.
     """
 
@@ -61,7 +62,10 @@ class Reconstruction:
 
 
 def reconstruct(
-    store: SnapshotStore, sigma_rels: Sequence[float], nimg: int | None = None
+    store: SnapshotStore,
+    sigma_rels: Sequence[float],
+    nimg: int | None = None,
+    normalize: bool = True,
 ) -> Iterator[tuple[Reconstruction, dict[str, torch.Tensor]]]:
     """Averages of the lengths `sigma_rels` at time `nimg`, float32; buffers as last stored.
 
@@ -70,6 +74,8 @@ def reconstruct(
 
     Args:
         nimg: time in images at which the averages end; None: the end of training.
+        normalize: divide the weights of the snapshots by their sum, as EDM2's published code does;
+            otherwise they are the least-squares solution, as EDM2 alg. 3 is printed.
 
     Raises:
         UserError: the time is outside of the store's.
@@ -77,7 +83,7 @@ def reconstruct(
     """
     if not sigma_rels:
         return
-    plan = _Plan(store, [Target(sigma_rel, nimg) for sigma_rel in sigma_rels])
+    plan = _Plan(store, [Target(sigma_rel, nimg) for sigma_rel in sigma_rels], normalize)
     averages = [_empty(plan.last) for _ in sigma_rels]
 
     def keep(name: str, begin: int, sums: torch.Tensor) -> None:
@@ -89,12 +95,16 @@ def reconstruct(
 
 
 def reconstruct_files(
-    store: SnapshotStore, targets: Mapping[Path, Target], dtype: torch.dtype
+    store: SnapshotStore,
+    targets: Mapping[Path, Target],
+    dtype: torch.dtype,
+    normalize: bool = True,
 ) -> list[Reconstruction]:
     """Write one average per path, in one pass over the snapshots and little memory.
 
     Args:
         dtype: of floating-point tensors in the new files.
+        normalize: as `reconstruct`.
 
     Raises:
         UserError: as `reconstruct`; or a sum is not in the range of `dtype`.
@@ -102,7 +112,7 @@ def reconstruct_files(
     """
     if not targets:
         return []
-    plan = _Plan(store, list(targets.values()))
+    plan = _Plan(store, list(targets.values()), normalize)
     with ExitStack() as stack:
         layout = _layout(plan.last, dtype)
         files = [
@@ -141,7 +151,7 @@ def copy_files(
 class _Plan:
     """The snapshots that the targets are made from, and their weights."""
 
-    def __init__(self, store: SnapshotStore, targets: Sequence[Target]) -> None:
+    def __init__(self, store: SnapshotStore, targets: Sequence[Target], normalize: bool) -> None:
         self.targets = [
             (t.sigma_rel, store.end if t.nimg is None else t.nimg, t.tensor_sigma_rels)
             for t in targets
@@ -161,7 +171,7 @@ class _Plan:
             raise UserError(
                 f"{store.folder}: tensor {name}: not among the tensors that its snapshots average."
             )
-        self.solutions = self._solve()
+        self.solutions = self._solve(normalize)
         self.reconstructions = [self._describe(*target) for target in self.targets]
         self.default_weights = self._weights("")
 
@@ -190,8 +200,8 @@ class _Plan:
             consume,
         )
 
-    def _solve(self) -> dict[tuple[float, int], tuple[Array, float]]:
-        """Weights of the snapshots, and the error, by length and time."""
+    def _solve(self, normalize: bool) -> dict[tuple[float, int], tuple[Array, float, float]]:
+        """Weights of the snapshots, the error, and the sum of least squares, by length and time."""
         pairs = sorted(
             {
                 (length, nimg)
@@ -203,7 +213,10 @@ class _Plan:
             [snapshot.profile for snapshot in self.snapshots],
             [Power(nimg, sigma_rel) for sigma_rel, nimg in pairs],
         )
-        return {pair: (weights[:, k], float(errors[k])) for k, pair in enumerate(pairs)}
+        sums = [float(column.sum()) for column in weights.T]
+        if normalize:
+            weights, errors = normalized(weights, errors)
+        return {pair: (weights[:, k], float(errors[k]), sums[k]) for k, pair in enumerate(pairs)}
 
     def _weights(self, tensor: str) -> torch.Tensor:
         """float32 [targets, snapshots] for one tensor."""
@@ -216,10 +229,10 @@ class _Plan:
     def _describe(
         self, sigma_rel: float, nimg: int, lengths: Mapping[str, float]
     ) -> Reconstruction:
-        weights, error = self.solutions[sigma_rel, nimg]
+        _, error, weight_sum = self.solutions[sigma_rel, nimg]
         errors = [error, *(self.solutions[length, nimg][1] for length in lengths.values())]
         count = sum(snapshot.nimg <= nimg for snapshot in self.snapshots)
-        return Reconstruction(sigma_rel, nimg, "power", max(errors), float(weights.sum()), count)
+        return Reconstruction(sigma_rel, nimg, "power", max(errors), weight_sum, count)
 
 
 def _empty(like: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ def solve_weights(
     sigma_rels: Sequence[float],
     target_times: Sequence[float],
     target_sigma_rels: Sequence[float],
+    normalize: bool = True,
 ) -> Array:
     """Least-squares weights float64 [snapshots, targets] of power-function averages.
 
@@ -21,23 +22,29 @@ def solve_weights(
         times, sigma_rels: time in images and EMA length of each stored average.
         target_times, target_sigma_rels: of each target. Averages stored after a target's time get
             weight 0: they contain parameters of the target's future.
+        normalize: see `reconstruct`.
 
     Raises:
-        ValueError: a length is impossible, or a target's time is before every stored average.
+        ValueError: a length is impossible, a stored average ends at time 0, or a target's time is
+            before every stored average.
     """
     stored = [Power(*pair) for pair in zip(times, sigma_rels, strict=True)]
     targets = [Power(*pair) for pair in zip(target_times, target_sigma_rels, strict=True)]
-    return solve_profiles(stored, targets)[0]
+    weights, errors = solve_profiles(stored, targets)
+    return normalized(weights, errors)[0] if normalize else weights
 
 
 def solve_profiles(stored: Sequence[Profile], targets: Sequence[Power]) -> tuple[Array, Array]:
     """Weights float64 [snapshots, targets] (EDM2 eq. 128-132), and errors float64 [targets].
 
-    The error is ‖Σ x_i p_i − p_r‖ / ‖p_r‖, of the response functions.
+    The weights are those of Algorithm 3 as printed, not divided by their sum. The error is
+    ‖Σ x_i p_i − p_r‖ / ‖p_r‖, of the response functions.
 
     Raises:
         ValueError: as `solve_weights`.
     """
+    if any(profile.nimg <= 0 for profile in stored):
+        raise ValueError("an average at time 0: expected times above 0. Leave it out.")
     weights, errors = np.zeros((len(stored), len(targets))), np.zeros(len(targets))
     gram, right_sides = gram_matrix(stored, stored), gram_matrix(stored, targets)
     ends = np.array([profile.nimg for profile in stored])
@@ -55,6 +62,26 @@ def solve_profiles(stored: Sequence[Profile], targets: Sequence[Power]) -> tuple
         weights[past, column] = x
         errors[column] = np.sqrt(max(0.0, float(residual)) / norm)
     return weights, errors
+
+
+def normalized(weights: Array, errors: Array) -> tuple[Array, Array]:
+    """The least-squares weights divided by their sums, and the errors of these.
+
+    Args:
+        weights, errors: of `solve_profiles`, e = ‖Σ x p − p_r‖ / ‖p_r‖. As A x = b, weights s·x have
+            the squared error e² + (1 − e²)(1 − s)².
+
+    Raises:
+        ValueError: a sum is not above 0.
+    """
+    sums = np.array([column.sum() for column in weights.T])  # each alone: the same rounding
+    if not (sums > 0).all():
+        raise ValueError(
+            f"weights of snapshots that add up to {sums.min():.3g} cannot be divided by their sum. "
+            "Take more snapshots, or do not normalize the weights."
+        )
+    power = errors**2
+    return weights / sums, np.sqrt(power + (1 - power) * (1 - 1 / sums) ** 2)
 
 
 def gram_matrix(rows: Sequence[Profile], columns: Sequence[Profile]) -> Array:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from edm2.ema.profile import Power, Profile, Traditional, traditional_sigma_rel
-from edm2.ema.solve import solve_profiles
+from edm2.ema.solve import normalized, solve_profiles
 from edm2.ema.tensorfile import NAMES, TensorReader, check_same_tensors
 from edm2.params import UserError
 from edm2.params.configs import Average
@@ -149,14 +149,14 @@ class SnapshotStore:
 
     `folder` is where the snapshots are. Opening a store reads the headers of the files and compares
     their sizes with the manifest. If snapshots are missing before the end, a warning says how large
-    the resulting error is.
+    the resulting error is. Snapshots of time 0 are left out, with a note.
     """
 
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            UserError: there are no snapshots; those of the end are missing; a file is truncated or
-                corrupted, or is not a snapshot.
+            UserError: there are no snapshots after time 0; those of the end are missing; a file is
+                truncated or corrupted, or is not a snapshot.
         """
         manifest = _read_manifest(folder)
         listed, self.folder = _listed(manifest), folder
@@ -169,9 +169,9 @@ class SnapshotStore:
                 f"{self.folder}: holds no snapshots (ema-*.safetensors). Run the stage that makes it."
             )
         snapshots = [_read_snapshot(path) for path in paths]
-        self.snapshots = sorted(snapshot for snapshot, _ in snapshots)
+        self.snapshots = self._without_start(sorted(snapshot for snapshot, _ in snapshots))
         self.buffers = snapshots[0][1]
-        missing = sorted(listed - {snapshot.file for snapshot in self.snapshots})
+        missing = sorted(listed - {path.name for path in paths})
         if missing:
             self._report_missing(missing)
 
@@ -209,6 +209,22 @@ class SnapshotStore:
     def path(self, snapshot: Snapshot) -> Path:
         return self.folder / snapshot.file
 
+    def _without_start(self, snapshots: list[Snapshot]) -> list[Snapshot]:
+        """The snapshots that average a training: not those of time 0, which has no profile."""
+        kept = [snapshot for snapshot in snapshots if snapshot.nimg > 0]
+        if not kept:
+            raise UserError(
+                f"{self.folder}: all snapshots are of time 0, before any training. Take snapshots "
+                "after steps of the training."
+            )
+        if skipped := [snapshot.file for snapshot in snapshots if snapshot.nimg == 0]:
+            print(
+                f"note: {self.folder}: skipped {', '.join(skipped)}: at time 0 there is no training "
+                "to average.",
+                file=sys.stderr,
+            )
+        return kept
+
     def _report_missing(self, missing: list[str]) -> None:
         last = max(int(Path(name).stem.rpartition("-")[2]) for name in missing)
         if last > self.end:
@@ -218,7 +234,7 @@ class SnapshotStore:
             )
         profiles = [snapshot.profile for snapshot in self.snapshots]
         targets = [Power(self.end, length) for length in CHECKED_LENGTHS]
-        _, errors = solve_profiles(profiles, targets)
+        _, errors = normalized(*solve_profiles(profiles, targets))
         by_length = ", ".join(
             f"{error:.1%} at {length}"
             for length, error in zip(CHECKED_LENGTHS, errors, strict=True)
@@ -283,6 +299,8 @@ def _read_snapshot(path: Path) -> tuple[Snapshot, list[str]]:
             metadata["halflife_nimg"],
             metadata["rampup"],
         )
+        if snapshot.nimg < 0:
+            raise ValueError("a time below 0")
         return snapshot, list(metadata["buffers"])
     except (KeyError, TypeError, ValueError):
         raise UserError(

@@ -76,6 +76,10 @@ class Tracker(ABC):
         average = self.averages[key]
         return {name: average[source] for name, source in self.names.items()} | self.buffers
 
+    def longest(self) -> dict[str, torch.Tensor]:
+        """The average of the greatest length, as `tensors`."""
+        return self.tensors(max(self.averages))
+
     def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
         return {repr(key): dict(average) for key, average in self.averages.items()}
 

@@ -8,6 +8,8 @@ from edm2.params.registry import one_of
 from edm2.params.seams import CODECS
 from edm2.params.section import Section
 
+Rounding = Literal["nearest", "truncate"]
+
 
 class CodecChoice(Section):
     kind: Annotated[str, one_of(CODECS)] = Field(
@@ -21,4 +23,8 @@ class CodecChoice(Section):
     normalization: Literal["dataset", "paper"] = Field(
         description="how latents are scaled to σ_data 0.5; dataset: mean and std over the training "
         "images; paper: EDM2's constants and pixel range, which its published networks need"
+    )
+    rounding: Rounding = Field(
+        description="from decoded values to 8 bits; truncate (kind stable_diffusion): downwards, as the "
+        "images were made that the paper's numbers are of"
     )

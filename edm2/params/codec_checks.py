@@ -38,6 +38,13 @@ def codec_problems(params: Params, root: Path) -> Iterator[Problem]:
     layout = latent_layout(params, root)
     yield from _files(params.codec, layout, root)
     yield from _normalization(params.codec, layout)
+    if params.codec.rounding == "truncate" and params.codec.kind in ("trained", "rgb"):
+        yield Problem(
+            "codec.rounding",
+            "truncate",
+            f"nearest with kind: {params.codec.kind}",
+            "The paper's images were truncated for Stable Diffusion only.",
+        )
 
 
 def _files(codec: CodecChoice, layout: tuple[int, int] | None, root: Path) -> Iterator[Problem]:

@@ -30,7 +30,8 @@ class TrainingConfig:
         objective: preconditioning, noise distribution and loss, a member of
             `edm2.params.seams.OBJECTIVES`.
         noise_embedding: features of the noise level. positional: cosines and sines of fixed
-            frequencies; fourier: random Fourier features; mp_fourier: those scaled to unit
+            frequencies, with an embedding of four times the first level's width instead of the
+            widest level's; fourier: random Fourier features; mp_fourier: those scaled to unit
             magnitude.
         embedding_layers: linear layers from the noise features to the embedding.
         bias: biases in all layers except the class embedding, and a shift in the conditioning.
@@ -53,7 +54,8 @@ class TrainingConfig:
         average: traditional: one EMA of fixed length; power: power-function EMA, whose length is
             chosen after training.
         attention_fp32: attention is computed in fp32 in every precision.
-        attention_resolutions: resolutions whose blocks have attention.
+        attention_resolutions: resolutions whose blocks have attention; the first block of the decoder
+            always has.
         dropout: probability of dropout in the residual branches.
         batch: images per training step.
         lr_ref: reference learning rate α_ref.

@@ -1,12 +1,14 @@
 """`dataset`: where images come from."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from edm2.params.registry import one_of
 from edm2.params.seams import SOURCES
 from edm2.params.section import Count, Fraction, Section
+
+Crop = Literal["lanczos", "adm"]
 
 
 class Dataset(Section):
@@ -19,6 +21,10 @@ class Dataset(Section):
         description="folder of the images (source: folder), relative to the project root; else null"
     )
     resolution: Count = Field(description="height and width of the images after preparation")
+    crop: Crop = Field(
+        description="from images of any size (source folder, vae.images) to squares; lanczos: the "
+        "largest centered square, resized; adm: as ImageNet was prepared for the paper"
+    )
     held_out: Fraction = Field(
         description="fraction of each class that is not trained on, for held-out metrics"
     )

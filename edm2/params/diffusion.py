@@ -64,7 +64,8 @@ class Diffusion(Training):
     channel_mult: Counts = Field(description="width of each level over channels")
     res_blocks: Count = Field(description="residual blocks per level (decoder: one more); paper: 3")
     attention_resolutions: Counts | None = Field(
-        description="resolutions whose blocks attend; null: 32, 16, 8 for A, 16, 8 for the others"
+        description="resolutions whose blocks attend, besides the first block of the decoder; "
+        "null: 32, 16, 8 for A, 16, 8 for the others"
     )
     conditional: bool = Field(description="whether the network is conditioned on the class")
     paper_dataset: PaperDataset = Field(
@@ -88,6 +89,10 @@ class Diffusion(Training):
     )
     magnitudes_nimg: Count = Field(
         description="images between two measurements of activations, weights and updates"
+    )
+    magnitudes_of_average: bool = Field(
+        description="measure weights and activations also with the longest tracked average in place "
+        "of the parameters (paper Figure 15); one more forward pass per measurement"
     )
     overrides: Overrides = Field(
         description="options to change in all configs; null: the config's options"

@@ -41,4 +41,8 @@ class Sweep(Section):
     tensors_base: EmaLength | None = Field(
         description="EMA length of all other tensors; null without tensors"
     )
+    normalize_weights: bool = Field(
+        description="divide the weights of the snapshots by their sum, as the paper's published code "
+        "does; false: as its Algorithm 3 is printed"
+    )
     dtype: Literal["float16", "float32"] = Field(description="precision of the written networks")

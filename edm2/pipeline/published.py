@@ -15,6 +15,7 @@ from edm2.params.sizes import SIZES
 from edm2.runtime.progress import track
 
 NAME = re.compile(r".*-(\d+)-(0\.\d+)\.pkl")  # time in thousands of images, EMA length
+TIME_STEP = 2**20  # images; the authors' snapshots are taken at multiples of it
 
 
 def published_files(folder: str | None) -> list[Path]:
@@ -30,7 +31,8 @@ def describe_published(folder: str | None) -> str:
 def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) -> None:
     """Write the raw networks of pickles into a store, one snapshot each.
 
-    Time and EMA length are read from the file names, like edm2-img512-s-2147483-0.130.pkl.
+    Time and EMA length are read from the file names, like edm2-img512-s-2147483-0.130.pkl. Networks
+    of time 0 are skipped, with a note.
 
     Raises:
         UserError: there are no pickles; a file name has no time or length; a file cannot be read
@@ -49,6 +51,10 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
                 f"{path}: expected a name that ends in training time (thousands of images) and EMA "
                 "length, like edm2-img512-s-2147483-0.130.pkl."
             )
+        nimg = time_in_images(int(match[1]))
+        if nimg == 0:
+            print(f"note: {path}: skipped: at time 0 there is no training to average.")
+            continue
         tensors = read_published(path).tensors
         denoiser = infer_denoiser(tensors)
         if denoiser.shape.channels != channels:
@@ -61,9 +67,19 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
             for name, tensor in convert_names(tensors, denoiser).items()
             if name.startswith("unet.")
         }
-        snapshot = Snapshot.power(int(match[1]) * 1000, float(match[2]))
+        snapshot = Snapshot.power(nimg, float(match[2]))
         buffers = [name for name, _ in denoiser.unet.named_buffers()]
         write_snapshot(folder, snapshot, unet, buffers)
     store = SnapshotStore(folder)
     check_headers(store)
     write_index(store)
+
+
+def time_in_images(thousands: int) -> int:
+    """The time that a file name states in whole thousands of images, rounded down.
+
+    The authors' times are multiples of `TIME_STEP`, so that 2147483 stands for 2 147 483 648. A thousand
+    without such a multiple is taken as it is.
+    """
+    nimg = -(-thousands * 1000 // TIME_STEP) * TIME_STEP  # the first multiple from there on
+    return nimg if nimg // 1000 == thousands else thousands * 1000

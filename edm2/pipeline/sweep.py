@@ -48,7 +48,6 @@ def sweep_ema(context: StageContext) -> None:
             f"note: the averages of config {context.config} have a fixed length; sweep.ema_lengths "
             "and sweep.tensors have no effect."
         )
-    dtype = DTYPES[params.sweep.dtype]
     planned = list(plan_networks(store, params.sweep))
     targets = {network.file: network.target for network in planned}
     if params.guidance.guide == "snapshot":
@@ -57,8 +56,8 @@ def sweep_ema(context: StageContext) -> None:
     elif params.guidance.guide in ("trained", "published"):
         source = SnapshotStore(guide_folder(context.config))
         planned, guides = _with_guides(planned, source, params.guidance, "guide-")
-        _reconstruct(source, guides, out, dtype)
-    reconstructions = _reconstruct(store, targets, out, dtype)
+        _reconstruct(source, guides, out, params.sweep)
+    reconstructions = _reconstruct(store, targets, out, params.sweep)
     networks = [_record(network, reconstructions[network.file], params) for network in planned]
     for network in networks:
         if network.tensors == ALL and network.nimg == store.end:
@@ -124,12 +123,15 @@ def _file(nimg: int, length: float, kind: str = "") -> str:
 
 
 def _reconstruct(
-    store: SnapshotStore, targets: Mapping[str, Target], out: Path, dtype: torch.dtype
+    store: SnapshotStore, targets: Mapping[str, Target], out: Path, sweep: Sweep
 ) -> dict[str, Reconstruction]:
     """Write the averages in one pass over the snapshots; warn about those with a large error."""
     paths = {out / name: target for name, target in targets.items()}
-    write_files = copy_files if store.has_fixed_lengths else reconstruct_files
-    reconstructions = write_files(store, paths, dtype)
+    dtype = DTYPES[sweep.dtype]
+    if store.has_fixed_lengths:
+        reconstructions = copy_files(store, paths, dtype)
+    else:
+        reconstructions = reconstruct_files(store, paths, dtype, sweep.normalize_weights)
     for path, reconstruction in zip(paths, reconstructions, strict=True):
         if not reconstruction.trustworthy:
             print(

@@ -13,6 +13,7 @@ from edm2.data.tally import Tally, listed, printable
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
 from edm2.params.checks import project_root
+from edm2.params.dataset import Crop
 from edm2.params.patterns import matching
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import broadcast_flag, gather_object, is_main_process, ranks
@@ -32,17 +33,17 @@ def open_images(params: Params) -> list[WebImages]:
     """The training and held-out images; empty if the prepared images are used."""
     skip = _skip_list(params)
     return [
-        _open(describe(paths), tuple(paths), params.dataset.resolution, skip)
+        _open(describe(paths), tuple(paths), params.dataset.resolution, params.dataset.crop, skip)
         for paths in shards(params)
     ]
 
 
 @lru_cache(maxsize=len(KEYS))
 def _open(
-    description: str, paths: tuple[Path, ...], resolution: int, skip: frozenset[str]
+    description: str, paths: tuple[Path, ...], resolution: int, crop: Crop, skip: frozenset[str]
 ) -> WebImages:
     """An index takes long to build, and is used for the fingerprint and for training."""
-    return WebImages(paths, resolution, skip)
+    return WebImages(paths, resolution, crop, skip)
 
 
 def check_images(context: StageContext, groups: list[WebImages], trained: bool) -> dict[str, float]:

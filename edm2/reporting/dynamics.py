@@ -25,7 +25,9 @@ def by_bucket(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     Rows without a measurement are left out.
     """
     columns = {
-        name: str(name).partition("/")[2] for name in rows if str(name).startswith(f"{quantity}/")
+        name: str(name).removeprefix(f"{quantity}/")
+        for name in rows
+        if str(name).startswith(f"{quantity}/")
     }
     return rows.set_index("nimg")[list(columns)].rename(columns=columns).dropna()
 
@@ -84,16 +86,25 @@ def _updates(rows: pd.DataFrame) -> dict[str, object]:
 
 
 def draw_magnitudes(curves: Curves, *paths: Path) -> None:
-    """A row per config: activations on the left, weights on the right; a color per resolution."""
+    """A row per config: activations, then weights; a color per resolution.
+
+    If they were measured of averages (EDM2 Figure 15), these are in two more columns.
+    """
+    quantities = ["activations", "weights"]
+    if any(by_bucket(rows, "average/weights_mean").size for rows in curves.values()):
+        quantities += ["average/activations", "average/weights"]
+    size = (0.6 + 5.2 * len(quantities), 0.6 + 2.5 * len(curves))
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
-            len(curves), 2, figsize=(11, 0.6 + 2.5 * len(curves)), squeeze=False, sharex=True
+            len(curves), len(quantities), figsize=size, squeeze=False, sharex=True
         )
-        for (config, rows), (left, right) in zip(curves.items(), grid, strict=True):
-            for axes, quantity in ((left, "activations"), (right, "weights")):
+        for (config, rows), line in zip(curves.items(), grid, strict=True):
+            for axes, quantity in zip(line, quantities, strict=True):
                 _draw(axes, rows, quantity)
-                axes.set_title(f"config {config}: {quantity}")
-        _finish(grid[-1], grid[0, 1])
+                kind = quantity.replace("average/", "averaged network, ")
+                axes.set_title(f"config {config}: {kind}")
+        last = grid[:, -1]  # panels of configs without measurements have no lines
+        _finish(grid[-1], next((axes for axes in last if axes.lines), last[0]))
         save_figure(figure, *paths)
 
 

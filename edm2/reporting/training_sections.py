@@ -37,8 +37,8 @@ def dynamics_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     if not training:
         return []
     magnitudes = (
-        "Magnitudes by bucket of the network (as EDM2 Figure 3). Strong lines are means over output "
-        "units, faint lines maxima; the decoder is dashed."
+        "Magnitudes by bucket of the network (as EDM2 Figures 3 and 15). Strong lines are means over "
+        "output units, faint lines maxima; the decoder is dashed."
     )
     updates = "Size of updates relative to the weights, with the same line styles."
     body = (

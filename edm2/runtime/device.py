@@ -10,13 +10,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(runtime: Runtime) -> torch.device:
-    """The device of this rank; also sets the number of CPU threads.
+    """The device of this rank.
+
+    Also sets the number of CPU threads, and makes float32 what it says on GPUs: PyTorch would compute
+    convolutions in TensorFloat-32, of 10 bits.
 
     Raises:
         UserError: PyTorch does not see the GPU that params name.
     """
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     name, available = runtime.device, torch.cuda.device_count()
     if name == "cpu" or (name == "auto" and not available):
         return torch.device("cpu")

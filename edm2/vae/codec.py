@@ -33,7 +33,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 3, R, R] in [0, 255], rounded and clamped."""
+        """uint8 [N, 3, R, R] in [0, 255], rounded (or truncated) and clamped."""
         ...
 
 
@@ -105,8 +105,9 @@ def load_trained(folder: Path, device: torch.device) -> Codec:
 
 
 def load_stable_diffusion(folder: Path, device: torch.device) -> Codec:
-    normalization = read_manifest(folder)["normalization"]
-    return StableDiffusionVae(load_autoencoder(folder, device), normalization)
+    manifest = read_manifest(folder)
+    network = load_autoencoder(folder, device)
+    return StableDiffusionVae(network, manifest["normalization"], manifest["rounding"])
 
 
 def load_rgb(folder: Path, device: torch.device) -> Codec:

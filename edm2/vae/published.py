@@ -25,7 +25,9 @@ def save_codec(choice: CodecChoice, folder: Path, root: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     implementation(CODECS[choice.kind].save)(choice, folder, root)
-    write_manifest(folder, kind=choice.kind, normalization=choice.normalization)
+    write_manifest(
+        folder, kind=choice.kind, normalization=choice.normalization, rounding=choice.rounding
+    )
 
 
 def save_stable_diffusion(choice: CodecChoice, folder: Path, root: Path) -> None:

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import torch
 
-from edm2.data.images import max_batch_size, to_float, to_uint8
+from edm2.data.images import max_batch_size, to_float
 from edm2.data.normalization import Normalization
 from edm2.params import UserError
+from edm2.params.codec import Rounding
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 
 PAPER = Normalization(  # latents of ImageNet, encoded from images in [0, 1]
@@ -23,12 +24,15 @@ class StableDiffusionVae:
     belong to such latents (docs/guides/latents.md).
     """
 
-    def __init__(self, network: Any, normalization: Literal["dataset", "paper"]) -> None:
+    def __init__(
+        self, network: Any, normalization: Literal["dataset", "paper"], rounding: Rounding
+    ) -> None:
         """
         Args:
             network: an `AutoencoderKL`.
+            rounding: of decoded images to 8 bits; EDM2's published pipeline truncates.
         """
-        self.network = network
+        self.network, self.rounding = network, rounding
         self.downscale = 2 ** (len(network.config.block_out_channels) - 1)
         self.channels: int = network.config.latent_channels
         self.zero_to_one = normalization == "paper"
@@ -49,7 +53,8 @@ class StableDiffusionVae:
         images = []
         for part in latents.split(max_batch_size(latents.shape[-1] * self.downscale)):
             x = self.network.decode(part).sample
-            images.append(to_uint8(x * 2 - 1 if self.zero_to_one else x))
+            levels = (x if self.zero_to_one else (x + 1) / 2).clamp(0, 1) * 255
+            images.append((levels.round() if self.rounding == "nearest" else levels.floor()).byte())
         return torch.cat(images)
 
 

@@ -172,6 +172,18 @@ def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, text, 
         ]
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_reconstruct_divides_weights_by_their_sum_if_asked_to(folder, tmp_path, run, normalize):
+    options = ("--lengths", "0.15", "--out", tmp_path / "out", "--dtype", "float32")
+    switch = "--normalize" if normalize else "--no-normalize"
+    assert run("ema", "reconstruct", folder, *options, switch).status == 0
+    (name,) = averages_in(tmp_path / "out")
+    written = load_file(tmp_path / "out" / name)["w"]
+    for value in (True, False):
+        ((_, expected),) = reconstruct(SnapshotStore(folder), [0.15], normalize=value)
+        assert torch.equal(written, expected["w"]) == (value == normalize)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_reconstruct_at_another_time_and_in_another_dtype(folder, tmp_path, run, dtype):
     out = tmp_path / "out"

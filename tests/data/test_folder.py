@@ -38,7 +38,7 @@ def names(folder: Folder, root: Path) -> list[str]:
 
 
 def test_nothing_is_left_out_of_a_plain_folder(root: Path) -> None:
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     assert names(folder, root) == ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
     assert not folder.left_out.counts
 
@@ -59,7 +59,7 @@ def test_nothing_is_left_out_of_a_plain_folder(root: Path) -> None:
 )
 def test_images_are_read_whatever_their_ending(root: Path, name: str, kind: str) -> None:
     save(root / "a" / name, kind)
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     index = names(folder, root).index(f"a/{name}")
     assert np.abs(folder.image(index).astype(int) - [255, 0, 0]).max() < 16
     assert not folder.left_out.counts
@@ -76,14 +76,14 @@ FOREIGN_FOLDERS = (".thumbnails", "__MACOSX", ".git", "@eaDir", ".ipynb_checkpoi
 @pytest.mark.parametrize("name", FOREIGN_NAMES)
 def test_files_of_other_programs_are_left_out(root: Path, name: str) -> None:
     save(root / "a" / name)
-    assert Folder(root, 4).left_out.examples == {FOREIGN: [f"a/{name}"]}
+    assert Folder(root, 4, "lanczos").left_out.examples == {FOREIGN: [f"a/{name}"]}
 
 
 @pytest.mark.parametrize("above", ["", "a/"])
 @pytest.mark.parametrize("name", FOREIGN_FOLDERS)
 def test_folders_of_other_programs_are_left_out(root: Path, name: str, above: str) -> None:
     save(root / above / name / "1.png")
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     assert folder.classes == ["a", "b"]
     assert len(folder.files) == 4
     assert folder.left_out.examples == {FOREIGN: [f"{above}{name}"]}
@@ -97,7 +97,7 @@ def test_everything_that_is_not_read_has_a_reason(root: Path) -> None:
     (root / "b/loop").symlink_to("loop")
     (root / "b/up").symlink_to("..")
     os.mkfifo(root / "b/pipe.png")
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     assert len(folder.files) == 4
     assert folder.left_out.counts.total() == 7
     assert folder.left_out_per_class == [1, 4]
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_opened_is_told(
         return scandir(path)
 
     monkeypatch.setattr("os.scandir", refuse)
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     assert folder.left_out.examples == {
         "folder that cannot be opened (Permission denied)": ["a/locked"]
     }
@@ -138,7 +138,7 @@ def test_linked_folders_are_entered(root: Path) -> None:
     save(root.parent / "elsewhere/3.png")
     (root / "a/more").symlink_to(root.parent / "elsewhere")
     (root / "c").symlink_to(root / "b")
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     assert folder.classes == ["a", "b", "c"]
     assert "a/more/3.png" in names(folder, root)
     assert folder.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
@@ -170,13 +170,13 @@ def single_split(root: Path) -> str:
 def test_splits_are_no_classes(root: Path, arrange: Callable[[Path], str]) -> None:
     way_out = arrange(root)
     with pytest.raises(UserError, match="dataset.path") as error:
-        Folder(root, 4)
+        Folder(root, 4, "lanczos")
     assert f"Set dataset.path to {way_out};" in str(error.value)
 
 
 def test_a_class_may_have_the_name_of_a_split(root: Path) -> None:
     (root / "a").rename(root / "train")
-    assert Folder(root, 4).classes == ["b", "train"]
+    assert Folder(root, 4, "lanczos").classes == ["b", "train"]
 
 
 def test_all_small_classes_are_named_with_what_is_left_out(root: Path) -> None:
@@ -186,7 +186,7 @@ def test_all_small_classes_are_named_with_what_is_left_out(root: Path) -> None:
     (root / "e").mkdir()
     note(root / "e/1.txt")
     with pytest.raises(UserError) as error:
-        Folder(root, 4)
+        Folder(root, 4, "lanczos")
     message = str(error.value)
     assert all(str(root / name) in message for name in "cde")
     assert not any(f"{root / name}:" in message for name in "ab")
@@ -196,7 +196,7 @@ def test_all_small_classes_are_named_with_what_is_left_out(root: Path) -> None:
 def test_a_class_name_that_is_not_utf8_is_told_at_once(root: Path) -> None:
     os.rename(root / "a", os.fsencode(root) + b"/caf\xe9")
     with pytest.raises(UserError) as error:
-        Folder(root, 4)
+        Folder(root, 4, "lanczos")
     assert r"b'caf\xe9'" in str(error.value)
     str(error.value).encode()
 
@@ -208,7 +208,7 @@ def test_file_names_that_are_not_utf8_are_read_and_printable(root: Path) -> None
         b"\xe9.txt": b"not an image",
     }.items():
         Path(os.fsdecode(os.fsencode(root / "a") + b"/" + name)).write_bytes(content)
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     assert [folder.image(k).shape for k in (0, 1, 3, 4, 5)] == [(4, 4, 3)] * 5
     assert r"a/\xe9.txt" in summary(folder)[-1]
     with pytest.raises(UserError) as error:
@@ -220,7 +220,7 @@ def test_the_summary_counts_by_class_and_reason(root: Path) -> None:
     save(root / "b/3.png")
     for k in range(4):
         note(root / f"a/{k}.txt")
-    assert summary(Folder(root, 4)) == [
+    assert summary(Folder(root, 4, "lanczos")) == [
         "5 images are read, 4 files or folders are left out",
         "  class a: 2 images, 4 left out",
         "  class b: 3 images",
@@ -237,7 +237,7 @@ def test_one_run_names_all_damaged_images_and_keeps_whole_shards(
     for path in damaged:
         path.write_bytes(path.read_bytes()[:50])
     single = dataset.model_copy(update={"shard_images": 1})
-    folder = Folder(root, 8)
+    folder = Folder(root, 8, "lanczos")
     with pytest.raises(UserError) as error:
         prepare_images(folder, tmp_path / "out", single, seed=0)
     lines = str(error.value).splitlines()
@@ -246,7 +246,7 @@ def test_one_run_names_all_damaged_images_and_keeps_whole_shards(
     assert len(list((tmp_path / "out").iterdir())) == len(folder.files) - 3
     for path in damaged:
         save(path)
-    prepare_images(Folder(root, 8), tmp_path / "out", single, seed=0)
+    prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", single, seed=0)
     assert len(list((tmp_path / "out").iterdir())) == len(folder.files)
 
 
@@ -255,7 +255,7 @@ def test_a_shard_of_several_images_is_not_written_if_one_is_damaged(
 ) -> None:
     (root / "a/2.png").write_bytes(b"")
     with pytest.raises(UserError, match="1 of 4 images"):
-        prepare_images(Folder(root, 8), tmp_path / "out", dataset, seed=0)
+        prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", dataset, seed=0)
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
@@ -263,7 +263,7 @@ def test_images_that_are_nearly_black_are_counted(root: Path) -> None:
     gray = np.full((6, 6), 255, dtype=np.uint16)
     for name in ("a/1.png", "b/1.png"):
         Image.fromarray(gray).save(root / name)
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     for index in range(len(folder.files)):
         folder.image(index)
     assert folder.doubtful.examples == {FEW_BITS: ["a/1.png", "b/1.png"]}

@@ -43,7 +43,7 @@ def images(tmp_path: Path, pixels: np.ndarray) -> ImageShards:
     samples = [image_sample(f"{i:08d}", pixels[i], i % 2) for i in range(5)]
     write_shard(tmp_path / "train-000000.tar", samples[:3])
     write_shard(tmp_path / "train-000001.tar", samples[3:])
-    write_manifest(tmp_path, classes=["a", "b"], resolution=8)
+    write_manifest(tmp_path, classes=["a", "b"], resolution=8, crop="lanczos")
     return ImageShards(tmp_path, "train")
 
 
@@ -112,7 +112,7 @@ def test_crops_are_enlarged_parts(tmp_path: Path) -> None:
     """Of a horizontal ramp: the slope of a crop is proportional to its side."""
     ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, :, None] * 8, (32, 32, 3))
     write_shard(tmp_path / "train-000000.tar", [image_sample("0", ramp.copy(), 0)])
-    write_manifest(tmp_path, classes=["a"], resolution=32)
+    write_manifest(tmp_path, classes=["a"], resolution=32, crop="lanczos")
     images = ImageShards(tmp_path, "train")
     crops = images.augmented_batch([0] * 200, rngs(*range(200)), 0.25, 0.0)
     slopes = crops.float().diff(dim=3)[:, :, :, 8:-8].mean(dim=(1, 2, 3)) / 8  # side over 32

@@ -37,6 +37,7 @@ def test_metadata_counts_the_images(tmp_path: Path, source, dataset: Dataset) ->
     assert metadata == {
         "source": "digits",  # from params
         "resolution": 8,
+        "crop": "lanczos",
         "classes": ["a", "b"],
         "images": {"train": 15, "held_out": 5},  # a quarter of 12 and of 8
         "images_per_class": {"train": [9, 6], "held_out": [3, 2]},

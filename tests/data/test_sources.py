@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from edm2.data.cropping import crop_to_square
 from edm2.data.sources import Digits, Folder, open_source
 from edm2.params import Params, UserError
 
@@ -58,7 +59,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_classes_are_subfolders(root: Path) -> None:
-    folder = Folder(root, 4)
+    folder = Folder(root, 4, "lanczos")
     assert list(folder.classes) == ["cat", "dog"]
     assert folder.labels.tolist() == [0, 0, 1, 1]
     assert folder.image(0).tolist() == constant(RED, 4, 4).tolist()
@@ -79,13 +80,22 @@ def test_images_are_cropped_to_their_center(root: Path, portrait: bool) -> None:
     pixels = constant(RED, 6, 10).copy()
     pixels[:, 2:8] = GREEN
     save(root / "cat/0.png", pixels.transpose(1, 0, 2) if portrait else pixels)
-    assert Folder(root, 6).image(0).tolist() == constant(GREEN).tolist()
+    assert Folder(root, 6, "lanczos").image(0).tolist() == constant(GREEN).tolist()
+
+
+def test_the_crop_of_params_is_used(root: Path, params: Params) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (19, 24, 3)).astype(np.uint8)
+    save(root / "cat/0.png", pixels)
+    for crop in ("adm", "lanczos"):
+        update = {"source": "folder", "path": str(root), "resolution": 8, "crop": crop}
+        image = open_source(params.dataset.model_copy(update=update)).image(0)
+        np.testing.assert_array_equal(image, crop_to_square(Image.fromarray(pixels), 8, crop))
 
 
 def test_downsampling_averages(root: Path) -> None:
     board = np.indices((32, 32)).sum(axis=0) % 2 * 255
     save(root / "cat/0.png", np.repeat(board[:, :, None], 3, axis=2))
-    image = Folder(root, 8).image(0)[1:-1, 1:-1].astype(float)
+    image = Folder(root, 8, "lanczos").image(0)[1:-1, 1:-1].astype(float)
     assert np.abs(image - 127.5).max() < 3  # nearest-neighbor sampling would give 0 and 255
 
 
@@ -93,7 +103,7 @@ def test_downsampling_averages(root: Path) -> None:
 def test_all_color_modes_become_rgb(root: Path, mode: str) -> None:
     name = "cat/0.tif"
     Image.fromarray(constant((255, 255, 255)).astype(np.uint8)).convert(mode).save(root / name)
-    image = Folder(root, 4).image(0)
+    image = Folder(root, 4, "lanczos").image(0)
     assert image.shape == (4, 4, 3)
     assert image.min() == 255
 
@@ -108,7 +118,7 @@ def test_a_truncated_image_is_named(root: Path, size: int) -> None:
     path = root / "cat/0.png"
     path.write_bytes(noise_png(path)[:size])
     with pytest.raises(UserError, match=str(path)):
-        Folder(root, 4).image(0)
+        Folder(root, 4, "lanczos").image(0)
 
 
 def test_an_image_with_a_damaged_header_is_named(root: Path) -> None:
@@ -117,7 +127,7 @@ def test_an_image_with_a_damaged_header_is_named(root: Path) -> None:
     content[11] = 12  # the length of the IHDR chunk, which is 13
     path.write_bytes(content)
     with pytest.raises(UserError, match=str(path)):
-        Folder(root, 4).image(0)
+        Folder(root, 4, "lanczos").image(0)
 
 
 def test_exif_orientation_is_applied(root: Path) -> None:
@@ -126,24 +136,24 @@ def test_exif_orientation_is_applied(root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     Image.fromarray(pixels.astype(np.uint8)).save(root / "cat/0.png", exif=exif)
-    assert Folder(root, 6).image(0)[0, 0].tolist() == list(GREEN)
+    assert Folder(root, 6, "lanczos").image(0)[0, 0].tolist() == list(GREEN)
 
 
 def test_a_class_with_one_image_is_named(root: Path) -> None:
     (root / "dog/2.png").unlink()
     with pytest.raises(UserError, match=f"dataset.path: {root / 'dog'}: "):
-        Folder(root, 4)
+        Folder(root, 4, "lanczos")
 
 
 def test_a_folder_without_subfolders_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match=f"dataset.path: {root / 'dog'}: .*subfolder"):
-        Folder(root / "dog", 4)
+        Folder(root / "dog", 4, "lanczos")
 
 
 def test_identity_changes_with_the_images(root: Path) -> None:
-    before = Folder(root, 4).identity()
-    assert Folder(root, 4).identity() == before
+    before = Folder(root, 4, "lanczos").identity()
+    assert Folder(root, 4, "lanczos").identity() == before
     save(root / "dog/3.png", constant(GREEN))
-    more = Folder(root, 4).identity()
+    more = Folder(root, 4, "lanczos").identity()
     save(root / "dog/3.png", constant(RED, 20, 20))
-    assert len({before, more, Folder(root, 4).identity()}) == 3
+    assert len({before, more, Folder(root, 4, "lanczos").identity()}) == 3

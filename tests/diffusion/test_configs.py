@@ -53,6 +53,25 @@ def test_parameters_of_g_on_rgb_images_in_millions(size):
     assert round(millions, 1) == PIXEL.mparams[size]
 
 
+def test_the_first_decoder_block_has_attention_at_every_resolution():
+    """At 32×32 the listed 16×16 and 8×8 are the levels of 256 and 384 channels, not 384 and 512. An
+    attention of w channels has 4w² parameters; there are seven in a level, and that of `in0`.
+    """
+    expected = LATENT.params["XS"] + 7 * 4 * (256**2 - 512**2)
+    assert parameters(on_meta("G", "XS", resolution=32)) == expected == 119_208_101
+    for config in "AG":
+        network = on_meta(config, attention_resolutions=())
+        attention = [name for name, m in network.named_modules() if isinstance(m, Attention)]
+        assert attention == ["dec.8x8-in0.attention"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_width_of_the_embedding(config):
+    """Off the paper's shapes: four times the first level in A and B, later the widest level."""
+    network = on_meta(config, channel_mult=(1, 2))
+    assert len(network.map.layer0.weight) == 192 * (4 if config in "AB" else 2)
+
+
 @pytest.mark.parametrize("config", PAPER_CONFIGS.index)
 def test_training_numbers_of_each_config(config):
     paper, options = PAPER_CONFIGS.loc[config], CONFIGS[config]

@@ -17,6 +17,7 @@ from tiny_denoiser import (
 from torch.nn import functional
 
 from edm2.diffusion import build_denoiser, magnitudes
+from edm2.ema import PowerEMA
 from edm2.params.configs import CONFIGS
 
 CONV, ATTENTION = ("conditioning.affine", "conv0", "conv1"), ("attention.proj", "attention.qkv")
@@ -180,8 +181,57 @@ def test_steps_at_multiples_of_magnitudes_nimg_report_magnitudes(config):
     assert not [key for key in task.step(make_batch(3), 3 * BATCH) if "dec-" in key]
 
 
+@pytest.mark.parametrize("config", ["A", "G"])
+def test_magnitudes_of_the_average_are_those_of_a_network_with_its_parameters(config):
+    """Of the longest tracked average, as it is before the step; the raw ones are unchanged."""
+    task = make_task(config, magnitudes_nimg=2 * BATCH, magnitudes_of_average=True)
+    task.average = PowerEMA(task.denoiser.unet, [0.05, 0.2])
+    task.step(make_batch(1), BATCH)
+    perturb(task.denoiser)
+    task.average.update(2 * BATCH, BATCH)
+    reference = copy.deepcopy(task.denoiser)
+    reference.unet.load_state_dict(task.average.tensors(0.2))
+    metrics = task.step(make_batch(2), 2 * BATCH)
+    assert {f"average/{k}" for k in metrics if k.startswith(("weights", "activations"))} == {
+        key for key in metrics if key.startswith("average/")
+    }
+    averaged = {k.removeprefix("average/"): v for k, v in metrics.items() if "average/" in k}
+    check(averaged, "weights", lambda name: rows(reference.unet.get_submodule(name).weight))
+    data, noise, ln_sigma, labels = make_batch(2)
+    sigma = ln_sigma.exp()
+    noisy = data + sigma[:, None, None, None] * noise
+    reference.eval()
+    expected = magnitudes.activations(reference.unet, lambda: reference(noisy, sigma, labels))
+    activations = {k: float(v) for k, v in averaged.items() if k.startswith("activations")}
+    assert activations == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-4)
+    raw = {k: float(metrics[k]) for k in activations}
+    assert raw != pytest.approx(activations, rel=1e-2)
+
+
+def test_replaced_parameters_return_after_an_error():
+    unet, replaced = network("A").unet, []
+    pointers = [p.data_ptr() for p in unet.parameters()]
+    other = {name: p.detach() + 1 for name, p in unet.named_parameters()}
+
+    def fail():
+        with magnitudes.replaced_parameters(unet, other):
+            replaced.extend(p.data_ptr() for p in unet.parameters())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert replaced == [tensor.data_ptr() for tensor in other.values()]
+    assert [p.data_ptr() for p in unet.parameters()] == pointers
+
+
 @pytest.mark.parametrize(
-    ("config", "changes"), [("A", {}), ("E", {"microbatch": 4}), ("G", {}), ("G", {"dropout": 0.3})]
+    ("config", "changes"),
+    [
+        ("A", {}),
+        ("E", {"microbatch": 4}),
+        ("G", {}),
+        ("G", {"dropout": 0.3, "magnitudes_of_average": True}),
+    ],
 )
 def test_measuring_magnitudes_does_not_change_training(config, changes):
     """The weights after three steps are the same bits, with dropout too (A, E, one of G)."""

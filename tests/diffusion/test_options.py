@@ -109,7 +109,7 @@ def trained(config, field, start=None, **changes):
         task.denoiser.load_state_dict(state | {name: start[name] for name in same})
     initial = copy.deepcopy(task.denoiser.state_dict())
     stream = batches(Latents(), task.objective, BATCH, 0.0, 0)(0)
-    for step in range(1, STEPS.get(field, 1) + 1):
+    for step in range(2, STEPS.get(field, 1) + 2):  # the rate of the first would be 0
         task.step(next(stream), step * BATCH)
     data, noise, ln_sigma, labels = make_batch()
     with torch.no_grad():

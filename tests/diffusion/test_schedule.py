@@ -10,6 +10,7 @@ from edm2.diffusion.schedule import learning_rate
 @pytest.mark.parametrize(
     ("nimg", "decay_batches", "rampup_nimg", "expected"),
     [
+        (0, inf, 10_000, 0.0),
         (1_000, inf, 10_000, 0.001),  # a tenth of the ramp
         (5_000, inf, 10_000, 0.005),
         (10_000, inf, 10_000, 0.01),

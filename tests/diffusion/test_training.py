@@ -79,7 +79,7 @@ def test_a_batch_of_nan_does_not_change_the_weights():
     task = make_task("D")
     initial = copy.deepcopy(task.denoiser.state_dict())
     data, noise, ln_sigma, labels = make_batch()
-    metrics = task.step((data * torch.nan, noise, ln_sigma, labels), BATCH)
+    metrics = task.step((data * torch.nan, noise, ln_sigma, labels), 2 * BATCH)
     head = task.denoiser.head.linear.weight.numel()
     total = sum(p.numel() for p in task.denoiser.parameters())
     assert total - head <= int(metrics["train/nonfinite_gradients"]) <= total
@@ -150,10 +150,12 @@ def test_norms_are_forced_before_the_forward_pass(config, forced):
 
 
 def test_steps_set_the_learning_rate_and_update_the_average():
-    """The rate ramps up over 2 batches and then decays; the average gets times in images."""
+    """The rate of a step follows the images before it: 0, then up over 2 batches, then a decay. The
+    average gets the time after the step.
+    """
     task = make_task()
     rates = [task.step(make_batch(), k * BATCH)["train/lr"] for k in (1, 2, 3, 8)]
-    assert rates == pytest.approx([0.005, 0.01, 0.01 * (2 / 3) ** 0.5, 0.005])
+    assert rates == pytest.approx([0, 0.005, 0.01, 0.01 * (2 / 7) ** 0.5])
     assert task.optimizer.param_groups[0]["lr"] == rates[-1]
     assert task.optimizer.param_groups[0]["betas"] == (0.9, 0.99)
     assert task.average.updates == [(8, 8), (16, 8), (24, 8), (64, 8)]

@@ -76,6 +76,23 @@ def test_reconstructions_equal_tracked_averages(store, steps):
         assert average.snapshots == 2 * SNAPSHOTS * steps // STEPS
 
 
+def test_weights_are_divided_by_their_sum_unless_told_otherwise(tmp_path):
+    """The sum before that is reported in both cases, and the error is that of the weights used."""
+    store = train(tmp_path, 2)
+    ((average, tensors),) = reconstruct(store, [0.2])
+    ((printed, least_squares),) = reconstruct(store, [0.2], normalize=False)
+    assert average.weight_sum == printed.weight_sum
+    assert abs(printed.weight_sum - 1) > 1e-3
+    expected = least_squares["weight"] / printed.weight_sum
+    torch.testing.assert_close(tensors["weight"], expected, rtol=1e-4, atol=1e-5)
+    assert average.error > printed.error
+    constant = {"weight": torch.full((8, DIMS // 8), 7.0), "buffer": torch.zeros(2)}
+    for snapshot in store.snapshots:
+        write_snapshot(tmp_path, snapshot, constant, ["buffer"], torch.float32)
+    ((_, same),) = reconstruct(SnapshotStore(tmp_path), [0.2])
+    torch.testing.assert_close(same["weight"], constant["weight"])
+
+
 def test_targets_differ_from_the_stored_averages(store):
     """Otherwise a copy of the nearest stored average could pass the tests above."""
     stored = [direct(length) for length in (0.05, 0.10)]

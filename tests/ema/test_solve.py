@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate
 
 from edm2.ema.profile import Power, response, sigma_rel_to_gamma
-from edm2.ema.solve import gram_matrix, inner_product, solve_profiles, solve_weights
+from edm2.ema.solve import gram_matrix, inner_product, normalized, solve_profiles, solve_weights
 
 
 def pairs_of_snapshots(n, end=1.0):
@@ -59,6 +59,33 @@ def test_a_target_that_is_a_snapshot_has_the_weight_of_that_snapshot_only(sigma_
     expected = (times == 5e6) & (lengths == sigma_rel)
     np.testing.assert_allclose(weights, expected, atol=1e-6)
     assert error < 1e-6
+
+
+@pytest.mark.parametrize("target", [0.02, 0.08, 0.2, 0.25])
+def test_normalized_weights_have_the_sum_1_and_their_own_error(target):
+    """Against the response of the divided weights on a fine grid; few snapshots, so that it matters."""
+    times, lengths = pairs_of_snapshots(2)
+    plain = solve_weights(times, lengths, [1.0], [target], normalize=False)
+    default = solve_weights(times, lengths, [1.0], [target])
+    assert abs(plain.sum() - 1) > 1e-3
+    np.testing.assert_allclose(default, plain / plain.sum(), rtol=1e-12)
+    grid = (np.arange(200_000) + 0.5) / 200_000
+    stored = [Power(t, s) for t, s in zip(times, lengths, strict=True)]
+    profile = response(Power(1.0, target), grid)
+    weights, errors = normalized(*solve_profiles(stored, [Power(1.0, target)]))
+    sums = np.stack([response(p, grid) for p in stored], 1) @ weights[:, 0]
+    expected = np.linalg.norm(sums - profile) / np.linalg.norm(profile)
+    assert errors.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_weights_without_a_positive_sum_are_not_normalized():
+    with pytest.raises(ValueError, match="-0.25"):
+        normalized(np.array([[1.0, 0.5], [0.0, -0.75]]), np.array([0.1, 0.2]))
+
+
+def test_an_average_at_time_0_is_refused():
+    with pytest.raises(ValueError, match="time 0"):
+        solve_weights([0.0, 1.0], [0.1, 0.1], [1.0], [0.1])
 
 
 def test_later_snapshots_have_no_weight():

@@ -5,7 +5,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from edm2.ema import Snapshot, SnapshotStore, write_snapshot
+from edm2.ema import Snapshot, SnapshotStore, reconstruct, write_snapshot
+from edm2.ema.index import write_index
 from edm2.ema.store import check_headers, check_values, remove_snapshots_after, write_tensors
 from edm2.params import UserError
 
@@ -45,6 +46,25 @@ def test_times_and_lengths_round_trip_exactly(tmp_path, nimg):
     assert [(s.nimg, s.sigma_rel) for s in snapshots] == [(nimg, s) for s in sorted(lengths)]
     assert snapshots == [Snapshot.power(nimg, s) for s in sorted(lengths)]
     assert all((tmp_path / s.file).is_file() for s in snapshots)
+
+
+def test_snapshots_of_time_0_are_skipped_and_named(tmp_path, capsys):
+    """A loop that starts at step 0 writes them: of both kinds, power and traditional."""
+    start = [Snapshot.power(0, 0.1), Snapshot.traditional(0, 10, 0.1)]
+    for snapshot in start:
+        write_snapshot(tmp_path, snapshot, tensors(), [])
+    with pytest.raises(UserError, match=f"{tmp_path}: .*time 0"):
+        SnapshotStore(tmp_path)
+    make_store(tmp_path, (100, 200, 300))
+    store = SnapshotStore(tmp_path)
+    assert [s.nimg for s in store.snapshots] == [100, 100, 200, 200, 300, 300]
+    message = capsys.readouterr().err
+    assert all(snapshot.file in message for snapshot in start)
+    write_index(store)  # lists the files, which are not missing when it is read
+    assert SnapshotStore(tmp_path).snapshots == store.snapshots
+    ((average, made),) = reconstruct(store, [0.1])
+    assert (average.snapshots, average.error < 1e-6) == (6, True)
+    assert made["conv.weight"].eq(2).all()
 
 
 def test_a_traditional_average_round_trips_exactly(tmp_path):

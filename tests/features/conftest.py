@@ -38,5 +38,5 @@ def images(tmp_path: Path) -> ImageShards:
         for i in range(48)
     ]
     write_shard(tmp_path / "train-000000.tar", samples)
-    write_manifest(tmp_path, classes=["dark", "bright"], resolution=8)
+    write_manifest(tmp_path, classes=["dark", "bright"], resolution=8, crop="lanczos")
     return ImageShards(tmp_path, "train")

@@ -13,6 +13,7 @@ WRONG = [
     ("dataset.resolution", 18, "dataset.resolution", 18, ["16 or 20"]),
     ("codec.path", "sd", "codec.path", "sd", ["stable_diffusion"]),
     ("codec.normalization", "paper", "codec.normalization", "paper", ["trained"]),
+    ("codec.rounding", "truncate", "codec.rounding", "truncate", ["nearest", "trained"]),
     ("vae.backbone_path", "vgg.pth", "vae.backbone_path", "vgg.pth", ["classifier"]),
     ("vae.images.shards", "a.tar", "vae.images.shards", "a.tar", ["a.tar"]),
     ("vae.images.shards", "{a,b}.tar", "vae.images.shards", "{a,b}.tar", ["2 of 2", "/a.tar"]),
@@ -366,6 +367,16 @@ def test_the_papers_normalization_is_for_pixels_and_stable_diffusion(params):
             "diffusion.attention_resolutions": None,
         }
         assert params(changes).codec.normalization == "paper"
+
+
+def test_only_decodes_of_stable_diffusion_are_truncated(params, only_problem):
+    changes = {
+        "codec.rounding": "truncate",
+        "diffusion.channel_mult": [1],
+        "diffusion.attention_resolutions": None,
+    }
+    assert only_problem({**changes, "codec.kind": "rgb"}).key == "codec.rounding"
+    assert params({**changes, "codec.kind": "stable_diffusion"}).codec.rounding == "truncate"
 
 
 def test_stable_diffusion_needs_its_package(params, only_problem, monkeypatch):

@@ -75,6 +75,25 @@ def test_figures_have_a_row_or_a_panel_per_config(tmp_path):
         assert seven[1] > 1.5 * one[1]
 
 
+def test_averaged_networks_have_panels_of_their_own(tmp_path, monkeypatch):
+    """Also if only some configs measured them."""
+    figures = []
+    monkeypatch.setattr("edm2.reporting.dynamics.save_figure", lambda fig, *_: figures.append(fig))
+    plain = curves()
+    averaged = plain[[name for name in plain if str(name).startswith(("weights", "activ"))]]
+    both = pd.concat([plain, 3 * averaged.add_prefix("average/")], axis=1)
+    draw_magnitudes({"F": plain})
+    draw_magnitudes({"F": plain, "G": both})
+    lines = [
+        {a.get_title(): [line.get_ydata()[0] for line in a.lines] for a in f.axes} for f in figures
+    ]
+    assert list(lines[0]) == ["config F: activations", "config F: weights"]
+    assert len(lines[1]) == 8
+    assert lines[1]["config F: averaged network, weights"] == []
+    assert lines[1]["config G: averaged network, weights"] == [3] * 2 * len(BUCKETS)
+    assert lines[1]["config G: weights"] == [1] * 2 * len(BUCKETS)
+
+
 def test_buckets_need_not_be_named_by_resolutions(tmp_path):
     """A backbone may group its parameters otherwise."""
     draw_magnitudes({"H": curves(buckets=("encoder", "mlp-late"))}, tmp_path / "magnitudes.png")

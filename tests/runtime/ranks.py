@@ -92,7 +92,7 @@ def denoiser_steps() -> dict[str, Any]:
         task = make_task(config, microbatch=microbatch, dropout=0.0, magnitudes_nimg=BATCH)
         for step in (1, 2):
             accumulator = MetricAccumulator()
-            accumulator.add(task.step(tuple(x[part] for x in make_batch(step)), step * BATCH))
+            accumulator.add(task.step(tuple(x[part] for x in make_batch(step)), (step + 1) * BATCH))
         results[f"{config} {microbatch}"] = {
             "gradients": {name: p.grad.tolist() for name, p in task.denoiser.named_parameters()},
             "metrics": accumulator.compute_and_reset(),

@@ -68,6 +68,20 @@ def test_threads_are_set_only_if_params_say_so(
     assert calls == [3]
 
 
+def test_float32_is_not_tensorfloat32(runtime: Runtime) -> None:
+    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = True
+        pick_device(runtime.model_copy(update={"device": "cpu"}))
+        assert [switch.allow_tf32 for switch in switches] == [False, False]
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
 def test_each_precision_has_a_dtype(runtime: Runtime) -> None:
     names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     for name, dtype in names.items():

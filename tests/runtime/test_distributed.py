@@ -109,7 +109,7 @@ def test_denoiser_steps_are_the_same_on_two_ranks(
     task = make_task(config, dropout=0.0, magnitudes_nimg=BATCH)
     for step in (1, 2):
         accumulator = MetricAccumulator()
-        accumulator.add(task.step(make_batch(step), step * BATCH))
+        accumulator.add(task.step(make_batch(step), (step + 1) * BATCH))
     metrics = accumulator.compute_and_reset()
     for result in (rank["denoiser_steps"][f"{config} {microbatch}"] for rank in results):
         assert result["metrics"].keys() == metrics.keys()

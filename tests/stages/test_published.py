@@ -11,7 +11,7 @@ from edm2.diffusion import build_denoiser
 from edm2.diffusion.names import published_name
 from edm2.ema import SnapshotStore, reconstruct
 from edm2.params import UserError, load
-from edm2.pipeline.published import import_published
+from edm2.pipeline.published import import_published, time_in_images
 from edm2.runtime.manifest import read_manifest
 from stages.snapshot_emas import external_inputs
 
@@ -70,6 +70,28 @@ def test_a_stored_length_gives_the_published_network_under_our_names(
         assert_network({name: tensors[name] for name in expected}, expected)
         assert tensors.keys() == network.keys()
         assert average.error < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("thousands", "nimg"),
+    [
+        (2147483, 2**31),
+        (1073741, 2**30),
+        (939524, 896 * 2**20),  # size XXL
+        (64, 64_000),  # no multiple of 2²⁰
+        (0, 0),
+    ],
+)
+def test_times_of_names_are_restored_to_the_image(thousands, nimg):
+    assert time_in_images(thousands) == nimg
+
+
+def test_networks_of_time_0_are_skipped_and_named(published, diffusion, tmp_path, capsys):
+    start = tmp_path / "edm2-img512-s-0000000-0.050.pkl"
+    start.touch()
+    import_published([start, *sorted(published[0].iterdir())], tmp_path / "store", diffusion)
+    assert start.name in capsys.readouterr().out
+    assert {s.nimg for s in SnapshotStore(tmp_path / "store").snapshots} == {64_000}
 
 
 def assert_refused(paths, tmp_path, diffusion, message):

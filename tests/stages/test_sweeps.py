@@ -90,6 +90,21 @@ def test_networks_of_a_time_are_averages_that_end_there(swept):
                 torch.testing.assert_close(written[name].float(), tensor, rtol=1e-3, atol=1e-6)
 
 
+def test_weights_of_snapshots_are_divided_by_their_sum_unless_params_say_no(project, swept):
+    folder = project(sweep__normalize_weights=False)
+    run_stage("sweep_ema", "G")
+    store = SnapshotStore(folder / "models/ema/G")
+    ((average, tensors),) = reconstruct(store, [0.2], normalize=False)
+    printed, default = networks(folder)[0.2], networks(swept, nimg=1024, tensors="all")[0.2]
+    assert printed["weight_sum"] == default["weight_sum"] == average.weight_sum
+    assert abs(average.weight_sum - 1) > 2e-3
+    written, divided = tensors_of(folder, printed), tensors_of(swept, default)
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(written[name].float(), tensor, rtol=1e-3, atol=1e-6)
+        if name in store.parameters and tensor.any():
+            assert not torch.equal(written[name], divided[name])
+
+
 def test_networks_of_single_tensors_differ_from_the_base_in_those_alone(swept):
     """Those tensors are as in the network whose length all tensors have."""
     whole, single = (networks(swept, nimg=1024, tensors=t) for t in ("all", "*-affine"))

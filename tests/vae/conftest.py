@@ -45,5 +45,5 @@ def images(tmp_path: Path) -> ImageShards:
     folder = tmp_path / "images"
     for k in range(3):
         write_shard(folder / f"train-{k:06d}.tar", samples[5 * k : 5 * k + 5])
-    write_manifest(folder, classes=["a", "b", "c"], resolution=8)
+    write_manifest(folder, classes=["a", "b", "c"], resolution=8, crop="lanczos")
     return ImageShards(folder, "train")

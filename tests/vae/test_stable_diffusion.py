@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -36,9 +37,18 @@ def pixels() -> torch.Tensor:
 def codec_of(saved: Path, tmp_path: Path) -> Callable[..., Codec]:
     """Saves a codec like the stage and loads it."""
 
-    def make(path: str | None = saved.name, normalization: str = "dataset") -> Codec:
+    def make(
+        path: str | None = saved.name,
+        normalization: str = "dataset",
+        rounding: str = "nearest",
+    ) -> Codec:
         choice = load(Path(__file__).parents[2] / "params.yaml").codec.model_copy(
-            update={"kind": "stable_diffusion", "path": path, "normalization": normalization}
+            update={
+                "kind": "stable_diffusion",
+                "path": path,
+                "normalization": normalization,
+                "rounding": rounding,
+            }
         )
         save_codec(choice, tmp_path / "vae", saved.parent)
         return load_codec(tmp_path / "vae", CPU)
@@ -89,6 +99,20 @@ def test_with_the_papers_normalization_the_network_gets_images_in_zero_to_one(
     with torch.no_grad():
         x = network.decode(latents).sample.double().numpy()
     np.testing.assert_allclose(codec.decode(latents), np.clip(np.rint(x * 255), 0, 255), atol=1)
+
+
+@pytest.mark.parametrize("normalization", ["dataset", "paper"])
+@pytest.mark.parametrize(
+    ("rounding", "expected"),
+    [("nearest", [0, 0, 101, 102, 254, 255, 255]), ("truncate", [0, 0, 101, 101, 254, 254, 255])],
+)
+def test_decoded_values_become_8_bits(codec_of, rounding, expected, normalization) -> None:
+    """The network's output is replaced; it is in [0, 1] with the paper's normalization."""
+    codec = codec_of(normalization=normalization, rounding=rounding)
+    levels = torch.tensor([-3.0, 0.4, 101.1, 101.9, 254.2, 254.8, 300.0]) / 255
+    output = SimpleNamespace(sample=levels if normalization == "paper" else 2 * levels - 1)
+    codec.network = SimpleNamespace(decode=lambda latents: output)
+    assert codec.decode(torch.zeros(1, 4, 2, 2)).tolist() == expected
 
 
 def test_the_papers_constants(codec_of) -> None:

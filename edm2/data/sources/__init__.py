@@ -65,4 +65,4 @@ def open_photos(dataset: Dataset, root: Path) -> Source:
 
 def open_folder(dataset: Dataset, root: Path) -> Source:
     assert dataset.path is not None  # checked at load
-    return Folder(root / dataset.path, dataset.resolution)
+    return Folder(root / dataset.path, dataset.resolution, dataset.crop)

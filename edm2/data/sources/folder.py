@@ -5,20 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
+from edm2.data.cropping import crop_to_square
 from edm2.data.decoding import (
     FEW_BITS,
     IMAGE_ENDINGS,
     DamagedImageError,
     ImageDecodeError,
     Pixels,
-    center_crop,
     decode_image,
-    resize,
 )
 from edm2.data.sources.tree import entries, identity, image_files
 from edm2.data.splits import Split, split_classes
 from edm2.data.tally import NOT_AN_IMAGE, Tally, ending, listed, printable
 from edm2.params import UserError
+from edm2.params.dataset import Crop
 from edm2.runtime.files import describe
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -33,14 +33,14 @@ class Folder:
         doubtful: images that are read, and may not be meant as they are.
     """
 
-    def __init__(self, root: Path, resolution: int) -> None:
+    def __init__(self, root: Path, resolution: int, crop: Crop) -> None:
         """Find all images; their pixels are not read.
 
         Raises:
             UserError: a folder without subfolders, or with subfolders that are splits; classes of
                 fewer than two images, or whose names are not UTF-8 (all of them are listed).
         """
-        self.root, self.resolution = root, resolution
+        self.root, self.resolution, self.crop = root, resolution, crop
         self.left_out, self.doubtful = Tally(), Tally()
         folders = self._class_folders()
         self.classes = [folder.name for folder in folders]
@@ -56,7 +56,7 @@ class Folder:
         self._check_classes()
 
     def image(self, index: int) -> Pixels:
-        """The largest centered square, resized with antialiasing.
+        """The center of the image, resized.
 
         Raises:
             DamagedImageError: the file cannot be decoded as an image.
@@ -70,7 +70,7 @@ class Folder:
             ) from None
         if FEW_BITS in image.info:
             self.doubtful.add(FEW_BITS, path.relative_to(self.root).as_posix())
-        return resize(center_crop(image), self.resolution)
+        return crop_to_square(image, self.resolution, self.crop)
 
     def split(self, held_out: float, seed: int) -> Split:
         return split_classes(self.labels, held_out, seed)
