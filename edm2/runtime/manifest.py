@@ -1,11 +1,13 @@
 """manifest.json: the files of a folder of results, with a checksum of each, and metadata.
 
 The stage that writes results hashes them once. Stages that read them check that every file exists
-and has its size; `edm2 verify` reads everything and compares checksums.
+and has its size. Whoever reads a file whole compares it with its checksum (`verified`); shards, which
+are read at random, are compared by `edm2 verify`. The manifest has a checksum of itself.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from edm2.runtime.progress import track
 
 MANIFEST = "manifest.json"
 REBUILD_HINT = "Remove it and run `dvc repro`: only the stage that makes it runs again."
+SHOWN_DIGITS = 12  # of a checksum
 
 
 def write_manifest(folder: Path, **metadata: Any) -> None:
@@ -25,7 +28,8 @@ def write_manifest(folder: Path, **metadata: Any) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / MANIFEST
     }
-    write_json(folder / MANIFEST, {**metadata, "files": files})
+    content = {**metadata, "files": files}
+    write_json(folder / MANIFEST, {"sha256": _content_sha256(content), **content})
 
 
 def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
@@ -35,7 +39,8 @@ def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
         optional: pattern of files that may be missing.
 
     Raises:
-        UserError: there is no manifest, or a file is missing or truncated; names the file.
+        UserError: there is no manifest, it was changed, or a file is missing or truncated; names the
+            file.
     """
     manifest = load_manifest(folder)
     for name, expected in manifest["files"].items():
@@ -54,7 +59,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of `folder`: its metadata, and its files under "files". No other file is read.
 
     Raises:
-        UserError: there is no manifest, or it is not valid JSON.
+        UserError: there is no manifest, it is not valid JSON, or it is not as it was written.
     """
     path = folder / MANIFEST
     try:
@@ -63,7 +68,46 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: does not exist. Run the stage that makes {folder}.") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}). {REBUILD_HINT}") from None
+    expected = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
+    if expected is None:
+        raise UserError(
+            f"{path}: has no checksum of its own: damaged, of an earlier version, or of another "
+            f"program. {REBUILD_HINT}"
+        )
+    _compare(path, _content_sha256(manifest), expected, "that it has of itself")
     return manifest
+
+
+def verified(path: Path) -> Path:
+    """`path`, after comparing the file with its checksum; for files that are then read whole.
+
+    Raises:
+        UserError: the file is not the one that the manifest beside it lists under this name.
+    """
+    expected = expected_sha256(path)
+    if expected is not None and path.is_file():
+        compare_sha256(path, sha256(path), expected)
+    return path
+
+
+def expected_sha256(path: Path) -> str | None:
+    """The file's SHA-256 in the manifest beside it; None if there is none, or it does not list it.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    if not (path.parent / MANIFEST).exists():
+        return None
+    checksum: str | None = load_manifest(path.parent)["files"].get(path.name, {}).get("sha256")
+    return checksum
+
+
+def compare_sha256(path: Path, found: str, expected: str) -> None:
+    """
+    Raises:
+        UserError: the file's SHA-256 is not the one that the manifest beside it has.
+    """
+    _compare(path, found, expected, f"as in {path.parent / MANIFEST}")
 
 
 def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
@@ -82,6 +126,19 @@ def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
             yield problem
         elif sha256(path) != expected["sha256"]:
             yield f"{path}: SHA-256 differs from that in {MANIFEST}: corrupted."
+
+
+def _content_sha256(content: Mapping[str, Any]) -> str:
+    """Checksum of a manifest's content, however it is formatted."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _compare(path: Path, found: str, expected: str, source: str) -> None:
+    if found != expected:
+        raise UserError(
+            f"{path}: SHA-256 {found[:SHOWN_DIGITS]}…, expected {expected[:SHOWN_DIGITS]}… {source}: "
+            f"corrupted, or another file. {REBUILD_HINT}"
+        )
 
 
 def _size_problem(path: Path, expected: dict[str, Any]) -> str:

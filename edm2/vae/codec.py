@@ -11,7 +11,7 @@ from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
-from edm2.runtime.manifest import read_manifest, write_manifest
+from edm2.runtime.manifest import read_manifest, verified, write_manifest
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
@@ -90,7 +90,7 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
     """The frozen codec of a folder that `save_vae` or `save_codec` wrote.
 
     Raises:
-        UserError: a file is missing or truncated.
+        UserError: a file is missing or damaged.
     """
     kind = read_manifest(folder)["kind"]
     codec: Codec = implementation(CODECS[kind].load)(folder, device)
@@ -100,12 +100,15 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
 def load_trained(folder: Path, device: torch.device) -> Codec:
     params = Vae.model_validate(read_manifest(folder)["vae"])
     network = Autoencoder(params)
-    network.load_state_dict(load_file(folder / "network.safetensors"))
+    network.load_state_dict(load_file(verified(folder / "network.safetensors")))
     return TrainedVae(network.to(device).eval().requires_grad_(False), params)
 
 
 def load_stable_diffusion(folder: Path, device: torch.device) -> Codec:
-    normalization = read_manifest(folder)["normalization"]
+    manifest = read_manifest(folder)
+    normalization = manifest["normalization"]
+    for name in manifest["files"]:
+        verified(folder / name)
     return StableDiffusionVae(load_autoencoder(folder, device), normalization)
 
 
