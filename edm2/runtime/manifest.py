@@ -7,7 +7,7 @@ are read at random, are compared by `edm2 verify`. The manifest has a checksum o
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,19 @@ SHOWN_DIGITS = 12  # of a checksum
 
 def write_manifest(folder: Path, **metadata: Any) -> None:
     """List the files below `folder` with size and SHA-256, beside `metadata`."""
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
-    }
-    content = {**metadata, "files": files}
-    write_json(folder / MANIFEST, {"sha256": _content_sha256(content), **content})
+    paths = sorted(folder.rglob("*"))
+    files = _entries(folder, (p for p in paths if p.is_file() and p != folder / MANIFEST))
+    _write(folder, {**metadata, "files": files})
+
+
+def add_to_manifest(folder: Path, paths: Iterable[Path]) -> None:
+    """List these files of `folder` beside those that its manifest lists already, if it has one.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    content = load_manifest(folder) if (folder / MANIFEST).exists() else {"files": {}}
+    _write(folder, {**content, "files": content["files"] | _entries(folder, paths)})
 
 
 def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
@@ -126,6 +132,17 @@ def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
             yield problem
         elif sha256(path) != expected["sha256"]:
             yield f"{path}: SHA-256 differs from that in {MANIFEST}: corrupted."
+
+
+def _entries(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in paths
+    }
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    write_json(folder / MANIFEST, {"sha256": _content_sha256(content), **content})
 
 
 def _content_sha256(content: Mapping[str, Any]) -> str:
