@@ -68,7 +68,8 @@ class Tracker(ABC):
         for key, average in self.averages.items():
             current = [averaged[name].detach().float() for name in average]
             weight = 1 - self.beta(key, nimg, batch)
-            torch._foreach_lerp_(list(average.values()), current, weight)
+            if current:
+                torch._foreach_lerp_(list(average.values()), current, weight)
 
     def tensors(self, key: float) -> dict[str, torch.Tensor]:
         """One average, float32, and the tensors that are not averaged as they are now.

@@ -1,8 +1,8 @@
 """manifest.json: the files of a folder of results, with a checksum of each, and metadata.
 
 The stage that writes results hashes them once. Stages that read them check that every file exists
-and has its size. Whoever reads a file whole compares it with its checksum (`verified`); shards, which
-are read at random, are compared by `edm2 verify`. The manifest has a checksum of itself.
+and has its size. Whoever reads files whole compares them with their checksums (`read_verified`, `verified`);
+shards, which are read at random, are compared by `edm2 verify`. The manifest has a checksum of itself.
 """
 
 import hashlib
@@ -61,6 +61,19 @@ def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
     return manifest
 
 
+def read_verified(folder: Path) -> dict[str, Any]:
+    """The manifest of `folder`, after comparing each of its files with its checksum.
+
+    Raises:
+        UserError: see `read_manifest`; or a file is corrupted.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        _compare(path, sha256(path), expected["sha256"], f"as in {folder / MANIFEST}")
+    return manifest
+
+
 def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of `folder`: its metadata, and its files under "files". No other file is read.
 
@@ -85,7 +98,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verified(path: Path) -> Path:
-    """`path`, after comparing the file with its checksum; for files that are then read whole.
+    """`path`, after comparing this one file of a folder with its checksum.
 
     Raises:
         UserError: the file is not the one that the manifest beside it lists under this name.

@@ -11,7 +11,7 @@ from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
-from edm2.runtime.manifest import read_manifest, verified, write_manifest
+from edm2.runtime.manifest import read_manifest, read_verified, write_manifest
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
@@ -92,7 +92,7 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
     Raises:
         UserError: a file is missing or damaged.
     """
-    kind = read_manifest(folder)["kind"]
+    kind = read_verified(folder)["kind"]
     codec: Codec = implementation(CODECS[kind].load)(folder, device)
     return codec
 
@@ -100,15 +100,12 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
 def load_trained(folder: Path, device: torch.device) -> Codec:
     params = Vae.model_validate(read_manifest(folder)["vae"])
     network = Autoencoder(params)
-    network.load_state_dict(load_file(verified(folder / "network.safetensors")))
+    network.load_state_dict(load_file(folder / "network.safetensors"))
     return TrainedVae(network.to(device).eval().requires_grad_(False), params)
 
 
 def load_stable_diffusion(folder: Path, device: torch.device) -> Codec:
-    manifest = read_manifest(folder)
-    normalization = manifest["normalization"]
-    for name in manifest["files"]:
-        verified(folder / name)
+    normalization = read_manifest(folder)["normalization"]
     return StableDiffusionVae(load_autoencoder(folder, device), normalization)
 
 

@@ -8,7 +8,13 @@ import pytest
 
 from edm2.params import UserError
 from edm2.runtime.files import sha256
-from edm2.runtime.manifest import damaged_files, read_manifest, verified, write_manifest
+from edm2.runtime.manifest import (
+    damaged_files,
+    read_manifest,
+    read_verified,
+    verified,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -116,6 +122,15 @@ def test_a_file_read_whole_is_compared_with_the_checksum_of_its_name(folder: Pat
         verified(folder / "a.bin")
     assert str(folder / "a.bin") in str(refusal.value)
     assert "dvc repro" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["a.bin", "deep/b.bin"])
+def test_a_folder_read_whole_is_compared_file_by_file(folder: Path, name: str) -> None:
+    assert read_verified(folder) == read_manifest(folder)
+    size = (folder / name).stat().st_size
+    (folder / name).write_bytes(b"0" * size)
+    with pytest.raises(UserError, match=rf"{name}: SHA-256.*dvc repro"):
+        read_verified(folder)
 
 
 def test_files_that_no_manifest_lists_are_not_compared(folder: Path, tmp_path: Path) -> None:
