@@ -112,18 +112,18 @@ class Tracker(ABC):
         """The tensors to average and those to copy, by name, as they are now."""
         state: Mapping[str, Any] = {} if isinstance(self.source, nn.Module) else self.source
         buffers: Tensors = {}
-        parameters: set[int] = set()
+        parameters: Tensors = {}
         if isinstance(self.source, nn.Module):
             state = _state_dict(self.source)
             buffers = dict(self.source.named_buffers(remove_duplicate=False))
-            parameters = {id(p) for p in self.source.parameters()}
-        buffer_ids = {id(buffer) for buffer in buffers.values()}
+            parameters = dict(self.source.named_parameters())
+        buffer_ids, parameter_ids = ({id(t) for t in ts.values()} for ts in (buffers, parameters))
         averaged, copied = {}, {}
         for name, value in state.items():
             tensor = _tensor(name, value)
             is_buffer = name in buffers or id(tensor) in buffer_ids
             extra = name.rpartition(".")[2] == EXTRA_STATE
-            if extra or (is_buffer and id(tensor) not in parameters) or not _real(name, tensor):
+            if extra or (is_buffer and id(tensor) not in parameter_ids) or not _real(name, tensor):
                 copied[name] = tensor if is_lazy(tensor) else tensor.detach()
             else:
                 averaged[name] = tensor

@@ -287,6 +287,26 @@ def test_values_before_the_first_run_of_a_lazy_module_are_refused():
         ema.update(1, 1)
 
 
+def test_averages_follow_the_module_to_another_device():
+    """Meta tensors stand for those of a GPU."""
+    module = nn.Linear(3, 3)
+    ema = PowerEMA(module, [LENGTH])
+    ema.update(1, 1)
+    module.to("meta")
+    ema.update(2, 1)
+    assert {tensor.device.type for tensor in ema.tensors(LENGTH).values()} == {"meta"}
+
+
+def test_a_module_without_parameters_has_no_averages():
+    ema = PowerEMA(nn.Sequential(nn.ReLU(), nn.BatchNorm1d(3, affine=False)), [LENGTH])
+    ema.update(1, 1)
+    assert ema.tensors(LENGTH).keys() == {
+        "1.running_mean",
+        "1.running_var",
+        "1.num_batches_tracked",
+    }
+
+
 def test_a_state_of_another_network_is_refused():
     ema = PowerEMA(nn.Linear(3, 3), [LENGTH])
     for other, message in (
