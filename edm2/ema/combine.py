@@ -24,6 +24,7 @@ def combine(
     names: Sequence[str],
     weights: Callable[[str], torch.Tensor],
     consume: Callable[[str, int, torch.Tensor], None],
+    others: Collection[str] = (),
     kept: Collection[int] = (),
 ) -> dict[int, dict[str, torch.Tensor]]:
     """Σ_i weights(name)[k, i] · file_i[name] for every k, chunk by chunk, summed in float32.
@@ -36,13 +37,14 @@ def combine(
     this returns, the sums may be those of a damaged file.
 
     Args:
-        paths: safetensors files with the same tensors of these names.
+        paths: safetensors files with the same tensors.
         names: tensors to combine.
         weights: float32 [sums, files] for a tensor.
         consume: takes a tensor's name, the number of the chunk's first value, and the sums float32
             [sums, values]. Several threads call it. The memory of the sums is reused after it
             returns.
-        kept: numbers of the files whose other tensors are returned, by number and name.
+        others: names of tensors that may differ: that not every file has, or in another shape.
+        kept: numbers of the files whose tensors are returned, except those that are combined.
 
     Raises:
         UserError: the tensors of the files differ; a file is truncated, or is not the one that the
@@ -53,7 +55,7 @@ def combine(
         files = [stack.enter_context(closing(TensorReader(path))) for path in paths]
         chunked = set(names)
         for file in files[1:]:
-            check_same_tensors(file, files[0], file.entries.keys() - chunked)
+            check_same_tensors(file, files[0], others)
         order = [name for name in files[0].entries if name in chunked]
         checksums = [_checksum_on_the_way(file, order) for file in files]
         digests = [

@@ -186,6 +186,7 @@ class _Plan:
                 self._weights(name) if name in self.single_tensors else self.default_weights
             ),
             consume,
+            self.buffers,
             set(numbers),
         )
         return [buffers[number] for number in numbers]

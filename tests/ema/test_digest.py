@@ -72,6 +72,23 @@ def test_buffers_are_those_of_the_time_though_their_shape_changes(store, tmp_pat
         assert tensors["a.weight"].dtype == torch.float16
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+def test_buffers_may_come_and_go_but_averages_may_not(store, indexed):
+    write(store.folder, 400, 0.05, {"late": torch.tensor(4)})
+    (store.folder / "manifest.json").unlink()
+    if indexed:
+        write_index(SnapshotStore(store.folder))
+    ((_, tensors),) = reconstruct(SnapshotStore(store.folder), [0.07])
+    assert tensors.keys() == {"a.weight", "d.weight", "m.weight", "empty", "late"}
+    ((_, tensors),) = reconstruct(SnapshotStore(store.folder), [0.07], 200)
+    assert tensors.keys() == {"a.weight", "d.weight", "m.weight", "empty", "b", "calls", "z"}
+    more = {**tensors, "more.weight": torch.ones(1)}
+    buffers = ["b", "calls", "z"]
+    write_snapshot(store.folder, Snapshot.power(350, 0.05), more, buffers, torch.float32)
+    with pytest.raises(UserError, match=r"tensor more\.weight"):
+        next(reconstruct(SnapshotStore(store.folder), [0.07]))
+
+
 def flip(path, tensor):
     """Flip one bit of a tensor."""
     data = bytearray(path.read_bytes())
@@ -136,7 +153,9 @@ def test_an_error_while_others_wait_for_their_turn_ends_all(store):
 
     paths = [store.path(snapshot) for snapshot in store.snapshots]
     with pytest.raises(OSError, match="disk full"):
-        combining.combine(paths, store.parameters, lambda _: torch.ones(1, len(paths)), consume)
+        combining.combine(
+            paths, store.parameters, lambda _: torch.ones(1, len(paths)), consume, store.buffers
+        )
 
 
 def test_copies_of_fixed_averages_are_compared(tmp_path):
