@@ -11,15 +11,15 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 4
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python .dvc/plots/make_page.py .dvc/plots.html
 	touch $@
 
 repro: setup
 	$(BIN)/dvc repro
-	@echo "report: file://$(CURDIR)/reports/index.html"
+	@echo "report: file://$$PWD/reports/index.html"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -40,8 +40,8 @@ docs: setup
 ui: setup
 	mkdir -p .mlflow
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-	  $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
-	  --backend-store-uri sqlite:///$(CURDIR)/.mlflow/mlflow.db
+	  $(BIN)/mlflow server --host 127.0.0.1 --port "$(PORT)" --workers 1 \
+	  --backend-store-uri sqlite:///.mlflow/mlflow.db
 
 constraints:
 	$(BIN)/pip freeze --exclude-editable > constraints.txt

@@ -111,6 +111,7 @@ def reconstruct(
 ) -> int:
     """Make averages of EMA lengths from the snapshots of STORE.
 
+    A manifest beside the averages lists them with their checksums, for `edm2 sample`.
     The exit status is 1 if a reconstruction has a large error.
     """
     import torch
@@ -118,6 +119,7 @@ def reconstruct(
     from edm2.ema.reconstruct import Target, reconstruct_files
     from edm2.ema.store import SnapshotStore
     from edm2.runtime.files import write_json
+    from edm2.runtime.manifest import add_to_manifest
 
     snapshots = SnapshotStore(store)
     end = snapshots.end if nimg is None else nimg
@@ -142,6 +144,7 @@ def reconstruct(
         )
         descriptions[path.name] = asdict(average)
     write_json(index, descriptions)
+    add_to_manifest(out, targets)
     inaccurate = [f"{average.sigma_rel:g}" for average in averages if not average.trustworthy]
     if inaccurate:
         print(

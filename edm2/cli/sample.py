@@ -1,6 +1,7 @@
 """`edm2 sample`: images of any network."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,18 @@ import click
 from edm2.cli.project import ProjectContext
 
 NUMBER = r"\d{1,18}"  # fits into 64 bits
-FILE = click.Path(resolve_path=True, path_type=Path)
+
+
+class AbsolutePath(click.ParamType):  # type: ignore[type-arg]
+    """A path, made absolute. Links are kept: the manifest that lists a file is beside its link."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        return Path(os.path.abspath(value))
+
+
+FILE = AbsolutePath()
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]

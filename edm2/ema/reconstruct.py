@@ -84,13 +84,14 @@ def reconstruct(
     if not sigma_rels:
         return
     plan = _Plan(store, [Target(sigma_rel, nimg) for sigma_rel in sigma_rels], normalize)
-    averages = [_empty(plan.last) for _ in sigma_rels]
+    averages = [_empty(plan.store.path(s), plan.buffers) for s in plan.latest]
 
     def keep(name: str, begin: int, sums: torch.Tensor) -> None:
         for tensors, values in zip(averages, sums, strict=True):
             tensors[name].view(-1)[begin : begin + len(values)] = values
 
-    plan.run(keep)
+    for tensors, buffers in zip(averages, plan.run(keep), strict=True):
+        tensors.update(buffers)
     yield from zip(plan.reconstructions, averages, strict=True)
 
 
@@ -103,7 +104,7 @@ def reconstruct_files(
     """Write one average per path, in one pass over the snapshots and little memory.
 
     Args:
-        dtype: of floating-point tensors in the new files.
+        dtype: of the averaged tensors in the new files; buffers keep theirs.
         normalize: as `reconstruct`.
 
     Raises:
@@ -114,19 +115,20 @@ def reconstruct_files(
         return []
     plan = _Plan(store, list(targets.values()), normalize)
     with ExitStack() as stack:
-        layout = _layout(plan.last, dtype)
-        files = [
-            TensorWriter(stack.enter_context(replacing(path, False)), layout) for path in targets
-        ]
-        for file in files:
-            stack.callback(file.close)
+        files = []
+        for path, snapshot in zip(targets, plan.latest, strict=True):
+            layout = _layout(plan.store.path(snapshot), plan.buffers, dtype)
+            files.append(TensorWriter(stack.enter_context(replacing(path, False)), layout))
+            stack.callback(files[-1].close)
 
         def write(name: str, begin: int, sums: torch.Tensor) -> None:
-            cast = _cast(sums, layout[name][0], name)
+            cast = _cast(sums, files[0].entries[name].dtype, name)
             for file, values in zip(files, cast, strict=True):
                 file.write(name, begin, values)
 
-        plan.run(write)
+        for file, buffers in zip(files, plan.run(write), strict=True):
+            for name, tensor in buffers.items():
+                file.write(name, 0, tensor)
     return plan.reconstructions
 
 
@@ -141,7 +143,8 @@ def copy_files(
     reconstructions = []
     for path, target in targets.items():
         snapshot = store.at(store.end if target.nimg is None else target.nimg)
-        write_tensors(path, load_tensors(store.path(snapshot)), dtype)
+        tensors = load_tensors(store.path(snapshot))
+        write_tensors(path, tensors, dtype, exact=store.buffers)
         reconstructions.append(
             Reconstruction(snapshot.sigma_rel, snapshot.nimg, snapshot.average, 0.0, 1.0, 1)
         )
@@ -165,7 +168,9 @@ class _Plan:
                 )
         self.snapshots = [s for s in store.snapshots if s.nimg <= max(ends)]
         self.store, self.buffers = store, store.buffers
-        self.last = store.path(self.snapshots[-1])
+        self.latest = [  # for each target, the last snapshot before it ends: its buffers are current
+            max(s for s in self.snapshots if s.nimg <= nimg) for nimg in ends
+        ]
         self.single_tensors = {name for _, _, lengths in self.targets for name in lengths}
         for name in sorted(self.single_tensors - set(store.parameters)):
             raise UserError(
@@ -175,30 +180,26 @@ class _Plan:
         self.reconstructions = [self._describe(*target) for target in self.targets]
         self.default_weights = self._weights("")
 
-    def run(self, consume: Callable[[str, int, torch.Tensor], None]) -> None:
-        """Pass on each tensor's name, first value and values [targets, values]: first the buffers,
-        as they were at each target's time, then the sums.
+    def run(
+        self, consume: Callable[[str, int, torch.Tensor], None]
+    ) -> list[dict[str, torch.Tensor]]:
+        """Pass on each averaged tensor's name, first value and sums [targets, values].
+
+        Returns:
+            the buffers of each target, as they were at its time.
         """
-        latest = {
-            nimg: max(s for s in self.snapshots if s.nimg <= nimg) for _, nimg, _ in self.targets
-        }
-        with ExitStack() as stack:
-            readers = {
-                nimg: stack.enter_context(closing(TensorReader(self.store.path(snapshot))))
-                for nimg, snapshot in latest.items()
-            }
-            names = [name for name in readers[max(readers)].entries if name not in self.buffers]
-            for name in self.buffers:
-                values = {nimg: reader.tensor(name).flatten() for nimg, reader in readers.items()}
-                consume(name, 0, torch.stack([values[nimg] for _, nimg, _ in self.targets]))
-        combine(
+        numbers = [self.snapshots.index(snapshot) for snapshot in self.latest]
+        buffers = combine(
             [self.store.path(snapshot) for snapshot in self.snapshots],
-            names,
+            self.store.parameters,
             lambda name: (
                 self._weights(name) if name in self.single_tensors else self.default_weights
             ),
             consume,
+            self.buffers,
+            set(numbers),
         )
+        return [buffers[number] for number in numbers]
 
     def _solve(self, normalize: bool) -> dict[tuple[float, int], tuple[Array, float, float]]:
         """Weights of the snapshots, the error, and the sum of least squares, by length and time."""
@@ -235,21 +236,23 @@ class _Plan:
         return Reconstruction(sigma_rel, nimg, "power", max(errors), weight_sum, count)
 
 
-def _empty(like: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a file's names and shapes, floating-point ones in float32, uninitialized."""
+def _empty(like: Path, buffers: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Tensors of a file's names and shapes, averages in float32, uninitialized."""
     return {
         name: torch.empty(shape, dtype=dtype)
-        for name, (dtype, shape) in _layout(like, torch.float32).items()
+        for name, (dtype, shape) in _layout(like, buffers, torch.float32).items()
     }
 
 
-def _layout(like: Path, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    reader = TensorReader(like)
-    reader.close()
-    return {
-        name: (dtype if entry.dtype.is_floating_point else entry.dtype, entry.shape)
-        for name, entry in reader.entries.items()
-    }
+def _layout(
+    like: Path, buffers: Sequence[str], dtype: torch.dtype
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Dtype and shape of a file's tensors, with floating-point ones that are averaged in `dtype`."""
+    with closing(TensorReader(like)) as reader:
+        return {
+            name: (dtype if e.dtype.is_floating_point and name not in buffers else e.dtype, e.shape)
+            for name, e in reader.entries.items()
+        }
 
 
 def _cast(sums: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:

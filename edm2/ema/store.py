@@ -9,7 +9,7 @@ without a manifest, of a training that is still running, can be read as well. A 
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ class NotFiniteError(UserError):
     """A tensor that is to be written has values that are not finite in the file's dtype."""
 
     def __init__(self, path: Path, tensor: str, dtype: torch.dtype) -> None:
+        self.tensor = tensor
         super().__init__(f"{path}: tensor {tensor}: not all values are finite in {dtype}.")
 
 
@@ -80,20 +81,26 @@ def write_tensors(
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
     metadata: Mapping[str, str] | None = None,
+    exact: Collection[str] = (),
 ) -> None:
     """Write named tensors, floating-point ones as `dtype`; the file appears when it is complete.
 
+    Args:
+        exact: names of the tensors that keep their dtype, where it can be stored.
+
     Raises:
         NotFiniteError: a value is not finite, or not in the range of `dtype`.
-        UserError: a tensor's dtype cannot be stored.
+        UserError: a tensor's dtype cannot be stored, or it is sparse.
     """
     stored = {}
     for name, tensor in tensors.items():
-        target = dtype if tensor.is_floating_point() else tensor.dtype
-        if target not in NAMES:
+        keep = not tensor.is_floating_point() or (name in exact and tensor.dtype in NAMES)
+        target = tensor.dtype if keep else dtype
+        if target not in NAMES or tensor.layout != torch.strided:
             raise UserError(
-                f"{path}: tensor {name}: {target} cannot be stored: expected one of "
-                f"{', '.join(map(str, NAMES))}. Convert it first."
+                f"{path}: tensor {name}: {target}, {tensor.layout} cannot be stored: expected one of "
+                f"{', '.join(map(str, NAMES))}, and torch.strided. Convert it, or register it as a "
+                "buffer that is not persistent."
             )
         # a copy: tied weights share memory, which safetensors refuses
         cast = tensor.detach().to("cpu", target, copy=True).contiguous()
@@ -114,7 +121,7 @@ def write_snapshot(
     """Write one average, in 16 bits.
 
     Args:
-        buffers: names of the tensors that are not averaged.
+        buffers: names of the tensors that are not averaged; they keep their dtype.
 
     Raises:
         UserError: a value is not finite or not in the range of `dtype`, or a tensor's dtype cannot
@@ -128,8 +135,14 @@ def write_snapshot(
         "buffers": list(buffers),
     }
     try:
-        write_tensors(folder / snapshot.file, tensors, dtype, {"snapshot": json.dumps(metadata)})
+        text = json.dumps(metadata)
+        write_tensors(folder / snapshot.file, tensors, dtype, {"snapshot": text}, buffers)
     except NotFiniteError as error:
+        if error.tensor in buffers:
+            raise UserError(
+                f"{error} It is a buffer. If its values are meant to be infinite, register it with "
+                "persistent=False, and compute it in the module's constructor."
+            ) from None
         raise UserError(
             f"{error} The training diverged before {snapshot.nimg} images, or its values exceed the "
             "range of that dtype. Lower the learning rate, or lengthen its ramp-up, and train again. "
@@ -170,7 +183,7 @@ class SnapshotStore:
             )
         snapshots = [_read_snapshot(path) for path in paths]
         self.snapshots = self._without_start(sorted(snapshot for snapshot, _ in snapshots))
-        self.buffers = snapshots[0][1]
+        self.buffers = list(dict.fromkeys(name for _, names in snapshots for name in names))
         missing = sorted(listed - {path.name for path in paths})
         if missing:
             self._report_missing(missing)
@@ -248,7 +261,7 @@ class SnapshotStore:
 
 
 def check_headers(store: SnapshotStore) -> None:
-    """Compare the tensors of all snapshots by name, dtype and shape; no value is read.
+    """Compare the averages of all snapshots by name, dtype and shape; no value is read.
 
     Raises:
         UserError: a snapshot is of another network, by file and tensor.
@@ -256,7 +269,7 @@ def check_headers(store: SnapshotStore) -> None:
     with closing(TensorReader(store.path(store.snapshots[0]))) as first:
         for snapshot in store.snapshots[1:]:
             with closing(TensorReader(store.path(snapshot))) as reader:
-                check_same_tensors(reader, first)
+                check_same_tensors(reader, first, store.buffers)
 
 
 def check_values(store: SnapshotStore) -> None:

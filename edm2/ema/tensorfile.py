@@ -5,10 +5,11 @@ the values. Values are read and written with plain calls at a position, not with
 memory holds the current chunk and nothing else.
 """
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 
 from edm2.params import UserError
-from edm2.runtime.manifest import REBUILD_HINT
+from edm2.runtime.manifest import REBUILD_HINT, compare_sha256, expected_sha256
 
 DTYPES = {
     "F64": torch.float64,
@@ -46,9 +47,15 @@ class Entry:
     def count(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def end(self) -> int:
+        return self.begin + self.count * self.dtype.itemsize
+
 
 class TensorReader:
-    """An open file: its tensors by name (`entries`), and its `metadata`, which are text by name."""
+    """An open file: its tensors by name (`entries`), in the order of the file, without gaps; its
+    `metadata`, which are text by name; and `header`, the bytes before the first tensor.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the header.
@@ -60,14 +67,21 @@ class TensorReader:
         self.path = path
         self.file = path.open("rb", buffering=0)
         try:
-            length = int.from_bytes(self.file.read(8), "little")
-            header = json.loads(self.file.read(min(length, MAX_HEADER_BYTES)))
+            prefix = self.file.read(8)
+            length = int.from_bytes(prefix, "little")
+            text = self.file.read(min(length, MAX_HEADER_BYTES))
+            self.header = prefix + text
+            header = json.loads(text)
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self.entries = {
                 name: Entry(DTYPES[e["dtype"]], tuple(e["shape"]), e["data_offsets"][0])
-                for name, e in header.items()
+                for name, e in sorted(header.items(), key=lambda item: item[1]["data_offsets"])
             }
-            end = max((e["data_offsets"][1] for e in header.values()), default=0)
+            end = 0
+            for name, entry in self.entries.items():
+                if (entry.begin, entry.end) != (end, header[name]["data_offsets"][1]):
+                    raise ValueError(f"tensor {name} does not begin and end where it should")
+                end = entry.end
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.close()
             raise UserError(
@@ -106,18 +120,39 @@ class TensorReader:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file."""
+    """All tensors of a file, which is read once and compared with its checksum.
+
+    Raises:
+        UserError: it cannot be read, or is not the file that the manifest beside it lists.
+    """
+    expected = expected_sha256(path)
     with closing(TensorReader(path)) as reader:
-        return {name: reader.tensor(name) for name in reader.entries}
+        tensors, digest = {}, hashlib.sha256(reader.header)
+        for name in reader.entries:
+            tensors[name] = reader.tensor(name)
+            digest.update(as_bytes(tensors[name]))
+    if expected is not None:
+        compare_sha256(path, digest.hexdigest(), expected)
+    return tensors
 
 
-def check_same_tensors(reader: TensorReader, expected: TensorReader) -> None:
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def check_same_tensors(
+    reader: TensorReader, expected: TensorReader, ignored: Collection[str] = ()
+) -> None:
     """Compare the headers of two files.
+
+    Args:
+        ignored: names of tensors that may differ.
 
     Raises:
         UserError: the files differ in the name, dtype or shape of a tensor.
     """
-    for name in sorted(reader.entries.keys() | expected.entries.keys()):
+    for name in sorted((reader.entries.keys() | expected.entries.keys()) - set(ignored)):
         kinds = [
             (entry.dtype, entry.shape) if (entry := file.entries.get(name)) else None
             for file in (reader, expected)
@@ -165,7 +200,7 @@ class TensorWriter:
         entry = self.entries[name]
         data = values.detach().flatten().to(entry.dtype).contiguous()
         position = self.start + entry.begin + begin * entry.dtype.itemsize
-        buffer = data.view(torch.uint8).numpy().data.cast("B")
+        buffer = as_bytes(data)
         while buffer:
             count = os.pwrite(self.file.fileno(), buffer, position)
             buffer, position = buffer[count:], position + count

@@ -2,53 +2,45 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from edm2.ema.profile import beta, sigma_rel_to_gamma, traditional_beta
 from edm2.ema.store import Snapshot
 
 Tensors = Mapping[str, torch.Tensor]
+EXTRA_STATE = "_extra_state"  # the last part of the names of what `get_extra_state` returns
+NEW_TRACKER = "Averages cannot go on with another network: start a new tracker when it changes"
 
 
 class Tracker(ABC):
-    """Averages by key, held in float32.
+    """Averages by key, held in float32, of a module's parameters or of a mapping's tensors.
 
-    Parameters are averaged; buffers are copied as they are when a snapshot is taken. Averages have
-    the names of the module's `state_dict`, tied weights under each of their names.
+    Tensors are looked up at each update: those that the module's `state_dict` has then, under its
+    names. What is not averaged is copied as it is when a snapshot is taken: buffers, what
+    `get_extra_state` returns, and tensors of integers. Tied weights are averaged once, for as long as
+    they are tied, and are under each of their names.
     """
 
     def __init__(self, source: nn.Module | Tensors, keys: Sequence[float]) -> None:
         """
         Raises:
-            ValueError: a parameter is complex.
+            ValueError: a parameter is complex or sparse, or `get_extra_state` returns no tensor.
         """
         self.source = source
-        if isinstance(source, nn.Module):
-            self.parameters: Tensors = dict(source.named_parameters())
-            averaged = {id(p): name for name, p in self.parameters.items()}
-            tied = source.named_parameters(remove_duplicate=False)
-            self.names = {name: averaged[id(p)] for name, p in tied}
-        else:
-            self.parameters = source
-            self.names = {name: name for name in source}
-        for name, p in self.parameters.items():
-            if p.is_complex():
-                raise ValueError(f"tensor {name}: {p.dtype}: expected real values")
-        self.averages = {
-            key: {name: p.detach().float().clone() for name, p in self.parameters.items()}
-            for key in keys
-        }
+        self.averages: dict[float, dict[str, torch.Tensor]] = {key: {} for key in keys}
+        self.owners: dict[str, str] = {}  # name → the name under which its average is kept
+        self.started = False  # from the first update on, names and shapes stay the same
+        averaged, _ = self._lookup()
+        self._follow({name: t for name, t in averaged.items() if not is_lazy(t)})
 
     @property
     def buffers(self) -> dict[str, torch.Tensor]:
-        """The buffers that the module's `state_dict` has, as they are now; a mapping has none."""
-        if not isinstance(self.source, nn.Module):
-            return {}
-        names = self.source.state_dict().keys()
-        buffers = self.source.named_buffers(remove_duplicate=False)
-        return {name: buffer.detach() for name, buffer in buffers if name in names}
+        """The tensors that are not averaged, as they are now."""
+        return self._lookup()[1]
 
     @abstractmethod
     def beta(self, key: float, nimg: int, batch: int) -> float:
@@ -65,16 +57,30 @@ class Tracker(ABC):
         Args:
             nimg: images seen in training, including this step's batch.
             batch: images in this step.
+
+        Raises:
+            ValueError: a parameter was added, removed or reshaped since the first update, or has no
+                values yet.
         """
-        current = [p.detach().float() for p in self.parameters.values()]
+        averaged, _ = self._lookup()
+        self._follow(averaged)
+        self.started = True
         for key, average in self.averages.items():
+            current = [averaged[name].detach().float() for name in average]
             weight = 1 - self.beta(key, nimg, batch)
-            torch._foreach_lerp_(list(average.values()), current, weight)
+            if current:
+                torch._foreach_lerp_(list(average.values()), current, weight)
 
     def tensors(self, key: float) -> dict[str, torch.Tensor]:
-        """One average, float32, with the current buffers."""
+        """One average, float32, and the tensors that are not averaged as they are now.
+
+        Raises:
+            ValueError: see `update`.
+        """
+        averaged, copied = self._lookup()
+        self._follow(averaged)
         average = self.averages[key]
-        return {name: average[source] for name, source in self.names.items()} | self.buffers
+        return {name: average[owner] for name, owner in self.owners.items()} | copied
 
     def longest(self) -> dict[str, torch.Tensor]:
         """The average of the greatest length, as `tensors`."""
@@ -84,9 +90,85 @@ class Tracker(ABC):
         return {repr(key): dict(average) for key, average in self.averages.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensors]) -> None:
+        """
+        Raises:
+            ValueError: an average is missing.
+        """
         for key, average in self.averages.items():
-            for name, tensor in average.items():
-                tensor.copy_(state[repr(key)][name])
+            saved = state.get(repr(key), {})
+            owners = {name: name if name in saved else self.owners[name] for name in self.owners}
+            missing = [name for name in owners.values() if name not in saved]
+            if missing:
+                raise ValueError(
+                    f"average {key!r}: tensor {missing[0]}: not in the saved state, which is that of "
+                    "another network, or of other averages"
+                )
+            for name, tensor in saved.items():
+                kept = average.get(name)
+                if kept is None or kept.shape != tensor.shape:
+                    average[name] = tensor.clone()
+                else:
+                    kept.copy_(tensor)
+        self.owners = owners | {name: name for name in saved}
+        self.started = True
+
+    def _lookup(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """The tensors to average and those to copy, by name, as they are now."""
+        state: Mapping[str, Any] = {} if isinstance(self.source, nn.Module) else self.source
+        buffers: Tensors = {}
+        parameters: Tensors = {}
+        if isinstance(self.source, nn.Module):
+            state = _state_dict(self.source)
+            buffers = dict(self.source.named_buffers(remove_duplicate=False))
+            parameters = dict(self.source.named_parameters())
+        buffer_ids, parameter_ids = ({id(t) for t in ts.values()} for ts in (buffers, parameters))
+        averaged, copied = {}, {}
+        for name, value in state.items():
+            tensor = _tensor(name, value)
+            is_buffer = name in buffers or id(tensor) in buffer_ids
+            extra = name.rpartition(".")[2] == EXTRA_STATE
+            if extra or (is_buffer and id(tensor) not in parameter_ids) or not _real(name, tensor):
+                copied[name] = tensor if is_lazy(tensor) else tensor.detach()
+            else:
+                averaged[name] = tensor
+        return averaged, copied
+
+    def _follow(self, current: Tensors) -> None:
+        """Have one average for each tensor, in its shape and on its device; one for all tied ones.
+
+        Weights that are no longer tied go on from the same average. Those tied later keep their own.
+        """
+        for name in sorted(current.keys() ^ self.owners.keys()) if self.started else ():
+            change = "added" if name in current else "removed"
+            raise ValueError(f"tensor {name}: {change} since the first update. {NEW_TRACKER}")
+        first: dict[tuple[int, str | None], str] = {}
+        owners = {
+            name: first.setdefault((id(tensor), self.owners.get(name)), name)
+            for name, tensor in current.items()
+        }
+        for key, average in self.averages.items():
+            self.averages[key] = {
+                name: self._average(average, name, current[name])
+                for name in dict.fromkeys(owners.values())
+            }
+        self.owners = owners
+
+    def _average(self, averages: Tensors, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The average that goes on with `tensor`: a new one, until the first update."""
+        if is_lazy(tensor):
+            raise ValueError(
+                f"tensor {name}: has no values yet. Run the module once before its averages are used"
+            )
+        owner = self.owners.get(name, name)
+        average = averages.get(name, averages.get(owner))
+        if average is None or (average.shape != tensor.shape and not self.started):
+            return tensor.detach().float().clone()
+        if average.shape != tensor.shape:
+            raise ValueError(
+                f"tensor {name}: shape {list(tensor.shape)}, expected {list(average.shape)} as in the "
+                f"first update. {NEW_TRACKER}"
+            )
+        return average.to(tensor.device, copy=name not in averages)
 
 
 class PowerEMA(Tracker):
@@ -133,3 +215,30 @@ class TraditionalEMA(Tracker):
     def snapshots(self, nimg: int) -> dict[Snapshot, dict[str, torch.Tensor]]:
         snapshot = Snapshot.traditional(nimg, self.halflife_nimg, self.rampup)
         return {snapshot: self.tensors(self.halflife_nimg)}
+
+
+def _state_dict(module: nn.Module) -> Mapping[str, Any]:
+    """The module's `state_dict` with the parameters themselves, by which tied ones are recognized."""
+    try:
+        return module.state_dict(keep_vars=True)
+    except TypeError:  # a method of the module's own, without this argument
+        return module.state_dict()
+
+
+def _tensor(name: str, value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    raise ValueError(
+        f"{name}: a {type(value).__name__} in the module's state_dict, expected a tensor: snapshots "
+        "hold tensors. Let `get_extra_state` return one, or track a mapping of the module's tensors"
+    )
+
+
+def _real(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor can be averaged; not if it is of integers."""
+    if tensor.is_complex() or tensor.layout != torch.strided:
+        raise ValueError(
+            f"tensor {name}: {tensor.dtype}, {tensor.layout}: expected real values, not sparse ones. "
+            "Register two real parameters instead, or a dense one"
+        )
+    return tensor.is_floating_point()

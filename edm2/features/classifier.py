@@ -10,7 +10,7 @@ from torch import nn
 
 from edm2.data.images import to_float
 from edm2.features.backbone import require_uint8
-from edm2.runtime.manifest import read_manifest, write_manifest
+from edm2.runtime.manifest import read_verified, write_manifest
 
 
 class Classifier(nn.Module):
@@ -90,9 +90,9 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
     """The frozen classifier in a folder that `save_classifier` wrote.
 
     Raises:
-        UserError: see `read_manifest`.
+        UserError: see `read_verified`.
     """
-    manifest = read_manifest(folder)
+    manifest = read_verified(folder)
     classifier = Classifier(**manifest["network"])
     classifier.fingerprint = manifest["files"]["network.safetensors"]["sha256"]
     classifier.load_state_dict(load_file(folder / "network.safetensors"))

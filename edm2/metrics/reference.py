@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edm2.features.backbone import Detector
 from edm2.metrics.collection import Collection
 from edm2.params import UserError
-from edm2.runtime.manifest import read_manifest, write_manifest
+from edm2.runtime.manifest import read_verified, write_manifest
 
 NO_FEATURES = np.empty((0, 0), np.float32)
 MOMENTS, FEATURES = "statistics.npz", "features.npy"
@@ -112,7 +112,7 @@ def load_reference(folder: Path, detector: Detector, images: str) -> Reference:
         UserError: it was computed with another detector, other weights or other images; or a file is
             corrupted.
     """
-    metadata = read_manifest(folder)
+    metadata = read_verified(folder)
     expected = {"detector": detector.name, "weights": detector.fingerprint, "images": images}
     for name, value in expected.items():
         if metadata[name] not in (value, None):  # None: unknown, for published moments

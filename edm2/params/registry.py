@@ -6,6 +6,7 @@ are known before anything heavy is imported, and `params` imports no package abo
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
@@ -18,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from edm2.params.errors import Problem
 
 T = TypeVar("T")
+NAME = r"[A-Za-z0-9][\w.-]*"
 GROUP = "edm2.plugins"  # entry points of installed packages
 
 
@@ -32,8 +34,13 @@ class Registry(Mapping[str, T], Generic[T]):
         """Add a member; for plug-ins.
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: the name is taken, or could not be part of the name of a file.
         """
+        if not re.fullmatch(NAME, name):
+            raise ValueError(
+                f"{self.seam} {name!r}: expected a name of letters, digits, '_', '-' and '.', which "
+                "begins with a letter or digit: results are stored under it"
+            )
         if name in self._members:
             raise ValueError(f"{self.seam} {name!r} is already registered; choose another name")
         self._members[name] = member

@@ -34,7 +34,8 @@ class Params(Section):
         description="seed of everything except what dataset.seed controls"
     )
     launch: Annotated[str, Field(min_length=1)] = Field(
-        description="launcher of the stages: python, or e.g. torchrun --nproc_per_node=8"
+        description="launcher of the stages, run by a shell: python, or e.g. torchrun "
+        "--nproc_per_node=8"
     )
     dataset: Dataset = Field(description="where images come from")
     features: Features = Field(description="the classifier of the dataset")

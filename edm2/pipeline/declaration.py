@@ -1,5 +1,6 @@
 """What dvc.yaml declares for a stage: its params, inputs and outputs."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,16 @@ def read_declaration(name: str, config: str | None, pipeline: Path = PIPELINE) -
         deps=tuple(Path(path) for path in entries("deps")),
         outs=tuple(Path(path) for path in entries("outs", "metrics", "plots")),
     )
+
+
+def config_from_dvc(name: str) -> str:
+    """The config for which DVC runs stage `name`; empty if it does not.
+
+    DVC names the stage that it runs, like train_diffusion@G, in an environment variable. The values of
+    params are not in the commands of dvc.yaml, because a shell would run what is in them.
+    """
+    _, found, config = os.environ.get("DVC_STAGE", "").rpartition(f"{name}@")
+    return config if found else ""
 
 
 def has_matrix(name: str, pipeline: Path = PIPELINE) -> bool:

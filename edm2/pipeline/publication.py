@@ -18,14 +18,14 @@ from edm2.runtime.state import State
 def is_complete(state: State) -> bool:
     """Whether all results of this run exist and are intact, even if the outs are missing.
 
-    Files that a manifest lists are read and compared with their checksums, because outs are links to
-    these files and may have been removed as damaged. If a file is missing or damaged, all results
+    All are read and compared with their checksums, because outs are links to these files and may have
+    been removed as damaged. If a file is missing or damaged, all results
     are removed, and the run starts from the beginning.
     """
-    sizes = state.read_notes().get("result_bytes")
-    if sizes is None:
+    notes = state.read_notes()
+    if "result_bytes" not in notes:
         return False
-    problem = _problem(state, sizes) if is_main_process() else None
+    problem = _problem(state, notes) if is_main_process() else None
     complete = not broadcast_flag(problem is not None)
     if problem is not None:
         print(f"{problem} The stage is run again.", file=sys.stderr)
@@ -35,23 +35,40 @@ def is_complete(state: State) -> bool:
     return complete
 
 
-def _problem(state: State, sizes: Mapping[str, int]) -> str | None:
+def _problem(state: State, notes: Mapping[str, Any]) -> str | None:
     """The first result that is missing or damaged."""
-    for name, size in sizes.items():
+    for name, size in notes["result_bytes"].items():
         if _size(state.results / name) != size:
             return f"{state.results / name}: missing or truncated."
-    for manifest in sorted(state.results.rglob(MANIFEST)):
-        for problem in damaged_files(manifest.parent):
-            return problem
+    for name, checksum in notes.get("result_sha256", {}).items():
+        if sha256(state.results / name) != checksum:
+            return (
+                f"{state.results / name}: SHA-256 differs from that when it was written: corrupted."
+            )
+    try:
+        for manifest in sorted(state.results.rglob(MANIFEST)):
+            for problem in damaged_files(manifest.parent):
+                return problem
+    except UserError as error:  # about a manifest
+        return str(error)
     return None
 
 
 def publish(state: State, outs: Iterable[Path]) -> None:
-    """Link results/<out> to each out. The results stay in the state until it is removed."""
+    """Link results/<out> to each out. The results stay in the state until it is removed.
+
+    Results that no manifest lists, tables and pictures, are hashed; all of them are small.
+    """
     if is_main_process():
-        files = (path for path in sorted(state.results.rglob("*")) if path.is_file())
-        sizes = {path.relative_to(state.results).as_posix(): _size(path) for path in files}
-        state.note(result_bytes=sizes)
+        files = [path for path in sorted(state.results.rglob("*")) if path.is_file()]
+        names = {path: path.relative_to(state.results).as_posix() for path in files}
+        listed = {path.parent for path in files if path.name == MANIFEST}
+        state.note(
+            result_bytes={names[path]: _size(path) for path in files},
+            result_sha256={
+                names[path]: sha256(path) for path in files if not listed & set(path.parents)
+            },
+        )
         for out in outs:
             if not (state.results / out).exists():
                 raise RuntimeError(f"{out}: declared in dvc.yaml, but the stage has not written it")

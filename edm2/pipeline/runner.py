@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edm2.params import Params, UserError, load
 from edm2.params.checks import project_root
 from edm2.params.registry import plugin_files
-from edm2.pipeline.declaration import has_matrix, read_declaration
+from edm2.pipeline.declaration import config_from_dvc, has_matrix, read_declaration
 from edm2.pipeline.hidden_values import hidden_changes
 from edm2.runtime.failures import explain, is_main_process, prepare_streams, report
 from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
@@ -154,8 +154,16 @@ def _warn_of_hidden_changes(params: Params, args: argparse.Namespace) -> None:
 def _parse(name: str, description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
     if has_matrix(name):
-        parser.add_argument("config", help="training config, one of `configs` in the params")
+        parser.add_argument(
+            "config",
+            nargs="?",
+            default=config_from_dvc(name),
+            help="training config, one of `configs` in the params; DVC sets it (DVC_STAGE)",
+        )
     else:
         parser.set_defaults(config="")
     parser.add_argument("--params", default="params.yaml", help="default: %(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if has_matrix(name) and not args.config:
+        parser.error("expected a training config, one of `configs` in the params, like G")
+    return args

@@ -15,6 +15,7 @@ from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
 from edm2.pipeline.paths import LATENTS, VAE
+from edm2.runtime.manifest import verified
 from edm2.sampling.generate import SampleBatch, generate, seed_labels
 from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels
 from edm2.vae.codec import load_codec
@@ -87,7 +88,7 @@ class Sampler:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return load_file(verified(path))
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: expected a network, a safetensors file like those in models/sweep/<config>/ "

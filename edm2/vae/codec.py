@@ -11,7 +11,7 @@ from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
-from edm2.runtime.manifest import read_manifest, write_manifest
+from edm2.runtime.manifest import read_manifest, read_verified, write_manifest
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
@@ -90,9 +90,9 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
     """The frozen codec of a folder that `save_vae` or `save_codec` wrote.
 
     Raises:
-        UserError: a file is missing or truncated.
+        UserError: a file is missing or damaged.
     """
-    kind = read_manifest(folder)["kind"]
+    kind = read_verified(folder)["kind"]
     codec: Codec = implementation(CODECS[kind].load)(folder, device)
     return codec
 

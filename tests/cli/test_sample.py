@@ -327,6 +327,48 @@ def test_a_wrong_network_creates_no_folder(project):
     sample("--seeds", "0")
 
 
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 64
+    path.write_bytes(data)
+
+
+def swap(path):
+    other = path.with_name(Path(OTHER).name)
+    content = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    [
+        (flip, NETWORK),
+        (swap, NETWORK),
+        (flip, "models/vae/network.safetensors"),
+        (flip, "models/vae/manifest.json"),
+        (flip, "data/latents/manifest.json"),
+    ],
+)
+def test_a_file_that_is_not_as_written_makes_no_images(project, damage, file):
+    folder = project()
+    damage(folder / file)
+    with pytest.raises(UserError, match=rf"{file}: .*dvc repro"):
+        sample("--seeds", "0")
+    assert not (folder / "samples").exists()
+
+
+def test_a_link_to_a_network_is_compared_where_the_link_is(project, tmp_path):
+    """As DVC puts links to its cache in a project, if it is set so."""
+    folder = project()
+    (folder / NETWORK).rename(tmp_path / "cached")
+    (folder / NETWORK).symlink_to(tmp_path / "cached")
+    sample("--seeds", "0")
+    flip(tmp_path / "cached")
+    with pytest.raises(UserError, match=NETWORK):
+        sample("--seeds", "0")
+
+
 def test_images_of_another_codec_or_other_latents_are_not_mixed_in(project):
     folder = project()
     sample("--seeds", "0")

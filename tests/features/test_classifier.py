@@ -79,9 +79,10 @@ def test_a_loaded_classifier_is_frozen(classifier: Classifier, tmp_path: Path) -
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
-def test_damaged_weights_are_named(classifier: Classifier, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"", b"????"], ids=["truncated", "changed"])
+def test_damaged_weights_are_named(classifier: Classifier, tmp_path: Path, end) -> None:
     save_classifier(classifier, tmp_path)
     path = tmp_path / "network.safetensors"
-    path.write_bytes(path.read_bytes()[:-4])
+    path.write_bytes(path.read_bytes()[:-4] + end)
     with pytest.raises(UserError, match=path.name):
         load_classifier(tmp_path, CPU)

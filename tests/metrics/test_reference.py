@@ -89,6 +89,16 @@ def test_a_truncated_file_is_named(tmp_path, name):
         load_reference(tmp_path, Detector(), "of digits")
 
 
+@pytest.mark.parametrize("name", ["statistics.npz", "features.npy", "manifest.json"])
+def test_a_changed_file_is_named(tmp_path, name):
+    save(tmp_path, reference(features(50), 20))
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: .*dvc repro"):
+        load_reference(tmp_path, Detector(), "of digits")
+
+
 def moments():
     data = features(50, 1)
     return {"mu": data.mean(0), "sigma": np.cov(data.T)}

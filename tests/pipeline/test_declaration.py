@@ -5,10 +5,10 @@ from pathlib import Path
 import grimp
 import pytest
 from ruamel.yaml import YAML
-from tiny import PER_CONFIG, ROOT, STAGES
+from tiny import PER_CONFIG, ROOT, STAGES, write_params
 
 from edm2.params import UserError, load
-from edm2.pipeline.declaration import has_matrix, read_declaration
+from edm2.pipeline.declaration import config_from_dvc, has_matrix, read_declaration
 
 # runs a stage without effect on its results
 FRAMEWORK = (
@@ -80,6 +80,35 @@ def test_every_stage_has_a_file():
     assert tuple(stages) == STAGES
     assert all((ROOT / "stages" / f"{name}.py").exists() for name in stages)
     assert tuple(name for name in stages if has_matrix(name, ROOT / "dvc.yaml")) == PER_CONFIG
+
+
+def test_of_all_params_only_launch_reaches_a_shell(tmp_path, monkeypatch):
+    """In the commands and names of stages that DVC itself makes from dvc.yaml."""
+    from dvc.parsing import DataResolver
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(tmp_path)
+    configs = ["G", "G; touch X #", "$(touch X)", "`touch X`", "a\nb", 'it\'s "q"', "${launch}"]
+    changes = {"configs": configs, "launch": "srun python", "ema.path": "; touch X"}
+    write_params(tmp_path / "params.yaml", changes)
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")
+    repo = Repo.init(no_scm=True)
+    resolved = DataResolver(repo, "", stages).resolve()["stages"]
+    expected = {f"{name}@{config}" for name in PER_CONFIG for config in configs}
+    assert resolved.keys() == expected | set(STAGES) - set(PER_CONFIG)
+    for stage, declaration in resolved.items():
+        command = f"python -m stages.{stage.partition('@')[0]}"
+        assert declaration["cmd"] in (command, f"srun {command}")
+
+
+@pytest.mark.parametrize("folder", ["", "../dvc.yaml:", "../fid@x/dvc.yaml:"])
+@pytest.mark.parametrize("config", ["G", "G; touch X #", "a@b", ""])
+def test_a_stage_finds_the_config_that_dvc_runs_it_for(monkeypatch, folder, config):
+    monkeypatch.setenv("DVC_STAGE", f"{folder}fid@{config}")
+    assert config_from_dvc("fid") == config
+    assert config_from_dvc("train_guide") == ""
+    monkeypatch.delenv("DVC_STAGE")
+    assert config_from_dvc("fid") == ""
 
 
 def test_a_folder_without_dvc_yaml_is_refused(tmp_path, monkeypatch):

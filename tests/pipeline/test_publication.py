@@ -95,16 +95,21 @@ def test_a_run_with_truncated_or_missing_results_starts_again(root: Path, capsys
         assert not is_complete(state)
 
 
-def test_publication_reads_no_result(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("hashed")
+def test_publication_reads_no_result_that_a_manifest_lists(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, digest = [], hashlib.file_digest
+
+    def listing(file, *args):
+        read.append(Path(file.name).name)
+        return digest(file, *args)
 
     with open_state("s", "f") as state:
+        write_manifest(files(state.results / "models", weights="w"))
         files(state.results, table="t")
-        monkeypatch.setattr(hashlib, "file_digest", refuse)
-        publish(state, [Path("table")])
-        assert is_complete(state)
-    assert Path("table").read_text() == "t"
+        monkeypatch.setattr(hashlib, "file_digest", listing)
+        publish(state, [Path("models"), Path("table")])
+    assert read == ["table"]
 
 
 def test_complete_results_can_be_published_again(root: Path) -> None:
@@ -125,3 +130,22 @@ def test_a_flipped_bit_in_a_listed_result_makes_the_stage_run_again(root: Path) 
         out.write_text("1235")
         assert not is_complete(state)
         assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["reports/fid.csv", "models/vae/manifest.json"])
+def test_a_changed_table_or_manifest_makes_the_stage_run_again(root: Path, capsys, name) -> None:
+    """DVC would otherwise take what is published again as the stage's result."""
+    with open_state("s", "f") as state:
+        for folder in ("reports", "models/vae"):
+            (state.results / folder).mkdir(parents=True)
+        files(state.results / "reports", **{"fid.csv": "fid\n1.25\n"})
+        write_manifest(state.results / "models/vae", scale=1.25)
+        publish(state, [Path("reports"), Path("models/vae")])
+        assert is_complete(state)
+        with Path(name).open("r+b") as file:  # a hard link
+            position = file.read().index(b"1.25")
+            file.seek(position)
+            file.write(b"9")
+        assert not is_complete(state)
+        assert Path(name).name in capsys.readouterr().err
+        assert not list(state.results.iterdir())

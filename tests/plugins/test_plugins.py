@@ -137,6 +137,13 @@ def test_a_name_cannot_be_registered_twice(extended):
         SAMPLERS.register("heun", None)
 
 
+@pytest.mark.parametrize("name", ["", ".", "../x", "a/b", "G; touch X", "-x", "a b", "a\n"])
+def test_a_name_that_cannot_be_part_of_a_file_name_is_refused(name):
+    with pytest.raises(ValueError, match="expected a name of letters"):
+        CONFIGS.register(name, CONFIGS["G"])
+    assert name not in CONFIGS
+
+
 @pytest.mark.slow
 def test_a_changed_plugin_file_starts_a_new_state(extended, monkeypatch):
     (extended / "plugin.py").write_text("")

@@ -1,11 +1,20 @@
 """Missing, truncated and corrupted results are found and named."""
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 
 from edm2.params import UserError
-from edm2.runtime.manifest import damaged_files, read_manifest, write_manifest
+from edm2.runtime.files import sha256
+from edm2.runtime.manifest import (
+    damaged_files,
+    read_manifest,
+    read_verified,
+    verified,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -98,3 +107,60 @@ def test_a_truncated_manifest_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match="JSON") as refusal:
         read_manifest(folder)
     assert str(path) in str(refusal.value)
+
+
+def test_a_file_read_whole_is_compared_with_the_checksum_of_its_name(folder: Path) -> None:
+    (folder / "b.bin").write_bytes(b"54321")
+    write_manifest(folder)
+    assert verified(folder / "a.bin") == folder / "a.bin"
+    checksums = [sha256(folder / name)[:12] for name in ("b.bin", "a.bin")]
+    (folder / "a.bin").rename(folder / "held")
+    (folder / "b.bin").rename(folder / "a.bin")
+    (folder / "held").rename(folder / "b.bin")
+    read_manifest(folder)
+    with pytest.raises(UserError, match="{}.*expected {}".format(*checksums)) as refusal:
+        verified(folder / "a.bin")
+    assert str(folder / "a.bin") in str(refusal.value)
+    assert "dvc repro" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["a.bin", "deep/b.bin"])
+def test_a_folder_read_whole_is_compared_file_by_file(folder: Path, name: str) -> None:
+    assert read_verified(folder) == read_manifest(folder)
+    size = (folder / name).stat().st_size
+    (folder / name).write_bytes(b"0" * size)
+    with pytest.raises(UserError, match=rf"{name}: SHA-256.*dvc repro"):
+        read_verified(folder)
+
+
+def test_files_that_no_manifest_lists_are_not_compared(folder: Path, tmp_path: Path) -> None:
+    (folder / "other").write_bytes(b"1")
+    assert verified(folder / "other") == folder / "other"
+    assert verified(folder / "missing") == folder / "missing"
+
+
+def test_a_change_of_any_byte_of_a_manifest_is_found(folder: Path) -> None:
+    """Except of white space."""
+    path = folder / "manifest.json"
+    written = path.read_bytes()
+    before = read_manifest(folder)
+    for position in range(len(written)):
+        changed = bytearray(written)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        with contextlib.suppress(UserError):
+            assert read_manifest(folder) == before
+            assert json.loads(bytes(changed)) == json.loads(written)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"files": {}}', '{"name": "extension"}'])
+def test_a_manifest_without_its_own_checksum_is_refused(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json: has no checksum"):
+        read_manifest(folder)
+
+
+def test_a_manifest_may_be_formatted_differently(folder: Path) -> None:
+    before, path = read_manifest(folder), folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=7, sort_keys=True))
+    assert read_manifest(folder) == before

@@ -118,10 +118,11 @@ def test_saved_codecs_of_all_options_are_loaded_unchanged(tiny, tmp_path: Path, 
         assert float(mean.abs().max()) == params.clamp
 
 
-def test_truncated_weights_are_an_error(tiny: Callable[..., Vae], tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"", b"?"], ids=["truncated", "changed"])
+def test_damaged_weights_are_named(tiny: Callable[..., Vae], tmp_path: Path, end: bytes) -> None:
     save_vae(Autoencoder(tiny()), tiny(), tmp_path)
     path = tmp_path / "network.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-1] + end)
     with pytest.raises(UserError, match=path.name):
         load_codec(tmp_path, CPU)
 
