@@ -7,8 +7,9 @@ import time
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
-from tiny import FULL_VAE, run_on_two_ranks, start
+from tiny import FULL_VAE, run_on_two_ranks, run_stage, start
 
+from edm2.params import UserError
 from edm2.runtime.manifest import read_manifest
 
 
@@ -19,35 +20,45 @@ def wait_for_checkpoint(folder, process):
     assert process.poll() is None, process.stderr.read()
 
 
-@pytest.mark.parametrize(
-    ("stage", "out", "log"),
-    [
-        (
-            ["stages.train_diffusion", "G"],
-            "models/diffusion/G/network.safetensors",
-            "reports/training/G.csv",
-        ),
-        (["stages.train_vae"], "models/vae/network.safetensors", "reports/vae/curves.csv"),
-    ],
-    ids=["denoiser", "vae"],
+def interrupt(folder, signum, *stage):
+    """Start a stage in a process that gets a signal after its first checkpoint; return its errors."""
+    process = start(folder, *stage)
+    wait_for_checkpoint(folder, process)
+    process.send_signal(signum)
+    error = process.communicate()[1]
+    assert process.returncode == (-9 if signum == signal.SIGKILL else 128 + signum), error
+    return error
+
+
+def resume(folder, *stage):
+    """Run a stage from the checkpoint that an interrupted one has left."""
+    states = list(folder.glob(".state/*/*/results"))
+    run_stage(*stage)
+    assert list(folder.glob(".state/*/*/results")) == states, "the stage has started anew"
+
+
+DENOISER = (
+    ("train_diffusion", "G"),
+    "models/diffusion/G/network.safetensors",
+    "reports/training/G.csv",
 )
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+VAE = (("train_vae",), "models/vae/network.safetensors", "reports/vae/curves.csv")
+
+
+@pytest.mark.parametrize(
+    ("stage", "out", "log", "signum"),
+    [(*DENOISER, signal.SIGINT), (*VAE, signal.SIGTERM), (*DENOISER, signal.SIGKILL)],
+    ids=["denoiser-Ctrl-C", "vae-SIGTERM", "denoiser-SIGKILL"],
+)
 def test_an_interrupted_training_gives_the_same_bits(project, finished, stage, out, log, signum):
     folder = project(runtime__checkpoint_seconds=0)
     for path in (out, log):
         (folder / path).unlink()
-    stopped = start(folder, *stage)
-    wait_for_checkpoint(folder, stopped)
-    stopped.send_signal(signum)
-    error = stopped.communicate()[1]
-    status = {signal.SIGKILL: -9}.get(signum, 128 + signum)
-    assert stopped.returncode == status, error
+    error = interrupt(folder, signum, f"stages.{stage[0]}", *stage[1:])
     assert not (folder / out).exists()
     if signum != signal.SIGKILL:
         assert "run the same command again" in error
-
-    again = start(folder, *stage)
-    assert again.wait() == 0, again.stderr.read()
+    resume(folder, *stage)
     assert (folder / out).read_bytes() == (finished / out).read_bytes()
     assert (folder / log).read_text() == (finished / log).read_text()
 
@@ -56,13 +67,8 @@ def test_an_interrupted_training_of_the_full_vae_gives_the_same_bits(project, fu
     """With discriminator, views, crops and microbatches."""
     changes = {key.replace(".", "__"): value for key, value in FULL_VAE.items()}
     folder = project(runtime__checkpoint_seconds=0, **changes)
-    stopped = start(folder, "stages.train_vae")
-    wait_for_checkpoint(folder, stopped)
-    stopped.send_signal(signal.SIGTERM)
-    error = stopped.communicate()[1]
-    assert stopped.returncode == 128 + signal.SIGTERM, error
-    again = start(folder, "stages.train_vae")
-    assert again.wait() == 0, again.stderr.read()
+    interrupt(folder, signal.SIGTERM, "stages.train_vae")
+    resume(folder, "train_vae")
     for path in ("models/vae/network.safetensors", "reports/vae/curves.csv"):
         assert (folder / path).read_bytes() == (full_vae / path).read_bytes()
 
@@ -70,27 +76,25 @@ def test_an_interrupted_training_of_the_full_vae_gives_the_same_bits(project, fu
 def test_a_corrupted_checkpoint_is_named_and_the_previous_one_is_used(project, finished):
     folder = project(runtime__checkpoint_seconds=0)
     out = "models/vae/network.safetensors"
-    stopped = start(folder, "stages.train_vae")
-    wait_for_checkpoint(folder, stopped)
-    stopped.send_signal(signal.SIGTERM)
-    stopped.communicate()
+    interrupt(folder, signal.SIGTERM, "stages.train_vae")
     last = max(folder.glob(".state/*/*/checkpoint-*.safetensors"))
     shutil.copy(last, last.with_name("checkpoint-000000000001.safetensors"))
     last.write_bytes(last.read_bytes()[:-7])
-    refused = start(folder, "stages.train_vae")
-    assert refused.wait() == 2
-    assert last.name in refused.stderr.read()
+    with pytest.raises(UserError, match=last.name):
+        run_stage("train_vae")
     last.unlink()
-    again = start(folder, "stages.train_vae")
-    assert again.wait() == 0, again.stderr.read()
+    resume(folder, "train_vae")
     assert (folder / out).read_bytes() == (finished / out).read_bytes()
 
 
-def test_two_ranks_train_the_denoiser_of_one(project, finished):
+def test_torchrun_with_two_ranks_trains_the_denoiser_of_one(project, finished):
     folder = project()
     out = folder / "models/diffusion/G"
     shutil.rmtree(out)
-    run_on_two_ranks(folder, "stages.train_diffusion", "G")
+    options = ("--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0")
+    ranks = start(folder, "torch.distributed.run", *options, "-m", "stages.train_diffusion", "G")
+    error = ranks.communicate()[1]
+    assert ranks.returncode == 0, error
     two, one = (load_file(p / "models/diffusion/G/network.safetensors") for p in (folder, finished))
     for name, tensor in two.items():
         assert (tensor - one[name]).abs().max() < 1e-3 * one[name].abs().max() + 1e-6, name
