@@ -52,9 +52,12 @@ def repository(finished, tmp_path_factory):
 
 
 @pytest.fixture
-def compare(repository, program):
+def compare(repository, run, monkeypatch):
     def call(*words, folder="."):
-        return program("compare", *words, cwd=repository / folder, HOME=str(repository))
+        monkeypatch.chdir(repository / folder)
+        monkeypatch.setenv("HOME", str(repository))
+        monkeypatch.delenv("DVC_ROOT", raising=False)
+        return run("compare", *words)
 
     return call
 
