@@ -14,6 +14,7 @@ from PIL import Image
 
 from edm2.data.decoding import Pixels, center_crop, random_crop, resize
 from edm2.data.shards import Shards
+from edm2.runtime.finite import require_finite
 
 T = TypeVar("T")
 MIN_THREADED_RESOLUTION = 64  # smaller images are read faster than a thread starts
@@ -119,7 +120,12 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """float [-1, 1] → uint8 [0, 255], rounded and clamped."""
+    """float [N, ...] in [-1, 1] → uint8 [0, 255], rounded and clamped.
+
+    Raises:
+        NotFiniteError: a value is NaN or infinite.
+    """
+    require_finite(images, "images", "The network that made them diverged, or overflows.")
     return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -13,6 +13,13 @@ class UserError(Exception):
     """
 
 
+class NotFiniteError(UserError):
+    """A NaN or an infinity, where it would have become an image, a latent, a feature or a result.
+
+    The message says what is not finite, where, and what to do.
+    """
+
+
 @dataclass(frozen=True)
 class Problem:
     """One wrong value of the params.

@@ -27,6 +27,10 @@ class Runtime(Section):
     checkpoint_seconds: NonNegative = Field(
         description="seconds between two checkpoints: the most that is lost if a stage is killed"
     )
+    nonfinite_patience: Count | None = Field(
+        description="images of steps in a row with a loss or gradients that are not finite, after "
+        "which a training stops; null: only weights that are not finite stop it"
+    )
 
 
 class Tracking(Section):
