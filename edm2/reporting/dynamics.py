@@ -84,9 +84,11 @@ def _activations(config: str, rows: pd.DataFrame) -> dict[str, object]:
 def _updates(rows: pd.DataFrame) -> dict[str, object]:
     updates = by_bucket(rows, "updates_mean")
     sizes = updates.iloc[-max(1, len(updates) // 4) :].mean()
+    with np.errstate(invalid="ignore"):  # ∞/∞, which is marked
+        spread = float(sizes.max() / sizes.min())
     cells = {
         "relative update": float(sizes.mean()),
-        "updates: largest / smallest bucket": float(sizes.max() / sizes.min()),
+        "updates: largest / smallest bucket": spread,
     }
     return _marked(cells, updates)
 

@@ -145,3 +145,17 @@ def test_steps_that_are_not_finite_are_said(stage_outputs, tmp_path):
         assert "25.00% of the steps, first before 1000 images" in sections[heading]
     (mark,) = pd.read_csv(tmp_path / "ablation.csv")["ours: training not finite"]
     assert mark.startswith("25.00%")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_training_that_was_never_finite_has_a_report(stage_outputs, monkeypatch, tmp_path, value):
+    """Its curves are empty, and its dynamics have no verdict."""
+    finite = ("nimg", "train/lr", "train/nonfinite_gradients", "weights_max", "weights_mean")
+    diverged = {k: v if k.startswith(finite) else [value] * 2 for k, v in TRAINING.items()}
+    monkeypatch.setattr(f"{__name__}.TRAINING", diverged)
+    page = write_page(stage_outputs("G", steps=[1.0, 1.0]))
+    assert "100.00% of the steps, first before 500 images" in page
+    (row,) = pd.read_csv(tmp_path / "dynamics.csv").to_dict("records")
+    assert row["activations: observed"] == row["relative update"] == "not finite"
+    assert row["weights: observed"] == "grow"
