@@ -34,7 +34,7 @@ class Sampler:
         self.latents = LatentShards(LATENTS, "train")
         self.classes = self.latents.classes
         self.codec = load_codec(VAE, device)
-        self.network = "the network"  # of the last call of `denoise`, for errors
+        self.network, self.strength = Path(), 1.0  # of the last call of `denoise`, for errors
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -60,7 +60,7 @@ class Sampler:
             UserError: a file cannot be read, or its network has another shape.
         """
         main, interval = set_network(self.denoiser, _read(network)), self.params.guidance.interval
-        self.network = f"{network}" if strength == 1 else f"{network} with guidance {strength:g}"
+        self.network, self.strength = network, strength
         if strength == 1:
             return main
         if guide is None:
@@ -94,8 +94,8 @@ class Sampler:
         if rows:
             seeds = listed([str(batch.seeds[row]) for row in rows])
             raise NotFiniteError(
-                f"{self.network}: {len(rows)} of {len(batch.seeds)} samples are not finite (seeds "
-                f"{seeds}). {self._remedy()}"
+                f"{self.network}, guidance {self.strength:g}: {len(rows)} of {len(batch.seeds)} samples "
+                f"are not finite (seeds {seeds}). {self._remedy()}"
             )
 
     def _remedy(self) -> str:
@@ -103,7 +103,7 @@ class Sampler:
         precision = self.params.runtime.precision
         ways = [
             f"see whether the training of config {self.config} diverged, and lower its lr_ref",
-            *(["lower guidance.strength"] if "guidance" in self.network else []),
+            *(["lower the guidance strength"] if self.strength != 1 else []),
             *([f"set runtime.precision to fp32 ({precision} now)"] if precision != "fp32" else []),
         ]
         return f"What may help: {'; '.join(ways)}."

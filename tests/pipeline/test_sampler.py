@@ -46,5 +46,5 @@ def test_samples_that_are_not_finite_are_refused_by_network_and_seed(sampler, va
     seeds = range(10, 18)
     images = sampler.images(diverging, seeds, sampler.labels(seeds))
     assert next(images).samples.dtype == torch.uint8
-    with pytest.raises(NotFiniteError, match=rf"{network}: 2 of 4 .*\(seeds 15, 17\)"):
+    with pytest.raises(NotFiniteError, match=rf"{network}, guidance 1: 2 of 4 .*\(seeds 15, 17\)"):
         next(images)
