@@ -30,6 +30,7 @@ def network_rows(
         "standard_error": None,
         "reference": 1500,
         "detector": "classifier",
+        "at_chance": False,
         "first_seed": 0,
         **columns,
     }

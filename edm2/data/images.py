@@ -16,6 +16,7 @@ from edm2.data.cropping import crop_to_square, random_crop
 from edm2.data.decoding import Pixels
 from edm2.data.shards import Shards
 from edm2.params.dataset import Crop
+from edm2.runtime.finite import require_finite
 
 T = TypeVar("T")
 MIN_THREADED_RESOLUTION = 64  # smaller images are read faster than a thread starts
@@ -123,7 +124,12 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """float [-1, 1] → uint8 [0, 255], rounded and clamped."""
+    """float [N, ...] in [-1, 1] → uint8 [0, 255], rounded and clamped.
+
+    Raises:
+        NotFiniteError: a value is NaN or infinite.
+    """
+    require_finite(images, "images", "The network that made them diverged, or overflows.")
     return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -10,8 +10,10 @@ from safetensors.torch import load, save
 from edm2.data.normalization import Normalization
 from edm2.data.shards import Samples, Shards
 from edm2.params import UserError
+from edm2.runtime.finite import require_finite
 from edm2.runtime.progress import track
 
+CODEC_HINT = "The codec (models/vae) diverged, or its latents are too large: train it again."
 MIN_STD = 1e-6  # a latent channel with a smaller standard deviation carries no information
 
 
@@ -42,8 +44,13 @@ def latent_sample(
     """A shard sample of [C, H, W] mean and std.
 
     Stored in 16 bits: half the disk space, with a rounding error far below the sampling noise.
+
+    Raises:
+        NotFiniteError: a value is not finite in 16 bits.
     """
     tensors = {"mean": mean.half().contiguous(), "std": std.half().contiguous()}
+    for name, tensor in tensors.items():
+        require_finite(tensor, f"latent of image {key}, {name} in float16", CODEC_HINT)
     return {"__key__": key, "safetensors": save(tensors), "cls": str(label).encode()}
 
 
@@ -54,7 +61,8 @@ def latent_metadata(folder: Path, normalization: Normalization | None = None) ->
         normalization: mean and std to use; None: measure them over all training latents.
 
     Raises:
-        UserError: there are no latents, or a measured channel is the same for all images.
+        UserError: there are no latents; a measured channel is the same for all images; or a mean or
+            standard deviation is not finite.
     """
     shape, moments = None, None
     shards = sorted(folder.glob("train-*.tar"))
@@ -65,7 +73,7 @@ def latent_metadata(folder: Path, normalization: Normalization | None = None) ->
             if moments is None:
                 shape, moments = list(mean.shape[1:]), LatentMoments(mean.shape[1])
             if normalization is not None:
-                return _metadata(shape, normalization)
+                return _metadata(folder, shape, normalization)
             moments.update(mean, std)
     if moments is None:
         raise UserError(f"{folder}: expected latent shards (train-*.tar), found none.")
@@ -75,12 +83,14 @@ def latent_metadata(folder: Path, normalization: Normalization | None = None) ->
             f"{folder}: latent channel {channel} is the same for all images: the codec does "
             "not use it. For a trained one set vae.variance above 0, or vae.latent_channels lower."
         )
-    return _metadata(shape, measured)
+    return _metadata(folder, shape, measured)
 
 
-def _metadata(shape: Any, normalization: Normalization) -> dict[str, Any]:
-    mean, std = normalization.mean.tolist(), normalization.std.tolist()
-    return {"shape": shape, "mean": mean, "std": std}
+def _metadata(folder: Path, shape: Any, normalization: Normalization) -> dict[str, Any]:
+    mean, std = normalization.mean, normalization.std
+    for name, values in (("means", mean), ("standard deviations", std)):
+        require_finite(values, f"{folder}: {name} of the latent channels", CODEC_HINT)
+    return {"shape": shape, "mean": mean.tolist(), "std": std.tolist()}
 
 
 class LatentShards:

@@ -15,6 +15,7 @@ from edm2.ema.store import SnapshotStore, write_tensors
 from edm2.ema.tensorfile import TensorReader, TensorWriter, load_tensors
 from edm2.params import UserError
 from edm2.params.configs import Average
+from edm2.params.errors import NotFiniteError
 from edm2.runtime.files import replacing
 
 TRUSTED_ERROR = 0.05
@@ -78,7 +79,7 @@ def reconstruct(
             otherwise they are the least-squares solution, as EDM2 alg. 3 is printed.
 
     Raises:
-        UserError: the time is outside of the store's.
+        UserError: the time is outside of the store's, or a sum is not finite.
         ValueError: an impossible length.
     """
     if not sigma_rels:
@@ -87,6 +88,7 @@ def reconstruct(
     averages = [_empty(plan.store.path(s), plan.buffers) for s in plan.latest]
 
     def keep(name: str, begin: int, sums: torch.Tensor) -> None:
+        plan.cast(sums, torch.float32, name)
         for tensors, values in zip(averages, sums, strict=True):
             tensors[name].view(-1)[begin : begin + len(values)] = values
 
@@ -122,7 +124,7 @@ def reconstruct_files(
             stack.callback(files[-1].close)
 
         def write(name: str, begin: int, sums: torch.Tensor) -> None:
-            cast = _cast(sums, files[0].entries[name].dtype, name)
+            cast = plan.cast(sums, files[0].entries[name].dtype, name)
             for file, values in zip(files, cast, strict=True):
                 file.write(name, begin, values)
 
@@ -201,6 +203,33 @@ class _Plan:
         )
         return [buffers[number] for number in numbers]
 
+    def cast(self, sums: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+        """The sums of tensor `name` in the dtype of a file.
+
+        Raises:
+            NotFiniteError: a sum is not finite, or not in the range of `dtype`.
+        """
+        if dtype.is_floating_point and sums.is_floating_point() and sums.numel():
+            low, high = sums.aminmax()
+            limit = torch.finfo(dtype).max
+            if not (low >= -limit and high <= limit):  # false for NaN
+                raise NotFiniteError(
+                    f"{self.store.folder}: tensor {name}: not all values of its average are finite in "
+                    f"{dtype}. {self._cause(name)}"
+                )
+        return sums.to(dtype)
+
+    def _cause(self, name: str) -> str:
+        """Why a sum of tensor `name` is not finite, and what to do."""
+        for snapshot in self.snapshots:
+            with closing(TensorReader(self.store.path(snapshot))) as reader:
+                if not reader.tensor(name).isfinite().all():
+                    return (
+                        f"It is not finite in {snapshot.file}: the training diverged before "
+                        f"{snapshot.nimg} images. Choose an earlier time, or train again."
+                    )
+        return "It is finite in all snapshots: write float32 (sweep.dtype, or --dtype)."
+
     def _solve(self, normalize: bool) -> dict[tuple[float, int], tuple[Array, float, float]]:
         """Weights of the snapshots, the error, and the sum of least squares, by length and time."""
         pairs = sorted(
@@ -253,20 +282,3 @@ def _layout(
             name: (dtype if e.dtype.is_floating_point and name not in buffers else e.dtype, e.shape)
             for name, e in reader.entries.items()
         }
-
-
-def _cast(sums: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """The sums in the dtype of a file.
-
-    Raises:
-        UserError: a sum is not finite, or not in the range of `dtype`.
-    """
-    if dtype.is_floating_point and sums.numel():
-        low, high = sums.aminmax()
-        limit = torch.finfo(dtype).max
-        if not (low >= -limit and high <= limit):  # false for NaN
-            raise UserError(
-                f"tensor {name}: not all values are finite in {dtype}. Write float32, or find out "
-                "where the training diverged."
-            )
-    return sums.to(dtype)

@@ -60,7 +60,7 @@ def solve_profiles(stored: Sequence[Profile], targets: Sequence[Power]) -> tuple
         norm = gram_matrix([target], [target]).item()  # squared
         residual = x @ a @ x - 2 * x @ b + norm
         weights[past, column] = x
-        errors[column] = np.sqrt(max(0.0, float(residual)) / norm)
+        errors[column] = np.sqrt(np.maximum(residual, 0.0) / norm)  # NaN stays NaN
     return weights, errors
 
 

@@ -23,19 +23,12 @@ from edm2.ema.solve import normalized, solve_profiles
 from edm2.ema.tensorfile import NAMES, TensorReader, check_same_tensors
 from edm2.params import UserError
 from edm2.params.configs import Average
+from edm2.params.errors import NotFiniteError
 from edm2.runtime.files import replacing
 from edm2.runtime.manifest import MANIFEST, REBUILD_HINT, read_manifest
 from edm2.runtime.progress import track
 
 CHECKED_LENGTHS = (0.05, 0.10, 0.15, 0.20, 0.25)  # reported when snapshots are missing
-
-
-class NotFiniteError(UserError):
-    """A tensor that is to be written has values that are not finite in the file's dtype."""
-
-    def __init__(self, path: Path, tensor: str, dtype: torch.dtype) -> None:
-        self.tensor = tensor
-        super().__init__(f"{path}: tensor {tensor}: not all values are finite in {dtype}.")
 
 
 @dataclass(frozen=True, order=True)
@@ -105,7 +98,9 @@ def write_tensors(
         # a copy: tied weights share memory, which safetensors refuses
         cast = tensor.detach().to("cpu", target, copy=True).contiguous()
         if not torch.isfinite(cast).all():
-            raise NotFiniteError(path, name, target)
+            raise NotFiniteError(
+                f"{path}: tensor {name}: not all values are finite in {target}.", name
+            )
         stored[name] = cast
     with replacing(path) as temporary:
         save_file(stored, temporary, dict(metadata or {}))

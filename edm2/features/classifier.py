@@ -10,7 +10,8 @@ from torch import nn
 
 from edm2.data.images import to_float
 from edm2.features.backbone import require_uint8
-from edm2.runtime.manifest import read_verified, write_manifest
+from edm2.runtime.finite import require_finite
+from edm2.runtime.manifest import REBUILD_HINT, read_verified, write_manifest
 
 
 class Classifier(nn.Module):
@@ -90,10 +91,13 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
     """The frozen classifier in a folder that `save_classifier` wrote.
 
     Raises:
-        UserError: see `read_verified`.
+        UserError: see `read_verified`; or a weight is not finite.
     """
     manifest = read_verified(folder)
     classifier = Classifier(**manifest["network"])
     classifier.fingerprint = manifest["files"]["network.safetensors"]["sha256"]
-    classifier.load_state_dict(load_file(folder / "network.safetensors"))
+    tensors = load_file(folder / "network.safetensors")
+    for name, tensor in tensors.items():
+        require_finite(tensor, f"{folder}: tensor {name} of the classifier", REBUILD_HINT)
+    classifier.load_state_dict(tensors)
     return classifier.to(device).eval().requires_grad_(False)

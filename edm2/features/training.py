@@ -1,6 +1,9 @@
 """Training of the classifier."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from edm2.data.stream import stream
 from edm2.features.classifier import Classifier
 from edm2.params.features import Features
 from edm2.runtime.distributed import data_parallel
+from edm2.runtime.finite import require_finite
 from edm2.runtime.loop import Metrics
 from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
@@ -79,11 +83,42 @@ def shift(image: torch.Tensor, max_shift: int, rng: np.random.Generator) -> torc
     return image[:, rows][:, :, columns]
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """How well images are classified.
+
+    Attributes:
+        value: the fraction of the images that are classified as their label.
+        chance: the fraction of the images in the most frequent class: the accuracy of naming it always.
+        count: number of images.
+    """
+
+    value: float
+    chance: float
+    count: int
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether it is not above chance by more than one standard error of chance; always so with a
+        single class. Then the features are those of an untrained network.
+        """
+        return self.value <= self.chance + sqrt(self.chance * (1 - self.chance) / self.count)
+
+
 @torch.no_grad()
-def accuracy(classifier: Classifier, images: ImageShards, device: torch.device) -> float:
-    """Fraction of `images` that are classified as their label."""
-    correct = 0
+def accuracy(classifier: Classifier, images: ImageShards, device: torch.device) -> Accuracy:
+    """The accuracy on `images`.
+
+    Raises:
+        NotFiniteError: a logit is not finite.
+    """
+    correct, labels_seen = 0, Counter[int]()
     for pixels, labels in images.batches(512):
         logits = classifier(to_float(pixels.to(device)))
+        require_finite(
+            logits, "logits of the classifier", "Its training diverged: lower features.lr."
+        )
         correct += int((logits.argmax(1).cpu() == labels).sum())
-    return correct / len(images)
+        labels_seen.update(labels.tolist())
+    count = len(images)
+    return Accuracy(correct / count, max(labels_seen.values()) / count, count)

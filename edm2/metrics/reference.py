@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from edm2.features.backbone import Detector
 from edm2.metrics.collection import Collection
 from edm2.params import UserError
-from edm2.runtime.manifest import read_verified, write_manifest
+from edm2.runtime.finite import require_finite
+from edm2.runtime.manifest import REBUILD_HINT, read_verified, write_manifest
 
 NO_FEATURES = np.empty((0, 0), np.float32)
 MOMENTS, FEATURES = "statistics.npz", "features.npy"
@@ -109,8 +110,8 @@ def load_reference(folder: Path, detector: Detector, images: str) -> Reference:
         images: fingerprint of the real images.
 
     Raises:
-        UserError: it was computed with another detector, other weights or other images; or a file is
-            corrupted.
+        UserError: it was computed with another detector, other weights or other images; a file is
+            corrupted; or the moments are not finite.
     """
     metadata = read_verified(folder)
     expected = {"detector": detector.name, "weights": detector.fingerprint, "images": images}
@@ -121,6 +122,8 @@ def load_reference(folder: Path, detector: Detector, images: str) -> Reference:
                 "Run `dvc repro -f -s reference`, then `dvc repro`."
             )
     mean, covariance = _read_moments(folder / MOMENTS)
+    require_finite(mean, f"{folder / MOMENTS}: mu", REBUILD_HINT)
+    require_finite(covariance, f"{folder / MOMENTS}: sigma", REBUILD_HINT)
     features = (
         np.load(folder / FEATURES, mmap_mode="c", allow_pickle=False)
         if FEATURES in metadata["files"]

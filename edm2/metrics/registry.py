@@ -1,7 +1,7 @@
 """The metrics that params select, computed from collected features."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ from edm2.metrics.neighbors import precision, recall
 from edm2.metrics.reference import Reference
 from edm2.metrics.statistics import distance
 from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
 from edm2.params.evaluation import Evaluation, MetricName
 from edm2.params.registry import implementation
 from edm2.params.seams import METRICS, SPLITS
@@ -64,7 +65,7 @@ def compute_metric(metric: MetricName, inputs: MetricInputs) -> MetricValue:
     """Compute one metric.
 
     Raises:
-        UserError: too few generated or training images.
+        UserError: too few generated or training images, or the value is not finite.
     """
     kind, minimum = METRICS[metric], inputs.params.min_samples(metric, inputs.generated.dims)
     if kind.uses_features and kind.compares and min(inputs.count, inputs.compared) < minimum:
@@ -73,6 +74,12 @@ def compute_metric(metric: MetricName, inputs: MetricInputs) -> MetricValue:
             f"at least {minimum} of each. Use more, or leave it out of evaluation.metrics."
         )
     value: MetricValue = implementation(kind.compute)(inputs)
+    if not isfinite(value.value):
+        raise NotFiniteError(
+            f"{metric} of {inputs.count} images with the detector {inputs.detector.name} is "
+            f"{value.value}: expected a finite number. Leave it out of evaluation.metrics, or find out "
+            "which features it was computed from."
+        )
     return value
 
 

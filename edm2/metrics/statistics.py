@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from edm2.features.backbone import Detector
 from edm2.metrics.frechet import frechet_distance
 from edm2.params import UserError
+from edm2.runtime.finite import require_finite
 from edm2.runtime.progress import Progress
+
+DETECTOR_HINT = (
+    "Its weights are damaged or its training diverged: train the classifier again (features.lr), or "
+    "set evaluation.detector or evaluation.detector_path to another."
+)
 
 
 class Moments(Protocol):
@@ -75,13 +81,24 @@ class Statistics:
         return self.count <= len(self.mean)
 
 
+def finite_features(detector: Detector, images: torch.Tensor) -> NDArray[np.float32]:
+    """Features [N, D] of uint8 images [N, 3, H, W].
+
+    Raises:
+        NotFiniteError: a feature is not finite.
+    """
+    features: NDArray[np.float32] = detector.features(images).cpu().numpy()
+    require_finite(features, f"features of the detector {detector.name}", DETECTOR_HINT)
+    return features
+
+
 def image_features(
     images: Iterable[torch.Tensor], total: int, detector: Detector, device: torch.device
 ) -> Iterator[NDArray[np.float32]]:
     """Features [N, D] of each batch of uint8 images [N, 3, H, W]; shows progress up to `total` images."""
     progress = Progress(f"{detector.name} features", total, "img")
     for batch in images:
-        yield detector.features(batch.to(device)).cpu().numpy()
+        yield finite_features(detector, batch.to(device))
         progress.advance(len(batch))
     progress.close()
 

@@ -15,6 +15,20 @@ class UserError(Exception):
     """
 
 
+class NotFiniteError(UserError):
+    """A NaN or an infinity, where it would have become an image, a latent, a feature or a result.
+
+    The message says what is not finite, where, and what to do.
+
+    Attributes:
+        tensor: name of the tensor that has them, if it has one.
+    """
+
+    def __init__(self, message: str, tensor: str = "") -> None:
+        super().__init__(message)
+        self.tensor = tensor
+
+
 @dataclass(frozen=True)
 class Problem:
     """One wrong value of the params.

@@ -38,6 +38,10 @@ class Runtime(Section):
     skip_images: str | None = Field(
         description="file that lists damaged images of vae.images to skip, relative to the project root"
     )
+    nonfinite_patience: Count | None = Field(
+        description="images of steps in a row with a loss or gradients that are not finite, after "
+        "which a training stops; null: only weights that are not finite stop it"
+    )
 
 
 class Tracking(Section):

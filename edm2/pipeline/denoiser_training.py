@@ -12,6 +12,7 @@ from edm2.ema.index import write_index
 from edm2.ema.store import SnapshotStore, remove_snapshots_after, write_snapshot
 from edm2.ema.tracker import PowerEMA, TraditionalEMA
 from edm2.params import Params
+from edm2.params.configs import TrainingConfig
 from edm2.pipeline.outputs import write_curves, write_no_curves
 from edm2.pipeline.paths import LATENTS, training_folder
 from edm2.pipeline.runner import StageContext
@@ -56,12 +57,27 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
         context.state,
         context.run,
         checkpoint_seconds=params.runtime.checkpoint_seconds,
+        nonfinite_patience=params.runtime.nonfinite_patience,
+        remedy=_remedy(context.config, config, params.runtime.precision),
         every=[Every(ema.snapshot_nimg, write_snapshots)],
         rollback=lambda nimg: remove_snapshots_after(out, nimg),
     )
     if is_main_process():
         save_network(denoiser, out / "network.safetensors")
         write_index(SnapshotStore(out))
+
+
+def _remedy(name: str, config: TrainingConfig, precision: str) -> str:
+    """What to do if the training diverges."""
+    ways = [
+        f"lower diffusion.lr_ref ({config.lr_ref:g})",
+        f"lengthen diffusion.lr_rampup_nimg ({config.lr_rampup_nimg})",
+    ]
+    if config.loss_scaling > 1:
+        ways.append(f"lower diffusion.overrides.loss_scaling ({config.loss_scaling:g})")
+    if precision == "fp16":
+        ways.append("set runtime.precision to bf16 or fp32")
+    return f"For config {name}, {', or '.join(ways)}; see also diffusion.per_config.{name}."
 
 
 def train_config(context: StageContext) -> None:

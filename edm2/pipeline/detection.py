@@ -7,7 +7,7 @@ from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.pipeline.paths import FEATURES, IMAGES, REFERENCE
 from edm2.runtime.files import describe, sha256
-from edm2.runtime.manifest import MANIFEST
+from edm2.runtime.manifest import MANIFEST, load_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,12 @@ def detector_for(params: Params, device: "torch.device") -> "Detector":
     from edm2.features.detectors import load_detector
 
     return load_detector(params.evaluation, FEATURES, project_root(), device)
+
+
+def is_detector_at_chance(params: Params) -> bool:
+    """Whether the detector is the dataset's classifier, and no better than chance on held-out images."""
+    with_classifier = params.evaluation.detector == "classifier"
+    return with_classifier and bool(load_manifest(FEATURES)["at_chance"])
 
 
 def images_fingerprint() -> str:

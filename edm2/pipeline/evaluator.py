@@ -10,11 +10,11 @@ import torch
 from edm2.data.images import ImageShards
 from edm2.metrics.collection import Collection
 from edm2.metrics.registry import MetricInputs, compute_metric
-from edm2.metrics.statistics import metric_name
+from edm2.metrics.statistics import finite_features, metric_name
 from edm2.params import Params
 from edm2.params.configs import ConfigName
 from edm2.params.seams import METRICS
-from edm2.pipeline.detection import detector_for, reference_for
+from edm2.pipeline.detection import detector_for, is_detector_at_chance, reference_for
 from edm2.pipeline.networks import SweptNetwork
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.sampler import Sampler
@@ -41,6 +41,7 @@ class Evaluator:
         self.classes = held_out.classes
         self.detector = detector_for(params, device)
         self.reference = reference_for(self.detector)
+        self.at_chance = is_detector_at_chance(params)
         evaluation = params.evaluation
         self.counts = [evaluation.samples]
         minima = [evaluation.min_samples(m, self.detector.dims) for m in evaluation.metrics]
@@ -73,7 +74,7 @@ class Evaluator:
         share = slice(rank, None, size)  # of this rank
         for batch in self.sampler.images(denoise, seeds[share], labels[share]):
             numbers = [seed - first_seed for seed in batch.seeds]
-            collection.add(numbers, self.detector.features(batch.samples).cpu().numpy())
+            collection.add(numbers, finite_features(self.detector, batch.samples))
             pixels = batch.samples.cpu()
             # copies: a view would be sent to the main process with the whole batch behind it
             images |= {n: pixels[k].clone() for k, n in enumerate(numbers) if n in in_grid}
@@ -111,6 +112,7 @@ class Evaluator:
                     "metric": metric_name(self.detector.name, count, metric),
                     **asdict(value),
                     "detector": evaluation.detector,
+                    "at_chance": self.at_chance,
                     "samples": count,
                     "first_seed": first_seed,
                 }

@@ -1,10 +1,12 @@
 """The training of the dataset's classifier."""
 
+import sys
+
 import torch
 
 from edm2.data.images import ImageShards
 from edm2.features.classifier import Classifier, save_classifier
-from edm2.features.training import ClassifierTask, accuracy, batches
+from edm2.features.training import Accuracy, ClassifierTask, accuracy, batches
 from edm2.pipeline.outputs import write_curves, write_metrics
 from edm2.pipeline.paths import FEATURES, IMAGES
 from edm2.pipeline.runner import StageContext
@@ -14,7 +16,7 @@ from edm2.runtime.randomness import torch_seed
 
 
 def train_features(context: StageContext) -> None:
-    """Train the classifier, and compute its accuracy on the held-out images."""
+    """Train the classifier, and compute its accuracy on the held-out images; say if it is chance."""
     seed, params = context.params.dataset.seed, context.params.features
     images = ImageShards(IMAGES, "train")
     torch.manual_seed(torch_seed(seed, "features/init"))
@@ -29,10 +31,29 @@ def train_features(context: StageContext) -> None:
         context.state,
         context.run,
         checkpoint_seconds=context.params.runtime.checkpoint_seconds,
+        nonfinite_patience=context.params.runtime.nonfinite_patience,
+        remedy=f"Lower features.lr ({params.lr:g}).",
     )
     if is_main_process():
         held_out = ImageShards(IMAGES, "held_out")
-        metrics = {"accuracy_held_out": accuracy(classifier, held_out, context.device)}
+        held_out_accuracy = accuracy(classifier, held_out, context.device)
+        if held_out_accuracy.at_chance:
+            print(f"warning: {_at_chance(held_out_accuracy)}", file=sys.stderr)
+        metrics = {
+            "accuracy_held_out": held_out_accuracy.value,
+            "accuracy_of_chance": held_out_accuracy.chance,
+            "at_chance": held_out_accuracy.at_chance,
+        }
         save_classifier(classifier.cpu(), context.out(FEATURES), **metrics)
         write_curves(context, "reports/features/curves.csv")
         write_metrics(context, "reports/features/metrics.json", metrics)
+
+
+def _at_chance(accuracy: Accuracy) -> str:
+    return (
+        f"the classifier's accuracy on held-out images, {accuracy.value:.1%}, is no better than that of "
+        f"always naming the most frequent class, {accuracy.chance:.1%}. Distances with "
+        "evaluation.detector: classifier and perceptual losses with vae.backbone: classifier are "
+        "therefore those of an untrained network. Set evaluation.detector to inception or dinov2 and "
+        "vae.backbone to vgg16, use images of several classes, or train longer (features.duration_nimg)."
+    )

@@ -14,7 +14,9 @@ from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
+from edm2.params.errors import NotFiniteError
 from edm2.pipeline.paths import LATENTS, VAE
+from edm2.runtime.finite import listed, nonfinite_rows, nonfinite_tensors
 from edm2.runtime.manifest import verified
 from edm2.sampling.generate import SampleBatch, generate, seed_labels
 from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels
@@ -33,6 +35,7 @@ class Sampler:
         self.latents = LatentShards(LATENTS, "train")
         self.classes = self.latents.classes
         self.codec = load_codec(VAE, device)
+        self.network, self.strength = Path(), 1.0  # of the last call of `denoise`, for errors
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -57,10 +60,9 @@ class Sampler:
         Raises:
             UserError: a file cannot be read, or its network has another shape.
         """
-        main, interval = (
-            set_network(self.denoiser, _read(network), network),
-            self.params.guidance.interval,
-        )
+        main = set_network(self.denoiser, _read(network), network)
+        interval = self.params.guidance.interval
+        self.network, self.strength = network, strength
         if strength == 1:
             return main
         if guide is None:
@@ -79,18 +81,48 @@ class Sampler:
 
         Args:
             labels: the class of each seed, int64 [N].
+
+        Raises:
+            NotFiniteError: a sample is not finite.
         """
         shape, sampling = self.latents.shape, self.params.sampling
         for batch in generate(denoise, seeds, labels, shape, sampling, self.device):
+            self._check(batch)
             latents = self.latents.normalization.denormalize(batch.samples)
             yield replace(batch, samples=self.codec.decode(latents))
+
+    def _check(self, batch: SampleBatch) -> None:
+        rows = nonfinite_rows(batch.samples)
+        if rows:
+            seeds = listed([str(batch.seeds[row]) for row in rows])
+            raise NotFiniteError(
+                f"{self.network}, guidance {self.strength:g}: {len(rows)} of {len(batch.seeds)} samples "
+                f"are not finite (seeds {seeds}). {self._remedy()}"
+            )
+
+    def _remedy(self) -> str:
+        """What to do if samples are not finite."""
+        precision = self.params.runtime.precision
+        ways = [
+            f"see whether the training of config {self.config} diverged, and lower its lr_ref",
+            *(["lower the guidance strength"] if self.strength != 1 else []),
+            *([f"set runtime.precision to fp32 ({precision} now)"] if precision != "fp32" else []),
+        ]
+        return f"What may help: {'; '.join(ways)}."
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(verified(path))
+        tensors = load_file(verified(path))
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: expected a network, a safetensors file like those in models/sweep/<config>/ "
             f"({error})."
         ) from None
+    names = nonfinite_tensors(tensors)
+    if names:
+        raise NotFiniteError(
+            f"{path}: tensors of this network are not finite ({listed(names)}). Its training diverged, "
+            "or the file is damaged: choose another network, or make it again."
+        )
+    return tensors

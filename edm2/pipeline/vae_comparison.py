@@ -17,7 +17,7 @@ from edm2.reporting.tables import write_table
 from edm2.runtime.tracking import flatten
 from edm2.vae.codec import load_codec
 
-METRICS = ("reports/vae/metrics.json", "reports/baselines/metrics.json")
+METRICS = tuple(f"reports/{stage}/metrics.json" for stage in ("features", "vae", "baselines"))
 COLUMNS = 16  # held-out images in the grid
 
 

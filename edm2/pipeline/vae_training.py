@@ -1,6 +1,6 @@
 """The codec of the pipeline: a trained VAE or another codec, evaluated on held-out images."""
 
-from math import isfinite
+from math import inf
 from pathlib import Path
 
 import torch
@@ -54,9 +54,9 @@ def train_vae(context: StageContext) -> None:
         codec = load_codec(out, context.device)
         _draw_reconstructions(context, codec, held_out)
         metrics = evaluate(codec, held_out, backbone, context.device)
-        # JSON has no infinity: exact reconstructions have no PSNR, and the report mentions it
-        finite = {key: value for key, value in metrics.items() if isfinite(value)}
-        write_metrics(context, "reports/vae/metrics.json", finite | skipped)
+        if metrics["psnr"] == inf:  # JSON has none; the report mentions exact reconstructions
+            del metrics["psnr"]
+        write_metrics(context, "reports/vae/metrics.json", metrics | skipped)
 
 
 def trains_vae(params: Params) -> bool:
@@ -111,9 +111,21 @@ def _train(
         context.state,
         context.run,
         checkpoint_seconds=runtime.checkpoint_seconds,
+        nonfinite_patience=runtime.nonfinite_patience,
+        remedy=_remedy(context.params),
         every=[Every(params.evaluate_nimg, evaluate_held_out)],
     )
     return network.eval()
+
+
+def _remedy(params: Params) -> str:
+    """What to do if the training diverges."""
+    vae = params.vae
+    precision = "" if params.runtime.precision == "fp32" else ", or set runtime.precision to fp32"
+    return (
+        f"Lower vae.lr ({vae.lr:g}) or vae.lr_input ({vae.lr_input:g}), lengthen vae.warmup_nimg "
+        f"({vae.warmup_nimg}){precision}."
+    )
 
 
 def _draw_reconstructions(context: StageContext, codec: Codec, held_out: ImageDataset) -> None:

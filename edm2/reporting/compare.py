@@ -156,14 +156,19 @@ def variants(experiments: VaeExperiments) -> dict[str, list[str]]:
 
 
 def variants_table(experiments: VaeExperiments) -> pd.DataFrame:
-    """A row per variant: number of seeds, and mean ± standard deviation of each metric."""
+    """A row per variant: number of seeds, and mean ± standard deviation of each metric.
+
+    Both are nan where one seed does not have the metric, as exact reconstructions have no PSNR.
+    """
     rows = []
     for variant, names in variants(experiments).items():
         metrics = pd.DataFrame([experiments[name][0] for name in names])
         row: dict[str, object] = {"variant": variant, "seeds": len(names)}
         for key in (key for key in metrics if VAE_METRICS.fullmatch(str(key))):
-            std = f" ± {metrics[key].std():.2g}" if len(names) > 1 else ""
-            row[str(key)] = f"{metrics[key].mean():.4g}{std}"
+            std = f" ± {metrics[key].std(skipna=False):.2g}" if len(names) > 1 else ""
+            row[str(key)] = f"{metrics[key].mean(skipna=False):.4g}{std}"
+        if any(experiments[name][0].get("at_chance") for name in names):
+            row["classifier at chance"] = "yes"
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from edm2.reporting.selection import ema_curve, minimum
+from edm2.runtime.log import NONFINITE_STEPS
 
 STYLE: Any = {
     "figure.dpi": 110,
@@ -103,7 +104,7 @@ def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
         quality.plot(held_out["nimg"] / 1000, held_out["held_out/psnr"], marker=".")
         quality.set_title("held-out PSNR in dB")
         for column in (name for name in rows if str(name).startswith("train/")):
-            if column != "train/nonfinite_gradients":
+            if column not in ("train/nonfinite_gradients", NONFINITE_STEPS):
                 losses.plot(kimg, rows[column], label=str(column).removeprefix("train/"))
         losses.set_title("losses")
         losses.set_yscale("symlog", linthresh=1e-4)  # a generator's loss may be below 0

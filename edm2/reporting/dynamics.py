@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from edm2.reporting.curves import STYLE, save_figure
 
+QUANTITIES = ("weights", "activations", "updates")
+NOT_FINITE = "not finite"  # observed, if a measurement was NaN or infinite
 FLAT = 1.05  # magnitudes that end within this factor of their first measurement are flat
 MIN_AXIS_RANGE = 2.5  # smallest ratio of the ends of a magnitude axis
 BOUNDED = 1.5  # activations that grow by a smaller factor in the second half are bounded
@@ -22,14 +25,16 @@ Curves = Mapping[str, pd.DataFrame]  # by config; columns nimg and <quantity>_<m
 def by_bucket(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """The columns `quantity`/<bucket> of training curves: one column per bucket, indexed by nimg.
 
-    Rows without a measurement are left out.
+    Rows without any measurement are left out; values that were not finite stay NaN.
     """
     columns = {
         name: str(name).removeprefix(f"{quantity}/")
         for name in rows
         if str(name).startswith(f"{quantity}/")
     }
-    return rows.set_index("nimg")[list(columns)].rename(columns=columns).dropna()
+    measured = [name for name in rows if str(name).partition("_")[0] in QUANTITIES]
+    rows = rows.dropna(subset=measured, how="all")
+    return rows.set_index("nimg")[list(columns)].rename(columns=columns)
 
 
 def dynamics_table(curves: Curves) -> pd.DataFrame:
@@ -58,31 +63,43 @@ def _weights(config: str, rows: pd.DataFrame) -> dict[str, object]:
     weights = by_bucket(rows, "weights_mean")
     growth = weights.iloc[-1] / weights.iloc[0]
     not_growing = "shrink" if growth.min() <= 1 / FLAT else "flat"
-    return {
+    cells = {
         "weights: end / start": f"{growth.min():.3f} to {growth.max():.3f}",
         "weights: paper": WEIGHTS_IN_PAPER.get(config, ""),
         "weights: observed": "grow" if growth.max() >= FLAT else not_growing,
     }
+    return _marked(cells, weights)
 
 
 def _activations(config: str, rows: pd.DataFrame) -> dict[str, object]:
     maxima = by_bucket(rows, "activations_max")
     late_growth = float((maxima.iloc[-1] / maxima.iloc[len(maxima) // 2]).max())
-    return {
+    cells = {
         "activations: maximum": float(maxima.max().max()),
         "activations: growth in 2nd half": late_growth,
         "activations: paper": ACTIVATIONS_IN_PAPER.get(config, ""),
         "activations: observed": "bounded" if late_growth < BOUNDED else "grow",
     }
+    return _marked(cells, maxima)
 
 
 def _updates(rows: pd.DataFrame) -> dict[str, object]:
     updates = by_bucket(rows, "updates_mean")
     sizes = updates.iloc[-max(1, len(updates) // 4) :].mean()
-    return {
+    with np.errstate(invalid="ignore"):  # ∞/∞, which is marked
+        spread = float(sizes.max() / sizes.min())
+    cells = {
         "relative update": float(sizes.mean()),
-        "updates: largest / smallest bucket": float(sizes.max() / sizes.min()),
+        "updates: largest / smallest bucket": spread,
     }
+    return _marked(cells, updates)
+
+
+def _marked(cells: Mapping[str, object], measured: pd.DataFrame) -> dict[str, object]:
+    """The cells; ours say so if a measurement behind them is NaN or infinite."""
+    if np.isfinite(measured).all(axis=None):
+        return dict(cells)
+    return {key: cell if "paper" in key else NOT_FINITE for key, cell in cells.items()}
 
 
 def draw_magnitudes(curves: Curves, *paths: Path) -> None:

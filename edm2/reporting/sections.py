@@ -12,13 +12,29 @@ from edm2.reporting.curves import draw_ema_curves, draw_placeholder, draw_vae
 from edm2.reporting.grids import grid_name
 from edm2.reporting.page import Section, collapsed, paragraph, picture, table
 from edm2.reporting.selection import best_of, ema_curve, fresh_seeds_row, main_metric
-from edm2.reporting.stage_outputs import StageOutputs
+from edm2.reporting.stage_outputs import StageOutputs, nonfinite_steps
 from edm2.reporting.tables import ablation_table, baseline_table, networks_table, write_table
 
 SINGULAR = (
     "Singular: these Fréchet distances use no more images than there are feature dimensions, on one "
     "side or both (evaluation.allow_singular). The covariances are rank-deficient and the values mean "
     "little. Compare them only with each other."
+)
+AT_CHANCE = (
+    "Detector at chance: the detector is a classifier whose accuracy on held-out images is no better than "
+    "that of always naming the most frequent class. These distances are those of an untrained network "
+    "and say little about the images. Set evaluation.detector to inception or dinov2, use images of "
+    "several classes, or train the classifier longer (features.duration_nimg)."
+)
+PERCEPTUAL_AT_CHANCE = (
+    " The classifier's accuracy on held-out images is chance: the perceptual distance, and a perceptual "
+    "loss with it, are those of an untrained network. Set vae.backbone to vgg16, use images of several "
+    "classes, or train the classifier longer."
+)
+NOT_FINITE = (
+    "Training not finite: in these steps the loss or gradients were not finite, and such gradients were "
+    "set to zero. The network may be worse than its config can be. Lower the learning rate, or use "
+    "another runtime.precision."
 )
 PUBLISHED = (
     "Compared with published statistics (evaluation.reference) of an unknown number of images."
@@ -35,6 +51,8 @@ def ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     body = picture(folder / "ema_curves.svg", caption)
     if main_metric(networks)["singular"].any():
         body += paragraph(SINGULAR)
+    if networks["at_chance"].any():
+        body += paragraph(AT_CHANCE)
     if main_metric(networks)["reference"].isna().any():
         body += paragraph(PUBLISHED)
     for config, part in networks.groupby("config"):
@@ -71,13 +89,18 @@ def _selection_note(networks: pd.DataFrame) -> str:
 
 def ablation_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """The best network of each config beside the paper's."""
-    ablation = ablation_table(outputs.networks)
+    ablation = ablation_table(outputs.networks, outputs.nonfinite_steps)
     write_table(ablation, folder / "ablation.csv", folder / "ablation.md")
     note = (
         "Our values and the paper's differ in dataset, detector and sample count (see the column "
         "names). Compare configs within one side, never our values with the paper's."
     )
-    return [("Ablation", table(ablation) + paragraph(note))]
+    body = table(ablation) + paragraph(note)
+    if outputs.networks["at_chance"].any():
+        body += paragraph(AT_CHANCE)
+    if outputs.nonfinite_steps:
+        body += paragraph(NOT_FINITE)
+    return [("Ablation", body)]
 
 
 def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
@@ -112,6 +135,8 @@ def baselines_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         )
     else:
         body = table(baselines) + paragraph(_baselines_note(outputs, baselines))
+    if outputs.networks["at_chance"].any():
+        body += paragraph(AT_CHANCE)
     return [("Baselines", body)]
 
 
@@ -135,7 +160,11 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """How well the VAE reconstructs images, and its training curves."""
     metrics, curves = outputs.metrics("vae"), outputs.vae_training
     (draw_placeholder if curves.empty else draw_vae)(curves, folder / "vae.png")
-    psnr = f"PSNR {metrics['psnr']:.2f} dB" if "psnr" in metrics else "exact reconstructions"
+    psnr = (
+        f"PSNR {metrics['psnr']:.2f} dB"
+        if "psnr" in metrics
+        else "infinite PSNR (of one exact reconstruction or more)"
+    )
     distances = "".join(
         f", perceptual distance ({key.removeprefix('perceptual_')}) {value:.4g}"
         for key, value in metrics.items()
@@ -147,6 +176,10 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         text += f" {skipped:.0f} damaged images of vae.images were skipped (runtime.skip_images)."
     if curves.empty:
         text += " No VAE was trained in this project."
+    if "perceptual_classifier" in metrics and outputs.metrics("features")["at_chance"]:
+        text += PERCEPTUAL_AT_CHANCE
+    if mark := nonfinite_steps(curves):
+        text += f" Training not finite: {mark}."
     grid = outputs.folder / "vae/reconstructions.png"
     body = paragraph(text) + picture(grid, "Held-out images and their reconstructions.", sharp=True)
     if not curves.empty:
@@ -158,4 +191,5 @@ def networks_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """A table of all networks."""
     networks = networks_table(outputs.networks)
     write_table(networks, folder / "networks.csv")
-    return [("All networks", table(networks))]
+    note = paragraph(AT_CHANCE) if outputs.networks["at_chance"].any() else ""
+    return [("All networks", table(networks) + note)]

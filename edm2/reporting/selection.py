@@ -4,7 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import pandas as pd
+
+from edm2.params.errors import NotFiniteError
 
 FRECHET_PREFIXES = ("fd_", "fid_")  # of the names of Fréchet distances
 # columns that identify one evaluation of a network, and one seed block of that evaluation
@@ -13,8 +16,21 @@ SEED_BLOCK_KEYS = [*EVALUATION_KEYS, "first_seed"]
 
 
 def read_networks(files: Iterable[Path | TextIO]) -> pd.DataFrame:
-    """The tables of all configs as one: a row per network, guidance strength, seed block, metric."""
-    return pd.concat([pd.read_csv(f, dtype={"config": str}) for f in files], ignore_index=True)
+    """The tables of all configs as one: a row per network, guidance strength, seed block, metric.
+
+    Raises:
+        NotFiniteError: a value is missing, NaN or infinite.
+    """
+    table = pd.concat([pd.read_csv(f, dtype={"config": str}) for f in files], ignore_index=True)
+    for _, row in table[~np.isfinite(table["value"].astype(float))].iterrows():
+        raise NotFiniteError(
+            f"reports/fid, config {row['config']}, network {row['network']}, guidance "
+            f"{row['guidance']:g}: {row['metric']} is {row['value']}: expected a finite number. Remove "
+            "this table and run `dvc repro`."
+        )
+    if "at_chance" not in table:  # of revisions that did not tell
+        table["at_chance"] = False
+    return table
 
 
 def main_metric(table: pd.DataFrame) -> pd.DataFrame:
@@ -111,6 +127,7 @@ def fresh_seeds_row(table: pd.DataFrame, best: pd.Series) -> pd.Series | None:
 def quality_columns(best: pd.Series) -> dict[str, object]:
     """Columns that tell how far a minimum can be trusted."""
     return {
+        **({"detector at chance": "yes"} if best["at_chance"] else {}),
         "at edge of grid": "yes" if best["at_edge"] else "no",
         "reconstruction error": best["error"],
         "sum of weights": best["weight_sum"],

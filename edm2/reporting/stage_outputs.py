@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from edm2.reporting.selection import read_networks
+from edm2.runtime.log import NONFINITE_STEPS
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class StageOutputs:
         return {config: rows for config, rows in curves.items() if len(rows)}
 
     @cached_property
+    def nonfinite_steps(self) -> dict[str, str]:
+        """By config, which steps of its training were not finite; empty without any."""
+        marks = {config: nonfinite_steps(rows) for config, rows in self.training.items()}
+        return {config: mark for config, mark in marks.items() if mark}
+
+    @cached_property
     def vae_training(self) -> pd.DataFrame:
         """Training curves of the VAE; empty if none was trained."""
         return pd.read_csv(self.folder / "vae/curves.csv")
@@ -39,3 +46,15 @@ class StageOutputs:
         path = self.folder / stage / "metrics.json"
         metrics: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
         return metrics
+
+
+def nonfinite_steps(curves: pd.DataFrame) -> str:
+    """Which steps of a training had a loss or gradients that were not finite; empty if none had."""
+    if NONFINITE_STEPS not in curves:
+        return ""
+    shares = curves[NONFINITE_STEPS].fillna(0.0)  # written only where it is not 0
+    rows = (
+        curves["train/nonfinite_gradients"].notna().sum()
+    )  # of the log, not of other measurements
+    first = int(curves["nimg"][shares > 0].iloc[0])
+    return f"{shares.sum() / rows:.2%} of the steps, first before {first} images"

@@ -1,8 +1,10 @@
 """Tables: our results beside the paper's."""
 
 import math
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -53,11 +55,16 @@ def paper_configs() -> pd.DataFrame:
         return pd.read_csv(file, index_col="config")
 
 
-def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
+def ablation_table(
+    table: pd.DataFrame, nonfinite_steps: Mapping[str, str] = MappingProxyType({})
+) -> pd.DataFrame:
     """One row per config: our best value and its EMA length, beside the paper's.
 
     The names of the columns give detector and sample count of each side, which are never the same.
     Cells of the paper are empty for configs that it does not have.
+
+    Args:
+        nonfinite_steps: by config, which steps of its training were not finite, if any were.
     """
     paper = paper_configs().reindex(list(table["config"].unique()))
     rows = []
@@ -75,6 +82,8 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
                 "ours: average": best["average"],
                 **({} if best["guidance"] == 1 else {"ours: guidance": best["guidance"]}),
                 **({"ours: singular": "yes"} if best["singular"] else {}),
+                **({"ours: detector at chance": "yes"} if best["at_chance"] else {}),
+                **_training_mark(nonfinite_steps.get(str(config), "")),
                 "ours: at edge of grid": "yes" if best["at_edge"] else "no",
                 "ours: reconstruction error": best["error"],
                 f"paper, ImageNet-512: {PAPER_METRIC}": reference["fid"],
@@ -82,6 +91,10 @@ def ablation_table(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _training_mark(nonfinite_steps: str) -> dict[str, object]:
+    return {"ours: training not finite": nonfinite_steps} if nonfinite_steps else {}
 
 
 def _seed_block_statistics(best: pd.Series) -> dict[str, object]:
@@ -95,12 +108,14 @@ def _seed_block_statistics(best: pd.Series) -> dict[str, object]:
 def networks_table(table: pd.DataFrame) -> pd.DataFrame:
     """The main metric of every network, and how accurately each was reconstructed.
 
-    Statistics over seed blocks are added if there are several; other metrics with the same sample
-    count have columns of their own, with their standard errors where these are known.
+    Statistics over seed blocks are added if there are several, and whether the detector is at chance if it
+    is. Other metrics with the same sample count have columns of their own, with their standard errors
+    where these are known.
     """
     rows = main_metric(table)
     rows = rows.sort_values(list(NETWORK_ORDER), ascending=list(NETWORK_ORDER.values()))
     added = [] if (rows["seed_blocks"] == 1).all() else ["seed_blocks", "mean", "std"]
+    added += ["at_chance"] if rows["at_chance"].any() else []
     others = table[~table["metric"].str.startswith(FRECHET_PREFIXES)]
     for name, other in others.groupby("metric"):
         names = {"value": str(name), "standard_error": f"{name}: standard error"}

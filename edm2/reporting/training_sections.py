@@ -23,6 +23,8 @@ def training_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         for config, rows in training.items()
     )
     note = f"Non-finite gradient values set to zero, per step on average: {counts}."
+    for config, mark in outputs.nonfinite_steps.items():
+        note += f" Config {config}: the loss or gradients were not finite in {mark}."
     body = picture(figure, "Training curves of the denoisers.") + paragraph(note)
     return [("Training", body)]
 

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from edm2.params.errors import NotFiniteError
 
 
 @contextmanager
@@ -39,7 +42,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, tree: Any) -> None:
+    """
+    Raises:
+        NotFiniteError: a number is NaN or infinite, which JSON does not have.
+    """
+    for key, value in _numbers(tree):
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{path}: {key}: {value}: expected a finite number. Find the step that made it: see "
+                "the logs and tables of the stages before."
+            )
     write_text(path, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
+
+
+def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """The floats of a tree, by their keys: a.b.0."""
+    if isinstance(tree, float):
+        yield key, tree
+    elif isinstance(tree, Mapping | list | tuple):
+        for name, node in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _numbers(node, f"{key}.{name}" if key else str(name))
 
 
 def sha256(path: Path) -> str:

@@ -8,6 +8,11 @@ from typing import Any
 
 from edm2.runtime.files import write_text
 
+# metrics of trainings: values of gradients that were set to zero, after a prefix; the part of the steps
+# that are not finite, in rows that have some
+NONFINITE_GRADIENTS = "nonfinite_gradients"
+NONFINITE_STEPS = "train/nonfinite_steps"
+
 
 class Log:
     """A file of rows. Opening it drops an incomplete last line, which a killed process may leave."""

@@ -9,7 +9,9 @@ import torch
 
 from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, barrier, is_main_process
+from edm2.runtime.divergence import StepMonitor
 from edm2.runtime.interruption import Interrupted, signals
+from edm2.runtime.log import NONFINITE_STEPS
 from edm2.runtime.progress import Progress
 from edm2.runtime.state import State
 from edm2.runtime.tracking import Run
@@ -44,28 +46,63 @@ class MetricAccumulator:
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
+        # by the names that steps have in common: their sums and counts, float64 [names, 2]
+        self.sums: dict[tuple[str, ...], torch.Tensor] = {}
+        self.last_means: dict[str, float] = {}
 
-    def add(self, metrics: Metrics) -> None:
-        for key, value in metrics.items():
-            total, count = value if isinstance(value, tuple) else (value, 1.0)
-            total = torch.as_tensor(total, dtype=torch.float64).detach()
-            count = torch.as_tensor(count, dtype=torch.float64).to(total.device)
-            row = torch.stack([total, count])
-            self.sums[key] = self.sums[key].to(row.device) + row if key in self.sums else row
+    @torch.no_grad()
+    def add(self, metrics: Metrics) -> torch.Tensor:
+        """Add the metrics of a step. Returns whether all are finite, bool scalar on their device."""
+        names, row = tuple(metrics), _stack(metrics)
+        self.sums[names] = row + self.sums[names].to(row.device) if names in self.sums else row
+        return row.isfinite().all()
+
+    def latest(self) -> dict[str, float]:
+        """The means of this rank since the last log row; right after it, those of the row."""
+        return _means(self.sums) or self.last_means
 
     def compute_and_reset(self) -> dict[str, float]:
         """The means over all ranks, without metrics whose count is 0. Every rank must call this."""
-        totals = {key: all_reduce(self.sums[key]).tolist() for key in sorted(self.sums)}
-        self.sums = {}
-        return {key: total / count for key, (total, count) in totals.items() if count}
+        means = _means({names: all_reduce(row) for names, row in self.sums.items()})
+        self.sums, self.last_means = {}, means
+        return {name: mean for name, mean in means.items() if mean or name != NONFINITE_STEPS}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums over all ranks. Every rank must call this."""
-        return {key: all_reduce(self.sums[key].clone()) for key in sorted(self.sums)}
+        return {"sums": [(names, all_reduce(row.clone())) for names, row in self.sums.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums = {key: value if is_main_process() else value * 0 for key, value in state.items()}
+        factor = int(is_main_process())
+        self.sums = {tuple(names): row * factor for names, row in state["sums"]}
+
+
+def _stack(metrics: Metrics) -> torch.Tensor:
+    """Sum and count of each metric, float64 [metrics, 2], on the device of its first tensor.
+
+    Numbers get there without a copy from the host, for which a GPU would be waited for.
+    """
+    pairs = (value if isinstance(value, tuple) else (value, 1.0) for value in metrics.values())
+    parts = [part for pair in pairs for part in pair]
+    tensors = (part for part in parts if isinstance(part, torch.Tensor))
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    one = torch.ones((), dtype=torch.float64, device=device)
+
+    def on_device(part: Scalar) -> torch.Tensor:
+        if isinstance(part, torch.Tensor):
+            return part.to(device, torch.float64)
+        return one if part == 1 else torch.full_like(one, part)
+
+    return torch.stack([on_device(part) for part in parts]).view(-1, 2)
+
+
+def _means(sums: Mapping[tuple[str, ...], torch.Tensor]) -> dict[str, float]:
+    """Sum divided by count of each metric, sorted by name, without those whose count is 0."""
+    totals: dict[str, tuple[float, float]] = {}
+    for names, row in sums.items():
+        for name, (total, count) in zip(names, row.tolist(), strict=True):
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = (before[0] + total, before[1] + count)
+    return {name: total / count for name, (total, count) in sorted(totals.items()) if count}
 
 
 def train(
@@ -77,6 +114,8 @@ def train(
     run: Run,
     *,
     checkpoint_seconds: float,
+    nonfinite_patience: int | None,
+    remedy: str,
     every: Sequence[Every] = (),
     rollback: Callable[[int], None] = lambda nimg: None,
 ) -> None:
@@ -85,14 +124,19 @@ def train(
     Args:
         batches: batches(nimg) iterates over the batches from time nimg on, always the same ones.
         checkpoint_seconds: time between checkpoints.
+        nonfinite_patience: see `runtime.nonfinite_patience`.
+        remedy: what to do if the training diverges: which params to change, as sentences.
         every: actions at fixed times, after the step of that time.
         rollback: called on rank 0 with the time that training (re)starts from, to remove results of
             later times.
 
     Raises:
         Interrupted: after a signal, once the checkpoint of the current step is written.
+        DivergedError: steps are not finite for longer than the patience, or at the end; or the state
+            is not finite where a checkpoint is due. The checkpoints are from before that.
     """
     accumulator = MetricAccumulator()
+    monitor = StepMonitor(schedule, nonfinite_patience, remedy, state, run, accumulator.latest)
     nimg = _restore(task, accumulator, state)
     if is_main_process():
         rollback(nimg)
@@ -106,18 +150,20 @@ def train(
             batch = next(stream)
             nimg += schedule.batch
             metrics = task.step(batch, nimg)
-            accumulator.add(metrics)
+            accumulator.add(monitor.add(accumulator.add(metrics), metrics))
             if nimg % schedule.log_nimg == 0:
                 run.log(nimg, accumulator.compute_and_reset())
+                monitor.look(nimg)
             for event in every:
                 if nimg % event.nimg == 0:
-                    run.log(nimg, event.action(nimg))
+                    run.log(nimg, monitor.act(event.action, nimg))
             progress.advance(schedule.batch)
             signum, checkpoint_due = _max_over_ranks(
                 received[0] if received else 0, time.monotonic() - last_save >= checkpoint_seconds
             )
-            if signum or checkpoint_due or nimg >= schedule.duration_nimg:
-                _save(task, accumulator, state, nimg)
+            save = signum or checkpoint_due or nimg >= schedule.duration_nimg
+            if save and monitor.look(nimg):
+                _save(task, accumulator, monitor, state, nimg)
                 last_save = time.monotonic()
             if signum:
                 progress.close()
@@ -126,10 +172,13 @@ def train(
     progress.close()
 
 
-def _save(task: Task[Any], accumulator: MetricAccumulator, state: State, nimg: int) -> None:
-    sums = accumulator.state_dict()
+def _save(
+    task: Task[Any], accumulator: MetricAccumulator, monitor: StepMonitor, state: State, nimg: int
+) -> None:
+    sums, tree = accumulator.state_dict(), task.state_dict()
+    monitor.check_state(tree, nimg)
     if is_main_process():
-        state.save(nimg, {"nimg": nimg, "task": task.state_dict(), "averages": sums})
+        state.save(nimg, {"nimg": nimg, "task": tree, "averages": sums})
 
 
 def _restore(task: Task[Any], accumulator: MetricAccumulator, state: State) -> int:

@@ -6,6 +6,7 @@ the run goes on.
 
 import fcntl
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -63,6 +64,11 @@ class Run:
         if is_main_process() and self.mlflow is not None:
             self.mlflow.log_params(values)
 
+    def set_tag(self, key: str, value: str) -> None:
+        """Set a tag of the run in MLflow."""
+        if is_main_process() and self.mlflow is not None:
+            self.mlflow.set_tag(key, value)
+
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Log a file to MLflow."""
         if is_main_process() and self.mlflow is not None:
@@ -103,6 +109,7 @@ class MlflowLogger:
         self.open = partial(self._open, name, params, state, tags)
         self.metrics: list[tuple[str, float, int, int]] = []  # key, value, time in ms, step
         self.params: list[tuple[str, str]] = []
+        self.tags: list[tuple[str, str]] = []
         self.artifacts: list[tuple[Path, str]] = []
         self.last_flush = time.monotonic()
         self.retry_at = 0.0
@@ -112,14 +119,20 @@ class MlflowLogger:
         self._attempt(self._flush)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one row. Infinities become NaN, because SQL stores would turn them into large numbers."""
         now = int(time.time() * 1000)
-        self.metrics += [(key, value, now, step) for key, value in metrics.items()]
+        finite = {key: v if math.isfinite(v) else math.nan for key, v in metrics.items()}
+        self.metrics += [(key, value, now, step) for key, value in finite.items()]
         if time.monotonic() - self.last_flush > SECONDS_BETWEEN_FLUSHES:
             self._attempt(self._flush)
 
     def log_params(self, tree: Mapping[str, Any]) -> None:
         """Log all values by key path, cut to MLflow's length."""
         self._queue_params(tree)
+        self._attempt(self._flush)
+
+    def set_tag(self, key: str, value: str) -> None:
+        self.tags.append((key, value))
         self._attempt(self._flush)
 
     def log_artifact(self, path: Path, folder: str) -> None:
@@ -183,6 +196,9 @@ class MlflowLogger:
             params = [Param(*item) for item in self.params[:PARAMS_PER_BATCH]]
             self.client.log_batch(self.run_id, params=params)
             del self.params[: len(params)]
+        while self.tags:
+            self.client.set_tag(self.run_id, *self.tags[0])
+            del self.tags[0]
         while self.artifacts:
             path, folder = self.artifacts[0]
             self.client.log_artifact(self.run_id, str(path), folder or None)

@@ -187,7 +187,9 @@ class VaeTask:
             dict(losses)[name] * (1.0 if losses.gradient_normalization else float(norms[name]))
             for name in norms
         )
-        return 2.0 ** round(math.log2(math.sqrt(values) / norm)) if norm else 1.0
+        if not 0 < norm < math.inf:  # nothing to scale; what is not finite, the loop notices
+            return 1.0
+        return 2.0 ** round(math.log2(math.sqrt(values) / norm))
 
     def _combine_gradients(
         self, output: LossOutput, norms: Mapping[str, torch.Tensor]

@@ -8,6 +8,7 @@ import torch
 
 from edm2.data.images import ImageShards, image_sample, max_batch_size, to_float, to_uint8
 from edm2.data.shards import write_shard
+from edm2.params.errors import NotFiniteError
 from edm2.runtime.manifest import write_manifest
 
 EVERY_VALUE = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
@@ -119,3 +120,11 @@ def test_crops_are_enlarged_parts(tmp_path: Path) -> None:
     assert slopes.min() == pytest.approx(0.5, abs=0.05)
     assert slopes.max() == pytest.approx(1.0, abs=0.05)
     assert len(crops.unique(dim=0)) > 60  # different sides and positions
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite_are_no_image(value):
+    images = torch.zeros(2, 3, 4, 4)
+    images[1, 2, 3, 0] = value
+    with pytest.raises(NotFiniteError, match="1 of 96"):
+        to_uint8(images)

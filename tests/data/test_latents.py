@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from edm2.data.latents import LatentMoments, LatentShards, latent_metadata, latent_sample
 from edm2.data.normalization import Normalization
 from edm2.data.shards import write_shard
 from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
 from edm2.runtime.manifest import write_manifest
 
 
@@ -107,4 +109,26 @@ def test_a_constant_channel_is_refused(tmp_path: Path, latents) -> None:
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
+        latent_metadata(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("mean", np.nan), ("mean", -np.inf), ("mean", 7e4), ("std", np.nan)]
+)
+def test_latents_that_are_not_finite_in_16_bits_are_refused(latents, part, value) -> None:
+    """Float16 ends at 65504. The image is named."""
+    tensors = {"mean": latents[0][0].clone(), "std": latents[1][0].clone()}
+    tensors[part][2, 1, 3] = value
+    with pytest.raises(NotFiniteError, match=rf"00000007, {part} in float16: 1 of 48"):
+        latent_sample("00000007", tensors["mean"], tensors["std"], 0)
+
+
+def test_a_channel_that_is_not_finite_is_refused(tmp_path: Path, latents) -> None:
+    """NaN is below no limit."""
+    sample = latent_sample("0", latents[0][0], latents[1][0], 0)
+    mean = latents[0][0].half()
+    mean[1, 0, 0] = np.nan
+    sample["safetensors"] = save({"mean": mean, "std": latents[1][0].half()})
+    write_shard(tmp_path / "train-000000.tar", [sample])
+    with pytest.raises(NotFiniteError, match=f"{tmp_path}: means of the latent channels: 1 of 3"):
         latent_metadata(tmp_path)

@@ -21,6 +21,7 @@ from edm2.ema import (
 from edm2.ema import combine as combining
 from edm2.ema.combine import combine
 from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
 
 SHAPES = {"a.weight": (7, 11), "gain": (), "z": (3, 5, 2), "bias": (13,), "empty": (0, 4)}
 TIMES, LENGTHS, LATEST = (100, 200, 300, 400), (0.05, 0.10), 400
@@ -283,3 +284,18 @@ def test_snapshots_of_other_networks_are_refused_by_tensor(tmp_path, change, dif
         assert path.name in str(refused.value)
         refused.match(difference)
     assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_snapshot_that_is_not_finite_is_named(tmp_path, value):
+    """Whatever its weight in the sum, and whether the sums are written or kept in memory."""
+    store = make_store(tmp_path / "store")
+    damaged = store.path(store.snapshots[3])
+    tensors = load_file(damaged)
+    tensors["a.weight"].view(-1)[0] = value
+    save_file(tensors, damaged)
+    named = rf"{store.folder}: tensor a\.weight: .*{damaged.name}.*diverged"
+    with pytest.raises(NotFiniteError, match=named):
+        reconstruct_files(store, {tmp_path / "x.safetensors": Target(0.08)}, torch.float32)
+    with pytest.raises(NotFiniteError, match=named):
+        list(reconstruct(store, [0.08]))

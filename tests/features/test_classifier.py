@@ -9,6 +9,7 @@ from torch import nn
 from edm2.data.images import to_float
 from edm2.features.classifier import Classifier, load_classifier, save_classifier
 from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
 
 CPU = torch.device("cpu")
 
@@ -85,4 +86,12 @@ def test_damaged_weights_are_named(classifier: Classifier, tmp_path: Path, end) 
     path = tmp_path / "network.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + end)
     with pytest.raises(UserError, match=path.name):
+        load_classifier(tmp_path, CPU)
+
+
+def test_weights_that_are_not_finite_are_refused(classifier, tmp_path: Path) -> None:
+    with torch.no_grad():
+        classifier.embed.bias[2] = torch.nan
+    save_classifier(classifier, tmp_path)
+    with pytest.raises(NotFiniteError, match=rf"{tmp_path}: tensor embed.bias"):
         load_classifier(tmp_path, CPU)

@@ -9,7 +9,8 @@ import torch
 
 from edm2.data.images import ImageShards
 from edm2.features.classifier import Classifier
-from edm2.features.training import ClassifierTask, accuracy, batches, shift
+from edm2.features.training import Accuracy, ClassifierTask, accuracy, batches, shift
+from edm2.params.errors import NotFiniteError
 from edm2.params.features import Features
 from edm2.runtime.checkpoint import load_tree, save_tree
 from edm2.runtime.randomness import generator
@@ -73,12 +74,12 @@ def test_shifts_differ_between_epochs(images: ImageShards, features: Features) -
 
 def test_training_lowers_the_loss(images: ImageShards, features: Features) -> None:
     task, losses = task_of(features), []
-    before = accuracy(task.classifier, images, CPU)
+    before = accuracy(task.classifier, images, CPU).value
     for step, batch in enumerate(islice(batches(images, features, 0)(0), 20)):
         losses.append(float(task.step(batch, 16 * (step + 1))["train/loss"].detach()))
     assert losses[0] == pytest.approx(np.log(2), abs=0.4)  # chance level of two classes
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
-    assert accuracy(task.classifier, images, CPU) > max(before, 0.9)
+    assert accuracy(task.classifier, images, CPU).value > max(before, 0.9)
 
 
 def test_learning_rate_follows_the_schedule(images: ImageShards, features: Features) -> None:
@@ -110,4 +111,25 @@ def test_accuracy_is_the_fraction_of_correct_classes(images: ImageShards) -> Non
     def dark(x: torch.Tensor) -> torch.Tensor:  # class 0 for every image
         return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
 
-    assert accuracy(dark, images, CPU) == 0.5
+    assert accuracy(dark, images, CPU) == Accuracy(value=0.5, chance=0.5, count=48)
+
+
+def test_logits_that_are_not_finite_have_no_accuracy(images: ImageShards) -> None:
+    """NaN is at the first place of an argmax."""
+    with pytest.raises(NotFiniteError, match=r"logits .*features.lr"):
+        accuracy(lambda x: torch.full((len(x), 2), torch.nan), images, CPU)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "at_chance"),
+    [
+        (Accuracy(1.0, 1.0, 40), True),  # a single class
+        (Accuracy(0.5, 0.5, 100), True),
+        (Accuracy(0.55, 0.5, 100), True),  # one standard error: √(¼/100)
+        (Accuracy(0.56, 0.5, 100), False),
+        (Accuracy(0.89, 0.9, 100), True),  # worse than naming the class of 90 of 100 images
+        (Accuracy(0.94, 0.9, 100), False),
+    ],
+)
+def test_chance_is_the_share_of_the_most_frequent_class(accuracy, at_chance: bool) -> None:
+    assert accuracy.at_chance == at_chance

@@ -19,6 +19,7 @@ from edm2.metrics.reference import (
 )
 from edm2.metrics.statistics import Statistics, distance
 from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
 
 DIMS = 5
 
@@ -254,3 +255,12 @@ def test_a_reference_without_a_count_is_never_singular():
 def test_features_of_as_many_images_are_kept_as_the_paper_generates():
     """Metrics of pairs compare with as many real images as are generated: 50 000 in the paper."""
     assert MAX_KEPT_FEATURES >= 50_000
+
+
+@pytest.mark.parametrize("name", ["mean", "covariance"])
+def test_moments_that_are_not_finite_are_refused(tmp_path, name):
+    damaged = reference(features(50), 20)
+    getattr(damaged, name)[1] = np.nan
+    save(tmp_path, damaged)
+    with pytest.raises(NotFiniteError, match=r"statistics.npz: (mu|sigma)"):
+        load_reference(tmp_path, Detector(), "of digits")

@@ -8,8 +8,9 @@ from tiny import ROOT
 from edm2.metrics import frechet_distance, kernel_distance, precision, recall
 from edm2.metrics.collection import Collection
 from edm2.metrics.reference import build_reference
-from edm2.metrics.registry import MetricInputs, compute_metric
+from edm2.metrics.registry import MetricInputs, MetricValue, compute_metric
 from edm2.params import UserError, load
+from edm2.params.errors import NotFiniteError
 
 CPU = torch.device("cpu")
 DIMS = 4
@@ -154,3 +155,12 @@ def test_the_inception_score_uses_the_detectors_probabilities():
         assert metric.value == pytest.approx(np.mean(scores), rel=1e-5)
         assert metric.standard_error == pytest.approx(np.std(scores) / np.sqrt(10), rel=1e-4)
         assert (metric.reference, metric.singular) == (None, False)
+
+
+def test_a_metric_that_is_not_finite_is_refused(monkeypatch):
+    """A plug-in may compute anything."""
+    monkeypatch.setattr("edm2.metrics.registry.fd", lambda inputs: MetricValue(float("nan"), None))
+    data = features(20)
+    inputs = (collected(data, [20]), reference_from(data), 20, params(), Means(), CPU)
+    with pytest.raises(NotFiniteError, match="fd of 20 images with the detector means is nan"):
+        compute("fd", *inputs)

@@ -8,6 +8,7 @@ import torch
 
 from edm2.metrics.statistics import Statistics, distance, image_statistics, metric_name
 from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
 
 
 def features(count=200, dims=6, seed=0):
@@ -181,3 +182,16 @@ def test_metric_names_contain_the_number_of_samples(samples, name):
 )
 def test_only_the_frechet_distance_of_inception_is_called_fid(metric, detector, name):
     assert metric_name(detector, 50_000, metric) == name
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite_are_refused_by_detector(value):
+    class Diverged:
+        name, dims, fingerprint = "edges", 2, ""
+
+        def features(self, images):
+            return torch.tensor([[1.0, value]]).expand(len(images), 2)
+
+    images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    with pytest.raises(NotFiniteError, match="detector edges: 3 of 6 .*evaluation.detector"):
+        image_statistics([images], 3, Diverged(), torch.device("cpu"))

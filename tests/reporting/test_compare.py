@@ -159,3 +159,20 @@ def test_a_variant_has_mean_and_standard_deviation_over_its_seeds():
     assert table.loc["base", "psnr"] == "30 ± 1"  # sample standard deviation of 29, 30, 31
     assert table.loc["vae.variance=0", "psnr"] == "35"
     assert list(table.columns) == ["seeds", "psnr", "latent/std"]
+
+
+def test_a_metric_that_a_seed_does_not_have_has_no_mean():
+    """Exact reconstructions have no PSNR."""
+    metrics, params = VAES["b1"]
+    others = {key: value for key, value in metrics.items() if key != "psnr"}
+    table = variants_table({**VAES, "b1": (others, params)}).set_index("variant")
+    assert table.loc["base", "psnr"] == "nan ± nan"
+
+
+def test_a_classifier_at_chance_marks_a_variant():
+    """Its perceptual distances and those of its reconstructions are those of an untrained network."""
+    metrics, params = VAES["v0"]
+    marked = {**VAES, "v0": ({**metrics, "at_chance": True}, params)}
+    table = variants_table(marked).set_index("variant")
+    assert table["classifier at chance"].to_dict()["vae.variance=0"] == "yes"
+    assert table["classifier at chance"].count() == 1

@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from edm2.reporting.dynamics import by_bucket, draw_magnitudes, draw_updates, dynamics_table
+from edm2.reporting.dynamics import (
+    NOT_FINITE,
+    QUANTITIES,
+    by_bucket,
+    draw_magnitudes,
+    draw_updates,
+    dynamics_table,
+)
 
 TIMES = np.arange(1, 9) * 100
 BUCKETS = ("enc-8x8", "enc-4x4", "dec-4x4", "dec-8x8")
@@ -61,7 +68,7 @@ def test_configs_without_measurements_have_no_row():
 
 def test_times_without_measurement_are_left_out():
     rows = curves()
-    rows.loc[[0, 2], [c for c in rows if "/" in c and "weights" in c]] = np.nan
+    rows.loc[[0, 2], [c for c in rows if c.startswith(QUANTITIES)]] = np.nan
     assert list(by_bucket(rows, "weights_mean").index) == [200, 400, 500, 600, 700, 800]
 
 
@@ -98,3 +105,16 @@ def test_buckets_need_not_be_named_by_resolutions(tmp_path):
     """A backbone may group its parameters otherwise."""
     draw_magnitudes({"H": curves(buckets=("encoder", "mlp-late"))}, tmp_path / "magnitudes.png")
     assert (tmp_path / "magnitudes.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("quantity", "value"), [("activations", np.nan), ("weights", np.inf)])
+@pytest.mark.parametrize("rows", [[7], [3, 4, 5, 6, 7], list(range(8))])
+def test_measurements_that_are_not_finite_give_no_verdict(tmp_path, quantity, value, rows):
+    """Whether a few are, or all; what was finite keeps its verdict."""
+    table = curves()
+    table.loc[rows, [c for c in table if c.startswith(quantity)]] = value
+    (row,) = dynamics_table({"G": table}).to_dict("records")
+    for other in ("weights", "activations"):
+        verdict = NOT_FINITE if other == quantity else {"weights": "flat"}.get(other, "bounded")
+        assert row[f"{other}: observed"] == verdict
+    draw_magnitudes({"G": table}, tmp_path / "magnitudes.png")

@@ -29,8 +29,8 @@ TRAINING = {
     },
 }
 METRICS = {
-    "features": {"accuracy_held_out": 0.98},
-    "vae": {"psnr": 30.0, "ssim": 0.9},
+    "features": {"accuracy_held_out": 0.98, "accuracy_of_chance": 0.1, "at_chance": False},
+    "vae": {"psnr": 30.0, "ssim": 0.9, "perceptual_classifier": 0.1},
     "baselines": {"held_out/fd_classifier_200": 5.0, "reconstructions/fd_classifier_200": 6.0},
 }
 
@@ -44,21 +44,25 @@ def write_picture(path):
 def stage_outputs(tmp_path):
     """Outputs of the stages for some configs; each is swept over time, tensors and guidance."""
 
-    def write(*configs, trained=True):
+    def write(*configs, trained=True, at_chance=False, steps=None):
         for folder in ("fid", "training", *METRICS):
             (tmp_path / folder).mkdir()
         for stage, metrics in METRICS.items():
+            if stage == "features":
+                metrics = metrics | {"at_chance": at_chance}
             (tmp_path / stage / "metrics.json").write_text(json.dumps(metrics))
         (tmp_path / "vae/curves.csv").write_text("nimg\n")
         write_picture(tmp_path / "vae/reconstructions.png")
         training = pd.DataFrame(TRAINING if trained else {"nimg": []})
+        if steps is not None:
+            training["train/nonfinite_steps"] = steps
         for config in configs:
             table = concatenated(
                 network_rows((3.0, 1.0, 2.0)),
                 network_rows((4.0, 2.0, 3.0), nimg=500),
                 network_rows((2.0, 1.5, 3.0), tensors="*-affine"),
                 network_rows((2.0, 0.5, 1.0), guidance=2.0),
-            ).assign(config=config)
+            ).assign(config=config, at_chance=at_chance)
             table.to_csv(tmp_path / f"fid/{config}.csv", index=False)
             training.to_csv(tmp_path / f"training/{config}.csv", index=False)
             for network in table["network"].unique():
@@ -134,3 +138,36 @@ def test_without_training_there_are_no_training_curves(stage_outputs, tmp_path):
     assert headings == [h for h in HEADINGS if h != "Training dynamics"]
     for name in ("training", "magnitudes", "updates"):  # outs of the stage
         assert (tmp_path / f"{name}.png").exists()
+
+
+@pytest.mark.slow
+def test_a_detector_at_chance_is_said_wherever_its_numbers_are(stage_outputs):
+    page = write_page(stage_outputs("G", at_chance=True))
+    sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
+    with_note = {heading for heading, body in sections.items() if "untrained network" in body}
+    assert with_note == {"EMA length", "Ablation", "Baselines", "VAE", "All networks"}
+    assert "vae.backbone to vgg16" in sections["VAE"]
+
+
+@pytest.mark.slow
+def test_steps_that_are_not_finite_are_said(stage_outputs, tmp_path):
+    page = write_page(stage_outputs("G", steps=[None, 0.5]))
+    sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
+    for heading in ("Ablation", "Training"):
+        assert "25.00% of the steps, first before 1000 images" in sections[heading]
+    (mark,) = pd.read_csv(tmp_path / "ablation.csv")["ours: training not finite"]
+    assert mark.startswith("25.00%")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_training_that_was_never_finite_has_a_report(stage_outputs, monkeypatch, tmp_path, value):
+    """Its curves are empty, and its dynamics have no verdict."""
+    finite = ("nimg", "train/lr", "train/nonfinite_gradients", "weights_max", "weights_mean")
+    diverged = {k: v if k.startswith(finite) else [value] * 2 for k, v in TRAINING.items()}
+    monkeypatch.setattr(f"{__name__}.TRAINING", diverged)
+    page = write_page(stage_outputs("G", steps=[1.0, 1.0]))
+    assert "100.00% of the steps, first before 500 images" in page
+    (row,) = pd.read_csv(tmp_path / "dynamics.csv").to_dict("records")
+    assert row["activations: observed"] == row["relative update"] == "not finite"
+    assert row["weights: observed"] == "grow"

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, barrier, data_parallel, process_group, ranks
+from edm2.runtime.divergence import DivergedError, StepMonitor
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import MetricAccumulator, train
@@ -57,7 +59,17 @@ def interrupted(nimg: int) -> Iterator[int]:
 
 def start(state: State, batches: Callable[[int], Iterator[int]]) -> Steps:
     task = Steps()
-    train("toy", task, batches, SCHEDULE, state, Run(Log(state.log), None), checkpoint_seconds=1e9)
+    train(
+        "toy",
+        task,
+        batches,
+        SCHEDULE,
+        state,
+        Run(Log(state.log), None),
+        checkpoint_seconds=1e9,
+        nonfinite_patience=None,
+        remedy="",
+    )
     return task
 
 
@@ -71,6 +83,21 @@ def reductions() -> dict[str, Any]:
         "max": all_reduce(values.clone(), "max").tolist(),
         "means": accumulator.compute_and_reset(),
     }
+
+
+def streak() -> list[object]:
+    """A step that is finite on all ranks, one that is not on rank 1, one that is on none."""
+    schedule = Training(batch=4, duration_nimg=400, log_nimg=4)
+    run = Run(Log(Path(f"unused{ranks().rank}")), None)
+    monitor = StepMonitor(schedule, 8, "", State(Path("unused")), run, dict)
+    looks: list[object] = []
+    for step, finite in enumerate((True, ranks().rank == 0, False), 1):
+        monitor.add(torch.tensor(finite), {})
+        try:
+            looks.append(monitor.look(4 * step))
+        except DivergedError as error:
+            looks.append([error.since, error.nimg])
+    return looks
 
 
 def gradient() -> list[list[float]]:
@@ -155,6 +182,7 @@ with process_group(CPU):
     results = {
         **reductions(),
         "gradient": gradient(),
+        "streak": streak(),
         "denoiser_steps": denoiser_steps(),
         "vae_steps": vae_steps(),
         **resuming(),

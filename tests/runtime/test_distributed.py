@@ -90,6 +90,12 @@ def test_means_of_metrics_are_over_all_ranks(results: list[dict[str, Any]]) -> N
         assert result["means"] == {"whole": 1.5, "parts": 3.0}
 
 
+def test_ranks_stop_together_when_one_is_not_finite(results: list[dict[str, Any]]) -> None:
+    """Rank 1 is not from 8 images on, rank 0 from 12; the patience of 8 images ends at 12."""
+    for result in results:
+        assert result["streak"] == [True, False, [8, 12]]
+
+
 def test_gradients_are_those_of_the_whole_batch(results: list[dict[str, Any]]) -> None:
     rng = np.random.default_rng(0)
     x, y, w = rng.normal(size=(6, 3)), rng.normal(size=(6, 1)), np.array([[1.0, -2.0, 0.5]])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edm2.params.errors import NotFiniteError
 from edm2.runtime.files import describe, link, remove, replacing, sha256, write_json, write_text
 
 
@@ -127,3 +128,10 @@ def test_description_changes_with_name_size_and_modification_time(tmp_path: Path
     assert len(set(descriptions)) == 4
     assert describe([tmp_path / "b"]) == descriptions[-1]
     assert len(describe([tmp_path / "b"] * 3).splitlines()) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_json_holds_finite_numbers_only(tmp_path: Path, value: float) -> None:
+    with pytest.raises(NotFiniteError, match=rf"b: metrics.1.psnr: {value}"):
+        write_json(tmp_path / "b", {"n": 3, "metrics": [1.0, {"psnr": value}]})
+    assert not (tmp_path / "b").exists()

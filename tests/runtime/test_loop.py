@@ -1,5 +1,6 @@
 """The training loop: logs, events, checkpoints, signals, resuming."""
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from edm2.params.errors import NotFiniteError
 from edm2.params.section import Training
+from edm2.runtime.divergence import DivergedError
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import Every, MetricAccumulator, train
@@ -72,9 +75,11 @@ def start(
     state: State,
     batches: Callable[[int], Iterator[torch.Tensor]] = image_numbers,
     checkpoint_seconds: float = 1e9,
+    task: Walk | None = None,
+    nonfinite_patience: int | None = 12,
     **options: Any,
 ) -> Walk:
-    task = Walk()
+    task = task or Walk()
     train(
         "toy",
         task,
@@ -83,6 +88,8 @@ def start(
         state,
         Run(Log(state.log), None),
         checkpoint_seconds=checkpoint_seconds,
+        nonfinite_patience=nonfinite_patience,
+        remedy="Lower toy.lr.",
         **options,
     )
     return task
@@ -125,16 +132,7 @@ def test_an_event_runs_after_the_step_of_its_time(state: State) -> None:
     task = Walk()
     last_steps = []
     event = Every(20, lambda nimg: last_steps.append(max(task.steps)) or {})
-    train(
-        "toy",
-        task,
-        image_numbers,
-        SCHEDULE,
-        state,
-        Run(Log(state.log), None),
-        checkpoint_seconds=1e9,
-        every=[event],
-    )
+    start(state, task=task, every=[event])
     assert last_steps == [20, 40]
 
 
@@ -237,3 +235,108 @@ def test_means_weight_parts_by_their_counts() -> None:
     }  # (6 + 2) / (2 + 6); no c: its count is 0
     assert accumulator.compute_and_reset() == {}
     assert other.compute_and_reset() == {"a": 3.0, "b": 1.0}
+
+
+# Steps that are not finite
+
+
+class Failing(Walk):
+    """A walk whose loss is NaN, or whose gradients are set to zero, after the steps at some times."""
+
+    def __init__(self, nan: range = range(0), zeroed: range = range(0)) -> None:
+        super().__init__()
+        self.nan, self.zeroed = nan, zeroed
+
+    def step(self, batch: torch.Tensor, nimg: int) -> dict[str, Any]:
+        loss = torch.tensor(math.nan if nimg in self.nan else 1.0)
+        zeroed = torch.tensor(5 if nimg in self.zeroed else 0)
+        metrics = {"train/loss": loss, "train/nonfinite_gradients": zeroed}
+        return super().step(batch, nimg) | metrics
+
+
+LOSS, GRADIENTS = ("train/loss",), ("Gradients", " 5 of their values")
+
+
+@pytest.mark.parametrize(("kind", "texts"), [("nan", LOSS), ("zeroed", GRADIENTS)])
+@pytest.mark.parametrize(("seconds", "stop", "saved"), [(0.0, 28, 16), (1e9, 36, None)])
+def test_a_training_ends_when_its_patience_is_exhausted(
+    state: State, kind: str, texts: tuple[str, ...], seconds: float, stop: int, saved: int, capsys
+) -> None:
+    """From 20 images on no step is finite. A checkpoint is due after each step, or only log rows (24,
+    36) look; the patience is 12 images. The last checkpoint is from before.
+    """
+    task = Failing(**{kind: range(20, 41)})
+    with pytest.raises(DivergedError) as error:
+        start(state, task=task, checkpoint_seconds=seconds)
+    assert (error.value.since, error.value.nimg) == (20, stop)
+    for text in (*texts, "since 20 images", f"at {stop} images", "Lower toy.lr."):
+        assert text in str(error.value)
+    assert capsys.readouterr().err.count("since 20 images") == 1
+    tree = state.restore()
+    assert (tree and tree["nimg"]) == saved
+
+
+def test_a_training_that_ended_continues_from_before(state: State) -> None:
+    with pytest.raises(DivergedError, match="checkpoint-000000000016"):
+        start(state, task=Failing(nan=range(20, 41)), checkpoint_seconds=0.0)
+    task = start(state, task=Failing())
+    assert list(task.steps) == list(range(4, 41, 4))
+    assert all(row["train/loss"] == 1 for row in read_log(state.log))
+
+
+def test_a_few_steps_that_are_not_finite_mark_their_log_row(state: State, capsys) -> None:
+    """One of three steps between two rows; no checkpoint is written while it is the latest."""
+    saved: list[int] = []
+    seen = Every(4, lambda nimg: saved.append(len(state.checkpoints())) or {})
+    task = Failing(nan=range(16, 17), zeroed=range(28, 29))
+    start(state, task=task, checkpoint_seconds=0.0, every=[seen])
+    shares = [row.get("train/nonfinite_steps") for row in read_log(state.log)]
+    assert shares == [None, pytest.approx(1 / 3), pytest.approx(1 / 3)]
+    assert [row["train/loss"] for row in read_log(state.log)] == [1, "nan", 1]
+    assert "since 16 images: train/loss" in capsys.readouterr().err
+    assert state.restore()["nimg"] == 40
+
+
+def test_no_checkpoint_is_written_while_steps_are_not_finite(state: State) -> None:
+    task = Failing(nan=range(16, 23))
+    batches = with_action(16, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        start(state, batches, checkpoint_seconds=0.0, task=task)  # stops at 20
+    assert state.restore()["nimg"] == 12
+
+
+def test_without_patience_only_the_state_ends_a_training(state: State) -> None:
+    task = Failing(nan=range(20, 41))
+    start(state, task=task, nonfinite_patience=None)
+    assert state.restore()["nimg"] == 40
+    assert read_log(state.log)[-1]["train/nonfinite_steps"] == 1
+
+
+def test_a_state_that_is_not_finite_is_never_saved(state: State) -> None:
+    task = Failing()
+    task.total += math.inf
+    with pytest.raises(DivergedError, match="at 40 images. Not finite: total"):
+        start(state, task=task, nonfinite_patience=None)
+    assert not state.checkpoints()
+
+
+def test_a_training_must_not_end_on_a_loss_that_is_not_finite(state: State) -> None:
+    """Nor with no finite step at all, however long the patience; zeroed gradients at times may be."""
+    with pytest.raises(DivergedError) as error:
+        start(state, task=Failing(nan=range(40, 41)), nonfinite_patience=1000)
+    assert error.value.since == error.value.nimg == 40
+    start(state, task=Failing(zeroed=range(36, 41)), nonfinite_patience=1000)
+
+
+def test_zeroed_gradients_in_every_step_of_a_training_end_it(state: State) -> None:
+    with pytest.raises(DivergedError) as error:
+        start(state, task=Failing(zeroed=range(41)), nonfinite_patience=1000)
+    assert (error.value.since, error.value.nimg) == (4, 40)
+
+
+def test_an_action_that_needs_finite_values_ends_the_training(state: State) -> None:
+    def evaluate(nimg: int) -> dict[str, float]:
+        raise NotFiniteError("images: 3 values.")
+
+    with pytest.raises(DivergedError, match="at 16 images. images: 3 values. Lower toy.lr."):
+        start(state, every=[Every(16, evaluate)])

@@ -298,3 +298,14 @@ def test_nonfinite_gradients_are_counted_and_skipped() -> None:
     metrics = task.step(batch, BATCH)
     assert int(metrics["train/nonfinite_gradients"]) > 0
     assert all(p.isfinite().all() for p in task.network.parameters())
+
+
+def test_a_diverged_network_in_float16_has_metrics_that_say_so() -> None:
+    """Without gradient normalization the scale of gradients depends on norms, which are NaN."""
+    params = vae_params(TINY, losses__gradient_normalization=False)
+    task = make_task(params, torch.float16)
+    with torch.no_grad():
+        task.network.decoder[0].weight.fill_(torch.nan)
+    metrics = floats(task.step(make_batch(params), BATCH))
+    assert math.isnan(metrics["train/perceptual"])
+    assert metrics["train/nonfinite_gradients"] > 0

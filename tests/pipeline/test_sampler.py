@@ -1,0 +1,50 @@
+"""Networks and samples that are not finite make no images."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edm2.params import load
+from edm2.params.errors import NotFiniteError
+from edm2.pipeline.networks import load_networks
+from edm2.pipeline.paths import sweep_folder
+from edm2.pipeline.sampler import Sampler
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def sampler(project):
+    project(sampling__batch=4)
+    return Sampler(load("params.yaml").of("G"), "G", CPU)
+
+
+def test_a_network_that_is_not_finite_is_refused(sampler):
+    network = sweep_folder("G") / load_networks("G")[0].file
+    tensors = load_file(network)
+    name = "enc.4x4-block0.conv0.weight"
+    tensors[name].view(-1)[7] = torch.inf
+    network.unlink()  # a link
+    save_file(tensors, network)
+    with pytest.raises(NotFiniteError, match=rf"{network}: .*\({name}\)"):
+        sampler.denoise(network, None, 1.0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_samples_that_are_not_finite_are_refused_by_network_and_seed(sampler, value):
+    """The second batch of four has them in the images of seeds 15 and 17."""
+    network = sweep_folder("G") / load_networks("G")[0].file
+    denoise, calls = sampler.denoise(network, None, 1.0), []
+
+    def diverging(x, sigma, labels):
+        calls.append(len(x))
+        out = denoise(x, sigma, labels)
+        if len(calls) > 5:  # three steps of Heun's method
+            out[[1, 3], 0, 0, 0] = value
+        return out
+
+    seeds = range(10, 18)
+    images = sampler.images(diverging, seeds, sampler.labels(seeds))
+    assert next(images).samples.dtype == torch.uint8
+    with pytest.raises(NotFiniteError, match=rf"{network}, guidance 1: 2 of 4 .*\(seeds 15, 17\)"):
+        next(images)
