@@ -1,0 +1,107 @@
+"""A run's side of the process that delivers to MLflow: start it, pass on what it says, end it in time."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import edm2
+from edm2.params.checks import project_root
+from edm2.runtime.delivery.outbox import Outbox
+
+MARK = "edm2-delivery "  # of lines that are meant; MLflow may print others
+READY, ALIVE, NOTE, FAILED = "ready", "alive", "note", "failed"
+
+SECONDS_OF_FLUSH = 10.0  # how long the end of a run waits for the last values, at most
+SECONDS_OF_SILENCE = 3.0  # of a store that is asked at the end of a run
+SECONDS_AFTER_FAILURE = 0.5  # for a store that did not answer before
+
+
+class Courier:
+    """Starts the process for the outbox of a run.
+
+    A process and not a thread: MLflow's import alone would hold Python's lock for two seconds, and a
+    process that waits for a store can be ended.
+    """
+
+    def __init__(self, outbox: Outbox, store: str) -> None:
+        self.outbox, self.store = outbox, store
+        self.heard: float | None = None  # when the store was last heard of
+        self.failing = False
+        self.process: subprocess.Popen[str] | None = None
+        path = os.pathsep.join(
+            [str(Path(edm2.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "edm2.runtime.delivery", str(outbox.folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=project_root(),
+                env={**os.environ, "PYTHONPATH": path, "DVC_ROOT": str(project_root())},
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            self._fail(str(error))
+        else:
+            self.listener = threading.Thread(target=self._listen, daemon=True)
+            self.listener.start()
+
+    def close(self) -> None:
+        """Wait a few seconds until everything is delivered, then end the process."""
+        if self.process is not None:
+            self._end(self.process)
+        if self.outbox.is_pending:
+            print(
+                f"warning: not everything has reached MLflow ({self.store}). The rest is kept in "
+                f"{self.outbox.folder}; the next run delivers it, or `edm2 track sync`.",
+                file=sys.stderr,
+            )
+
+    def _end(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdin is not None
+        process.stdin.close()
+        begin = time.monotonic()
+        while process.poll() is None and time.monotonic() < self._limit(begin):
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        self.listener.join(SECONDS_OF_SILENCE)  # its last lines come before what follows
+
+    def _limit(self, begin: float) -> float:
+        """When to stop waiting: sooner for a store that is silent. What starts is not silent."""
+        if self.failing:
+            return begin + SECONDS_AFTER_FAILURE
+        limit = begin + SECONDS_OF_FLUSH
+        return (
+            limit if self.heard is None else min(limit, max(begin, self.heard) + SECONDS_OF_SILENCE)
+        )
+
+    def _listen(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if not line.startswith(MARK):
+                continue
+            kind, _, text = line.removeprefix(MARK).rstrip("\n").partition(" ")
+            self.heard = time.monotonic()
+            if kind == NOTE:
+                print(text, file=sys.stderr)
+            elif kind == FAILED:
+                self._fail(text)
+            elif kind == ALIVE:
+                self.failing = False
+
+    def _fail(self, reason: str) -> None:
+        if not self.failing:
+            print(
+                f"warning: logging to MLflow failed ({self.store}: {reason}). It is tried again, less "
+                "and less often; the local log is complete.",
+                file=sys.stderr,
+            )
+        self.failing = True
