@@ -41,7 +41,7 @@ ui: setup
 	mkdir -p .mlflow
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	  $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
-	  --backend-store-uri sqlite:///$(CURDIR)/.mlflow/mlflow.db
+	  --backend-store-uri sqlite:///.mlflow/mlflow.db
 
 constraints:
 	$(BIN)/pip freeze --exclude-editable > constraints.txt

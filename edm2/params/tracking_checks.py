@@ -25,13 +25,15 @@ def tracking_problems(params: Params, root: Path) -> Iterator[Problem]:
         key = f"{VARIABLE} (environment; tracking.uri is null)"
         uri = os.environ.get(VARIABLE) or None
     fix = None if uri is None else _fix(uri, root)
+    if fix is not None and key != "tracking.uri":
+        fix += " Or unset the variable."
     if fix is not None:
         yield Problem(key, uri, EXPECTED, fix)
 
 
 def sqlite_path(uri: str, root: Path) -> Path:
     """The file of a store `sqlite:///PATH`; a relative PATH starts at the root of the project."""
-    return root / unquote(uri.removeprefix(SQLITE).partition("?")[0])
+    return root / unquote(uri.removeprefix(SQLITE))
 
 
 def _fix(uri: str, root: Path) -> str | None:
@@ -40,6 +42,8 @@ def _fix(uri: str, root: Path) -> str | None:
     scheme = scheme.lower().partition("+")[0]
     if not uri.strip():
         return "Set it to null."
+    if uri == "databricks":
+        return None
     if not colon or "/" in scheme or scheme == "file":
         folder = unquote(rest.removeprefix("//") if scheme == "file" else uri).rstrip("/")
         return (
@@ -59,10 +63,12 @@ def _sqlite_fix(uri: str, root: Path) -> str | None:
     if not uri.startswith(SQLITE):
         name = uri.partition(":")[2].lstrip("/") or "my.db"
         return f"Write it with three slashes, four before an absolute path: {SQLITE}{name}"
+    if "?" in uri:
+        return "Remove what follows `?`, or write %3F if it is part of the name."
     path = sqlite_path(uri, root)
     if path == root or path.name == ":memory:":
         return f"Nothing is kept without a file: {SQLITE}my.db"
-    if path.is_dir():
+    if os.path.isdir(path):  # false for names that the file system refuses
         return f"{path} is a folder; name a file: {uri.rstrip('/')}/my.db"
     return None
 

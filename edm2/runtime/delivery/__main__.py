@@ -18,7 +18,7 @@ from edm2.runtime.delivery.outbox import Outbox, outboxes
 
 SECONDS_BETWEEN = 10.0
 MAX_SECONDS_BETWEEN = 600.0  # after failures; doubled each time
-SECONDS_OF_AN_ATTEMPT = 60
+SECONDS_OF_SILENCE = 60  # after which an attempt ends
 
 
 class DeadlineReached(BaseException):
@@ -54,8 +54,9 @@ def _attempt(deliverer: Deliverer, own: Outbox) -> bool:
             _tell(READY)
             for _ in deliverer.deliver(own):
                 _tell(ALIVE)
+                signal.alarm(SECONDS_OF_SILENCE)
     except DeadlineReached:
-        _tell(FAILED, f"no answer within {SECONDS_OF_AN_ATTEMPT} s")
+        _tell(FAILED, f"no answer within {SECONDS_OF_SILENCE} s")
     except Exception as error:  # whatever MLflow raises
         _tell(FAILED, describe(error))
     else:
@@ -67,12 +68,13 @@ def _sweep(deliverer: Deliverer, root: Path, own: Outbox) -> None:
     """Deliver what earlier runs left for the same store, which has just answered."""
     tracking = own.description["tracking"]
     for outbox in outboxes(root):
-        if outbox.folder == own.folder or not outbox.is_pending or outbox.is_running:
-            continue
-        if outbox.description["tracking"] != tracking:
+        if outbox.folder == own.folder or outbox.is_running:
             continue
         with suppress(Exception, DeadlineReached), _deadline():
+            if outbox.description["tracking"] != tracking:
+                continue
             for _ in deliverer.deliver(outbox):
+                signal.alarm(SECONDS_OF_SILENCE)
                 if _has_ended(0):
                     return
 
@@ -89,7 +91,7 @@ def _tell(kind: str, text: str = "") -> None:
 
 @contextmanager
 def _deadline() -> Iterator[None]:
-    signal.alarm(SECONDS_OF_AN_ATTEMPT)
+    signal.alarm(SECONDS_OF_SILENCE)
     try:
         yield
     finally:

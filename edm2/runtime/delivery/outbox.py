@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,12 @@ class Outbox:
         write_json(self.folder / "run.json", description)
         with self.path.open("ab+") as file:
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+            size = file.truncate(file.read().rfind(b"\n") + 1)
+        receipt = self.receipt
+        if max(receipt.values, receipt.files) > size:  # the end was lost in a power cut
+            self.receipt = replace(
+                receipt, values=min(receipt.values, size), files=min(receipt.files, size)
+            )
 
     def add(self, **entry: Any) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -10,11 +10,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tiny import ROOT
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 class Courier:
     """Delivers in this process, at the end of the run."""
 
-    said: list[str] = []
+    said: ClassVar[list[str]] = []
 
     def __init__(self, outbox: Outbox, store: str) -> None:
         self.outbox = outbox
@@ -47,10 +47,10 @@ class Courier:
 
 
 @pytest.fixture(autouse=True)
-def deliver_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def deliver_in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(tracking, "Courier", Courier)
     monkeypatch.setattr(Courier, "said", [])
-    yield Courier.said
+    return Courier.said
 
 
 @pytest.fixture(scope="module")
@@ -295,11 +295,11 @@ def test_a_moved_project_keeps_its_files_together(
     old, new = tmp_path / "old", tmp_path / "new"
     run_id = run(old)
     old.rename(new)
-    assert run(new, nimg=8) == run_id
+    second = run(new, "g", nimg=8)
     assert not old.exists()
-    store = new / ".mlflow/mlflow.db"
     location = (new / ".mlflow/artifacts/tests").as_uri()
-    assert query(store, "SELECT artifact_uri FROM runs") == [(f"{location}/{run_id}/artifacts",)]
+    uris = query(new / ".mlflow/mlflow.db", "SELECT run_uuid, artifact_uri FROM runs")
+    assert dict(uris) == {name: f"{location}/{name}/artifacts" for name in (run_id, second)}
     assert "was moved" in deliver_in_this_process[0]
 
 
