@@ -1,9 +1,10 @@
 """The process that delivers the outbox of one run: `python -m edm2.runtime.delivery STATE_FOLDER`.
 
-It ends after its stdin does: its run has ended, or was killed. It says to its stdout what the courier of the
-run has to know, in lines that begin with MARK.
+It ends after a line on its stdin, when its run has ended, or when its run was killed. It says to its
+stdout what the courier of the run has to know, in lines that begin with MARK.
 """
 
+import os
 import select
 import signal
 import sys
@@ -16,6 +17,7 @@ from edm2.runtime.delivery.courier import ALIVE, FAILED, MARK, NOTE, READY
 from edm2.runtime.delivery.deliver import Deliverer, describe
 from edm2.runtime.delivery.outbox import Outbox, outboxes
 
+PARENT = os.getppid()
 SECONDS_BETWEEN = 10.0
 MAX_SECONDS_BETWEEN = 600.0  # after failures; doubled each time
 SECONDS_OF_SILENCE = 60  # after which an attempt ends
@@ -80,8 +82,11 @@ def _sweep(deliverer: Deliverer, root: Path, own: Outbox) -> None:
 
 
 def _has_ended(seconds: float) -> bool:
-    """Wait until stdin ends, at most for `seconds`. Whether it has ended."""
-    return bool(select.select([sys.stdin], [], [], seconds)[0])
+    """Wait until the run has ended, at most for `seconds`. Whether it has.
+
+    The run's other processes may hold our stdin open when the run was killed.
+    """
+    return bool(select.select([sys.stdin], [], [], seconds)[0]) or os.getppid() != PARENT
 
 
 def _tell(kind: str, text: str = "") -> None:

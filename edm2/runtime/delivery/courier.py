@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import edm2
@@ -15,7 +16,8 @@ MARK = "edm2-delivery "  # of lines that are meant; MLflow may print others
 READY, ALIVE, NOTE, FAILED = "ready", "alive", "note", "failed"
 
 SECONDS_OF_FLUSH = 10.0  # how long the end of a run waits for the last values, at most
-SECONDS_OF_SILENCE = 3.0  # of a store that is asked at the end of a run
+SECONDS_OF_START = 5.0  # for a process that still imports MLflow, or makes a store
+SECONDS_OF_SILENCE = 2.0  # for a store that is asked and does not answer
 SECONDS_AFTER_FAILURE = 0.5  # for a store that did not answer before
 
 
@@ -65,22 +67,25 @@ class Courier:
 
     def _end(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdin is not None
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended
+            process.stdin.write("end\n")
+            process.stdin.close()
         begin = time.monotonic()
         while process.poll() is None and time.monotonic() < self._limit(begin):
             time.sleep(0.02)
+        if self.heard is None and process.poll() is None:
+            return  # it has not begun yet, on a busy machine: it ends by itself, after one attempt
         process.kill()
         process.wait()
         self.listener.join(SECONDS_OF_SILENCE)  # its last lines come before what follows
 
     def _limit(self, begin: float) -> float:
-        """When to stop waiting: sooner for a store that is silent. What starts is not silent."""
+        """When to stop waiting: sooner for a process that has not begun, and for a silent store."""
+        if self.heard is None:
+            return begin + SECONDS_OF_START
         if self.failing:
             return begin + SECONDS_AFTER_FAILURE
-        limit = begin + SECONDS_OF_FLUSH
-        return (
-            limit if self.heard is None else min(limit, max(begin, self.heard) + SECONDS_OF_SILENCE)
-        )
+        return min(begin + SECONDS_OF_FLUSH, max(begin, self.heard) + SECONDS_OF_SILENCE)
 
     def _listen(self) -> None:
         assert self.process is not None
@@ -89,10 +94,11 @@ class Courier:
             if not line.startswith(MARK):
                 continue
             kind, _, text = line.removeprefix(MARK).rstrip("\n").partition(" ")
-            self.heard = time.monotonic()
             if kind == NOTE:
                 print(text, file=sys.stderr)
-            elif kind == FAILED:
+                continue
+            self.heard = time.monotonic()
+            if kind == FAILED:
                 self._fail(text)
             elif kind == ALIVE:
                 self.failing = False

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class SqliteStore:
                     "killed. It is made again; what there was is in the files *.half-made beside it."
                 )
             if not path.exists() or path.stat().st_size == 0:
+                for rest in path.parent.glob(f".{escape(path.name)}.*.partial"):
+                    rest.unlink()  # of a process that was killed
                 _write(path, _empty_store())
         self.inode = path.stat().st_ino
         self.memory: sqlite3.Connection | None = None

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from hashlib import sha256
@@ -42,11 +43,12 @@ class Store:
     def __init__(self, uri: str | None, experiment: str, root: Path, say: Say) -> None:
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        with _quiet():
-            from mlflow import MlflowClient
+        from mlflow import MlflowClient
 
+        with _quiet():
             self.say, self.name = say, experiment
             self.sqlite = _sqlite(uri, root, say)
+            self.folder = None if self.sqlite is None else _artifacts(self.sqlite.path, experiment)
             self.client: Any = MlflowClient(uri if self.sqlite is None else self.sqlite.uri)
             self.experiment = ""  # its id, once it is open
 
@@ -61,7 +63,7 @@ class Store:
     def open_experiment(self) -> None:
         """Find, restore or create the experiment."""
         experiment = self.client.get_experiment_by_name(self.name)
-        location = None if self.sqlite is None else _artifacts(self.sqlite.path, self.name)
+        location = None if self.folder is None else _uri(self.folder)
         if experiment is None:
             self.experiment = self.client.create_experiment(self.name, location, EXPERIMENT_TAGS)
             return
@@ -84,7 +86,7 @@ class Store:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return False
-        if self._is_deleted(run_id):
+        if run.info.lifecycle_stage == "deleted":
             experiment = self.client.get_experiment(run.info.experiment_id)
             if experiment.lifecycle_stage == "deleted":
                 self.client.restore_experiment(run.info.experiment_id)
@@ -129,6 +131,12 @@ class Store:
         return []
 
     def log_file(self, run_id: str, path: Path, folder: str) -> None:
+        if self.folder is not None:
+            own = self.folder / run_id / "artifacts"
+            if self.client.get_run(run_id).info.artifact_uri == _uri(own):
+                (own / folder).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, own / folder / path.name)  # MLflow changes non-UTF-8 paths
+                return
         self.client.log_artifact(run_id, str(path), folder or None)
 
     def set_status(self, run_id: str, status: str, time: int) -> None:
@@ -147,12 +155,15 @@ def _sqlite(uri: str | None, root: Path, say: Say) -> SqliteStore | None:
     return SqliteStore(sqlite_path(uri, root), say) if uri.startswith(SQLITE) else None
 
 
-def _artifacts(path: Path, experiment: str) -> str:
-    """URI of the folder for the artifacts of an experiment: beside the store."""
+def _artifacts(path: Path, experiment: str) -> Path:
+    """The folder for the artifacts of an experiment: beside the store."""
     plain = re.fullmatch(r"\w[\w .-]{0,99}", experiment)
     name = experiment if plain else sha256(experiment.encode()).hexdigest()[:16]
-    folder = "artifacts" if path.parent.name == ".mlflow" else "mlruns"
-    return "file://" + quote(os.fsencode(path.parent / folder / name))
+    return path.parent / ("artifacts" if path.parent.name == ".mlflow" else "mlruns") / name
+
+
+def _uri(path: Path) -> str:
+    return f"file://{quote(os.fsencode(path))}"
 
 
 def _was_moved(old: str, new: str) -> bool:
@@ -163,11 +174,11 @@ def _was_moved(old: str, new: str) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the migrations of the store, and undo their changes of the root logger."""
+    """Silence MLflow, and undo what the migrations of a store change in the root logger."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("alembic", "mlflow", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
     try:
         yield
     finally:

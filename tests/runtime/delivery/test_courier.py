@@ -53,7 +53,7 @@ open({str(outbox.folder / "delivered.json")!r}, "w").write(json.dumps({receipt})
 @pytest.mark.parametrize(
     ("limit", "code"),
     [
-        ("SECONDS_OF_FLUSH", "time.sleep(60)"),
+        ("SECONDS_OF_FLUSH", "while True: tell('alive'); time.sleep(0.01)"),
         ("SECONDS_OF_SILENCE", "tell('ready'); time.sleep(60)"),
         ("SECONDS_AFTER_FAILURE", "tell('failed it is down'); time.sleep(60)"),
     ],
@@ -64,14 +64,22 @@ def test_the_end_does_not_wait_for_a_silent_store(
     for name in ("SECONDS_OF_FLUSH", "SECONDS_OF_SILENCE", "SECONDS_AFTER_FAILURE"):
         monkeypatch.setattr(courier, name, 0.1 if name == limit else 60.0)
     this = start(outbox, monkeypatch, code)
-    if limit != "SECONDS_OF_FLUSH":
-        wait_for_line(this)
+    wait_for_line(this)
     this.close()
     assert this.process is not None
     assert this.process.returncode == -9
     error = capsys.readouterr().err
     assert "edm2 track sync" in error
     assert ("it is down" in error) == (limit == "SECONDS_AFTER_FAILURE")
+
+
+def test_a_process_that_only_starts_is_left_to_deliver(outbox: Outbox, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(courier, "SECONDS_OF_START", 0.1)
+    this = start(outbox, monkeypatch, "sys.stdin.read(); time.sleep(0.3); sys.exit(7)")
+    this.close()
+    assert "edm2 track sync" in capsys.readouterr().err
+    assert this.process is not None
+    assert this.process.wait() == 7
 
 
 def test_failures_are_said_once(outbox: Outbox, monkeypatch, capsys) -> None:

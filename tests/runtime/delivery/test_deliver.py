@@ -10,12 +10,13 @@ import pytest
 
 from edm2.params import Params
 from edm2.params.checks import project_root
-from edm2.runtime.delivery import deliver, store
+from edm2.runtime.delivery import store
 from edm2.runtime.delivery.deliver import Deliverer, describe
 from edm2.runtime.delivery.destination import destination, with_password
 from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.state import open_state
 
+TRACKING = {"uri": "http://example.com", "experiment": "tests"}
 DOWN = ConnectionError("no route to host")
 
 
@@ -78,34 +79,19 @@ class Client:
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
-    """The client of every store; MLflow's own is not made."""
+    """The client of every store."""
     client = Client()
-
-    class Store(store.Store):
-        def __init__(self, uri: Any, experiment: str, root: Path, say: Any) -> None:
-            self.uri, self.name, self.say, self.sqlite, self.client = (
-                uri,
-                experiment,
-                say,
-                None,
-                client,
-            )
-
-    monkeypatch.setattr(deliver, "Store", Store)
+    monkeypatch.setattr("mlflow.MlflowClient", lambda uri: client)
     return client
 
 
 @pytest.fixture
 def outbox(root: Path) -> Outbox:
     """Two metrics, three params, two files, and a status at each end."""
-    return make_outbox(root)
-
-
-def make_outbox(root: Path, name: str = "f", uri: str | None = None) -> Outbox:
-    folder = root / ".state" / "s" / name
+    folder = root / ".state" / "s" / "f"
     folder.mkdir(parents=True)
     outbox = Outbox(folder)
-    outbox.open({"name": "s G", "tags": {}, "tracking": {"uri": uri, "experiment": "tests"}})
+    outbox.open({"name": "s G", "tags": {}, "tracking": TRACKING})
     outbox.add_status("RUNNING")
     outbox.add(params={"a": "1", "b": "2", "c": "3"})
     for name in ("params.json", "figure.png"):
@@ -217,7 +203,7 @@ def test_another_store_gets_the_whole_run(client: Client, outbox: Outbox, send) 
 def test_a_run_that_was_killed_is_marked(client: Client, root: Path, send) -> None:
     with open_state("s", "f") as state:
         outbox = Outbox(state.folder)
-        outbox.open({"name": "s", "tags": {}, "tracking": {"uri": None, "experiment": "tests"}})
+        outbox.open({"name": "s", "tags": {}, "tracking": TRACKING})
         outbox.add_status("RUNNING")
         send(outbox)
         assert not outbox.is_pending

@@ -103,6 +103,7 @@ FOLDERS = [
     "back\\slash",
     "new\nline",
     "100%",
+    os.fsdecode(b"caf\xe9"),
     "/".join(["l" * 120] * 6),
 ]
 
