@@ -18,6 +18,7 @@ def sync(project: ProjectContext) -> int:
     A run that goes on delivers its own values. The exit status is 1 if something cannot be delivered.
     """
     from edm2.runtime.delivery.deliver import Deliverer, describe, is_unreachable
+    from edm2.runtime.delivery.destination import without_password
     from edm2.runtime.delivery.outbox import outboxes
 
     root = project.enter()
@@ -31,10 +32,12 @@ def sync(project: ProjectContext) -> int:
             if store in problems:  # it would be waited for again
                 raise ConnectionError(problems[store])
             count = sum(deliverer.deliver(outbox))
+        except ModuleNotFoundError:
+            raise  # MLflow is not installed
         except Exception as error:  # whatever MLflow raises
             failures += 1
             if is_unreachable(error):
-                problems[store] = f"{store} does not answer"
+                problems[store] = f"{without_password(store or '')} does not answer"
             click.echo(f"{folder}: cannot be delivered now ({describe(error)}).")
         else:
             click.echo(f"{folder}: {count} values and files delivered.")

@@ -68,7 +68,7 @@ def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[R
         return
     outbox = _open_outbox(name, params, state, tags)
     goal = destination(params)
-    courier = Courier(outbox, goal.name or ".mlflow")
+    courier = Courier(outbox, goal.name)
     if goal.from_environment:
         print(f"{name}: MLflow logs to {goal.name} ({VARIABLE}).", file=sys.stderr)
     status = "FINISHED"
@@ -87,7 +87,7 @@ def _open_outbox(name: str, params: Params, state: State, tags: Mapping[str, str
     goal, tree = destination(params), params.model_dump(mode="json")
     outbox = Outbox(state.folder)
     is_new = not outbox.size
-    tracking = {"uri": goal.name, "experiment": goal.experiment}
+    tracking = {"uri": goal.kept, "experiment": goal.experiment}
     outbox.open({"name": name, "tags": _tags(params, tags), "tracking": tracking})
     outbox.add_status("RUNNING")
     if is_new:

@@ -22,9 +22,14 @@ class Destination:
     from_environment: bool = False
 
     @property
-    def name(self) -> str | None:
-        """The URI without its password, as it is shown and kept on disk."""
-        return None if self.uri is None else _without_password(self.uri)
+    def name(self) -> str:
+        """The store, as it is shown."""
+        return ".mlflow" if self.uri is None else without_password(self.uri)
+
+    @property
+    def kept(self) -> str | None:
+        """The URI, as it is kept on disk: passwords of the environment stay there."""
+        return self.name if self.from_environment else self.uri
 
 
 def destination(params: Params) -> Destination:
@@ -38,10 +43,11 @@ def destination(params: Params) -> Destination:
 def with_password(uri: str | None) -> str | None:
     """A URI that was kept on disk, with the password that MLFLOW_TRACKING_URI has for it."""
     current = os.environ.get(VARIABLE)
-    return current if current and uri == _without_password(current) else uri
+    return current if current and uri == without_password(current) else uri
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """A URI with *** for its password."""
     parts = urlsplit(uri)
     user, at, host = parts.netloc.rpartition("@")
     if ":" not in user:

@@ -240,8 +240,14 @@ def test_passwords_come_from_the_environment(
         "https://me:secret@example.org/x",
         "https://me:***@example.org/x",
     )
-    assert with_password(goal.name) == goal.uri
+    assert goal.kept is not None
+    assert "secret" not in goal.kept
+    assert with_password(goal.kept) == goal.uri
     assert with_password("https://me:***@elsewhere.org") == "https://me:***@elsewhere.org"
+    section = params.tracking.model_copy(update={"uri": "https://you:secret@example.org"})
+    goal = destination(params.model_copy(update={"tracking": section}))
+    assert (goal.kept, goal.name) == (section.uri, "https://you:***@example.org")
+    assert with_password(goal.kept) == section.uri
 
 
 def test_an_error_is_described_by_its_cause() -> None:
