@@ -26,7 +26,7 @@ def tracking_problems(params: Params, root: Path) -> Iterator[Problem]:
         uri = os.environ.get(VARIABLE) or None
     fix = None if uri is None else _fix(uri, root)
     if fix is not None and key != "tracking.uri":
-        fix += " Or unset the variable."
+        fix = f"Unset the variable, or change it. {fix}"
     if fix is not None:
         yield Problem(key, uri, EXPECTED, fix)
 

@@ -1,5 +1,6 @@
 """Deliver outboxes to their stores."""
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -63,22 +64,26 @@ class Deliverer:
             receipt = replace(receipt, values=position)
             count = 0
             with store.session():
-                if "status" in batch[-1]:
-                    receipt = replace(receipt, status=batch[-1]["status"])
-                    store.set_status(run_id, receipt.status, batch[-1]["time"])
-                else:
-                    kind, items = _items(batch)
-                    refused = store.log(run_id, kind, items)
-                    count = len(items) - len(refused)
-                    if refused:
-                        names = ", ".join(dict.fromkeys(refused))
-                        self.say(f"MLflow refuses these {kind}; the local log has them: {names}.")
+                if batch and "status" in batch[0]:
+                    receipt = replace(receipt, status=batch[0]["status"])
+                    store.set_status(run_id, receipt.status, batch[0]["time"])
+                elif batch:
+                    count = self._log(store, run_id, batch)
             outbox.receipt = receipt
             yield count
         if receipt.status == "RUNNING" and not outbox.is_running:
             with store.session():
                 store.set_status(run_id, "KILLED", now())
             outbox.receipt = replace(receipt, status="KILLED")
+
+    def _log(self, store: Store, run_id: str, batch: Sequence[Entry]) -> int:
+        """Log metrics or params; returns how many MLflow has taken."""
+        kind, items = _items(batch)
+        refused = store.log(run_id, kind, items)
+        if refused:
+            names = ", ".join(dict.fromkeys(refused))
+            self.say(f"MLflow refuses these {kind}; the local log has them: {names}.")
+        return len(items) - len(refused)
 
     def _deliver_files(self, store: Store, outbox: Outbox) -> Iterator[int]:
         receipt = outbox.receipt
@@ -130,8 +135,8 @@ def _batches(entries: Iterable[tuple[Entry, int]]) -> Iterator[tuple[list[Entry]
             batch.append(entry)
             kind, size = this, size + more
         end = position
-    if batch:
-        yield batch, end
+    if end:
+        yield batch, end  # empty if only files are left
 
 
 def _items(batch: Sequence[Entry]) -> tuple[str, list[Any]]:
@@ -148,7 +153,7 @@ def _items(batch: Sequence[Entry]) -> tuple[str, list[Any]]:
 
 
 def describe(error: BaseException) -> str:
-    """An error of MLflow in one line: the cause that it wraps."""
+    """An error of MLflow in one line: the error of the network, file or database that it wraps."""
     cause = _cause(error)
     return f"{type(cause).__name__}: {cause}".strip().splitlines()[0][:300]
 
@@ -159,6 +164,10 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
+    """The innermost error of the system behind an error; the error itself if there is none."""
+    cause, inner = error, error.__cause__ or error.__context__
+    while inner is not None:
+        if isinstance(inner, (OSError, sqlite3.Error)):
+            cause = inner
+        inner = inner.__cause__ or inner.__context__
+    return cause

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from glob import escape
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -60,8 +59,7 @@ class SqliteStore:
                 _write(path, _empty_store())
         self.inode = path.stat().st_ino
         self.memory: sqlite3.Connection | None = None
-        name = sha256(os.fsencode(path)).hexdigest()[:16] + f"-{self.inode}"
-        self.uri = _register(name, self._connect, in_memory=self._too_long)
+        self.uri = _register(self._connect, in_memory=self._too_long)
 
     @property
     def is_in_place(self) -> bool:
@@ -135,7 +133,7 @@ def _empty_store() -> bytes:
 
     memory = sqlite3.connect(":memory:")
     with closing(memory):
-        MlflowClient(_register(f"new-{time.time_ns()}", lambda: memory, in_memory=True))
+        MlflowClient(_register(lambda: memory, in_memory=True))
         return memory.serialize()
 
 
@@ -158,15 +156,12 @@ def _open(path: Path) -> sqlite3.Connection:
         raise type(error)(f"{path}: {error}") from None
 
 
-def _register(name: str, connect: Callable[[], sqlite3.Connection], in_memory: bool) -> str:
-    """A URI for MLflow whose connections `connect` makes."""
+def _register(connect: Callable[[], sqlite3.Connection], in_memory: bool) -> str:
+    """A new URI for MLflow whose connections `connect` makes."""
     _listen()
-    _connectors[f"edm2-{name}"] = connect
-    return (
-        f"sqlite:///file:edm2-{name}?mode=memory&uri=true"
-        if in_memory
-        else f"sqlite:///edm2-{name}"
-    )
+    name = f"edm2-{time.time_ns()}-{len(_connectors)}"
+    _connectors[name] = connect
+    return f"sqlite:///file:{name}?mode=memory&uri=true" if in_memory else f"sqlite:///{name}"
 
 
 @cache
@@ -175,7 +170,7 @@ def _listen() -> None:
     from sqlalchemy.engine import Engine
 
     def connect(dialect: Any, record: Any, args: Any, options: Any) -> sqlite3.Connection | None:
-        name = re.search(r"edm2-[\w-]+", Path(str(args[0])).name) if args else None
+        name = re.search(r"edm2-\d+-\d+", Path(str(args[0])).name) if args else None
         connector = _connectors.get(name[0]) if name else None
         return connector() if connector else None  # None: SQLAlchemy connects
 

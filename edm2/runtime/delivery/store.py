@@ -62,11 +62,8 @@ class Store:
 
     def open_experiment(self) -> None:
         """Find, restore or create the experiment."""
-        experiment = self.client.get_experiment_by_name(self.name)
         location = None if self.folder is None else _uri(self.folder)
-        if experiment is None:
-            self.experiment = self.client.create_experiment(self.name, location, EXPERIMENT_TAGS)
-            return
+        experiment = self.client.get_experiment_by_name(self.name) or self._create(location)
         self.experiment = experiment.experiment_id
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(self.experiment)
@@ -144,6 +141,17 @@ class Store:
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status, time)
+
+    def _create(self, location: str | None) -> Any:
+        """The new experiment, which another process may create at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_experiment(self.name, location, EXPERIMENT_TAGS)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return self.client.get_experiment_by_name(self.name)
 
     def _is_deleted(self, run_id: str) -> bool:
         return self.client.get_run(run_id).info.lifecycle_stage == "deleted"

@@ -206,6 +206,9 @@ def test_a_run_that_was_killed_is_marked(client: Client, root: Path, send) -> No
         outbox.open({"name": "s", "tags": {}, "tracking": TRACKING})
         outbox.add_status("RUNNING")
         send(outbox)
+        (outbox.folder / "a.png").touch()
+        outbox.add_artifact(outbox.folder / "a.png")
+        send(outbox)
         assert not outbox.is_pending
         assert client.status == ["RUNNING"]
     assert outbox.is_pending
@@ -251,8 +254,8 @@ def test_passwords_come_from_the_environment(
 
 
 def test_an_error_is_described_by_its_cause() -> None:
-    error = RuntimeError("retries\nexceeded")
-    error.__cause__ = DOWN
+    error, retry = RuntimeError("exceeded"), RuntimeError("retry")
+    error.__context__, retry.__cause__ = retry, DOWN
     assert describe(error) == "ConnectionError: no route to host"
     assert describe(RuntimeError("retries\nexceeded")) == "RuntimeError: retries"
     assert describe(TimeoutError()) == "TimeoutError:"
