@@ -1,6 +1,7 @@
 """A run's side of the process that delivers to MLflow: start it, pass on what it says, end it in time."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -76,7 +77,8 @@ class Courier:
         if self.heard is None and process.poll() is None:
             return  # it has not begun yet, on a busy machine: it ends by itself, after one attempt
         process.kill()
-        process.wait()
+        if (status := process.wait()) not in (0, -signal.SIGKILL):
+            self._fail(f"its process ended with status {status}")
         self.listener.join(SECONDS_OF_SILENCE)  # its last lines come before what follows
 
     def _limit(self, begin: float) -> float:

@@ -91,6 +91,14 @@ def test_failures_are_said_once(outbox: Outbox, monkeypatch, capsys) -> None:
     assert capsys.readouterr().err.count("it is down") == 1
 
 
+def test_a_process_that_falls_is_said(outbox: Outbox, monkeypatch, capsys) -> None:
+    this = start(outbox, monkeypatch, "sys.exit(7)")
+    assert this.process is not None
+    this.process.wait()
+    this.close()
+    assert "status 7" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_without_a_process(outbox: Outbox, monkeypatch, capsys) -> None:
     def fail(*args: Any, **options: Any) -> None:
         raise OSError("no memory")
