@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edm2.params.checks import project_root
-from edm2.runtime.delivery.courier import ALIVE, FAILED, MARK, NOTE, READY
+from edm2.runtime.delivery.courier import ALIVE, FAILED, IDLE, MARK, NOTE, READY
 from edm2.runtime.delivery.deliver import Deliverer, describe
 from edm2.runtime.delivery.outbox import Outbox, outboxes
 
@@ -62,6 +62,7 @@ def _attempt(deliverer: Deliverer, own: Outbox) -> bool:
     except Exception as error:  # whatever MLflow raises
         _tell(FAILED, describe(error))
     else:
+        _tell(IDLE)
         return True
     return False
 

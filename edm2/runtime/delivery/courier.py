@@ -14,12 +14,13 @@ from edm2.params.checks import project_root
 from edm2.runtime.delivery.outbox import Outbox
 
 MARK = "edm2-delivery "  # of lines that are meant; MLflow may print others
-READY, ALIVE, NOTE, FAILED = "ready", "alive", "note", "failed"
+# a store is asked, has answered, or failed; all is delivered; a line for the user
+READY, ALIVE, FAILED, IDLE, NOTE = "ready", "alive", "failed", "idle", "note"
 
 SECONDS_OF_FLUSH = 10.0  # how long the end of a run waits for the last values, at most
 SECONDS_OF_START = 5.0  # for a process that still imports MLflow, or makes a store
 SECONDS_OF_SILENCE = 2.0  # for a store that is asked and does not answer
-SECONDS_AFTER_FAILURE = 0.5  # for a store that did not answer before
+SECONDS_AFTER_FAILURE = 0.5  # for a store that has been silent or failing before
 
 
 class Courier:
@@ -32,7 +33,7 @@ class Courier:
     def __init__(self, outbox: Outbox, store: str) -> None:
         self.outbox, self.store = outbox, store
         self.heard: float | None = None  # when the store was last heard of
-        self.failing = False
+        self.failing = self.idle = False
         self.process: subprocess.Popen[str] | None = None
         path = os.pathsep.join(
             [str(Path(edm2.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -87,7 +88,9 @@ class Courier:
             return begin + SECONDS_OF_START
         if self.failing:
             return begin + SECONDS_AFTER_FAILURE
-        return min(begin + SECONDS_OF_FLUSH, max(begin, self.heard) + SECONDS_OF_SILENCE)
+        asked = max(begin, self.heard) if self.idle else self.heard
+        silent = max(asked + SECONDS_OF_SILENCE, begin + SECONDS_AFTER_FAILURE)
+        return min(begin + SECONDS_OF_FLUSH, silent)
 
     def _listen(self) -> None:
         assert self.process is not None
@@ -99,7 +102,7 @@ class Courier:
             if kind == NOTE:
                 print(text, file=sys.stderr)
                 continue
-            self.heard = time.monotonic()
+            self.heard, self.idle = time.monotonic(), kind == IDLE
             if kind == FAILED:
                 self._fail(text)
             elif kind == ALIVE:

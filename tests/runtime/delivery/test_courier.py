@@ -54,15 +54,16 @@ open({str(outbox.folder / "delivered.json")!r}, "w").write(json.dumps({receipt})
     ("limit", "code"),
     [
         ("SECONDS_OF_FLUSH", "while True: tell('alive'); time.sleep(0.01)"),
-        ("SECONDS_OF_SILENCE", "tell('ready'); time.sleep(60)"),
+        ("SECONDS_OF_SILENCE", "tell('idle'); time.sleep(60)"),
         ("SECONDS_AFTER_FAILURE", "tell('failed it is down'); time.sleep(60)"),
     ],
 )
 def test_the_end_does_not_wait_for_a_silent_store(
     outbox: Outbox, monkeypatch, capsys, limit: str, code: str
 ) -> None:
-    for name in ("SECONDS_OF_FLUSH", "SECONDS_OF_SILENCE", "SECONDS_AFTER_FAILURE"):
+    for name in ("SECONDS_OF_FLUSH", "SECONDS_OF_SILENCE"):
         monkeypatch.setattr(courier, name, 0.1 if name == limit else 60.0)
+    monkeypatch.setattr(courier, "SECONDS_AFTER_FAILURE", 0.1)
     this = start(outbox, monkeypatch, code)
     wait_for_line(this)
     this.close()
@@ -71,6 +72,16 @@ def test_the_end_does_not_wait_for_a_silent_store(
     error = capsys.readouterr().err
     assert "edm2 track sync" in error
     assert ("it is down" in error) == (limit == "SECONDS_AFTER_FAILURE")
+
+
+@pytest.mark.parametrize(("line", "limit"), [("ready", 0.5), ("idle", 2.0)])
+def test_a_store_that_was_silent_before_the_end_gets_less_time(
+    outbox: Outbox, monkeypatch, line: str, limit: float
+) -> None:
+    this = start(outbox, monkeypatch, f"tell('{line}')")
+    this.listener.join()
+    assert this.heard is not None
+    assert this._limit(this.heard + 60) == this.heard + 60 + limit
 
 
 def test_a_process_that_only_starts_is_left_to_deliver(outbox: Outbox, monkeypatch, capsys) -> None:
