@@ -14,6 +14,7 @@ from edm2.cli.model import model
 from edm2.cli.params import params
 from edm2.cli.project import ProjectContext
 from edm2.cli.sample import sample
+from edm2.cli.track import track
 from edm2.cli.verify import verify
 from edm2.params.errors import UserError
 from edm2.runtime.failures import explain, prepare_streams, report
@@ -41,7 +42,7 @@ def edm2(context: click.Context, project: str | None) -> None:
     context.obj = ProjectContext(project)
 
 
-for command in (params, ema, sample, compare, model, verify):
+for command in (params, ema, sample, compare, model, verify, track):
     edm2.add_command(command)
 
 

@@ -15,6 +15,7 @@ from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.patterns import alternatives
 from edm2.params.resolution import contradictions, resolve
 from edm2.params.seams import SOURCES
+from edm2.params.tracking_checks import tracking_problems
 from edm2.params.training_checks import (
     denoiser_problems,
     level_problems,
@@ -62,6 +63,7 @@ def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[
     yield from evaluation_problems(params, root)
     yield from _compiler(params)
     yield from guidance_problems(params, world_size, root)
+    yield from tracking_problems(params, root)
 
 
 def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem]:

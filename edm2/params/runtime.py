@@ -46,5 +46,10 @@ class Runtime(Section):
 
 class Tracking(Section):
     mlflow: bool = Field(description="log to MLflow besides the local files")
-    uri: str | None = Field(description="MLflow store; null: SQLite below .mlflow/ of the project")
-    experiment: Annotated[str, Field(min_length=1)] = Field(description="MLflow experiment")
+    uri: str | None = Field(
+        description="MLflow store, like http://host:5000 or sqlite:///file.db (from the project root); "
+        "null: MLFLOW_TRACKING_URI, or SQLite below .mlflow/ of the project"
+    )
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] = Field(
+        description="MLflow experiment"
+    )

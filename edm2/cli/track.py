@@ -1,0 +1,46 @@
+"""`edm2 track`: what runs have logged, and MLflow."""
+
+import click
+
+from edm2.cli.project import ProjectContext
+
+
+@click.group()
+def track() -> None:
+    """MLflow's view of the runs."""
+
+
+@track.command()
+@click.pass_obj
+def sync(project: ProjectContext) -> int:
+    """Deliver to MLflow what it has not taken yet, of all runs of the project.
+
+    A run that goes on delivers its own values. The exit status is 1 if something cannot be delivered.
+    """
+    from edm2.runtime.delivery.deliver import Deliverer, describe, is_unreachable
+    from edm2.runtime.delivery.destination import without_password
+    from edm2.runtime.delivery.outbox import outboxes
+
+    root = project.enter()
+    deliverer = Deliverer(root, click.echo)
+    pending = [outbox for outbox in outboxes(root) if outbox.is_pending and not outbox.is_running]
+    problems: dict[str | None, str] = {}  # by store
+    failures = 0
+    for outbox in pending:
+        folder, store = outbox.folder.relative_to(root), outbox.description["tracking"]["uri"]
+        try:
+            if store in problems:  # it would be waited for again
+                raise ConnectionError(problems[store])
+            count = sum(deliverer.deliver(outbox))
+        except ModuleNotFoundError:
+            raise  # MLflow is not installed
+        except Exception as error:  # whatever MLflow raises
+            failures += 1
+            if is_unreachable(error):
+                problems[store] = f"{without_password(store or '')} does not answer"
+            click.echo(f"{folder}: cannot be delivered now ({describe(error)}).")
+        else:
+            click.echo(f"{folder}: {count} values and files delivered.")
+    if not pending:
+        click.echo("Everything is delivered.")
+    return int(failures > 0)

@@ -1,0 +1,112 @@
+"""The process that delivers the outbox of one run: `python -m edm2.runtime.delivery STATE_FOLDER`.
+
+It ends after a line on its stdin, when its run has ended, or when its run was killed. It says to its
+stdout what the courier of the run has to know, in lines that begin with MARK.
+"""
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edm2.params.checks import project_root
+from edm2.runtime.delivery.courier import ALIVE, FAILED, IDLE, MARK, NOTE, READY
+from edm2.runtime.delivery.deliver import Deliverer, describe
+from edm2.runtime.delivery.outbox import Outbox, outboxes
+
+PARENT = os.getppid()
+SECONDS_BETWEEN = 10.0
+MAX_SECONDS_BETWEEN = 600.0  # after failures; doubled each time
+SECONDS_OF_SILENCE = 60  # after which an attempt ends
+
+
+class DeadlineReached(BaseException):
+    """No Exception, so that no retry of MLflow takes it for one."""
+
+
+def main() -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # they are for the run, which then closes stdin
+    signal.signal(signal.SIGALRM, _raise_deadline)
+    own = Outbox(Path(sys.argv[1]))
+    root = project_root()
+    deliverer = Deliverer(root, lambda text: _tell(NOTE, text))
+    wait, swept, ended = 0.0, False, False
+    while True:
+        if not _attempt(deliverer, own):
+            wait = min(max(2 * wait, SECONDS_BETWEEN), MAX_SECONDS_BETWEEN)
+        else:
+            wait = SECONDS_BETWEEN
+            if not swept and not ended:
+                swept = True
+                _sweep(deliverer, root, own)
+        if ended:
+            return
+        ended = _has_ended(wait)
+
+
+def _attempt(deliverer: Deliverer, own: Outbox) -> bool:
+    """Deliver what there is; whether the store has taken it."""
+    try:
+        with _deadline():
+            deliverer.open(own)
+            _tell(READY)
+            for _ in deliverer.deliver(own):
+                _tell(ALIVE)
+                signal.alarm(SECONDS_OF_SILENCE)
+    except DeadlineReached:
+        _tell(FAILED, f"no answer within {SECONDS_OF_SILENCE} s")
+    except Exception as error:  # whatever MLflow raises
+        _tell(FAILED, describe(error))
+    else:
+        _tell(IDLE)
+        return True
+    return False
+
+
+def _sweep(deliverer: Deliverer, root: Path, own: Outbox) -> None:
+    """Deliver what earlier runs left for the same store, which has just answered."""
+    tracking = own.description["tracking"]
+    for outbox in outboxes(root):
+        if outbox.folder == own.folder or outbox.is_running:
+            continue
+        with suppress(Exception, DeadlineReached), _deadline():
+            if outbox.description["tracking"] != tracking:
+                continue
+            for _ in deliverer.deliver(outbox):
+                signal.alarm(SECONDS_OF_SILENCE)
+                if _has_ended(0):
+                    return
+
+
+def _has_ended(seconds: float) -> bool:
+    """Wait until the run has ended, at most for `seconds`. Whether it has.
+
+    The run's other processes may hold our stdin open when the run was killed.
+    """
+    return bool(select.select([sys.stdin], [], [], seconds)[0]) or os.getppid() != PARENT
+
+
+def _tell(kind: str, text: str = "") -> None:
+    with suppress(OSError):  # the run was killed
+        print(f"{MARK}{kind} {' '.join(text.splitlines())}", flush=True)
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    signal.alarm(SECONDS_OF_SILENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def _raise_deadline(signum: int, frame: object) -> None:
+    raise DeadlineReached
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Deliver outboxes to their stores."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+from edm2.runtime.delivery.destination import with_password
+from edm2.runtime.delivery.outbox import Entry, Outbox, Receipt, now
+from edm2.runtime.delivery.store import BATCHES, Say, Store
+
+
+class Deliverer:
+    """Delivers outboxes of one project, and keeps the connection to each store while it works.
+
+    Args:
+        root: root of the project.
+        say: takes lines for the user.
+    """
+
+    def __init__(self, root: Path, say: Say) -> None:
+        self.root, self.say = root, say
+        self.stores: dict[tuple[str | None, str], Store] = {}
+
+    def open(self, outbox: Outbox) -> Store:
+        """The connection to the store of an outbox. Nothing is asked of a store on a server yet."""
+        key = _key(outbox.description)
+        store = self.stores.get(key)
+        if store is None or not store.is_in_place:
+            uri, experiment = key
+            store = Store(with_password(uri), experiment, self.root, self.say)
+            self.stores[key] = store
+        return store
+
+    def deliver(self, outbox: Outbox) -> Iterator[int]:
+        """Send what is not delivered; yields after each step how many values and files it sent.
+
+        Values go first, so that a file that cannot be sent holds none of them up.
+
+        Raises:
+            Exception: whatever MLflow raises. The receipt says what was delivered before.
+        """
+        with outbox.delivering() as is_mine:
+            if not is_mine or not outbox.is_pending:
+                return
+            description = outbox.description
+            key = _key(description)
+            try:
+                store = self.open(outbox)
+                with store.session():
+                    receipt = _open_run(store, outbox, description, key[0])
+                yield 0
+                yield from self._deliver_values(store, outbox, receipt)
+                yield from self._deliver_files(store, outbox)
+            except BaseException:
+                self.stores.pop(key, None)
+                raise
+
+    def _deliver_values(self, store: Store, outbox: Outbox, receipt: Receipt) -> Iterator[int]:
+        run_id = receipt.run_id
+        for batch, position in _batches(outbox.entries(receipt.values)):
+            receipt = replace(receipt, values=position)
+            count = 0
+            with store.session():
+                if batch and "status" in batch[0]:
+                    receipt = replace(receipt, status=batch[0]["status"])
+                    store.set_status(run_id, receipt.status, batch[0]["time"])
+                elif batch:
+                    count = self._log(store, run_id, batch)
+            outbox.receipt = receipt
+            yield count
+        if receipt.status == "RUNNING" and not outbox.is_running:
+            with store.session():
+                store.set_status(run_id, "KILLED", now())
+            outbox.receipt = replace(receipt, status="KILLED")
+
+    def _log(self, store: Store, run_id: str, batch: Sequence[Entry]) -> int:
+        """Log metrics, params or tags; returns how many MLflow has taken."""
+        kind, items = _items(batch)
+        refused = store.log(run_id, kind, items)
+        if refused:
+            names = ", ".join(dict.fromkeys(refused))
+            self.say(f"MLflow refuses these {kind}; the local log has them: {names}.")
+        return len(items) - len(refused)
+
+    def _deliver_files(self, store: Store, outbox: Outbox) -> Iterator[int]:
+        receipt = outbox.receipt
+        for entry, position in outbox.entries(receipt.files):
+            receipt = replace(receipt, files=position)
+            if "artifact" in entry:
+                path = outbox.folder / entry["artifact"]
+                if path.exists():
+                    with store.session():
+                        store.log_file(receipt.run_id, path, entry["folder"])
+                    yield 1
+                else:
+                    self.say(f"MLflow does not get {path}: it does not exist any more.")
+                outbox.receipt = receipt
+        outbox.receipt = receipt
+
+
+def _key(description: Mapping[str, Any]) -> tuple[str | None, str]:
+    tracking = description["tracking"]
+    return tracking["uri"], tracking["experiment"]
+
+
+def _open_run(
+    store: Store, outbox: Outbox, description: Mapping[str, Any], uri: str | None
+) -> Receipt:
+    """The receipt of a run that exists in the store; of a new one, if its run is not there."""
+    store.open_experiment()
+    receipt = outbox.receipt
+    if receipt.store == uri and receipt.run_id and store.resume(receipt.run_id):
+        return receipt
+    started = next(entry["time"] for entry, _ in outbox.entries() if "time" in entry)
+    key = sha256(f"{outbox.folder.parent.name} {outbox.folder.name} {started}".encode()).hexdigest()
+    run_id = store.create(description["name"], description["tags"], key, started)
+    outbox.receipt = Receipt(store=uri, run_id=run_id, status="RUNNING")
+    return outbox.receipt
+
+
+def _batches(entries: Iterable[tuple[Entry, int]]) -> Iterator[tuple[list[Entry], int]]:
+    """Consecutive entries of one kind, as many as MLflow takes at once, and the position behind them."""
+    batch: list[Entry] = []
+    kind, size, end = "", 0, 0
+    for entry, position in entries:
+        this = next(key for key in (*BATCHES, "status", "artifact") if key in entry)
+        if this != "artifact":
+            more = len(entry[this])
+            if batch and (this != kind or size + more > BATCHES.get(this, 0)):
+                yield batch, end
+                batch, size = [], 0
+            batch.append(entry)
+            kind, size = this, size + more
+        end = position
+    if end:
+        yield batch, end  # empty if only files are left
+
+
+def _items(batch: Sequence[Entry]) -> tuple[str, list[Any]]:
+    """The metrics, params or tags of entries, as MLflow takes them.
+
+    Infinities become NaN, because SQL stores would turn them into large numbers.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+
+    for kind, item in (("params", Param), ("tags", RunTag)):
+        if kind in batch[0]:
+            return kind, [item(*pair) for entry in batch for pair in entry[kind].items()]
+    return "metrics", [
+        Metric(key, value if isfinite(value) else nan, entry["time"], entry["step"])
+        for entry in batch
+        for key, value in entry["metrics"].items()
+    ]
+
+
+def describe(error: BaseException) -> str:
+    """An error of MLflow in one line: the error of the network, file or database that it wraps."""
+    cause = _cause(error)
+    return f"{type(cause).__name__}: {cause}".strip().splitlines()[0][:300]
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether the store could not be reached, or did not answer."""
+    return isinstance(_cause(error), (ConnectionError, TimeoutError))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost error of the system behind an error; the error itself if there is none."""
+    cause, inner = error, error.__cause__ or error.__context__
+    while inner is not None:
+        if isinstance(inner, (OSError, sqlite3.Error)):
+            cause = inner
+        inner = inner.__cause__ or inner.__context__
+    return cause

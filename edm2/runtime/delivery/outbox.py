@@ -1,0 +1,124 @@
+"""What one run has for MLflow: a file of entries, and a receipt that says how far they are delivered."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edm2.runtime.files import write_json
+from edm2.runtime.locks import exclusive
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a store has taken.
+
+    Attributes:
+        store: the store's URI; None for that of the project.
+        run_id: MLflow's name of the run; empty if it has none yet.
+        values, files: bytes of the outbox up to which values and files are delivered.
+        status: the last status that was set.
+    """
+
+    store: str | None = None
+    run_id: str = ""
+    values: int = 0
+    files: int = 0
+    status: str = ""
+
+
+class Outbox:
+    """The outbox in the state folder of a run. Its run appends; one process at a time delivers.
+
+    An entry has one of the keys `metrics` (with step and time), `params`, `tags`, `artifact` (a path,
+    absolute or below the state folder; with folder), or `status` (with time). Times are in ms.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "outbox.jsonl"
+
+    def open(self, description: Mapping[str, Any]) -> None:
+        """Begin to append: write what the run is, and drop an incomplete line of a killed process."""
+        write_json(self.folder / "run.json", description)
+        with self.path.open("ab+") as file:
+            file.seek(0)
+            size = file.truncate(file.read().rfind(b"\n") + 1)
+        receipt = self.receipt
+        if max(receipt.values, receipt.files) > size:  # the end was lost in a power cut
+            self.receipt = replace(
+                receipt, values=min(receipt.values, size), files=min(receipt.files, size)
+            )
+
+    def add(self, **entry: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.add(metrics=dict(metrics), step=step, time=now())
+
+    def add_artifact(self, path: Path, folder: str = "") -> None:
+        inside = path.is_relative_to(self.folder)
+        name = path.relative_to(self.folder) if inside else path.absolute()
+        self.add(artifact=str(name), folder=folder)
+
+    def add_status(self, status: str) -> None:
+        self.add(status=status, time=now())
+
+    def entries(self, position: int = 0) -> Iterator[tuple[Entry, int]]:
+        """The complete entries from a byte position on, each with the position behind it."""
+        with self.path.open("rb") as file:
+            file.seek(position)
+            for line in file:
+                position += len(line)
+                if line.endswith(b"\n"):
+                    yield json.loads(line), position
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the run is: name, tags, params, and the store that it logs to."""
+        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+
+    @property
+    def receipt(self) -> Receipt:
+        path = self.folder / "delivered.json"
+        return Receipt(**json.loads(path.read_text())) if path.exists() else Receipt()
+
+    @receipt.setter
+    def receipt(self, receipt: Receipt) -> None:
+        write_json(self.folder / "delivered.json", asdict(receipt))
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether something is not delivered, such as the end of a run that was killed."""
+        receipt = self.receipt
+        undelivered = min(receipt.values, receipt.files) < self.size
+        return undelivered or (receipt.status == "RUNNING" and not self.is_running)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process has the state folder open."""
+        with exclusive(self.folder.with_name(f"{self.folder.name}.lock"), wait=False) as free:
+            return not free
+
+    def delivering(self) -> AbstractContextManager[bool]:
+        """Within the block no other process delivers. The value is false if another one does."""
+        return exclusive(self.folder / "delivery.lock", wait=False)
+
+
+def outboxes(root: Path) -> list[Outbox]:
+    """All outboxes of the project."""
+    return [Outbox(path.parent) for path in sorted(root.glob(".state/*/*/outbox.jsonl"))]
+
+
+def now() -> int:
+    return int(time.time() * 1000)

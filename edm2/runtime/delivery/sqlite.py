@@ -1,0 +1,177 @@
+"""MLflow stores in SQLite: at any path, and complete or absent.
+
+MLflow takes about two seconds of migrations to make a store, and one that is killed meanwhile is broken for
+good; so a store is made in memory and written at once. MLflow takes paths as URLs, in which `?` and `%` have
+a meaning; so connections are opened here. SQLite opens no path of more than 512 bytes; a store there is read
+into memory, and written back as a whole.
+"""
+
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import cache
+from glob import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from edm2.runtime.files import replacing
+from edm2.runtime.locks import exclusive
+
+MAX_PATH = 500  # bytes; SQLite takes 512 with the name of its journal
+SECONDS_FOR_A_LOCK = 2.0
+SECONDS_UNTOUCHED = 3.0  # whoever makes a store writes more often than that
+COMPANIONS = ("", "-journal", "-wal", "-shm")
+Say = Callable[[str], None]
+
+_connectors: dict[str, Callable[[], sqlite3.Connection]] = {}  # by the name in MLflow's URI
+
+
+class SqliteStore:
+    """The file of a store, which is made if there is none.
+
+    Attributes:
+        uri: for MlflowClient, in this process only.
+
+    Raises:
+        OSError, sqlite3.Error: the file cannot be read and written, or is locked.
+    """
+
+    def __init__(self, path: Path, say: Say) -> None:
+        self.path = path
+        self.lock = path.with_name(
+            "lock" if path.parent.name == ".mlflow" else f".{path.name}.lock"
+        )
+        with exclusive(self.lock):
+            if path.exists() and not self._too_long and _is_half_made(path):
+                for companion in COMPANIONS:
+                    _set_aside(Path(f"{path}{companion}"))
+                say(
+                    f"MLflow: {path} had been left half made, without any run, by a process that was "
+                    "killed. It is made again; what there was is in the files *.half-made beside it."
+                )
+            if not path.exists() or path.stat().st_size == 0:
+                for rest in path.parent.glob(f".{escape(path.name)}.*.partial"):
+                    rest.unlink()  # of a process that was killed
+                _write(path, _empty_store())
+        self.inode = path.stat().st_ino
+        self.memory: sqlite3.Connection | None = None
+        self.uri = _register(self._connect, in_memory=self._too_long)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file is still the one that was opened."""
+        return self.path.exists() and (self._too_long or self.path.stat().st_ino == self.inode)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """What MLflow does within the block is in the file afterwards."""
+        if not self._too_long:
+            yield
+            return
+        with exclusive(self.lock):
+            if self.memory is not None:
+                self.memory.deserialize(self.path.read_bytes())
+            yield
+            if self.memory is not None:
+                _write(self.path, self.memory.serialize())
+
+    def relocate(self, old: str, new: str) -> None:
+        """Tell the store that the artifacts below the URI `old` are below `new`: the project was moved."""
+        with self._connect() as connection:
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                )
+
+    @property
+    def _too_long(self) -> bool:
+        return len(os.fsencode(self.path)) > MAX_PATH
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._too_long:
+            return _open(self.path)
+        if self.memory is None:
+            self.memory = sqlite3.connect(":memory:")
+            self.memory.deserialize(self.path.read_bytes())
+        return self.memory
+
+
+def _is_half_made(path: Path) -> bool:
+    """Whether MLflow began to make this store and did not finish: its last step adds an experiment.
+
+    Raises:
+        sqlite3.Error: the file is locked, or is no database.
+    """
+    if path.stat().st_size == 0 or _is_complete(path):
+        return False
+    untouched = time.time() - path.stat().st_mtime
+    if untouched < SECONDS_UNTOUCHED:  # an MLflow server may be making it just now
+        time.sleep(SECONDS_UNTOUCHED - max(untouched, 0.0))
+        return _is_half_made(path)
+    return True
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a database has an experiment, or tables of others than MLflow."""
+    with closing(_open(path)) as connection:
+        connection.execute("BEGIN IMMEDIATE")  # it can be written, and nobody else does
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if "experiments" not in tables:
+            return bool(tables - {"alembic_version"})
+        return connection.execute("SELECT 1 FROM experiments").fetchone() is not None
+
+
+def _empty_store() -> bytes:
+    """A new store."""
+    from mlflow import MlflowClient
+
+    memory = sqlite3.connect(":memory:")
+    with closing(memory):
+        MlflowClient(_register(lambda: memory, in_memory=True))
+        return memory.serialize()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _set_aside(path: Path) -> None:
+    if path.exists():
+        path.replace(f"{path}.half-made")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """A connection to a file that exists."""
+    uri = f"file:{quote(os.fsencode(path))}?mode=rw"
+    try:
+        return sqlite3.connect(uri, uri=True, timeout=SECONDS_FOR_A_LOCK, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _register(connect: Callable[[], sqlite3.Connection], in_memory: bool) -> str:
+    """A new URI for MLflow whose connections `connect` makes."""
+    _listen()
+    name = f"edm2-{time.time_ns()}-{len(_connectors)}"
+    _connectors[name] = connect
+    return f"sqlite:///file:{name}?mode=memory&uri=true" if in_memory else f"sqlite:///{name}"
+
+
+@cache
+def _listen() -> None:
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connect(dialect: Any, record: Any, args: Any, options: Any) -> sqlite3.Connection | None:
+        name = re.search(r"edm2-\d+-\d+", Path(str(args[0])).name) if args else None
+        connector = _connectors.get(name[0]) if name else None
+        return connector() if connector else None  # None: SQLAlchemy connects
+
+    event.listen(Engine, "do_connect", connect)
