@@ -2,6 +2,7 @@
 
 import os
 import signal
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -237,13 +238,14 @@ def test_the_folder_records_everything_that_determines_its_images(
         SampleFolder(request, params, sampler).claim()
 
     monkeypatch.setattr(samples, "write_samples", only_claim)
+    shutil.copy(NETWORK, "network.safetensors")  # the folder of a sweep names its config
     command = ("--seeds", "0", "--guide", NETWORK, "--strength", "1.5")
     write_params(folder / "params.yaml", {**TINY, **base})
-    sample(*command)
-    sample(*command)
+    sample(*command, network="network.safetensors")
+    sample(*command, network="network.safetensors")
     write_params(folder / "params.yaml", {**TINY, **base, **changes})
     with pytest.raises(UserError, match=rf"\({differing} differ\)"):
-        sample(*command, *options)
+        sample(*command, *options, network="network.safetensors")
 
 
 def test_impossible_requests_are_refused(project, run):

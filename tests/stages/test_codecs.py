@@ -82,7 +82,7 @@ def test_digits_in_pixel_space(project, capsys):
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
     assert pd.read_csv(folder / "reports/vae/curves.csv").empty
     page = (folder / "reports/index.html").read_text()
-    assert "exact reconstructions" in page
+    assert "exact reconstruction" in page
     assert "No VAE was trained" in page
     assert "Training curves of the VAE" not in page
 

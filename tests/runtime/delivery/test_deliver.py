@@ -190,7 +190,7 @@ def test_a_refused_name_holds_nothing_up_and_is_said(
 
 def test_a_file_that_is_gone_is_said(client: Client, outbox: Outbox, send, said) -> None:
     (outbox.folder / "figure.png").unlink()
-    assert send(outbox) == 6
+    assert send(outbox) == 7
     assert client.files == ["params.json"]
     assert "figure.png" in said[0]
     assert not outbox.is_pending
