@@ -1,8 +1,8 @@
 """`edm2 sample`: the images of one network."""
 
 import os
-import signal
 import shutil
+import signal
 import tarfile
 from collections import Counter
 from pathlib import Path
