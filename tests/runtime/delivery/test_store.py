@@ -318,7 +318,7 @@ def test_the_run_has_params_tags_and_status(mlflow: SimpleNamespace, params: Par
     run = mlflow.client.get_run(mlflow.run_id)
     assert run.data.params["vae.losses.kl"] == str(params.vae.losses.kl)
     assert run.data.params["diffusion.size"] == "None"
-    assert run.data.metrics["max"] >= sys.float_info.max  # ∞ in SQL
+    assert math.isnan(run.data.metrics["max"])  # it was ∞, which SQL stores do not have
     assert (run.info.run_name, run.info.status) == ("s G", "FINISHED")
     assert run.data.tags["seed"] == "0"
 
