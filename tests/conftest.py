@@ -12,10 +12,15 @@ SLOW_FIXTURES = {"finished", "mlflow"}  # the results of all stages; a real MLfl
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a slow fixture; other slow tests have the mark in their files."""
+    """Mark the tests that need a slow fixture; other slow tests have the mark in their files.
+
+    Files with slow tests come first, so that of several workers none is left with a long one at the end.
+    """
     for item in items:
         if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow_files)
 
 
 @pytest.fixture(autouse=True)
