@@ -42,6 +42,8 @@ from edm2.metrics import frechet_distance, inception_score, kernel_distance, pre
 from edm2.runtime.manifest import write_manifest
 from edm2.sampling import heun
 
+pytestmark = pytest.mark.slow
+
 denoiser = build_denoiser("G", channels=8, resolution=8, num_classes=3, channel_mult=(1, 2))
 denoiser(torch.randn(2, 4, 8, 8), torch.ones(2), torch.tensor([0, 2])).square().mean().backward()
 with torch.no_grad():
@@ -129,7 +131,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     return lambda code, cwd: python(code, "-S", cwd=cwd, path=packages)
 
 
-@pytest.mark.slow
 def test_the_library_and_its_commands_need_the_base_packages_alone(
     base: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -146,7 +147,6 @@ def test_the_library_and_its_commands_need_the_base_packages_alone(
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["compare", "first"], ["compare", "--vae", "first"], ["sample", "x.safetensors"]]
 )

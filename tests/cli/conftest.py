@@ -33,10 +33,14 @@ class Result:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Run `edm2` in this process, which keeps its current folder and its handler of SIGTERM."""
+    """Run `edm2` in this process, which keeps its current folder and its handlers of signals.
+
+    Ctrl-C acts as in a terminal, even if these tests run in the background of a shell.
+    """
 
     def call(*arguments: object) -> Result:
         folder, handler = Path.cwd(), signal.getsignal(signal.SIGTERM)
+        ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
         capsys.readouterr()
         try:
             with pytest.raises(SystemExit) as end:
@@ -44,6 +48,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         finally:
             os.chdir(folder)
             signal.signal(signal.SIGTERM, handler)
+            signal.signal(signal.SIGINT, ctrl_c)
         assert isinstance(end.value.code, int)
         return Result(end.value.code, *capsys.readouterr())
 

@@ -224,6 +224,7 @@ def test_replaced_parameters_return_after_an_error():
     assert [p.data_ptr() for p in unet.parameters()] == pointers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "changes"),
     [

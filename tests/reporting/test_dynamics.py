@@ -107,6 +107,7 @@ def test_buckets_need_not_be_named_by_resolutions(tmp_path):
     assert (tmp_path / "magnitudes.png").stat().st_size > 0
 
 
+@pytest.mark.slow  # draws figures
 @pytest.mark.parametrize(("quantity", "value"), [("activations", np.nan), ("weights", np.inf)])
 @pytest.mark.parametrize("rows", [[7], [3, 4, 5, 6, 7], list(range(8))])
 def test_measurements_that_are_not_finite_give_no_verdict(tmp_path, quantity, value, rows):
