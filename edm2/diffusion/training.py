@@ -20,7 +20,7 @@ from edm2.diffusion.schedule import learning_rate
 from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
-from edm2.runtime.loop import Metrics, Scalar
+from edm2.runtime.metrics import Metrics, Scalar
 from edm2.runtime.randomness import generator, normals, torch_seed
 
 # clean latents, noise, ln σ, labels

@@ -24,6 +24,7 @@ FRAMEWORK = (
 RUNTIME_DEPS = (  # modules of edm2.runtime with an effect on results
     "edm2.runtime.gradients",
     "edm2.runtime.loop",
+    "edm2.runtime.metrics",
     "edm2.runtime.randomness",
     "edm2.runtime.schedule",
 )

@@ -18,7 +18,8 @@ from edm2.runtime.distributed import all_reduce, barrier, data_parallel, process
 from edm2.runtime.divergence import DivergedError, StepMonitor
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
-from edm2.runtime.loop import MetricAccumulator, train
+from edm2.runtime.loop import train
+from edm2.runtime.metrics import MetricAccumulator
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
 from edm2.vae.training import VaeTask

@@ -15,7 +15,7 @@ import torch
 from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, is_main_process, ranks
-from edm2.runtime.loop import MetricAccumulator
+from edm2.runtime.metrics import MetricAccumulator
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,8 @@ from edm2.params.section import Training
 from edm2.runtime.divergence import DivergedError
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
-from edm2.runtime.loop import Every, MetricAccumulator, train
+from edm2.runtime.loop import Every, train
+from edm2.runtime.metrics import MetricAccumulator
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
 
