@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,6 +232,16 @@ def test_a_class_name_that_is_not_utf8_is_told_at_once(root: Path) -> None:
         Folder(root, 4, "lanczos")
     assert r"b'caf\xe9'" in str(error.value)
     str(error.value).encode()
+
+
+def test_class_names_are_utf8_in_any_locale(root: Path) -> None:
+    (root / "a").rename(root / "café")
+    code = "import sys; from pathlib import Path; from edm2.data.sources.folder import Folder; "
+    code += "print(ascii(Folder(Path(sys.argv[1]), 4, 'lanczos').classes))"
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(root)]
+    printed = subprocess.run(command, env=locale, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == ascii(["b", "café"])
 
 
 def test_file_names_that_are_not_utf8_are_read_and_printable(root: Path) -> None:

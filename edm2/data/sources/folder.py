@@ -48,7 +48,7 @@ class Folder:
         self.root, self.resolution, self.crop = root, resolution, crop
         self.left_out, self.doubtful = Tally(), Tally()
         folders = self._class_folders()
-        self.classes = [folder.name for folder in folders]
+        self.classes = [_utf8(folder.name) for folder in folders]
         self.files: list[tuple[Path, int]] = []
         self.left_out_per_class = []
         for label, folder in enumerate(folders):
@@ -135,8 +135,8 @@ class Folder:
                 f"into a subfolder, even if there is only one class.{self._reasons()}"
             )
         problems = [
-            f"dataset.path: {self.root}: the name of the class folder {os.fsencode(name)!r} is not "
-            "UTF-8. Rename it."
+            f"dataset.path: {self.root}: the name of the class folder "
+            f"{name.encode('utf-8', 'surrogateescape')!r} is not UTF-8. Rename it."
             for name in self.classes
             if not _is_utf8(name)
         ]
@@ -156,8 +156,13 @@ class Folder:
         return f"\nLeft out are:{listed(lines)}" if lines else ""
 
 
+def _utf8(name: str) -> str:
+    """A file name as text, whatever the locale; bytes that are not UTF-8 are surrogates."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
 def _is_utf8(name: str) -> bool:
-    """Whether a file name is text; Python has bytes that are not as surrogates."""
+    """Whether a name is text, without surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
