@@ -20,7 +20,7 @@ def read_skip_list(path: Path, root: Path) -> frozenset[str]:
         root: where relative paths of tars start.
     """
     text = path.read_text(encoding="utf-8-sig", errors="backslashreplace")
-    lines = (line for line in text.splitlines() if line.strip())
+    lines = (line.removeprefix("./") for line in text.splitlines() if line.strip())
     return frozenset(line if line.startswith("/") else f"{root}/{line}" for line in lines)
 
 

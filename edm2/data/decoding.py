@@ -55,7 +55,7 @@ def decode_image(file: Path | BinaryIO) -> Image.Image:
 
     Raises:
         ImageDecodeError: not an image, truncated, too large, or with pixels whose range is not known
-            (floating point, 32 bits, signed) or whose colors have no conversion to RGB (Lab).
+            (floating point, 32 bits, signed) or whose colors have no conversion to RGB.
     """
     try:
         content = file.read_bytes() if isinstance(file, Path) else file.read()
@@ -88,6 +88,8 @@ def _decode(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(pixels), formats=_available(FORMATS)) as file:
         if turned is None and file.format != "TIFF":  # Pillow rotates those itself
             turned = orientation(file.info.get("exif", b""), file.info.get("xmp", b""))
+        if isinstance(file, TiffImageFile):
+            _check_tiff(file)
         limit, deep = _largest_value(file), _is_deep(file)
         white_is_zero = isinstance(file, TiffImageFile) and file.tag_v2.get(262) == 0
         file.load()
@@ -97,6 +99,17 @@ def _decode(content: bytes) -> Image.Image:
         image = image.transpose(TRANSPOSITIONS[turned])
     image.info = {FEW_BITS: True} if few_bits else {}
     return image
+
+
+def _check_tiff(image: TiffImageFile) -> None:
+    """Raise ValueError for pixels that Pillow would read as others, without an error."""
+    if 2 in np.atleast_1d(image.tag_v2.get(339, 1)):
+        raise ValueError("signed pixels have no known range; save it with 8 or 16 bits, unsigned")
+    separate, deep = image.tag_v2.get(284) == 2, max(image.tag_v2.get(258, (1,))) > 8
+    if separate and deep and image.tile and image.tile[0][0] == "raw":
+        raise ValueError(
+            "its colors are in separate planes of 16 bits; save it with interleaved colors"
+        )
 
 
 def _largest_value(image: ImageFile) -> int | None:
@@ -125,6 +138,8 @@ def _raw_mode(image: ImageFile) -> str:
 def _is_deep(image: ImageFile) -> bool:
     """Whether the file has 16 bits per value, even if Pillow keeps the upper 8."""
     raw = _raw_mode(image)
+    if image.format == "JPEG2000":  # Pillow scales those of fewer bits, which the header tells
+        return image.mode.startswith("I;16")
     return ";16" in raw or (image.format == "PPM" and ", 65535" in raw)
 
 

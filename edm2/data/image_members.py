@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edm2.data.decoding import IMAGE_ENDINGS
 from edm2.data.shards import Member
-from edm2.data.tally import FOREIGN, NOT_AN_IMAGE, Tally, ending, is_foreign, printable
+from edm2.data.tally import FOREIGN, OTHER_ENDING, Tally, ending, is_foreign, printable
 
 OTHER_FIELD = "another field of a sample"
 
@@ -79,7 +79,7 @@ def _reason_against(member: tarfile.TarInfo) -> str:
         return "sparse file"
     if any(is_foreign(part) for part in member.name.split("/") if part not in (".", "..")):
         return FOREIGN
-    return "" if ending(member.name) in IMAGE_ENDINGS else NOT_AN_IMAGE
+    return "" if ending(member.name) in IMAGE_ENDINGS else OTHER_ENDING
 
 
 def _stem(name: str) -> str:

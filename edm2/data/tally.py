@@ -7,6 +7,7 @@ EXAMPLES = 3  # names that are printed for a reason
 MAX_LINES = 1000  # of a list of files in an error
 FOREIGN = "hidden, or of another program"
 NOT_AN_IMAGE = "not an image of a known format"
+OTHER_ENDING = "without the ending of an image"
 OF_PROGRAMS = {
     "__macosx",
     "@eadir",

@@ -52,6 +52,11 @@ class WebImages(ImageDataset):
         self.identity = "\n".join(members.identities)
         counts = np.bincount(self.files.rows["tar"][~self.skipped], minlength=len(paths))
         for path in (path for path, count in zip(paths, counts, strict=True) if not count):
+            if any(path == self.files.tar(int(index)) for index in np.flatnonzero(self.skipped)):
+                raise UserError(
+                    f"{path}: runtime.skip_images lists all of its images. Remove this tar from "
+                    "vae.images, or some of its lines from runtime.skip_images."
+                )
             raise UserError(
                 f"{path}: contains no images. Expected files named {{key}}.jpg, .png, .webp or with "
                 "another image's ending. Remove this tar from the list, or write it again."

@@ -99,10 +99,10 @@ class Accuracy:
 
     @property
     def at_chance(self) -> bool:
-        """Whether it is not above chance by more than one standard error of chance; always so with a
-        single class. Then the features are those of an untrained network.
+        """Whether it is not above chance by more than two standard errors of chance, as 2 of 100
+        guessers are; always so with a single class. Then the features are those of an untrained network.
         """
-        return self.value <= self.chance + sqrt(self.chance * (1 - self.chance) / self.count)
+        return self.value <= self.chance + 2 * sqrt(self.chance * (1 - self.chance) / self.count)
 
 
 @torch.no_grad()

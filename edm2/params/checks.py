@@ -115,7 +115,10 @@ def _dataset(params: Params, root: Path) -> Iterator[Problem]:
         )
     elif path is not None and not (path.is_dir() if kind.path == "folder" else path.is_file()):
         yield Problem(
-            "dataset.path", dataset.path, f"a {kind.path} that exists", f"Looked for {path}."
+            "dataset.path",
+            dataset.path,
+            f"a {kind.path} that exists",
+            f"Looked for {path}{_hint(dataset.path or '', path)}.",
         )
     if kind.max_resolution is not None and dataset.resolution > kind.max_resolution:
         yield Problem(
@@ -204,6 +207,15 @@ def _shards_fix(pattern: str, path: Path) -> str:
     return f"Write {Path(pattern).expanduser()}." if pattern.startswith("~") else ""
 
 
+def _hint(text: str, path: Path) -> str:
+    """What is special about a path that is not what is expected."""
+    if "://" in text:
+        return ": download them first, only files are read"
+    if text.startswith("~"):
+        return f": write {Path(text).expanduser()}"
+    return f", which is a {'folder' if path.is_dir() else 'file'}" if path.exists() else ""
+
+
 def _skip_images(params: Params, root: Path) -> Iterator[Problem]:
     path = params.runtime.skip_images
     if path is not None and params.vae.images.shards is None:
@@ -215,7 +227,10 @@ def _skip_images(params: Params, root: Path) -> Iterator[Problem]:
         )
     elif path is not None and not (root / path).is_file():
         yield Problem(
-            "runtime.skip_images", path, "a file that exists", f"Looked for {root / path}."
+            "runtime.skip_images",
+            path,
+            "a file that exists",
+            f"Looked for {root / path}{_hint(path, root / path)}.",
         )
 
 

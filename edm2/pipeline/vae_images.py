@@ -132,7 +132,8 @@ def _print_summaries(params: Params, groups: list[WebImages]) -> None:
     if unknown:
         print(
             f"warning: runtime.skip_images: {len(unknown)} lines name no image of vae.images:"
-            f"{listed(unknown)}"
+            f"{listed(map(printable, unknown))}\n"
+            "Expected lines as errors name images, such as web/00000.tar: 0001.jpg, in UTF-8."
         )
 
 

@@ -85,16 +85,40 @@ def test_values_are_scaled_by_the_range_of_their_type(content: bytes, gray: list
 @pytest.mark.parametrize(
     "content",
     [
-        tiff(16, 1, 2, struct.pack("<2h", 5, 32767)),  # signed
+        tiff(16, 1, 2, struct.pack("<2h", 5, 32767)),
+        tiff(8, 1, 2, struct.pack("<2b", 5, -5)),
         tiff(32, 1, 1, struct.pack("<2I", 5, 65535)),
         encode(Image.new("F", (2, 1), 0.5), "tiff").getvalue(),
         encode(Image.new("F", (2, 1), 0.5), "ppm").getvalue(),
     ],
-    ids=["signed", "32 bits", "float", "pfm"],
+    ids=["signed", "signed, 8 bits", "32 bits", "float", "pfm"],
 )
 def test_values_without_a_known_range_are_refused(content: bytes) -> None:
     with pytest.raises(ImageDecodeError, match="range"):
         decode_image(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_planes_of_colors_are_right_or_refused(bits: int) -> None:
+    """A TIFF of one red pixel, whose planes Pillow takes for 8 bits each."""
+    size = bits // 8
+    entries = [(256, 3, (1,)), (257, 3, (1,)), (258, 3, (bits,) * 3), (259, 3, (1,))]
+    entries += [(262, 3, (2,)), (273, 3, (200, 200 + size, 200 + 2 * size)), (277, 3, (3,))]
+    entries += [(279, 3, (size,) * 3), (284, 3, (2,))]
+    directory, more = b"", b""
+    for tag, kind, values in entries:
+        data = struct.pack(f"<{len(values)}H", *values)
+        if len(data) > 4:
+            data, more = struct.pack("<I", 160 + len(more)), more + data
+        directory += struct.pack("<HHI", tag, kind, len(values)) + data.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory
+    content = head.ljust(160, b"\0") + more
+    content = content.ljust(200, b"\0") + b"\xff" * size + bytes(2 * size)
+    if bits == 8:
+        assert decode_image(io.BytesIO(content)).getpixel((0, 0)) == (255, 0, 0)
+    else:
+        with pytest.raises(ImageDecodeError, match="planes"):
+            decode_image(io.BytesIO(content))
 
 
 def rgb16(largest: int) -> bytes:
@@ -103,6 +127,11 @@ def rgb16(largest: int) -> bytes:
 
 def gray16(*values: int) -> bytes:
     return encode(Image.fromarray(np.array([values], dtype=np.uint16)), "png").getvalue()
+
+
+def jpeg2000(largest: int) -> bytes:
+    gray = Image.fromarray(np.full((8, 8), largest, dtype=np.uint16))
+    return encode(gray, "jpeg2000").getvalue()
 
 
 def png16(color: int, *values: int) -> bytes:
@@ -126,6 +155,8 @@ def png16(color: int, *values: int) -> bytes:
         (rgb16(255), True),
         (rgb16(4095), True),
         (rgb16(65535), False),
+        (jpeg2000(4095), True),
+        (jpeg2000(65535), False),
         (png16(2, 255, 0, 9), True),
         (png16(6, 4095, 0, 9, 65535), True),  # opaque
         (png16(4, 4095, 65535), True),

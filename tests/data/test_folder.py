@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,12 +168,43 @@ def single_split(root: Path) -> str:
     return str(root / "train")
 
 
-@pytest.mark.parametrize("arrange", [splits, splits_beside_others, single_split])
+def splits_with_years(root: Path) -> str:
+    (root / "a").rename(root / "train2017")
+    (root / "b").rename(root / "val2017")
+    return str(root / "train2017")
+
+
+@pytest.mark.parametrize("arrange", [splits, splits_beside_others, single_split, splits_with_years])
 def test_splits_are_no_classes(root: Path, arrange: Callable[[Path], str]) -> None:
     way_out = arrange(root)
     with pytest.raises(UserError, match="dataset.path") as error:
         Folder(root, 4, "lanczos")
     assert f"Set dataset.path to {way_out};" in str(error.value)
+
+
+def test_splits_without_classes_need_these_first(root: Path) -> None:
+    path = splits_with_years(root)
+    with pytest.raises(UserError) as error:
+        Folder(root, 4, "lanczos")
+    assert "into a subfolder per class" in str(error.value)
+    (root / "train2017/all").mkdir()
+    for k in (1, 2):
+        (root / f"train2017/{k}.png").rename(root / f"train2017/all/{k}.png")
+    assert Folder(Path(path), 4, "lanczos").classes == ["all"]
+
+
+def test_classes_that_may_be_further_below_are_told(root: Path) -> None:
+    for name in "ab":
+        (root / "data/set").mkdir(parents=True, exist_ok=True)
+        (root / name).rename(root / "data/set" / name)
+    folder = Folder(root, 4, "lanczos")
+    assert folder.classes == ["data"]
+    (told,) = folder.doubtful.lines()
+    assert (
+        f"in folders (a, b); if these are the classes, set dataset.path to {root}/data/set" in told
+    )
+    save(root / "data/set/1.png")
+    assert not Folder(root, 4, "lanczos").doubtful.counts
 
 
 def test_a_class_may_have_the_name_of_a_split(root: Path) -> None:
@@ -199,6 +232,16 @@ def test_a_class_name_that_is_not_utf8_is_told_at_once(root: Path) -> None:
         Folder(root, 4, "lanczos")
     assert r"b'caf\xe9'" in str(error.value)
     str(error.value).encode()
+
+
+def test_class_names_are_utf8_in_any_locale(root: Path) -> None:
+    (root / "a").rename(root / "café")
+    code = "import sys; from pathlib import Path; from edm2.data.sources.folder import Folder; "
+    code += "print(ascii(Folder(Path(sys.argv[1]), 4, 'lanczos').classes))"
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(root)]
+    printed = subprocess.run(command, env=locale, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == ascii(["b", "café"])
 
 
 def test_file_names_that_are_not_utf8_are_read_and_printable(root: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from edm2.data.cropping import crop_to_square
 from edm2.data.image_members import OTHER_FIELD
-from edm2.data.tally import FOREIGN, NOT_AN_IMAGE
+from edm2.data.tally import FOREIGN, OTHER_ENDING
 from edm2.data.web import WebImages
 from edm2.params import UserError
 
@@ -199,13 +199,19 @@ def test_every_other_member_is_counted_with_its_reason(tmp_path: Path) -> None:
     assert images.left_out.counts == {
         OTHER_FIELD: 3,
         FOREIGN: 2,
-        NOT_AN_IMAGE: 4,
+        OTHER_ENDING: 4,
         "folder": 1,
         "link to another file": 2,
         "neither file nor folder": 1,
         "sparse file": 1,
     }
     assert images.left_out.examples["folder"] == [f"{path}: folder.jpg"]
+
+
+def test_a_tar_of_skipped_images_only_is_told(paths: list[Path]) -> None:
+    skip = {f"{paths[1]}: {key}.{kind}" for key, kind, *_ in IMAGES if key.startswith("00001")}
+    with pytest.raises(UserError, match="runtime.skip_images lists all of its images"):
+        WebImages(paths, RESOLUTION, "lanczos", frozenset(skip))
 
 
 def test_skipped_images_are_replaced_by_the_next_and_others_keep_their_numbers(

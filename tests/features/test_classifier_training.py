@@ -125,10 +125,10 @@ def test_logits_that_are_not_finite_have_no_accuracy(images: ImageShards) -> Non
     [
         (Accuracy(1.0, 1.0, 40), True),  # a single class
         (Accuracy(0.5, 0.5, 100), True),
-        (Accuracy(0.55, 0.5, 100), True),  # one standard error: √(¼/100)
-        (Accuracy(0.56, 0.5, 100), False),
+        (Accuracy(0.6, 0.5, 100), True),  # two standard errors: 2√(¼/100)
+        (Accuracy(0.61, 0.5, 100), False),
         (Accuracy(0.89, 0.9, 100), True),  # worse than naming the class of 90 of 100 images
-        (Accuracy(0.94, 0.9, 100), False),
+        (Accuracy(0.97, 0.9, 100), False),
     ],
 )
 def test_chance_is_the_share_of_the_most_frequent_class(accuracy, at_chance: bool) -> None:

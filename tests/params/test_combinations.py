@@ -1,5 +1,7 @@
 """Values that are valid alone but not in combination: the problem has the key and the value."""
 
+from pathlib import Path
+
 import pytest
 from tiny import ROOT
 
@@ -495,3 +497,20 @@ def test_missing_shards_are_named(shards, tmp_path):
     assert f"{tmp_path}/3.tar" in problem.fix
     assert shards("0.tar", "held*.tar")[0].key == "vae.images.held_out"
     assert shards(None, "0.tar")[0].key == "vae.images.shards, vae.images.held_out"
+
+
+@pytest.mark.parametrize(
+    ("path", "way_out"),
+    [
+        ("params.yaml", "params.yaml, which is a file."),
+        ("~/no such folder", f": write {Path('~/no such folder').expanduser()}."),
+        ("s3://bucket/images", ": download them first, only files are read."),
+        ("nowhere", "nowhere."),
+    ],
+)
+def test_what_is_wrong_with_a_folder_of_images_is_told(
+    only_problem, path: str, way_out: str
+) -> None:
+    problem = only_problem({"dataset.source": "folder", "dataset.path": path})
+    assert problem.allowed == "a folder that exists"
+    assert problem.fix.endswith(way_out)

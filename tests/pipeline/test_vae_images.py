@@ -104,10 +104,13 @@ def test_a_longer_list_keeps_what_was_skipped(root: Path, params_of) -> None:
 
 
 def test_lines_that_name_no_image_are_told(root: Path, params_of, capsys) -> None:
-    (root / "skip.txt").write_text(f"{root}/web/1.tar: 1.jpg\r\n\r\nweb/1.tar: 77.jpg\n")
+    lines = f"{root}/web/1.tar: 1.jpg\r\n\r\n./web/1.tar: 3.jpg\nweb/1.tar: 77.jpg\n\0\n"
+    (root / "skip.txt").write_text(lines)
     check(root, params_of(runtime__skip_images="skip.txt"))
-    assert "1 lines name no image" in (printed := capsys.readouterr().out)
+    assert "2 lines name no image" in (printed := capsys.readouterr().out)
     assert "77.jpg" in printed
+    assert "\0" not in printed
+    assert "such as web/00000.tar: 0001.jpg" in printed
 
 
 def test_what_was_checked_is_not_checked_again_until_it_changes(

@@ -1,6 +1,7 @@
 """A folder of the user's images."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,16 @@ from edm2.data.decoding import (
 )
 from edm2.data.sources.tree import entries, identity, image_files
 from edm2.data.splits import Split, split_classes
-from edm2.data.tally import NOT_AN_IMAGE, Tally, ending, listed, printable
+from edm2.data.tally import EXAMPLES, NOT_AN_IMAGE, Tally, ending, listed, printable
 from edm2.params import UserError
 from edm2.params.dataset import Crop
 from edm2.runtime.files import describe
 
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+# names of splits such as train, Val, test2017, train_images
+SPLITS = re.compile(
+    r"(train|training|val|valid|validation|dev|eval|test|testing)([\W_]*(\d+|set|images|data))?",
+    re.IGNORECASE,
+)
 
 
 class Folder:
@@ -43,7 +48,7 @@ class Folder:
         self.root, self.resolution, self.crop = root, resolution, crop
         self.left_out, self.doubtful = Tally(), Tally()
         folders = self._class_folders()
-        self.classes = [folder.name for folder in folders]
+        self.classes = [_utf8(folder.name) for folder in folders]
         self.files: list[tuple[Path, int]] = []
         self.left_out_per_class = []
         for label, folder in enumerate(folders):
@@ -87,15 +92,40 @@ class Folder:
                 image = ending(entry.name) in IMAGE_ENDINGS
                 self.left_out.add("image in no class folder" if image else NOT_AN_IMAGE, entry.name)
         names = [folder.name for folder in folders]
-        splits = [name for name in names if name.lower() in SPLITS]
-        if len(splits) > 1 or (splits and splits == names and _has_folders(folders[0])):
-            training = max(splits, key=lambda name: name.lower().startswith("train"))
-            raise UserError(
-                f"dataset.path: {self.root}: its subfolders {', '.join(splits)} are splits, expected "
-                f"one subfolder per class. Set dataset.path to {self.root / training}; a fraction of "
-                "each class is held out of it (dataset.held_out)."
-            )
+        splits = [folder for folder in folders if SPLITS.fullmatch(folder.name)]
+        if len(splits) > 1 or (splits and len(names) == 1 and _folders(folders[0])):
+            raise UserError(self._about_splits(splits))
+        if len(folders) == 1:
+            self._note_classes_below(folders[0])
         return folders
+
+    def _about_splits(self, splits: list[os.DirEntry[str]]) -> str:
+        """The error about folders that are splits and not classes."""
+        training = max(splits, key=lambda folder: folder.name.lower().startswith("train"))
+        path = self.root / training.name
+        way_out = f"Set dataset.path to {path}"
+        if not _folders(training):
+            way_out = f"Put its images into a subfolder per class, or into a single one. {way_out}"
+        return (
+            f"dataset.path: {self.root}: its subfolders "
+            f"{', '.join(printable(folder.name) for folder in splits)} are splits, expected one "
+            f"subfolder per class. {way_out}; a fraction of each class is held out of it "
+            "(dataset.held_out)."
+        )
+
+    def _note_classes_below(self, only: os.DirEntry[str]) -> None:
+        """Count, as doubtful, a single class without images of its own that has folders."""
+        below = only
+        while len(folders := _folders(below)) == 1 and not _has_images(below):
+            below = folders[0]
+        if len(folders) > 1 and not _has_images(below):
+            path = Path(below.path)
+            names = ", ".join(printable(folder.name) for folder in folders[:EXAMPLES])
+            self.doubtful.add(
+                f"class has its images in folders ({names}{', ...' * (len(folders) > EXAMPLES)}); if "
+                f"these are the classes, set dataset.path to {printable(str(path))}",
+                only.name,
+            )
 
     def _check_classes(self) -> None:
         """Raise an error that lists all classes that cannot be used."""
@@ -105,8 +135,8 @@ class Folder:
                 f"into a subfolder, even if there is only one class.{self._reasons()}"
             )
         problems = [
-            f"dataset.path: {self.root}: the name of the class folder {os.fsencode(name)!r} is not "
-            "UTF-8. Rename it."
+            f"dataset.path: {self.root}: the name of the class folder "
+            f"{name.encode('utf-8', 'surrogateescape')!r} is not UTF-8. Rename it."
             for name in self.classes
             if not _is_utf8(name)
         ]
@@ -126,10 +156,23 @@ class Folder:
         return f"\nLeft out are:{listed(lines)}" if lines else ""
 
 
+def _utf8(name: str) -> str:
+    """A file name as text, whatever the locale; bytes that are not UTF-8 are surrogates."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
 def _is_utf8(name: str) -> bool:
-    """Whether a file name is text; Python has bytes that are not as surrogates."""
+    """Whether a name is text, without surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def _has_folders(entry: os.DirEntry[str]) -> bool:
-    return any(child.is_dir() for child in entries(Path(entry.path), Path(entry.path), Tally()))
+def _folders(entry: os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    return [child for child in _children(entry) if child.is_dir()]
+
+
+def _has_images(entry: os.DirEntry[str]) -> bool:
+    return any(ending(child.name) in IMAGE_ENDINGS for child in _children(entry))
+
+
+def _children(entry: os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    return entries(Path(entry.path), Path(entry.path), Tally())
