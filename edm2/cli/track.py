@@ -27,8 +27,9 @@ def sync(project: ProjectContext) -> int:
     problems: dict[str | None, str] = {}  # by store
     failures = 0
     for outbox in pending:
-        folder, store = outbox.folder.relative_to(root), outbox.description["tracking"]["uri"]
+        folder, store = outbox.folder.relative_to(root), None
         try:
+            store = outbox.description["tracking"]["uri"]
             if store in problems:  # it would be waited for again
                 raise ConnectionError(problems[store])
             count = sum(deliverer.deliver(outbox))

@@ -1,6 +1,7 @@
 """Reading params.yaml."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from edm2.params.checks import launched_ranks, project_root, wrong_combinations
 from edm2.params.diffusion import Diffusion
-from edm2.params.errors import ParamsError, Problem
+from edm2.params.errors import ParamsError, Problem, UserError
 from edm2.params.explanation import Explainer
 from edm2.params.registry import load_plugins
 from edm2.params.tree import Params
@@ -38,11 +39,23 @@ def load(path: str | Path) -> Params:
         raise ParamsError(path, _explain_all(error, Params, tree)) from None
     problems = list(_wrong_changes(params))
     if not problems:
-        ranks = int(os.environ.get("WORLD_SIZE", launched_ranks(params.launch)))
-        problems = list(wrong_combinations(params, ranks, project_root()))
+        problems = list(wrong_combinations(params, _ranks(params), project_root()))
     if problems:
         raise ParamsError(path, problems)
     return params
+
+
+def _ranks(params: Params) -> int:
+    """Number of processes of this launch, or else of the one that `launch` describes."""
+    size = os.environ.get("WORLD_SIZE")
+    if size is None:
+        return launched_ranks(params.launch)
+    if not re.fullmatch("[1-9][0-9]*", size):
+        raise UserError(
+            f"WORLD_SIZE (environment): {size!r}: expected the number of processes. Unset it: torchrun "
+            "sets it where it is needed."
+        )
+    return int(size)
 
 
 def _wrong_changes(params: Params) -> Iterator[Problem]:

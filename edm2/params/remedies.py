@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-NULLS = ("none", "null", "~", "nil", "")
+NULLS = ("none", "null", "~", "nil", "never", "")
 BOOLEANS = {
     **dict.fromkeys(("true", "yes", "y", "on", "1"), True),
     **dict.fromkeys(("false", "no", "n", "off", "0"), False),
@@ -39,7 +39,7 @@ MINUS = str.maketrans("−–", "--")
 SYNONYMS = (  # of names; a pattern of what is written, and what is meant
     (r"unlabelled", "unlabeled"),
     (r"gpu|nvidia", "cuda"),
-    (r"(?:cuda|gpu)?[ :_-]?(\d+)", r"cuda:\1"),
+    (r"(?:(?:cuda|gpu)[ :_-]?)?(\d+)", r"cuda:\1"),
     (r"(?:float|fp|f)?[ _-]?16|half", "fp16"),
     (r"(?:float|fp|f)?[ _-]?16|half", "float16"),
     (r"(?:brain)?b?(?:float|fp|f)?[ _-]?16", "bf16"),

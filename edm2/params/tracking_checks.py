@@ -1,17 +1,21 @@
 """Stores in `tracking` and MLFLOW_TRACKING_URI that MLflow cannot use."""
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from edm2.params.errors import Problem
+from edm2.params.remedies import NULLS
 from edm2.params.tree import Params
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASES = ("postgresql", "mysql", "mssql")
 SQLITE = "sqlite:///"
+HEADER = b"SQLite format 3\0"
+HOST = re.compile(r"[\w.-]+:\d{1,5}(?:/\S*)?")  # and port, without http://
 EXPECTED = (
     "null (the project's own store), an http(s):// server, sqlite:///PATH, or another database "
     f"({', '.join(DATABASES)})"
@@ -40,10 +44,14 @@ def _fix(uri: str, root: Path) -> str | None:
     """What to do about a URI that cannot be used; None if it can be."""
     scheme, colon, rest = uri.partition(":")
     scheme = scheme.lower().partition("+")[0]
-    if not uri.strip():
-        return "Set it to null."
+    if uri.strip().lower() in NULLS:
+        return "Set it to null, without quotes."
     if uri == "databricks":
         return None
+    if scheme.strip() in ("http", "https") and uri != "".join(uri.split()):
+        return "Remove the spaces and line breaks in it."
+    if HOST.fullmatch(uri):
+        return f"Write http://{uri} or https://{uri}"
     if not colon or "/" in scheme or scheme == "file":
         folder = unquote(rest.removeprefix("//") if scheme == "file" else uri).rstrip("/")
         return (
@@ -63,14 +71,41 @@ def _sqlite_fix(uri: str, root: Path) -> str | None:
     if not uri.startswith(SQLITE):
         name = uri.partition(":")[2].lstrip("/") or "my.db"
         return f"Write it with three slashes, four before an absolute path: {SQLITE}{name}"
+    if "\0" in unquote(uri):
+        return "Remove the character NUL (%00)."
+    if uri.startswith(f"{SQLITE}~"):
+        return (
+            f"Write the home folder in full: {SQLITE}{Path(uri.removeprefix(SQLITE)).expanduser()}"
+        )
     if "?" in uri:
         return "Remove what follows `?`, or write %3F if it is part of the name."
     path = sqlite_path(uri, root)
     if path == root or path.name == ":memory:":
         return f"Nothing is kept without a file: {SQLITE}my.db"
-    if os.path.isdir(path):  # false for names that the file system refuses
-        return f"{path} is a folder; name a file: {uri.rstrip('/')}/my.db"
+    # os.path is false for names that the file system refuses
+    if os.path.isdir(path):
+        return (
+            f"{path} is a folder; name a file: {SQLITE}{Path(uri.removeprefix(SQLITE)) / 'my.db'}"
+        )
+    if os.path.exists(path) and not os.path.isfile(path):
+        return (
+            f"{path} is no plain file, so a store cannot be made there; name another: {SQLITE}my.db"
+        )
+    if os.path.isfile(path) and not _may_be_sqlite(path):
+        return f"{path} is another kind of file; name a database, or a new file: {SQLITE}my.db"
+    for folder in path.parents:
+        if os.path.isfile(folder):
+            return f"{folder} is a file, not a folder; name another: {SQLITE}my.db"
     return None
+
+
+def _may_be_sqlite(path: Path) -> bool:
+    """Whether a file is empty or a database of SQLite; true if it cannot be read, which is told later."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HEADER)) in (b"", HEADER)
+    except OSError:
+        return True
 
 
 def _server_fix(uri: str) -> str | None:

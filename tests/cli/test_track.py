@@ -76,3 +76,20 @@ def test_a_run_that_goes_on_delivers_its_own(add_run, run) -> None:
     outbox = add_run("a", "good")
     with exclusive(outbox.folder.with_name("a.lock")):
         assert run("track", "sync").out == "Everything is delivered.\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]"])
+def test_a_damaged_run_holds_no_other_up(add_run, run, content: bytes) -> None:
+    (add_run("a", "good").folder / "run.json").write_bytes(content)
+    add_run("b", "good")
+    result = run("track", "sync")
+    damaged, delivered = result.out.splitlines()
+    assert result.status == 1
+    assert damaged.startswith(".state/s/a: cannot be delivered now (")
+    assert delivered == ".state/s/b: 5 values and files delivered."
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"x": 1}'])
+def test_a_damaged_receipt_is_none(add_run, run, content: bytes) -> None:
+    (add_run("a", "good").folder / "delivered.json").write_bytes(content)
+    assert run("track", "sync").out == ".state/s/a: 5 values and files delivered.\n"

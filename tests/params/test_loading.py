@@ -199,3 +199,10 @@ def test_params_are_checked_before_torch_is_imported():
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.strip() == "False", run.stderr
+
+
+@pytest.mark.parametrize("size", ["", "two", "0", "-1"])
+def test_a_wrong_number_of_processes_is_told(monkeypatch, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(UserError, match="WORLD_SIZE.*expected the number of processes"):
+        load(ROOT / "params.yaml")

@@ -65,6 +65,7 @@ def problem_of(tree: Any) -> Problem:
         ("diffusion.lr_ref", "0,04", "a finite number", "Write 0.04."),
         ("diffusion.lr_ref", "1/25", "a finite number", "Write 0.04."),
         ("diffusion.lr_ref", "None", "a finite number", "Write null."),
+        ("runtime.nonfinite_patience", "never", "a whole number", "Write null."),
         ("diffusion.lr_ref", float("nan"), "a finite number", "Write a number"),
         ("diffusion.lr_ref", True, "a finite number", "Write a number"),
         ("configs", "G", "a list", "Write [G]."),

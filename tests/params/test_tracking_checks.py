@@ -1,5 +1,6 @@
 """Stores that MLflow cannot use are refused, with one that it can."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ def default() -> Params:
 
 @pytest.fixture
 def problems(default: Params, root: Path):
-    """problems(uri) of a project with a folder `sub`."""
+    """problems(uri) of a project with a folder, a text, a pipe, and two databases."""
     (root / "sub").mkdir()
+    (root / "text").write_text("text")
+    os.mkfifo(root / "pipe")
+    (root / "empty.db").touch()
+    (root / "full.db").write_bytes(b"SQLite format 3\0...")
 
     def get(uri: str | None, mlflow: bool = True):
         section = default.tracking.model_copy(update={"uri": uri, "mlflow": mlflow})
@@ -41,6 +46,16 @@ def problems(default: Params, root: Path):
         ("sqlite:///:memory:", "sqlite:///my.db"),
         ("sqlite:///sub", "sqlite:///sub/my.db"),
         ("sqlite:///my.db?timeout=3", "%3F"),
+        ("sqlite:////", "sqlite:////my.db"),
+        ("sqlite:///~/my.db", f"{Path.home()}/my.db"),
+        ("sqlite:///my%00.db", "NUL"),
+        ("sqlite:///text", "sqlite:///my.db"),
+        ("sqlite:///text/my.db", "not a folder"),
+        ("sqlite:///pipe", "no plain file"),
+        ("none", "null, without quotes"),
+        ("localhost:5000", "http://localhost:5000"),
+        ("10.0.0.1:80/mlflow", "http://10.0.0.1:80/mlflow"),
+        (" http://host:80", "Remove the spaces"),
         ("http://", "http://mlflow.example.org:5000"),
         ("http://host:port", "http://mlflow.example.org:5000"),
     ],
@@ -59,6 +74,10 @@ def test_an_impossible_store_is_refused(problems, uri: str, fix: str) -> None:
         "http://127.0.0.1:5000",
         "https://user:password@mlflow.example.org/path",
         "sqlite:///my.db",
+        "sqlite:///empty.db",
+        "sqlite:///full.db",
+        f"sqlite:///{'long/' * 200}my.db",
+        f"sqlite:///{'long' * 200}.db",
         "sqlite:////data/my%20own.db",
         "postgresql+psycopg2://user@host/runs",
         "databricks",

@@ -1,5 +1,6 @@
 """dvc.yaml declares what stages import, read and write."""
 
+import os
 from pathlib import Path
 
 import grimp
@@ -131,3 +132,13 @@ def test_a_dvc_yaml_without_the_stage_is_refused(tmp_path, text):
     (tmp_path / "dvc.yaml").write_text(text)
     with pytest.raises(UserError, match=r"dvc\.yaml"):
         read_declaration("prepare", None, tmp_path / "dvc.yaml")
+
+
+@pytest.mark.parametrize("config", ["../docs", "../../docs", "G/../../../docs", "../../../outside"])
+def test_dvc_refuses_configs_that_leave_their_folder(config):
+    """Two stages have the same out then, which `dvc repro` refuses before it removes anything."""
+    outs = [
+        os.path.normpath(read_declaration(name, config, ROOT / "dvc.yaml").outs[0])
+        for name in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema")
+    ]
+    assert len(set(outs)) == 1

@@ -56,7 +56,7 @@ class SqliteStore:
             if not path.exists() or path.stat().st_size == 0:
                 for rest in path.parent.glob(f".{escape(path.name)}.*.partial"):
                     rest.unlink()  # of a process that was killed
-                _write(path, _empty_store())
+                _write(path, _empty_store(path))
         self.inode = path.stat().st_ino
         self.memory: sqlite3.Connection | None = None
         self.uri = _register(self._connect, in_memory=self._too_long)
@@ -127,13 +127,15 @@ def _is_complete(path: Path) -> bool:
         return connection.execute("SELECT 1 FROM experiments").fetchone() is not None
 
 
-def _empty_store() -> bytes:
-    """A new store."""
-    from mlflow import MlflowClient
+def _empty_store(path: Path) -> bytes:
+    """A new store for `path`."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    # MLflow pastes where the files of its experiment Default are into SQL; a URI has no quotes
+    files = f"file://{quote(os.fsencode(path.parent / 'mlruns'))}"
     memory = sqlite3.connect(":memory:")
     with closing(memory):
-        MlflowClient(_register(lambda: memory, in_memory=True))
+        SqlAlchemyStore(_register(lambda: memory, in_memory=True), files)
         return memory.serialize()
 
 

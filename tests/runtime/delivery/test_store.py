@@ -56,12 +56,12 @@ def deliver_in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(scope="module")
 def empty_store() -> bytes:
     """The file of a new store, made once."""
-    return sqlite._empty_store()
+    return sqlite._empty_store(Path("/project/.mlflow/mlflow.db"))
 
 
 @pytest.fixture
 def new_stores(monkeypatch: pytest.MonkeyPatch, empty_store: bytes) -> None:
-    monkeypatch.setattr(sqlite, "_empty_store", lambda: empty_store)
+    monkeypatch.setattr(sqlite, "_empty_store", lambda path: empty_store)
 
 
 @pytest.fixture
@@ -129,6 +129,18 @@ def test_a_project_can_be_in_any_folder(
     assert list(elsewhere.iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "projects"]
     assert [path.name for path in (tmp_path / "projects").iterdir()] == [parts[0]]
+
+
+def test_a_store_can_be_made_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow pastes the current folder, which is the project's, into the SQL that makes a store."""
+    root = tmp_path / os.fsdecode(b'it\'s a "b" :c caf\xe9')
+    root.mkdir()
+    monkeypatch.chdir(root)
+    SqliteStore(root / "my.db", print)
+    assert query(root / "my.db", "SELECT name FROM experiments") == [("Default",)]
+    assert not (root / "mlruns").exists()
 
 
 @pytest.mark.parametrize(
