@@ -10,7 +10,9 @@ from safetensors.torch import load, save
 from edm2.data.normalization import Normalization
 from edm2.data.shards import Samples, Shards
 from edm2.params import UserError
-from edm2.runtime.finite import require_finite
+from edm2.params.errors import NotFiniteError
+from edm2.runtime.finite import nonfinite_rows, require_finite
+from edm2.runtime.manifest import REBUILD_HINT
 from edm2.runtime.progress import track
 
 CODEC_HINT = "The codec (models/vae) diverged, or its latents are too large: train it again."
@@ -115,6 +117,17 @@ class LatentShards:
         return tensors["mean"].float(), tensors["std"].float(), int(sample["cls"])
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """float32 mean and std [N, C, H, W], int64 labels [N]."""
+        """float32 mean and std [N, C, H, W], int64 labels [N].
+
+        Raises:
+            NotFiniteError: a value is not finite; names the first such latent.
+        """
         means, stds, labels = zip(*(self[i] for i in indices), strict=True)
-        return torch.stack(means), torch.stack(stds), torch.tensor(labels)
+        mean, std = torch.stack(means), torch.stack(stds)
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            row = nonfinite_rows(torch.cat([mean, std], dim=1))[0]
+            raise NotFiniteError(
+                f"{self.shards.folder}: latent number {indices[row]}: not all values are finite. "
+                f"{REBUILD_HINT}"
+            )
+        return mean, std, torch.tensor(labels)

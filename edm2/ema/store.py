@@ -83,12 +83,17 @@ def write_tensors(
 
     Raises:
         NotFiniteError: a value is not finite, or not in the range of `dtype`.
-        UserError: a tensor's dtype cannot be stored, or it is sparse.
+        UserError: a tensor's dtype cannot be stored, or it is sparse or without values.
     """
     stored = {}
     for name, tensor in tensors.items():
         keep = not tensor.is_floating_point() or (name in exact and tensor.dtype in NAMES)
         target = tensor.dtype if keep else dtype
+        if tensor.is_meta:
+            raise UserError(
+                f"{path}: tensor {name}: on the meta device, expected values. Give it values "
+                "(`to_empty`), or register it as a buffer that is not persistent."
+            )
         if target not in NAMES or tensor.layout != torch.strided:
             raise UserError(
                 f"{path}: tensor {name}: {target}, {tensor.layout} cannot be stored: expected one of "

@@ -8,21 +8,25 @@ import numpy as np
 import pandas as pd
 
 from edm2.params.errors import NotFiniteError
+from edm2.reporting.reading import read_table
 
 FRECHET_PREFIXES = ("fd_", "fid_")  # of the names of Fréchet distances
 # columns that identify one evaluation of a network, and one seed block of that evaluation
 EVALUATION_KEYS = ["config", "network", "guidance", "seeds", "samples"]
 SEED_BLOCK_KEYS = [*EVALUATION_KEYS, "first_seed"]
+NUMBERS = ["ema_length", "nimg", "guidance", "samples", "first_seed", "value"]
+COLUMNS = [*SEED_BLOCK_KEYS, "tensors", "metric", *NUMBERS]
 
 
 def read_networks(files: Iterable[Path | TextIO]) -> pd.DataFrame:
     """The tables of all configs as one: a row per network, guidance strength, seed block, metric.
 
     Raises:
+        UserError: a file is damaged.
         NotFiniteError: a value is missing, NaN or infinite.
     """
-    table = pd.concat([pd.read_csv(f, dtype={"config": str}) for f in files], ignore_index=True)
-    for _, row in table[~np.isfinite(table["value"].astype(float))].iterrows():
+    table = pd.concat([read_table(f, COLUMNS, NUMBERS) for f in files], ignore_index=True)
+    for _, row in table[~np.isfinite(table["value"])].iterrows():
         raise NotFiniteError(
             f"reports/fid, config {row['config']}, network {row['network']}, guidance "
             f"{row['guidance']:g}: {row['metric']} is {row['value']}: expected a finite number. Remove "

@@ -1,6 +1,5 @@
 """The outputs of the other stages, as the report reads them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from edm2.reporting.reading import read_metrics, read_table
 from edm2.reporting.selection import read_networks
 from edm2.runtime.log import NONFINITE_STEPS
 
@@ -27,7 +27,8 @@ class StageOutputs:
     @cached_property
     def training(self) -> dict[str, pd.DataFrame]:
         """Training curves by config, without those of published networks."""
-        curves = {c: pd.read_csv(self.folder / f"training/{c}.csv") for c in self.configs}
+        columns = ["nimg", "train/nonfinite_gradients"]
+        curves = {c: read_table(self.folder / f"training/{c}.csv", columns) for c in self.configs}
         return {config: rows for config, rows in curves.items() if len(rows)}
 
     @cached_property
@@ -39,13 +40,11 @@ class StageOutputs:
     @cached_property
     def vae_training(self) -> pd.DataFrame:
         """Training curves of the VAE; empty if none was trained."""
-        return pd.read_csv(self.folder / "vae/curves.csv")
+        return read_table(self.folder / "vae/curves.csv", ["nimg"])
 
     def metrics(self, stage: str) -> dict[str, float]:
         """The final metrics of a stage."""
-        path = self.folder / stage / "metrics.json"
-        metrics: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-        return metrics
+        return read_metrics(self.folder / stage / "metrics.json")
 
 
 def nonfinite_steps(curves: pd.DataFrame) -> str:
@@ -53,6 +52,8 @@ def nonfinite_steps(curves: pd.DataFrame) -> str:
     if NONFINITE_STEPS not in curves:
         return ""
     shares = curves[NONFINITE_STEPS].fillna(0.0)  # written only where it is not 0
+    if not (shares > 0).any():  # such rows were removed when the training continued before them
+        return ""
     rows = (
         curves["train/nonfinite_gradients"].notna().sum()
     )  # of the log, not of other measurements

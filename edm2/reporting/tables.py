@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 import pandas as pd
 
+from edm2.params.errors import UserError
+from edm2.reporting.reading import REBUILD
 from edm2.reporting.selection import (
     FRECHET_PREFIXES,
     SEED_BLOCK_KEYS,
@@ -129,10 +131,18 @@ def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataF
     """Generated images beside real and reconstructed held-out images, all with the same metric.
 
     Empty if there are too few held-out images for a Fréchet distance.
+
+    Raises:
+        UserError: `baselines` are of other images.
     """
     rows: list[dict[str, object]] = []
     for key, value in baselines.items():
         kind, _, metric = key.partition("/")
+        if kind not in BASELINE_IMAGES:
+            raise UserError(
+                f"reports/baselines/metrics.json: {key}: expected {' or '.join(BASELINE_IMAGES)}, a "
+                f"slash and a metric: damaged. {REBUILD}"
+            )
         rows.append({"images": BASELINE_IMAGES[kind], "metric": metric, "value": value})
     metrics = {key.partition("/")[2] for key in baselines}
     for config, part in table[table["metric"].isin(metrics)].groupby("config"):

@@ -11,7 +11,8 @@ from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
-from edm2.runtime.manifest import read_manifest, read_verified, write_manifest
+from edm2.runtime.finite import require_finite
+from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, write_manifest
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
@@ -91,6 +92,7 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
 
     Raises:
         UserError: a file is missing or damaged.
+        NotFiniteError: a weight of a trained VAE is not finite.
     """
     kind = read_verified(folder)["kind"]
     codec: Codec = implementation(CODECS[kind].load)(folder, device)
@@ -100,7 +102,10 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
 def load_trained(folder: Path, device: torch.device) -> Codec:
     params = Vae.model_validate(read_manifest(folder)["vae"])
     network = Autoencoder(params)
-    network.load_state_dict(load_file(folder / "network.safetensors"))
+    tensors = load_file(folder / "network.safetensors")
+    for name, tensor in tensors.items():
+        require_finite(tensor, f"{folder}: tensor {name} of the VAE", REBUILD_HINT)
+    network.load_state_dict(tensors)
     return TrainedVae(network.to(device).eval().requires_grad_(False), params)
 
 

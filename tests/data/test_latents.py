@@ -123,6 +123,20 @@ def test_latents_that_are_not_finite_in_16_bits_are_refused(latents, part, value
         latent_sample("00000007", tensors["mean"], tensors["std"], 0)
 
 
+def test_a_stored_latent_that_is_not_finite_is_refused_when_read(folder: Path, latents) -> None:
+    samples = [latent_sample(f"{i:08d}", latents[0][0], latents[1][0], 0) for i in range(3)]
+    std = latents[1][0].half()
+    std[0, 0, 0] = np.inf
+    samples[1]["safetensors"] = save({"mean": latents[0][0].half(), "std": std})
+    metadata = latent_metadata(folder)
+    write_shard(folder / "train-000000.tar", samples)
+    write_manifest(folder, classes=["a", "b"], **metadata)
+    shards = LatentShards(folder, "train")
+    shards.batch([0, 2])
+    with pytest.raises(NotFiniteError, match=rf"{folder}: latent number 1: not all values"):
+        shards.batch([2, 1])
+
+
 def test_a_channel_that_is_not_finite_is_refused(tmp_path: Path, latents) -> None:
     """NaN is below no limit."""
     sample = latent_sample("0", latents[0][0], latents[1][0], 0)

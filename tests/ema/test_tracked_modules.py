@@ -371,6 +371,13 @@ def test_buffers_that_cannot_be_read_back_are_refused_when_written(tmp_path, buf
     assert not list(tmp_path.iterdir())
 
 
+def test_a_buffer_without_values_is_refused_when_written(tmp_path):
+    module = nn.Linear(3, 3)
+    module.register_buffer("state", torch.ones(2, device="meta"))
+    with pytest.raises(UserError, match=r"tensor state: on the meta device.*persistent"):
+        train(module, PowerEMA(module, [LENGTH]), tmp_path, 1)
+
+
 def test_an_infinite_buffer_is_not_taken_for_a_diverged_training(tmp_path):
     module = nn.Linear(3, 3)
     module.register_buffer("mask", torch.full((2,), -torch.inf))

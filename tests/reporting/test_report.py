@@ -6,7 +6,7 @@ import torch
 from network_rows import concatenated, network_rows
 from PIL import Image
 
-from edm2.params.errors import NotFiniteError
+from edm2.params.errors import NotFiniteError, UserError
 from edm2.reporting.curves import draw_ema_curves
 from edm2.reporting.grids import draw_grid, write_class_grid
 from edm2.reporting.page import paragraph, render
@@ -18,7 +18,7 @@ from edm2.reporting.selection import (
     quality_columns,
     read_networks,
 )
-from edm2.reporting.stage_outputs import nonfinite_steps
+from edm2.reporting.stage_outputs import StageOutputs, nonfinite_steps
 from edm2.reporting.tables import (
     ablation_table,
     as_markdown,
@@ -201,6 +201,42 @@ def test_a_value_that_is_not_finite_is_refused_by_its_row(tmp_path, value):
         read_networks([tmp_path / "G.csv"])
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("ema_length", "emb_length", "column ema_length is missing"),
+        ("2.0", "2x0", "value: '2x0': expected a number"),
+        ("fd_classifier_1k", '"fd', "cannot be read as a table"),
+    ],
+)
+def test_a_damaged_table_is_refused_by_name(tmp_path, old, new, named):
+    text = network_rows((3.0, 1.0, 2.0)).to_csv(index=False)
+    (tmp_path / "G.csv").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"G\.csv: {named}.*dvc repro"):
+        read_networks([tmp_path / "G.csv"])
+
+
+@pytest.mark.parametrize("text", ["", "nimg,train/loss\n256,1.5\n", "nimg\n2\x006\n"])
+def test_damaged_training_curves_are_refused_by_name(tmp_path, text):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/G.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"training/G\.csv: .*dvc repro"):
+        _ = StageOutputs(tmp_path, ["G"]).training
+
+
+@pytest.mark.parametrize("text", ['{"psnr": 7', '{"psnr": "7"}', "[7]", '{"psnr": NaN}'])
+def test_damaged_metrics_are_refused_by_name(tmp_path, text):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae/metrics.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"vae/metrics\.json: .*dvc repro"):
+        StageOutputs(tmp_path, ["G"]).metrics("vae")
+
+
+def test_damaged_names_of_baselines_are_refused():
+    with pytest.raises(UserError, match=r"ceconstructions/fd_classifier_1k: expected held_out or"):
+        baseline_table(CURVE, {"ceconstructions/fd_classifier_1k": 1.0})
+
+
 def test_tables_of_older_revisions_say_nothing_of_chance(tmp_path):
     CURVE.drop(columns="at_chance").to_csv(tmp_path / "G.csv", index=False)
     assert not read_networks([tmp_path / "G.csv"])["at_chance"].any()
@@ -228,5 +264,6 @@ def test_a_training_with_steps_that_are_not_finite_is_marked():
     assert "25.00%" in mark
     assert "300 images" in mark
     assert nonfinite_steps(curves.drop(columns="train/nonfinite_steps")) == ""
+    assert nonfinite_steps(curves.assign(**{"train/nonfinite_steps": float("nan")})) == ""
     table = ablation_table(concatenated(CURVE, CURVE.assign(config="A")), {"A": mark})
     assert table["ours: training not finite"].fillna("").tolist() == [mark, ""]

@@ -10,6 +10,7 @@ from torch import nn
 
 from edm2.params import UserError, load
 from edm2.params.codec import CodecChoice
+from edm2.params.errors import NotFiniteError
 from edm2.params.vae import Vae
 from edm2.runtime.manifest import read_manifest
 from edm2.vae.codec import Rgb, TrainedVae, load_codec, save_vae
@@ -116,6 +117,15 @@ def test_saved_codecs_of_all_options_are_loaded_unchanged(tiny, tmp_path: Path, 
     assert (len(std.unique()) > 1) == (params.variance == "learned")
     if params.clamp is not None:
         assert float(mean.abs().max()) == params.clamp
+
+
+def test_weights_that_are_not_finite_are_refused(tiny, tmp_path: Path) -> None:
+    network = Autoencoder(tiny())
+    name, parameter = next(iter(network.named_parameters()))
+    parameter.data.view(-1)[0] = torch.nan
+    save_vae(network, tiny(), tmp_path)
+    with pytest.raises(NotFiniteError, match=f"tensor {name} of the VAE: 1 of"):
+        load_codec(tmp_path, CPU)
 
 
 @pytest.mark.parametrize("end", [b"", b"?"], ids=["truncated", "changed"])
