@@ -129,6 +129,7 @@ def load_reference(folder: Path, detector: Detector, images: str) -> Reference:
         if FEATURES in metadata["files"]
         else NO_FEATURES
     )
+    require_finite(features, f"{folder / FEATURES}", REBUILD_HINT)
     return Reference(mean, covariance, metadata["count"], features)
 
 
