@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tiny import ROOT, make_project
 
+pytestmark = pytest.mark.slow
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PIPELINE = {"dvc", "matplotlib", "mlflow", "pandas", "PIL", "sklearn", "torchvision", "webdataset"}
 
@@ -41,8 +43,6 @@ from edm2.ema import PowerEMA, SnapshotStore, reconstruct, write_snapshot
 from edm2.metrics import frechet_distance, inception_score, kernel_distance, precision, recall
 from edm2.runtime.manifest import write_manifest
 from edm2.sampling import heun
-
-pytestmark = pytest.mark.slow
 
 denoiser = build_denoiser("G", channels=8, resolution=8, num_classes=3, channel_mult=(1, 2))
 denoiser(torch.randn(2, 4, 8, 8), torch.ones(2), torch.tensor([0, 2])).square().mean().backward()
