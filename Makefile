@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PORT ?= 5000
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+NO_GIT = ! git rev-parse --git-dir > /dev/null 2>&1
+GIT_HINT = "DVC needs a git repository here: git init; git add .; git commit -m Start"
 
 .PHONY: setup repro lint check test docs ui constraints
 
@@ -18,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 repro: setup
-	$(BIN)/dvc repro
+	@$(BIN)/dvc repro || { status=$$?; $(NO_GIT) && echo $(GIT_HINT) >&2; exit $$status; }
 	@echo "report: file://$$PWD/reports/index.html"
 
 lint: setup
