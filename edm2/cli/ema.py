@@ -10,7 +10,7 @@ import click
 
 from edm2.params.errors import UserError
 
-STORE = click.argument("store", type=click.Path(path_type=Path, exists=True, file_okay=False))
+STORE = click.argument("store", type=click.Path(path_type=Path))
 
 
 class EmaLengths(click.ParamType):  # type: ignore[type-arg]
