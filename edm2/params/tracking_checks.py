@@ -100,7 +100,7 @@ def _sqlite_fix(uri: str, root: Path) -> str | None:
 
 
 def _may_be_sqlite(path: Path) -> bool:
-    """Whether a file is empty or a database of SQLite; true if it cannot be read, which is told later."""
+    """Whether a file is empty or a database of SQLite; true if it cannot be read: opening it reports that."""
     try:
         with path.open("rb") as file:
             return file.read(len(HEADER)) in (b"", HEADER)

@@ -1,4 +1,4 @@
-"""Reading YAML files: what cannot be read is told with its place and the way out."""
+"""Reading YAML files: errors name the place and the way out."""
 
 import errno
 import re

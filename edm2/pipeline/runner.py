@@ -62,7 +62,7 @@ def main(
     Args:
         run: writes the stage's outs.
         external_inputs: describes the inputs that dvc.yaml does not name, if there are any.
-        watched_inputs: describes files, one a line, whose changes are told and compute nothing again.
+        watched_inputs: describes files, one a line, whose changes give a warning and compute nothing again.
     """
     name = Path(sys.argv[0]).stem
     prepare_streams()

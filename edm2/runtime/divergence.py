@@ -77,7 +77,7 @@ class StepMonitor:
         self.means = means
         self.counts = torch.zeros(2, dtype=torch.int64)  # a Streak, on the device
         self.streak = Streak()  # as last looked at
-        self.told = 0  # time of the first step of the last streak that was told
+        self.warned_of = 0  # time of the first step of the last streak with a warning
 
     def add(self, finite: torch.Tensor, metrics: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Count a step. Returns a metric: the part of the steps that are not finite.
@@ -100,7 +100,7 @@ class StepMonitor:
             DivergedError: the patience is exhausted, or this is the end and the loss is not finite.
         """
         streak = self.streak = Streak(*all_reduce(self.counts.clone(), "max").tolist())
-        self._tell(nimg)
+        self._warn(nimg)
         if self.patience is None:
             return True
         at_end = nimg >= self.end and streak.metrics > 0
@@ -131,12 +131,12 @@ class StepMonitor:
             what = listed(names) or "the state of another process"
             raise self._error(f"Not finite: {what}.", nimg)
 
-    def _tell(self, nimg: int) -> None:
+    def _warn(self, nimg: int) -> None:
         """Warn of a new streak, and mark the run."""
         since = self._since(nimg)
         single = self.streak.images <= self.batch and not self.streak.metrics
-        if since != self.told and not single:
-            self.told = since
+        if since != self.warned_of and not single:
+            self.warned_of = since
             self.run.set_tag("nonfinite", f"since {since} images")
             if is_main_process():
                 print(f"warning: {self._describe(nimg)}", file=sys.stderr)

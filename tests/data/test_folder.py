@@ -199,9 +199,9 @@ def test_classes_that_may_be_further_below_are_told(root: Path) -> None:
         (root / name).rename(root / "data/set" / name)
     folder = Folder(root, 4, "lanczos")
     assert folder.classes == ["data"]
-    (told,) = folder.doubtful.lines()
+    (warning,) = folder.doubtful.lines()
     assert (
-        f"in folders (a, b); if these are the classes, set dataset.path to {root}/data/set" in told
+        f"in folders (a, b); if these are the classes, set dataset.path to {root}/data/set" in warning
     )
     save(root / "data/set/1.png")
     assert not Folder(root, 4, "lanczos").doubtful.counts

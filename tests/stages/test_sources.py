@@ -117,9 +117,9 @@ def test_damaged_images_are_named_and_mending_them_starts_nothing_again(web, cap
     os.utime(path, (1, 1))
     capsys.readouterr()
     train()
-    told = capsys.readouterr().err
-    assert f"{path} changed since this run began" in told
-    assert "already complete" in told
+    message = capsys.readouterr().err
+    assert f"{path} changed since this run began" in message
+    assert "already complete" in message
     assert len(list((folder / ".state/train_vae").glob("*/results"))) == 1
 
 

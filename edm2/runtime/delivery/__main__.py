@@ -33,7 +33,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, _raise_deadline)
     own = Outbox(Path(sys.argv[1]))
     root = project_root()
-    deliverer = Deliverer(root, lambda text: _tell(NOTE, text))
+    deliverer = Deliverer(root, lambda text: _send(NOTE, text))
     wait, swept, ended = 0.0, False, False
     while True:
         if not _attempt(deliverer, own):
@@ -53,16 +53,16 @@ def _attempt(deliverer: Deliverer, own: Outbox) -> bool:
     try:
         with _deadline():
             deliverer.open(own)
-            _tell(READY)
+            _send(READY)
             for _ in deliverer.deliver(own):
-                _tell(ALIVE)
+                _send(ALIVE)
                 signal.alarm(SECONDS_OF_SILENCE)
     except DeadlineReached:
-        _tell(FAILED, f"no answer within {SECONDS_OF_SILENCE} s")
+        _send(FAILED, f"no answer within {SECONDS_OF_SILENCE} s")
     except Exception as error:  # whatever MLflow raises
-        _tell(FAILED, describe(error))
+        _send(FAILED, describe(error))
     else:
-        _tell(IDLE)
+        _send(IDLE)
         return True
     return False
 
@@ -90,7 +90,7 @@ def _has_ended(seconds: float) -> bool:
     return bool(select.select([sys.stdin], [], [], seconds)[0]) or os.getppid() != PARENT
 
 
-def _tell(kind: str, text: str = "") -> None:
+def _send(kind: str, text: str = "") -> None:
     with suppress(OSError):  # the run was killed
         print(f"{MARK}{kind} {' '.join(text.splitlines())}", flush=True)
 
