@@ -117,7 +117,7 @@ def test_everything_that_is_not_read_has_a_reason(root: Path) -> None:
         assert word in examples[name]
 
 
-def test_a_folder_that_cannot_be_opened_is_told(
+def test_a_folder_that_cannot_be_opened_is_counted(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Permissions do not hold for root, so the error is made."""
@@ -193,7 +193,7 @@ def test_splits_without_classes_need_these_first(root: Path) -> None:
     assert Folder(Path(path), 4, "lanczos").classes == ["all"]
 
 
-def test_classes_that_may_be_further_below_are_told(root: Path) -> None:
+def test_classes_that_may_be_further_below_give_a_warning(root: Path) -> None:
     for name in "ab":
         (root / "data/set").mkdir(parents=True, exist_ok=True)
         (root / name).rename(root / "data/set" / name)
@@ -201,7 +201,8 @@ def test_classes_that_may_be_further_below_are_told(root: Path) -> None:
     assert folder.classes == ["data"]
     (warning,) = folder.doubtful.lines()
     assert (
-        f"in folders (a, b); if these are the classes, set dataset.path to {root}/data/set" in warning
+        f"in folders (a, b); if these are the classes, set dataset.path to {root}/data/set"
+        in warning
     )
     save(root / "data/set/1.png")
     assert not Folder(root, 4, "lanczos").doubtful.counts
@@ -226,7 +227,7 @@ def test_all_small_classes_are_named_with_what_is_left_out(root: Path) -> None:
     assert "e/1.txt" in message
 
 
-def test_a_class_name_that_is_not_utf8_is_told_at_once(root: Path) -> None:
+def test_a_class_name_that_is_not_utf8_is_refused_at_once(root: Path) -> None:
     os.rename(root / "a", os.fsencode(root) + b"/caf\xe9")
     with pytest.raises(UserError) as error:
         Folder(root, 4, "lanczos")
