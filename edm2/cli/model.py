@@ -1,6 +1,6 @@
 """`edm2 model`: describe the networks of the training configs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -58,16 +58,31 @@ def summary(
 
     CONFIG is one of the paper's, A to G, or of the plug-ins of the project.
     """
-    import torch
-
-    from edm2.diffusion.denoiser import build_denoiser
-    from edm2.diffusion.summary import layer_table
-
     _load_plugins(project)
     if config not in CONFIGS:
         raise UserError(f"config {config}: expected one of {', '.join(CONFIGS)}.")
     if size and channels:
         raise click.UsageError("SIZE and --channels: expected only one of them.")
+    options, layers = _describe(config, size, channels, shape)
+    click.echo(f"Config {config} with the paper's values for this size:\n")
+    for option, value in options.items():
+        click.echo(f"{option} = {value}")
+    click.echo("\n" + _aligned([("layer", "output", "parameters", "multiply-adds"), *layers]))
+
+
+def _describe(
+    config: str, size: str | None, channels: int | None, shape: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[tuple[str, str, str, str]]]:
+    """The options of a network, and a row of text per layer with a last one for all.
+
+    Raises:
+        UserError: no network has this shape.
+    """
+    import torch
+
+    from edm2.diffusion.denoiser import build_denoiser
+    from edm2.diffusion.summary import layer_table
+
     try:
         with torch.device("meta"):
             denoiser = build_denoiser(
@@ -87,10 +102,7 @@ def summary(
             f"no network can have this shape ({error}). Choose a --resolution divisible "
             "by 2 once for each level after the first, and --channels divisible by 64."
         ) from None
-    click.echo(f"Config {config} with the paper's values for this size:\n")
-    for option, value in asdict(denoiser.config).items():
-        click.echo(f"{option} = {value}")
-    cells = [
+    return asdict(denoiser.config), [
         (
             row.name,
             "x".join(map(str, row.output_shape)),
@@ -99,7 +111,6 @@ def summary(
         )
         for row in (*rows, total)
     ]
-    click.echo("\n" + _aligned([("layer", "output", "parameters", "multiply-adds"), *cells]))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
