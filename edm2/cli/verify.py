@@ -22,7 +22,7 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
 
     FOLDERS: only results in these; default: data and models. All damaged files are listed; exit
     status 1 if there are any. Processes share the files:
-    torchrun --nproc_per_node=8 --no-python edm2 verify
+    python -m edm2.runtime.torchrun --nproc_per_node=8 --no-python edm2 verify
     """
     import torch
 
