@@ -1,6 +1,5 @@
 """`edm2 verify`: checksums of all results."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -22,10 +21,15 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     """Read every file of the project's results and compare it with its checksum.
 
     FOLDERS: only results in these; default: data, models and reports. All damaged files are listed;
-    exit status 1 if there are any.
+    exit status 1 if there are any. Processes share the files:
+    python -m edm2.runtime.torchrun --nproc_per_node=8 --no-python edm2 verify
     """
-    from edm2.runtime.checksums import ENDING
+    import torch
+
+    from edm2.runtime.checksums import ENDING, checksum_problem
+    from edm2.runtime.distributed import is_main_process, process_group
     from edm2.runtime.manifest import MANIFEST
+    from edm2.runtime.verification import damaged_files
 
     if not folders:
         root = project.enter()
@@ -35,8 +39,12 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     if not manifests and not checksums:
         names = ", ".join(map(str, folders))
         raise UserError(f"{names}: no results ({MANIFEST}) there. Run `dvc repro` first.")
-    problems = [problem for path in manifests for problem in _in_folder(path.parent)]
-    problems += [problem for path in checksums for problem in _of_table(path)]
+    with process_group(torch.device("cpu")):
+        problems = damaged_files(path.parent for path in manifests)
+    if not is_main_process():
+        return 0
+    tables = (checksum_problem(path.with_suffix("")) for path in checksums)
+    problems += [problem for problem in tables if problem]
     for problem in problems:
         click.echo(problem)
     click.echo(
@@ -44,21 +52,3 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
         "damaged files."
     )
     return int(bool(problems))
-
-
-def _in_folder(folder: Path) -> Iterator[str]:
-    """Damaged files in a folder of results, including the manifest."""
-    from edm2.runtime.manifest import damaged_files
-
-    try:
-        yield from damaged_files(folder)
-    except UserError as error:
-        yield str(error)
-
-
-def _of_table(checksum: Path) -> Iterator[str]:
-    from edm2.runtime.checksums import checksum_problem
-
-    problem = checksum_problem(checksum.with_suffix(""))
-    if problem:
-        yield problem

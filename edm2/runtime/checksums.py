@@ -5,7 +5,7 @@ Folders of results have a manifest instead (`edm2.runtime.manifest`).
 
 from pathlib import Path
 
-from edm2.params.errors import UserError
+from edm2.params import UserError
 from edm2.runtime.files import sha256, write_text
 
 ENDING = ".sha256"
