@@ -7,8 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from edm2.data.decoding import IMAGE_ENDINGS
-from edm2.data.shards import Member
 from edm2.data.tally import FOREIGN, OTHER_ENDING, Tally, ending, is_foreign, printable
+from edm2.data.tars import Member
 
 OTHER_FIELD = "another field of a sample"
 

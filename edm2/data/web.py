@@ -10,8 +10,8 @@ from PIL import Image
 from edm2.data.decoding import DamagedImageError, ImageDecodeError, decode_image
 from edm2.data.image_members import ImageMembers, line
 from edm2.data.images import ImageDataset
-from edm2.data.shards import TarFiles
 from edm2.data.tally import Tally, listed
+from edm2.data.tars import TarFiles
 from edm2.params import UserError
 from edm2.params.dataset import Crop
 
