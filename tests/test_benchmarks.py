@@ -52,6 +52,14 @@ def test_frechet(benchmark, capsys, monkeypatch):
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-6)
 
 
+def test_held_out(benchmark, capsys):
+    benchmark("held_out", "--resolution 16 --images 2 --counts").main()
+    scikit_image, edm2 = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
+    assert (scikit_image[0], edm2[0]) == ("scikit-image", "edm2")
+    assert scikit_image[3] == edm2[3]
+    assert float(scikit_image[4]) < 1e-12
+
+
 def test_sweep(finished):
     process = subprocess.run(
         [sys.executable, str(FOLDER / "sweep.py"), "--networks", "1"],
