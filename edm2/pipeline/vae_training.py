@@ -1,5 +1,6 @@
 """The codec of the pipeline: a trained VAE or another codec, evaluated on held-out images."""
 
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
@@ -36,10 +37,12 @@ GRID_IMAGES = 24  # held-out images in the grid of reconstructions
 def train_vae(context: StageContext) -> None:
     """Train the VAE, or save the codec that params choose; evaluate reconstructions of held-out images."""
     params, out = context.params, context.out(VAE)
-    prepared = [ImageShards(IMAGES, split) for split in ("train", "held_out")]
     from_shards = open_images(params)
     skipped = check_images(context, from_shards, trains_vae(params)) if from_shards else {}
-    images, held_out = from_shards or prepared
+    opened: Sequence[ImageDataset] = from_shards or [
+        ImageShards(IMAGES, split) for split in ("train", "held_out")
+    ]
+    images, held_out = opened
     backbone = _backbone(context)
     if trains_vae(params):
         network = _train(context, images, held_out, backbone)

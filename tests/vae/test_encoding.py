@@ -26,7 +26,8 @@ def codec(tiny: Callable[..., Vae]) -> TrainedVae:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The tars in a folder."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
 
 
 def test_latents_are_the_codecs_in_16_bits(codec, images, tmp_path: Path) -> None:
