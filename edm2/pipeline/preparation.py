@@ -8,21 +8,27 @@ from edm2.data.tally import Tally, printable
 from edm2.params import Params
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.runner import StageContext
+from edm2.runtime.distributed import is_main_process
 from edm2.runtime.manifest import write_manifest
 
 
 def prepare(context: StageContext) -> None:
-    """Write the images of `dataset.source` as WebDataset shards."""
-    out, dataset = context.out(IMAGES), context.params.dataset
-    source = open_source(dataset)
-    print("\n".join(summary(source)))
+    """Write the images of `dataset.source` as WebDataset shards; each rank writes some of them."""
+    out, params = context.out(IMAGES), context.params
+    source = open_source(params.dataset)
+    if is_main_process():
+        print("\n".join(summary(source)))
     try:
-        metadata = prepare_images(source, out, dataset, dataset.seed)
+        metadata = prepare_images(
+            source, out, params.dataset, params.dataset.seed, params.runtime.workers
+        )
     finally:
-        for line in getattr(source, "doubtful", Tally()).lines():
-            print(f"warning: {line}")
-    left_out: Tally = getattr(source, "left_out", Tally())
-    write_manifest(out, **metadata, left_out=dict(left_out.counts))
+        if is_main_process():
+            for line in getattr(source, "doubtful", Tally()).lines():
+                print(f"warning: {line}")
+    if is_main_process():
+        left_out: Tally = getattr(source, "left_out", Tally())
+        write_manifest(out, **metadata, left_out=dict(left_out.counts))
 
 
 def summary(source: Source) -> list[str]:
