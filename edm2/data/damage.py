@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edm2.data.decoding import FEW_BITS, ImageDecodeError
 from edm2.data.images import THREADS
-from edm2.data.tally import listed
+from edm2.data.tally import Tally, listed
 from edm2.data.web import WebImages
 from edm2.params import UserError
 from edm2.runtime.distributed import broadcast_flag, gather_object, is_main_process
@@ -39,6 +39,16 @@ def refuse_damaged(messages: Iterable[str], images: int, next_step: str) -> None
             f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then "
             f"{next_step}:{listed(damaged)}"
         )
+
+
+def warn_of_doubtful(doubtful: Tally) -> None:
+    """Print what all ranks have read and may not be meant as it is."""
+    total = Tally()
+    for part in gather_object(doubtful):
+        total.merge(part)
+    if is_main_process():
+        for line in total.lines():
+            print(f"warning: {line}")
 
 
 def read_skip_list(path: Path, root: Path) -> frozenset[str]:

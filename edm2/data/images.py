@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from edm2.data.cropping import crop_to_square, random_crop
-from edm2.data.decoding import Pixels
+from edm2.data.decoding import DamagedImageError, Pixels
 from edm2.data.shards import Shards
+from edm2.data.tally import Tally
 from edm2.params.dataset import Crop
 from edm2.runtime.finite import require_finite
 
@@ -89,6 +90,18 @@ class ImageDataset(ABC):
 
         return torch.stack(self._map(augment, indices, generators))
 
+    def damaged(self, indices: Sequence[int]) -> list[str]:
+        """What is wrong with those of the images that cannot be decoded; their names are in the texts."""
+
+        def problem(index: int) -> str:
+            try:
+                self.load_image(index)
+            except DamagedImageError as error:
+                return str(error)
+            return ""
+
+        return [text for text in self._map(problem, indices) if text]
+
     def _map(self, read: Callable[..., T], *items: Iterable[object]) -> list[T]:
         """`read` of each item, in order; in threads for large images, as decoders release the GIL."""
         if self.resolution < MIN_THREADED_RESOLUTION:
@@ -97,13 +110,29 @@ class ImageDataset(ABC):
             return list(pool.map(read, *items))
 
 
-class ImageShards(ImageDataset):
+class PreparedImages(ImageDataset):
+    """One split of the dataset. Images have its resolution already.
+
+    Attributes:
+        doubtful: images that were decoded, and may not be meant as they are.
+    """
+
+    classes: list[str]
+    doubtful: Tally
+
+    @abstractmethod
+    def by_shard(self) -> dict[str, range]:
+        """The indices of the images in each shard, by the shard's file name."""
+
+
+class ImageShards(PreparedImages):
     """One split of the shards that the `prepare` stage wrote."""
 
     def __init__(self, folder: Path, split: str) -> None:
         """Raises UserError; see `Shards`."""
+        self.doubtful = Tally()  # found when they were prepared
         self.shards = Shards(folder, split)
-        self.classes: list[str] = self.shards.metadata["classes"]
+        self.classes = self.shards.metadata["classes"]
         self.resolution: int = self.shards.metadata["resolution"]
         self.crop: Crop = self.shards.metadata["crop"]
 
@@ -113,6 +142,9 @@ class ImageShards(ImageDataset):
     def load_image(self, index: int) -> tuple[Image.Image, int]:
         sample = self.shards[index]
         return Image.open(io.BytesIO(sample["png"])), int(sample["cls"])
+
+    def by_shard(self) -> dict[str, range]:
+        return self.shards.by_shard()
 
 
 def max_batch_size(resolution: int) -> int:

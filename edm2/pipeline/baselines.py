@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from edm2.data.images import ImageShards
+from edm2.data.damage import warn_of_doubtful
+from edm2.data.prepared import open_images
 from edm2.metrics.statistics import distance, image_statistics, metric_name
 from edm2.pipeline.detection import detector_for, reference_for
 from edm2.pipeline.outputs import write_metrics
@@ -24,7 +25,7 @@ def write_baselines(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
     reference = reference_for(detector)
     codec = load_codec(VAE, context.device)
-    held_out = ImageShards(IMAGES, "held_out")
+    (held_out,) = open_images(IMAGES, "held_out")
     count, metrics = len(held_out), {}
 
     def originals() -> Iterator[torch.Tensor]:
@@ -44,4 +45,5 @@ def write_baselines(context: StageContext) -> None:
             key = f"{name}/{metric_name(detector.name, count)}"
             allow_singular = context.params.evaluation.allow_singular
             metrics[key] = distance(statistics, reference, allow_singular)
+    warn_of_doubtful(held_out.doubtful)
     write_metrics(context, "reports/baselines/metrics.json", metrics)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from edm2.data.preparation import prepare_images
+from edm2.data.prepared import list_images
 from edm2.data.sources import Source, open_source
 from edm2.data.tally import Tally, printable
 from edm2.params import Params
@@ -13,15 +14,22 @@ from edm2.runtime.manifest import write_manifest
 
 
 def prepare(context: StageContext) -> None:
-    """Write the images of `dataset.source` as WebDataset shards; each rank writes some of them."""
+    """Write the images of `dataset.source` as WebDataset shards, each rank some of them; or only list
+    them, if they are not stored.
+    """
     out, params = context.out(IMAGES), context.params
-    source = open_source(params.dataset)
+    dataset, source = params.dataset, open_source(params.dataset)
     if is_main_process():
         print("\n".join(summary(source)))
     try:
-        metadata = prepare_images(
-            source, out, params.dataset, params.dataset.seed, params.runtime.workers
-        )
+        if dataset.stored:
+            workers = params.runtime.workers
+            metadata = prepare_images(source, out, dataset, dataset.seed, workers)
+        elif is_main_process():
+            print(
+                "images are not stored (dataset.stored): damaged ones are found when they are read"
+            )
+            metadata = list_images(source, out, dataset, dataset.seed)
     finally:
         if is_main_process():
             for line in getattr(source, "doubtful", Tally()).lines():

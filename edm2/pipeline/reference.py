@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from edm2.data.images import ImageShards
+from edm2.data.images import PreparedImages
+from edm2.data.prepared import open_images
 from edm2.metrics.collection import Collection
 from edm2.metrics.reference import (
     MAX_KEPT_FEATURES,
@@ -43,7 +44,8 @@ def write_reference(context: StageContext) -> None:
 
 def _compute(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
-    collection = _collect(ImageShards(IMAGES, "train"), detector, context)
+    (train,) = open_images(IMAGES, "train")
+    collection = _collect(train, detector, context)
     for other in gather_object(collection)[1:]:
         collection.merge(other)
     if is_main_process():
@@ -59,7 +61,7 @@ def _compute(context: StageContext) -> None:
         )
 
 
-def _collect(train: ImageShards, detector: "Detector", context: StageContext) -> Collection:
+def _collect(train: PreparedImages, detector: "Detector", context: StageContext) -> Collection:
     """This rank's share of all training images, numbered in a random order that never changes."""
     rank, size, total = ranks().rank, ranks().world_size, len(train)
     numbers = generator(0, "evaluation/reference").permutation(total).tolist()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from edm2.data.decoding import DamagedImageError
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards, latent_metadata
 from edm2.params.vae import Vae
@@ -74,3 +75,23 @@ def test_shards_are_divided_among_ranks(
         shards.append(set(contents(tmp_path / str(rank))))
     assert shards[0] | shards[1] == {path.name for path in images.shards.paths}
     assert not shards[0] & shards[1]
+
+
+class Damaged(ImageShards):
+    """Images 5 and 7 of the second shard (4 to 7) cannot be decoded."""
+
+    def load_image(self, index):
+        if index in (5, 7):
+            raise DamagedImageError(f"{index}.png: damaged")
+        return super().load_image(index)
+
+
+def test_a_shard_with_damaged_images_is_not_written(codec, images, tmp_path: Path) -> None:
+    damaged = Damaged(images.shards.folder, "train")
+    texts = encode_shards(codec, damaged, tmp_path / "part", CPU)
+    assert texts == ["5.png: damaged", "7.png: damaged"]
+    names = {path.name for path in images.shards.paths}
+    assert set(contents(tmp_path / "part")) == names - {"train-000001.tar"}
+    assert encode_shards(codec, images, tmp_path / "part", CPU) == []  # they were replaced
+    encode_shards(codec, images, tmp_path / "whole", CPU)
+    assert contents(tmp_path / "part") == contents(tmp_path / "whole")
