@@ -45,7 +45,7 @@ def warn_of_doubtful(doubtful: Tally) -> None:
     """Print what all ranks have read and may not be meant as it is."""
     total = Tally()
     for part in gather_object(doubtful):
-        total.merge(part)
+        total.update(part)
     if is_main_process():
         for line in total.lines():
             print(f"warning: {line}")

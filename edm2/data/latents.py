@@ -1,6 +1,7 @@
 """Latent shards: `{key}.safetensors` with mean and std of one image's latent, and `{key}.cls`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import torch
 from safetensors.torch import load, save
 
 from edm2.data.normalization import Normalization
-from edm2.data.shards import Samples, Shards
+from edm2.data.shards import Shards, open_shards
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.finite import nonfinite_rows, require_finite
-from edm2.runtime.manifest import REBUILD_HINT
+from edm2.runtime.manifest import REBUILD_HINT, load_manifest
 from edm2.runtime.progress import track
 
 CODEC_HINT = "The codec (models/vae) diverged, or its latents are too large: train it again."
@@ -69,7 +70,7 @@ def latent_metadata(folder: Path, normalization: Normalization | None = None) ->
     shape, moments = None, None
     shards = sorted(folder.glob("train-*.tar"))
     for path in track(shards, "latent statistics", len(shards), "shard"):
-        for sample in Samples([path]):
+        for sample in open_shards([path]):
             tensors = load(sample["safetensors"])
             mean, std = tensors["mean"][None].float(), tensors["std"][None].float()
             if moments is None:
@@ -95,18 +96,44 @@ def _metadata(folder: Path, shape: Any, normalization: Normalization) -> dict[st
     return {"shape": shape, "mean": mean.tolist(), "std": std.tolist()}
 
 
+@dataclass(frozen=True)
+class LatentSpace:
+    """What the manifest of a folder of latents says.
+
+    Attributes:
+        classes: names of the classes.
+        shape: of a latent, C, H, W.
+        normalization: mean and std of each channel.
+    """
+
+    classes: list[str]
+    shape: tuple[int, int, int]
+    normalization: Normalization
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> "LatentSpace":
+        mean, std = torch.tensor(metadata["mean"]), torch.tensor(metadata["std"])
+        return cls(metadata["classes"], tuple(metadata["shape"]), Normalization(mean, std))
+
+
+def read_latent_space(folder: Path) -> LatentSpace:
+    """Read the manifest alone: sampling needs no latents.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    return LatentSpace.of(load_manifest(folder))
+
+
 class LatentShards:
     """Mean and std [C, H, W] of each image's latent, on the codec's own scale, with int labels."""
 
     def __init__(self, folder: Path, split: str) -> None:
         """Raises UserError; see `Shards`."""
         self.shards = Shards(folder, split)
-        metadata = self.shards.metadata
-        self.classes: list[str] = metadata["classes"]
-        self.shape: tuple[int, int, int] = tuple(metadata["shape"])
-        self.normalization = Normalization(
-            torch.tensor(metadata["mean"]), torch.tensor(metadata["std"])
-        )
+        space = LatentSpace.of(self.shards.metadata)
+        self.classes, self.shape = space.classes, space.shape
+        self.normalization = space.normalization
 
     def __len__(self) -> int:
         return len(self.shards)

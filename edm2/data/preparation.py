@@ -149,4 +149,4 @@ class _ShardWriter:
 def _add_doubtful(source: Source, findings: Iterator[Findings]) -> None:
     doubtful: Tally = getattr(source, "doubtful", Tally())
     for found in findings:
-        doubtful.merge(found.doubtful)
+        doubtful.update(found.doubtful)

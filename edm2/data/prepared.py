@@ -18,7 +18,7 @@ from edm2.data.splits import shard_ranges
 from edm2.data.tally import Tally
 from edm2.params import UserError
 from edm2.params.dataset import Dataset
-from edm2.runtime.manifest import read_manifest, verified
+from edm2.runtime.manifest import load_manifest, verified
 
 T = TypeVar("T")
 PREPARE_AGAIN = "run `dvc repro -f -s prepare`, then `dvc repro`"
@@ -30,7 +30,7 @@ def open_images(folder: Path, *splits: str) -> list[PreparedImages]:
     Raises:
         UserError: see `Shards`; or the images of the source are not those that were listed.
     """
-    manifest = read_manifest(folder)
+    manifest = load_manifest(folder)
     if "dataset" not in manifest:
         return [ImageShards(folder, split) for split in splits]
     dataset = Dataset.model_validate_json(to_json(manifest["dataset"]))

@@ -1,6 +1,7 @@
 """Images of one network, and their metrics, from the sampler and the detector."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from edm2.metrics.collection import Collection
+from edm2.metrics.reference import Reference
 from edm2.metrics.registry import MetricInputs, compute_metric
 from edm2.metrics.statistics import finite_features, metric_name
 from edm2.params import Params
@@ -40,7 +42,8 @@ class Evaluator:
         images = load_manifest(IMAGES)
         self.classes, held_out = images["classes"], images["images"]["held_out"]
         self.detector = detector_for(params, device)
-        self.reference = reference_for(self.detector)
+        if is_main_process():
+            _ = self.reference  # what is wrong with it is told before images are made
         self.at_chance = is_detector_at_chance(params)
         evaluation = params.evaluation
         self.counts = [evaluation.samples]
@@ -49,6 +52,11 @@ class Evaluator:
             self.counts.append(held_out)  # to compare with the held-out images themselves
         uses_features = any(METRICS[metric].uses_features for metric in evaluation.metrics)
         self.kept_features = evaluation.samples if uses_features else 0
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Statistics of the training images; read whole, so only where metrics are computed."""
+        return reference_for(self.detector)
 
     def generate(
         self,

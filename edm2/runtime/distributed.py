@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from edm2.params import UserError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=7)  # long: rank 0 may wait for another run or read all data
@@ -80,6 +82,29 @@ def gather_object(value: T) -> list[T]:
     if dist.is_initialized():
         dist.gather_object(value, values if is_main_process() else None)
     return values
+
+
+def on_main_process(compute: Callable[[], T]) -> T:
+    """What `compute` returns on the main process, on all ranks; the others do not compute it.
+
+    Raises:
+        UserError: on all ranks, if the main process raises one.
+    """
+    if not dist.is_initialized():
+        return compute()
+    if is_main_process():
+        try:
+            value = compute()
+        except UserError as error:
+            dist.broadcast_object_list([None, str(error)])
+            raise
+        dist.broadcast_object_list([value, None])
+        return value
+    received: list[Any] = [None, None]
+    dist.broadcast_object_list(received)
+    if received[1] is not None:
+        raise UserError(received[1])
+    return cast(T, received[0])
 
 
 def broadcast_flag(flag: bool) -> bool:

@@ -287,11 +287,11 @@ def test_one_run_names_all_damaged_images_and_keeps_whole_shards(
     lines = str(error.value).splitlines()
     assert lines[0].startswith("3 of 10 images")
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [str(path) for path in damaged]
-    assert len(list((tmp_path / "out").iterdir())) == len(folder.files) - 3
+    assert len(list((tmp_path / "out").glob("*.tar"))) == len(folder.files) - 3
     for path in damaged:
         save(path)
     prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", single, seed=0, workers=0)
-    assert len(list((tmp_path / "out").iterdir())) == len(folder.files)
+    assert len(list((tmp_path / "out").glob("*.tar"))) == len(folder.files)
 
 
 def test_a_shard_of_several_images_is_not_written_if_one_is_damaged(
@@ -300,7 +300,7 @@ def test_a_shard_of_several_images_is_not_written_if_one_is_damaged(
     (root / "a/2.png").write_bytes(b"")
     with pytest.raises(UserError, match="1 of 4 images"):
         prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", dataset, seed=0, workers=0)
-    assert len(list((tmp_path / "out").iterdir())) == 1
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 1
 
 
 def test_images_that_are_nearly_black_are_counted(root: Path) -> None:

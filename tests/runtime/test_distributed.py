@@ -62,6 +62,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
 
+def test_the_main_process_decides(results) -> None:
+    assert [r["decisions"]["value"] for r in results] == [7, 7]
+    assert [r["decisions"]["error"] for r in results] == ["by rank 0"] * 2
+
+
+def test_ranks_verify_together(results) -> None:
+    changed, missing = results[0]["decisions"]["damaged"]
+    assert changed.startswith("verified/1: ")
+    assert missing.startswith("verified/2: ")
+
+
 def test_plain_python_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
