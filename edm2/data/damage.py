@@ -16,17 +16,12 @@ from edm2.runtime.progress import Progress
 CHUNK = 256  # images that wait for a thread
 
 
-class IncompleteShard(Exception):
-    """A shard that lacks damaged images; it is not written."""
-
-
-def refuse_damaged(messages: Iterable[str], images: int, next_step: str) -> None:
+def refuse_damaged(messages: Iterable[str], images: int) -> None:
     """Raise an error on all ranks if one of them has found damaged images.
 
     Args:
         messages: about the damaged images of this rank.
         images: how many were tried by all ranks.
-        next_step: what to do after these images were replaced.
 
     Raises:
         UserError: that of the main process lists the images of all ranks.
@@ -36,8 +31,8 @@ def refuse_damaged(messages: Iterable[str], images: int, next_step: str) -> None
         if not is_main_process():
             raise UserError("The main process lists images that cannot be decoded.")
         raise UserError(
-            f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then "
-            f"{next_step}:{listed(damaged)}"
+            f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then run this "
+            f"again:{listed(damaged)}"
         )
 
 

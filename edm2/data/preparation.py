@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edm2.data.damage import IncompleteShard, refuse_damaged
+from edm2.data.damage import refuse_damaged
 from edm2.data.decoding import DamagedImageError
 from edm2.data.images import image_sample
 from edm2.data.shards import write_shard
@@ -26,6 +26,10 @@ from edm2.runtime.workers import cores, in_workers
 Shard = tuple[Path, NDArray[np.int64]]  # the file, and the indices of its images in the source
 SMALL_PIXELS = 2048 * 64**2  # fewer are prepared without worker processes
 MIN_RESOLUTION = 64  # smaller images count as such ones, because they have to be decoded as well
+
+
+class IncompleteShard(Exception):
+    """A shard that lacks damaged images; it is not written."""
 
 
 @dataclass
@@ -71,7 +75,7 @@ def prepare_images(
             findings |= others
     finally:
         _add_doubtful(source, (findings[path] for path, _ in shards if path in findings))
-    refuse_damaged(damaged, len(train) + len(held_out), "run this again")
+    refuse_damaged(damaged, len(train) + len(held_out))
     return describe_images(source, dataset, splits)
 
 

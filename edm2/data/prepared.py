@@ -100,5 +100,6 @@ class SourceImages(PreparedImages):
         except DamagedImageError as error:
             raise DamagedImageError(
                 f"{error}. Replace or remove it, then {PREPARE_AGAIN}. Images that are not stored "
-                "(dataset.stored) are found damaged when they are read; encode_latents lists all of them."
+                "(dataset.stored) are found damaged when they are read; `encode_latents` and `reference` "
+                "list all that are."
             ) from None

@@ -2,7 +2,7 @@
 
 from edm2.data.damage import refuse_damaged, warn_of_doubtful
 from edm2.data.latents import latent_metadata
-from edm2.data.prepared import PREPARE_AGAIN, open_images
+from edm2.data.prepared import open_images
 from edm2.pipeline.paths import IMAGES, LATENTS, VAE
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
@@ -18,7 +18,7 @@ def encode_latents(context: StageContext) -> None:
     codec = load_codec(VAE, context.device)
     damaged = encode_shards(codec, images, out, context.device)
     warn_of_doubtful(images.doubtful)
-    refuse_damaged(damaged, len(images), PREPARE_AGAIN)
+    refuse_damaged(damaged, len(images))
     if is_main_process():
         metadata = latent_metadata(out, codec.normalization)
         write_manifest(out, classes=images.classes, **metadata)

@@ -10,7 +10,6 @@ from edm2.features.training import Accuracy, ClassifierTask, accuracy, batches
 from edm2.pipeline.outputs import write_curves, write_metrics
 from edm2.pipeline.paths import FEATURES, IMAGES
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.distributed import is_main_process
 from edm2.runtime.loop import train
 from edm2.runtime.randomness import torch_seed
 
@@ -34,8 +33,8 @@ def train_features(context: StageContext) -> None:
         nonfinite_patience=context.params.runtime.nonfinite_patience,
         remedy=f"Lower features.lr ({params.lr:g}).",
     )
-    if is_main_process():
-        held_out_accuracy = accuracy(classifier, held_out, context.device)
+    held_out_accuracy = accuracy(classifier, held_out, context.device)
+    if held_out_accuracy is not None:
         if held_out_accuracy.at_chance:
             print(f"warning: {_at_chance(held_out_accuracy)}", file=sys.stderr)
         metrics = {

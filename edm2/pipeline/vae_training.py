@@ -19,7 +19,7 @@ from edm2.pipeline.runner import StageContext
 from edm2.pipeline.vae_images import check_images, describe_tars, open_web_images, shards
 from edm2.reporting.grids import write_rows
 from edm2.runtime.device import activation_dtype
-from edm2.runtime.distributed import is_main_process
+from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.files import describe
 from edm2.runtime.loop import Every, train
 from edm2.runtime.randomness import torch_seed
@@ -50,10 +50,11 @@ def train_vae(context: StageContext) -> None:
         print(f"note: codec.kind is {params.codec.kind}, so no VAE is trained.")
         save_codec(params.codec, out, project_root())
         write_no_curves(context, CURVES)
+    barrier()
+    codec = load_codec(out, context.device)
+    metrics = evaluate(codec, held_out, backbone, context.device, params.vae.evaluate_images)
     if is_main_process():
-        codec = load_codec(out, context.device)
         _draw_reconstructions(context, codec, held_out)
-        metrics = evaluate(codec, held_out, backbone, context.device)
         if metrics["psnr"] == inf:  # JSON has none; the report mentions exact reconstructions
             del metrics["psnr"]
         write_metrics(context, "reports/vae/metrics.json", metrics | skipped)
@@ -98,7 +99,7 @@ def _train(
     codec = TrainedVae(network, params)
 
     def evaluate_held_out(nimg: int) -> dict[str, float]:
-        metrics = evaluate(codec, held_out, backbone, context.device)
+        metrics = evaluate(codec, held_out, backbone, context.device, params.evaluate_images)
         return {f"held_out/{key}": value for key, value in metrics.items()}
 
     task = VaeTask(

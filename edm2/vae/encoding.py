@@ -1,18 +1,16 @@
 """From image shards to latent shards."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from edm2.data.damage import IncompleteShard
 from edm2.data.decoding import DamagedImageError
 from edm2.data.images import PreparedImages
-from edm2.data.latents import latent_sample
-from edm2.data.shards import write_shard
+from edm2.data.latents import LatentMoments, latent_sample, write_latents
+from edm2.data.passes import ahead
 from edm2.runtime.distributed import ranks
-from edm2.runtime.progress import track
+from edm2.runtime.progress import Progress
 from edm2.vae.codec import Codec
 
 BATCH = 128
@@ -23,7 +21,8 @@ def encode_shards(
 ) -> list[str]:
     """Write one latent shard per image shard, under the same name; keep shards that exist.
 
-    The shards are divided among the ranks.
+    The shards are divided among the ranks. The moments of the latents are taken as they are stored, and
+    kept in the records of the shards.
 
     Returns:
         what is wrong with the damaged images of this rank's shards; these shards are not written.
@@ -32,10 +31,17 @@ def encode_shards(
     folder.mkdir(parents=True, exist_ok=True)
     rank, size = ranks().rank, ranks().world_size
     shards = list(images.by_shard().items())[rank::size]
-    for name, indices in track(shards, "encode_latents", len(shards), "shard"):
-        if not (folder / name).exists():
-            with suppress(IncompleteShard):
-                write_shard(folder / name, _encode(codec, images, indices, device, damaged))
+    missing = {name: indices for name, indices in shards if not (folder / name).exists()}
+    progress = Progress("encode_latents", sum(map(len, missing.values())), "img")
+    side = images.resolution // codec.downscale
+    for name, indices in missing.items():
+        moments = LatentMoments.empty((codec.channels, side, side))
+        samples = _encode(codec, images, indices, device, moments, progress)
+        try:
+            write_latents(folder / name, moments, samples)
+        except DamagedImageError as error:
+            damaged += images.damaged(indices) or [str(error)]
+    progress.close()
     return damaged
 
 
@@ -44,20 +50,19 @@ def _encode(
     images: PreparedImages,
     indices: Sequence[int],
     device: torch.device,
-    damaged: list[str],
+    moments: LatentMoments,
+    progress: Progress,
 ) -> Iterator[dict[str, str | bytes]]:
-    """The latents of a shard. Messages about damaged images are appended to `damaged`.
+    """The samples of a shard; adds them to `moments`. The next images are read while some are encoded.
 
     Raises:
-        IncompleteShard: there are damaged images; the others are not encoded.
+        DamagedImageError: an image cannot be decoded.
     """
-    for start in range(0, len(indices), BATCH):
-        batch = indices[start : start + BATCH]
-        try:
-            pixels, labels = images.batch(batch)
-        except DamagedImageError:
-            damaged += images.damaged(indices[start:])
-            raise IncompleteShard from None
-        means, stds = (tensor.cpu() for tensor in codec.encode(pixels.to(device)))
-        for index, mean, std, label in zip(batch, means, stds, labels.tolist(), strict=True):
+    batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+    for batch, (pixels, labels) in zip(batches, ahead(map(images.batch, batches)), strict=True):
+        means, stds = (tensor.half() for tensor in codec.encode(pixels.to(device)))
+        moments.update(means, stds)
+        latents = zip(batch, means.cpu(), stds.cpu(), labels.tolist(), strict=True)
+        for index, mean, std, label in latents:
             yield latent_sample(f"{index:08d}", mean, std, label)
+        progress.advance(len(batch))

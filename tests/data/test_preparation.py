@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edm2.data.damage import refuse_damaged
 from edm2.data.decoding import DamagedImageError, Pixels
 from edm2.data.images import ImageShards
 from edm2.data.preparation import _write_shards, prepare_images
@@ -83,6 +84,14 @@ def test_any_number_of_ranks_and_workers_gives_the_same_bytes(
             assert len(names(together) - before) == 6 // world_size
         assert names(together) == SHARDS
         assert all((together / n).read_bytes() == (folder / n).read_bytes() for n in SHARDS)
+
+
+def test_the_main_process_lists_the_damaged_images_of_all_ranks(monkeypatch) -> None:
+    monkeypatch.setattr("edm2.data.damage.gather_object", lambda value: [value, ["b"], []])
+    with pytest.raises(UserError, match=r"3 of 9 images.*\n  a\n  b\n  c$"):
+        refuse_damaged(["c", "a"], 9)
+    with pytest.raises(UserError, match="1 of 9 images"):
+        refuse_damaged([], 9)
 
 
 @pytest.fixture
