@@ -33,6 +33,13 @@ def test_train_step(benchmark):
     assert result["images/s"] == pytest.approx(2 / result["s/step"])
 
 
+def test_ingest(benchmark, capsys):
+    benchmark("ingest", "--images 40 --resolution 8 --workers 1 2").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["1", "2"]
+    assert lines[-1] == "equal shards: True"
+
+
 def test_reconstruct(benchmark, tmp_path):
     script = benchmark("reconstruct")
     store, scratch = tmp_path / "store", tmp_path / "scratch"

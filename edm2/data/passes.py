@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from edm2.data.damage import refuse_damaged
+from edm2.data.decoding import DamagedImageError
 from edm2.data.images import ImageDataset
 from edm2.params import UserError
 from edm2.runtime.distributed import is_main_process, raise_together, receive_from_others, share
@@ -40,13 +42,22 @@ def reduce_batches(
         title: what is computed, for progress.
 
     Raises:
-        UserError: reading or computing failed on a rank; all ranks raise the same.
+        UserError: reading or computing failed on a rank; all ranks raise the same. Damaged images are
+            listed, those of all ranks.
     """
-    tree, error = MergeTree(merge), None
+    tree, error, damaged = MergeTree(merge), None, list[str]()
+    batches = {
+        k: range(k * batch_size, min((k + 1) * batch_size, len(indices)))
+        for k in share(-(-len(indices) // batch_size))
+    }
     try:
-        _add_share(tree, images, indices, batch_size, compute, title)
+        _add_share(tree, images, indices, batches, compute, title)
+    except DamagedImageError as problem:
+        ours = [int(indices[n]) for numbers in batches.values() for n in numbers]
+        damaged = images.damaged(ours) or [str(problem)]
     except UserError as problem:
         error = problem
+    refuse_damaged(damaged, len(indices))
     raise_together(error)
     for nodes in receive_from_others(tree.nodes):
         tree.add_nodes(nodes)
@@ -57,16 +68,14 @@ def _add_share(
     tree: "MergeTree[T]",
     images: ImageDataset,
     indices: Sequence[int],
-    batch_size: int,
+    batches: Mapping[int, range],
     compute: Compute[T],
     title: str,
 ) -> None:
     """Add the results of this rank's batches."""
-    batches = share(-(-len(indices) // batch_size))
-    ranges = [range(k * batch_size, min((k + 1) * batch_size, len(indices))) for k in batches]
-    progress = Progress(title, sum(map(len, ranges)), "img")
-    read = (images.batch([int(indices[n]) for n in numbers]) for numbers in ranges)
-    for k, numbers, (pixels, labels) in zip(batches, ranges, ahead(read), strict=True):
+    progress = Progress(title, sum(map(len, batches.values())), "img")
+    read = (images.batch([int(indices[n]) for n in numbers]) for numbers in batches.values())
+    for (k, numbers), (pixels, labels) in zip(batches.items(), ahead(read), strict=True):
         tree.add(k, compute(numbers, pixels, labels))
         progress.advance(len(numbers))
     progress.close()

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edm2.data.images import ImageShards, to_float
+from edm2.data.images import PreparedImages, to_float
 from edm2.data.passes import reduce_batches
 from edm2.data.stream import stream
 from edm2.features.classifier import Classifier
@@ -60,7 +60,9 @@ class ClassifierTask:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def batches(images: ImageShards, params: Features, seed: int) -> Callable[[int], Iterator[Batch]]:
+def batches(
+    images: PreparedImages, params: Features, seed: int
+) -> Callable[[int], Iterator[Batch]]:
     """batches(nimg): uint8 images [N, 3, R, R], randomly shifted, and int64 labels [N], from then on."""
 
     def read(numbers: range, indices: list[int]) -> Batch:
@@ -107,7 +109,9 @@ class Accuracy:
         return self.value <= self.chance + 2 * sqrt(self.chance * (1 - self.chance) / self.count)
 
 
-def accuracy(classifier: Classifier, images: ImageShards, device: torch.device) -> Accuracy | None:
+def accuracy(
+    classifier: Classifier, images: PreparedImages, device: torch.device
+) -> Accuracy | None:
     """The accuracy on `images`, which the ranks share, on the main process; None on the others.
 
     Raises:

@@ -2,8 +2,10 @@
 
 import torch
 
-from edm2.data.images import ImageShards
+from edm2.data.damage import warn_of_doubtful
+from edm2.data.images import PreparedImages
 from edm2.data.passes import reduce_batches
+from edm2.data.prepared import open_images
 from edm2.features.backbone import Detector
 from edm2.metrics.statistics import Statistics, distance, finite_features, metric_name
 from edm2.pipeline.detection import detector_for, reference_for
@@ -25,7 +27,7 @@ def write_baselines(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
     reference = reference_for(detector)
     codec = load_codec(VAE, context.device)
-    held_out = ImageShards(IMAGES, "held_out")
+    (held_out,) = open_images(IMAGES, "held_out")
     count, metrics = len(held_out), {}
     if count > detector.dims:
         for name, statistics in _collect(held_out, detector, codec, context.device).items():
@@ -37,12 +39,13 @@ def write_baselines(context: StageContext) -> None:
             f"note: {count} held-out images are no more than the {detector.dims} feature "
             "dimensions: their Fréchet distance is left out."
         )
+    warn_of_doubtful(held_out.doubtful)
     if is_main_process():
         write_metrics(context, "reports/baselines/metrics.json", metrics)
 
 
 def _collect(
-    held_out: ImageShards, detector: Detector, codec: Codec, device: torch.device
+    held_out: PreparedImages, detector: Detector, codec: Codec, device: torch.device
 ) -> dict[str, Statistics]:
     """Of the features of held-out images and of their reconstructions; empty if not the main process."""
 

@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from edm2.data.images import ImageShards
+from edm2.data.prepared import open_images
 from edm2.features.classifier import Classifier, save_classifier
 from edm2.features.training import Accuracy, ClassifierTask, accuracy, batches
 from edm2.pipeline.outputs import write_curves, write_metrics
@@ -17,7 +17,7 @@ from edm2.runtime.randomness import torch_seed
 def train_features(context: StageContext) -> None:
     """Train the classifier, and compute its accuracy on the held-out images; say if it is chance."""
     seed, params = context.params.dataset.seed, context.params.features
-    images = ImageShards(IMAGES, "train")
+    images, held_out = open_images(IMAGES, "train", "held_out")
     torch.manual_seed(torch_seed(seed, "features/init"))
     classifier = Classifier(
         params.channels, params.slices, params.dims, len(images.classes), images.resolution
@@ -33,7 +33,7 @@ def train_features(context: StageContext) -> None:
         nonfinite_patience=context.params.runtime.nonfinite_patience,
         remedy=f"Lower features.lr ({params.lr:g}).",
     )
-    held_out_accuracy = accuracy(classifier, ImageShards(IMAGES, "held_out"), context.device)
+    held_out_accuracy = accuracy(classifier, held_out, context.device)
     if held_out_accuracy is not None:
         if held_out_accuracy.at_chance:
             print(f"warning: {_at_chance(held_out_accuracy)}", file=sys.stderr)

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edm2.data.images import ImageShards
+from edm2.data.images import PreparedImages
 from edm2.data.passes import reduce_batches
+from edm2.data.prepared import open_images
 from edm2.metrics.collection import Collection
 from edm2.metrics.reference import (
     MAX_KEPT_FEATURES,
@@ -46,7 +47,8 @@ def write_reference(context: StageContext) -> None:
 
 def _compute(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
-    collection = _collect(ImageShards(IMAGES, "train"), detector, context.device)
+    (train,) = open_images(IMAGES, "train")
+    collection = _collect(train, detector, context.device)
     if collection is not None:
         reference = build_reference(collection)
         # fail early, before anything is trained; the result does not change
@@ -60,7 +62,9 @@ def _compute(context: StageContext) -> None:
         )
 
 
-def _collect(train: ImageShards, detector: "Detector", device: torch.device) -> Collection | None:
+def _collect(
+    train: PreparedImages, detector: "Detector", device: torch.device
+) -> Collection | None:
     """Features of all training images, numbered in a random order that never changes; on the main process."""
     total = len(train)
     numbers = generator(0, "evaluation/reference").permutation(total)

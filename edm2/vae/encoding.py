@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from edm2.data.images import ImageShards
+from edm2.data.decoding import DamagedImageError
+from edm2.data.images import PreparedImages
 from edm2.data.latents import LatentMoments, latent_sample, write_latents
 from edm2.data.passes import ahead
 from edm2.runtime.distributed import ranks
@@ -15,34 +16,48 @@ from edm2.vae.codec import Codec
 BATCH = 128
 
 
-def encode_shards(codec: Codec, images: ImageShards, folder: Path, device: torch.device) -> None:
+def encode_shards(
+    codec: Codec, images: PreparedImages, folder: Path, device: torch.device
+) -> list[str]:
     """Write one latent shard per image shard, under the same name; keep shards that exist.
 
     The shards are divided among the ranks. The moments of the latents are taken as they are stored, and
     kept in the records of the shards.
+
+    Returns:
+        what is wrong with the damaged images of this rank's shards; these shards are not written.
     """
+    damaged: list[str] = []
     folder.mkdir(parents=True, exist_ok=True)
     rank, size = ranks().rank, ranks().world_size
-    shards = list(images.shards.by_shard().items())[rank::size]
+    shards = list(images.by_shard().items())[rank::size]
     missing = {name: indices for name, indices in shards if not (folder / name).exists()}
     progress = Progress("encode_latents", sum(map(len, missing.values())), "img")
     side = images.resolution // codec.downscale
     for name, indices in missing.items():
         moments = LatentMoments.empty((codec.channels, side, side))
         samples = _encode(codec, images, indices, device, moments, progress)
-        write_latents(folder / name, moments, samples)
+        try:
+            write_latents(folder / name, moments, samples)
+        except DamagedImageError as error:
+            damaged += images.damaged(indices) or [str(error)]
     progress.close()
+    return damaged
 
 
 def _encode(
     codec: Codec,
-    images: ImageShards,
+    images: PreparedImages,
     indices: Sequence[int],
     device: torch.device,
     moments: LatentMoments,
     progress: Progress,
 ) -> Iterator[dict[str, str | bytes]]:
-    """The samples of a shard; adds them to `moments`. The next images are read while some are encoded."""
+    """The samples of a shard; adds them to `moments`. The next images are read while some are encoded.
+
+    Raises:
+        DamagedImageError: an image cannot be decoded.
+    """
     batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
     for batch, (pixels, labels) in zip(batches, ahead(map(images.batch, batches)), strict=True):
         means, stds = (tensor.half() for tensor in codec.encode(pixels.to(device)))

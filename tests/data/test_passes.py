@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edm2.data import passes
+from edm2.data.decoding import DamagedImageError
 from edm2.data.images import ImageDataset
 from edm2.data.passes import MergeTree, ahead, reduce_batches
 from edm2.params import UserError
@@ -138,8 +139,30 @@ def test_an_error_of_another_rank_is_raised_on_the_main_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed.dist, "all_gather_object", exchange)
+    monkeypatch.setattr(passes, "refuse_damaged", lambda *_: None)
     with pytest.raises(NotFiniteError, match="rank 1"):
         float_sum(lambda size, run: run(), 3, np.ones(4), 2)
+
+
+class Damaged(Numbered):
+    """Images 2 and 7 cannot be decoded."""
+
+    def load_image(self, index: int):
+        if index in (2, 7):
+            raise DamagedImageError(f"{index}.png: damaged")
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        self.load_image(index)
+        return super().__getitem__(index)
+
+
+def test_all_damaged_images_are_listed():
+    with pytest.raises(UserError) as error:
+        reduce_batches(Damaged(9), [8, 7, 6, 3, 2, 0], 2, lambda *_: 0, min, "")
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith("2 of 6 images")
+    assert [line.strip() for line in lines[1:]] == ["2.png: damaged", "7.png: damaged"]
+    assert reduce_batches(Damaged(9), [8, 6], 2, lambda *_: 0, min, "") == 0
 
 
 def test_an_error_while_reading_or_computing_is_raised():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from edm2.data.decoding import DamagedImageError
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards, latent_metadata
 from edm2.params.vae import Vae
@@ -96,3 +97,23 @@ def test_ranks_divide_the_shards(
     assert 0 < len(written[0]) < len(written[1]) == len(images.shards.paths)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert latent_metadata(tmp_path / "two") == latent_metadata(tmp_path / "one")
+
+
+class Damaged(ImageShards):
+    """Images 5 and 7 of the second shard (4 to 7) cannot be decoded."""
+
+    def load_image(self, index):
+        if index in (5, 7):
+            raise DamagedImageError(f"{index}.png: damaged")
+        return super().load_image(index)
+
+
+def test_a_shard_with_damaged_images_is_not_written(codec, images, tmp_path: Path) -> None:
+    damaged = Damaged(images.shards.folder, "train")
+    texts = encode_shards(codec, damaged, tmp_path / "part", CPU)
+    assert texts == ["5.png: damaged", "7.png: damaged"]
+    names = {path.name for path in images.shards.paths}
+    assert set(contents(tmp_path / "part")) == names - {"train-000001.tar"}
+    assert encode_shards(codec, images, tmp_path / "part", CPU) == []  # they were replaced
+    encode_shards(codec, images, tmp_path / "whole", CPU)
+    assert contents(tmp_path / "part") == contents(tmp_path / "whole")
