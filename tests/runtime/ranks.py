@@ -14,6 +14,7 @@ from tiny_autoencoder import FULL_VAE, steady, vae_params
 from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
 from edm2.params.section import Training
 from edm2.runtime.distributed import (
     all_reduce,
@@ -21,7 +22,9 @@ from edm2.runtime.distributed import (
     data_parallel,
     on_main_process,
     process_group,
+    raise_together,
     ranks,
+    receive_from_others,
 )
 from edm2.runtime.divergence import DivergedError, StepMonitor
 from edm2.runtime.interruption import Interrupted
@@ -93,7 +96,20 @@ def reductions() -> dict[str, Any]:
         "sum": all_reduce(values.clone()).tolist(),
         "max": all_reduce(values.clone(), "max").tolist(),
         "means": accumulator.compute_and_reset(),
+        "received": list(receive_from_others({"rank": rank})),
+        "raised": raised(),
     }
+
+
+def raised() -> list[str]:
+    """With no error, and with one of rank 1."""
+    messages = []
+    for error in (None, NotFiniteError("of rank 1") if ranks().rank else None):
+        try:
+            raise_together(error)
+        except NotFiniteError as problem:
+            messages.append(str(problem))
+    return messages
 
 
 def decisions() -> dict[str, Any]:

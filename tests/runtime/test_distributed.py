@@ -109,6 +109,15 @@ def test_means_of_metrics_are_over_all_ranks(results: list[dict[str, Any]]) -> N
         assert result["means"] == {"whole": 1.5, "parts": 3.0}
 
 
+def test_the_main_process_receives_the_values_of_the_others(results: list[dict[str, Any]]) -> None:
+    assert [result["received"] for result in results] == [[{"rank": 1}], []]
+
+
+def test_an_error_of_one_rank_is_raised_on_all(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        assert result["raised"] == ["of rank 1"]
+
+
 def test_ranks_stop_together_when_one_is_not_finite(results: list[dict[str, Any]]) -> None:
     """Rank 1 is not from 8 images on, rank 0 from 12; the patience of 8 images ends at 12."""
     for result in results:
