@@ -59,6 +59,25 @@ def test_frechet(benchmark, capsys, monkeypatch):
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-6)
 
 
+def test_held_out(benchmark, capsys):
+    benchmark("held_out", "--resolution 16 --images 2 --counts").main()
+    scikit_image, edm2 = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
+    assert (scikit_image[0], edm2[0]) == ("scikit-image", "edm2")
+    assert scikit_image[3] == edm2[3]
+    assert float(scikit_image[4]) < 1e-12
+
+
+def test_starts(benchmark, tmp_path):
+    """The bytes read at a start do not grow with the latents of a shard; those of all headers do."""
+    script, read = benchmark("starts"), {"index": [], "headers": []}
+    for count in (100, 200):
+        script.write_latents(tmp_path / str(count), count, [1, 2, 2])
+        for way, values in read.items():
+            values.append(script.measure(way, tmp_path / str(count))["start"]["MB read"])
+    assert read["index"][1] == pytest.approx(read["index"][0], rel=0.01)
+    assert read["headers"][1] > 1.8 * read["headers"][0]
+
+
 def test_sweep(finished):
     process = subprocess.run(
         [sys.executable, str(FOLDER / "sweep.py"), "--networks", "1"],

@@ -4,7 +4,7 @@ import io
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -59,11 +59,6 @@ class ImageDataset(ABC):
         """uint8 [N, 3, R, R] and int64 [N]."""
         images, labels = zip(*self._map(self.__getitem__, indices), strict=True)
         return torch.stack(images), torch.tensor(labels)
-
-    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images once, in order; the last batch may be smaller."""
-        for start in range(0, len(self), size):
-            yield self.batch(range(start, min(start + size, len(self))))
 
     def augmented_batch(
         self,

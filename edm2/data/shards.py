@@ -26,6 +26,7 @@ from edm2.data.shard_index import CHECKSUM, index_path, index_rows, map_index, w
 from edm2.params import UserError
 from edm2.runtime.files import HashingWriter, replacing
 from edm2.runtime.manifest import REBUILD_HINT, check_sizes, load_manifest
+from edm2.runtime.records import ENDING as RECORD
 from edm2.runtime.records import Entry, read_record, write_record
 
 VERIFY_HINT = "Run `edm2 verify`: it reads everything and names what is damaged."
@@ -253,7 +254,11 @@ class Shards(Samples):
         self.folder = folder
         self.metadata = load_manifest(folder)
         listed = self.metadata["files"]
-        files = {name: listed[name] for name in sorted(listed) if name.startswith(f"{split}-")}
+        files = {
+            name: listed[name]
+            for name in sorted(listed)
+            if name.startswith(f"{split}-") and not name.endswith(RECORD)
+        }
         names = [name for name in files if name.endswith(".tar")]
         if not names:
             raise UserError(

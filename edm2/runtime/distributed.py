@@ -85,29 +85,6 @@ def gather_object(value: T) -> list[T]:
     return values
 
 
-def on_main_process(compute: Callable[[], T]) -> T:
-    """What `compute` returns on the main process, on all ranks; the others do not compute it.
-
-    Raises:
-        UserError: on all ranks, if the main process raises one.
-    """
-    if not dist.is_initialized():
-        return compute()
-    if is_main_process():
-        try:
-            value = compute()
-        except UserError as error:
-            dist.broadcast_object_list([None, str(error)])
-            raise
-        dist.broadcast_object_list([value, None])
-        return value
-    received: list[Any] = [None, None]
-    dist.broadcast_object_list(received)
-    if received[1] is not None:
-        raise UserError(received[1])
-    return cast(T, received[0])
-
-
 def receive_from_others(value: T) -> Iterator[T]:
     """The values of the other ranks, in their order, on the main process, which holds one at a time.
 
@@ -135,6 +112,29 @@ def share(count: int) -> range:
     """This rank's part of `range(count)`: consecutive numbers."""
     rank, size = ranks().rank, ranks().world_size
     return range(count * rank // size, count * (rank + 1) // size)
+
+
+def on_main_process(compute: Callable[[], T]) -> T:
+    """What `compute` returns on the main process, on all ranks; the others do not compute it.
+
+    Raises:
+        UserError: on all ranks, if the main process raises one.
+    """
+    if not dist.is_initialized():
+        return compute()
+    if is_main_process():
+        try:
+            value = compute()
+        except UserError as error:
+            dist.broadcast_object_list([None, str(error)])
+            raise
+        dist.broadcast_object_list([value, None])
+        return value
+    received: list[Any] = [None, None]
+    dist.broadcast_object_list(received)
+    if received[1] is not None:
+        raise UserError(received[1])
+    return cast(T, received[0])
 
 
 def broadcast_flag(flag: bool) -> bool:

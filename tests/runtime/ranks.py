@@ -101,6 +101,17 @@ def reductions() -> dict[str, Any]:
     }
 
 
+def raised() -> list[str]:
+    """With no error, and with one of rank 1."""
+    messages = []
+    for error in (None, NotFiniteError("of rank 1") if ranks().rank else None):
+        try:
+            raise_together(error)
+        except NotFiniteError as problem:
+            messages.append(str(problem))
+    return messages
+
+
 def decisions() -> dict[str, Any]:
     """What the main process finds, and its error; damaged files, of which each rank reads some."""
     rank, folder = ranks().rank, Path("verified")
@@ -123,17 +134,6 @@ def decisions() -> dict[str, Any]:
         results["error"] = str(error)
     on_main_process(write)
     return {**results, "damaged": damaged_files([folder])}
-
-
-def raised() -> list[str]:
-    """With no error, and with one of rank 1."""
-    messages = []
-    for error in (None, NotFiniteError("of rank 1") if ranks().rank else None):
-        try:
-            raise_together(error)
-        except NotFiniteError as problem:
-            messages.append(str(problem))
-    return messages
 
 
 def streak() -> list[object]:
