@@ -9,7 +9,7 @@ from edm2.data.tally import Tally, printable
 from edm2.params import Params
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.distributed import is_main_process
+from edm2.runtime.distributed import is_main_process, on_main_process
 from edm2.runtime.manifest import write_manifest
 
 
@@ -18,7 +18,8 @@ def prepare(context: StageContext) -> None:
     them, if they are not stored.
     """
     out, params = context.out(IMAGES), context.params
-    dataset, source = params.dataset, open_source(params.dataset)
+    dataset = params.dataset
+    source = on_main_process(lambda: open_source(dataset))  # one scan for all ranks
     if is_main_process():
         print("\n".join(summary(source)))
     try:
