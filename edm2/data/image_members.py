@@ -38,10 +38,10 @@ class ImageMembers:
     def __call__(self, path: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Member]:
         """The images of one tar."""
         candidates = list(self._candidates(path, members))
-        other_fields = _other_fields({_stem(member.name) for member in candidates})
+        other_fields = _other_fields({stem_of(member.name) for member in candidates})
         names, count = sha256(), 0
         for member in candidates:
-            if _stem(member.name) in other_fields:
+            if stem_of(member.name) in other_fields:
                 self.left_out.add(OTHER_FIELD, line(path, member.name))
                 continue
             names.update(member.name.encode("utf-8", "surrogateescape") + b"\0")
@@ -49,14 +49,14 @@ class ImageMembers:
             name = line(path, member.name)
             self.skipped.append(name in self.skip)
             self.matched |= {name} & self.skip
-            yield _stem(member.name), ending(member.name), member
+            yield stem_of(member.name), ending(member.name), member
         self.identities.append(f"{path} {count} {names.hexdigest()}")
 
     def _candidates(
         self, path: Path, members: Iterable[tarfile.TarInfo]
     ) -> Iterator[tarfile.TarInfo]:
         for member in members:
-            reason = _reason_against(member)
+            reason = reason_against(member)
             if reason:
                 self.left_out.add(reason, line(path, member.name))
             else:
@@ -68,7 +68,8 @@ def line(path: Path, member: str) -> str:
     return printable(f"{path}: {member}")
 
 
-def _reason_against(member: tarfile.TarInfo) -> str:
+def reason_against(member: tarfile.TarInfo, endings: Set[str] = frozenset(IMAGE_ENDINGS)) -> str:
+    """Why a member is no plain file with one of `endings`; empty if it is."""
     if member.isdir():
         return "folder"
     if member.islnk() or member.issym():
@@ -79,10 +80,10 @@ def _reason_against(member: tarfile.TarInfo) -> str:
         return "sparse file"
     if any(is_foreign(part) for part in member.name.split("/") if part not in (".", "..")):
         return FOREIGN
-    return "" if ending(member.name) in IMAGE_ENDINGS else OTHER_ENDING
+    return "" if ending(member.name) in endings else OTHER_ENDING
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 

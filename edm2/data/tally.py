@@ -37,6 +37,13 @@ class Tally:
         if len(examples) < EXAMPLES:
             examples.append(printable(name))
 
+    def update(self, other: "Tally") -> None:
+        """Add what another has counted."""
+        self.counts.update(other.counts)
+        for reason, names in other.examples.items():
+            examples = self.examples.setdefault(reason, [])
+            examples += names[: EXAMPLES - len(examples)]
+
     def lines(self) -> list[str]:
         """One line for each reason, with its count and the first names."""
         return [
