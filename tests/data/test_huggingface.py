@@ -90,7 +90,7 @@ def test_a_folder_of_parquet_files_of_one_split(hub, tmp_path: Path) -> None:
     (tmp_path / "hub/README.md").write_text("about it")
     source = hub("hub")
     assert len(source.labels) == 4
-    assert [names for names in source.left_out.examples.values()] == [["README.md"]]
+    assert list(source.left_out.examples.values()) == [["README.md"]]
 
 
 def test_splits_of_save_to_disk_are_named(hub, error_of, tmp_path: Path) -> None:
