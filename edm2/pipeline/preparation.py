@@ -1,11 +1,14 @@
 """Images of a source → shards of one resolution, split into training and held-out."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from edm2.data.preparation import prepare_images
 from edm2.data.sources import Source, open_source
 from edm2.data.tally import Tally, printable
 from edm2.params import Params
+from edm2.params.dataset import Dataset
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.manifest import write_manifest
@@ -16,7 +19,8 @@ MAX_CLASSES = 20  # that are printed one by one
 def prepare(context: StageContext) -> None:
     """Write the images of `dataset.source` as WebDataset shards."""
     out, dataset = context.out(IMAGES), context.params.dataset
-    source = open_source(dataset)
+    source = _scan(dataset)
+    _scan.cache_clear()
     print("\n".join(summary(source)))
     known = _warnings(source)
     try:
@@ -74,4 +78,11 @@ def _left_out_by_class(source: Source) -> dict[str, list[int]]:
 
 def external_inputs(params: Params) -> str:
     """The source's images, which dvc.yaml cannot name."""
-    return open_source(params.dataset).identity()
+    _scan.cache_clear()
+    return _scan(params.dataset).identity()
+
+
+@lru_cache(maxsize=1)
+def _scan(dataset: Dataset) -> Source:
+    """The source, for the description of inputs and then for the stage: images are listed once."""
+    return open_source(dataset)

@@ -101,6 +101,8 @@ def test_splits_of_save_to_disk_are_named(hub, error_of, tmp_path: Path) -> None
         assert name.format(tmp_path / "disk") in message
     paths = {"path": "disk/train", "held_out_path": "disk/validation", "held_out": None}
     assert hub(**paths).labels.tolist() == [0, 1, 1, 0]
+    datasets.DatasetDict({"all": rows([0, 1, 1, 0])}).save_to_disk(tmp_path / "single")
+    assert hub("single").labels.tolist() == [0, 1, 1, 0]
 
 
 def test_imagefolder_counts_what_datasets_passes_over(hub, error_of, tmp_path: Path) -> None:

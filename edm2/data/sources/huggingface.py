@@ -73,7 +73,10 @@ class HubImages(ImageFiles):
     def _load(self, path: str, root: Path) -> datasets.Dataset:
         folder = root / path
         if (folder / "dataset_dict.json").is_file():
-            raise self._several({f.name: f for f in sorted(folder.iterdir()) if f.is_dir()})
+            splits = {f.name: f for f in sorted(folder.iterdir()) if f.is_dir()}
+            if len(splits) != 1:
+                raise self._several(splits)
+            (folder,) = splits.values()
         if (folder / "state.json").is_file():
             self.sources = sorted(file for file in folder.iterdir() if file.is_file())
             return datasets.load_from_disk(str(folder))

@@ -20,13 +20,11 @@ from edm2.params import UserError
 from edm2.runtime.files import describe
 
 LABELS = "dataset.json"
-HEADER = struct.Struct(
-    "<26x2H"
-)  # of a member: ends with the lengths of its name and of what follows
+HEADER = struct.Struct("<6xH18x2H")  # of a member: flags, length of its name and of what follows
+ENCRYPTED, UTF8 = 0x1, 0x800  # flags
 ENTRY_DTYPE = np.dtype(
     [("header", "i8"), ("stored", "i8"), ("size", "i8"), ("crc", "u4"), ("deflated", "?")]
 )
-ENCRYPTED = 0x1
 
 
 class ZipImages(ImageFiles):
@@ -61,7 +59,7 @@ class ZipImages(ImageFiles):
 
     def read(self, index: int) -> bytes:
         member = self.members[index]
-        name, extra = HEADER.unpack(self._read_at(member["header"], HEADER.size))
+        _, name, extra = HEADER.unpack(self._read_at(member["header"], HEADER.size))
         content = self._read_at(member["header"] + HEADER.size + name + extra, member["stored"])
         if member["deflated"]:
             try:
@@ -73,10 +71,11 @@ class ZipImages(ImageFiles):
         return content
 
     def name(self, index: int) -> str:
-        """The archive and the member; names are not kept in memory, so this reads its list again."""
+        """The archive and the member, whose name is not kept in memory but read again."""
         header = self.members["header"][index]
-        with _opened(self.path, self.key) as archive:
-            member = next(m.filename for m in archive.filelist if m.header_offset == header)
+        flags, length, _ = HEADER.unpack(self._read_at(header, HEADER.size))
+        content = self._read_at(header + HEADER.size, length)
+        member = content.decode("utf-8" if flags & UTF8 else "cp437", "replace")
         return printable(f"{self.path}: {member}")
 
     def identity(self) -> str:
