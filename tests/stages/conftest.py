@@ -43,7 +43,7 @@ def evaluated(finished: Path, made_once: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def two_ranks(finished: Path, made_once: Callable[..., Path]) -> Path:
-    """`evaluated`, whose metrics, reference, baselines and VAE were made again on two ranks, in this order."""
+    """`evaluated`; two ranks made metrics, reference, baselines and VAE again, in this order."""
 
     def make(folder: Path) -> None:
         make_project(folder, ALL_METRICS, finished)
