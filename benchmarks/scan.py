@@ -12,6 +12,7 @@ its own process:
 import argparse
 import io
 import json
+import os
 import pickle
 import sys
 import tarfile
@@ -104,6 +105,7 @@ def measure(kind: str, path: str) -> dict[str, float]:
     from edm2.params import load
     from edm2.pipeline.preparation import summary
 
+    os.environ["DVC_ROOT"] = str(Path(path).parent)  # indices of tars go there
     root = Path(__file__).parent.parent
     dataset = load(root / "params.yaml").dataset.model_copy(update={"source": kind, "path": path})
     start, memory = time.process_time(), peak_gib()

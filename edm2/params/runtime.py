@@ -32,6 +32,10 @@ class Runtime(Section):
         description="NHWC memory layout of denoiser and VAE; faster in 16 bits"
     )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        description="worker processes of a rank that prepare images; 0: none, the rank does it; null: one "
+        "for each of its CPU cores, none for small datasets"
+    )
     checkpoint_seconds: NonNegative = Field(
         description="seconds between two checkpoints: the most that is lost if a stage is killed"
     )

@@ -10,6 +10,7 @@ from edm2.data.damage import find_damaged, read_skip_list, write_skip_list
 from edm2.data.decoding import FEW_BITS
 from edm2.data.stream import shuffled_index
 from edm2.data.tally import Tally, listed, printable
+from edm2.data.tars import INDICES
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
 from edm2.params.checks import project_root
@@ -29,7 +30,7 @@ def shards(params: Params) -> list[list[Path]]:
     return [matching(pattern, project_root()) for pattern in patterns if pattern is not None]
 
 
-def open_images(params: Params) -> list[WebImages]:
+def open_web_images(params: Params) -> list[WebImages]:
     """The training and held-out images; empty if the prepared images are used."""
     skip = _skip_list(params)
     return [
@@ -42,8 +43,8 @@ def open_images(params: Params) -> list[WebImages]:
 def _open(
     description: str, paths: tuple[Path, ...], resolution: int, crop: Crop, skip: frozenset[str]
 ) -> WebImages:
-    """An index takes long to build, and is used for the fingerprint and for training."""
-    return WebImages(paths, resolution, crop, skip)
+    """Opened once, for the fingerprint and for training."""
+    return WebImages(paths, resolution, crop, project_root() / INDICES, skip)
 
 
 def check_images(context: StageContext, groups: list[WebImages], trained: bool) -> dict[str, float]:
@@ -96,8 +97,8 @@ def _read_by_training(params: Params, images: WebImages, key: str) -> list[int]:
 
 def _unchecked(images: WebImages, indices: list[int], checked: list[str]) -> list[int]:
     """Those that are not skipped, in tars that were not checked as they are now."""
-    open_tars = np.array([tar not in checked for tar in describe_tars(images.files.paths)])
-    needed = open_tars[images.files.rows["tar"]] & ~images.skipped
+    open_tars = [tar not in checked for tar in describe_tars(images.files.paths)]
+    needed = np.repeat(open_tars, [len(k) for k in images.files.ranges()]) & ~images.skipped
     return [index for index in indices if needed[index]]
 
 

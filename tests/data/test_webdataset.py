@@ -33,7 +33,7 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def source(*paths: Path, field: str | None = None) -> FileSource:
-    return FileSource(TarImages(paths, field), 4, "lanczos")
+    return FileSource(TarImages(paths, field, paths[0].parent / "indices"), 4, "lanczos")
 
 
 def error_of(*paths: Path, field: str | None = None) -> str:
@@ -62,6 +62,20 @@ def test_labels_of_a_json_field_are_numbers_or_texts(tmp_path: Path, values: tup
     assert opened.classes == sorted({str(value) for value in values})
     assert opened.labels.tolist() == [1, 0, 1, 0]
     assert opened.left_out.counts == {OTHER_ENDING: 4}
+
+
+def test_labels_and_all_else_are_stored_with_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"0.png": picture(0), "0.cls": b"b", "1.png": picture(10), "1.cls": b"a", "2.cls": b"a"}
+    paths = [write_tar(tmp_path / f"{k}.tar", files) for k in range(2)]
+    first, wrong = source(*paths), error_of(*paths, field="y")
+    monkeypatch.setattr("edm2.data.tars.members", None)  # no tar is read again
+    second = source(*paths)
+    assert second.labels.tolist() == first.labels.tolist() == [1, 0, 1, 0]
+    assert second.left_out.lines() == first.left_out.lines() != []
+    assert error_of(*paths, field="y") == wrong
+    assert f"{paths[1]}: 1.png: no label" in wrong
 
 
 def test_names_with_dots_have_the_label_of_their_sample(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ import tiny_autoencoder
 import torch
 from tiny_denoiser import BATCH, make_batch, make_task
 
-from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, is_main_process, ranks
+from edm2.params.errors import UserError
+from edm2.runtime.distributed import (
+    Ranks,
+    all_reduce,
+    data_parallel,
+    is_main_process,
+    process_group,
+    ranks,
+)
 from edm2.runtime.metrics import MetricAccumulator
 
 pytestmark = pytest.mark.slow
@@ -62,6 +70,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
 
+def test_the_main_process_decides(results) -> None:
+    assert [r["decisions"]["value"] for r in results] == [7, 7]
+    assert [r["decisions"]["error"] for r in results] == ["by rank 0"] * 2
+
+
+def test_ranks_verify_together(results) -> None:
+    changed, missing = results[0]["decisions"]["damaged"]
+    assert changed.startswith("verified/1: ")
+    assert missing.startswith("verified/2: ")
+
+
 def test_plain_python_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -88,6 +107,15 @@ def test_all_reduce_gives_sum_and_maximum(results: list[dict[str, Any]]) -> None
 def test_means_of_metrics_are_over_all_ranks(results: list[dict[str, Any]]) -> None:
     for result in results:  # whole: 1 and 2; parts: sum 0 of 1 image, sum 12 of 3 images
         assert result["means"] == {"whole": 1.5, "parts": 3.0}
+
+
+def test_the_main_process_receives_the_values_of_the_others(results: list[dict[str, Any]]) -> None:
+    assert [result["received"] for result in results] == [[{"rank": 1}], []]
+
+
+def test_an_error_of_one_rank_is_raised_on_all(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        assert result["raised"] == ["of rank 1"]
 
 
 def test_ranks_stop_together_when_one_is_not_finite(results: list[dict[str, Any]]) -> None:
@@ -178,3 +206,21 @@ def test_a_module_is_compiled_only_if_params_ask_for_it(monkeypatch: pytest.Monk
     assert compiled == []
     assert data_parallel(module, torch.device("cpu"), compiled=True) is module
     assert compiled == [module]
+
+
+@pytest.mark.parametrize("value", ["", "one", "-1", "1.0", "²"])
+def test_ranks_that_are_no_numbers_are_refused(monkeypatch, value):
+    monkeypatch.setenv("RANK", value)
+    with pytest.raises(UserError, match=r"^RANK: .*expected a whole number.*torchrun"):
+        ranks()
+
+
+def test_several_processes_without_an_address_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with (
+        pytest.raises(UserError, match=r"WORLD_SIZE is 2, but MASTER_PORT .*torchrun"),
+        process_group(torch.device("cpu")),
+    ):
+        pass

@@ -10,22 +10,26 @@ import pandas as pd
 import pytest
 import webdataset as wds
 from PIL import Image
-from tiny import run_stage
+from tiny import TINY, entered, make_project, run_stage
 
 from edm2.params import UserError, load
 from edm2.runtime.manifest import read_manifest
 from stages.train_vae import external_inputs, watched_inputs
 
 
-def test_photographs_are_prepared_and_trained_on(project):
-    folder = project(
-        dataset__source="photos",
-        dataset__resolution=32,
-        dataset__held_out=0.1,
-        diffusion__attention_resolutions=[8],
-    )
-    for stage in ("prepare", "train_features", "train_vae"):
-        run_stage(stage)
+@pytest.mark.slow
+def test_photographs_are_prepared_and_trained_on(tmp_path):
+    changes = {
+        "dataset.source": "photos",
+        "dataset.resolution": 32,
+        "dataset.held_out": 0.1,
+        "diffusion.attention_resolutions": [8],
+        "vae.duration_nimg": 256,
+    }
+    folder = make_project(tmp_path, {**TINY, **changes})
+    with entered(folder):
+        for stage in ("prepare", "train_features", "train_vae"):
+            run_stage(stage)
     manifest = read_manifest(folder / "data/images")
     assert (manifest["source"], manifest["resolution"]) == ("photos", 32)
     train, held_out = (manifest["images_per_class"][split] for split in ("train", "held_out"))
@@ -35,6 +39,35 @@ def test_photographs_are_prepared_and_trained_on(project):
     assert min(held_out) >= 15
     curves = pd.read_csv(folder / "reports/vae/curves.csv")
     assert curves["train/mse"].iloc[-1] < curves["train/mse"].iloc[0]
+
+
+def test_results_are_the_same_without_stored_images(project, finished):
+    folder = project(dataset__stored=False)
+    for stage in ("prepare", "reference", "baselines", "encode_latents"):
+        run_stage(stage)
+    assert {path.suffix for path in (folder / "data/images").iterdir()} == {".npy", ".json"}
+    files = [*finished.glob("data/latents/*"), finished / "data/reference/statistics.npz"]
+    files += [finished / "reports/baselines/metrics.json"]
+    for path in files:
+        assert (folder / path.relative_to(finished)).read_bytes() == path.read_bytes()
+
+
+def test_damaged_images_that_are_not_stored_are_listed_by_encode_latents(project):
+    folder = project(dataset__stored=False, dataset__source="folder", dataset__path="pictures")
+    rng, damaged = np.random.default_rng(0), ["0003.png", "0005.png", "0030.png"]
+    for number in range(40):
+        path = folder / "pictures/a" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3)).astype(np.uint8)).save(path)
+        if path.name in damaged:
+            path.write_bytes(path.read_bytes()[:99])
+    run_stage("prepare")
+    with pytest.raises(UserError) as error:
+        run_stage("encode_latents")
+    train = np.load(folder / "data/images/train.npy")
+    expected = {name for name in damaged if int(name[:4]) in train}
+    assert set(re.findall(r"\d{4}\.png", str(error.value))) == expected != set()
+    assert not list(folder.glob(".state/encode_latents/*/results/data/latents/*"))
 
 
 def write_tars(folder, tars, count):

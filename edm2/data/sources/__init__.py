@@ -15,6 +15,7 @@ from edm2.data.sources.photos import Photos
 from edm2.data.sources.webdataset import TarImages
 from edm2.data.sources.zip import ZipImages
 from edm2.data.splits import Split
+from edm2.data.tars import INDICES
 from edm2.params.checks import project_root
 from edm2.params.dataset import Dataset
 from edm2.params.patterns import matching
@@ -92,7 +93,7 @@ def open_zip(dataset: Dataset, root: Path) -> Source:
 
 def open_webdataset(dataset: Dataset, root: Path) -> Source:
     def scan(pattern: str, key: str) -> ImageFiles:
-        return TarImages(matching(pattern, root), dataset.label_field, key)
+        return TarImages(matching(pattern, root), dataset.label_field, root / INDICES, key)
 
     return _open_files(dataset, root, scan)
 
