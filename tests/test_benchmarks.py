@@ -98,3 +98,10 @@ def test_read_digits(finished):
     process = subprocess.run(command, cwd=finished, capture_output=True, text=True)
     assert process.returncode == 1, process.stderr
     assert "% of 1000 generated digits" in process.stdout
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "webdataset"])
+def test_scan(benchmark, tmp_path, kind):
+    script = benchmark("scan")
+    path = script.WRITE[kind](tmp_path / kind, 8, 2)
+    assert script.measure(kind, path)["images"] == 8

@@ -113,7 +113,7 @@ def test_every_imported_package_is_declared() -> None:
     graph = grimp.build_graph("edm2", "stages", include_external_packages=True, cache_dir=None)
     external = {module for module in graph.modules if graph.is_module_squashed(module)}
     extras, owners = PROJECT["optional-dependencies"], packages_distributions()
-    declared = required(PROJECT["dependencies"] + extras["pipeline"] + extras["sd"])
+    declared = required(PROJECT["dependencies"] + extras["pipeline"] + extras["sd"] + extras["hf"])
     for module in external - sys.stdlib_module_names:
         assert not declared.isdisjoint(map(canonicalize_name, owners[module])), module
 
@@ -193,7 +193,7 @@ def test_the_wheel_declares_the_command_and_the_extras(wheel: ZipFile) -> None:
     assert [(e.name, e.value) for e in metadata.entry_points if e.group == "console_scripts"] == [
         ("edm2", "edm2.cli:main")
     ]
-    assert set(metadata.metadata.get_all("Provides-Extra")) == {"pipeline", "sd", "docs", "dev"}
+    assert set(metadata.metadata.get_all("Provides-Extra")) == {"pipeline", "sd", "hf", "docs", "dev"}
     base = {Requirement(text) for text in metadata.requires or () if "extra ==" not in text}
     assert {requirement.name for requirement in base} == {
         Requirement(text).name for text in PROJECT["dependencies"]

@@ -153,6 +153,22 @@ def test_rows_without_class_or_image_are_named(hub, error_of, tmp_path: Path) ->
         source.image(3)
 
 
+def test_classes_are_those_of_the_feature_even_without_rows(error_of, tmp_path: Path) -> None:
+    label = datasets.ClassLabel(names=["a", "b", "c"])
+    rows([2, 2], label=label).save_to_disk(tmp_path / "disk")
+    lines = error_of("disk").splitlines()
+    assert len(lines) == 2
+    assert all(f"class {name}:" in line for name, line in zip("ab", lines, strict=True))
+
+
+def test_held_out_labels_follow_names_and_not_their_order(hub, tmp_path: Path) -> None:
+    rows([0, 0, 1]).save_to_disk(tmp_path / "train")
+    rows([0, 1, 1], label=datasets.ClassLabel(names=NAMES[::-1])).save_to_disk(tmp_path / "val")
+    source = hub("train", held_out_path="val", held_out=None)
+    assert source.classes == NAMES
+    assert source.labels.tolist() == [0, 0, 1, 1, 0, 0]
+
+
 def test_something_else_is_refused(error_of, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "no.parquet").write_bytes(b"PAR1 no")
