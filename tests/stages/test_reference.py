@@ -90,6 +90,7 @@ def test_baselines_are_distances_to_it(finished):
     [
         ("reference", ("data/reference/features.npy", "data/reference/statistics.npz")),
         ("baselines", ("reports/baselines/metrics.json",)),
+        ("encode_latents", ("data/latents/manifest.json",)),  # it has the checksums of all shards
     ],
 )
 def test_two_ranks_find_the_same_bits_as_one(project, finished, stage, outs):
