@@ -43,11 +43,11 @@ def evaluated(finished: Path, made_once: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def two_ranks(finished: Path, made_once: Callable[..., Path]) -> Path:
-    """`evaluated`; two ranks made metrics, reference, baselines and VAE again, in this order."""
+    """`evaluated`, whose results of some stages were made again on two ranks, in this order."""
 
     def make(folder: Path) -> None:
         make_project(folder, ALL_METRICS, finished)
-        run_on_two_ranks(folder, "fid@G", "reference", "baselines", "train_vae")
+        run_on_two_ranks(folder, "fid@G", "reference", "baselines", "encode_latents", "train_vae")
         for state in (
             "fid-G",
             "reference",

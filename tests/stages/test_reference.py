@@ -91,6 +91,7 @@ def test_baselines_are_distances_to_it(finished):
         "data/reference/features.npy",
         "data/reference/statistics.npz",
         "reports/baselines/metrics.json",
+        "data/latents/manifest.json",  # it has the checksums of all shards
     ],
 )
 def test_two_ranks_find_the_same_bits_as_one(two_ranks, finished, out):
