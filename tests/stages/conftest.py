@@ -44,16 +44,12 @@ def evaluated(finished: Path, made_once: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def two_ranks(finished: Path, made_once: Callable[..., Path]) -> Path:
     """`evaluated`, whose results of some stages were made again on two ranks, in this order."""
+    stages = ("fid@G", "reference", "baselines", "encode_latents", "train_vae")
 
     def make(folder: Path) -> None:
         make_project(folder, ALL_METRICS, finished)
-        run_on_two_ranks(folder, "fid@G", "reference", "baselines", "encode_latents", "train_vae")
-        for state in (
-            "fid-G",
-            "reference",
-            "baselines",
-            "train_vae",
-        ):  # they ran, and published what they made
-            assert list(folder.glob(f".state/{state}/*/results/*")), state
+        run_on_two_ranks(folder, *stages)
+        for stage in stages:  # they ran, and published what they made
+            assert list(folder.glob(f".state/{stage.replace('@', '-')}/*/results/*")), stage
 
     return made_once("two_ranks", make)
