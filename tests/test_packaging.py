@@ -193,7 +193,13 @@ def test_the_wheel_declares_the_command_and_the_extras(wheel: ZipFile) -> None:
     assert [(e.name, e.value) for e in metadata.entry_points if e.group == "console_scripts"] == [
         ("edm2", "edm2.cli:main")
     ]
-    assert set(metadata.metadata.get_all("Provides-Extra")) == {"pipeline", "sd", "hf", "docs", "dev"}
+    assert set(metadata.metadata.get_all("Provides-Extra")) == {
+        "pipeline",
+        "sd",
+        "hf",
+        "docs",
+        "dev",
+    }
     base = {Requirement(text) for text in metadata.requires or () if "extra ==" not in text}
     assert {requirement.name for requirement in base} == {
         Requirement(text).name for text in PROJECT["dependencies"]
