@@ -18,8 +18,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from edm2.data.preparation import prepare_images
-from edm2.data.sources import Folder
+from edm2.data.sources import Source, open_source
 from edm2.params import load
+from edm2.params.dataset import Dataset
 from edm2.runtime.workers import cores
 
 WIDTH, HEIGHT, CLASSES, QUALITY = 500, 375, 10, 90
@@ -40,11 +41,9 @@ def make_images(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(path, quality=QUALITY)
 
 
-def measure(source: Folder, out: Path, workers: int) -> dict[str, float]:
+def measure(source: Source, dataset: Dataset, out: Path, workers: int) -> dict[str, float]:
     """CPU time of this process and its workers, and of the clock; the scan is not included."""
-    images = len(source.files)
-    params = load(Path(__file__).parent.parent / "params.yaml").dataset
-    dataset = params.model_copy(update={"shard_images": -(-images // SHARDS), "held_out": 0.01})
+    images = len(source.labels)
     start, cpu = time.perf_counter(), cpu_seconds()
     prepare_images(source, out, dataset, 0, workers)
     return {
@@ -74,10 +73,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root, rows = Path(temporary), []
         make_images(root / "images", args.images)
-        source = Folder(root / "images", args.resolution, "adm")
+        changes = {
+            "source": "folder",
+            "path": str(root / "images"),
+            "resolution": args.resolution,
+            "crop": "adm",
+            "shard_images": -(-args.images // SHARDS),
+        }
+        params = load(Path(__file__).parent.parent / "params.yaml")
+        dataset = params.dataset.model_copy(update=changes)
+        source = open_source(dataset)
         outs = [root / str(workers) for workers in args.workers]
         for out, workers in zip(outs, args.workers, strict=True):
-            rows.append(measure(source, out, workers))
+            rows.append(measure(source, dataset, out, workers))
         contents = [{path.name: path.read_bytes() for path in out.iterdir()} for out in outs]
     table = pd.DataFrame(rows)
     table["speed-up"] = table["seconds"].iloc[0] / table["seconds"]

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from edm2.data.splits import shard_ranges
 from edm2.data.tally import Tally
 from edm2.params import UserError
 from edm2.params.dataset import Dataset
+from edm2.runtime.distributed import on_main_process
 from edm2.runtime.manifest import load_manifest, verified
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ PREPARE_AGAIN = "run `dvc repro -f -s prepare`, then `dvc repro`"
 def open_images(folder: Path, *splits: str) -> list[PreparedImages]:
     """The images of each of these splits, from the shards in `folder` or from the source.
 
+    Every rank must call this: the main process opens the source for all.
+
     Raises:
         UserError: see `Shards`; or the images of the source are not those that were listed.
     """
@@ -34,19 +37,25 @@ def open_images(folder: Path, *splits: str) -> list[PreparedImages]:
     if "dataset" not in manifest:
         return [ImageShards(folder, split) for split in splits]
     dataset = Dataset.model_validate_json(to_json(manifest["dataset"]))
+    source = on_main_process(lambda: _open_listed(folder, dataset, manifest["identity"]))
+    return [
+        SourceImages(source, dataset, split, np.load(verified(folder / f"{split}.npy")))
+        for split in splits
+    ]
+
+
+def _open_listed(folder: Path, dataset: Dataset, listed: str) -> Source:
+    """The source, if its identity is that of the images that were listed."""
     source: Any = open_source(dataset)
     if hasattr(source, "doubtful"):
         source.doubtful = Tally()  # without what the scan finds, which the stage prepare printed
-    if identity(source) != manifest["identity"]:
+    if identity(source) != listed:
         raise UserError(
             f"{folder}: the images of dataset.source {dataset.source} are not those that the stage "
             "prepare listed: images were added, removed or changed. To use them as they are now, "
             f"{PREPARE_AGAIN}. With dataset.stored: true their copies do not change."
         )
-    return [
-        SourceImages(source, dataset, split, np.load(verified(folder / f"{split}.npy")))
-        for split in splits
-    ]
+    return cast(Source, source)
 
 
 def list_images(source: Source, folder: Path, dataset: Dataset, seed: int) -> dict[str, Any]:

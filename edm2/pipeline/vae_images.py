@@ -11,6 +11,7 @@ from edm2.data.damage import find_damaged, read_skip_list, write_skip_list
 from edm2.data.decoding import FEW_BITS
 from edm2.data.stream import shuffled_index
 from edm2.data.tally import Tally, listed, printable
+from edm2.data.tars import INDICES
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
 from edm2.params.checks import project_root
@@ -24,7 +25,6 @@ from edm2.vae.evaluation import evaluated_images
 Indices = NDArray[np.int64]
 KEYS = ("shards", "held_out")
 GRID_IMAGES = 24  # the first held-out images, in the grid of reconstructions
-INDICES = Path(".state/tar-indices")  # of the tars, in the project
 SKIP_LIST = "damaged_images.txt"
 
 
