@@ -1,14 +1,33 @@
-"""Fixtures of all tests: one thread, and a tiny project with the results of all stages."""
+"""Fixtures of all tests: one thread, and a tiny project with the results of all stages.
 
+Heavy modules are imported by the fixtures that need them: the process that distributes the tests needs none.
+"""
+
+import gc
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tiny import PER_CONFIG, STAGES, TINY, entered, make_project, run_stage
+from tiny import PER_CONFIG, STAGES, TINY, ParsedOnce, entered, make_project, run_stage
+
+from edm2.params import registry, yaml_file
 
 SLOW_FIXTURES = {"finished", "mlflow"}  # the results of all stages; a real MLflow store
+
+
+def pytest_configure() -> None:
+    """What is imported and collected lives until the end: looking for garbage in it takes seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,14 +42,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow_files)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def parsed_once() -> Iterator[None]:
+    """In this process, each YAML text is parsed once, and entry points of packages are sought once."""
+
+    @cache
+    def found(path: tuple[str, ...], group: str) -> EntryPoints:
+        return entry_points(group=group)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml_file, "YAML", lambda typ: ParsedOnce())
+        patch.setattr(registry, "entry_points", lambda group: found(tuple(sys.path), group))
+        yield
+
+
+@pytest.fixture(scope="session")
+def set_seed() -> Callable[[int], Any]:
+    """torch.manual_seed takes 2 ms, because it also turns to devices that do not exist."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return torch.manual_seed if gpu else torch.default_generator.manual_seed
+
+
 @pytest.fixture(autouse=True)
-def one_seed_and_one_thread() -> Iterator[None]:
+def one_seed_and_one_thread(set_seed: Callable[[int], Any]) -> None:
     """More threads would slow tiny networks down."""
-    threads = torch.get_num_threads()
+    import torch
+
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+    set_seed(0)
 
 
 @pytest.fixture(scope="session")

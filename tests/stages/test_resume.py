@@ -114,17 +114,18 @@ def test_two_ranks_train_the_vae_of_one(project, finished):
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "error"),
+    ("changes", "error"),
     [
-        ("seed: 0", "seed: zero", "seed: 'zero'"),
-        ("weight_norm: null", "weight_norm: none", "diffusion.overrides.weight_norm: 'none'"),
+        ({"seed": "zero"}, "seed: 'zero'"),
+        (
+            {"diffusion__overrides__weight_norm": "none"},
+            "diffusion.overrides.weight_norm: 'none'",
+        ),
     ],
 )
-def test_wrong_params_are_refused_before_a_stage_runs(project, right, wrong, error):
+def test_wrong_params_are_refused_before_a_stage_runs(project, changes, error):
     """Also options of a training config that contradict each other, in any stage."""
-    folder = project()
-    text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace(right, wrong))
+    folder = project(**changes)
     refused = start(folder, "stages.prepare")
     assert refused.wait() == 2
     assert error in refused.stderr.read()
