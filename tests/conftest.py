@@ -4,6 +4,8 @@ Heavy modules are imported by the fixtures that need them: the process that dist
 """
 
 import gc
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from tiny import PER_CONFIG, STAGES, TINY, ParsedOnce, entered, make_project, run_stage
 
 from edm2.params import registry, yaml_file
@@ -33,13 +36,16 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need a slow fixture; other slow tests have the mark in their files.
 
-    Files with slow tests come first, so that of several workers none is left with a long one at the end.
+    Files with slow tests come first, so that of several workers none is left with a long one at the
+    end. The first of them makes what `made_once` keeps, while other workers run those that need none.
     """
     for item in items:
         if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    sharing = {item.path for item in items if "made_once" in getattr(item, "fixturenames", ())}
+    first = next((item.path for item in items if item.path in sharing), None)
+    items.sort(key=lambda item: (item.path != first, item.path not in slow, item.path in sharing))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -75,13 +81,34 @@ def one_seed_and_one_thread(set_seed: Callable[[int], Any]) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """made_once(name, make): the folder `name`, filled by make(folder), shared by all workers."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def get(name: str, make: Callable[[Path], None]) -> Path:
+        folder, made = base / name, base / f"{name}.made"
+        with FileLock(base / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                made.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def finished(made_once: Callable[..., Path]) -> Path:
     """A project with the results of all stages for config G; tests must not change it."""
-    folder = make_project(tmp_path_factory.mktemp("finished"), TINY)
-    with entered(folder):
-        for name in STAGES:
-            run_stage(name, "G" if name in PER_CONFIG else "")
-    return folder
+
+    def make(folder: Path) -> None:
+        with entered(make_project(folder, TINY)):
+            for name in STAGES:
+                run_stage(name, "G" if name in PER_CONFIG else "")
+
+    return made_once("finished", make)
 
 
 @pytest.fixture

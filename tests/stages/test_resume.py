@@ -7,7 +7,7 @@ import time
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
-from tiny import FULL_VAE, run_on_two_ranks, run_stage, start
+from tiny import FULL_VAE, TINY, make_project, run_stage, start
 
 from edm2.params import UserError
 from edm2.runtime.manifest import read_manifest
@@ -100,40 +100,39 @@ def test_torchrun_with_two_ranks_trains_the_denoiser_of_one(project, finished):
         assert (tensor - one[name]).abs().max() < 1e-3 * one[name].abs().max() + 1e-6, name
 
 
-def test_two_ranks_train_the_vae_of_one(project, finished):
+def test_two_ranks_train_the_vae_of_one(two_ranks, finished):
     """Compares losses and held-out metrics: unlike weights, they do not depend on the sign of steps
     where the gradient is zero.
     """
-    folder, curves = project(), "reports/vae/curves.csv"
-    (folder / curves).unlink()
-    shutil.rmtree(folder / "models/vae")
-    run_on_two_ranks(folder, "stages.train_vae")
-    two, one = (pd.read_csv(p / curves) for p in (folder, finished))
+    curves = "reports/vae/curves.csv"
+    two, one = (pd.read_csv(p / curves) for p in (two_ranks, finished))
     pd.testing.assert_frame_equal(two, one, rtol=1e-3, atol=1e-6)
-    read_manifest(folder / "models/vae")
+    read_manifest(two_ranks / "models/vae")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
         ({"seed": "zero"}, "seed: 'zero'"),
         (
-            {"diffusion__overrides__weight_norm": "none"},
+            {"diffusion.overrides.weight_norm": "none"},
             "diffusion.overrides.weight_norm: 'none'",
         ),
     ],
 )
-def test_wrong_params_are_refused_before_a_stage_runs(project, changes, error):
+def test_wrong_params_are_refused_before_a_stage_runs(tmp_path, changes, error):
     """Also options of a training config that contradict each other, in any stage."""
-    folder = project(**changes)
+    folder = make_project(tmp_path, {**TINY, **changes})
     refused = start(folder, "stages.prepare")
     assert refused.wait() == 2
     assert error in refused.stderr.read()
     assert not (folder / ".state").exists()
 
 
-def test_a_config_that_is_not_in_params_is_refused(project):
-    refused = start(project(), "stages.train_diffusion", "A")
+@pytest.mark.slow
+def test_a_config_that_is_not_in_params_is_refused(tmp_path):
+    refused = start(make_project(tmp_path, TINY), "stages.train_diffusion", "A")
     assert refused.wait() == 2
     error = refused.stderr.read()
     assert "config A" in error
