@@ -28,7 +28,7 @@ repro: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=2 $(BIN)/mypy
 	$(BIN)/lint-imports
 
 # The fast part of `make test`: under a minute on two cores, once mypy has its cache.
