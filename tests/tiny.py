@@ -96,7 +96,7 @@ class ParsedOnce:
 
 def write_params(path: Path, changes: dict[str, Any]) -> Path:
     """Write params.yaml with changes by key path, as JSON: that is YAML, and fast."""
-    tree = default_tree()
+    tree = default_params()
     for key, value in changes.items():
         node, parts = tree, key.split(".")
         for part in parts[:-1]:
@@ -109,7 +109,7 @@ def write_params(path: Path, changes: dict[str, Any]) -> Path:
     return path
 
 
-def default_tree() -> dict[str, Any]:
+def default_params() -> dict[str, Any]:
     """The tree of params.yaml."""
     tree: dict[str, Any] = ParsedOnce().load((ROOT / "params.yaml").read_text())
     return tree

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tiny import ROOT, default_tree
+from tiny import ROOT, default_params
 
 from edm2.params import Params
 from edm2.params.errors import Problem
@@ -20,7 +20,7 @@ DESCRIPTIONS = dict(fields(Params))
 
 def changed(key: str, value: Any) -> dict[str, Any]:
     """The default params with one value set, whether there is such a key or not."""
-    tree = default_tree()
+    tree = default_params()
     *sections, name = key.split(".")
     node = tree
     for section in sections:
@@ -153,7 +153,7 @@ def test_the_key_that_was_meant_is_named(key, meant):
 
 
 def test_a_key_with_dots_belongs_into_its_section():
-    problem = problem_of({**default_tree(), "diffusion.lr_ref": 1.0})
+    problem = problem_of({**default_params(), "diffusion.lr_ref": 1.0})
     assert "Did you mean diffusion.lr_ref? Move it there" in problem.fix
 
 
@@ -168,7 +168,7 @@ def test_a_misspelled_key_is_one_problem_and_not_missing_as_well():
 
 
 def test_keys_must_be_text():
-    problem = problem_of({**default_tree(), 3: 4})
+    problem = problem_of({**default_params(), 3: 4})
     assert problem.key == "3"
     assert "quotes" in problem.fix
 
