@@ -103,9 +103,9 @@ def write_params(path: Path, changes: dict[str, Any]) -> Path:
             node = node[part]
         assert parts[-1] in node, key
         node[parts[-1]] = value
-    text = json.dumps(tree, indent=1, allow_nan=False)
+    text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
     ParsedOnce.trees[text] = json.loads(text)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
