@@ -51,7 +51,7 @@ TINY: dict[str, Any] = {
     "diffusion.lr_rampup_nimg": 256,
     "ema.snapshot_nimg": 256,
     "sweep.ema_lengths": [0.05, 0.1, 0.2],
-    "sampling.steps": 2,
+    "sampling.steps": 3,
     "sampling.batch": 100,
     "evaluation.samples": 300,
     "evaluation.grid_columns": 2,
