@@ -114,10 +114,10 @@ class LatentShards:
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         sample = self.shards[index]
         tensors = load(sample["safetensors"])
-        return tensors["mean"].float(), tensors["std"].float(), int(sample["cls"])
+        return tensors["mean"], tensors["std"], int(sample["cls"])
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """float32 mean and std [N, C, H, W], int64 labels [N].
+        """Mean and std [N, C, H, W] in float16, as stored; int64 labels [N].
 
         Raises:
             NotFiniteError: a value is not finite; names the first such latent.

@@ -21,7 +21,8 @@ from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics, Scalar
-from edm2.runtime.randomness import generator, normals, torch_seed
+from edm2.runtime.noise import normals, uniforms
+from edm2.runtime.randomness import torch_seed
 
 # clean latents, noise, ln σ, labels
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -201,28 +202,39 @@ def _ln_sigmas(objective: Objective, normals: Sequence[float]) -> list[float]:
 
 
 def batches(
-    latents: LatentShards, objective: Objective, batch: int, label_dropout: float, seed: int
+    latents: LatentShards,
+    objective: Objective,
+    batch: int,
+    label_dropout: float,
+    seed: int,
+    device: torch.device,
 ) -> Callable[[int], Iterator[Batch]]:
-    """The training batches as a function of the time in images that they start from.
+    """The training batches on `device`, as a function of the time in images that they start from.
 
     Each image has a new sample of its latent, noise, and ln σ of the objective; with
-    probability `label_dropout` its label is −1, no class.
+    probability `label_dropout` its label is −1, no class. All of it is drawn on the device.
     """
     shape = latents.shape
     pixels = int(np.prod(shape))
+    normalization = latents.normalization.to(device)
 
-    def read(numbers: range, indices: list[int]) -> Batch:
-        draws = torch.from_numpy(normals(seed, "diffusion/batch", numbers, (2 * pixels + 1,)))
+    def read(numbers: range, indices: list[int]) -> tuple[torch.Tensor, ...]:
+        return *latents.batch(indices), torch.tensor(numbers)
+
+    def draw(
+        mean: torch.Tensor, std: torch.Tensor, labels: torch.Tensor, numbers: torch.Tensor
+    ) -> Batch:
+        draws = normals(seed, "diffusion/batch", numbers, (2 * pixels + 1,))
         latent_noise, noise, level = draws.split([pixels, pixels, 1], dim=1)
-        mean, std, labels = latents.batch(indices)
-        data = latents.normalization.normalize(mean + std * latent_noise.reshape(-1, *shape))
-        ln_sigma = objective.ln_sigma(level.squeeze(1))
+        sample = mean.float() + std.float() * latent_noise.reshape(-1, *shape)
         if label_dropout:
-            dropped = [
-                generator(seed, "diffusion/label_dropout", n).random() < label_dropout
-                for n in numbers
-            ]
-            labels = labels.masked_fill(torch.tensor(dropped), -1)
-        return data, noise.reshape(-1, *shape).contiguous(), ln_sigma, labels
+            dropped = uniforms(seed, "diffusion/label_dropout", numbers) < label_dropout
+            labels = labels.masked_fill(dropped, -1)
+        ln_sigma = objective.ln_sigma(level.squeeze(1))
+        return normalization.normalize(sample), noise.reshape(-1, *shape), ln_sigma, labels
 
-    return lambda nimg: stream(read, len(latents), batch, seed, nimg)
+    def start(nimg: int) -> Iterator[Batch]:
+        for tensors in stream(read, len(latents), batch, seed, nimg):
+            yield draw(*(tensor.to(device) for tensor in tensors))
+
+    return start

@@ -52,7 +52,14 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     train(
         context.title,
         task,
-        batches(latents, denoiser.objective, config.batch, params.diffusion.label_dropout, seed),
+        batches(
+            latents,
+            denoiser.objective,
+            config.batch,
+            params.diffusion.label_dropout,
+            seed,
+            context.device,
+        ),
         params.diffusion,
         context.state,
         context.run,

@@ -106,7 +106,7 @@ def _train(
     train(
         context.title,
         task,
-        batches(images, params, seed),
+        batches(images, params, seed, context.device),
         params,
         context.state,
         context.run,

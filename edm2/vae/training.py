@@ -17,7 +17,8 @@ from edm2.params.vae import Vae
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics
-from edm2.runtime.randomness import generator, normals
+from edm2.runtime.noise import normals
+from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
 from edm2.vae.discriminator_training import DiscriminatorTask
 from edm2.vae.equivariance import Transform, random_transform
@@ -269,18 +270,23 @@ def _parameter_groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]
     ]
 
 
-def batches(images: ImageDataset, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:
-    """Training batches from a given time on, with the latent noise of each image.
+def batches(
+    images: ImageDataset, params: Vae, seed: int, device: torch.device
+) -> Callable[[int], Iterator[Batch]]:
+    """Training batches on `device` from a given time on, with the latent noise of each image.
 
     Crops, flips and noise depend on the seed and the image's number in the training only.
     """
     side = images.resolution // params.downscale
     shape = (params.latent_channels, side, side)
 
-    def read(numbers: range, indices: list[int]) -> Batch:
-        noise = normals(seed, "vae/noise", numbers, shape)
+    def read(numbers: range, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         crops = (generator(seed, "vae/images", n) for n in numbers)
         pixels = images.augmented_batch(indices, crops, params.images.min_area, params.images.flip)
-        return pixels, torch.from_numpy(noise)
+        return pixels, torch.tensor(numbers)
 
-    return lambda nimg: stream(read, len(images), params.batch, seed, nimg)
+    def start(nimg: int) -> Iterator[Batch]:
+        for pixels, numbers in stream(read, len(images), params.batch, seed, nimg):
+            yield pixels.to(device), normals(seed, "vae/noise", numbers.to(device), shape)
+
+    return start
