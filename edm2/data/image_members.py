@@ -5,16 +5,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from edm2.data.decoding import IMAGE_ENDINGS
-from edm2.data.shards import Member
 from edm2.data.tally import FOREIGN, OTHER_ENDING, Tally, ending, is_foreign, printable
+from edm2.data.tars import Member
 
 OTHER_FIELD = "another field of a sample"
 
 
 class ImageMembers:
-    """Selects the images of tars, and counts everything else.
+    """Selects the images of a tar, and counts everything else; see `tars.Scan`.
 
     An image is a plain file whose name has an image's ending. Names may have dots, such as 22.05.jpg.
     But {key}.mask.png is another field of the sample {key} if the tar has an image {key}.jpg, and also
@@ -22,35 +23,28 @@ class ImageMembers:
 
     Attributes:
         left_out: the members that are no images, by reason.
-        skipped: for each image, whether it is in `skip`.
-        matched: the entries of `skip` that are images.
-        identities: for each tar its path, the number of images in it, and a checksum of their names.
     """
 
-    def __init__(self, skip: Set[str]) -> None:
-        """`skip` has lines as `line` makes them."""
-        self.skip = skip
+    identity = "images"
+
+    def __init__(self) -> None:
         self.left_out = Tally()
-        self.skipped: list[bool] = []
-        self.matched: set[str] = set()
-        self.identities: list[str] = []
+        self._names = sha256()
 
     def __call__(self, path: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Member]:
         """The images of one tar."""
         candidates = list(self._candidates(path, members))
         other_fields = _other_fields({_stem(member.name) for member in candidates})
-        names, count = sha256(), 0
         for member in candidates:
             if _stem(member.name) in other_fields:
                 self.left_out.add(OTHER_FIELD, line(path, member.name))
                 continue
-            names.update(member.name.encode("utf-8", "surrogateescape") + b"\0")
-            count += 1
-            name = line(path, member.name)
-            self.skipped.append(name in self.skip)
-            self.matched |= {name} & self.skip
+            self._names.update(member.name.encode("utf-8", "surrogateescape") + b"\0")
             yield _stem(member.name), ending(member.name), member
-        self.identities.append(f"{path} {count} {names.hexdigest()}")
+
+    def notes(self) -> dict[str, Any]:
+        """A checksum of the images' names, and what is left out."""
+        return {"names_sha256": self._names.hexdigest(), "left_out": self.left_out.as_json()}
 
     def _candidates(
         self, path: Path, members: Iterable[tarfile.TarInfo]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from edm2.data.normalization import Normalization
-from edm2.data.shards import Samples, Shards
+from edm2.data.shards import Shards, open_shards
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.finite import nonfinite_rows, require_finite
@@ -69,7 +69,7 @@ def latent_metadata(folder: Path, normalization: Normalization | None = None) ->
     shape, moments = None, None
     shards = sorted(folder.glob("train-*.tar"))
     for path in track(shards, "latent statistics", len(shards), "shard"):
-        for sample in Samples([path]):
+        for sample in open_shards([path]):
             tensors = load(sample["safetensors"])
             mean, std = tensors["mean"][None].float(), tensors["std"][None].float()
             if moments is None:

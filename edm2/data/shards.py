@@ -3,202 +3,274 @@
 A shard is an uncompressed tar, so every sample has a fixed position in it. Reading by index instead
 of in sequence gives exact epochs, any number of ranks and workers on any number of shards, and
 training that resumes in the middle of an epoch.
+
+Beside a shard are its index ({shard}.index.npy) and its record ({shard}.record.json), which has the
+checksums of both and the number of samples. All are written at once; a shard that exists has both.
 """
 
-import tarfile
+import os
+import weakref
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from tarfile import BLOCKSIZE
+from typing import Any
 
 import numpy as np
 
+from edm2.data.shard_index import CHECKSUM, index_path, index_rows, map_index, write_index
 from edm2.params import UserError
-from edm2.runtime.files import replacing
-from edm2.runtime.manifest import REBUILD_HINT, read_manifest
-from edm2.runtime.progress import track
+from edm2.runtime.files import HashingWriter, replacing
+from edm2.runtime.manifest import REBUILD_HINT, check_sizes, load_manifest
+from edm2.runtime.records import Entry, read_record, write_record
 
-IndexRow = tuple[int, int, bool, int, int]
-Member = tuple[str, str, tarfile.TarInfo]  # key of its sample, file extension, position
-Select = Callable[[Path, Iterable[tarfile.TarInfo]], Iterable[Member]]
-INDEX_DTYPE = np.dtype(
-    [  # one row per file
-        ("tar", "i4"),  # position in the list of tars
-        ("extension", "i2"),  # position in the list of extensions
-        ("starts_sample", "?"),
-        ("offset", "i8"),  # bytes from the start of the tar
-        ("size", "i8"),  # bytes
-    ]
+VERIFY_HINT = "Run `edm2 verify`: it reads everything and names what is damaged."
+FILES_PER_SHARD = (
+    4  # file descriptors: a tar, the mapping of its index, and as many for everything else
 )
 
 
-def write_shard(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
-    """Write one shard; the file appears when it is complete.
+def write_shard(
+    path: Path,
+    samples: Iterable[Mapping[str, Any]],
+    summary: Callable[[], Mapping[str, Any]] = dict,
+) -> None:
+    """Write one shard with its index and record; the tar appears last, when all is complete.
+
+    Size, checksums and index are taken while the samples are written; nothing is read again.
 
     Args:
         samples: dicts of `__key__` and one bytes value per file extension.
+        summary: called after the last sample; what it returns is kept in the record, as JSON.
     """
     import webdataset as wds  # only writing needs it
 
-    with replacing(path) as temporary, temporary.open("wb") as stream:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        stream = HashingWriter(file)
         # fixed time and owner: equal samples give equal shards
         with wds.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
-            for sample in samples:
-                writer.write(dict(sample))
-        stream.flush()
+            rows = [row for sample in samples for row in _write_sample(writer, sample)]
+        file.flush()
+        index = index_path(path)
+        count = sum(row[0] for row in rows)
+        entries = {
+            path.name: {**stream.entry(), "samples": count},
+            index.name: write_index(index, index_rows(rows, CHECKSUM)),
+        }
+        write_record(path, entries, **summary())
 
 
-class TarFiles:
-    """The files in some tars, in order: an index in memory, the contents on disk.
+def _write_sample(writer: Any, sample: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Write a sample's files, in the order of their extensions; yields their rows of the index."""
+    first = True
+    for extension in sorted(key for key in sample if key != "__key__"):
+        content = sample[extension]
+        writer.write({"__key__": sample["__key__"], extension: content})
+        offset = writer.tarstream.offset - -(-len(content) // BLOCKSIZE) * BLOCKSIZE
+        yield (
+            first,
+            offset,
+            len(content),
+            extension.encode(),
+            zlib.crc32(content),
+        )
+        first = False
 
-    Consecutive files of a tar with the same key are one sample: sample i has the files
-    `sample_starts[i]` up to `sample_starts[i + 1]`. As in WebDataset, the key is the path up to the
-    first dot of the file name.
 
-    The index takes 23 bytes per file and 8 per sample: 31 MB for a million images. Building it reads
-    the header of every file in the tars, about 50 000 per second on a fast disk.
+@dataclass(frozen=True)
+class Shard:
+    """A tar and its index.
+
+    Attributes:
+        index_sha256: checksum of the index.
+        samples: how many there are.
+        bytes: size of the tar.
+        mtime_ns: time of the tar; None: of any time, as it is a result, which DVC may have copied.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], select: Select | None = None, remedy: str = REBUILD_HINT
-    ) -> None:
+    path: Path
+    index: Path
+    index_sha256: str
+    samples: int
+    bytes: int
+    mtime_ns: int | None = None
+
+
+class OpenShard:
+    """A shard with an open tar and a mapped index; closed when nothing refers to it anymore."""
+
+    def __init__(self, shard: Shard, remedy: str) -> None:
         """
-        Args:
-            select: select(path, members) chooses the files of a tar to index, with their keys and
-                extensions; by default plain files that have an extension.
-            remedy: last sentence of errors, what to do about a tar that cannot be read.
+        Raises:
+            UserError: a file is missing, or is not the one that was indexed.
+        """
+        self.path, self.remedy = shard.path, remedy
+        self.rows = map_index(shard.index, shard.index_sha256, remedy)
+        starts = np.flatnonzero(self.rows["starts_sample"])
+        self.starts = np.append(starts, len(self.rows)).tolist()  # of each sample; and the end
+        self.checked = CHECKSUM[0] in (self.rows.dtype.names or ())
+        try:
+            self.descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._error(error.strerror or str(error)) from None
+        weakref.finalize(self, os.close, self.descriptor)
+        status = os.fstat(self.descriptor)
+        if status.st_size != shard.bytes or shard.mtime_ns not in (None, status.st_mtime_ns):
+            raise self._error("has another size or time than when it was indexed")
+
+    def read(self, start: int, stop: int) -> list[dict[str, bytes]]:
+        """The samples from `start` up to `stop`, by one read.
 
         Raises:
-            UserError: a missing, truncated or corrupted tar.
+            UserError: they cannot be read, or are not as they were written.
         """
-        self.paths = list(paths)
-        self.extensions: list[str] = []
-        rows = self._index_rows(select or _plain_files, remedy)
-        self.rows = np.fromiter(rows, INDEX_DTYPE)
-        self.sample_starts = np.append(np.flatnonzero(self.rows["starts_sample"]), len(self.rows))
+        rows = self.rows[self.starts[start] : self.starts[stop]]
+        if not len(rows):
+            return []
+        begin = int(rows["offset"][0])
+        data = self._read(begin, int(rows["offset"][-1] + rows["size"][-1]))
+        samples: list[dict[str, bytes]] = []
+        for starts, offset, size, extension, *others in rows.tolist():
+            content = data[offset - begin : offset - begin + size]
+            if starts:
+                samples.append({})
+            if self.checked and zlib.crc32(content) != others[0]:
+                raise self._error(f"sample {start + len(samples) - 1} is damaged")
+            samples[-1][extension.decode()] = content
+        return samples
 
-    def _index_rows(self, select: Select, remedy: str) -> Iterator[IndexRow]:
-        for tar, path in enumerate(track(self.paths, "index", len(self.paths), "shard")):
-            previous_key = None
-            for key, extension, member in select(path, _members(path, remedy)):
-                if extension not in self.extensions:
-                    self.extensions.append(extension)
-                yield (
-                    tar,
-                    self.extensions.index(extension),
-                    key != previous_key,
-                    member.offset_data,
-                    member.size,
-                )
-                previous_key = key
+    def _read(self, begin: int, end: int) -> bytes:
+        try:
+            parts, position = [], begin
+            while position < end:  # once, except beyond the 2 GiB that Linux reads at once
+                parts.append(os.pread(self.descriptor, end - position, position))
+                position += len(parts[-1])
+                if not parts[-1]:
+                    raise self._error(f"ends at byte {position}, expected {end} or more")
+        except OSError as error:
+            raise self._error(f"bytes {begin} to {end}: {os.strerror(error.errno or 0)}") from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def tar(self, index: int) -> Path:
-        return self.paths[self.rows["tar"][index]]
-
-    def extension(self, index: int) -> str:
-        return self.extensions[self.rows["extension"][index]]
-
-    def read(self, index: int) -> bytes:
-        with self.tar(index).open("rb", buffering=0) as stream:
-            stream.seek(self.rows["offset"][index])
-            return stream.read(self.rows["size"][index])
-
-    def name(self, index: int) -> str:
-        """The file's name in its tar. Names are not kept in memory: this scans the tar again."""
-        offset, members = self.rows["offset"][index], _members(self.tar(index), "")
-        return next((m.name for m in members if m.offset_data == offset), f"at byte {offset}")
+    def _error(self, problem: str) -> UserError:
+        return UserError(f"{self.path}: {problem}. {self.remedy}")
 
 
 class Samples:
-    """The samples in some tars, in order. Item i is a dict from file extension to bytes."""
+    """The samples in some shards, in order. Item i is a dict from file extension to bytes.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """Raises UserError for a missing, truncated or corrupted tar."""
-        self.files = TarFiles(paths)
-        self.paths = self.files.paths
+    Opening them costs time by shard, not by sample. Shards are opened when a sample is read, and stay
+    open, up to a number that leaves enough file descriptors. Can be pickled, and read by several
+    threads, and by processes after a fork: no position in a file is shared.
+    """
+
+    def __init__(self, shards: Sequence[Shard], remedy: str = VERIFY_HINT) -> None:
+        """`remedy` is the last sentence of errors: what to do about a shard that cannot be read."""
+        self.shards, self.remedy = list(shards), remedy
+        self.ends = np.cumsum([shard.samples for shard in shards], dtype=np.int64)
+        self._open = self._opener()
+
+    def _opener(self) -> Callable[[int], OpenShard]:
+        shards, remedy = self.shards, self.remedy  # no cycle: shards close when `self` is gone
+        limit = os.sysconf("SC_OPEN_MAX")  # -1: none
+        size = max(1, limit // FILES_PER_SHARD) if limit >= 0 else None
+        return lru_cache(size)(lambda k: OpenShard(shards[k], remedy))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_open"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._open = self._opener()
+
+    @property
+    def paths(self) -> list[Path]:
+        return [shard.path for shard in self.shards]
 
     def __len__(self) -> int:
-        return len(self.files.sample_starts) - 1
+        return int(self.ends[-1]) if len(self.ends) else 0
 
     def __getitem__(self, index: int) -> dict[str, bytes]:
-        files = self.files
-        members = range(files.sample_starts[index], files.sample_starts[index + 1])
-        return {files.extension(file): files.read(file) for file in members}
+        """Read one sample, by one read.
+
+        Raises:
+            UserError: it cannot be read, or is not as it was written; names the shard.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        shard, number = self.locate(index)
+        return self._open(shard).read(number, number + 1)[0]
 
     def __iter__(self) -> Iterator[dict[str, bytes]]:
         return (self[index] for index in range(len(self)))
+
+    def read_range(self, start: int, stop: int) -> list[dict[str, bytes]]:
+        """The samples from `start` up to `stop`, which are in one shard, by one read.
+
+        Raises:
+            IndexError: they are not in one shard (see `ranges`).
+            UserError: see `__getitem__`.
+        """
+        if not 0 <= start < stop <= len(self):
+            raise IndexError(f"{start} to {stop}")
+        shard, number = self.locate(start)
+        if stop > self.ends[shard]:
+            raise IndexError(f"{start} to {stop}: in more than one shard")
+        return self._open(shard).read(number, number + stop - start)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The number of a sample's shard, and its number there."""
+        shard = int(np.searchsorted(self.ends, index, side="right"))
+        return shard, index - (int(self.ends[shard - 1]) if shard else 0)
+
+    def ranges(self) -> list[range]:
+        """The indices of each shard's samples."""
+        return [range(*bounds) for bounds in pairwise([0, *self.ends.tolist()])]
+
+
+def open_shards(paths: Iterable[Path]) -> Samples:
+    """The samples of shards that no manifest lists, by their records.
+
+    Raises:
+        UserError: a record or shard is missing or damaged.
+    """
+    files = {path: read_record(path)["files"] for path in paths}
+    for path, entries in files.items():
+        check_sizes(path.parent, entries)
+    return Samples([_listed(path, entries) for path, entries in files.items()])
 
 
 class Shards(Samples):
     """The samples of one split in a folder of shards, in the order in which they were written."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        """Check the folder's files and index the tars.
+        """Read the manifest, and check the sizes of this split's files.
 
         Raises:
-            UserError: no manifest, no such split, or a missing, truncated or corrupted shard.
+            UserError: no manifest, no such split, or a missing or truncated shard.
         """
         self.folder = folder
-        self.metadata = read_manifest(folder)
-        names = sorted(name for name in self.metadata["files"] if name.startswith(f"{split}-"))
+        self.metadata = load_manifest(folder)
+        listed = self.metadata["files"]
+        files = {name: listed[name] for name in sorted(listed) if name.startswith(f"{split}-")}
+        names = [name for name in files if name.endswith(".tar")]
         if not names:
             raise UserError(
                 f"{folder}: contains no shards of split {split!r}. Run the stage that writes them."
             )
-        super().__init__([folder / name for name in names])
+        check_sizes(folder, files)
+        super().__init__([_listed(folder / name, files) for name in names])
 
     def by_shard(self) -> dict[str, range]:
         """The indices of each shard's samples, by the shard's file name."""
-        shards = self.files.rows["tar"][self.files.sample_starts[:-1]]  # of each sample, ascending
-        ends = np.searchsorted(shards, range(len(self.paths) + 1)).tolist()
-        return {
-            path.name: range(*bounds)
-            for path, bounds in zip(self.paths, pairwise(ends), strict=True)
-        }
+        return dict(zip((path.name for path in self.paths), self.ranges(), strict=True))
 
 
-def _members(path: Path, remedy: str) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar, or of several that were joined (`cat a.tar b.tar`), from their headers.
-
-    `tarfile` takes a truncated tar or a damaged header for the end, so the end marker is checked.
-    """
-    try:
-        with path.open("rb") as file:
-            start: int | None = 0
-            while start is not None:
-                file.seek(start)
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    yield from tar
-                file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise tarfile.ReadError("no end marker: truncated or corrupted")
-                start = _next_tar(file)
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path}: not a readable tar ({error}). {remedy}") from None
-
-
-def _next_tar(file: BinaryIO) -> int | None:
-    """Where the zeros end that follow a tar; None if the file ends with them."""
-    while block := file.read(tarfile.RECORDSIZE):
-        zeros = len(block) - len(block.lstrip(b"\0"))
-        if zeros < len(block):
-            position = file.tell() - len(block) + zeros
-            return position - position % tarfile.BLOCKSIZE
-    return None
-
-
-def _plain_files(path: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Member]:
-    for member in members:
-        key, extension = _split_name(member.name)
-        if member.isreg() and extension:
-            yield key, extension, member
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    """cats/01.seg.PNG → cats/01 and seg.png; no extension for hidden files, as in WebDataset."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower() if stem else ""
+def _listed(path: Path, files: Mapping[str, Entry]) -> Shard:
+    """A shard by the entries of a manifest or record."""
+    entry, index = files[path.name], index_path(path)
+    if "samples" not in entry or index.name not in files:
+        raise UserError(f"{path}: has no index, as `write_shard` did not write it. {REBUILD_HINT}")
+    return Shard(path, index, files[index.name]["sha256"], entry["samples"], entry["bytes"])

@@ -1,7 +1,8 @@
 """Counts of files by reason, with the names of some: what is left out of the images, and what is doubtful."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 EXAMPLES = 3  # names that are printed for a reason
 MAX_LINES = 1000  # of a list of files in an error
@@ -36,6 +37,23 @@ class Tally:
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
             examples.append(printable(name))
+
+    def update(self, other: "Tally") -> None:
+        """Add what another has counted."""
+        self.counts.update(other.counts)
+        for reason, names in other.examples.items():
+            examples = self.examples.setdefault(reason, [])
+            examples += names[: EXAMPLES - len(examples)]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"counts": dict(self.counts), "examples": self.examples}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> "Tally":
+        tally = cls()
+        tally.counts.update(tree["counts"])
+        tally.examples.update(tree["examples"])
+        return tally
 
     def lines(self) -> list[str]:
         """One line for each reason, with its count and the first names."""

@@ -1,17 +1,19 @@
 """Images in WebDataset shards made elsewhere, such as those that img2dataset writes."""
 
 import io
+import re
 from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from edm2.data.decoding import DamagedImageError, ImageDecodeError, decode_image
 from edm2.data.image_members import ImageMembers, line
 from edm2.data.images import ImageDataset
-from edm2.data.shards import TarFiles
 from edm2.data.tally import Tally, listed
+from edm2.data.tars import TarFiles
 from edm2.params import UserError
 from edm2.params.dataset import Crop
 
@@ -29,38 +31,64 @@ class WebImages(ImageDataset):
     """
 
     def __init__(
-        self, paths: Sequence[Path], resolution: int, crop: Crop, skip: Set[str] = frozenset()
+        self,
+        paths: Sequence[Path],
+        resolution: int,
+        crop: Crop,
+        indices: Path,
+        skip: Set[str] = frozenset(),
     ) -> None:
-        """Read the tars' indices.
+        """Open the tars; those that are not indexed yet are read.
 
         Args:
+            indices: folder where their indices are stored.
             skip: images not to read, as `name` gives them.
 
         Raises:
             UserError: a tar that is missing, truncated, corrupted, compressed or without images.
         """
         self.resolution, self.crop = resolution, crop
-        members = ImageMembers(skip)
         self.files = TarFiles(
             paths,
-            members,
+            ImageMembers,
+            indices,
             "Shards must be uncompressed tars. Download or write this one again.",
         )
-        self.left_out: Tally = members.left_out
-        self.skipped = np.array(members.skipped, dtype=bool)
-        self.matched = frozenset(members.matched)
-        self.identity = "\n".join(members.identities)
-        counts = np.bincount(self.files.rows["tar"][~self.skipped], minlength=len(paths))
-        for path in (path for path, count in zip(paths, counts, strict=True) if not count):
-            if any(path == self.files.tar(int(index)) for index in np.flatnonzero(self.skipped)):
-                raise UserError(
-                    f"{path}: runtime.skip_images lists all of its images. Remove this tar from "
-                    "vae.images, or some of its lines from runtime.skip_images."
-                )
+        self.left_out = Tally()
+        for notes in self.files.notes:
+            self.left_out.update(Tally.from_json(notes["left_out"]))
+        self.identity = "\n".join(
+            f"{shard.path} {shard.samples} {notes['names_sha256']}"
+            for shard, notes in zip(self.files.shards, self.files.notes, strict=True)
+        )
+        self.skipped, self.matched = self._skip(skip)
+        for path, images in zip(paths, self.files.ranges(), strict=True):
+            self._check(path, images)
+
+    def _skip(self, skip: Set[str]) -> tuple[NDArray[np.bool_], frozenset[str]]:
+        """For each image, whether it is in `skip`; and which entries of `skip` are images."""
+        skipped, matched = np.zeros(len(self.files), bool), set[str]()
+        tars = {entry[: match.end()] for entry in skip for match in re.finditer(": ", entry)}
+        for shard, images in enumerate(self.files.ranges()):
+            path = self.files.shards[shard].path
+            if line(path, "") in tars:
+                names = [line(path, name) for name in self.files.names(shard)]
+                skipped[images.start : images.stop] = [name in skip for name in names]
+                matched |= skip & set(names)
+        return skipped, frozenset(matched)
+
+    def _check(self, path: Path, images: range) -> None:
+        """Refuse a tar without images to read."""
+        if not images:
             raise UserError(
                 f"{path}: contains no images. Expected files named {{key}}.jpg, .png, .webp or with "
                 "another image's ending. Remove this tar from the list, or write it again."
                 f"{listed(['left out: ' + text for text in self.left_out.lines()])}"
+            )
+        if self.skipped[images.start : images.stop].all():
+            raise UserError(
+                f"{path}: runtime.skip_images lists all of its images. Remove this tar from "
+                "vae.images, or some of its lines from runtime.skip_images."
             )
 
     def __len__(self) -> int:

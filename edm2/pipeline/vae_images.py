@@ -20,6 +20,7 @@ from edm2.runtime.distributed import broadcast_flag, gather_object, is_main_proc
 from edm2.runtime.files import describe
 
 KEYS = ("shards", "held_out")
+INDICES = Path(".state/tar-indices")  # of the tars, in the project
 SKIP_LIST = "damaged_images.txt"
 
 
@@ -42,8 +43,8 @@ def open_images(params: Params) -> list[WebImages]:
 def _open(
     description: str, paths: tuple[Path, ...], resolution: int, crop: Crop, skip: frozenset[str]
 ) -> WebImages:
-    """An index takes long to build, and is used for the fingerprint and for training."""
-    return WebImages(paths, resolution, crop, skip)
+    """Opened once, for the fingerprint and for training."""
+    return WebImages(paths, resolution, crop, project_root() / INDICES, skip)
 
 
 def check_images(context: StageContext, groups: list[WebImages], trained: bool) -> dict[str, float]:
@@ -96,8 +97,8 @@ def _read_by_training(params: Params, images: WebImages, key: str) -> list[int]:
 
 def _unchecked(images: WebImages, indices: list[int], checked: list[str]) -> list[int]:
     """Those that are not skipped, in tars that were not checked as they are now."""
-    open_tars = np.array([tar not in checked for tar in describe_tars(images.files.paths)])
-    needed = open_tars[images.files.rows["tar"]] & ~images.skipped
+    open_tars = [tar not in checked for tar in describe_tars(images.files.paths)]
+    needed = np.repeat(open_tars, [len(k) for k in images.files.ranges()]) & ~images.skipped
     return [index for index in indices if needed[index]]
 
 

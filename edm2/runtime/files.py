@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edm2.params.errors import NotFiniteError
 
@@ -67,6 +67,22 @@ def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class HashingWriter:
+    """Writes to a file and takes its size and SHA-256 on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.size, self._sha256 = file, 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._sha256.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+    def entry(self) -> dict[str, Any]:
+        """Size and SHA-256 of what was written, as in manifests."""
+        return {"bytes": self.size, "sha256": self._sha256.hexdigest()}
 
 
 def describe(files: Iterable[Path]) -> str:

@@ -1,31 +1,37 @@
 """manifest.json: the files of a folder of results, with a checksum of each, and metadata.
 
-The stage that writes results hashes them once. Stages that read them check that every file exists
-and has its size. Whoever reads files whole compares them with their checksums (`read_verified`, `verified`);
+The stage that writes results hashes them once: shards while they are written (see `records`), other
+files for the manifest. Stages that read them check that every file that they use exists and has its
+size. Whoever reads files whole compares them with their checksums (`read_verified`, `verified`);
 shards, which are read at random, are compared by `edm2 verify`. The manifest has a checksum of itself.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from edm2.params import UserError
-from edm2.runtime.files import sha256, write_json
+from edm2.runtime.checked_json import compare, read_checked, write_checked
+from edm2.runtime.files import sha256
 from edm2.runtime.progress import track
+from edm2.runtime.records import REMEDY, Entry, recorded_entries
 
 MANIFEST = "manifest.json"
 REBUILD_HINT = "Remove it and run `dvc repro`: only the stage that makes it runs again."
-SHOWN_DIGITS = 12  # of a checksum
 
 
 def write_manifest(folder: Path, **metadata: Any) -> None:
-    """List the files below `folder` with size and SHA-256, beside `metadata`."""
+    """List the files below `folder` with size and SHA-256, beside `metadata`.
+
+    Files that have a record are not read.
+
+    Raises:
+        UserError: a record is damaged, or a file has not the size in its record.
+    """
     paths = sorted(folder.rglob("*"))
-    files = _entries(folder, (p for p in paths if p.is_file() and p != folder / MANIFEST))
-    _write(folder, {**metadata, "files": files})
+    files = _entries(folder, [p for p in paths if p.is_file() and p != folder / MANIFEST])
+    write_checked(folder / MANIFEST, {**metadata, "files": files})
 
 
 def add_to_manifest(folder: Path, paths: Iterable[Path]) -> None:
@@ -35,7 +41,8 @@ def add_to_manifest(folder: Path, paths: Iterable[Path]) -> None:
         UserError: the manifest is damaged.
     """
     content = load_manifest(folder) if (folder / MANIFEST).exists() else {"files": {}}
-    _write(folder, {**content, "files": content["files"] | _entries(folder, paths)})
+    files = content["files"] | _entries(folder, list(paths))
+    write_checked(folder / MANIFEST, {**content, "files": files})
 
 
 def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
@@ -49,7 +56,21 @@ def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
             file.
     """
     manifest = load_manifest(folder)
-    for name, expected in manifest["files"].items():
+    check_sizes(folder, manifest["files"], optional)
+    return manifest
+
+
+def check_sizes(folder: Path, files: Mapping[str, Entry], optional: str = "") -> None:
+    """Check that each of these files of `folder` exists and has its size.
+
+    Args:
+        files: entries of its manifest by name.
+        optional: pattern of files that may be missing.
+
+    Raises:
+        UserError: names the first that is missing or truncated.
+    """
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             if fnmatch(name, optional):
@@ -58,7 +79,6 @@ def read_manifest(folder: Path, optional: str = "") -> dict[str, Any]:
         problem = _size_problem(path, expected)
         if problem:
             raise UserError(f"{problem} {REBUILD_HINT}")
-    return manifest
 
 
 def read_verified(folder: Path) -> dict[str, Any]:
@@ -70,7 +90,7 @@ def read_verified(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
         path = folder / name
-        _compare(path, sha256(path), expected["sha256"], f"as in {folder / MANIFEST}")
+        compare_sha256(path, sha256(path), expected["sha256"], folder)
     return manifest
 
 
@@ -80,21 +100,8 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no manifest, it is not valid JSON, or it is not as it was written.
     """
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: does not exist. Run the stage that makes {folder}.") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}). {REBUILD_HINT}") from None
-    expected = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
-    if expected is None:
-        raise UserError(
-            f"{path}: has no checksum of its own: damaged, of an earlier version, or of another "
-            f"program. {REBUILD_HINT}"
-        )
-    _compare(path, _content_sha256(manifest), expected, "that it has of itself")
-    return manifest
+    missing = f"Run the stage that makes {folder}."
+    return read_checked(folder / MANIFEST, missing, REBUILD_HINT)
 
 
 def verified(path: Path) -> Path:
@@ -121,12 +128,15 @@ def expected_sha256(path: Path) -> str | None:
     return checksum
 
 
-def compare_sha256(path: Path, found: str, expected: str) -> None:
+def compare_sha256(path: Path, found: str, expected: str, folder: Path | None = None) -> None:
     """
+    Args:
+        folder: that of the manifest; None: it is beside the file.
+
     Raises:
-        UserError: the file's SHA-256 is not the one that the manifest beside it has.
+        UserError: the file's SHA-256 is not the one that the manifest has.
     """
-    _compare(path, found, expected, f"as in {path.parent / MANIFEST}")
+    compare(path, found, expected, f"as in {(folder or path.parent) / MANIFEST}", REBUILD_HINT)
 
 
 def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
@@ -147,28 +157,17 @@ def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
             yield f"{path}: SHA-256 differs from that in {MANIFEST}: corrupted."
 
 
-def _entries(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in paths
-    }
+def _entries(folder: Path, paths: Sequence[Path]) -> dict[str, Entry]:
+    recorded = recorded_entries(paths)
+    return {path.relative_to(folder).as_posix(): _entry(path, recorded.get(path)) for path in paths}
 
 
-def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    write_json(folder / MANIFEST, {"sha256": _content_sha256(content), **content})
-
-
-def _content_sha256(content: Mapping[str, Any]) -> str:
-    """Checksum of a manifest's content, however it is formatted."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _compare(path: Path, found: str, expected: str, source: str) -> None:
-    if found != expected:
-        raise UserError(
-            f"{path}: SHA-256 {found[:SHOWN_DIGITS]}…, expected {expected[:SHOWN_DIGITS]}… {source}: "
-            f"corrupted, or another file. {REBUILD_HINT}"
-        )
+def _entry(path: Path, recorded: Entry | None) -> Entry:
+    if recorded is None:
+        return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    if problem := _size_problem(path, recorded):
+        raise UserError(f"{problem} {REMEDY}")
+    return recorded
 
 
 def _size_problem(path: Path, expected: dict[str, Any]) -> str:

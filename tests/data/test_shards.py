@@ -1,16 +1,22 @@
 """Shards: compatible with `webdataset`, reproducible, and checked for damage."""
 
-import io
+import hashlib
+import os
+import pickle
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import webdataset as wds
 
-from edm2.data.shards import Samples, Shards, TarFiles, write_shard
+from edm2.data.shard_index import index_path
+from edm2.data.shards import Shards, open_shards, write_shard
 from edm2.params import UserError
+from edm2.runtime.files import sha256
 from edm2.runtime.manifest import write_manifest
+from edm2.runtime.records import read_record, record_path
 
 SAMPLES = [
     {"__key__": f"{i:08d}", "png": bytes([i]) * (700 * i), "cls": str(i).encode()} for i in range(5)
@@ -35,20 +41,13 @@ def test_webdataset_reads_our_shards(folder: Path) -> None:
     assert [{key: sample[key] for key in fields} for sample in samples] == SAMPLES
 
 
-def test_shards_written_by_webdataset_are_read(tmp_path: Path) -> None:
-    with wds.ShardWriter(str(tmp_path / "train-%06d.tar"), maxcount=2, verbose=0) as writer:
-        for sample in SAMPLES:
-            writer.write(dict(sample))
-    write_manifest(tmp_path)
-    shards = Shards(tmp_path, "train")
-    assert [shards[i] for i in range(len(shards))] == CONTENTS
-
-
 def test_equal_samples_give_equal_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shard(tmp_path / "a.tar", SAMPLES)
     monkeypatch.setattr("time.time", lambda: 2e9)  # on another day
     write_shard(tmp_path / "b.tar", iter(SAMPLES))
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    a, b = (tmp_path / f"{name}.tar.index.npy" for name in "ab")
+    assert a.read_bytes() == b.read_bytes()
 
 
 def test_items_are_read_in_any_order(folder: Path) -> None:
@@ -65,58 +64,7 @@ def test_by_shard_gives_the_items_of_each_shard(folder: Path) -> None:
 
 
 def test_a_single_shard_is_read_in_order(folder: Path) -> None:
-    assert list(Samples([folder / "train-000001.tar"])) == CONTENTS[3:]
-
-
-def write_tar(path: Path, *names: str) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name in names:
-            member = tarfile.TarInfo(name)
-            member.size = len(name)
-            tar.addfile(member, io.BytesIO(name.encode()))
-    return path
-
-
-def test_consecutive_files_with_the_same_key_are_one_sample(tmp_path: Path) -> None:
-    """As in WebDataset: the key ends at the first dot of the file name; extensions ignore case."""
-    one = write_tar(tmp_path / "1.tar", "a.b/1.x", "a.b/1.seg.PNG", "a.b/2.x", "c/1.x", ".d.x")
-    two = write_tar(tmp_path / "2.tar", "c/1.y")  # a sample never spans two tars
-    samples = list(Samples([one, two]))
-    assert samples == [
-        {"x": b"a.b/1.x", "seg.png": b"a.b/1.seg.PNG"},
-        {"x": b"a.b/2.x"},
-        {"x": b"c/1.x"},
-        {"y": b"c/1.y"},
-    ]
-    web = wds.WebDataset([str(one)], shardshuffle=False)
-    extensions = [{key for key in sample if not key.startswith("__")} for sample in web]
-    assert extensions == [set(sample) for sample in samples[:3]]
-
-
-def test_only_selected_files_are_indexed(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "1.tar", "1.x", "1.y", "2.y", "3.x")
-    files = TarFiles(
-        [path], lambda _, members: ((m.name, "x", m) for m in members if "x" in m.name)
-    )
-    assert [files.read(i) for i in range(len(files))] == [b"1.x", b"3.x"]
-    assert [files.name(i) for i in range(len(files))] == ["1.x", "3.x"]
-    assert files.tar(1) == path
-    assert files.extensions == ["x"]
-
-
-@pytest.mark.parametrize("between", [0, 1, 700])
-def test_joined_tars_are_read_to_the_end(tmp_path: Path, between: int) -> None:
-    """As by `cat`: behind the end marker of the first tar the second starts."""
-    parts = [write_tar(tmp_path / f"{name}.tar", f"{name}.x", f"{name}2.x") for name in "abc"]
-    joined = tmp_path / "joined.tar"
-    joined.write_bytes(bytes(512 * between).join(path.read_bytes() for path in parts))
-    files = TarFiles([joined])
-    names = ["a.x", "a2.x", "b.x", "b2.x", "c.x", "c2.x"]
-    assert [files.read(i).decode() for i in range(len(files))] == names
-    assert [files.name(i) for i in range(len(files))] == names
-    joined.write_bytes(joined.read_bytes() + b"something else")
-    with pytest.raises(UserError, match=str(joined)):
-        TarFiles([joined])
+    assert list(open_shards([folder / "train-000001.tar"])) == CONTENTS[3:]
 
 
 def test_a_shard_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -127,6 +75,142 @@ def test_a_shard_appears_when_it_is_complete(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError):
         write_shard(tmp_path / "a.tar", samples())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_record_describes_what_was_written(folder: Path) -> None:
+    path = folder / "train-000001.tar"
+    index = index_path(path)
+    assert read_record(path)["files"] == {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path), "samples": 2},
+        index.name: {"bytes": index.stat().st_size, "sha256": sha256(index)},
+    }
+
+
+def test_a_summary_is_taken_after_the_last_sample(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    samples = (sizes.append(len(sample["png"])) or sample for sample in SAMPLES)
+    write_shard(tmp_path / "a.tar", samples, lambda: {"pixels": sum(sizes)})
+    assert read_record(tmp_path / "a.tar")["pixels"] == 700 * (1 + 2 + 3 + 4)
+
+
+def test_a_manifest_of_shards_reads_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "train-000000.tar", SAMPLES)
+    expected = {path.name: sha256(path) for path in tmp_path.iterdir()}
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda f, *args: (read.append(Path(f.name)), digest(f, *args))[1]
+    )
+    write_manifest(tmp_path)
+    assert read == [record_path(tmp_path / "train-000000.tar")]
+    files = Shards(tmp_path, "train").metadata["files"]
+    assert {name: entry["sha256"] for name, entry in files.items()} == expected
+
+
+def test_a_shard_that_changed_before_the_manifest_was_written_is_named(folder: Path) -> None:
+    truncate(folder / "train-000001.tar")
+    with pytest.raises(UserError, match=r"train-000001\.tar: .* bytes"):
+        write_manifest(folder)
+
+
+def test_the_index_is_where_tarfile_finds_the_files(folder: Path) -> None:
+    path = folder / "train-000000.tar"
+    with tarfile.open(path) as tar:
+        members = [(m.offset_data, m.size) for m in tar]
+    shards = Shards(folder, "train")
+    shards[0]
+    rows = shards._open(0).rows
+    assert list(zip(rows["offset"].tolist(), rows["size"].tolist(), strict=True)) == members
+
+
+def test_a_range_is_read_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards, reads, pread = Shards(folder, "train"), [], os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: (reads.append(args), pread(*args))[1])
+    assert shards.ranges() == [range(3), range(3, 5)]
+    assert shards.read_range(0, 3) == CONTENTS[:3]
+    assert shards.read_range(4, 5) == CONTENTS[4:]
+    assert len(reads) == 2
+    assert shards[1] == CONTENTS[1]
+    assert len(reads) == 3
+    for bounds in ((2, 4), (4, 6), (-1, 1), (1, 1)):
+        with pytest.raises(IndexError):
+            shards.read_range(*bounds)
+    with pytest.raises(IndexError):
+        shards[5]
+
+
+def test_opening_reads_no_shard(folder: Path) -> None:
+    """Only the sizes: the contents are not what they were, and an index is missing at the first read."""
+    path = folder / "train-000000.tar"
+    content = path.read_bytes()
+    path.write_bytes(bytes(len(content)))
+    shards = Shards(folder, "train")
+    assert len(shards) == 5
+    index_path(path).unlink()
+    with pytest.raises(UserError, match=rf"{index_path(path).name}: .*edm2 verify"):
+        shards[0]
+    assert shards[3] == CONTENTS[3]
+
+
+@pytest.mark.parametrize("part", ["png", "cls"])
+def test_a_flipped_bit_is_found_when_the_sample_is_read(folder: Path, part: str) -> None:
+    path = folder / "train-000000.tar"
+    with tarfile.open(path) as tar:
+        member = tar.getmember(f"00000001.{part}")
+    with path.open("r+b") as file:
+        file.seek(member.offset_data)
+        file.write(b"\x07")
+    shards = Shards(folder, "train")
+    assert (shards[0], shards[2]) == (CONTENTS[0], CONTENTS[2])
+    with pytest.raises(UserError, match=rf"{path}: sample 1 is damaged.*edm2 verify"):
+        shards[1]
+    with pytest.raises(UserError, match="sample 1 is damaged"):
+        shards.read_range(0, 3)
+
+
+def test_a_damaged_index_is_named(folder: Path) -> None:
+    index = index_path(folder / "train-000001.tar")
+    content = bytearray(index.read_bytes())
+    content[-1] ^= 1
+    index.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{index}: .*edm2 verify"):
+        Shards(folder, "train")[3]
+
+
+def test_shards_without_an_index_are_named(tmp_path: Path) -> None:
+    with wds.TarWriter(str(tmp_path / "train-000000.tar"), encoder=False) as writer:
+        writer.write(dict(SAMPLES[0]))
+    write_manifest(tmp_path)
+    with pytest.raises(UserError, match=r"train-000000\.tar: has no index.*dvc repro"):
+        Shards(tmp_path, "train")
+
+
+def test_few_shards_are_open_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def descriptors() -> int:
+        return sum(str(folder) in os.readlink(f"/proc/self/fd/{k}") for k in open_numbers())
+
+    def open_numbers() -> list[str]:
+        return [
+            name for name in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{name}").exists()
+        ]
+
+    monkeypatch.setattr(os, "sysconf", lambda name: 4)
+    shards = Shards(folder, "train")
+    for index in (0, 4, 1, 3):
+        assert shards[index] == CONTENTS[index]
+        assert descriptors() == 2  # the tar, and the mapping of its index
+    del shards
+    assert descriptors() == 0
+
+
+def test_a_pickled_copy_and_threads_read_the_same(folder: Path) -> None:
+    shards = Shards(folder, "train")
+    shards[0]
+    copy = pickle.loads(pickle.dumps(shards))
+    order = [4, 0, 3, 2, 1] * 20
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(copy.__getitem__, order)) == [CONTENTS[k] for k in order]
 
 
 def truncate(path: Path) -> None:
@@ -140,48 +224,6 @@ def test_a_damaged_shard_is_named(folder: Path, damage: Callable[[Path], None]) 
     with pytest.raises(UserError, match="dvc repro") as error:
         Shards(folder, "train")
     assert str(path) in str(error.value)
-
-
-def test_a_file_that_is_not_a_tar_is_named(folder: Path) -> None:
-    path = folder / "train-000001.tar"
-    path.write_bytes(b"This is no tar. " * 100)
-    write_manifest(folder)  # with the size and checksum of this file
-    with pytest.raises(UserError, match="dvc repro") as error:
-        Shards(folder, "train")
-    assert str(path) in str(error.value)
-
-
-Member = tarfile.TarInfo
-
-
-def truncate_inside_a_file(content: bytearray, second: Member) -> None:
-    del content[second.offset_data + 10 :]
-
-
-def truncate_after_the_first_sample(content: bytearray, second: Member) -> None:
-    del content[second.offset :]
-
-
-def damage_a_header(content: bytearray, second: Member) -> None:
-    content[second.offset] ^= 1
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [truncate_inside_a_file, truncate_after_the_first_sample, damage_a_header],
-)
-def test_damage_is_detected_without_a_manifest(
-    tmp_path: Path, damage: Callable[[bytearray, Member], None]
-) -> None:
-    path = tmp_path / "train-000000.tar"
-    write_shard(path, [{"__key__": str(i), "cls": b"1" * 4000} for i in range(2)])
-    with tarfile.open(path) as tar:
-        second = tar.getmembers()[1]
-    content = bytearray(path.read_bytes())
-    damage(content, second)
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=path.name):
-        Samples([path])
 
 
 def test_an_unknown_split_is_refused(folder: Path) -> None:

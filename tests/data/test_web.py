@@ -17,6 +17,7 @@ from edm2.data.image_members import OTHER_FIELD
 from edm2.data.tally import FOREIGN, OTHER_ENDING
 from edm2.data.web import WebImages
 from edm2.params import UserError
+from edm2.params.dataset import Crop
 
 RESOLUTION = 8
 
@@ -72,8 +73,17 @@ def paths(tmp_path: Path) -> list[Path]:
     ]
 
 
+def open_images(
+    paths: list[Path],
+    skip: frozenset[str] = frozenset(),
+    resolution: int = RESOLUTION,
+    crop: Crop = "lanczos",
+) -> WebImages:
+    return WebImages(paths, resolution, crop, paths[0].parent / "indices", skip)
+
+
 def test_images_are_center_cropped_and_in_order(paths: list[Path]) -> None:
-    images = WebImages(paths, RESOLUTION, "lanczos")
+    images = open_images(paths)
     assert (len(images), images.resolution) == (5, RESOLUTION)
     batches = list(images.batches(2))
     assert [len(batch) for batch, _ in batches] == [2, 2, 1]
@@ -87,7 +97,7 @@ def test_images_are_center_cropped_and_in_order(paths: list[Path]) -> None:
 
 
 def test_several_threads_read_the_same_images(paths: list[Path]) -> None:
-    images = WebImages(paths, 64, "lanczos")
+    images = open_images(paths, resolution=64)
     order = [4, 0, 3, 3, 2, 1]
     pixels, _ = images.batch(order)
     assert torch.equal(pixels, torch.stack([images[i][0] for i in order]))
@@ -102,10 +112,10 @@ def test_only_images_are_indexed(paths: list[Path]) -> None:
         folder = tarfile.TarInfo("more.jpg")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
-    assert len(WebImages(paths, RESOLUTION, "lanczos")) == 5
+    assert len(open_images(paths)) == 5
     for name in ("a.JPG", "./b.Png", "deep.er/c.jpg", f"{'long' * 60}.webp"):
         add(paths[1], name, content)
-    assert len(WebImages(paths, RESOLUTION, "lanczos")) == 9
+    assert len(open_images(paths)) == 9
 
 
 @pytest.mark.parametrize(
@@ -126,7 +136,7 @@ def test_dots_and_other_endings_are_read(tmp_path: Path, name: str) -> None:
     kind = {"gif": "gif", "avif": "avif", "jp2": "jpeg2000"}.get(name[-3:], "jpeg")
     kind = "avif" if name.endswith("avif") else kind
     add(path, name, encoded(20, 20, (200, 40, 40), kind, "RGB"))
-    images = WebImages([path], RESOLUTION, "lanczos")
+    images = open_images([path])
     assert (len(images), images.name(0)) == (1, f"{path}: {name}")
     assert not images.left_out.counts
     assert abs(images[0][0].float().mean(dim=(1, 2)) - torch.tensor([200, 40, 40])).max() < 12
@@ -150,7 +160,7 @@ def test_other_fields_of_a_sample_are_no_images(
     path = write_tar(tmp_path / "0.tar", [])
     for name in names:
         add(path, name, IMAGES[0][2])
-    images = WebImages([path], RESOLUTION, "lanczos")
+    images = open_images([path])
     assert len(images) == len(names) - len(fields)
     expected = {OTHER_FIELD: [f"{path}: {name}" for name in fields]} if fields else {}
     assert images.left_out.examples == expected
@@ -160,8 +170,8 @@ def test_joined_tars_are_read(paths: list[Path], tmp_path: Path) -> None:
     joined = tmp_path / "joined.tar"
     joined.write_bytes(b"".join(path.read_bytes() for path in paths))
     assert torch.equal(
-        WebImages([joined], RESOLUTION, "lanczos").batch(range(5))[0],
-        WebImages(paths, RESOLUTION, "lanczos").batch(range(5))[0],
+        open_images([joined]).batch(range(5))[0],
+        open_images(paths).batch(range(5))[0],
     )
 
 
@@ -194,7 +204,7 @@ def test_every_other_member_is_counted_with_its_reason(tmp_path: Path) -> None:
         special(path, name, kind)
     sparse = {"GNU.sparse.map": "0,0", "GNU.sparse.size": "0"}
     special(path, "sparse.jpg", tarfile.REGTYPE, sparse)
-    images = WebImages([path], RESOLUTION, "lanczos")
+    images = open_images([path])
     assert len(images) == 1
     assert images.left_out.counts == {
         OTHER_FIELD: 3,
@@ -211,40 +221,33 @@ def test_every_other_member_is_counted_with_its_reason(tmp_path: Path) -> None:
 def test_a_tar_of_skipped_images_only_is_told(paths: list[Path]) -> None:
     skip = {f"{paths[1]}: {key}.{kind}" for key, kind, *_ in IMAGES if key.startswith("00001")}
     with pytest.raises(UserError, match="runtime.skip_images lists all of its images"):
-        WebImages(paths, RESOLUTION, "lanczos", frozenset(skip))
+        open_images(paths, frozenset(skip))
 
 
 def test_skipped_images_are_replaced_by_the_next_and_others_keep_their_numbers(
     paths: list[Path],
 ) -> None:
-    whole = WebImages(paths, RESOLUTION, "lanczos")
+    whole = open_images(paths)
     skip = {f"{paths[0]}: 000000004.png", f"{paths[1]}: 000010001.jpg", "no such image"}
-    images = WebImages(paths, RESOLUTION, "lanczos", frozenset(skip))
+    images = open_images(paths, frozenset(skip))
     assert images.skipped.tolist() == [False, False, True, False, True]
     assert images.matched == skip - {"no such image"}
     assert torch.equal(images.batch(range(5))[0], whole.batch([0, 1, 3, 3, 0])[0])
     names = {whole.name(index) for index in (0, 1, 2)}
     with pytest.raises(UserError, match=str(paths[0])):
-        WebImages(paths, RESOLUTION, "lanczos", frozenset(names))
+        open_images(paths, frozenset(names))
 
 
 def test_identity_follows_names_and_not_contents(paths: list[Path]) -> None:
-    before = WebImages(paths, RESOLUTION, "lanczos").identity
+    before = open_images(paths).identity
     samples = [sample(*image[:3]) for image in IMAGES[3:]]
     write_tar(paths[1], [{**s, "webp": IMAGES[3][2] + b"more"} for s in samples[:1]] + samples[1:])
-    assert WebImages(paths, RESOLUTION, "lanczos").identity == before
+    assert open_images(paths).identity == before
     write_tar(paths[1], samples[:1])
-    fewer = WebImages(paths, RESOLUTION, "lanczos").identity
+    fewer = open_images(paths).identity
     write_tar(paths[1], [samples[0], {**samples[1], "__key__": "another"}])
-    renamed = WebImages(paths, RESOLUTION, "lanczos").identity
-    assert len({before, fewer, renamed, WebImages(paths[:1], RESOLUTION, "lanczos").identity}) == 4
-
-
-def test_index_is_small(paths: list[Path]) -> None:
-    """As documented: 23 bytes per file and 8 per sample, for images only."""
-    files = WebImages(paths, RESOLUTION, "lanczos").files
-    assert files.rows.nbytes == 23 * 5
-    assert files.sample_starts.nbytes == 8 * 6
+    renamed = open_images(paths).identity
+    assert len({before, fewer, renamed, open_images(paths[:1]).identity}) == 4
 
 
 @pytest.mark.parametrize("size", [0, 20, 200])
@@ -252,7 +255,7 @@ def test_a_damaged_image_is_named_with_its_tar(tmp_path: Path, size: int) -> Non
     samples = [sample(*image[:3]) for image in IMAGES]
     samples[1]["jpeg"] = IMAGES[1][2][:size]
     path = write_tar(tmp_path / "00000.tar", samples)
-    images = WebImages([path], RESOLUTION, "lanczos")
+    images = open_images([path])
     images.batch([0, 2, 3, 4])
     with pytest.raises(UserError, match=f"{path}: 000000003.jpeg"):
         images.batch([0, 1])
@@ -261,7 +264,7 @@ def test_a_damaged_image_is_named_with_its_tar(tmp_path: Path, size: int) -> Non
 def test_a_tar_without_images_is_named(tmp_path: Path, paths: list[Path]) -> None:
     empty = write_tar(tmp_path / "00002.tar", [{"__key__": "0", "txt": b"a caption"}])
     with pytest.raises(UserError, match=f"{empty}: .*jpg.*webp"):
-        WebImages([*paths, empty], RESOLUTION, "lanczos")
+        open_images([*paths, empty])
 
 
 def truncate(path: Path) -> None:
@@ -278,7 +281,7 @@ def compress(path: Path) -> None:
 def test_a_damaged_tar_is_named(paths: list[Path], damage: Callable[[Path], None]) -> None:
     damage(paths[1])
     with pytest.raises(UserError, match=f"{paths[1]}: .*uncompressed"):
-        WebImages(paths, RESOLUTION, "lanczos")
+        open_images(paths)
 
 
 def test_the_given_crop_is_used(tmp_path: Path) -> None:
@@ -288,7 +291,7 @@ def test_the_given_crop_is_used(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", [sample("0", "png", stream.getvalue())])
     for crop in ("adm", "lanczos"):
         expected = crop_to_square(Image.fromarray(pixels), 8, crop).transpose(2, 0, 1)
-        images = WebImages([path], 8, crop)
+        images = open_images([path], crop=crop)
         np.testing.assert_array_equal(images[0][0], expected)
         augmented = images.augmented_batch([0], [np.random.default_rng(0)], 1.0, 0.0)
         np.testing.assert_array_equal(augmented[0], expected)
@@ -299,5 +302,5 @@ def test_pixels_are_unchanged_at_the_stored_resolution(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "png")
     path = write_tar(tmp_path / "0.tar", [sample("0", "png", stream.getvalue())])
-    image, _ = WebImages([path], 8, "lanczos")[0]
+    image, _ = open_images([path])[0]
     np.testing.assert_array_equal(image, pixels.transpose(2, 0, 1))

@@ -1,0 +1,44 @@
+"""The members of tars, from their headers."""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from edm2.params import UserError
+
+
+def members(path: Path, remedy: str) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar, or of several that were joined (`cat a.tar b.tar`), from their headers.
+
+    `tarfile` takes a truncated tar or a damaged header for the end, so the end marker is checked.
+
+    Args:
+        remedy: last sentence of errors, what to do about a tar that cannot be read.
+
+    Raises:
+        UserError: a missing, truncated or corrupted tar.
+    """
+    try:
+        with path.open("rb") as file:
+            start: int | None = 0
+            while start is not None:
+                file.seek(start)
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    yield from tar
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("no end marker: truncated or corrupted")
+                start = _next_tar(file)
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{path}: not a readable tar ({error}). {remedy}") from None
+
+
+def _next_tar(file: BinaryIO) -> int | None:
+    """Where the zeros end that follow a tar; None if the file ends with them."""
+    while block := file.read(tarfile.RECORDSIZE):
+        zeros = len(block) - len(block.lstrip(b"\0"))
+        if zeros < len(block):
+            position = file.tell() - len(block) + zeros
+            return position - position % tarfile.BLOCKSIZE
+    return None

@@ -1,0 +1,58 @@
+"""JSON files that have a checksum of themselves: manifests, and the records of single files."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edm2.params import UserError
+from edm2.runtime.files import write_json
+
+SHOWN_DIGITS = 12  # of a checksum
+
+
+def write_checked(path: Path, content: Mapping[str, Any]) -> None:
+    write_json(path, {"sha256": _content_sha256(content), **content})
+
+
+def read_checked(path: Path, missing: str, remedy: str) -> dict[str, Any]:
+    """What `write_checked` wrote, without the checksum.
+
+    Args:
+        missing, remedy: what to do if the file does not exist, or is damaged.
+
+    Raises:
+        UserError: there is no such file, it is not valid JSON, or it is not as it was written.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: does not exist. {missing}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}). {remedy}") from None
+    expected = content.pop("sha256", None) if isinstance(content, dict) else None
+    if expected is None:
+        raise UserError(
+            f"{path}: has no checksum of its own: damaged, of an earlier version, or of another "
+            f"program. {remedy}"
+        )
+    compare(path, _content_sha256(content), expected, "that it has of itself", remedy)
+    return content
+
+
+def compare(path: Path, found: str, expected: str, source: str, remedy: str) -> None:
+    """
+    Raises:
+        UserError: the two SHA-256 of `path` differ.
+    """
+    if found != expected:
+        raise UserError(
+            f"{path}: SHA-256 {found[:SHOWN_DIGITS]}…, expected {expected[:SHOWN_DIGITS]}… {source}: "
+            f"corrupted, or another file. {remedy}"
+        )
+
+
+def _content_sha256(content: Mapping[str, Any]) -> str:
+    """Checksum of the content, however it is formatted."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
