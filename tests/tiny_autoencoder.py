@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from edm2.vae.network import Autoencoder
 from edm2.vae.training import Batch, VaeTask
 
 CPU = torch.device("cpu")
+RUNTIME = SimpleNamespace(workers=0, reading="random")  # batches are read by a thread
 BATCH = 8
 TINY: dict[str, Any] = {
     "channels": 8,

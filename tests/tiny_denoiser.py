@@ -13,6 +13,7 @@ from edm2.params.configs import ConfigName
 from edm2.params.diffusion import Diffusion, Overrides
 
 CPU = torch.device("cpu")
+RUNTIME = SimpleNamespace(workers=0, reading="random")  # batches are read by a thread
 BATCH, CLASSES = 8, 3
 TINY = {
     "batch": BATCH,

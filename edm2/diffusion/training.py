@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from edm2.diffusion.magnitudes import Magnitudes
 from edm2.diffusion.objective import Objective
 from edm2.diffusion.schedule import learning_rate
 from edm2.params.diffusion import Diffusion
+from edm2.params.runtime import Runtime
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics, Scalar
@@ -201,12 +203,23 @@ def _ln_sigmas(objective: Objective, normals: Sequence[float]) -> list[float]:
     return values
 
 
+@dataclass(frozen=True)
+class StoredLatents:
+    """Reads mean, std and label of latents; see `edm2.data.stream.Reader`."""
+
+    dataset: LatentShards
+
+    def __call__(self, numbers: range, indices: list[int]) -> tuple[torch.Tensor, ...]:
+        return self.dataset.batch(indices)
+
+
 def batches(
     latents: LatentShards,
     objective: Objective,
     batch: int,
     label_dropout: float,
     seed: int,
+    runtime: Runtime,
     device: torch.device,
 ) -> Callable[[int], Iterator[Batch]]:
     """The training batches on `device`, as a function of the time in images that they start from.
@@ -218,11 +231,8 @@ def batches(
     pixels = int(np.prod(shape))
     normalization = latents.normalization.to(device)
 
-    def read(numbers: range, indices: list[int]) -> tuple[torch.Tensor, ...]:
-        return *latents.batch(indices), torch.tensor(numbers)
-
     def draw(
-        mean: torch.Tensor, std: torch.Tensor, labels: torch.Tensor, numbers: torch.Tensor
+        numbers: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, labels: torch.Tensor
     ) -> Batch:
         draws = normals(seed, "diffusion/batch", numbers, (2 * pixels + 1,))
         latent_noise, noise, level = draws.split([pixels, pixels, 1], dim=1)
@@ -234,7 +244,7 @@ def batches(
         return normalization.normalize(sample), noise.reshape(-1, *shape), ln_sigma, labels
 
     def start(nimg: int) -> Iterator[Batch]:
-        for tensors in stream(read, len(latents), batch, seed, nimg):
-            yield draw(*(tensor.to(device) for tensor in tensors))
+        for tensors in stream(StoredLatents(latents), batch, seed, nimg, runtime, device):
+            yield draw(*tensors)
 
     return start

@@ -58,6 +58,7 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
             config.batch,
             params.diffusion.label_dropout,
             seed,
+            params.runtime,
             context.device,
         ),
         params.diffusion,

@@ -8,7 +8,7 @@ import numpy as np
 
 from edm2.data.damage import find_damaged, read_skip_list, write_skip_list
 from edm2.data.decoding import FEW_BITS
-from edm2.data.stream import shuffled_index
+from edm2.data.order import image_order
 from edm2.data.tally import Tally, listed, printable
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
@@ -92,7 +92,8 @@ def _read_by_training(params: Params, images: WebImages, key: str) -> list[int]:
     size, duration = len(images), params.vae.duration_nimg
     if key == "held_out" or duration >= size:
         return list(range(size))
-    return sorted(shuffled_index(n, size, params.seed) for n in range(duration))
+    order = image_order(images, params.runtime.reading, params.vae.batch, params.seed)
+    return sorted(order.indices(range(duration)))
 
 
 def _unchecked(images: WebImages, indices: list[int], checked: list[str]) -> list[int]:

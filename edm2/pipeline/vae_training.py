@@ -106,7 +106,7 @@ def _train(
     train(
         context.title,
         task,
-        batches(images, params, seed, context.device),
+        batches(images, params, seed, runtime, context.device),
         params,
         context.state,
         context.run,

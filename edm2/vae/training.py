@@ -13,6 +13,7 @@ from torch import nn
 from edm2.data.images import ImageDataset, to_float
 from edm2.data.stream import stream
 from edm2.features.backbone import Backbone
+from edm2.params.runtime import Runtime
 from edm2.params.vae import Vae
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
@@ -270,8 +271,22 @@ def _parameter_groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]
     ]
 
 
+@dataclass(frozen=True)
+class AugmentedImages:
+    """Reads images with random crops and flips; see `edm2.data.stream.Reader`."""
+
+    dataset: ImageDataset
+    min_area: float
+    flip: float
+    seed: int
+
+    def __call__(self, numbers: range, indices: list[int]) -> tuple[torch.Tensor]:
+        crops = (generator(self.seed, "vae/images", n) for n in numbers)
+        return (self.dataset.augmented_batch(indices, crops, self.min_area, self.flip),)
+
+
 def batches(
-    images: ImageDataset, params: Vae, seed: int, device: torch.device
+    images: ImageDataset, params: Vae, seed: int, runtime: Runtime, device: torch.device
 ) -> Callable[[int], Iterator[Batch]]:
     """Training batches on `device` from a given time on, with the latent noise of each image.
 
@@ -279,14 +294,10 @@ def batches(
     """
     side = images.resolution // params.downscale
     shape = (params.latent_channels, side, side)
-
-    def read(numbers: range, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        crops = (generator(seed, "vae/images", n) for n in numbers)
-        pixels = images.augmented_batch(indices, crops, params.images.min_area, params.images.flip)
-        return pixels, torch.tensor(numbers)
+    read = AugmentedImages(images, params.images.min_area, params.images.flip, seed)
 
     def start(nimg: int) -> Iterator[Batch]:
-        for pixels, numbers in stream(read, len(images), params.batch, seed, nimg):
-            yield pixels.to(device), normals(seed, "vae/noise", numbers.to(device), shape)
+        for numbers, pixels in stream(read, params.batch, seed, nimg, runtime, device):
+            yield pixels, normals(seed, "vae/noise", numbers, shape)
 
     return start

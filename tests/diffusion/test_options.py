@@ -9,7 +9,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny_denoiser import BATCH, CLASSES, CPU, make_batch, make_task
+from tiny_denoiser import BATCH, CLASSES, CPU, RUNTIME, make_batch, make_task
 
 from edm2.data.normalization import Normalization
 from edm2.diffusion.training import batches
@@ -108,7 +108,7 @@ def trained(config, field, start=None, **changes):
         same = {name for name in common if state[name].shape == start[name].shape}
         task.denoiser.load_state_dict(state | {name: start[name] for name in same})
     initial = copy.deepcopy(task.denoiser.state_dict())
-    stream = batches(Latents(), task.objective, BATCH, 0.0, 0, CPU)(0)
+    stream = batches(Latents(), task.objective, BATCH, 0.0, 0, RUNTIME, CPU)(0)
     for step in range(2, STEPS.get(field, 1) + 2):  # the rate of the first would be 0
         task.step(next(stream), step * BATCH)
     data, noise, ln_sigma, labels = make_batch()

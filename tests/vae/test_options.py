@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import ROOT
-from tiny_autoencoder import BATCH, CPU, FULL_VAE, make_task, vae_params
+from tiny_autoencoder import BATCH, CPU, FULL_VAE, RUNTIME, make_task, vae_params
 from torch import nn
 
 from edm2.data.images import ImageShards
@@ -84,7 +84,7 @@ def trained(images: ImageShards, start: dict[str, Any] | None = None, **changes:
         before |= {k: start[k] for k in common}
         for name, module in modules(task).items():
             module.load_state_dict({k: before[f"{name}.{k}"] for k in module.state_dict()})
-    stream = batches(images, params, 1, CPU)(0)
+    stream = batches(images, params, 1, RUNTIME, CPU)(0)
     for step, batch in enumerate(islice(stream, STEPS), 1):
         task.step(batch, step * params.batch)
     with torch.no_grad():
