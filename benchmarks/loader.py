@@ -29,6 +29,7 @@ from edm2.data.stream import stream
 from edm2.runtime.manifest import write_manifest
 
 SHAPE, SHARD, CPU = (4, 64, 64), 2000, torch.device("cpu")
+QUICK_READ = OpenShard._read
 WARMUP = 4  # batches, not timed
 
 
@@ -57,13 +58,12 @@ class SlowLatents:
 
 def sleep_in_reads(seconds: float) -> None:
     """From now on, in this process, each read of a shard takes that much longer."""
-    read = OpenShard.__dict__.get("_quick_read", OpenShard._read)
 
     def slow_read(shard: OpenShard, begin: int, end: int) -> bytes:
         time.sleep(seconds)
-        return read(shard, begin, end)
+        return QUICK_READ(shard, begin, end)
 
-    OpenShard._quick_read, OpenShard._read = read, slow_read if seconds else read
+    OpenShard._read = slow_read if seconds else QUICK_READ
 
 
 def small_operations(seconds: float) -> float:

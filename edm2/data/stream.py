@@ -6,6 +6,7 @@ from `ImageOrder` alone, so the stream depends on neither.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -55,21 +56,28 @@ class Share:
 
     def parts(self) -> Iterator[Packed]:
         """This share of each batch."""
-        self._prepare()
-        nimg = self.nimg
-        while True:
-            numbers = range(nimg + self.start, nimg + self.stop)
-            yield Packed.of(self.read(numbers, self.order.indices(numbers)))
-            nimg += self.batch
+        with self._buffered():
+            nimg = self.nimg
+            while True:
+                numbers = range(nimg + self.start, nimg + self.stop)
+                yield Packed.of(self.read(numbers, self.order.indices(numbers)))
+                nimg += self.batch
 
-    def _prepare(self) -> None:
-        """With an order of blocks, let the dataset read blocks."""
+    @contextmanager
+    def _buffered(self) -> Iterator[None]:
+        """Within the block, the dataset reads blocks, if the order is one of blocks."""
         order = self.order
-        if isinstance(order, BlockOrder) and self.read.dataset.samples is not None:
-            lanes = (self.stop - self.start) // order.width
-            open_blocks = order.distance // BLOCK + 4  # of a lane: its distance, and the ends
-            samples = self.read.dataset.samples
-            samples.buffer = BlockBuffer(samples, lanes * open_blocks)
+        if not isinstance(order, BlockOrder) or self.read.dataset.samples is None:
+            yield
+            return
+        lanes = (self.stop - self.start) // order.width
+        open_blocks = order.distance // BLOCK + 4  # of a lane: its distance, and the ends
+        samples = self.read.dataset.samples
+        samples.buffer = BlockBuffer(samples, lanes * open_blocks)
+        try:
+            yield
+        finally:
+            samples.buffer = None
 
 
 def stream(
@@ -101,12 +109,17 @@ def stream(
 
 def _from_thread(share: Share) -> Iterator[list[Packed]]:
     """One part is read ahead, in a thread."""
-    parts = share.parts()
+    parts, pinned = share.parts(), torch.cuda.is_available()
+
+    def read() -> list[Packed]:
+        part = next(parts)
+        return [part.pin_memory() if pinned else part]
+
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(next, parts)
+        ahead = pool.submit(read)
         while True:
-            current, ahead = ahead, pool.submit(next, parts)
-            yield [current.result()]
+            current, ahead = ahead, pool.submit(read)
+            yield current.result()
 
 
 def count_workers(

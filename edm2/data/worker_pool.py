@@ -7,13 +7,14 @@ signals, and end with the main process in whatever way.
 import atexit
 import pickle
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import active_children, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,7 @@ from edm2.params.registry import import_file, loaded_files
 from edm2.runtime.workers import blocked_signals, end_with_parent
 
 PREFETCHED = 2  # parts that a worker reads ahead
+SECONDS_TO_END = 1.0
 
 
 class Work(Protocol):
@@ -89,24 +91,12 @@ def from_workers(work: Sequence[Work]) -> Iterator[list[Packed]]:
         Exception: what was raised in a worker.
         RuntimeError: a worker was killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.utils.data", type(work[0].read).__module__])
-    loader = DataLoader(
-        _Parts(work),
-        batch_size=None,
-        num_workers=len(work),
-        collate_fn=_as_it_is,
-        worker_init_fn=_start,
-        multiprocessing_context=context,
-        prefetch_factor=PREFETCHED,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its numbers are not used; leave PyTorch's own as they are
-    )
-    others = set(active_children())
+    loader = _loader(work)
+    others, before = set(active_children()), set(threading.enumerate())
     resource_tracker.ensure_running()  # that would unblock signals
     with blocked_signals():  # in workers from the first moment on
         parts = iter(loader)
-    workers = set(active_children()) - others
+    workers, threads = set(active_children()) - others, set(threading.enumerate()) - before
     atexit.register(_kill, workers)  # before multiprocessing's, which waits for them
     try:
         while True:
@@ -119,6 +109,23 @@ def from_workers(work: Sequence[Work]) -> Iterator[list[Packed]]:
         del parts  # ends the workers, unless the traceback of an error keeps it
         if not sys.is_finalizing():
             _kill(workers)
+            _wait_for(threads)
+
+
+def _loader(work: Sequence[Work]) -> DataLoader[Packed | Failure]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.utils.data", type(work[0].read).__module__])
+    return DataLoader(
+        _Parts(work),
+        batch_size=None,
+        num_workers=len(work),
+        collate_fn=_as_it_is,
+        worker_init_fn=_start,
+        multiprocessing_context=context,
+        prefetch_factor=PREFETCHED,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its numbers are not used; leave PyTorch's own as they are
+    )
 
 
 def _as_it_is(part: Any) -> Any:
@@ -130,5 +137,12 @@ def _kill(workers: Iterable[BaseProcess]) -> None:
         worker.kill()  # no other signal reaches them
 
 
+def _wait_for(threads: Iterable[threading.Thread]) -> None:
+    """Until they end: they hold semaphores, which Python would call leaked at a sudden exit."""
+    end = time.monotonic() + SECONDS_TO_END
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+
+
 def _start(worker: int) -> None:
-    Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -1,7 +1,7 @@
 """Training of the denoiser."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -221,7 +221,7 @@ def batches(
     seed: int,
     runtime: Runtime,
     device: torch.device,
-) -> Callable[[int], Iterator[Batch]]:
+) -> Callable[[int], Generator[Batch, None, None]]:
     """The training batches on `device`, as a function of the time in images that they start from.
 
     Each image has a new sample of its latent, noise, and ln σ of the objective; with
@@ -243,7 +243,7 @@ def batches(
         ln_sigma = objective.ln_sigma(level.squeeze(1))
         return normalization.normalize(sample), noise.reshape(-1, *shape), ln_sigma, labels
 
-    def start(nimg: int) -> Iterator[Batch]:
+    def start(nimg: int) -> Generator[Batch, None, None]:
         for tensors in stream(StoredLatents(latents), batch, seed, nimg, runtime, device):
             yield draw(*tensors)
 

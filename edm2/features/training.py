@@ -1,7 +1,7 @@
 """Training of the classifier."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -78,11 +78,11 @@ class ShiftedImages:
 
 def batches(
     images: ImageShards, params: Features, seed: int, runtime: Runtime, device: torch.device
-) -> Callable[[int], Iterator[Batch]]:
+) -> Callable[[int], Generator[Batch, None, None]]:
     """batches(nimg): uint8 images [N, 3, R, R], randomly shifted, and int64 labels [N], from then on."""
     read = ShiftedImages(images, params.max_shift, seed)
 
-    def start(nimg: int) -> Iterator[Batch]:
+    def start(nimg: int) -> Generator[Batch, None, None]:
         for _, pixels, labels in stream(read, params.batch, seed, nimg, runtime, device):
             yield pixels, labels
 

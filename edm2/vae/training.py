@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -287,7 +287,7 @@ class AugmentedImages:
 
 def batches(
     images: ImageDataset, params: Vae, seed: int, runtime: Runtime, device: torch.device
-) -> Callable[[int], Iterator[Batch]]:
+) -> Callable[[int], Generator[Batch, None, None]]:
     """Training batches on `device` from a given time on, with the latent noise of each image.
 
     Crops, flips and noise depend on the seed and the image's number in the training only.
@@ -296,7 +296,7 @@ def batches(
     shape = (params.latent_channels, side, side)
     read = AugmentedImages(images, params.images.min_area, params.images.flip, seed)
 
-    def start(nimg: int) -> Iterator[Batch]:
+    def start(nimg: int) -> Generator[Batch, None, None]:
         for numbers, pixels in stream(read, params.batch, seed, nimg, runtime, device):
             yield pixels, normals(seed, "vae/noise", numbers, shape)
 

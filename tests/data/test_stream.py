@@ -177,6 +177,24 @@ def test_lanes_that_workers_cannot_share_are_refused(monkeypatch) -> None:
             count_workers(runtime(workers, "blocks"), *args, Ranks(0, world_size, 0))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_gets_the_batches_of_a_cpu(workers: int) -> None:
+    """While it computes: each batch is changed in place after it was taken."""
+    batches = stream(Indices(Dataset()), BATCH, 0, 0, runtime(workers), torch.device("cuda", 0))
+    for numbers, indices, values in take(20):
+        batch = next(batches)
+        assert all(tensor.is_cuda for tensor in batch)
+        torch.randn(2000, 2000, device="cuda") @ torch.randn(2000, 2000, device="cuda")
+        assert batch[0].tolist() == numbers
+        assert batch[1].tolist() == indices
+        assert batch[2][:, 2].tolist() == values
+        for tensor in batch:
+            tensor.zero_()
+    batches.close()
+
+
 def test_packed_tensors_are_the_same_again() -> None:
     """Of any type and shape, also of views and without elements."""
     tensors = (
