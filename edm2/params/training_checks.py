@@ -36,7 +36,14 @@ def level_problems(params: Params, root: Path) -> Iterator[Problem]:
             )
 
 
-def training_problems(key: str, training: Training, world_size: int) -> Iterator[Problem]:
+def training_problems(key: str, params: Params, world_size: int) -> Iterator[Problem]:
+    """Problems of the training with the section `key`."""
+    training = getattr(params, key)
+    yield from _schedule_problems(key, training, world_size)
+    yield from _reading_problems(key, training, params.runtime, world_size)
+
+
+def _schedule_problems(key: str, training: Training, world_size: int) -> Iterator[Problem]:
     batch = training.batch
     if batch % world_size:
         yield Problem(
@@ -69,7 +76,7 @@ def training_problems(key: str, training: Training, world_size: int) -> Iterator
         )
 
 
-def reading_problems(
+def _reading_problems(
     key: str, training: Training, runtime: Runtime, world_size: int
 ) -> Iterator[Problem]:
     """Lanes of the order of blocks that ranks and workers cannot share."""

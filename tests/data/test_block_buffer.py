@@ -12,7 +12,7 @@ from edm2.data.block_buffer import BlockBuffer
 from edm2.data.latents import LatentShards, latent_sample
 from edm2.data.shards import OpenShard, write_shard
 from edm2.data.stream import stream
-from edm2.diffusion.training import StoredLatents
+from edm2.diffusion.batches import StoredLatents
 from edm2.runtime.manifest import write_manifest
 
 CPU, SIZE = torch.device("cpu"), 330

@@ -12,7 +12,7 @@ import torch
 from tiny_denoiser import BATCH, CLASSES, CPU, RUNTIME, make_batch, make_task
 
 from edm2.data.normalization import Normalization
-from edm2.diffusion.training import batches
+from edm2.diffusion.batches import batches
 from edm2.params import resolution
 from edm2.params.configs import CONFIGS
 from edm2.params.diffusion import Overrides

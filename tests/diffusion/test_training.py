@@ -9,9 +9,10 @@ import torch
 from tiny_denoiser import BATCH, CLASSES, CPU, RUNTIME, diffusion_params, make_batch, make_task
 
 from edm2.data.normalization import Normalization
+from edm2.diffusion.batches import batches
 from edm2.diffusion.layers import Layer
 from edm2.diffusion.objective import EdmObjective
-from edm2.diffusion.training import batches, bin_names
+from edm2.diffusion.training import bin_names
 from edm2.params.configs import CONFIGS
 from edm2.params.resolution import resolve
 from edm2.runtime.checkpoint import load_tree, save_tree

@@ -16,7 +16,8 @@ from torch import nn
 from edm2.data.images import ImageShards
 from edm2.params.loading import fields
 from edm2.params.vae import Vae
-from edm2.vae.training import VaeTask, batches
+from edm2.vae.batches import batches
+from edm2.vae.training import VaeTask
 
 pytestmark = pytest.mark.slow
 

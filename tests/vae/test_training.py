@@ -32,10 +32,11 @@ from edm2.data.order import RandomOrder
 from edm2.features.classifier import Classifier
 from edm2.params.vae import Vae
 from edm2.runtime.checkpoint import load_tree, save_tree
+from edm2.vae.batches import batches
 from edm2.vae.codec import TrainedVae
 from edm2.vae.evaluation import evaluate
 from edm2.vae.network import Autoencoder
-from edm2.vae.training import VaeTask, batches
+from edm2.vae.training import VaeTask
 
 pytestmark = pytest.mark.slow
 
