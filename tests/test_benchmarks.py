@@ -36,6 +36,13 @@ def test_train_step(benchmark):
     assert result["images/s"] == pytest.approx(2 / result["s/step"])
 
 
+def test_ingest(benchmark, capsys):
+    benchmark("ingest", "--images 40 --resolution 8 --workers 1 2").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["1", "2"]
+    assert lines[-1] == "equal shards: True"
+
+
 def test_reconstruct(benchmark, tmp_path):
     script = benchmark("reconstruct")
     store, scratch = tmp_path / "store", tmp_path / "scratch"
@@ -64,6 +71,25 @@ def test_frechet(benchmark, capsys, monkeypatch):
     benchmark("frechet", "--dims 12 --images 1000 --threads 1").main()
     values = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[3:5]]
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-6)
+
+
+def test_held_out(benchmark, capsys):
+    benchmark("held_out", "--resolution 16 --images 2 --counts").main()
+    scikit_image, edm2 = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
+    assert (scikit_image[0], edm2[0]) == ("scikit-image", "edm2")
+    assert scikit_image[3] == edm2[3]
+    assert float(scikit_image[4]) < 1e-12
+
+
+def test_starts(benchmark, tmp_path):
+    """The bytes read at a start do not grow with the latents of a shard; those of all headers do."""
+    script, read = benchmark("starts"), {"index": [], "headers": []}
+    for count in (100, 200):
+        script.write_latents(tmp_path / str(count), count, [1, 2, 2])
+        for way, values in read.items():
+            values.append(script.measure(way, tmp_path / str(count))["start"]["MB read"])
+    assert read["index"][1] == pytest.approx(read["index"][0], rel=0.01)
+    assert read["headers"][1] > 1.8 * read["headers"][0]
 
 
 def test_sweep(finished):

@@ -133,7 +133,8 @@ def run_stage(
     from edm2.pipeline import runner
 
     run = importlib.import_module(f"stages.{name}").run
-    runner.run_stage(name, run, load("params.yaml"), config, external_inputs, watched_inputs)
+    inputs = (lambda _: external_inputs, lambda _: watched_inputs)
+    runner.run_stage(name, run, load("params.yaml"), config, *inputs)
 
 
 def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:

@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
     "log_nimg": 80,
     "warmup_nimg": 32,
     "evaluate_nimg": 80,
+    "evaluate_images": None,
 }
 FULL_VAE: dict[str, Any] = {  # all losses from the start, transforms and flips
     **TINY,

@@ -56,11 +56,12 @@ def list_snapshots(store: Path) -> None:
 def verify(store: Path) -> None:
     """Read every snapshot of STORE: checksums, finite values, one network."""
     from edm2.ema.store import SnapshotStore, check_headers, check_values
-    from edm2.runtime.manifest import MANIFEST, damaged_files
+    from edm2.runtime.manifest import MANIFEST
+    from edm2.runtime.verification import damaged_files
 
     snapshots = SnapshotStore(store)
     folder = snapshots.folder
-    problems = list(damaged_files(folder, "ema-*")) if (folder / MANIFEST).exists() else []
+    problems = damaged_files([folder], "ema-*") if (folder / MANIFEST).exists() else []
     if problems:
         raise UserError("\n".join(problems))
     check_headers(snapshots)

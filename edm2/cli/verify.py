@@ -1,6 +1,5 @@
 """`edm2 verify`: checksums of all results."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -22,9 +21,14 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     """Read every file of the project's results and compare it with its checksum.
 
     FOLDERS: only results in these; default: data and models. All damaged files are listed; exit
-    status 1 if there are any.
+    status 1 if there are any. Processes share the files:
+    torchrun --nproc_per_node=8 --no-python edm2 verify
     """
+    import torch
+
+    from edm2.runtime.distributed import is_main_process, process_group
     from edm2.runtime.manifest import MANIFEST
+    from edm2.runtime.verification import damaged_files
 
     if not folders:
         root = project.enter()
@@ -33,18 +37,11 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     if not manifests:
         names = ", ".join(map(str, folders))
         raise UserError(f"{names}: no results ({MANIFEST}) there. Run `dvc repro` first.")
-    problems = [problem for path in manifests for problem in _problems(path.parent)]
+    with process_group(torch.device("cpu")):
+        problems = damaged_files(path.parent for path in manifests)
+    if not is_main_process():
+        return 0
     for problem in problems:
         click.echo(problem)
     click.echo(f"{len(manifests)} folders of results checked, {len(problems)} damaged files.")
     return int(bool(problems))
-
-
-def _problems(folder: Path) -> Iterator[str]:
-    """Damaged files in a folder of results, including the manifest."""
-    from edm2.runtime.manifest import damaged_files
-
-    try:
-        yield from damaged_files(folder)
-    except UserError as error:
-        yield str(error)

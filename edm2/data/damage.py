@@ -1,4 +1,4 @@
-"""Damaged images in tars: found all at once, and skipped if a list names them."""
+"""Damaged images: found all at once; in tars, skipped if a list names them."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,11 +6,44 @@ from pathlib import Path
 
 from edm2.data.decoding import FEW_BITS, ImageDecodeError
 from edm2.data.images import THREADS
+from edm2.data.tally import Tally, listed
 from edm2.data.web import WebImages
+from edm2.params import UserError
+from edm2.runtime.distributed import broadcast_flag, gather_object, is_main_process
 from edm2.runtime.files import write_text
 from edm2.runtime.progress import Progress
 
 CHUNK = 256  # images that wait for a thread
+
+
+def refuse_damaged(messages: Iterable[str], images: int) -> None:
+    """Raise an error on all ranks if one of them has found damaged images.
+
+    Args:
+        messages: about the damaged images of this rank.
+        images: how many were tried by all ranks.
+
+    Raises:
+        UserError: that of the main process lists the images of all ranks.
+    """
+    damaged = sorted(text for texts in gather_object(list(messages)) for text in texts)
+    if broadcast_flag(bool(damaged)):
+        if not is_main_process():
+            raise UserError("The main process lists images that cannot be decoded.")
+        raise UserError(
+            f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then run this "
+            f"again:{listed(damaged)}"
+        )
+
+
+def warn_of_doubtful(doubtful: Tally) -> None:
+    """Print what all ranks have read and may not be meant as it is."""
+    total = Tally()
+    for part in gather_object(doubtful):
+        total.update(part)
+    if is_main_process():
+        for line in total.lines():
+            print(f"warning: {line}")
 
 
 def read_skip_list(path: Path, root: Path) -> frozenset[str]:

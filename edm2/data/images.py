@@ -2,8 +2,9 @@
 
 import io
 import os
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -14,8 +15,9 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from edm2.data.cropping import crop_to_square, random_crop
-from edm2.data.decoding import Pixels
+from edm2.data.decoding import DamagedImageError, Pixels
 from edm2.data.shards import Samples, Shards
+from edm2.data.tally import Tally
 from edm2.params.dataset import Crop
 from edm2.runtime.finite import require_finite
 
@@ -26,9 +28,13 @@ MAX_BATCH_PIXELS = 8 * 512**2
 
 
 def image_sample(key: str, image: Pixels, label: int) -> dict[str, str | bytes]:
-    """A shard sample of a uint8 HWC image, compressed without loss."""
+    """A shard sample of a uint8 HWC image, compressed without loss.
+
+    Only runs of equal bytes are compressed: at 512×512 that takes a quarter of the time of zlib's
+    default, and photographs become no larger.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="png")
+    Image.fromarray(image).save(buffer, format="png", compress_type=zlib.Z_RLE)
     return {"__key__": key, "png": buffer.getvalue(), "cls": str(label).encode()}
 
 
@@ -60,11 +66,6 @@ class ImageDataset(ABC):
         images, labels = zip(*self._map(self.__getitem__, indices), strict=True)
         return torch.stack(images), torch.tensor(labels)
 
-    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images once, in order; the last batch may be smaller."""
-        for start in range(0, len(self), size):
-            yield self.batch(range(start, min(start + size, len(self))))
-
     def augmented_batch(
         self,
         indices: Sequence[int],
@@ -90,6 +91,18 @@ class ImageDataset(ABC):
 
         return torch.stack(self._map(augment, indices, generators))
 
+    def damaged(self, indices: Sequence[int]) -> list[str]:
+        """What is wrong with those of the images that cannot be decoded; their names are in the texts."""
+
+        def problem(index: int) -> str:
+            try:
+                self.load_image(index)
+            except DamagedImageError as error:
+                return str(error)
+            return ""
+
+        return [text for text in self._map(problem, indices) if text]
+
     def _map(self, read: Callable[..., T], *items: Iterable[object]) -> list[T]:
         """`read` of each item, in order; in threads for large images, as decoders release the GIL.
 
@@ -101,13 +114,29 @@ class ImageDataset(ABC):
             return list(pool.map(read, *items))
 
 
-class ImageShards(ImageDataset):
+class PreparedImages(ImageDataset):
+    """One split of the dataset. Images have its resolution already.
+
+    Attributes:
+        doubtful: images that were decoded, and may not be meant as they are.
+    """
+
+    classes: list[str]
+    doubtful: Tally
+
+    @abstractmethod
+    def by_shard(self) -> dict[str, range]:
+        """The indices of the images in each shard, by the shard's file name."""
+
+
+class ImageShards(PreparedImages):
     """One split of the shards that the `prepare` stage wrote."""
 
     def __init__(self, folder: Path, split: str) -> None:
         """Raises UserError; see `Shards`."""
+        self.doubtful = Tally()  # found when they were prepared
         self.samples = self.shards = Shards(folder, split)
-        self.classes: list[str] = self.shards.metadata["classes"]
+        self.classes = self.shards.metadata["classes"]
         self.resolution: int = self.shards.metadata["resolution"]
         self.crop: Crop = self.shards.metadata["crop"]
 
@@ -117,6 +146,9 @@ class ImageShards(ImageDataset):
     def load_image(self, index: int) -> tuple[Image.Image, int]:
         sample = self.shards[index]
         return Image.open(io.BytesIO(sample["png"])), int(sample["cls"])
+
+    def by_shard(self) -> dict[str, range]:
+        return self.shards.by_shard()
 
 
 def max_batch_size(resolution: int) -> int:

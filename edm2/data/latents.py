@@ -1,6 +1,8 @@
 """Latent shards: `{key}.safetensors` with mean and std of one image's latent, and `{key}.cls`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +12,74 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from edm2.data.normalization import Normalization
-from edm2.data.shards import Samples, Shards, open_shards
+from edm2.data.shards import Samples, Shards, write_shard
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.finite import require_finite
-from edm2.runtime.manifest import REBUILD_HINT
-from edm2.runtime.progress import track
+from edm2.runtime.manifest import REBUILD_HINT, load_manifest
+from edm2.runtime.records import read_record
 
 CODEC_HINT = "The codec (models/vae) diverged, or its latents are too large: train it again."
+MOMENTS = "latent_moments"  # in the record of a shard
 STORED = np.dtype("<f2")
 EXPONENT = 0x7C00  # its bits in float16, which are all 1 in values that are not finite
 MIN_STD = 1e-6  # a latent channel with a smaller standard deviation carries no information
 
 
+@dataclass
 class LatentMoments:
-    """Streamed per-channel moments of latents distributed as N(mean, std²), in float64."""
+    """Streamed per-channel moments of latents distributed as N(mean, std²), in float64.
 
-    def __init__(self, channels: int) -> None:
-        self.count = 0  # latent pixels per channel
-        self.sum = torch.zeros(channels, dtype=torch.float64)
-        self.sum_of_squares = torch.zeros(channels, dtype=torch.float64)
+    Attributes:
+        shape: of a latent, C, H, W.
+        images: number of latents.
+        sum, sum_of_squares: E[z] and E[z²] of each channel, summed over images and pixels, [C].
+    """
+
+    shape: tuple[int, int, int]
+    images: int
+    sum: torch.Tensor
+    sum_of_squares: torch.Tensor
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int, int]) -> "LatentMoments":
+        return cls(shape, 0, *torch.zeros(2, shape[0], dtype=torch.float64))
 
     def update(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Add a batch of [N, C, H, W]. E[z] = E[mean]; E[z²] = E[mean² + std²]."""
-        mean, std = mean.double().cpu(), std.double().cpu()
-        self.count += mean.numel() // mean.shape[1]
-        self.sum += mean.sum(dim=(0, 2, 3))
-        self.sum_of_squares += (mean.square() + std.square()).sum(dim=(0, 2, 3))
+        """Add a batch of [N, C, H, W]. E[z] = E[mean]; E[z²] = E[mean² + std²].
+
+        Raises:
+            ValueError: latents of another shape.
+        """
+        if mean.shape[1:] != self.shape or std.shape != mean.shape:
+            raise ValueError(f"expected latents of {self.shape}, got {mean.shape} and {std.shape}")
+        mean, std = mean.double(), std.double()
+        self.images += len(mean)
+        self.sum += mean.sum(dim=(0, 2, 3)).cpu()
+        self.sum_of_squares += (mean.square() + std.square()).sum(dim=(0, 2, 3)).cpu()
+
+    def merge(self, other: "LatentMoments") -> "LatentMoments":
+        """Add other latents of the same shape; returns itself."""
+        self.images += other.images
+        self.sum += other.sum
+        self.sum_of_squares += other.sum_of_squares
+        return self
 
     def normalization(self) -> Normalization:
-        mean = self.sum / self.count
-        std = (self.sum_of_squares / self.count - mean.square()).clamp(min=0).sqrt()
+        count = self.images * self.shape[1] * self.shape[2]
+        mean = self.sum / count
+        std = (self.sum_of_squares / count - mean.square()).clamp(min=0).sqrt()
         return Normalization(mean.float(), std.float())
+
+    def to_json(self) -> dict[str, Any]:
+        """Exact: JSON keeps all bits of a float."""
+        sums = {"sum": self.sum.tolist(), "sum_of_squares": self.sum_of_squares.tolist()}
+        return {"shape": list(self.shape), "images": self.images, **sums}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> "LatentMoments":
+        sums = (torch.tensor(tree[key], dtype=torch.float64) for key in ("sum", "sum_of_squares"))
+        return cls(tuple(tree["shape"]), tree["images"], *sums)
 
 
 def latent_sample(
@@ -60,43 +98,75 @@ def latent_sample(
     return {"__key__": key, "safetensors": save(tensors), "cls": str(label).encode()}
 
 
+def write_latents(path: Path, moments: LatentMoments, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Write one shard of latents; its record keeps `moments`, which are complete after the last sample."""
+    write_shard(path, samples, lambda: {MOMENTS: moments.to_json()})
+
+
 def latent_metadata(folder: Path, normalization: Normalization | None = None) -> dict[str, Any]:
     """Shape of the latents in a folder of shards, and their per-channel mean and std.
 
+    These come from the records of the shards, added in their order; no latent is read.
+
     Args:
-        normalization: mean and std to use; None: measure them over all training latents.
+        normalization: mean and std to use; None: those of all training latents.
 
     Raises:
-        UserError: there are no latents; a measured channel is the same for all images; or a mean or
-            standard deviation is not finite.
+        UserError: there are no latents; a record is missing or damaged; a measured channel is the same
+            for all images; or a mean or standard deviation is not finite.
     """
-    shape, moments = None, None
-    shards = sorted(folder.glob("train-*.tar"))
-    for path in track(shards, "latent statistics", len(shards), "shard"):
-        for sample in open_shards([path]):
-            tensors = load(sample["safetensors"])
-            mean, std = tensors["mean"][None].float(), tensors["std"][None].float()
-            if moments is None:
-                shape, moments = list(mean.shape[1:]), LatentMoments(mean.shape[1])
-            if normalization is not None:
-                return _metadata(folder, shape, normalization)
-            moments.update(mean, std)
-    if moments is None:
+    records = [read_record(path) for path in sorted(folder.glob("train-*.tar"))]
+    if not records:
         raise UserError(f"{folder}: expected latent shards (train-*.tar), found none.")
+    parts = (LatentMoments.from_json(record[MOMENTS]) for record in records)
+    moments = reduce(LatentMoments.merge, parts)
+    if normalization is not None:
+        return _metadata(folder, moments.shape, normalization)
     measured = moments.normalization()
     for channel in (measured.std < MIN_STD).nonzero().flatten().tolist():
         raise UserError(
             f"{folder}: latent channel {channel} is the same for all images: the codec does "
             "not use it. For a trained one set vae.variance above 0, or vae.latent_channels lower."
         )
-    return _metadata(folder, shape, measured)
+    return _metadata(folder, moments.shape, measured)
 
 
-def _metadata(folder: Path, shape: Any, normalization: Normalization) -> dict[str, Any]:
+def _metadata(
+    folder: Path, shape: tuple[int, int, int], normalization: Normalization
+) -> dict[str, Any]:
     mean, std = normalization.mean, normalization.std
     for name, values in (("means", mean), ("standard deviations", std)):
         require_finite(values, f"{folder}: {name} of the latent channels", CODEC_HINT)
-    return {"shape": shape, "mean": mean.tolist(), "std": std.tolist()}
+    return {"shape": list(shape), "mean": mean.tolist(), "std": std.tolist()}
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What the manifest of a folder of latents says.
+
+    Attributes:
+        classes: names of the classes.
+        shape: of a latent, C, H, W.
+        normalization: mean and std of each channel.
+    """
+
+    classes: list[str]
+    shape: tuple[int, int, int]
+    normalization: Normalization
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> "LatentSpace":
+        mean, std = torch.tensor(metadata["mean"]), torch.tensor(metadata["std"])
+        return cls(metadata["classes"], tuple(metadata["shape"]), Normalization(mean, std))
+
+
+def read_latent_space(folder: Path) -> LatentSpace:
+    """Read the manifest alone: sampling needs no latents.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    return LatentSpace.of(load_manifest(folder))
 
 
 class LatentShards:
@@ -105,12 +175,9 @@ class LatentShards:
     def __init__(self, folder: Path, split: str) -> None:
         """Raises UserError; see `Shards`."""
         self.shards = Shards(folder, split)
-        metadata = self.shards.metadata
-        self.classes: list[str] = metadata["classes"]
-        self.shape: tuple[int, int, int] = tuple(metadata["shape"])
-        self.normalization = Normalization(
-            torch.tensor(metadata["mean"]), torch.tensor(metadata["std"])
-        )
+        space = LatentSpace.of(self.shards.metadata)
+        self.classes, self.shape = space.classes, space.shape
+        self.normalization = space.normalization
         zeros = torch.zeros(self.shape, dtype=torch.float16)
         self._header = save({"mean": zeros, "std": zeros.clone()})[: -2 * zeros.nbytes]
 

@@ -1,30 +1,56 @@
 """From a source to image shards."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edm2.data.damage import refuse_damaged
 from edm2.data.decoding import DamagedImageError
 from edm2.data.images import image_sample
 from edm2.data.shards import write_shard
 from edm2.data.sources import Source
-from edm2.data.tally import listed
-from edm2.params import UserError
+from edm2.data.splits import shard_ranges
+from edm2.data.tally import Tally
 from edm2.params.dataset import Dataset
-from edm2.runtime.progress import track
+from edm2.runtime.distributed import gather_object, ranks
+from edm2.runtime.progress import Progress
+from edm2.runtime.workers import cores, in_workers
+
+Shard = tuple[Path, NDArray[np.int64]]  # the file, and the indices of its images in the source
+SMALL_PIXELS = 2048 * 64**2  # fewer are prepared without worker processes
+MIN_RESOLUTION = 64  # smaller images count as such ones, because they have to be decoded as well
 
 
 class IncompleteShard(Exception):
-    """A shard that lacks damaged images."""
+    """A shard that lacks damaged images; it is not written."""
 
 
-def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) -> dict[str, Any]:
+@dataclass
+class Findings:
+    """What is wrong with the images of a shard: messages about damaged ones, names of doubtful ones."""
+
+    damaged: list[str] = field(default_factory=list)
+    doubtful: Tally = field(default_factory=Tally)
+
+
+def prepare_images(
+    source: Source, folder: Path, dataset: Dataset, seed: int, workers: int | None
+) -> dict[str, Any]:
     """Write `train-*.tar` and `held_out-*.tar`; shards that already exist are kept.
 
-    All images are decoded even if some are damaged, so that one run finds all of these.
+    Each rank writes some of the shards, in worker processes; any number of ranks and workers gives the
+    same bytes. All images are decoded even if some are damaged, so that one run finds all of these.
+
+    Args:
+        source: its `doubtful` receives those of all processes, on the main one.
+        workers: processes of each rank; see `runtime.workers`.
 
     Returns:
         metadata for the manifest: source, resolution, crop, classes, images per split and class.
@@ -36,21 +62,27 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
     train, held_out = source.split(dataset.held_out, seed)
     splits = {"train": train, "held_out": held_out}
     shards = [
-        (folder / f"{split}-{k:06d}.tar", indices[start : start + dataset.shard_images])
+        (folder / name, indices[part.start : part.stop])
         for split, indices in splits.items()
-        for k, start in enumerate(range(0, len(indices), dataset.shard_images))
+        for name, part in shard_ranges(split, len(indices), dataset.shard_images).items()
     ]
-    damaged: list[str] = []
-    for path, indices in track(shards, "prepare", len(shards), "shard"):
-        if not path.exists():
-            with suppress(IncompleteShard):
-                write_shard(path, _samples(source, indices, damaged))
-    if damaged:
-        raise UserError(
-            f"{len(damaged)} of {len(train) + len(held_out)} images cannot be decoded. Replace or remove "
-            f"these, then run this again:"
-            f"{listed(sorted(damaged))}"
-        )
+    findings: dict[Path, Findings] = {}
+    try:
+        for path, found in _write_shards(source, shards, dataset.resolution, workers):
+            findings[path] = found
+        damaged = [message for found in findings.values() for message in found.damaged]
+        for others in gather_object(findings):
+            findings |= others
+    finally:
+        _add_doubtful(source, (findings[path] for path, _ in shards if path in findings))
+    refuse_damaged(damaged, len(train) + len(held_out))
+    return describe_images(source, dataset, splits)
+
+
+def describe_images(
+    source: Source, dataset: Dataset, splits: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Any]:
+    """Metadata for the manifest."""
     return {
         "source": dataset.source,
         "resolution": dataset.resolution,
@@ -64,21 +96,61 @@ def prepare_images(source: Source, folder: Path, dataset: Dataset, seed: int) ->
     }
 
 
-def _samples(
-    source: Source, indices: Iterable[int], damaged: list[str]
-) -> Iterator[dict[str, str | bytes]]:
-    """The samples of a shard. Messages about damaged images are appended to `damaged`.
+def _write_shards(
+    source: Source, shards: Sequence[Shard], resolution: int, workers: int | None
+) -> Iterator[tuple[Path, Findings]]:
+    """Write this rank's shards that do not exist; yield the file of each that was tried."""
+    share = shards[ranks().rank :: ranks().world_size]
+    missing = [(path, indices) for path, indices in share if not path.exists()]
+    total, left = (sum(len(indices) for _, indices in some) for some in (share, missing))
+    if workers is None:
+        small = left * max(resolution, MIN_RESOLUTION) ** 2 < SMALL_PIXELS
+        workers = 0 if small or cores() == 1 else cores()
+    progress = Progress("prepare", total, "img", total - left)
+    try:
+        for number, found in in_workers(partial(_ShardWriter, source), missing, workers):
+            path, indices = missing[number]
+            yield path, found
+            progress.advance(len(indices))
+    finally:
+        progress.close()
 
-    Raises:
-        IncompleteShard: after the last image, if there are damaged ones.
-    """
-    before = len(damaged)
-    for index in indices:
-        try:
-            image = source.image(index)
-        except DamagedImageError as error:
-            damaged.append(str(error))
-        else:
-            yield image_sample(f"{index:08d}", image, int(source.labels[index]))
-    if len(damaged) > before:
-        raise IncompleteShard
+
+class _ShardWriter:
+    """Writes shards in one process, with its own copy of the source, so that none shares open files."""
+
+    def __init__(self, source: Source) -> None:
+        self.source: Any = copy(source)
+
+    def __call__(self, shard: Shard) -> Findings:
+        path, indices = shard
+        findings = Findings()
+        if hasattr(self.source, "doubtful"):
+            self.source.doubtful = findings.doubtful
+        with suppress(IncompleteShard):
+            write_shard(path, self._samples(indices, findings.damaged))
+        return findings
+
+    def _samples(
+        self, indices: NDArray[np.int64], damaged: list[str]
+    ) -> Iterator[dict[str, str | bytes]]:
+        """The samples of a shard.
+
+        Raises:
+            IncompleteShard: after the last image, if there are damaged ones.
+        """
+        for index in indices:
+            try:
+                image = self.source.image(index)
+            except DamagedImageError as error:
+                damaged.append(str(error))
+            else:
+                yield image_sample(f"{index:08d}", image, int(self.source.labels[index]))
+        if damaged:
+            raise IncompleteShard
+
+
+def _add_doubtful(source: Source, findings: Iterator[Findings]) -> None:
+    doubtful: Tally = getattr(source, "doubtful", Tally())
+    for found in findings:
+        doubtful.update(found.doubtful)

@@ -9,6 +9,7 @@ checksums of both and the number of samples. All are written at once; a shard th
 """
 
 import os
+import resource
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,12 +26,11 @@ from edm2.data.shard_index import CHECKSUM, index_path, index_rows, map_index, w
 from edm2.params import UserError
 from edm2.runtime.files import HashingWriter, replacing
 from edm2.runtime.manifest import REBUILD_HINT, check_sizes, load_manifest
+from edm2.runtime.records import ENDING as RECORD
 from edm2.runtime.records import Entry, read_record, write_record
 
 VERIFY_HINT = "Run `edm2 verify`: it reads everything and names what is damaged."
-FILES_PER_SHARD = (
-    4  # file descriptors: a tar, the mapping of its index, and as many for everything else
-)
+DESCRIPTORS_PER_SHARD = 4  # the tar, the mapping of its index, and as many for everything else
 
 
 def write_shard(
@@ -168,7 +168,7 @@ class Samples:
     """The samples in some shards, in order. Item i is a dict from file extension to bytes.
 
     Opening them costs time by shard, not by sample. Shards are opened when a sample is read, and stay
-    open, up to a number that leaves enough file descriptors. Can be pickled, and read by several
+    open, as many as the limit of file descriptors allows. Can be pickled, and read by several
     threads, and by processes after a fork: no position in a file is shared.
     """
 
@@ -181,8 +181,8 @@ class Samples:
 
     def _opener(self) -> Callable[[int], OpenShard]:
         shards, remedy = self.shards, self.remedy  # no cycle: shards close when `self` is gone
-        limit = os.sysconf("SC_OPEN_MAX")  # -1: none
-        size = max(1, limit // FILES_PER_SHARD) if limit >= 0 else None
+        limit = _descriptors(len(shards) * DESCRIPTORS_PER_SHARD)
+        size = max(1, limit // DESCRIPTORS_PER_SHARD)
         return lru_cache(size)(lambda k: OpenShard(shards[k], remedy))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,7 +264,11 @@ class Shards(Samples):
         self.folder = folder
         self.metadata = load_manifest(folder)
         listed = self.metadata["files"]
-        files = {name: listed[name] for name in sorted(listed) if name.startswith(f"{split}-")}
+        files = {
+            name: listed[name]
+            for name in sorted(listed)
+            if name.startswith(f"{split}-") and not name.endswith(RECORD)
+        }
         names = [name for name in files if name.endswith(".tar")]
         if not names:
             raise UserError(
@@ -276,6 +280,16 @@ class Shards(Samples):
     def by_shard(self) -> dict[str, range]:
         """The indices of each shard's samples, by the shard's file name."""
         return dict(zip((path.name for path in self.paths), self.ranges(), strict=True))
+
+
+def _descriptors(needed: int) -> int:
+    """Let this process open `needed` files, or as many as the system allows; returns how many."""
+    limit, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (limit, maximum):
+        needed = min(needed, maximum)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, maximum))
+    return needed
 
 
 def _listed(path: Path, files: Mapping[str, Entry]) -> Shard:

@@ -22,3 +22,11 @@ def split_classes(labels: NDArray[np.int64], held_out: float, seed: int) -> Spli
     held = rng.permutation(np.concatenate(held_parts))
     train = np.setdiff1d(np.arange(len(labels)), held)
     return rng.permutation(train), held
+
+
+def shard_ranges(split: str, count: int, shard_images: int) -> dict[str, range]:
+    """The file names of a split's shards, and which of its `count` images each contains."""
+    return {
+        f"{split}-{number:06d}.tar": range(start, min(start + shard_images, count))
+        for number, start in enumerate(range(0, count, shard_images))
+    }

@@ -22,7 +22,9 @@ from edm2.params.runtime import Runtime
 from edm2.runtime.distributed import Ranks, ranks
 from edm2.runtime.workers import cores
 
-SMALL_BYTES = 2**26  # smaller datasets are read by a thread, unless runtime.workers is a number
+# smaller datasets are read by a thread, unless runtime.workers is a number
+SMALL_BYTES = 2**26  # in shards
+SMALL_IMAGES = 4096  # without shards
 MAX_WORKERS = 16  # of a rank, unless runtime.workers is a number
 
 
@@ -149,6 +151,8 @@ def count_workers(
 
 def _default_workers(dataset: Any) -> int:
     samples = dataset.samples
-    if samples is not None and sum(shard.bytes for shard in samples.shards) < SMALL_BYTES:
-        return 0
-    return min(cores(), MAX_WORKERS)
+    if samples is None:
+        small = len(dataset) < SMALL_IMAGES
+    else:
+        small = sum(shard.bytes for shard in samples.shards) < SMALL_BYTES
+    return 0 if small else min(cores(), MAX_WORKERS)

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edm2.data.images import ImageShards, to_float
+from edm2.data.images import PreparedImages, to_float
+from edm2.data.passes import reduce_batches
 from edm2.data.stream import stream
 from edm2.features.classifier import Classifier
 from edm2.params.features import Features
@@ -23,6 +24,7 @@ from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+BATCH = 512  # held-out images at once
 WARMUP_DIVISOR = 10  # the warm-up lasts this part of the training: a tenth
 
 
@@ -63,7 +65,7 @@ class ClassifierTask:
 class ShiftedImages:
     """Reads images with random shifts, and their labels; see `edm2.data.stream.Reader`."""
 
-    dataset: ImageShards
+    dataset: PreparedImages
     max_shift: int
     seed: int
 
@@ -77,7 +79,7 @@ class ShiftedImages:
 
 
 def batches(
-    images: ImageShards, params: Features, seed: int, runtime: Runtime, device: torch.device
+    images: PreparedImages, params: Features, seed: int, runtime: Runtime, device: torch.device
 ) -> Callable[[int], Generator[Batch, None, None]]:
     """batches(nimg): uint8 images [N, 3, R, R], randomly shifted, and int64 labels [N], from then on."""
     read = ShiftedImages(images, params.max_shift, seed)
@@ -122,20 +124,29 @@ class Accuracy:
         return self.value <= self.chance + 2 * sqrt(self.chance * (1 - self.chance) / self.count)
 
 
-@torch.no_grad()
-def accuracy(classifier: Classifier, images: ImageShards, device: torch.device) -> Accuracy:
-    """The accuracy on `images`.
+def accuracy(
+    classifier: Classifier, images: PreparedImages, device: torch.device
+) -> Accuracy | None:
+    """The accuracy on `images`, which the ranks share, on the main process; None on the others.
 
     Raises:
         NotFiniteError: a logit is not finite.
     """
-    correct, labels_seen = 0, Counter[int]()
-    for pixels, labels in images.batches(512):
+
+    @torch.no_grad()
+    def count(_: range, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[int, Counter[int]]:
         logits = classifier(to_float(pixels.to(device)))
         require_finite(
             logits, "logits of the classifier", "Its training diverged: lower features.lr."
         )
-        correct += int((logits.argmax(1).cpu() == labels).sum())
-        labels_seen.update(labels.tolist())
-    count = len(images)
-    return Accuracy(correct / count, max(labels_seen.values()) / count, count)
+        return int((logits.argmax(1).cpu() == labels).sum()), Counter(labels.tolist())
+
+    def add(a: tuple[int, Counter[int]], b: tuple[int, Counter[int]]) -> tuple[int, Counter[int]]:
+        return a[0] + b[0], a[1] + b[1]
+
+    total = len(images)
+    counts = reduce_batches(images, range(total), BATCH, count, add, "held-out accuracy")
+    if counts is None:
+        return None
+    correct, labels_seen = counts
+    return Accuracy(correct / total, max(labels_seen.values()) / total, total)

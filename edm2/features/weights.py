@@ -39,8 +39,8 @@ def cache_folder() -> Path:
     return Path(parent).expanduser() / "edm2"
 
 
-def fetch_weights(weights: PublishedWeights, path: Path | None = None) -> Path:
-    """The path of the file, after checking its SHA-256; downloads it into the cache if it is not there.
+def fetch_weights(weights: PublishedWeights, path: Path | None = None) -> tuple[Path, str]:
+    """The path and SHA-256 of the file, which is checked; it is downloaded into the cache if need be.
 
     Args:
         path: a local copy of the file; it is used instead of the cache.
@@ -50,8 +50,8 @@ def fetch_weights(weights: PublishedWeights, path: Path | None = None) -> Path:
             the URL and the path to put the file at.
     """
     if path is not None:
-        _check_file(path, weights, f"Set {weights.key} to a copy of {weights.url}, or to null.")
-        return path
+        remedy = f"Set {weights.key} to a copy of {weights.url}, or to null."
+        return path, _checked_digest(path, weights, remedy)
     cached = cache_folder() / weights.file
     try:
         if not cached.exists():  # a cache that has the file may be read-only
@@ -63,8 +63,8 @@ def fetch_weights(weights: PublishedWeights, path: Path | None = None) -> Path:
             f"{weights.url}: cannot be downloaded to {cached} ({error}). Download it on another "
             f"machine and copy it to that path, or set {weights.key} to its path."
         ) from None
-    _check_file(cached, weights, f"Remove it: it is downloaded again from {weights.url}.")
-    return cached
+    remedy = f"Remove it: it is downloaded again from {weights.url}."
+    return cached, _checked_digest(cached, weights, remedy)
 
 
 def load_weights(
@@ -76,7 +76,7 @@ def load_weights(
         UserError: see `fetch_weights`; or the file is corrupted or contains anything but tensors,
             which is never executed.
     """
-    file = fetch_weights(weights, path)
+    file, digest = fetch_weights(weights, path)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # of many classes: a corrupted pickle can request anything
@@ -88,7 +88,7 @@ def load_weights(
             f"{file}: expected the tensors of {weights.url}, by name: truncated, or another file. "
             f"Download it again, or set {weights.key} to a copy."
         )
-    return state, sha256(file)
+    return state, digest
 
 
 @contextmanager
@@ -122,9 +122,10 @@ def _download(weights: PublishedWeights, target: Path) -> None:
         )
 
 
-def _check_file(path: Path, weights: PublishedWeights, remedy: str) -> None:
-    if weights.sha256 is not None:
-        _check_digest(sha256(path), str(path), weights, remedy)
+def _checked_digest(path: Path, weights: PublishedWeights, remedy: str) -> str:
+    digest = sha256(path)
+    _check_digest(digest, str(path), weights, remedy)
+    return digest
 
 
 def _check_digest(digest: str, location: str, weights: PublishedWeights, remedy: str) -> None:

@@ -21,19 +21,23 @@ class Collection:
         self.dims, self.kept = dims, kept
         self._parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # numbers, features
 
-    def add(self, numbers: Sequence[int], features: NDArray[np.float32]) -> None:
+    def add(
+        self, numbers: Sequence[int] | NDArray[np.int64], features: NDArray[np.float32]
+    ) -> None:
         """Add features [N, D] of the images with these numbers; each image is added once."""
         indices = np.asarray(numbers, np.int64)
         for count, moments in self.moments.items():
             moments.update(features[indices < count])
         keep = indices < self.kept
-        self._parts.append((indices[keep], features[keep]))
+        if keep.any():
+            self._parts.append((indices[keep], features[keep]))
 
-    def merge(self, other: "Collection") -> None:
-        """Add everything from a collection with the same counts."""
+    def merge(self, other: "Collection") -> "Collection":
+        """Add everything from a collection with the same counts; returns itself."""
         for count, moments in self.moments.items():
             moments.merge(other.moments[count])
         self._parts += other._parts
+        return self
 
     def features(self, count: int) -> NDArray[np.float32]:
         """Features of the first `count` images, ordered by number: float32 [count, D].

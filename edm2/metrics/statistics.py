@@ -1,6 +1,5 @@
 """Streamed mean and covariance of features, and their Fréchet distance."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +11,6 @@ from edm2.features.backbone import Detector
 from edm2.metrics.frechet import frechet_distance
 from edm2.params import UserError
 from edm2.runtime.finite import require_finite
-from edm2.runtime.progress import Progress
 
 DETECTOR_HINT = (
     "Its weights are damaged or its training diverged: train the classifier again (features.lr), or "
@@ -45,6 +43,13 @@ class Statistics:
     def empty(cls, dims: int) -> "Statistics":
         return cls(0, np.zeros(dims), np.zeros((dims, dims)))
 
+    @classmethod
+    def of(cls, features: NDArray[np.floating]) -> "Statistics":
+        """Those of features [N, D]."""
+        statistics = cls.empty(features.shape[1])
+        statistics.update(features)
+        return statistics
+
     def update(self, features: NDArray[np.floating]) -> None:
         """Add a batch of features [N, D]; N can be 0.
 
@@ -60,15 +65,16 @@ class Statistics:
         centered = batch - mean
         self.merge(Statistics(len(batch), mean, centered.T @ centered))
 
-    def merge(self, other: "Statistics") -> None:
-        """Add the features of another stream."""
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Add the features of another stream; returns itself."""
         total = self.count + other.count
         if total == 0:
-            return
+            return self
         shift = other.mean - self.mean
         self.scatter += other.scatter + np.outer(shift, shift) * (self.count * other.count / total)
         self.mean = self.mean + shift * (other.count / total)
         self.count = total
+        return self
 
     @property
     def covariance(self) -> NDArray[np.float64]:
@@ -90,27 +96,6 @@ def finite_features(detector: Detector, images: torch.Tensor) -> NDArray[np.floa
     features: NDArray[np.float32] = detector.features(images).cpu().numpy()
     require_finite(features, f"features of the detector {detector.name}", DETECTOR_HINT)
     return features
-
-
-def image_features(
-    images: Iterable[torch.Tensor], total: int, detector: Detector, device: torch.device
-) -> Iterator[NDArray[np.float32]]:
-    """Features [N, D] of each batch of uint8 images [N, 3, H, W]; shows progress up to `total` images."""
-    progress = Progress(f"{detector.name} features", total, "img")
-    for batch in images:
-        yield finite_features(detector, batch.to(device))
-        progress.advance(len(batch))
-    progress.close()
-
-
-def image_statistics(
-    images: Iterable[torch.Tensor], total: int, detector: Detector, device: torch.device
-) -> Statistics:
-    """Feature statistics of all batches of uint8 images [N, 3, H, W], `total` images together."""
-    statistics = Statistics.empty(detector.dims)
-    for features in image_features(images, total, detector, device):
-        statistics.update(features)
-    return statistics
 
 
 def distance(a: Moments, b: Moments, allow_singular: bool = False) -> float:

@@ -31,4 +31,8 @@ class Dataset(Section):
     seed: int = Field(
         ge=0, description="seed of the held-out split and of the classifier's training"
     )
+    stored: bool = Field(
+        description="true: the prepared images are stored in data/images; false: only which images are in "
+        "which split, and stages read them from the source"
+    )
     shard_images: Count = Field(description="images per shard (one tar file)")

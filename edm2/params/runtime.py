@@ -41,8 +41,8 @@ class Runtime(Section):
     )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     workers: Annotated[int, Field(ge=0)] | None = Field(
-        description="worker processes of a rank that prepare images; 0: none, the rank does it; null: one "
-        "for each of its CPU cores, none for small datasets"
+        description="worker processes of a rank that prepare images and read batches; 0: none, the rank "
+        "does it; null: one for each of its CPU cores, none for small datasets"
     )
     reading: Reading = Field(
         description="order in which trainings read; random: a uniform permutation, one read per image; "

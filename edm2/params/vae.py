@@ -130,6 +130,10 @@ class Vae(Training):
     weight_decay: NonNegative = Field(description="weight decay of AdamW")
     warmup_nimg: Count = Field(description="images of linear learning-rate warm-up")
     evaluate_nimg: Count = Field(description="images between two held-out evaluations")
+    evaluate_images: Count | None = Field(
+        description="largest number of held-out images that evaluations use, of more a fixed random "
+        "subset; null: all"
+    )
 
     @property
     def downscale(self) -> int:

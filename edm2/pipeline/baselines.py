@@ -1,16 +1,19 @@
 """Baselines of the Fréchet distance: held-out images and their reconstructions."""
 
-from collections.abc import Iterator
-
 import torch
 
-from edm2.data.images import ImageShards
-from edm2.metrics.statistics import distance, image_statistics, metric_name
+from edm2.data.damage import warn_of_doubtful
+from edm2.data.images import PreparedImages
+from edm2.data.passes import reduce_batches
+from edm2.data.prepared import open_images
+from edm2.features.backbone import Detector
+from edm2.metrics.statistics import Statistics, distance, finite_features, metric_name
 from edm2.pipeline.detection import detector_for, reference_for
 from edm2.pipeline.outputs import write_metrics
 from edm2.pipeline.paths import IMAGES, VAE
 from edm2.pipeline.runner import StageContext
-from edm2.vae.codec import load_codec
+from edm2.runtime.distributed import is_main_process
+from edm2.vae.codec import Codec, load_codec
 
 BATCH = 256
 
@@ -24,24 +27,37 @@ def write_baselines(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
     reference = reference_for(detector)
     codec = load_codec(VAE, context.device)
-    held_out = ImageShards(IMAGES, "held_out")
+    (held_out,) = open_images(IMAGES, "held_out")
     count, metrics = len(held_out), {}
-
-    def originals() -> Iterator[torch.Tensor]:
-        return (batch for batch, _ in held_out.batches(BATCH))
-
-    def reconstructions() -> Iterator[torch.Tensor]:
-        return (codec.decode(codec.encode(batch.to(context.device))[0]) for batch in originals())
-
-    if count <= detector.dims:
+    if count > detector.dims:
+        for name, statistics in _collect(held_out, detector, codec, context.device).items():
+            key = f"{name}/{metric_name(detector.name, count)}"
+            allow_singular = context.params.evaluation.allow_singular
+            metrics[key] = distance(statistics, reference, allow_singular)
+    elif is_main_process():
         print(
             f"note: {count} held-out images are no more than the {detector.dims} feature "
             "dimensions: their Fréchet distance is left out."
         )
-    else:
-        for name, images in (("held_out", originals), ("reconstructions", reconstructions)):
-            statistics = image_statistics(images(), count, detector, context.device)
-            key = f"{name}/{metric_name(detector.name, count)}"
-            allow_singular = context.params.evaluation.allow_singular
-            metrics[key] = distance(statistics, reference, allow_singular)
-    write_metrics(context, "reports/baselines/metrics.json", metrics)
+    warn_of_doubtful(held_out.doubtful)
+    if is_main_process():
+        write_metrics(context, "reports/baselines/metrics.json", metrics)
+
+
+def _collect(
+    held_out: PreparedImages, detector: Detector, codec: Codec, device: torch.device
+) -> dict[str, Statistics]:
+    """Of the features of held-out images and of their reconstructions; empty if not the main process."""
+
+    def compute(_: range, pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, Statistics]:
+        pixels = pixels.to(device)
+        sets = {"held_out": pixels, "reconstructions": codec.decode(codec.encode(pixels)[0])}
+        return {
+            name: Statistics.of(finite_features(detector, images)) for name, images in sets.items()
+        }
+
+    def merge(a: dict[str, Statistics], b: dict[str, Statistics]) -> dict[str, Statistics]:
+        return {name: a[name].merge(b[name]) for name in a}
+
+    title = f"{detector.name} features"
+    return reduce_batches(held_out, range(len(held_out)), BATCH, compute, merge, title) or {}

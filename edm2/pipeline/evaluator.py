@@ -1,14 +1,15 @@
 """Images of one network, and their metrics, from the sampler and the detector."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edm2.data.images import ImageShards
 from edm2.metrics.collection import Collection
+from edm2.metrics.reference import Reference
 from edm2.metrics.registry import MetricInputs, compute_metric
 from edm2.metrics.statistics import finite_features, metric_name
 from edm2.params import Params
@@ -19,6 +20,7 @@ from edm2.pipeline.networks import SweptNetwork
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.sampler import Sampler
 from edm2.runtime.distributed import gather_object, is_main_process, ranks
+from edm2.runtime.manifest import load_manifest
 from edm2.runtime.progress import Progress
 
 
@@ -37,18 +39,24 @@ class Evaluator:
     def __init__(self, params: Params, config: ConfigName, device: torch.device) -> None:
         self.params, self.device = params, device
         self.sampler = Sampler(params, config, device)
-        held_out = ImageShards(IMAGES, "held_out")
-        self.classes = held_out.classes
+        images = load_manifest(IMAGES)
+        self.classes, held_out = images["classes"], images["images"]["held_out"]
         self.detector = detector_for(params, device)
-        self.reference = reference_for(self.detector)
+        if is_main_process():
+            _ = self.reference  # what is wrong with it is told before images are made
         self.at_chance = is_detector_at_chance(params)
         evaluation = params.evaluation
         self.counts = [evaluation.samples]
         minima = [evaluation.min_samples(m, self.detector.dims) for m in evaluation.metrics]
-        if max(self.detector.dims + 1, *minima) <= len(held_out) < evaluation.samples:
-            self.counts.append(len(held_out))  # to compare with the held-out images themselves
+        if max(self.detector.dims + 1, *minima) <= held_out < evaluation.samples:
+            self.counts.append(held_out)  # to compare with the held-out images themselves
         uses_features = any(METRICS[metric].uses_features for metric in evaluation.metrics)
         self.kept_features = evaluation.samples if uses_features else 0
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Statistics of the training images; read whole, so only where metrics are computed."""
+        return reference_for(self.detector)
 
     def generate(
         self,

@@ -4,13 +4,12 @@ import sys
 
 import torch
 
-from edm2.data.images import ImageShards
+from edm2.data.prepared import open_images
 from edm2.features.classifier import Classifier, save_classifier
 from edm2.features.training import Accuracy, ClassifierTask, accuracy, batches
 from edm2.pipeline.outputs import write_curves, write_metrics
 from edm2.pipeline.paths import FEATURES, IMAGES
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.distributed import is_main_process
 from edm2.runtime.loop import train
 from edm2.runtime.randomness import torch_seed
 
@@ -18,7 +17,7 @@ from edm2.runtime.randomness import torch_seed
 def train_features(context: StageContext) -> None:
     """Train the classifier, and compute its accuracy on the held-out images; say if it is chance."""
     seed, params = context.params.dataset.seed, context.params.features
-    images = ImageShards(IMAGES, "train")
+    images, held_out = open_images(IMAGES, "train", "held_out")
     torch.manual_seed(torch_seed(seed, "features/init"))
     classifier = Classifier(
         params.channels, params.slices, params.dims, len(images.classes), images.resolution
@@ -34,9 +33,8 @@ def train_features(context: StageContext) -> None:
         nonfinite_patience=context.params.runtime.nonfinite_patience,
         remedy=f"Lower features.lr ({params.lr:g}).",
     )
-    if is_main_process():
-        held_out = ImageShards(IMAGES, "held_out")
-        held_out_accuracy = accuracy(classifier, held_out, context.device)
+    held_out_accuracy = accuracy(classifier, held_out, context.device)
+    if held_out_accuracy is not None:
         if held_out_accuracy.at_chance:
             print(f"warning: {_at_chance(held_out_accuracy)}", file=sys.stderr)
         metrics = {

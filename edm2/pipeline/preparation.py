@@ -3,26 +3,41 @@
 import numpy as np
 
 from edm2.data.preparation import prepare_images
+from edm2.data.prepared import list_images
 from edm2.data.sources import Source, open_source
 from edm2.data.tally import Tally, printable
 from edm2.params import Params
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.runner import StageContext
+from edm2.runtime.distributed import is_main_process, on_main_process
 from edm2.runtime.manifest import write_manifest
 
 
 def prepare(context: StageContext) -> None:
-    """Write the images of `dataset.source` as WebDataset shards."""
-    out, dataset = context.out(IMAGES), context.params.dataset
-    source = open_source(dataset)
-    print("\n".join(summary(source)))
+    """Write the images of `dataset.source` as WebDataset shards, each rank some of them; or only list
+    them, if they are not stored.
+    """
+    out, params = context.out(IMAGES), context.params
+    dataset = params.dataset
+    source = on_main_process(lambda: open_source(dataset))  # one scan for all ranks
+    if is_main_process():
+        print("\n".join(summary(source)))
     try:
-        metadata = prepare_images(source, out, dataset, dataset.seed)
+        if dataset.stored:
+            workers = params.runtime.workers
+            metadata = prepare_images(source, out, dataset, dataset.seed, workers)
+        elif is_main_process():
+            print(
+                "images are not stored (dataset.stored): damaged ones are found when they are read"
+            )
+            metadata = list_images(source, out, dataset, dataset.seed)
     finally:
-        for line in getattr(source, "doubtful", Tally()).lines():
-            print(f"warning: {line}")
-    left_out: Tally = getattr(source, "left_out", Tally())
-    write_manifest(out, **metadata, left_out=dict(left_out.counts))
+        if is_main_process():
+            for line in getattr(source, "doubtful", Tally()).lines():
+                print(f"warning: {line}")
+    if is_main_process():
+        left_out: Tally = getattr(source, "left_out", Tally())
+        write_manifest(out, **metadata, left_out=dict(left_out.counts))
 
 
 def summary(source: Source) -> list[str]:

@@ -9,25 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from edm2.params import UserError
-from edm2.runtime.distributed import barrier, broadcast_flag, is_main_process
+from edm2.runtime.distributed import barrier, broadcast_flag, is_main_process, on_main_process
 from edm2.runtime.files import link, sha256
-from edm2.runtime.manifest import MANIFEST, damaged_files
+from edm2.runtime.manifest import MANIFEST
 from edm2.runtime.state import State
+from edm2.runtime.verification import damaged_files
 
 
 def is_complete(state: State) -> bool:
     """Whether all results of this run exist and are intact, even if the outs are missing.
 
-    All are read and compared with their checksums, because outs are links to these files and may have
-    been removed as damaged. If a file is missing or damaged, all results
-    are removed, and the run starts from the beginning.
+    All are read, shared by the ranks, and compared with their checksums, because outs are links to
+    these files and may have been removed as damaged. If a file is missing or damaged, all results
+    are removed, and the run starts from the beginning. The main process decides.
     """
-    notes = state.read_notes()
+    notes = on_main_process(state.read_notes)
     if "result_bytes" not in notes:
         return False
-    problem = _problem(state, notes) if is_main_process() else None
+    problem = on_main_process(lambda: _problem(state, notes))
+    if problem is None:
+        manifests = on_main_process(lambda: sorted(state.results.rglob(MANIFEST)))
+        problem = next(iter(damaged_files(path.parent for path in manifests)), None)
     complete = not broadcast_flag(problem is not None)
-    if problem is not None:
+    if not complete and is_main_process():
         print(f"{problem} The stage is run again.", file=sys.stderr)
         shutil.rmtree(state.folder)
         state.results.mkdir(parents=True)
@@ -36,7 +40,7 @@ def is_complete(state: State) -> bool:
 
 
 def _problem(state: State, notes: Mapping[str, Any]) -> str | None:
-    """The first result that is missing or damaged."""
+    """The first result that is missing, truncated, or listed in no manifest and damaged."""
     for name, size in notes["result_bytes"].items():
         if _size(state.results / name) != size:
             return f"{state.results / name}: missing or truncated."
@@ -45,12 +49,6 @@ def _problem(state: State, notes: Mapping[str, Any]) -> str | None:
             return (
                 f"{state.results / name}: SHA-256 differs from that when it was written: corrupted."
             )
-    try:
-        for manifest in sorted(state.results.rglob(MANIFEST)):
-            for problem in damaged_files(manifest.parent):
-                return problem
-    except UserError as error:  # about a manifest
-        return str(error)
     return None
 
 

@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from edm2.data.images import ImageShards
+import torch
+
+from edm2.data.images import PreparedImages
+from edm2.data.passes import reduce_batches
+from edm2.data.prepared import open_images
 from edm2.metrics.collection import Collection
 from edm2.metrics.reference import (
     MAX_KEPT_FEATURES,
@@ -10,12 +14,12 @@ from edm2.metrics.reference import (
     import_reference,
     save_reference,
 )
-from edm2.metrics.statistics import image_features, require_enough_images
+from edm2.metrics.statistics import finite_features, require_enough_images
 from edm2.params.checks import project_root
 from edm2.pipeline.detection import detector_for, images_fingerprint
 from edm2.pipeline.paths import IMAGES, REFERENCE
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.distributed import gather_object, is_main_process, ranks
+from edm2.runtime.distributed import is_main_process
 from edm2.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -43,10 +47,9 @@ def write_reference(context: StageContext) -> None:
 
 def _compute(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
-    collection = _collect(ImageShards(IMAGES, "train"), detector, context)
-    for other in gather_object(collection)[1:]:
-        collection.merge(other)
-    if is_main_process():
+    (train,) = open_images(IMAGES, "train")
+    collection = _collect(train, detector, context.device)
+    if collection is not None:
         reference = build_reference(collection)
         # fail early, before anything is trained; the result does not change
         require_enough_images(reference, context.params.evaluation.allow_singular)
@@ -59,17 +62,19 @@ def _compute(context: StageContext) -> None:
         )
 
 
-def _collect(train: ImageShards, detector: "Detector", context: StageContext) -> Collection:
-    """This rank's share of all training images, numbered in a random order that never changes."""
-    rank, size, total = ranks().rank, ranks().world_size, len(train)
-    numbers = generator(0, "evaluation/reference").permutation(total).tolist()
-    batches = [numbers[k : k + BATCH] for k in range(0, total, BATCH)]
-    share = range(len(batches))[rank::size]
-    images = (train.batch(range(k * BATCH, k * BATCH + len(batches[k])))[0] for k in share)
-    collection = Collection(detector.dims, [total], MAX_KEPT_FEATURES)
-    count = sum(len(batches[k]) for k in share)
-    for k, features in zip(
-        share, image_features(images, count, detector, context.device), strict=True
-    ):
-        collection.add(batches[k], features)
-    return collection
+def _collect(
+    train: PreparedImages, detector: "Detector", device: torch.device
+) -> Collection | None:
+    """Features of all training images, numbered in a random order that never changes; on the main process."""
+    total = len(train)
+    numbers = generator(0, "evaluation/reference").permutation(total)
+
+    def collect(batch: range, pixels: torch.Tensor, _: torch.Tensor) -> Collection:
+        collection = Collection(detector.dims, [total], MAX_KEPT_FEATURES)
+        collection.add(
+            numbers[batch.start : batch.stop], finite_features(detector, pixels.to(device))
+        )
+        return collection
+
+    title = f"{detector.name} features"
+    return reduce_batches(train, range(total), BATCH, collect, Collection.merge, title)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edm2.params import Params, UserError, load
 from edm2.params.checks import project_root
 from edm2.params.registry import plugin_files
-from edm2.pipeline.declaration import config_from_dvc, has_matrix, read_declaration
+from edm2.pipeline.declaration import Declaration, config_from_dvc, has_matrix, read_declaration
 from edm2.pipeline.hidden_values import hidden_changes
 from edm2.runtime.failures import explain, is_main_process, prepare_streams, report
 from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
@@ -48,12 +48,13 @@ class StageContext:
 
 
 RunStage = Callable[[StageContext], None]
+DescribeInputs = Callable[[Params], str]
 
 
 def main(
     run: RunStage,
-    external_inputs: Callable[[Params], str] | None = None,
-    watched_inputs: Callable[[Params], str] | None = None,
+    external_inputs: DescribeInputs | None = None,
+    watched_inputs: DescribeInputs | None = None,
 ) -> None:
     """Run a stage from the command line: `python -m stages.NAME [CONFIG] [--params FILE]`.
 
@@ -75,9 +76,7 @@ def main(
         if args.config:
             params.require_config(args.config, f"config {args.config}", args.params)
         _warn_of_hidden_changes(params, args)
-        inputs = external_inputs(params) if external_inputs else ""
-        watched = watched_inputs(params) if watched_inputs else ""
-        run_stage(name, run, params, args.config, inputs, watched)
+        run_stage(name, run, params, args.config, external_inputs, watched_inputs)
     except Interrupted as error:
         if is_main_process():
             print(f"{name}: {error}; run the same command again to continue.", file=sys.stderr)
@@ -95,40 +94,53 @@ def run_stage(
     run: RunStage,
     params: Params,
     config: str = "",
-    external_inputs: str = "",
-    watched_inputs: str = "",
+    external_inputs: DescribeInputs | None = None,
+    watched_inputs: DescribeInputs | None = None,
 ) -> None:
-    """Run one stage unless its results are already complete, and publish its outs."""
-    from edm2.pipeline.publication import fingerprint, is_complete, publish
+    """Run one stage unless its results are already complete, and publish its outs.
+
+    What identifies the run is determined by the main process.
+    """
+    from edm2.pipeline.publication import is_complete, publish
     from edm2.runtime.device import pick_device
-    from edm2.runtime.distributed import process_group
-    from edm2.runtime.files import sha256
+    from edm2.runtime.distributed import on_main_process, process_group
     from edm2.runtime.state import open_state
     from edm2.runtime.tracking import open_run
 
     params = params.of(config) if config else params
     title = f"{name} {config}".strip()
     declared = read_declaration(name, config)
-    plugins = {file: sha256(path) for file, path in plugin_files(params.plugins, project_root())}
-    inputs = declared.values(params)
-    inputs |= {"external_inputs": external_inputs, "plugins": plugins}
-    key = fingerprint(inputs, declared.deps)
     device = pick_device(params.runtime)
-    with process_group(device), open_state(title.replace(" ", "-"), key) as state:
-        if watched_inputs and is_main_process():
-            _warn_of_changed_files(title, state, watched_inputs)
-        if is_complete(state):
-            if is_main_process():
-                print(
-                    f"{title}: already complete; its results are reused from {state.folder}. "
-                    "Remove that folder to compute them again.",
-                    file=sys.stderr,
-                )
-            publish(state, declared.outs)
-        else:
-            with open_run(title, params, state, stage=name, config=config) as tracked:
-                run(StageContext(title, params, config, device, state, tracked))
+    with process_group(device):
+        key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
+        with open_state(title.replace(" ", "-"), key) as state:
+            if watched_inputs and is_main_process():
+                _warn_of_changed_files(title, state, watched_inputs(params))
+            if is_complete(state):
+                if is_main_process():
+                    print(
+                        f"{title}: already complete; its results are reused from {state.folder}. "
+                        "Remove that folder to compute them again.",
+                        file=sys.stderr,
+                    )
                 publish(state, declared.outs)
+            else:
+                with open_run(title, params, state, stage=name, config=config) as tracked:
+                    run(StageContext(title, params, config, device, state, tracked))
+                    publish(state, declared.outs)
+
+
+def _fingerprint(
+    declared: Declaration, params: Params, external_inputs: DescribeInputs | None
+) -> str:
+    """Of everything that determines the results."""
+    from edm2.pipeline.publication import fingerprint
+    from edm2.runtime.files import sha256
+
+    plugins = {file: sha256(path) for file, path in plugin_files(params.plugins, project_root())}
+    external = external_inputs(params) if external_inputs else ""
+    inputs = {**declared.values(params), "external_inputs": external, "plugins": plugins}
+    return fingerprint(inputs, declared.deps)
 
 
 def _warn_of_changed_files(title: str, state: "State", watched: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from edm2.data.latents import LatentShards
+from edm2.data.latents import read_latent_space
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.params import Params, UserError
@@ -32,7 +32,7 @@ class Sampler:
 
     def __init__(self, params: Params, config: ConfigName, device: torch.device) -> None:
         self.params, self.config, self.device = params, config, device
-        self.latents = LatentShards(LATENTS, "train")
+        self.latents = read_latent_space(LATENTS)
         self.classes = self.latents.classes
         self.codec = load_codec(VAE, device)
         self.network, self.strength = Path(), 1.0  # of the last call of `denoise`, for errors

@@ -20,7 +20,7 @@ from edm2.reporting.grids import write_class_grid
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import barrier, is_main_process, process_group, ranks
 from edm2.runtime.files import replacing, sha256, write_json
-from edm2.runtime.manifest import MANIFEST
+from edm2.runtime.manifest import MANIFEST, expected_sha256
 from edm2.runtime.progress import track
 from edm2.sampling.guidance import ConditionalDenoise
 
@@ -172,7 +172,7 @@ class SampleFolder:
         guidance = params.guidance.model_dump(mode="json")
         networks = (request.network, request.guide)
         return {
-            "networks": [None if path is None else sha256(path) for path in networks],
+            "networks": [None if path is None else _checksum(path) for path in networks],
             "codec": sha256(VAE / MANIFEST),
             "latents": sha256(LATENTS / MANIFEST),
             "strength": request.strength,
@@ -188,6 +188,11 @@ class SampleFolder:
 
     def _file(self, seed: int) -> Path:
         return self.request.out / f"{seed:09d}.png"
+
+
+def _checksum(network: Path) -> str:
+    """As in the manifest beside the network, with which it was compared when it was read."""
+    return expected_sha256(network) or sha256(network)
 
 
 def _check(request: SampleRequest, params: Params, classes: int) -> None:

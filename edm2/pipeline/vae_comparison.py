@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import torch
 
-from edm2.data.images import ImageShards
+from edm2.data.prepared import open_images
 from edm2.pipeline.experiments import fetch, read, read_params
 from edm2.pipeline.paths import IMAGES, VAE
 from edm2.reporting.compare import variants, variants_table
@@ -49,7 +49,7 @@ def _metrics(revision: str) -> dict[str, float]:
 
 def _draw(revisions: dict[str, str], path: Path) -> None:
     """Draw evenly spaced held-out images of the workspace, and reconstructions in a row per variant."""
-    held_out = ImageShards(IMAGES, "held_out")
+    (held_out,) = open_images(IMAGES, "held_out")
     step = max(1, len(held_out) // COLUMNS)
     images, _ = held_out.batch(range(0, len(held_out), step)[:COLUMNS])
     rows = {"image": images}

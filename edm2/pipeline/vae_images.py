@@ -30,7 +30,7 @@ def shards(params: Params) -> list[list[Path]]:
     return [matching(pattern, project_root()) for pattern in patterns if pattern is not None]
 
 
-def open_images(params: Params) -> list[WebImages]:
+def open_web_images(params: Params) -> list[WebImages]:
     """The training and held-out images; empty if the prepared images are used."""
     skip = _skip_list(params)
     return [

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from edm2.data.images import ImageDataset, ImageShards, to_float, to_uint8
+from edm2.data.images import ImageDataset, to_float, to_uint8
+from edm2.data.prepared import open_images
 from edm2.features.backbone import Backbone
 from edm2.features.classifier import load_classifier
 from edm2.features.vgg import load_vgg16
@@ -15,10 +16,10 @@ from edm2.params.seams import CODECS
 from edm2.pipeline.outputs import write_curves, write_metrics, write_no_curves
 from edm2.pipeline.paths import FEATURES, IMAGES, VAE
 from edm2.pipeline.runner import StageContext
-from edm2.pipeline.vae_images import check_images, describe_tars, open_images, shards
+from edm2.pipeline.vae_images import check_images, describe_tars, open_web_images, shards
 from edm2.reporting.grids import write_rows
 from edm2.runtime.device import activation_dtype
-from edm2.runtime.distributed import is_main_process
+from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.files import describe
 from edm2.runtime.loop import Every, train
 from edm2.runtime.randomness import torch_seed
@@ -37,10 +38,9 @@ GRID_IMAGES = 24  # held-out images in the grid of reconstructions
 def train_vae(context: StageContext) -> None:
     """Train the VAE, or save the codec that params choose; evaluate reconstructions of held-out images."""
     params, out = context.params, context.out(VAE)
-    prepared = [ImageShards(IMAGES, split) for split in ("train", "held_out")]
-    from_shards = open_images(params)
+    from_shards = open_web_images(params)
     skipped = check_images(context, from_shards, trains_vae(params)) if from_shards else {}
-    images, held_out = from_shards or prepared
+    images, held_out = from_shards or open_images(IMAGES, "train", "held_out")
     backbone = _backbone(context)
     if trains_vae(params):
         network = _train(context, images, held_out, backbone)
@@ -51,10 +51,11 @@ def train_vae(context: StageContext) -> None:
         print(f"note: codec.kind is {params.codec.kind}, so no VAE is trained.")
         save_codec(params.codec, out, project_root())
         write_no_curves(context, CURVES)
+    barrier()
+    codec = load_codec(out, context.device)
+    metrics = evaluate(codec, held_out, backbone, context.device, params.vae.evaluate_images)
     if is_main_process():
-        codec = load_codec(out, context.device)
         _draw_reconstructions(context, codec, held_out)
-        metrics = evaluate(codec, held_out, backbone, context.device)
         if metrics["psnr"] == inf:  # JSON has none; the report mentions exact reconstructions
             del metrics["psnr"]
         write_metrics(context, "reports/vae/metrics.json", metrics | skipped)
@@ -78,7 +79,8 @@ def external_inputs(params: Params) -> str:
             sorted(path for path in (project_root() / folder).iterdir() if path.is_file())
         )
     return "\n\n".join(
-        [images.identity for images in open_images(params)] + [describe(paths) for paths in groups]
+        [images.identity for images in open_web_images(params)]
+        + [describe(paths) for paths in groups]
     )
 
 
@@ -98,7 +100,7 @@ def _train(
     codec = TrainedVae(network, params)
 
     def evaluate_held_out(nimg: int) -> dict[str, float]:
-        metrics = evaluate(codec, held_out, backbone, context.device)
+        metrics = evaluate(codec, held_out, backbone, context.device, params.evaluate_images)
         return {f"held_out/{key}": value for key, value in metrics.items()}
 
     task = VaeTask(

@@ -170,7 +170,8 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         for key, value in metrics.items()
         if key.startswith("perceptual_")
     )
-    text = f"On held-out images: {psnr}, SSIM {metrics['ssim']:.4g}{distances}."
+    count = metrics["evaluated_images"]
+    text = f"On {count:.0f} held-out images: {psnr}, SSIM {metrics['ssim']:.4g}{distances}."
     skipped = sum(value for key, value in metrics.items() if key.startswith("skipped_images/"))
     if skipped:
         text += f" {skipped:.0f} damaged images of vae.images were skipped (runtime.skip_images)."

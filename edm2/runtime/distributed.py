@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from edm2.params import UserError
+
 T = TypeVar("T")
+CPU = torch.device("cpu")
 TIMEOUT = timedelta(days=7)  # long: rank 0 may wait for another run or read all data
 
 
@@ -80,6 +83,58 @@ def gather_object(value: T) -> list[T]:
     if dist.is_initialized():
         dist.gather_object(value, values if is_main_process() else None)
     return values
+
+
+def receive_from_others(value: T) -> Iterator[T]:
+    """The values of the other ranks, in their order, on the main process, which holds one at a time.
+
+    Nothing on the others, whose values are sent. Every rank must iterate.
+    """
+    if is_main_process():
+        for rank in range(1, ranks().world_size):
+            received: list[Any] = [None]
+            dist.recv_object_list(received, rank, device=CPU)
+            yield received[0]
+    else:
+        dist.send_object_list([value], 0, device=CPU)
+
+
+def raise_together(error: UserError | None) -> None:
+    """Raise the error of the first rank that has one, on all ranks, so that none waits for another."""
+    errors = [error] * ranks().world_size
+    if dist.is_initialized():
+        dist.all_gather_object(errors, error)
+    for first in filter(None, errors):
+        raise first
+
+
+def share(count: int) -> range:
+    """This rank's part of `range(count)`: consecutive numbers."""
+    rank, size = ranks().rank, ranks().world_size
+    return range(count * rank // size, count * (rank + 1) // size)
+
+
+def on_main_process(compute: Callable[[], T]) -> T:
+    """What `compute` returns on the main process, on all ranks; the others do not compute it.
+
+    Raises:
+        UserError: on all ranks, if the main process raises one.
+    """
+    if not dist.is_initialized():
+        return compute()
+    if is_main_process():
+        try:
+            value = compute()
+        except UserError as error:
+            dist.broadcast_object_list([None, str(error)])
+            raise
+        dist.broadcast_object_list([value, None])
+        return value
+    received: list[Any] = [None, None]
+    dist.broadcast_object_list(received)
+    if received[1] is not None:
+        raise UserError(received[1])
+    return cast(T, received[0])
 
 
 def broadcast_flag(flag: bool) -> bool:

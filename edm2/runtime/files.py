@@ -1,11 +1,12 @@
 """Files that are complete or absent: written under a temporary name, then renamed."""
 
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,9 +65,25 @@ def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, float]]:
             yield from _numbers(node, f"{key}.{name}" if key else str(name))
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def sha256(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """Checksum of a file.
+
+    Args:
+        advance: called with the number of bytes after each read.
+    """
+    with _ReadingFile(path, advance) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _ReadingFile(io.FileIO):
+    def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
+        super().__init__(path)
+        self._advance = advance
+
+    def readinto(self, buffer: Any) -> int:
+        size = super().readinto(buffer)
+        self._advance(size)
+        return size
 
 
 class HashingWriter:

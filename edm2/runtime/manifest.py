@@ -6,7 +6,7 @@ size. Whoever reads files whole compares them with their checksums (`read_verifi
 shards, which are read at random, are compared by `edm2 verify`. The manifest has a checksum of itself.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 from edm2.params import UserError
 from edm2.runtime.checked_json import compare, read_checked, write_checked
 from edm2.runtime.files import sha256
-from edm2.runtime.progress import track
 from edm2.runtime.records import REMEDY, Entry, recorded_entries
 
 MANIFEST = "manifest.json"
@@ -76,8 +75,7 @@ def check_sizes(folder: Path, files: Mapping[str, Entry], optional: str = "") ->
             if fnmatch(name, optional):
                 continue
             raise UserError(f"{path}: missing, though {folder / MANIFEST} lists it. {REBUILD_HINT}")
-        problem = _size_problem(path, expected)
-        if problem:
+        if problem := size_problem(path, expected):
             raise UserError(f"{problem} {REBUILD_HINT}")
 
 
@@ -139,24 +137,6 @@ def compare_sha256(path: Path, found: str, expected: str, folder: Path | None = 
     compare(path, found, expected, f"as in {(folder or path.parent) / MANIFEST}", REBUILD_HINT)
 
 
-def damaged_files(folder: Path, optional: str = "") -> Iterator[str]:
-    """Read every file that the manifest lists; one message per missing or corrupted file.
-
-    Args:
-        optional: pattern of files that may be missing.
-    """
-    files = load_manifest(folder)["files"]
-    for name, expected in track(files.items(), f"verify {folder}", len(files), "file"):
-        path = folder / name
-        if not path.is_file():
-            if not fnmatch(name, optional):
-                yield f"{path}: missing, though {folder / MANIFEST} lists it."
-        elif problem := _size_problem(path, expected):
-            yield problem
-        elif sha256(path) != expected["sha256"]:
-            yield f"{path}: SHA-256 differs from that in {MANIFEST}: corrupted."
-
-
 def _entries(folder: Path, paths: Sequence[Path]) -> dict[str, Entry]:
     recorded = recorded_entries(paths)
     return {path.relative_to(folder).as_posix(): _entry(path, recorded.get(path)) for path in paths}
@@ -165,12 +145,12 @@ def _entries(folder: Path, paths: Sequence[Path]) -> dict[str, Entry]:
 def _entry(path: Path, recorded: Entry | None) -> Entry:
     if recorded is None:
         return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    if problem := _size_problem(path, recorded):
+    if problem := size_problem(path, recorded):
         raise UserError(f"{problem} {REMEDY}")
     return recorded
 
 
-def _size_problem(path: Path, expected: dict[str, Any]) -> str:
+def size_problem(path: Path, expected: dict[str, Any]) -> str:
     """What is wrong with the size of a file; empty if nothing is."""
     size = path.stat().st_size
     if size == expected["bytes"]:

@@ -1,55 +1,106 @@
 """Quality of a codec's reconstructions, and statistics of its latents."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 from edm2.data.images import ImageDataset, max_batch_size, to_float
+from edm2.data.passes import reduce_batches
 from edm2.features.backbone import Backbone
+from edm2.runtime.randomness import generator
 from edm2.vae.codec import Codec
 from edm2.vae.losses import perceptual_loss
+from edm2.vae.similarity import structural_similarity
 
 BATCH = 256
 QUANTILES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_LATENT_VALUES = 2**22  # that statistics are computed from
 
 
-@torch.no_grad()
+@dataclass
+class _Sums:
+    """Sums over some images, and some of the latent values, [C, values] of each batch."""
+
+    psnr: float
+    ssim: float
+    perceptual: float
+    latents: list[NDArray[np.float32]]
+
+    def merge(self, other: "_Sums") -> "_Sums":
+        """Add the sums over the next images; returns itself."""
+        self.psnr += other.psnr
+        self.ssim += other.ssim
+        self.perceptual += other.perceptual
+        self.latents += other.latents
+        return self
+
+
 def evaluate(
-    codec: Codec, images: ImageDataset, backbone: Backbone, device: torch.device
+    codec: Codec,
+    images: ImageDataset,
+    backbone: Backbone,
+    device: torch.device,
+    limit: int | None = None,
 ) -> dict[str, float]:
     """Means over images of the quality of their reconstructions, decoded from the latents' means.
 
-    Both images and reconstructions are uint8.
+    Both images and reconstructions are uint8. The ranks share the images; every rank must call this.
+
+    Args:
+        limit: largest number of images; of more, a random subset that never changes is used.
+            None: all.
 
     Returns:
+        On the main process the following, on the others nothing:
+        evaluated_images: the number of images.
         psnr: peak signal-to-noise ratio in dB; infinite if a reconstruction is exact.
         ssim: structural similarity (Wang et al. 2004), 7×7 windows, mean over channels.
         perceptual_<backbone>: perceptual distance; with VGG16 it is LPIPS.
         latent/...: see `latent_statistics`; of the latents' means.
+
+    Raises:
+        NotFiniteError: a reconstruction is not finite.
     """
-    distance = perceptual_loss(backbone)
-    psnr = ssim = perceptual = 0.0
-    latents = []
-    for pixels, _ in images.batches(BATCH):
-        for part in pixels.to(device).split(max_batch_size(pixels.shape[-1])):
-            mean, _ = codec.encode(part)
-            decoded = codec.decode(mean)
-            x, y = to_float(part), to_float(decoded)
-            error = (x - y).square().mean(dim=(1, 2, 3))
-            psnr += float((10 * torch.log10(4 / error)).sum())  # [-1, 1]: peak to peak 2
-            ssim += sum(_similarity(a, b) for a, b in zip(part, decoded, strict=True))
-            perceptual += float(distance(x, y)) * len(x)
-            stride = _stride(len(images) * mean[0].numel())
-            latents.append(mean.permute(1, 0, 2, 3).flatten(1)[:, ::stride].cpu().numpy())
-    count = len(images)
+    indices, distance = evaluated_images(len(images), limit), perceptual_loss(backbone)
+
+    @torch.no_grad()
+    def compute(_: range, pixels: torch.Tensor, labels: torch.Tensor) -> _Sums:
+        pixels = pixels.to(device)
+        mean = codec.encode(pixels)[0]
+        decoded = codec.decode(mean)
+        x, y = to_float(pixels), to_float(decoded)
+        error = (x - y).square().mean(dim=(1, 2, 3))
+        stride = _stride(len(indices) * mean[0].numel())
+        return _Sums(
+            psnr=float((10 * torch.log10(4 / error)).double().sum()),  # [-1, 1]: peak to peak 2
+            ssim=float(structural_similarity(pixels, decoded).sum()),
+            perceptual=float(distance(x, y)) * len(x),
+            latents=[mean.permute(1, 0, 2, 3).flatten(1)[:, ::stride].float().cpu().numpy()],
+        )
+
+    batch = min(BATCH, max_batch_size(images.resolution))
+    sums = reduce_batches(images, indices, batch, compute, _Sums.merge, "held-out metrics")
+    if sums is None:
+        return {}
+    count = len(indices)
     quality = {
-        "psnr": psnr / count,
-        "ssim": ssim / count,
-        f"perceptual_{backbone.name}": perceptual / count,
+        "evaluated_images": count,
+        "psnr": sums.psnr / count,
+        "ssim": sums.ssim / count,
+        f"perceptual_{backbone.name}": sums.perceptual / count,
     }
-    return quality | latent_statistics(np.concatenate(latents, axis=1))
+    return quality | latent_statistics(np.concatenate(sums.latents, axis=1))
+
+
+def evaluated_images(total: int, limit: int | None) -> Sequence[int]:
+    """The indices of at most `limit` of `total` images, ascending."""
+    if limit is None or limit >= total:
+        return range(total)
+    subset: list[int] = generator(0, "vae/evaluate").permutation(total)[:limit].tolist()
+    return sorted(subset)
 
 
 def latent_statistics(latents: NDArray[np.floating]) -> dict[str, float]:
@@ -76,8 +127,3 @@ def latent_statistics(latents: NDArray[np.floating]) -> dict[str, float]:
 def _stride(values: int) -> int:
     """Step between the latent values that statistics use; odd, so that no column is left out."""
     return -(-values // MAX_LATENT_VALUES) | 1
-
-
-def _similarity(a: torch.Tensor, b: torch.Tensor) -> float:
-    """SSIM of two uint8 images [3, R, R]."""
-    return float(structural_similarity(a.cpu().numpy(), b.cpu().numpy(), channel_axis=0))

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from edm2.ema import Snapshot, SnapshotStore, TraditionalEMA, reconstruct, write_snapshot
 from edm2.ema.index import index_training, write_index
-from edm2.runtime.manifest import damaged_files, read_manifest, write_manifest
+from edm2.runtime.manifest import read_manifest, write_manifest
+from edm2.runtime.verification import damaged_files
 
 TIMES, LENGTHS = range(100, 1001, 100), (0.05, 0.10)
 
@@ -274,14 +275,14 @@ def test_averages_are_listed_with_their_checksums(folder, tmp_path, run):
     run(*command, "0.08")
     run(*command, "0.1")
     assert sorted(read_manifest(out)["files"]) == averages_in(out)
-    assert list(damaged_files(out)) == []
+    assert damaged_files([out]) == []
     path = out / averages_in(out)[0]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     run(*command, "0.09")
-    (problem,) = damaged_files(out)
+    (problem,) = damaged_files([out])
     assert path.name in problem
     run(*command, "0.08", "--force")
-    assert list(damaged_files(out)) == []
+    assert damaged_files([out]) == []
 
 
 @pytest.mark.parametrize("text", ["{", "3"])

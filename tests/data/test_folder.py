@@ -283,15 +283,15 @@ def test_one_run_names_all_damaged_images_and_keeps_whole_shards(
     single = dataset.model_copy(update={"shard_images": 1})
     folder = Folder(root, 8, "lanczos")
     with pytest.raises(UserError) as error:
-        prepare_images(folder, tmp_path / "out", single, seed=0)
+        prepare_images(folder, tmp_path / "out", single, seed=0, workers=0)
     lines = str(error.value).splitlines()
     assert lines[0].startswith("3 of 10 images")
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [str(path) for path in damaged]
-    assert len(list((tmp_path / "out").iterdir())) == len(folder.files) - 3
+    assert len(list((tmp_path / "out").glob("*.tar"))) == len(folder.files) - 3
     for path in damaged:
         save(path)
-    prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", single, seed=0)
-    assert len(list((tmp_path / "out").iterdir())) == len(folder.files)
+    prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", single, seed=0, workers=0)
+    assert len(list((tmp_path / "out").glob("*.tar"))) == len(folder.files)
 
 
 def test_a_shard_of_several_images_is_not_written_if_one_is_damaged(
@@ -299,8 +299,8 @@ def test_a_shard_of_several_images_is_not_written_if_one_is_damaged(
 ) -> None:
     (root / "a/2.png").write_bytes(b"")
     with pytest.raises(UserError, match="1 of 4 images"):
-        prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", dataset, seed=0)
-    assert len(list((tmp_path / "out").iterdir())) == 1
+        prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", dataset, seed=0, workers=0)
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 1
 
 
 def test_images_that_are_nearly_black_are_counted(root: Path) -> None:

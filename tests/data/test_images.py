@@ -63,13 +63,6 @@ def test_batch_has_the_order_of_the_indices(images: ImageShards, pixels: np.ndar
     assert labels.dtype == torch.int64
 
 
-def test_batches_contain_every_image_once(images: ImageShards, pixels: np.ndarray) -> None:
-    batches, labels = zip(*images.batches(2), strict=True)
-    assert [len(batch) for batch in batches] == [2, 2, 1]
-    np.testing.assert_array_equal(torch.cat(batches), pixels.transpose(0, 3, 1, 2))
-    assert torch.cat(labels).tolist() == [0, 1, 0, 1, 0]
-
-
 def rngs(*numbers: int) -> list[np.random.Generator]:
     return [np.random.default_rng(number) for number in numbers]
 

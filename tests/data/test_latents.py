@@ -1,5 +1,6 @@
 """Latents: moments and shards."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from edm2.data.latents import LatentMoments, LatentShards, latent_metadata, latent_sample
+from edm2.data.latents import (
+    LatentMoments,
+    LatentShards,
+    latent_metadata,
+    latent_sample,
+    write_latents,
+)
 from edm2.data.normalization import Normalization
 from edm2.data.shards import write_shard
 from edm2.params import UserError
@@ -32,7 +39,7 @@ def draw(mean: torch.Tensor, std: torch.Tensor, times: int) -> np.ndarray:
 
 
 def test_moments_agree_with_those_of_random_latents(latents) -> None:
-    moments = LatentMoments(3)
+    moments = LatentMoments.empty((3, 4, 4))
     for start in (0, 15, 30):  # streamed in uneven batches
         moments.update(*(tensor[start : start + 15] for tensor in latents))
     normalization, samples = moments.normalization(), draw(*latents, times=200)
@@ -42,7 +49,7 @@ def test_moments_agree_with_those_of_random_latents(latents) -> None:
 
 
 def test_moments_are_exact_by_the_law_of_total_variance(latents) -> None:
-    moments = LatentMoments(3)
+    moments = LatentMoments.empty((3, 4, 4))
     moments.update(*latents)
     mean, std = (tensor.double().numpy() for tensor in latents)
     total = (std**2).mean(axis=(0, 2, 3)) + mean.var(axis=(0, 2, 3))
@@ -50,8 +57,35 @@ def test_moments_are_exact_by_the_law_of_total_variance(latents) -> None:
     np.testing.assert_allclose(moments.normalization().mean, mean.mean(axis=(0, 2, 3)), rtol=1e-6)
 
 
+def test_merged_moments_are_those_of_all(latents) -> None:
+    parts = []
+    for part in (slice(15), slice(15, 40)):
+        parts.append(LatentMoments.empty((3, 4, 4)))
+        parts[-1].update(*(tensor[part] for tensor in latents))
+    merged = parts[0].merge(parts[1])
+    mean, std = (tensor.double().numpy() for tensor in latents)
+    assert merged.images == 40
+    np.testing.assert_allclose(merged.sum, mean.sum(axis=(0, 2, 3)), rtol=1e-12)
+    squares = (mean**2 + std**2).sum(axis=(0, 2, 3))
+    np.testing.assert_allclose(merged.sum_of_squares, squares, rtol=1e-12)
+
+
+def test_json_keeps_all_bits_of_moments(latents) -> None:
+    moments = LatentMoments.empty((3, 4, 4))
+    moments.update(*latents)
+    read = LatentMoments.from_json(json.loads(json.dumps(moments.to_json())))
+    assert (read.shape, read.images) == ((3, 4, 4), 40)
+    assert torch.equal(read.sum, moments.sum)
+    assert torch.equal(read.sum_of_squares, moments.sum_of_squares)
+
+
+def test_latents_of_another_shape_are_refused(latents) -> None:
+    with pytest.raises(ValueError, match="expected latents of"):
+        LatentMoments.empty((3, 4, 5)).update(*latents)
+
+
 def test_normalized_latents_have_zero_mean_and_half_std(latents) -> None:
-    moments = LatentMoments(3)
+    moments = LatentMoments.empty((3, 4, 4))
     moments.update(*latents)
     samples = torch.from_numpy(draw(*latents, times=50)).float().flatten(0, 1)
     normalized = moments.normalization().normalize(samples).double().numpy()
@@ -65,8 +99,10 @@ def folder(tmp_path: Path, latents) -> Path:
         latent_sample(f"{i:08d}", mean, std, i % 2)
         for i, (mean, std) in enumerate(zip(*latents, strict=True))
     ]
-    write_shard(tmp_path / "train-000000.tar", samples[:25])
-    write_shard(tmp_path / "train-000001.tar", samples[25:])
+    for k, part in enumerate((slice(25), slice(25, 40))):
+        moments = LatentMoments.empty((3, 4, 4))
+        moments.update(*(tensor[part].half() for tensor in latents))
+        write_latents(tmp_path / f"train-{k:06d}.tar", moments, samples[part])
     return tmp_path
 
 
@@ -99,10 +135,9 @@ def test_a_given_normalization_replaces_the_measured_one(folder: Path) -> None:
 def test_a_constant_channel_is_refused(tmp_path: Path, latents) -> None:
     mean, std = (tensor.clone() for tensor in latents)
     mean[:, 1], std[:, 1] = 2.0, 0.0
-    write_shard(
-        tmp_path / "train-000000.tar",
-        [latent_sample("0", m, s, 0) for m, s in zip(mean, std, strict=True)],
-    )
+    moments = LatentMoments.empty((3, 4, 4))
+    moments.update(mean, std)
+    write_latents(tmp_path / "train-000000.tar", moments, [latent_sample("0", mean[0], std[0], 0)])
     with pytest.raises(UserError, match="channel 1 .*vae.variance"):
         latent_metadata(tmp_path)
 
@@ -137,12 +172,15 @@ def test_a_stored_latent_that_is_not_finite_is_refused_when_read(folder: Path, l
         shards.batch([2, 1])
 
 
-def test_a_channel_that_is_not_finite_is_refused(tmp_path: Path, latents) -> None:
-    """NaN is below no limit."""
-    sample = latent_sample("0", latents[0][0], latents[1][0], 0)
-    mean = latents[0][0].half()
-    mean[1, 0, 0] = np.nan
-    sample["safetensors"] = save({"mean": mean, "std": latents[1][0].half()})
-    write_shard(tmp_path / "train-000000.tar", [sample])
-    with pytest.raises(NotFiniteError, match=f"{tmp_path}: means of the latent channels: 1 of 3"):
-        latent_metadata(tmp_path)
+def test_a_channel_that_is_not_finite_is_refused(folder: Path, latents) -> None:
+    """NaN is below no limit. Measured or given."""
+    moments = LatentMoments.empty((3, 4, 4))
+    moments.update(*latents)
+    moments.sum[1] = torch.nan
+    shard = folder / "train-000002.tar"
+    with pytest.raises(NotFiniteError, match=r"train-000002.*sum.1: nan"):
+        write_latents(shard, moments, [latent_sample("0", latents[0][0], latents[1][0], 0)])
+    assert not shard.exists()
+    normalization = Normalization(torch.tensor([1.0, torch.nan, 3.0]), torch.ones(3))
+    with pytest.raises(NotFiniteError, match=f"{folder}: means of the latent channels: 1 of 3"):
+        latent_metadata(folder, normalization)

@@ -150,12 +150,15 @@ def _runs(pid: int) -> bool:
 def test_the_number_of_workers(workers, world_size, expected, monkeypatch) -> None:
     """At most one for each image of a rank; by default as many as cores."""
     monkeypatch.setattr(module, "cores", lambda: 3)
+    monkeypatch.setattr(module, "SMALL_IMAGES", SIZE)
     order, process = RandomOrder(SIZE, 0), Ranks(0, world_size, 0)
     assert count_workers(runtime(workers), Dataset(), order, BATCH, process) == expected
 
 
 def test_small_datasets_are_read_by_a_thread_unless_workers_are_asked_for(monkeypatch) -> None:
     monkeypatch.setattr(module, "cores", lambda: 3)
+    args = Dataset(), RandomOrder(SIZE, 0), BATCH, Ranks(0, 1, 0)
+    assert count_workers(runtime(None), *args) == 0
     dataset = SimpleNamespace(samples=SimpleNamespace(shards=[SimpleNamespace(bytes=2**25)] * 2))
     for shards, expected in ((1, 0), (2, 3)):
         dataset.samples.shards = dataset.samples.shards[-shards:] * shards
@@ -166,6 +169,7 @@ def test_small_datasets_are_read_by_a_thread_unless_workers_are_asked_for(monkey
 
 def test_lanes_that_workers_cannot_share_are_refused(monkeypatch) -> None:
     monkeypatch.setattr(module, "cores", lambda: 7)
+    monkeypatch.setattr(module, "SMALL_IMAGES", SIZE)
     order = BlockOrder([range(SIZE)], 12, 0)
     args = Dataset(), order, 12
     assert count_workers(runtime(None, "blocks"), *args, Ranks(0, 2, 0)) == 6

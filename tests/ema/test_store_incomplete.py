@@ -12,7 +12,8 @@ from edm2.ema.index import write_index
 from edm2.ema.profile import Power
 from edm2.ema.solve import normalized, solve_profiles
 from edm2.params import UserError
-from edm2.runtime.manifest import damaged_files, write_manifest
+from edm2.runtime.manifest import write_manifest
+from edm2.runtime.verification import damaged_files
 
 TIMES, LENGTHS = range(100, 1001, 100), (0.05, 0.10)
 
@@ -152,7 +153,7 @@ def test_opening_refuses_a_damaged_file_by_name(indexed, nimg, damage):
 def test_a_flipped_bit_is_found_by_verification(indexed):
     file = Snapshot.power(200, 0.05).file
     flip_a_bit(indexed / file)
-    (problem,) = damaged_files(indexed)
+    (problem,) = damaged_files([indexed])
     assert file in problem
 
 

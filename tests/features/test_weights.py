@@ -85,8 +85,8 @@ def test_environment_variables_set_the_cache(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("digits", [8, 64])
 def test_a_file_is_downloaded_once(publisher: Publisher, cache: Path, digits: int) -> None:
     for _ in range(2):
-        path = fetch_weights(published(publisher.url, DIGEST[:digits]))
-        assert path == cache / "net.pth"
+        path, digest = fetch_weights(published(publisher.url, DIGEST[:digits]))
+        assert (path, digest) == (cache / "net.pth", DIGEST)
         assert path.read_bytes() == CONTENT
     assert publisher.requests == 1
     assert cached_files(cache) == ["net.pth"]
@@ -94,9 +94,9 @@ def test_a_file_is_downloaded_once(publisher: Publisher, cache: Path, digits: in
 
 def test_without_a_published_checksum_any_complete_file_is_accepted(publisher, cache):
     unknown = published(publisher.url, None)
-    assert fetch_weights(unknown).read_bytes() == CONTENT
+    assert fetch_weights(unknown)[0].read_bytes() == CONTENT
     (cache / "net.pth").write_bytes(b"another")
-    assert fetch_weights(unknown).read_bytes() == b"another"
+    assert fetch_weights(unknown)[0].read_bytes() == b"another"
     publisher.sent = 1000
     (cache / "net.pth").unlink()
     with pytest.raises(UserError, match=rf"1000 of {len(CONTENT)} bytes"):
@@ -147,7 +147,7 @@ def test_files_with_anything_but_tensors_are_refused(tmp_path: Path, content: by
 
 def test_concurrent_requests_share_one_download(publisher: Publisher) -> None:
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: fetch_weights(published(publisher.url)), range(4)))
+        paths = list(pool.map(lambda _: fetch_weights(published(publisher.url))[0], range(4)))
     assert len(set(paths)) == 1
     assert publisher.requests == 1
 
@@ -156,7 +156,7 @@ def test_a_cache_with_the_file_can_be_read_only(publisher, cache: Path) -> None:
     """No lock is needed: a file in the cache is complete."""
     (cache / ".net.pth.lock").mkdir(parents=True)  # cannot be opened, like another user's file
     (cache / "net.pth").write_bytes(CONTENT)
-    assert fetch_weights(published(publisher.url)) == cache / "net.pth"
+    assert fetch_weights(published(publisher.url)) == (cache / "net.pth", DIGEST)
     assert publisher.requests == 0
 
 
@@ -164,7 +164,8 @@ def test_a_path_takes_precedence_over_the_cache(
     publisher: Publisher, cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "copy.pth").write_bytes(CONTENT)
-    assert fetch_weights(published(publisher.url), tmp_path / "copy.pth") == tmp_path / "copy.pth"
+    copy = tmp_path / "copy.pth"
+    assert fetch_weights(published(publisher.url), copy) == (copy, DIGEST)
     assert publisher.requests == 0
     assert not cache.exists()
 
@@ -201,7 +202,7 @@ def test_an_interrupted_download_leaves_nothing(publisher: Publisher, cache: Pat
         fetch_weights(published(publisher.url))
     assert cached_files(cache) == []
     publisher.sent = None
-    assert fetch_weights(published(publisher.url)).read_bytes() == CONTENT
+    assert fetch_weights(published(publisher.url))[0].read_bytes() == CONTENT
 
 
 def test_a_failed_download_names_url_cache_and_param(publisher: Publisher, cache: Path) -> None:

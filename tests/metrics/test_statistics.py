@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edm2.metrics.statistics import Statistics, distance, image_statistics, metric_name
+from edm2.metrics.statistics import Statistics, distance, finite_features, metric_name
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 
@@ -89,25 +89,6 @@ def test_wrong_shapes_are_named(shape):
     with pytest.raises(ValueError, match=re.escape(str(shape))):
         statistics.update(np.ones(shape))
     check(statistics, features())
-
-
-class Corners:
-    """A detector whose features are two pixels of the image."""
-
-    name, dims = "corners", 2
-
-    def features(self, images):
-        assert images.dtype == torch.uint8
-        return torch.stack([images[:, 0, 0, 0], images[:, 2, -1, -1]], dim=1).float()
-
-
-def test_statistics_of_images():
-    """All batches count, including the smaller last one."""
-    rng = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (50, 3, 4, 4), dtype=torch.uint8, generator=rng)
-    statistics = image_statistics(images.split(16), 50, Corners(), torch.device("cpu"))
-    expected = np.stack([images[:, 0, 0, 0], images[:, 2, 3, 3]], axis=1).astype(np.float64)
-    check(statistics, expected)
 
 
 def test_distance_of_shifted_data():
@@ -194,4 +175,4 @@ def test_features_that_are_not_finite_are_refused_by_detector(value):
 
     images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
     with pytest.raises(NotFiniteError, match="detector edges: 3 of 6 .*evaluation.detector"):
-        image_statistics([images], 3, Diverged(), torch.device("cpu"))
+        finite_features(Diverged(), images)

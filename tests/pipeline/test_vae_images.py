@@ -14,7 +14,7 @@ from tiny import write_params
 
 from edm2.data.decoding import FEW_BITS
 from edm2.params import Params, ParamsError, UserError, load
-from edm2.pipeline.vae_images import SKIP_LIST, check_images, open_images
+from edm2.pipeline.vae_images import SKIP_LIST, check_images, open_web_images
 from edm2.pipeline.vae_training import external_inputs
 from edm2.runtime.state import State
 
@@ -53,7 +53,7 @@ def params_of(root: Path):
 def check(root: Path, params: Params, trained: bool = True) -> dict[str, float]:
     (root / "state").mkdir(exist_ok=True)
     context: Any = SimpleNamespace(params=params, state=State(root / "state"))
-    return check_images(context, open_images(params), trained)
+    return check_images(context, open_web_images(params), trained)
 
 
 DAMAGE = {"n1": encoded()[:200], "n3": b""}

@@ -30,7 +30,7 @@ TRAINING = {
 }
 METRICS = {
     "features": {"accuracy_held_out": 0.98, "accuracy_of_chance": 0.1, "at_chance": False},
-    "vae": {"psnr": 30.0, "ssim": 0.9, "perceptual_classifier": 0.1},
+    "vae": {"evaluated_images": 270, "psnr": 30.0, "ssim": 0.9, "perceptual_classifier": 0.1},
     "baselines": {"held_out/fd_classifier_200": 5.0, "reconstructions/fd_classifier_200": 6.0},
 }
 

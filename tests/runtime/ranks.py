@@ -13,15 +13,28 @@ import torch
 from tiny_autoencoder import FULL_VAE, steady, vae_params
 from tiny_denoiser import BATCH, make_batch, make_task
 
+from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
 from edm2.params.section import Training
-from edm2.runtime.distributed import all_reduce, barrier, data_parallel, process_group, ranks
+from edm2.runtime.distributed import (
+    all_reduce,
+    barrier,
+    data_parallel,
+    on_main_process,
+    process_group,
+    raise_together,
+    ranks,
+    receive_from_others,
+)
 from edm2.runtime.divergence import DivergedError, StepMonitor
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import train
+from edm2.runtime.manifest import write_manifest
 from edm2.runtime.metrics import MetricAccumulator
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
+from edm2.runtime.verification import damaged_files
 from edm2.vae.training import VaeTask
 
 CPU = torch.device("cpu")
@@ -83,7 +96,44 @@ def reductions() -> dict[str, Any]:
         "sum": all_reduce(values.clone()).tolist(),
         "max": all_reduce(values.clone(), "max").tolist(),
         "means": accumulator.compute_and_reset(),
+        "received": list(receive_from_others({"rank": rank})),
+        "raised": raised(),
     }
+
+
+def raised() -> list[str]:
+    """With no error, and with one of rank 1."""
+    messages = []
+    for error in (None, NotFiniteError("of rank 1") if ranks().rank else None):
+        try:
+            raise_together(error)
+        except NotFiniteError as problem:
+            messages.append(str(problem))
+    return messages
+
+
+def decisions() -> dict[str, Any]:
+    """What the main process finds, and its error; damaged files, of which each rank reads some."""
+    rank, folder = ranks().rank, Path("verified")
+
+    def refuse() -> None:
+        raise UserError(f"by rank {rank}")
+
+    def write() -> None:
+        folder.mkdir()
+        for k in range(4):
+            (folder / str(k)).write_text(str(k))
+        write_manifest(folder)
+        (folder / "1").write_text("x")
+        (folder / "2").unlink()
+
+    results: dict[str, Any] = {"value": on_main_process(lambda: rank + 7)}
+    try:
+        on_main_process(refuse)
+    except UserError as error:
+        results["error"] = str(error)
+    on_main_process(write)
+    return {**results, "damaged": damaged_files([folder])}
 
 
 def streak() -> list[object]:
@@ -182,6 +232,7 @@ def resuming() -> dict[str, Any]:
 with process_group(CPU):
     results = {
         **reductions(),
+        "decisions": decisions(),
         "gradient": gradient(),
         "streak": streak(),
         "denoiser_steps": denoiser_steps(),

@@ -62,6 +62,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
 
+def test_the_main_process_decides(results) -> None:
+    assert [r["decisions"]["value"] for r in results] == [7, 7]
+    assert [r["decisions"]["error"] for r in results] == ["by rank 0"] * 2
+
+
+def test_ranks_verify_together(results) -> None:
+    changed, missing = results[0]["decisions"]["damaged"]
+    assert changed.startswith("verified/1: ")
+    assert missing.startswith("verified/2: ")
+
+
 def test_plain_python_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -88,6 +99,15 @@ def test_all_reduce_gives_sum_and_maximum(results: list[dict[str, Any]]) -> None
 def test_means_of_metrics_are_over_all_ranks(results: list[dict[str, Any]]) -> None:
     for result in results:  # whole: 1 and 2; parts: sum 0 of 1 image, sum 12 of 3 images
         assert result["means"] == {"whole": 1.5, "parts": 3.0}
+
+
+def test_the_main_process_receives_the_values_of_the_others(results: list[dict[str, Any]]) -> None:
+    assert [result["received"] for result in results] == [[{"rank": 1}], []]
+
+
+def test_an_error_of_one_rank_is_raised_on_all(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        assert result["raised"] == ["of rank 1"]
 
 
 def test_ranks_stop_together_when_one_is_not_finite(results: list[dict[str, Any]]) -> None:

@@ -9,7 +9,6 @@ import pytest
 from edm2.params import UserError
 from edm2.runtime.files import sha256
 from edm2.runtime.manifest import (
-    damaged_files,
     read_manifest,
     read_verified,
     verified,
@@ -50,18 +49,6 @@ def test_reading_names_a_damaged_file_and_the_fix(folder: Path, name, damage, pr
         read_manifest(folder)
     assert str(folder / name) in str(refusal.value)
     assert "dvc repro" in str(refusal.value)
-
-
-def test_verification_names_every_damaged_file(folder: Path) -> None:
-    assert list(damaged_files(folder)) == []
-    (folder / "deep" / "b.bin").unlink()
-    (folder / "a.bin").write_bytes(b"12340")  # of the same size
-    read_manifest(folder, optional="deep/*")
-    changed, missing = damaged_files(folder)
-    assert str(folder / "a.bin") in changed
-    assert "SHA-256" in changed
-    assert str(folder / "deep/b.bin") in missing
-    assert len(list(damaged_files(folder, optional="deep/*"))) == 1
 
 
 def test_the_error_for_a_missing_file_names_the_manifest_that_lists_it(folder: Path) -> None:

@@ -58,6 +58,9 @@ class Reads:
         return refusing
 
     def _add(self, path: Path, count: int | None = None) -> None:
+        assert (
+            path.suffix != ".tar"
+        )  # shards are large: they are read by sample, or by `edm2 verify`
         if path.name in FILES:
             self.bytes[path.name] += value_bytes(path) if count is None else count
 

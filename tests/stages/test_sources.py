@@ -37,6 +37,35 @@ def test_photographs_are_prepared_and_trained_on(project):
     assert curves["train/mse"].iloc[-1] < curves["train/mse"].iloc[0]
 
 
+def test_results_are_the_same_without_stored_images(project, finished):
+    folder = project(dataset__stored=False)
+    for stage in ("prepare", "reference", "baselines", "encode_latents"):
+        run_stage(stage)
+    assert {path.suffix for path in (folder / "data/images").iterdir()} == {".npy", ".json"}
+    files = [*finished.glob("data/latents/*"), finished / "data/reference/statistics.npz"]
+    files += [finished / "reports/baselines/metrics.json"]
+    for path in files:
+        assert (folder / path.relative_to(finished)).read_bytes() == path.read_bytes()
+
+
+def test_damaged_images_that_are_not_stored_are_listed_by_encode_latents(project):
+    folder = project(dataset__stored=False, dataset__source="folder", dataset__path="pictures")
+    rng, damaged = np.random.default_rng(0), ["0003.png", "0005.png", "0030.png"]
+    for number in range(40):
+        path = folder / "pictures/a" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3)).astype(np.uint8)).save(path)
+        if path.name in damaged:
+            path.write_bytes(path.read_bytes()[:99])
+    run_stage("prepare")
+    with pytest.raises(UserError) as error:
+        run_stage("encode_latents")
+    train = np.load(folder / "data/images/train.npy")
+    expected = {name for name in damaged if int(name[:4]) in train}
+    assert set(re.findall(r"\d{4}\.png", str(error.value))) == expected != set()
+    assert not list(folder.glob(".state/encode_latents/*/results/data/latents/*"))
+
+
 def write_tars(folder, tars, count):
     """Write tars of `count` smooth images of different sizes each, with captions."""
     folder.mkdir(exist_ok=True)

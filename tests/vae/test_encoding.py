@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from edm2.data.decoding import DamagedImageError
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards, latent_metadata
 from edm2.params.vae import Vae
@@ -41,16 +42,34 @@ def test_latents_are_the_codecs_in_16_bits(codec, images, tmp_path: Path) -> Non
         np.testing.assert_allclose(actual, expected, rtol=2**-10, atol=1e-5)
     assert torch.equal(latent_labels, labels)
     assert latents.shape == (2, 4, 4)
-    assert set(contents(folder)) == {path.name for path in images.shards.paths}
+    assert [p.name for p in latents.shards.paths] == [p.name for p in images.shards.paths]
 
 
 def test_existing_shards_are_kept(codec, images: ImageShards, tmp_path: Path) -> None:
-    encode_shards(codec, images, tmp_path / "whole", CPU)
-    (tmp_path / "part").mkdir()
-    (tmp_path / "part/train-000001.tar").write_bytes(b"complete")
-    encode_shards(codec, images, tmp_path / "part", CPU)
-    expected = {**contents(tmp_path / "whole"), "train-000001.tar": b"complete"}
-    assert contents(tmp_path / "part") == expected
+    """After a kill at any time, the files and moments are those of a run without."""
+    folder = tmp_path / "latents"
+    encode_shards(codec, images, folder, CPU)
+    whole, metadata = contents(folder), latent_metadata(folder)
+    (folder / "train-000001.tar").unlink()  # what a kill leaves: a record, but no shard
+    (folder / "train-000002.tar").unlink()
+    (folder / "train-000002.tar.record.json").unlink()
+    kept = (folder / "train-000000.tar").stat().st_mtime_ns
+    encode_shards(codec, images, folder, CPU)
+    assert contents(folder) == whole
+    assert latent_metadata(folder) == metadata
+    assert (folder / "train-000000.tar").stat().st_mtime_ns == kept
+
+
+def test_mean_and_std_are_those_of_the_stored_latents(codec, images, tmp_path: Path) -> None:
+    folder = tmp_path / "latents"
+    encode_shards(codec, images, folder, CPU)
+    metadata = latent_metadata(folder)
+    write_manifest(folder, classes=images.classes, **metadata)
+    mean, std, _ = (x.double().numpy() for x in LatentShards(folder, "train").batch(range(12)))
+    total = np.sqrt((std**2).mean(axis=(0, 2, 3)) + mean.var(axis=(0, 2, 3)))
+    assert metadata["shape"] == list(mean.shape[1:])
+    np.testing.assert_allclose(metadata["mean"], mean.mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(metadata["std"], total, rtol=1e-6)
 
 
 def test_the_batch_size_does_not_change_latents(
@@ -65,13 +84,36 @@ def test_the_batch_size_does_not_change_latents(
         np.testing.assert_allclose(parts[key], whole[key], rtol=1e-3)
 
 
-def test_shards_are_divided_among_ranks(
+def test_ranks_divide_the_shards(
     codec, images: ImageShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shards = []
+    """Together they write the files and find the moments of one rank."""
+    encode_shards(codec, images, tmp_path / "one", CPU)
+    written: list[set[str]] = []
     for rank in range(2):
         monkeypatch.setattr("edm2.vae.encoding.ranks", lambda rank=rank: Ranks(rank, 2, rank))
-        encode_shards(codec, images, tmp_path / str(rank), CPU)
-        shards.append(set(contents(tmp_path / str(rank))))
-    assert shards[0] | shards[1] == {path.name for path in images.shards.paths}
-    assert not shards[0] & shards[1]
+        encode_shards(codec, images, tmp_path / "two", CPU)
+        written.append({path.name for path in (tmp_path / "two").glob("*.tar")})
+    assert 0 < len(written[0]) < len(written[1]) == len(images.shards.paths)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert latent_metadata(tmp_path / "two") == latent_metadata(tmp_path / "one")
+
+
+class Damaged(ImageShards):
+    """Images 5 and 7 of the second shard (4 to 7) cannot be decoded."""
+
+    def load_image(self, index):
+        if index in (5, 7):
+            raise DamagedImageError(f"{index}.png: damaged")
+        return super().load_image(index)
+
+
+def test_a_shard_with_damaged_images_is_not_written(codec, images, tmp_path: Path) -> None:
+    damaged = Damaged(images.shards.folder, "train")
+    texts = encode_shards(codec, damaged, tmp_path / "part", CPU)
+    assert texts == ["5.png: damaged", "7.png: damaged"]
+    names = {path.name for path in images.shards.paths}
+    assert set(contents(tmp_path / "part")) == names - {"train-000001.tar"}
+    assert encode_shards(codec, images, tmp_path / "part", CPU) == []  # they were replaced
+    encode_shards(codec, images, tmp_path / "whole", CPU)
+    assert contents(tmp_path / "part") == contents(tmp_path / "whole")

@@ -1,5 +1,7 @@
 """Quality of reconstructions, and statistics of latents."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from scipy import stats
 from edm2.data.images import ImageShards, to_uint8
 from edm2.features.classifier import Classifier
 from edm2.vae.codec import Rgb
-from edm2.vae.evaluation import evaluate, latent_statistics
+from edm2.vae.evaluation import evaluate, evaluated_images, latent_statistics
 from edm2.vae.losses import perceptual_loss
 
 CPU = torch.device("cpu")
@@ -148,3 +150,43 @@ def test_statistics_of_many_latents_use_evenly_spaced_values(
     values = x.transpose(1, 0, 2, 3).reshape(3, -1)[:, ::9]
     assert metrics["latent/std"] == pytest.approx(values.std(), rel=1e-4)
     assert metrics["latent/mean_abs"] == pytest.approx(np.abs(values).mean(), rel=1e-4)
+
+
+def test_a_limit_takes_a_fixed_random_subset(
+    lossy: LowContrast, images: ImageShards, backbone: Classifier
+) -> None:
+    subset = evaluated_images(12, 5)
+    assert subset == evaluated_images(12, 5)
+    assert list(subset) == sorted(set(subset))
+    assert len(subset) == 5
+    assert subset != list(range(5))
+    assert evaluated_images(12, 12) == evaluated_images(12, None) == range(12)
+    metrics = evaluate(lossy, images, backbone, CPU, limit=5)
+    pixels = images.batch(subset)[0]
+    decoded = lossy.decode(lossy.encode(pixels)[0])
+    expected = [similarity(a.numpy(), b.numpy()) for a, b in zip(pixels, decoded, strict=True)]
+    assert metrics["evaluated_images"] == 5
+    assert metrics["ssim"] == pytest.approx(np.mean(expected), rel=1e-5)
+    assert evaluate(lossy, images, backbone, CPU, limit=13)["evaluated_images"] == 12
+
+
+def test_every_image_is_as_likely_in_a_subset() -> None:
+    """Halves of 10 000 images have about as many of the first thousand as of the last."""
+    subset = np.array(evaluated_images(10_000, 5000))
+    counts = np.bincount(subset // 1000)
+    assert np.abs(counts - 500).max() < 4 * np.sqrt(1000) / 2
+
+
+def test_ranks_share_the_images(
+    lossy, images: ImageShards, backbone: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second rank sends what the first one needs for the metrics of all images."""
+    monkeypatch.setattr("edm2.vae.evaluation.BATCH", 2)
+    alone = evaluate(lossy, images, backbone, CPU)
+    sent: list[Any] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, receive in (("1", lambda value: sent.append(value) or []), ("0", lambda _: sent)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setattr("edm2.data.passes.receive_from_others", receive)
+        metrics = evaluate(lossy, images, backbone, CPU)
+        assert metrics == ({} if rank == "1" else alone)

@@ -70,6 +70,7 @@ TESTED_ELSEWHERE = {
     "backbone_path": "tests/stages/test_codecs.py",
     "log_nimg": "tests/stages/test_vae.py",
     "evaluate_nimg": "tests/stages/test_vae.py",
+    "evaluate_images": "tests/vae/test_evaluation.py",
     "microbatch": "tests/vae/test_step.py",  # it must not have an effect
 }
 

@@ -1,0 +1,114 @@
+"""The images that the `prepare` stage wrote, or listed if they are not stored (`dataset.stored`)."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic_core import to_json
+
+from edm2.data.decoding import DamagedImageError
+from edm2.data.images import ImageShards, PreparedImages
+from edm2.data.preparation import describe_images
+from edm2.data.sources import Source, open_source
+from edm2.data.splits import shard_ranges
+from edm2.data.tally import Tally
+from edm2.params import UserError
+from edm2.params.dataset import Dataset
+from edm2.runtime.distributed import on_main_process
+from edm2.runtime.manifest import load_manifest, verified
+
+T = TypeVar("T")
+PREPARE_AGAIN = "run `dvc repro -f -s prepare`, then `dvc repro`"
+
+
+def open_images(folder: Path, *splits: str) -> list[PreparedImages]:
+    """The images of each of these splits, from the shards in `folder` or from the source.
+
+    Every rank must call this: the main process opens the source for all.
+
+    Raises:
+        UserError: see `Shards`; or the images of the source are not those that were listed.
+    """
+    manifest = load_manifest(folder)
+    if "dataset" not in manifest:
+        return [ImageShards(folder, split) for split in splits]
+    dataset = Dataset.model_validate_json(to_json(manifest["dataset"]))
+    source = on_main_process(lambda: _open_listed(folder, dataset, manifest["identity"]))
+    return [
+        SourceImages(source, dataset, split, np.load(verified(folder / f"{split}.npy")))
+        for split in splits
+    ]
+
+
+def _open_listed(folder: Path, dataset: Dataset, listed: str) -> Source:
+    """The source, if its identity is that of the images that were listed."""
+    source: Any = open_source(dataset)
+    if hasattr(source, "doubtful"):
+        source.doubtful = Tally()  # without what the scan finds, which the stage prepare printed
+    if identity(source) != listed:
+        raise UserError(
+            f"{folder}: the images of dataset.source {dataset.source} are not those that the stage "
+            "prepare listed: images were added, removed or changed. To use them as they are now, "
+            f"{PREPARE_AGAIN}. With dataset.stored: true their copies do not change."
+        )
+    return cast(Source, source)
+
+
+def list_images(source: Source, folder: Path, dataset: Dataset, seed: int) -> dict[str, Any]:
+    """Write which images of the source are in each split, `train.npy` and `held_out.npy`.
+
+    Returns:
+        metadata for the manifest, from which `open_images` opens the source again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = dict(zip(("train", "held_out"), source.split(dataset.held_out, seed), strict=True))
+    for split, indices in splits.items():
+        np.save(folder / f"{split}.npy", indices)
+    return {
+        **describe_images(source, dataset, splits),
+        "dataset": dataset.model_dump(mode="json"),
+        "identity": identity(source),
+    }
+
+
+def identity(source: Source) -> str:
+    """A checksum that changes with the images of the source."""
+    return hashlib.sha256(source.identity().encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class SourceImages(PreparedImages):
+    """One split of a source: the same images and labels in the same order as in its shards."""
+
+    def __init__(
+        self, source: Source, dataset: Dataset, split: str, indices: NDArray[np.int64]
+    ) -> None:
+        """`indices` are those of the split's images in the source."""
+        self.source, self.split, self.indices = source, split, indices
+        self.classes, self.shard_images = list(source.classes), dataset.shard_images
+        self.resolution, self.crop = dataset.resolution, dataset.crop
+        self.doubtful = getattr(source, "doubtful", Tally())
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def load_image(self, index: int) -> tuple[Image.Image, int]:
+        """Raises DamagedImageError."""
+        number = int(self.indices[index])
+        return Image.fromarray(self.source.image(number)), int(self.source.labels[number])
+
+    def by_shard(self) -> dict[str, range]:
+        return shard_ranges(self.split, len(self), self.shard_images)
+
+    def _map(self, read: Callable[..., T], *items: Iterable[object]) -> list[T]:
+        try:
+            return super()._map(read, *items)
+        except DamagedImageError as error:
+            raise DamagedImageError(
+                f"{error}. Replace or remove it, then {PREPARE_AGAIN}. Images that are not stored "
+                "(dataset.stored) are found damaged when they are read; `encode_latents` and `reference` "
+                "list all that are."
+            ) from None

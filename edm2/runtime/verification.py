@@ -1,0 +1,77 @@
+"""Comparison of results with their checksums: everything is read once, shared by the ranks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from edm2.params import UserError
+from edm2.runtime.distributed import gather_object, on_main_process, ranks
+from edm2.runtime.files import sha256
+from edm2.runtime.manifest import MANIFEST, load_manifest, size_problem
+from edm2.runtime.progress import Progress
+from edm2.runtime.records import Entry
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A file that a manifest lists."""
+
+    manifest: Path
+    path: Path
+    entry: Entry
+    optional: bool
+
+    def problem(self, progress: Progress) -> str:
+        """What is wrong with the file; empty if nothing is."""
+        try:
+            if not self.path.is_file():
+                return (
+                    ""
+                    if self.optional
+                    else f"{self.path}: missing, though {self.manifest} lists it."
+                )
+            if problem := size_problem(self.path, self.entry):
+                return problem
+            if sha256(self.path, progress.advance) != self.entry["sha256"]:
+                return f"{self.path}: SHA-256 differs from that in {MANIFEST}: corrupted."
+        except OSError as error:
+            return f"{self.path}: cannot be read ({error.strerror})."
+        return ""
+
+
+def damaged_files(folders: Iterable[Path], optional: str = "") -> list[str]:
+    """Read every file that the manifests of `folders` list, each rank some of them.
+
+    Args:
+        optional: pattern of files that may be missing.
+
+    Returns:
+        on the main process one message per missing or corrupted file, or manifest; on other ranks
+        those of their files.
+    """
+    problems, listed = on_main_process(lambda: _list(list(folders), optional))
+    order = sorted(range(len(listed)), key=lambda k: listed[k].entry["bytes"])
+    ours = order[ranks().rank :: ranks().world_size]
+    progress = Progress("verify", sum(listed[k].entry["bytes"] for k in ours), "B")
+    results = {k: listed[k].problem(progress) for k in ours}
+    progress.close()
+    gathered = {k: problem for part in gather_object(results) for k, problem in part.items()}
+    return problems + [gathered[k] for k in sorted(gathered) if gathered[k]]
+
+
+def _list(folders: Iterable[Path], optional: str) -> tuple[list[str], list[_Listed]]:
+    """Damaged manifests, and the files that the others list; a file of two manifests once."""
+    problems: list[str] = []
+    listed: dict[tuple[Path, str], _Listed] = {}
+    for folder in folders:
+        try:
+            files = load_manifest(folder)["files"]
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for name, entry in files.items():
+            path = folder / name
+            file = _Listed(folder / MANIFEST, path, entry, fnmatch(name, optional))
+            listed.setdefault((path, entry["sha256"]), file)
+    return problems, list(listed.values())
