@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PORT ?= 5000
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept whatever the environment says: tests start many processes.
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q \
+  --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NO_GIT = ! git rev-parse --git-dir > /dev/null 2>&1
 GIT_HINT = "DVC needs a git repository here: git init; git add .; git commit -m Start"
 
@@ -26,7 +28,7 @@ repro: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=2 $(BIN)/mypy
 	$(BIN)/lint-imports
 
 # The fast part of `make test`: under a minute on two cores, once mypy has its cache.

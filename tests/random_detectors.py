@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from edm2.features import dinov2, inception
 from edm2.features.dinov2 import Dinov2
 
 
+@cache
 def random_inception() -> dict[str, torch.Tensor]:
-    """Tensors of an Inception-v3 whose features differ between images."""
+    """Tensors of an Inception-v3 whose features differ between images; tests must not change them."""
     torch.manual_seed(0)
     empty = BytesIO()
     torch.save({}, empty)
@@ -35,7 +37,9 @@ def random_inception() -> dict[str, torch.Tensor]:
     return network.state_dict()
 
 
+@cache
 def random_dinov2(depth: int) -> Dinov2:
+    """A network of few blocks; tests must not change it."""
     torch.manual_seed(0)
     network = Dinov2(depth=depth)
     for name, tensor in network.named_parameters():

@@ -1,17 +1,17 @@
 """A tiny project: the whole pipeline with tiny networks, in a temporary folder."""
 
 import importlib
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ruamel.yaml import YAML
@@ -51,8 +51,8 @@ TINY: dict[str, Any] = {
     "diffusion.lr_rampup_nimg": 256,
     "ema.snapshot_nimg": 256,
     "sweep.ema_lengths": [0.05, 0.1, 0.2],
-    "sampling.steps": 3,
-    "sampling.batch": 32,
+    "sampling.steps": 2,
+    "sampling.batch": 100,
     "evaluation.samples": 300,
     "evaluation.grid_columns": 2,
     "runtime.device": "cpu",
@@ -83,23 +83,35 @@ FULL_VAE: dict[str, Any] = {  # all options of the VAE
 }
 
 
+class ParsedOnce:
+    """YAML's safe parser with a memory: a params.yaml takes 20 ms, and tests read hundreds."""
+
+    trees: ClassVar[dict[str, Any]] = {}  # by their text
+
+    def load(self, text: str) -> Any:
+        if text not in self.trees:
+            self.trees[text] = YAML(typ="safe").load(text)
+        return deepcopy(self.trees[text])
+
+
 def write_params(path: Path, changes: dict[str, Any]) -> Path:
-    """Write params.yaml with changes by key path."""
-    tree = deepcopy(default_params())
+    """Write params.yaml with changes by key path, as JSON: that is YAML, and fast."""
+    tree = default_params()
     for key, value in changes.items():
         node, parts = tree, key.split(".")
         for part in parts[:-1]:
             node = node[part]
         assert parts[-1] in node, key
         node[parts[-1]] = value
-    YAML(typ="safe").dump(tree, path)
+    text = json.dumps(tree, indent=1, allow_nan=False)
+    ParsedOnce.trees[text] = json.loads(text)
+    path.write_text(text)
     return path
 
 
-@cache
 def default_params() -> dict[str, Any]:
-    """The tree of params.yaml, parsed once because parsing is slow; callers copy it."""
-    tree: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")
+    """The tree of params.yaml."""
+    tree: dict[str, Any] = ParsedOnce().load((ROOT / "params.yaml").read_text())
     return tree
 
 
@@ -149,16 +161,25 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
     )
 
 
-def run_on_two_ranks(folder: Path, *stage: str) -> None:
-    """Run a stage in two processes, for example `run_on_two_ranks(folder, "stages.fid", "G")`.
+def run_on_two_ranks(folder: Path, *stages: str) -> None:
+    """Run stages in one pair of processes, for example `run_on_two_ranks(folder, "fid@G", "report")`.
 
     They have torchrun's environment variables; torchrun itself would take as long as a third process.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    both = {**address, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [start(folder, *stage, RANK=rank, LOCAL_RANK=rank, **both) for rank in ("0", "1")]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in stages]
+        ports = [free.getsockname()[1] for free in sockets]
+    arguments = [f"{port}={stage}" for port, stage in zip(ports, stages, strict=True)]
+    both = {
+        "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT / "tests"))),
+        "MASTER_ADDR": "127.0.0.1",
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        start(folder, "stages_on_rank", *arguments, RANK=rank, LOCAL_RANK=rank, **both)
+        for rank in ("0", "1")
+    ]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
 

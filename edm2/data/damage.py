@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edm2.data.decoding import FEW_BITS, ImageDecodeError
 from edm2.data.images import THREADS
 from edm2.data.tally import Tally, listed
@@ -61,7 +64,9 @@ def write_skip_list(path: Path, names: Iterable[str]) -> None:
     write_text(path, "".join(f"{name}\n" for name in sorted(names)))
 
 
-def find_damaged(images: WebImages, indices: Sequence[int]) -> tuple[dict[str, str], list[str]]:
+def find_damaged(
+    images: WebImages, indices: Sequence[int] | NDArray[np.int64]
+) -> tuple[dict[str, str], list[str]]:
     """Decode the images at `indices`, in threads.
 
     Returns:
@@ -79,7 +84,7 @@ def find_damaged(images: WebImages, indices: Sequence[int]) -> tuple[dict[str, s
     progress = Progress("check images", len(indices), "img")
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(indices), CHUNK):
-            chunk = indices[start : start + CHUNK]
+            chunk = [int(index) for index in indices[start : start + CHUNK]]
             found = zip(chunk, pool.map(problem, chunk), strict=True)
             problems |= {index: text for index, text in found if text}
             progress.advance(len(chunk))

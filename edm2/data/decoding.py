@@ -138,7 +138,7 @@ def _raw_mode(image: ImageFile) -> str:
 def _is_deep(image: ImageFile) -> bool:
     """Whether the file has 16 bits per value, even if Pillow keeps the upper 8."""
     raw = _raw_mode(image)
-    if image.format == "JPEG2000":  # Pillow scales those of fewer bits, which the header tells
+    if image.format == "JPEG2000":  # Pillow scales those of fewer bits, which the header has
         return image.mode.startswith("I;16")
     return ";16" in raw or (image.format == "PPM" and ", 65535" in raw)
 

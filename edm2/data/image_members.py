@@ -34,13 +34,13 @@ class ImageMembers:
     def __call__(self, path: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Member]:
         """The images of one tar."""
         candidates = list(self._candidates(path, members))
-        other_fields = _other_fields({_stem(member.name) for member in candidates})
+        other_fields = _other_fields({stem_of(member.name) for member in candidates})
         for member in candidates:
-            if _stem(member.name) in other_fields:
+            if stem_of(member.name) in other_fields:
                 self.left_out.add(OTHER_FIELD, line(path, member.name))
                 continue
             self._names.update(member.name.encode("utf-8", "surrogateescape") + b"\0")
-            yield _stem(member.name), ending(member.name), member
+            yield stem_of(member.name), ending(member.name), member
 
     def notes(self) -> dict[str, Any]:
         """A checksum of the images' names, and what is left out."""
@@ -50,7 +50,7 @@ class ImageMembers:
         self, path: Path, members: Iterable[tarfile.TarInfo]
     ) -> Iterator[tarfile.TarInfo]:
         for member in members:
-            reason = _reason_against(member)
+            reason = reason_against(member)
             if reason:
                 self.left_out.add(reason, line(path, member.name))
             else:
@@ -62,7 +62,8 @@ def line(path: Path, member: str) -> str:
     return printable(f"{path}: {member}")
 
 
-def _reason_against(member: tarfile.TarInfo) -> str:
+def reason_against(member: tarfile.TarInfo, endings: Set[str] = frozenset(IMAGE_ENDINGS)) -> str:
+    """Why a member is no plain file with one of `endings`; empty if it is."""
     if member.isdir():
         return "folder"
     if member.islnk() or member.issym():
@@ -73,10 +74,10 @@ def _reason_against(member: tarfile.TarInfo) -> str:
         return "sparse file"
     if any(is_foreign(part) for part in member.name.split("/") if part not in (".", "..")):
         return FOREIGN
-    return "" if ending(member.name) in IMAGE_ENDINGS else OTHER_ENDING
+    return "" if ending(member.name) in endings else OTHER_ENDING
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 

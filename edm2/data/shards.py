@@ -263,7 +263,7 @@ class Shards(Samples):
         """
         self.folder = folder
         self.metadata = load_manifest(folder)
-        listed = self.metadata["files"]
+        listed = self.metadata.pop("files")  # large: not to be pickled with this
         files = {
             name: listed[name]
             for name in sorted(listed)

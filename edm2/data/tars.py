@@ -22,6 +22,7 @@ from edm2.runtime.progress import track
 
 Member = tuple[str, str, tarfile.TarInfo]  # name without ending, ending, position
 NAME = ("name", "S")  # in the tar
+INDICES = Path(".state/tar-indices")  # in the project
 
 
 class Scan(Protocol):
@@ -160,5 +161,5 @@ def _digest(*parts: str) -> str:
 @cache
 def _code() -> str:
     """Checksum of the code of this package, on which an index depends."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()

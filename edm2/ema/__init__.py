@@ -11,8 +11,9 @@ from edm2.ema.reconstruct import (
     reconstruct,
     reconstruct_files,
 )
+from edm2.ema.snapshot import Snapshot, write_snapshot
 from edm2.ema.solve import solve_weights
-from edm2.ema.store import Snapshot, SnapshotStore, write_snapshot
+from edm2.ema.store import SnapshotStore
 from edm2.ema.tracker import PowerEMA, TraditionalEMA
 
 __all__ = [

@@ -10,8 +10,9 @@ import torch
 
 from edm2.ema.combine import combine
 from edm2.ema.profile import Array, Power
+from edm2.ema.snapshot import write_tensors
 from edm2.ema.solve import normalized, solve_profiles
-from edm2.ema.store import SnapshotStore, write_tensors
+from edm2.ema.store import SnapshotStore
 from edm2.ema.tensorfile import TensorReader, TensorWriter, load_tensors
 from edm2.params import UserError
 from edm2.params.configs import Average

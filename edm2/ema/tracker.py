@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from edm2.ema.profile import beta, sigma_rel_to_gamma, traditional_beta
-from edm2.ema.store import Snapshot
+from edm2.ema.snapshot import Snapshot
 
 Tensors = Mapping[str, torch.Tensor]
 EXTRA_STATE = "_extra_state"  # the last part of the names of what `get_extra_state` returns

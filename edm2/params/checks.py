@@ -9,12 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from edm2.params.codec_checks import backbone_problems, codec_problems, latent_layout
+from edm2.params.dataset_checks import dataset_problems, vae_image_problems
 from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
-from edm2.params.patterns import alternatives
+from edm2.params.patterns import hint
 from edm2.params.resolution import contradictions, resolve
-from edm2.params.seams import SOURCES
 from edm2.params.tracking_checks import tracking_problems
 from edm2.params.training_checks import (
     denoiser_problems,
@@ -48,11 +48,12 @@ def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[
         world_size: number of processes of this launch.
         root: folder that relative paths start from.
     """
-    yield from _dataset(params, root)
+    yield from dataset_problems(params.dataset, root)
+    yield from _configs(params)
     yield from codec_problems(params, root)
     yield from backbone_problems(params, root)
     yield from _resolutions(params, root)
-    yield from _vae_images(params, root)
+    yield from vae_image_problems(params.vae.images, root)
     yield from _skip_images(params, root)
     yield from training_problems("features", params, world_size)
     if params.codec.kind == "trained":
@@ -96,37 +97,7 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
             )
 
 
-def _dataset(params: Params, root: Path) -> Iterator[Problem]:
-    dataset, kind = params.dataset, SOURCES[params.dataset.source]
-    path = None if dataset.path is None else root / dataset.path
-    if kind.path is None and path is not None:
-        yield Problem(
-            "dataset.path",
-            dataset.path,
-            f"null with source: {dataset.source}",
-            "Set it to null, or choose a source with a path, like folder.",
-        )
-    elif kind.path is not None and path is None:
-        yield Problem(
-            "dataset.path",
-            None,
-            f"the {kind.path} of your images (source: {dataset.source})",
-            "Set dataset.path.",
-        )
-    elif path is not None and not (path.is_dir() if kind.path == "folder" else path.is_file()):
-        yield Problem(
-            "dataset.path",
-            dataset.path,
-            f"a {kind.path} that exists",
-            f"Looked for {path}{_hint(dataset.path or '', path)}.",
-        )
-    if kind.max_resolution is not None and dataset.resolution > kind.max_resolution:
-        yield Problem(
-            "dataset.resolution",
-            dataset.resolution,
-            f"at most {kind.max_resolution} with source: {dataset.source}",
-            "Its images are not larger.",
-        )
+def _configs(params: Params) -> Iterator[Problem]:
     if len(set(params.configs)) != len(params.configs):
         yield Problem("configs", list(params.configs), "each config once", "Remove the duplicates.")
 
@@ -162,60 +133,6 @@ def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
         )
 
 
-def _vae_images(params: Params, root: Path) -> Iterator[Problem]:
-    images = params.vae.images
-    if (images.shards is None) != (images.held_out is None):
-        yield Problem(
-            "vae.images.shards, vae.images.held_out",
-            (images.shards, images.held_out),
-            "two patterns, or null for both",
-            "Held-out metrics need shards that are not trained on.",
-        )
-    trained_on: set[Path] = set()
-    for name in ("shards", "held_out"):
-        key, pattern = f"vae.images.{name}", getattr(images, name)
-        try:
-            files_of = alternatives(pattern, root) if pattern is not None else {}
-        except ValueError as error:
-            yield Problem(key, pattern, "balanced braces", f"{error}.")
-            continue
-        missing = [root / alternative for alternative, paths in files_of.items() if not paths]
-        if missing:
-            yield Problem(
-                key,
-                pattern,
-                "files that exist",
-                f"{len(missing)} of {len(files_of)} not found, first {missing[0]}. "
-                f"{_shards_fix(pattern, missing[0])}".rstrip(),
-            )
-        files = {path.resolve() for paths in files_of.values() for path in paths}
-        for path in sorted(files & trained_on)[:1]:
-            yield Problem(
-                key, pattern, "shards that are not among vae.images.shards", f"{path} is in both."
-            )
-        trained_on |= files
-
-
-def _shards_fix(pattern: str, path: Path) -> str:
-    """What to write instead of a pattern without files, of which `path` is missing."""
-    if path.is_dir() and any(path.glob("*.tar")):
-        return f"It is a folder: write {path}/*.tar."
-    if path.is_dir():
-        return "It is a folder without tars; for folders of images see dataset.source."
-    if "://" in pattern:
-        return "Download them first: only files are read."
-    return f"Write {Path(pattern).expanduser()}." if pattern.startswith("~") else ""
-
-
-def _hint(text: str, path: Path) -> str:
-    """What is special about a path that is not what is expected."""
-    if "://" in text:
-        return ": download them first, only files are read"
-    if text.startswith("~"):
-        return f": write {Path(text).expanduser()}"
-    return f", which is a {'folder' if path.is_dir() else 'file'}" if path.exists() else ""
-
-
 def _skip_images(params: Params, root: Path) -> Iterator[Problem]:
     path = params.runtime.skip_images
     if path is not None and params.vae.images.shards is None:
@@ -230,7 +147,7 @@ def _skip_images(params: Params, root: Path) -> Iterator[Problem]:
             "runtime.skip_images",
             path,
             "a file that exists",
-            f"Looked for {root / path}{_hint(path, root / path)}.",
+            f"Looked for {root / path}{hint(path, root / path)}.",
         )
 
 

@@ -15,18 +15,39 @@ class Dataset(Section):
     source: Annotated[str, one_of(SOURCES)] = Field(
         description="digits: the 1797 handwritten digits inside scikit-learn; "
         "photos: crops of ten photographs inside scikit-image and scikit-learn; "
-        "folder: your images, one subfolder per class"
+        "folder: your images, one subfolder per class; "
+        "webdataset: tars of images with labels; "
+        "zip: an archive with labels in dataset.json, as EDM and StyleGAN write it, or a folder per class; "
+        "huggingface: a dataset on disk that the package `datasets` reads"
     )
     path: str | None = Field(
-        description="folder of the images (source: folder), relative to the project root; else null"
+        description="your images, relative to the project root: a folder (source folder), a pattern of tars "
+        "such as train/{00000..00099}.tar (webdataset), a file (zip), a folder or a pattern of parquet "
+        "files (huggingface); null: digits, photos"
+    )
+    held_out_path: str | None = Field(
+        description="other images in the form of those of `path`, of the same classes, that are held out; "
+        "null: a fraction of each class (held_out)"
+    )
+    classes: str | None = Field(
+        description="file of class names: a line `n01440764 tench` for each folder or text label, or a line "
+        "with a name for each label number, from 0; null: the names are those of the source"
+    )
+    label_field: str | None = Field(
+        description="field of {key}.json with the label, null: {key}.cls (source webdataset); column of "
+        "labels, null: the only one of type ClassLabel (source huggingface)"
+    )
+    image_field: str | None = Field(
+        description="column of images (source huggingface); null: the only one of type Image"
     )
     resolution: Count = Field(description="height and width of the images after preparation")
     crop: Crop = Field(
-        description="from images of any size (source folder, vae.images) to squares; lanczos: the "
+        description="from images of any size (all sources with a path, vae.images) to squares; lanczos: the "
         "largest centered square, resized; adm: as ImageNet was prepared for the paper"
     )
-    held_out: Fraction = Field(
-        description="fraction of each class that is not trained on, for held-out metrics"
+    held_out: Fraction | None = Field(
+        description="fraction of each class that is not trained on, for held-out metrics; null with "
+        "held_out_path"
     )
     seed: int = Field(
         ge=0, description="seed of the held-out split and of the classifier's training"

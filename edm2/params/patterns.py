@@ -28,3 +28,12 @@ def matching(pattern: str, root: Path) -> list[Path]:
 
 def _below(root: Path, name: str) -> str:
     return name if Path(name).is_absolute() else f"{escape(str(root))}/{name}"
+
+
+def hint(text: str, path: Path) -> str:
+    """What is special about a path that is not what is expected."""
+    if "://" in text:
+        return ": download them first, only files are read"
+    if text.startswith("~"):
+        return f": write {Path(text).expanduser()}"
+    return f", which is a {'folder' if path.is_dir() else 'file'}" if path.exists() else ""

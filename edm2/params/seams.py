@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from edm2.params.registry import Registry
 
+OF_FILES = frozenset({"held_out_path", "classes"})  # fields of sources whose images are files
 SPLITS = 10  # of the images, for the Inception score and its standard error
 
 
@@ -19,13 +20,18 @@ class SourceKind:
 
     Attributes:
         open: "module:attribute" or function (dataset, root) → `edm2.data.sources.Source`.
-        path: whether `dataset.path` names a folder or a file; None: no path.
+        path: what `dataset.path` names; "files" are a pattern. None: no path.
+        options: the fields of `dataset` that it takes, of those that not every source takes:
+            held_out_path, classes, label_field, image_field.
         max_resolution: largest `dataset.resolution`, if there is a limit.
+        extra: extra of edm2 that it needs, and a package of it, if it needs one.
     """
 
     open: str | Callable[..., Any]
-    path: Literal["folder", "file"] | None = None
+    path: Literal["folder", "file", "files", "folder or files"] | None = None
+    options: frozenset[str] = frozenset()
     max_resolution: int | None = None
+    extra: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,17 @@ SOURCES: Registry[SourceKind] = Registry(
     {
         "digits": SourceKind("edm2.data.sources:open_digits"),
         "photos": SourceKind("edm2.data.sources:open_photos", max_resolution=128),
-        "folder": SourceKind("edm2.data.sources:open_folder", path="folder"),
+        "folder": SourceKind("edm2.data.sources:open_folder", "folder", OF_FILES),
+        "webdataset": SourceKind(
+            "edm2.data.sources:open_webdataset", "files", OF_FILES | {"label_field"}
+        ),
+        "zip": SourceKind("edm2.data.sources:open_zip", "file", OF_FILES),
+        "huggingface": SourceKind(
+            "edm2.data.sources:open_huggingface",
+            "folder or files",
+            OF_FILES | {"label_field", "image_field"},
+            extra=("hf", "datasets"),
+        ),
     },
 )
 CODECS: Registry[CodecKind] = Registry(

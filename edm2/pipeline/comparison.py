@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from edm2.pipeline.experiments import read, read_params, used_params
+from edm2.pipeline.experiments import read_params, read_result, used_params
 from edm2.reporting.compare import Experiment, compare_experiments, draw_comparison
 from edm2.reporting.selection import read_networks
 from edm2.reporting.tables import write_table
@@ -37,5 +37,5 @@ def write_comparison(revisions: Sequence[str], out: Path) -> pd.DataFrame:
 
 def _networks(revision: str, configs: Iterable[str]) -> pd.DataFrame:
     """The metrics of every network of all configs."""
-    tables = [read(revision, f"reports/fid/{config}.csv") for config in configs]
+    tables = [read_result(revision, f"reports/fid/{config}.csv") for config in configs]
     return read_networks(StringIO(text) for text in tables)

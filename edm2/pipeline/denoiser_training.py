@@ -10,7 +10,8 @@ from edm2.diffusion.batches import batches
 from edm2.diffusion.setup import denoiser_for, save_network
 from edm2.diffusion.training import DenoiserTask
 from edm2.ema.index import write_index
-from edm2.ema.store import SnapshotStore, remove_snapshots_after, write_snapshot
+from edm2.ema.snapshot import remove_snapshots_after, write_snapshot
+from edm2.ema.store import SnapshotStore
 from edm2.ema.tracker import PowerEMA, TraditionalEMA
 from edm2.params import Params
 from edm2.params.configs import TrainingConfig

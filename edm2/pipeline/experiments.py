@@ -11,6 +11,7 @@ from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
 from edm2.params.diffusion import Diffusion, Overrides
 from edm2.params.yaml_file import parse_yaml
+from edm2.runtime.checksums import require_checksum
 from edm2.runtime.tracking import flatten
 
 
@@ -36,6 +37,18 @@ def read(revision: str, path: str) -> str:
             "`dvc exp show` that finished; without git there is only `workspace`."
         ) from None
     return text
+
+
+def read_result(revision: str, path: str) -> str:
+    """The text of a table or of metrics. In the workspace it is compared with its checksum; DVC finds
+    files of other revisions by theirs.
+
+    Raises:
+        UserError: see `read`; or it is not as it was written.
+    """
+    if _rev(revision) is None and Path(path).exists():
+        require_checksum(Path(path))
+    return read(revision, path)
 
 
 def read_params(revision: str) -> dict[str, Any]:

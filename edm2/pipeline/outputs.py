@@ -1,10 +1,23 @@
-"""Small files that stages write for the report; their numbers are also logged to MLflow."""
+"""Small files that stages write for the report, each with a checksum beside it."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edm2.pipeline.runner import StageContext
+from edm2.runtime.checksums import write_checksum
 from edm2.runtime.files import write_json, write_text
 from edm2.runtime.log import read_log
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_table(context: StageContext, out: str | Path, table: "pd.DataFrame") -> None:
+    """A table as CSV."""
+    path = context.out(out)
+    write_text(path, table.to_csv(index=False))
+    write_checksum(path)
 
 
 def write_curves(context: StageContext, out: str) -> None:
@@ -13,15 +26,19 @@ def write_curves(context: StageContext, out: str) -> None:
 
     rows = pd.DataFrame([row for row in read_log(context.state.log) if "nimg" in row])
     table = rows.groupby("nimg", as_index=False).first()
-    write_text(context.out(out), table.to_csv(index=False))
+    write_table(context, out, table)
 
 
 def write_no_curves(context: StageContext, out: str) -> None:
     """An empty table of curves, for a stage that trains nothing."""
-    write_text(context.out(out), "nimg\n")
+    import pandas as pd
+
+    write_table(context, out, pd.DataFrame(columns=["nimg"]))
 
 
 def write_metrics(context: StageContext, out: str, metrics: Mapping[str, float]) -> None:
     """Final metrics as JSON, and as best/... in the run."""
-    write_json(context.out(out), dict(metrics))
+    path = context.out(out)
+    write_json(path, dict(metrics))
+    write_checksum(path)
     context.run.log_summary(metrics)

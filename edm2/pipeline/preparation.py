@@ -1,5 +1,7 @@
 """Images of a source → shards of one resolution, split into training and held-out."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from edm2.data.preparation import prepare_images
@@ -7,10 +9,13 @@ from edm2.data.prepared import list_images
 from edm2.data.sources import Source, open_source
 from edm2.data.tally import Tally, printable
 from edm2.params import Params
+from edm2.params.dataset import Dataset
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process, on_main_process
 from edm2.runtime.manifest import write_manifest
+
+MAX_CLASSES = 20  # that are printed one by one
 
 
 def prepare(context: StageContext) -> None:
@@ -19,7 +24,9 @@ def prepare(context: StageContext) -> None:
     """
     out, params = context.out(IMAGES), context.params
     dataset = params.dataset
-    source = on_main_process(lambda: open_source(dataset))  # one scan for all ranks
+    source = on_main_process(lambda: _scan(dataset))  # one scan for all ranks
+    _scan.cache_clear()
+    known = _warnings(source)
     if is_main_process():
         print("\n".join(summary(source)))
     try:
@@ -33,29 +40,65 @@ def prepare(context: StageContext) -> None:
             metadata = list_images(source, out, dataset, dataset.seed)
     finally:
         if is_main_process():
-            for line in getattr(source, "doubtful", Tally()).lines():
-                print(f"warning: {line}")
+            for line in _warnings(source):
+                if line not in known:
+                    print(line)
     if is_main_process():
         left_out: Tally = getattr(source, "left_out", Tally())
-        write_manifest(out, **metadata, left_out=dict(left_out.counts))
+        left_out_by_class = _left_out_by_class(source)
+        write_manifest(out, **metadata, left_out=dict(left_out.counts), **left_out_by_class)
 
 
 def summary(source: Source) -> list[str]:
-    """What is read and what is left out, in total, for each class and for each reason."""
+    """What is read and what is left out: in total, by class, and by reason; then warnings."""
     left_out: Tally = getattr(source, "left_out", Tally())
-    read = np.bincount(source.labels, minlength=len(source.classes)).tolist()
-    without = getattr(source, "left_out_per_class", [0] * len(read))
-    reasons = [f"  left out: {line}" for line in left_out.lines()]
+    held_out = getattr(source, "held_out_images", 0)
+    of_these = f" ({held_out} of them are held out)" if held_out else ""
     return [
-        f"{len(source.labels)} images are read, {left_out.counts.total()} files or folders are left out",
-        *(
-            f"  class {printable(name)}: {images} images" + f", {others} left out" * (others > 0)
-            for name, images, others in zip(source.classes, read, without, strict=True)
-        ),
-        *reasons,
+        f"{len(source.labels)} images are read{of_these}, {left_out.counts.total()} files or folders "
+        "are left out",
+        *_classes(source),
+        *(f"  left out: {line}" for line in left_out.lines()),
+        *_warnings(source),
     ]
+
+
+def _classes(source: Source) -> list[str]:
+    """The images of each class, or of many classes the smallest, the median and the largest."""
+    read = np.bincount(source.labels, minlength=len(source.classes))
+    without = getattr(source, "left_out_per_class", [])
+    if len(read) > MAX_CLASSES:
+        least, most = int(read.argmin()), int(read.argmax())
+        return [
+            f"  {len(read)} classes of {read[least]} ({printable(source.classes[least])}) to "
+            f"{read[most]} ({printable(source.classes[most])}) images, {np.median(read):g} in the median; "
+            "data/images/manifest.json has all"
+        ]
+    return [
+        f"  class {printable(name)}: {images} images" + f", {others} left out" * (others > 0)
+        for name, images, others in zip(
+            source.classes, read, without or [0] * len(read), strict=True
+        )
+    ]
+
+
+def _warnings(source: Source) -> list[str]:
+    return [f"warning: {line}" for line in getattr(source, "doubtful", Tally()).lines()]
+
+
+def _left_out_by_class(source: Source) -> dict[str, list[int]]:
+    """How many files in the folder of each class are not read, where that is known."""
+    counts = getattr(source, "left_out_per_class", [])
+    return {"left_out_per_class": counts} if any(counts) else {}
 
 
 def external_inputs(params: Params) -> str:
     """The source's images, which dvc.yaml cannot name."""
-    return open_source(params.dataset).identity()
+    _scan.cache_clear()
+    return _scan(params.dataset).identity()
+
+
+@lru_cache(maxsize=1)
+def _scan(dataset: Dataset) -> Source:
+    """The source, for the description of inputs and then for the stage: images are listed once."""
+    return open_source(dataset)

@@ -7,7 +7,8 @@ from pathlib import Path
 from edm2.diffusion.published import convert_names, infer_denoiser
 from edm2.ema.index import write_index
 from edm2.ema.pickles import read_published
-from edm2.ema.store import Snapshot, SnapshotStore, check_headers, write_snapshot
+from edm2.ema.snapshot import Snapshot, write_snapshot
+from edm2.ema.store import SnapshotStore, check_headers
 from edm2.params import UserError
 from edm2.params.checks import project_root
 from edm2.params.diffusion import Diffusion

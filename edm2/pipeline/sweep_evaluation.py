@@ -9,13 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from edm2.pipeline.evaluator import Evaluator, GeneratedImages
 from edm2.pipeline.networks import ALL, SweptNetwork, load_networks
+from edm2.pipeline.outputs import write_table
 from edm2.pipeline.paths import samples_folder, sweep_folder
 from edm2.pipeline.runner import StageContext
 from edm2.reporting.curves import draw_ema_curves
 from edm2.reporting.grids import grid_name, write_class_grid, write_strips
 from edm2.reporting.selection import best_of, best_unguided_and_guided, ema_curve, metrics_of
 from edm2.runtime.distributed import barrier, is_main_process
-from edm2.runtime.files import write_json, write_text
+from edm2.runtime.files import write_json
 from edm2.runtime.progress import Progress
 
 Row = dict[str, Any]
@@ -43,7 +44,7 @@ def evaluate_sweep(context: StageContext) -> None:
     evaluator.progress.close()
     if is_main_process():
         table = pd.DataFrame(rows)
-        write_text(context.out(f"reports/fid/{context.config}.csv"), table.to_csv(index=False))
+        write_table(context, f"reports/fid/{context.config}.csv", table)
         evaluator.draw_strips(best_of(table))
         log_curves(context, table)
 

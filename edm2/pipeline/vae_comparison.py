@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from edm2.data.prepared import open_images
-from edm2.pipeline.experiments import fetch, read, read_params
+from edm2.pipeline.experiments import fetch, read_params, read_result
 from edm2.pipeline.paths import IMAGES, VAE
 from edm2.reporting.compare import variants, variants_table
 from edm2.reporting.grids import write_rows
@@ -43,7 +43,7 @@ def write_vae_comparison(revisions: Sequence[str], out: Path) -> pd.DataFrame:
 def _metrics(revision: str) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for path in METRICS:
-        metrics |= json.loads(read(revision, path))
+        metrics |= json.loads(read_result(revision, path))
     return metrics
 
 

@@ -5,11 +5,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edm2.data.damage import find_damaged, read_skip_list, write_skip_list
 from edm2.data.decoding import FEW_BITS
 from edm2.data.order import image_order
 from edm2.data.tally import Tally, listed, printable
+from edm2.data.tars import INDICES
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
 from edm2.params.checks import project_root
@@ -18,9 +20,11 @@ from edm2.params.patterns import matching
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import broadcast_flag, gather_object, is_main_process, ranks
 from edm2.runtime.files import describe
+from edm2.vae.evaluation import evaluated_images
 
+Indices = NDArray[np.int64]
 KEYS = ("shards", "held_out")
-INDICES = Path(".state/tar-indices")  # of the tars, in the project
+GRID_IMAGES = 24  # the first held-out images, in the grid of reconstructions
 SKIP_LIST = "damaged_images.txt"
 
 
@@ -66,7 +70,7 @@ def check_images(context: StageContext, groups: list[WebImages], trained: bool) 
     doubtful: list[str] = []
     for key, images in zip(KEYS, groups, strict=True):
         read = trained or key == "held_out"
-        indices = _read_by_training(context.params, images, key) if read else []
+        indices = _read_by_stage(context.params, images, key) if read else np.arange(0)
         indices = _unchecked(images, indices, checked)
         ours = indices[ranks().rank :: ranks().world_size]
         for found, few_bits in gather_object(find_damaged(images, ours)):
@@ -87,20 +91,23 @@ def check_images(context: StageContext, groups: list[WebImages], trained: bool) 
     return {key: count for key, count in counts.items() if count}
 
 
-def _read_by_training(params: Params, images: WebImages, key: str) -> list[int]:
+def _read_by_stage(params: Params, images: WebImages, key: str) -> Indices:
     """The indices of the images that are read at least once."""
     size, duration = len(images), params.vae.duration_nimg
-    if key == "held_out" or duration >= size:
-        return list(range(size))
+    if key == "held_out":
+        evaluated = evaluated_images(size, params.vae.evaluate_images)
+        return np.union1d(np.asarray(evaluated), np.arange(min(GRID_IMAGES, size)))
+    if duration >= size:
+        return np.arange(size)
     order = image_order(images, params.runtime.reading, params.vae.batch, params.seed)
-    return sorted(order.indices(range(duration)))
+    return np.sort(order.indices(range(duration)))
 
 
-def _unchecked(images: WebImages, indices: list[int], checked: list[str]) -> list[int]:
+def _unchecked(images: WebImages, indices: Indices, checked: list[str]) -> Indices:
     """Those that are not skipped, in tars that were not checked as they are now."""
     open_tars = [tar not in checked for tar in describe_tars(images.files.paths)]
     needed = np.repeat(open_tars, [len(k) for k in images.files.ranges()]) & ~images.skipped
-    return [index for index in indices if needed[index]]
+    return indices[needed[indices]]
 
 
 def describe_tars(paths: Iterable[Path]) -> list[str]:

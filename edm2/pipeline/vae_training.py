@@ -16,7 +16,13 @@ from edm2.params.seams import CODECS
 from edm2.pipeline.outputs import write_curves, write_metrics, write_no_curves
 from edm2.pipeline.paths import FEATURES, IMAGES, VAE
 from edm2.pipeline.runner import StageContext
-from edm2.pipeline.vae_images import check_images, describe_tars, open_web_images, shards
+from edm2.pipeline.vae_images import (
+    GRID_IMAGES,
+    check_images,
+    describe_tars,
+    open_web_images,
+    shards,
+)
 from edm2.reporting.grids import write_rows
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import barrier, is_main_process
@@ -32,7 +38,6 @@ from edm2.vae.published import save_codec
 from edm2.vae.training import VaeTask
 
 CURVES = "reports/vae/curves.csv"
-GRID_IMAGES = 24  # held-out images in the grid of reconstructions
 
 
 def train_vae(context: StageContext) -> None:

@@ -32,7 +32,7 @@ def read_networks(files: Iterable[Path | TextIO]) -> pd.DataFrame:
             f"{row['guidance']:g}: {row['metric']} is {row['value']}: expected a finite number. Remove "
             "this table and run `dvc repro`."
         )
-    if "at_chance" not in table:  # of revisions that did not tell
+    if "at_chance" not in table:  # of revisions without this column
         table["at_chance"] = False
     return table
 
@@ -129,7 +129,7 @@ def fresh_seeds_row(table: pd.DataFrame, best: pd.Series) -> pd.Series | None:
 
 
 def quality_columns(best: pd.Series) -> dict[str, object]:
-    """Columns that tell how far a minimum can be trusted."""
+    """Columns that say how far a minimum can be trusted."""
     return {
         **({"detector at chance": "yes"} if best["at_chance"] else {}),
         "at edge of grid": "yes" if best["at_edge"] else "no",

@@ -9,12 +9,17 @@ import pandas as pd
 
 from edm2.reporting.reading import read_metrics, read_table
 from edm2.reporting.selection import read_networks
+from edm2.runtime.checksums import require_checksum
 from edm2.runtime.log import NONFINITE_STEPS
 
 
 @dataclass(frozen=True)
 class StageOutputs:
-    """The tables and metrics that the stages wrote below `folder`, for the given configs."""
+    """The tables and metrics that the stages wrote below `folder`, for the given configs.
+
+    Raises:
+        UserError: a file is missing, or is not as it was written.
+    """
 
     folder: Path
     configs: Sequence[str]
@@ -22,13 +27,13 @@ class StageOutputs:
     @cached_property
     def networks(self) -> pd.DataFrame:
         """One row per network, guidance strength, seed block and metric."""
-        return read_networks(self.folder / f"fid/{config}.csv" for config in self.configs)
+        return read_networks(self._file(f"fid/{config}.csv") for config in self.configs)
 
     @cached_property
     def training(self) -> dict[str, pd.DataFrame]:
         """Training curves by config, without those of published networks."""
         columns = ["nimg", "train/nonfinite_gradients"]
-        curves = {c: read_table(self.folder / f"training/{c}.csv", columns) for c in self.configs}
+        curves = {c: read_table(self._file(f"training/{c}.csv"), columns) for c in self.configs}
         return {config: rows for config, rows in curves.items() if len(rows)}
 
     @cached_property
@@ -40,11 +45,14 @@ class StageOutputs:
     @cached_property
     def vae_training(self) -> pd.DataFrame:
         """Training curves of the VAE; empty if none was trained."""
-        return read_table(self.folder / "vae/curves.csv", ["nimg"])
+        return read_table(self._file("vae/curves.csv"), ["nimg"])
 
     def metrics(self, stage: str) -> dict[str, float]:
         """The final metrics of a stage."""
-        return read_metrics(self.folder / stage / "metrics.json")
+        return read_metrics(self._file(f"{stage}/metrics.json"))
+
+    def _file(self, name: str) -> Path:
+        return require_checksum(self.folder / name)
 
 
 def nonfinite_steps(curves: pd.DataFrame) -> str:

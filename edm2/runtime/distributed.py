@@ -33,11 +33,26 @@ def is_main_process() -> bool:
 
 
 def ranks() -> Ranks:
-    """The ranks of this process, from torchrun's environment variables."""
-    env = os.environ
+    """The ranks of this process, from torchrun's environment variables.
+
+    Raises:
+        UserError: one of these is not a whole number.
+    """
     return Ranks(
-        int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0"))
+        _from_environment("RANK", 0),
+        _from_environment("WORLD_SIZE", 1),
+        _from_environment("LOCAL_RANK", 0),
     )
+
+
+def _from_environment(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isascii() or not value.isdigit():
+        raise UserError(
+            f"{name}: the environment variable is {value!r}, expected a whole number. Start several "
+            "processes with torchrun, which sets it; else unset it."
+        )
+    return int(value)
 
 
 @contextmanager
@@ -45,6 +60,12 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     """A process group of all ranks within the block: NCCL on GPUs, Gloo on CPUs."""
     this = ranks()
     if this.world_size > 1:
+        missing = [n for n in ("MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
+        if missing:
+            raise UserError(
+                f"WORLD_SIZE is {this.world_size}, but {' and '.join(missing)} of the environment are not "
+                "set. Start several processes with torchrun, which sets them; else unset WORLD_SIZE."
+            )
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
     try:

@@ -76,7 +76,7 @@ class StepMonitor:
         self.patience, self.remedy, self.state, self.run = patience, remedy, state, run
         self.means = means
         self.counts = torch.zeros(2, dtype=torch.int64)  # a Streak, on the device
-        self.streak = Streak()  # as last looked at
+        self.streak = Streak()  # as of the last check
         self.warned_of = 0  # time of the first step of the last streak with a warning
 
     def add(self, finite: torch.Tensor, metrics: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -92,7 +92,7 @@ class StepMonitor:
         self.counts = (self.counts.to(failed.device) + self.batch) * failed
         return {NONFINITE_STEPS: failed.any()}
 
-    def look(self, nimg: int) -> bool:
+    def check_steps(self, nimg: int) -> bool:
         """Whether a checkpoint may be written at time `nimg`: not while steps are not finite, unless
         the patience is None. Every rank must call this.
 
@@ -112,9 +112,9 @@ class StepMonitor:
         """The metrics of an action at time `nimg`.
 
         Raises:
-            DivergedError: as `look`; or the action needs finite values and there are others.
+            DivergedError: as `check_steps`; or the action needs finite values and there are others.
         """
-        self.look(nimg)
+        self.check_steps(nimg)
         try:
             return action(nimg)
         except NotFiniteError as error:

@@ -85,7 +85,7 @@ def train(
             accumulator.add(monitor.add(finite, metrics))
             if nimg % schedule.log_nimg == 0:
                 run.log(nimg, accumulator.compute_and_reset())
-                monitor.look(nimg)
+                monitor.check_steps(nimg)
             for event in every:
                 if nimg % event.nimg == 0:
                     run.log(nimg, monitor.act(event.action, nimg))
@@ -94,7 +94,7 @@ def train(
                 received[0] if received else 0, time.monotonic() - last_save >= checkpoint_seconds
             )
             save = signum or checkpoint_due or nimg >= schedule.duration_nimg
-            if save and monitor.look(nimg):
+            if save and monitor.check_steps(nimg):
                 _save(task, accumulator, monitor, state, nimg)
                 last_save = time.monotonic()
             if signum:

@@ -10,6 +10,8 @@ from dvc.repo import Repo
 from PIL import Image
 from tiny import TINY, write_params
 
+from edm2.runtime.checksums import write_checksum
+
 VARIANCE = (0.1, 0.3)
 
 
@@ -43,8 +45,10 @@ def repository(finished, tmp_path_factory):
         curves = pd.read_csv(path)
         curves["value"] = 1 + abs(curves["ema_length"] - (0.1, 0.05)[number])
         curves.to_csv(path, index=False)
+        write_checksum(path)
         path = folder / "reports/vae/metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"psnr": 20.0 + number}))
+        write_checksum(path)
         git("add", "--all")
         git("commit", "--message", tag)
         git("tag", tag)
@@ -99,6 +103,20 @@ def test_out_is_relative_to_the_current_folder(repository, compare):
     assert (repository / "reports/notes/compare.csv").exists()
     assert (repository / "reports/notes/compare.png").exists()
     assert not (repository / "notes").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [([], "reports/fid/G.csv"), (["--vae"], "reports/baselines/metrics.json")],
+)
+def test_a_changed_table_of_the_workspace_is_refused(repository, compare, options, file):
+    path = repository / file
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"1", b"2", 1))
+    result = compare(*options, "workspace")
+    path.write_bytes(before)
+    assert result.status == 2
+    assert f"{file}: SHA-256 differs" in result.err
 
 
 @pytest.mark.parametrize("options", [[], ["--vae"]])

@@ -127,10 +127,10 @@ def test_verify_reads_the_training_that_an_index_refers_to(indexed, run):
 
 @pytest.mark.parametrize("command", ["list", "verify"])
 def test_a_folder_without_snapshots_is_refused(tmp_path, run, command):
-    for store in (tmp_path, tmp_path / "nowhere"):
+    for store, problem in ((tmp_path, "holds no"), (tmp_path / "nowhere", "no such folder")):
         result = run("ema", command, store)
         assert (result.status, result.out) == (2, "")
-        assert f"{store}: holds no snapshots" in result.err
+        assert f"{store}: {problem}" in result.err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import pytest
 
+from edm2.cli.verify import FOLDERS
+from edm2.runtime.checksums import write_checksum
 from edm2.runtime.manifest import write_manifest
 
 
@@ -46,11 +48,16 @@ def test_the_results_of_a_whole_pipeline_are_undamaged(project, run):
     folder = project()
     result = run("verify")
     assert result.status == 0, result.out
-    manifests = len(
-        [*folder.glob("data/**/manifest.json"), *folder.glob("models/**/manifest.json")]
+    found = {
+        pattern: len([path for top in FOLDERS for path in (folder / top).rglob(pattern)])
+        for pattern in ("manifest.json", "*.sha256")
+    }
+    assert found["manifest.json"] > 5
+    assert (
+        f"{found['manifest.json']} folders of results and {found['*.sha256']} tables" in result.out
     )
-    assert manifests > 5
-    assert f"{manifests} folders of results" in result.out
+    read_by_report = ["fid/G.csv", "training/G.csv", "vae/curves.csv", "baselines/metrics.json"]
+    assert all((folder / f"reports/{name}.sha256").exists() for name in read_by_report)
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
@@ -62,6 +69,21 @@ def test_a_damaged_file_is_named(results, run, damage, file):
     (named,) = (line for line in result.out.splitlines() if line.startswith(str(results)))
     assert named.startswith(f"{results / file}: ")
     assert "1 damaged" in result.out
+
+
+@pytest.mark.parametrize(
+    ("damage", "file"), [(flip_a_bit, "G.csv"), (flip_a_bit, "G.csv.sha256"), (remove, "G.csv")]
+)
+def test_a_damaged_table_is_named(results, run, damage, file):
+    folder = results / "reports/fid"
+    folder.mkdir(parents=True)
+    (folder / "G.csv").write_text("value\n1.5\n")
+    write_checksum(folder / "G.csv")
+    assert run("verify").status == 0
+    damage(folder / file)
+    result = run("verify")
+    assert result.status == 1
+    assert str(folder / "G.csv") in result.out
 
 
 def test_all_damaged_files_are_named(results, run):
@@ -105,7 +127,8 @@ def test_a_project_without_results_gives_status_2(empty_project, run):
     folder = empty_project({})
     result = run("verify")
     assert (result.status, result.out) == (2, "")
-    assert f"{folder / 'data'}, {folder / 'models'}: " in result.err
+    names = ", ".join(str(folder / name) for name in FOLDERS)
+    assert f"{names}: no results" in result.err
     (folder / "data").mkdir()
     assert run("verify", "data").status == 2
 

@@ -13,13 +13,17 @@ from PIL import Image
 
 from edm2.data.decoding import FEW_BITS
 from edm2.data.preparation import prepare_images
-from edm2.data.sources import Folder
+from edm2.data.sources import FileSource, FolderImages
 from edm2.data.tally import FOREIGN, NOT_AN_IMAGE
 from edm2.params import UserError
 from edm2.params.dataset import Dataset
 from edm2.pipeline.preparation import summary
 
 RED = Image.new("RGB", (6, 6), "red")
+
+
+def Folder(root: Path, resolution: int, crop: str) -> FileSource:
+    return FileSource(FolderImages(root), resolution, crop)
 
 
 @pytest.fixture
@@ -35,8 +39,13 @@ def save(path: Path, kind: str = "png") -> None:
     RED.save(path, kind)
 
 
-def names(folder: Folder, root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path, _ in folder.files]
+def names(folder: FileSource, root: Path) -> list[str]:
+    """Names relative to the root; read from messages, which have them in full."""
+    return [name_of(folder, k).removeprefix(f"{root}/") for k in range(len(folder.labels))]
+
+
+def name_of(folder: FileSource, index: int) -> str:
+    return folder.parts[0].name(index)
 
 
 def test_nothing_is_left_out_of_a_plain_folder(root: Path) -> None:
@@ -87,7 +96,7 @@ def test_folders_of_other_programs_are_left_out(root: Path, name: str, above: st
     save(root / above / name / "1.png")
     folder = Folder(root, 4, "lanczos")
     assert folder.classes == ["a", "b"]
-    assert len(folder.files) == 4
+    assert len(folder.labels) == 4
     assert folder.left_out.examples == {FOREIGN: [f"{above}{name}"]}
 
 
@@ -100,7 +109,7 @@ def test_everything_that_is_not_read_has_a_reason(root: Path) -> None:
     (root / "b/up").symlink_to("..")
     os.mkfifo(root / "b/pipe.png")
     folder = Folder(root, 4, "lanczos")
-    assert len(folder.files) == 4
+    assert len(folder.labels) == 4
     assert folder.left_out.counts.total() == 7
     assert folder.left_out_per_class == [1, 4]
     examples = {
@@ -237,8 +246,8 @@ def test_a_class_name_that_is_not_utf8_is_refused_at_once(root: Path) -> None:
 
 def test_class_names_are_utf8_in_any_locale(root: Path) -> None:
     (root / "a").rename(root / "café")
-    code = "import sys; from pathlib import Path; from edm2.data.sources.folder import Folder; "
-    code += "print(ascii(Folder(Path(sys.argv[1]), 4, 'lanczos').classes))"
+    code = "import sys; from pathlib import Path; from edm2.data.sources import FolderImages; "
+    code += "print(ascii(FolderImages(Path(sys.argv[1])).classes))"
     locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", code, str(root)]
     printed = subprocess.run(command, env=locale, capture_output=True, text=True, check=True).stdout
@@ -287,11 +296,11 @@ def test_one_run_names_all_damaged_images_and_keeps_whole_shards(
     lines = str(error.value).splitlines()
     assert lines[0].startswith("3 of 10 images")
     assert [line.split(": ")[0].strip() for line in lines[1:]] == [str(path) for path in damaged]
-    assert len(list((tmp_path / "out").glob("*.tar"))) == len(folder.files) - 3
+    assert len(list((tmp_path / "out").glob("*.tar"))) == len(folder.labels) - 3
     for path in damaged:
         save(path)
     prepare_images(Folder(root, 8, "lanczos"), tmp_path / "out", single, seed=0, workers=0)
-    assert len(list((tmp_path / "out").glob("*.tar"))) == len(folder.files)
+    assert len(list((tmp_path / "out").glob("*.tar"))) == len(folder.labels)
 
 
 def test_a_shard_of_several_images_is_not_written_if_one_is_damaged(
@@ -308,6 +317,6 @@ def test_images_that_are_nearly_black_are_counted(root: Path) -> None:
     for name in ("a/1.png", "b/1.png"):
         Image.fromarray(gray).save(root / name)
     folder = Folder(root, 4, "lanczos")
-    for index in range(len(folder.files)):
+    for index in range(len(folder.labels)):
         folder.image(index)
-    assert folder.doubtful.examples == {FEW_BITS: ["a/1.png", "b/1.png"]}
+    assert folder.doubtful.examples == {FEW_BITS: [f"{root}/a/1.png", f"{root}/b/1.png"]}

@@ -15,7 +15,7 @@ from edm2.data.shard_index import index_path
 from edm2.data.shards import Shards, open_shards, write_shard
 from edm2.params import UserError
 from edm2.runtime.files import sha256
-from edm2.runtime.manifest import write_manifest
+from edm2.runtime.manifest import load_manifest, write_manifest
 from edm2.runtime.records import read_record, record_path
 
 SAMPLES = [
@@ -104,7 +104,7 @@ def test_a_manifest_of_shards_reads_none_of_them(
     )
     write_manifest(tmp_path)
     assert read == [record_path(tmp_path / "train-000000.tar")]
-    files = Shards(tmp_path, "train").metadata["files"]
+    files = load_manifest(tmp_path)["files"]
     assert {name: entry["sha256"] for name, entry in files.items()} == expected
 
 

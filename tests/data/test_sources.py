@@ -8,10 +8,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from edm2.data.cropping import crop_to_square
-from edm2.data.sources import Digits, Folder, open_source
+from edm2.data.sources import Digits, FileSource, FolderImages, open_source
 from edm2.params import Params, UserError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def Folder(root: Path, resolution: int, crop: str) -> FileSource:
+    return FileSource(FolderImages(root), resolution, crop)
 
 
 @pytest.mark.parametrize("resolution", [8, 16, 32])

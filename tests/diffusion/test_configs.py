@@ -1,5 +1,6 @@
 """Configs and sizes compared with the paper's tables (edm2/reporting/paper)."""
 
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,7 @@ LATENT = MODELS[MODELS.dataset == "imagenet-512"].set_index("size")
 PIXEL = MODELS[MODELS.dataset == "imagenet-64"].set_index("size")
 
 
+@cache
 def on_meta(config, size="S", **shape):
     with torch.device("meta"):
         return build_denoiser(config, size, **shape).unet

@@ -80,7 +80,7 @@ def test_an_index_is_valid_wherever_both_folders_are_moved(store, training, tmp_
 
 def test_an_index_without_its_training_is_refused(store, training):
     shutil.rmtree(training.folder)
-    with pytest.raises(UserError, match=f"{training.folder}: holds no snapshots"):
+    with pytest.raises(UserError, match=f"{training.folder}: no such folder.*snapshots"):
         SnapshotStore(store)
 
 

@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from edm2.ema import Snapshot, SnapshotStore, reconstruct, write_snapshot
 from edm2.ema.index import write_index
-from edm2.ema.store import check_headers, check_values, remove_snapshots_after, write_tensors
+from edm2.ema.snapshot import remove_snapshots_after, write_tensors
+from edm2.ema.store import check_headers, check_values
 from edm2.params import UserError
 
 

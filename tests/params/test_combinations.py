@@ -526,3 +526,81 @@ def test_what_is_wrong_with_a_folder_of_images_is_told(
     problem = only_problem({"dataset.source": "folder", "dataset.path": path})
     assert problem.allowed == "a folder that exists"
     assert problem.fix.endswith(way_out)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Files and folders of every source in a project."""
+    for name in ("0.tar", "1.tar", "x.zip", "names.txt"):
+        (tmp_path / name).touch()
+    for name in ("train/inner", "val"):
+        (tmp_path / name).mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "held_out_path"),
+    [
+        ("folder", "train", "val"),
+        ("webdataset", "0.tar", "[1-9].tar"),
+        ("zip", "x.zip", None),
+        ("huggingface", "train", "val"),
+        ("huggingface", "0.t*", "1.t*"),
+    ],
+)
+def test_sources_of_files_take_a_path_of_held_out_images(
+    params, files, source, path, held_out_path, monkeypatch
+):
+    monkeypatch.setattr("edm2.params.dataset_checks.find_spec", lambda name: name)
+    changes = {"dataset.source": source, "dataset.path": path, "dataset.classes": "names.txt"}
+    held_out = None if held_out_path else 0.1
+    changes |= {"dataset.held_out_path": held_out_path, "dataset.held_out": held_out}
+    assert params(changes).dataset.held_out_path == held_out_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "value"),
+    [
+        ({"source": "folder", "path": "0.tar"}, "path", "0.tar"),
+        ({"source": "webdataset", "path": "{0..3}.tar"}, "path", "{0..3}.tar"),
+        ({"source": "webdataset", "path": "train"}, "path", "train"),
+        ({"source": "zip", "path": "train"}, "path", "train"),
+        ({"source": "zip"}, "path", None),
+        ({"held_out": None}, "held_out", None),
+        ({"classes": "names.txt"}, "classes", "names.txt"),
+        ({"label_field": "y"}, "label_field", "y"),
+        ({"source": "zip", "path": "x.zip", "label_field": "y"}, "label_field", "y"),
+        ({"source": "webdataset", "path": "0.tar", "image_field": "x"}, "image_field", "x"),
+        ({"source": "zip", "path": "x.zip", "classes": "no.txt"}, "classes", "no.txt"),
+        ({"source": "folder", "path": "train", "held_out_path": "val"}, "held_out", 0.15),
+        (
+            {"source": "folder", "path": "train", "held_out_path": "train/inner", "held_out": None},
+            "held_out_path",
+            "train/inner",
+        ),
+        (
+            {"source": "zip", "path": "x.zip", "held_out_path": "x.zip", "held_out": None},
+            "held_out_path",
+            "x.zip",
+        ),
+        (
+            {"source": "webdataset", "path": "*.tar", "held_out_path": "1.tar", "held_out": None},
+            "held_out_path",
+            "1.tar",
+        ),
+        (
+            {"source": "folder", "path": "train", "held_out_path": "no", "held_out": None},
+            "held_out_path",
+            "no",
+        ),
+    ],
+)
+def test_what_a_source_cannot_take_is_named(only_problem, files, changes, key, value):
+    problem = only_problem({f"dataset.{name}": change for name, change in changes.items()})
+    assert (problem.key, problem.value) == (f"dataset.{key}", value)
+
+
+def test_a_source_whose_package_is_missing_names_the_extra(only_problem, files, monkeypatch):
+    monkeypatch.setattr("edm2.params.dataset_checks.find_spec", lambda name: None)
+    problem = only_problem({"dataset.source": "huggingface", "dataset.path": "train"})
+    assert (problem.key, problem.value) == ("dataset.source", "huggingface")
+    assert "edm2[hf]" in problem.fix

@@ -1,7 +1,6 @@
 """The way out of each problem fits the mistake: the value that was meant, the key that was meant."""
 
 import re
-from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ DESCRIPTIONS = dict(fields(Params))
 
 def changed(key: str, value: Any) -> dict[str, Any]:
     """The default params with one value set, whether there is such a key or not."""
-    tree = deepcopy(default_params())
+    tree = default_params()
     *sections, name = key.split(".")
     node = tree
     for section in sections:

@@ -17,6 +17,7 @@ from edm2.params import Params, ParamsError, UserError, load
 from edm2.pipeline.vae_images import SKIP_LIST, check_images, open_web_images
 from edm2.pipeline.vae_training import external_inputs
 from edm2.runtime.state import State
+from edm2.vae.evaluation import evaluated_images
 
 
 def encoded(kind: str = "jpeg", dtype: type = np.uint8) -> bytes:
@@ -135,6 +136,14 @@ def test_a_short_training_checks_what_it_reads(root: Path, params_of) -> None:
     short |= {"vae__warmup_nimg": 64, "vae__evaluate_nimg": 64}
     with pytest.raises(UserError, match="vae.images: 64 of"):
         check(root, params_of(**short))
+
+
+def test_of_many_held_out_images_those_that_are_read_are_checked(root: Path, params_of) -> None:
+    """Of 128 images 30 are evaluated, and the first 24 are drawn."""
+    write_tar(root / "web/2.tar", 128, **{f"n{k}": b"" for k in range(128)})
+    damaged = {*range(24), *evaluated_images(128, 30)}
+    with pytest.raises(UserError, match=f"vae.images: {len(damaged)} of"):
+        check(root, params_of(vae__evaluate_images=30))
 
 
 def test_without_training_only_held_out_images_are_checked(root: Path, params_of) -> None:

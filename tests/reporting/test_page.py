@@ -12,6 +12,7 @@ from edm2.reporting.report import write_report
 from edm2.reporting.sections import vae_section
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
+from edm2.runtime.checksums import write_checksum
 
 BUCKETS = ("enc-8x8", "dec-8x8")
 TRAINING = {
@@ -40,6 +41,11 @@ def write_picture(path):
     Image.new("RGB", (8, 8)).save(path)
 
 
+def write_result(path, text):
+    path.write_text(text, encoding="utf-8")
+    write_checksum(path)
+
+
 @pytest.fixture
 def stage_outputs(tmp_path):
     """Outputs of the stages for some configs; each is swept over time, tensors and guidance."""
@@ -50,8 +56,8 @@ def stage_outputs(tmp_path):
         for stage, metrics in METRICS.items():
             if stage == "features":
                 metrics = metrics | {"at_chance": at_chance}
-            (tmp_path / stage / "metrics.json").write_text(json.dumps(metrics))
-        (tmp_path / "vae/curves.csv").write_text("nimg\n")
+            write_result(tmp_path / stage / "metrics.json", json.dumps(metrics))
+        write_result(tmp_path / "vae/curves.csv", "nimg\n")
         write_picture(tmp_path / "vae/reconstructions.png")
         training = pd.DataFrame(TRAINING if trained else {"nimg": []})
         if steps is not None:
@@ -63,8 +69,8 @@ def stage_outputs(tmp_path):
                 network_rows((2.0, 1.5, 3.0), tensors="*-affine"),
                 network_rows((2.0, 0.5, 1.0), guidance=2.0),
             ).assign(config=config, at_chance=at_chance)
-            table.to_csv(tmp_path / f"fid/{config}.csv", index=False)
-            training.to_csv(tmp_path / f"training/{config}.csv", index=False)
+            write_result(tmp_path / f"fid/{config}.csv", table.to_csv(index=False))
+            write_result(tmp_path / f"training/{config}.csv", training.to_csv(index=False))
             for network in table["network"].unique():
                 for name in (network, f"{network}-w2"):
                     write_picture(tmp_path / f"samples/{config}/{name}.png")
@@ -125,7 +131,7 @@ def test_dynamics_are_compared_with_the_papers(stage_outputs, tmp_path):
 )
 def test_skipped_images_are_told(stage_outputs, tmp_path, skipped, monkeypatch):
     outputs = stage_outputs()
-    (tmp_path / "vae/metrics.json").write_text(json.dumps(METRICS["vae"] | skipped))
+    write_result(tmp_path / "vae/metrics.json", json.dumps(METRICS["vae"] | skipped))
     monkeypatch.setattr("edm2.reporting.sections.draw_placeholder", lambda *_: None)
     ((_, body),) = vae_section(outputs, tmp_path)
     assert ("3 damaged images" in body) == bool(skipped)

@@ -26,6 +26,7 @@ from edm2.reporting.tables import (
     networks_table,
     paper_configs,
 )
+from edm2.runtime.checksums import write_checksum
 
 PAPER_COLUMNS = ["name", "paper, ImageNet-512: fid_50k", "paper, ImageNet-512: EMA length"]
 CURVE = network_rows((3.0, 1.0, 2.0))
@@ -220,6 +221,7 @@ def test_a_damaged_table_is_refused_by_name(tmp_path, old, new, named):
 def test_damaged_training_curves_are_refused_by_name(tmp_path, text):
     (tmp_path / "training").mkdir()
     (tmp_path / "training/G.csv").write_text(text, encoding="utf-8")
+    write_checksum(tmp_path / "training/G.csv")
     with pytest.raises(UserError, match=r"training/G\.csv: .*dvc repro"):
         _ = StageOutputs(tmp_path, ["G"]).training
 
@@ -228,6 +230,7 @@ def test_damaged_training_curves_are_refused_by_name(tmp_path, text):
 def test_damaged_metrics_are_refused_by_name(tmp_path, text):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/metrics.json").write_text(text, encoding="utf-8")
+    write_checksum(tmp_path / "vae/metrics.json")
     with pytest.raises(UserError, match=r"vae/metrics\.json: .*dvc repro"):
         StageOutputs(tmp_path, ["G"]).metrics("vae")
 

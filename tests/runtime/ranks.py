@@ -145,7 +145,7 @@ def streak() -> list[object]:
     for step, finite in enumerate((True, ranks().rank == 0, False), 1):
         monitor.add(torch.tensor(finite), {})
         try:
-            looks.append(monitor.look(4 * step))
+            looks.append(monitor.check_steps(4 * step))
         except DivergedError as error:
             looks.append([error.since, error.nimg])
     return looks

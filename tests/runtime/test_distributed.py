@@ -14,7 +14,15 @@ import tiny_autoencoder
 import torch
 from tiny_denoiser import BATCH, make_batch, make_task
 
-from edm2.runtime.distributed import Ranks, all_reduce, data_parallel, is_main_process, ranks
+from edm2.params.errors import UserError
+from edm2.runtime.distributed import (
+    Ranks,
+    all_reduce,
+    data_parallel,
+    is_main_process,
+    process_group,
+    ranks,
+)
 from edm2.runtime.metrics import MetricAccumulator
 
 pytestmark = pytest.mark.slow
@@ -198,3 +206,21 @@ def test_a_module_is_compiled_only_if_params_ask_for_it(monkeypatch: pytest.Monk
     assert compiled == []
     assert data_parallel(module, torch.device("cpu"), compiled=True) is module
     assert compiled == [module]
+
+
+@pytest.mark.parametrize("value", ["", "one", "-1", "1.0", "²"])
+def test_ranks_that_are_no_numbers_are_refused(monkeypatch, value):
+    monkeypatch.setenv("RANK", value)
+    with pytest.raises(UserError, match=r"^RANK: .*expected a whole number.*torchrun"):
+        ranks()
+
+
+def test_several_processes_without_an_address_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with (
+        pytest.raises(UserError, match=r"WORLD_SIZE is 2, but MASTER_PORT .*torchrun"),
+        process_group(torch.device("cpu")),
+    ):
+        pass

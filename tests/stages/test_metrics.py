@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY, entered, make_project, run_on_two_ranks, run_stage
+from tiny import run_stage
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
@@ -26,20 +26,6 @@ from edm2.vae.codec import load_codec
 
 METRICS = ["fd", "kid", "precision", "recall"]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def evaluated(finished, tmp_path_factory):
-    """A project with all metrics in its table and report."""
-    folder = make_project(
-        tmp_path_factory.mktemp("evaluated"),
-        {**TINY, "evaluation.metrics": METRICS, "evaluation.neighbors": 4},
-        finished,
-    )
-    with entered(folder):
-        run_stage("fid", "G")
-        run_stage("report")
-    return folder
 
 
 def table(folder):
@@ -80,7 +66,7 @@ def features_of(folder, network, seeds):
         load_file(folder / f"models/sweep/G/{network}.safetensors"),
     )
     labels = seed_labels(seeds, 10, "balanced")
-    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), 3)
+    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), 2)
     images = load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
     detector = load_classifier(folder / "models/features", CPU)
     train = ImageShards(folder / "data/images", "train")
@@ -171,12 +157,10 @@ def test_all_metrics_are_logged_to_mlflow(evaluated, monkeypatch):
     assert names <= Run.summary.keys()
 
 
-def test_two_ranks_give_the_table_and_pictures_of_one(project, evaluated):
-    folder = project(evaluation__metrics=METRICS, evaluation__neighbors=4)
-    run_on_two_ranks(folder, "stages.fid", "G")
-    pd.testing.assert_frame_equal(table(folder), table(evaluated), rtol=1e-6)
+def test_two_ranks_give_the_table_and_pictures_of_one(two_ranks, evaluated):
+    pd.testing.assert_frame_equal(table(two_ranks), table(evaluated), rtol=1e-6)
     for path in evaluated.glob("reports/samples/G/**/*.png"):
-        assert (folder / path.relative_to(evaluated)).read_bytes() == path.read_bytes()
+        assert (two_ranks / path.relative_to(evaluated)).read_bytes() == path.read_bytes()
 
 
 def test_no_second_sample_count_if_a_metric_needs_more_held_out_images(project, finished):

@@ -7,7 +7,7 @@ import time
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
-from tiny import FULL_VAE, run_on_two_ranks, run_stage, start
+from tiny import FULL_VAE, TINY, make_project, run_stage, start
 
 from edm2.params import UserError
 from edm2.runtime.manifest import read_manifest
@@ -37,45 +37,38 @@ def resume(folder, *stage):
     assert list(folder.glob(".state/*/*/results")) == states, "the stage has started anew"
 
 
-DENOISER = (
-    ("train_diffusion", "G"),
-    "models/diffusion/G/network.safetensors",
-    "reports/training/G.csv",
-)
-VAE = (("train_vae",), "models/vae/network.safetensors", "reports/vae/curves.csv")
-
-
-@pytest.mark.parametrize(
-    ("stage", "out", "log", "signum"),
-    [(*DENOISER, signal.SIGINT), (*VAE, signal.SIGTERM), (*DENOISER, signal.SIGKILL)],
-    ids=["denoiser-Ctrl-C", "vae-SIGTERM", "denoiser-SIGKILL"],
-)
-def test_an_interrupted_training_gives_the_same_bits(project, finished, stage, out, log, signum):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
+def test_an_interrupted_training_gives_the_same_bits(project, finished, signum):
     folder = project(runtime__checkpoint_seconds=0)
-    for path in (out, log):
+    outs = ("models/diffusion/G/network.safetensors", "reports/training/G.csv")
+    for path in outs:
         (folder / path).unlink()
-    error = interrupt(folder, signum, f"stages.{stage[0]}", *stage[1:])
-    assert not (folder / out).exists()
+    error = interrupt(folder, signum, "stages.train_diffusion", "G")
+    assert not (folder / outs[0]).exists()
     if signum != signal.SIGKILL:
         assert "run the same command again" in error
-    resume(folder, *stage)
-    assert (folder / out).read_bytes() == (finished / out).read_bytes()
-    assert (folder / log).read_text() == (finished / log).read_text()
+    resume(folder, "train_diffusion", "G")
+    for path in outs:
+        assert (folder / path).read_bytes() == (finished / path).read_bytes()
 
 
 def test_an_interrupted_training_of_the_full_vae_gives_the_same_bits(project, full_vae):
-    """With discriminator, views, crops and microbatches."""
+    """With discriminator, views, crops and microbatches; that of the plain one is in the next test."""
     changes = {key.replace(".", "__"): value for key, value in FULL_VAE.items()}
     folder = project(runtime__checkpoint_seconds=0, **changes)
-    interrupt(folder, signal.SIGTERM, "stages.train_vae")
+    outs = ("models/vae/network.safetensors", "reports/vae/curves.csv")
+    for path in outs:
+        (folder / path).unlink()
+    error = interrupt(folder, signal.SIGTERM, "stages.train_vae")
+    assert "run the same command again" in error
+    assert not (folder / outs[0]).exists()
     resume(folder, "train_vae")
-    for path in ("models/vae/network.safetensors", "reports/vae/curves.csv"):
+    for path in outs:
         assert (folder / path).read_bytes() == (full_vae / path).read_bytes()
 
 
 def test_a_corrupted_checkpoint_is_named_and_the_previous_one_is_used(project, finished):
     folder = project(runtime__checkpoint_seconds=0)
-    out = "models/vae/network.safetensors"
     interrupt(folder, signal.SIGTERM, "stages.train_vae")
     last = max(folder.glob(".state/*/*/checkpoint-*.safetensors"))
     shutil.copy(last, last.with_name("checkpoint-000000000001.safetensors"))
@@ -84,7 +77,8 @@ def test_a_corrupted_checkpoint_is_named_and_the_previous_one_is_used(project, f
         run_stage("train_vae")
     last.unlink()
     resume(folder, "train_vae")
-    assert (folder / out).read_bytes() == (finished / out).read_bytes()
+    for path in ("models/vae/network.safetensors", "reports/vae/curves.csv"):
+        assert (folder / path).read_bytes() == (finished / path).read_bytes()
 
 
 def test_torchrun_with_two_ranks_trains_the_denoiser_of_one(project, finished):
@@ -100,39 +94,39 @@ def test_torchrun_with_two_ranks_trains_the_denoiser_of_one(project, finished):
         assert (tensor - one[name]).abs().max() < 1e-3 * one[name].abs().max() + 1e-6, name
 
 
-def test_two_ranks_train_the_vae_of_one(project, finished):
+def test_two_ranks_train_the_vae_of_one(two_ranks, finished):
     """Compares losses and held-out metrics: unlike weights, they do not depend on the sign of steps
     where the gradient is zero.
     """
-    folder, curves = project(), "reports/vae/curves.csv"
-    (folder / curves).unlink()
-    shutil.rmtree(folder / "models/vae")
-    run_on_two_ranks(folder, "stages.train_vae")
-    two, one = (pd.read_csv(p / curves) for p in (folder, finished))
+    curves = "reports/vae/curves.csv"
+    two, one = (pd.read_csv(p / curves) for p in (two_ranks, finished))
     pd.testing.assert_frame_equal(two, one, rtol=1e-3, atol=1e-6)
-    read_manifest(folder / "models/vae")
+    read_manifest(two_ranks / "models/vae")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("right", "wrong", "error"),
+    ("changes", "error"),
     [
-        ("seed: 0", "seed: zero", "seed: 'zero'"),
-        ("weight_norm: null", "weight_norm: none", "diffusion.overrides.weight_norm: 'none'"),
+        ({"seed": "zero"}, "seed: 'zero'"),
+        (
+            {"diffusion.overrides.weight_norm": "none"},
+            "diffusion.overrides.weight_norm: 'none'",
+        ),
     ],
 )
-def test_wrong_params_are_refused_before_a_stage_runs(project, right, wrong, error):
+def test_wrong_params_are_refused_before_a_stage_runs(tmp_path, changes, error):
     """Also options of a training config that contradict each other, in any stage."""
-    folder = project()
-    text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace(right, wrong))
+    folder = make_project(tmp_path, {**TINY, **changes})
     refused = start(folder, "stages.prepare")
     assert refused.wait() == 2
     assert error in refused.stderr.read()
     assert not (folder / ".state").exists()
 
 
-def test_a_config_that_is_not_in_params_is_refused(project):
-    refused = start(project(), "stages.train_diffusion", "A")
+@pytest.mark.slow
+def test_a_config_that_is_not_in_params_is_refused(tmp_path):
+    refused = start(make_project(tmp_path, TINY), "stages.train_diffusion", "A")
     assert refused.wait() == 2
     error = refused.stderr.read()
     assert "config A" in error

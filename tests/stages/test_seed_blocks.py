@@ -3,19 +3,23 @@
 import pandas as pd
 import pytest
 from PIL import Image
-from tiny import run_stage
+from tiny import TINY, entered, make_project, run_stage
 
 from edm2.reporting.selection import best_of, main_metric
 
 
-@pytest.fixture
-def two_blocks(project):
+@pytest.fixture(scope="module")
+def two_blocks(finished, tmp_path_factory):
     """A project with two seed blocks."""
-    folder = project(
-        evaluation__seed_blocks=2, sampling__labels="uniform", evaluation__grid_classes=3
-    )
-    run_stage("fid", "G")
-    run_stage("report")
+    changes = {
+        "evaluation.seed_blocks": 2,
+        "evaluation.grid_classes": 3,
+        "sampling.labels": "uniform",
+    }
+    folder = make_project(tmp_path_factory.mktemp("two_blocks"), {**TINY, **changes}, finished)
+    with entered(folder):
+        run_stage("fid", "G")
+        run_stage("report")
     return folder
 
 

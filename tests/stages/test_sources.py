@@ -10,22 +10,26 @@ import pandas as pd
 import pytest
 import webdataset as wds
 from PIL import Image
-from tiny import run_stage
+from tiny import TINY, entered, make_project, run_stage
 
 from edm2.params import UserError, load
 from edm2.runtime.manifest import read_manifest
 from stages.train_vae import external_inputs, watched_inputs
 
 
-def test_photographs_are_prepared_and_trained_on(project):
-    folder = project(
-        dataset__source="photos",
-        dataset__resolution=32,
-        dataset__held_out=0.1,
-        diffusion__attention_resolutions=[8],
-    )
-    for stage in ("prepare", "train_features", "train_vae"):
-        run_stage(stage)
+@pytest.mark.slow
+def test_photographs_are_prepared_and_trained_on(tmp_path):
+    changes = {
+        "dataset.source": "photos",
+        "dataset.resolution": 32,
+        "dataset.held_out": 0.1,
+        "diffusion.attention_resolutions": [8],
+        "vae.duration_nimg": 256,
+    }
+    folder = make_project(tmp_path, {**TINY, **changes})
+    with entered(folder):
+        for stage in ("prepare", "train_features", "train_vae"):
+            run_stage(stage)
     manifest = read_manifest(folder / "data/images")
     assert (manifest["source"], manifest["resolution"]) == ("photos", 32)
     train, held_out = (manifest["images_per_class"][split] for split in ("train", "held_out"))

@@ -1,5 +1,6 @@
 """Image sources: labeled uint8 RGB images in a fixed order."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -8,22 +9,38 @@ from numpy.typing import NDArray
 
 from edm2.data.decoding import Pixels
 from edm2.data.sources.digits import Digits
-from edm2.data.sources.folder import Folder
+from edm2.data.sources.files import FileSource, ImageFiles
+from edm2.data.sources.folder import FolderImages
 from edm2.data.sources.photos import Photos
+from edm2.data.sources.webdataset import TarImages
+from edm2.data.sources.zip import ZipImages
 from edm2.data.splits import Split
+from edm2.data.tars import INDICES
 from edm2.params.checks import project_root
 from edm2.params.dataset import Dataset
+from edm2.params.patterns import matching
 from edm2.params.registry import implementation
 from edm2.params.seams import SOURCES
 
-__all__ = ["Digits", "Folder", "Photos", "Source", "open_source"]
+__all__ = [
+    "Digits",
+    "FileSource",
+    "FolderImages",
+    "Photos",
+    "Source",
+    "TarImages",
+    "ZipImages",
+    "open_source",
+]
 
 
 class Source(Protocol):
     """Labeled images. `labels` and `classes` are in memory; `image(i)` reads one image.
 
-    A source of files may also have the attributes `left_out`, `left_out_per_class` and `doubtful`
-    (see `Folder`): the stage prints them, and the manifest has the counts of `left_out`.
+    A source is pickled for processes that read its images at the same time.
+
+    A source of files may also have the attributes `left_out`, `left_out_per_class`, `doubtful` and
+    `held_out_images` (see `FileSource`): the stage prints them, and the manifest has the first two.
     """
 
     classes: list[str]
@@ -37,10 +54,13 @@ class Source(Protocol):
         """
         ...
 
-    def split(self, held_out: float, seed: int) -> Split:
+    def split(self, held_out: float | None, seed: int) -> Split:
         """Indices of the training and of the held-out images, each in random order.
 
         Every class has at least one of each. A source may leave images out of both.
+
+        Args:
+            held_out: fraction of each class; None only for sources that take `dataset.held_out_path`.
         """
         ...
 
@@ -64,5 +84,37 @@ def open_photos(dataset: Dataset, root: Path) -> Source:
 
 
 def open_folder(dataset: Dataset, root: Path) -> Source:
+    return _open_files(dataset, root, lambda path, key: FolderImages(root / path, key))
+
+
+def open_zip(dataset: Dataset, root: Path) -> Source:
+    return _open_files(dataset, root, lambda path, key: ZipImages(root / path, key))
+
+
+def open_webdataset(dataset: Dataset, root: Path) -> Source:
+    def scan(pattern: str, key: str) -> ImageFiles:
+        return TarImages(matching(pattern, root), dataset.label_field, root / INDICES, key)
+
+    return _open_files(dataset, root, scan)
+
+
+def open_huggingface(dataset: Dataset, root: Path) -> Source:
+    from edm2.data.sources.huggingface import HubImages  # needs the package `datasets`
+
+    def scan(path: str, key: str) -> ImageFiles:
+        return HubImages(path, root, dataset.image_field, dataset.label_field, key)
+
+    return _open_files(dataset, root, scan)
+
+
+def _open_files(dataset: Dataset, root: Path, scan: Callable[[str, str], ImageFiles]) -> Source:
+    """The images of `dataset.path` and, if it is set, `dataset.held_out_path`."""
     assert dataset.path is not None  # checked at load
-    return Folder(root / dataset.path, dataset.resolution, dataset.crop)
+    held_out = dataset.held_out_path
+    return FileSource(
+        scan(dataset.path, "dataset.path"),
+        dataset.resolution,
+        dataset.crop,
+        None if held_out is None else scan(held_out, "dataset.held_out_path"),
+        None if dataset.classes is None else root / dataset.classes,
+    )

@@ -24,7 +24,8 @@ class Digits:
         gray = Image.fromarray(self.gray[index]).resize(size, Image.Resampling.BICUBIC)
         return np.asarray(gray.convert("RGB"))
 
-    def split(self, held_out: float, seed: int) -> Split:
+    def split(self, held_out: float | None, seed: int) -> Split:
+        assert held_out is not None  # checked at load
         return split_classes(self.labels, held_out, seed)
 
     def identity(self) -> str:

@@ -59,13 +59,14 @@ class Photos:
         crop = self.photographs[photograph][top : top + self.resolution]
         return crop[:, left : left + self.resolution]
 
-    def split(self, held_out: float, seed: int) -> Split:
+    def split(self, held_out: float | None, seed: int) -> Split:
         """Hold out one vertical strip of each photograph, at a random position.
 
         Training and held-out crops have no pixel in common: crops that overlap the strip only in part
         are in neither split. The strip holds the fraction `held_out` of the remaining crops, rounded
         to whole columns of crops, and at least one.
         """
+        assert held_out is not None  # checked at load
         train, held = [], []
         for label in range(len(self.classes)):
             members = np.flatnonzero(self.labels == label)

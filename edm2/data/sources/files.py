@@ -1,0 +1,210 @@
+"""Sources whose images are files: what all of them have in common."""
+
+import io
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edm2.data.cropping import crop_to_square
+from edm2.data.decoding import (
+    FEW_BITS,
+    DamagedImageError,
+    ImageDecodeError,
+    Pixels,
+    decode_image,
+)
+from edm2.data.sources.class_names import read_class_names
+from edm2.data.splits import Split, split_classes
+from edm2.data.tally import MAX_LINES, Tally, listed
+from edm2.params import UserError
+from edm2.params.dataset import Crop
+from edm2.runtime.randomness import generator
+
+
+class ImageFiles(ABC):
+    """The images that one path holds, found but not decoded.
+
+    It is pickled for other processes, so it holds arrays, and no open files.
+
+    Attributes:
+        key: the field of the params with the path, for errors.
+        place: the path, for errors.
+        classes: names, by label.
+        labels: int64 [N].
+        numbered: whether labels are numbers in the files, and not names.
+        left_out: what is not read, by reason.
+        left_out_per_class: how many of them belong to each class, where that is known.
+        doubtful: what is read, and may not be meant as it is.
+        problems: errors, all of which are reported at once.
+    """
+
+    classes: list[str]
+    labels: NDArray[np.int64]
+    numbered = False
+
+    def __init__(self, key: str, place: str) -> None:
+        self.key, self.place = key, place
+        self.left_out, self.doubtful = Tally(), Tally()
+        self.left_out_per_class: list[int] = []
+        self.problems: list[str] = []
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The file of an image. Raises OSError or ImageDecodeError."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """The image in messages; printable."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """A text that changes whenever the images do."""
+
+    def class_place(self, label: int) -> str:
+        """A class in messages."""
+        return f"{self.key}: {self.place}: class {self.classes[label]}"
+
+
+class FileSource:
+    """Images of any size in files: those to train on, and perhaps others that are held out.
+
+    Attributes:
+        classes: names, by label.
+        labels: int64 [N], of the training images and then of those held out.
+        held_out_images: how many of these have a path of their own (`dataset.held_out_path`).
+        left_out: files and folders that are not read, by reason.
+        left_out_per_class: how many of them belong to each class, where that is known.
+        doubtful: images that are read, and may not be meant as they are.
+    """
+
+    def __init__(
+        self,
+        training: ImageFiles,
+        resolution: int,
+        crop: Crop,
+        held_out: ImageFiles | None = None,
+        class_names: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            held_out: None: `split` holds out a fraction of each class.
+            class_names: file of names; see `read_class_names`.
+
+        Raises:
+            UserError: classes without enough images, other classes in `held_out`, labels that are no
+                classes, or class names that do not fit. One error lists all of these.
+        """
+        self.resolution, self.crop = resolution, crop
+        self.parts = [training] if held_out is None else [training, held_out]
+        self.left_out, self.doubtful = Tally(), Tally()
+        problems: list[str] = []
+        for part in self.parts:
+            self.left_out.update(part.left_out)
+            self.doubtful.update(part.doubtful)
+            problems += part.problems or _small_classes(part, least=3 - len(self.parts))
+        self.classes = training.classes
+        if not problems and held_out is not None:
+            problems += _differences(training, held_out)
+        if class_names is not None and training.classes:
+            self.classes, wrong = read_class_names(class_names, self.classes, training.numbered)
+            problems += wrong
+        if problems:
+            reasons = self.left_out.lines()
+            more = f"\nLeft out are:{listed(reasons)}" if reasons else ""
+            raise UserError("\n".join(problems[:MAX_LINES]) + more)
+        self.named = class_names is not None
+        self.left_out_per_class = self._left_out_per_class()
+        self.held_out_images = 0 if held_out is None else len(held_out.labels)
+        self.labels = np.concatenate(
+            [_lookup(part, training)[part.labels] for part in self.parts]
+        ).astype(np.int64)
+
+    def image(self, index: int) -> Pixels:
+        """The center of the image, resized.
+
+        Raises:
+            DamagedImageError: the file cannot be read, or decoded as an image.
+        """
+        training, index = len(self.parts[0].labels), int(index)
+        part = self.parts[index >= training]
+        index -= training * (index >= training)
+        try:
+            image = decode_image(io.BytesIO(part.read(index)))
+        except (ImageDecodeError, OSError) as error:
+            raise DamagedImageError(
+                f"{part.name(index)}: cannot be decoded as an image ({error})"
+            ) from None
+        if FEW_BITS in image.info:
+            self.doubtful.add(FEW_BITS, part.name(index))
+        return crop_to_square(image, self.resolution, self.crop)
+
+    def split(self, held_out: float | None, seed: int) -> Split:
+        """A fraction of each class is held out; None: the images of `dataset.held_out_path`."""
+        if held_out is not None:
+            return split_classes(self.labels, held_out, seed)
+        rng, training = generator(seed, "split"), len(self.parts[0].labels)
+        held = rng.permutation(np.arange(training, len(self.labels)))
+        return rng.permutation(training), held
+
+    def identity(self) -> str:
+        names = self.classes if self.named else []
+        return "\n".join([*(part.identity() for part in self.parts), *names])
+
+    def _left_out_per_class(self) -> list[int]:
+        counts: Counter[int] = Counter()
+        for part in self.parts:
+            labels = _lookup(part, self.parts[0])[: len(part.left_out_per_class)].tolist()
+            counts.update(dict(zip(labels, part.left_out_per_class, strict=True)))
+        return [counts[label] for label in range(len(self.classes))]
+
+
+def files_digest(paths: Iterable[Path | bytes]) -> str:
+    """How many files, and a checksum of name, size and time of each: one request to the disk for each."""
+    digest, count = sha256(), 0
+    for path in paths:
+        stat = os.stat(path)
+        digest.update(os.fsencode(path) + b"\0%d %d\0" % (stat.st_size, stat.st_mtime_ns))
+        count += 1
+    return f"{count} files {digest.hexdigest()}"
+
+
+def _small_classes(part: ImageFiles, least: int) -> list[str]:
+    """An error for each class of fewer than `least` images."""
+    counts = np.bincount(part.labels, minlength=len(part.classes))
+    needed = "at least two images, one of them to hold out" if least == 2 else "at least one image"
+    way_out = (
+        "Number the classes from 0 without gaps"
+        if part.numbered
+        else "Add images or remove the class"
+    )
+    return [
+        f"{part.class_place(label)}: a class needs {needed}, and this has {counts[label]}. {way_out}."
+        for label in np.flatnonzero(counts < least).tolist()
+    ]
+
+
+def _differences(training: ImageFiles, held_out: ImageFiles) -> list[str]:
+    """An error that lists the classes of one part that the other lacks."""
+    lines = [
+        f"only in {part.key}: {name}"
+        for part, other in ((training, held_out), (held_out, training))
+        for name in sorted(set(part.classes) - set(other.classes), key=part.classes.index)
+    ]
+    if not lines:
+        return []
+    return [
+        f"{held_out.key}: {held_out.place}: its classes are not those of {training.key}, "
+        f"{training.place}. Rename, add or remove these:{listed(lines)}"
+    ]
+
+
+def _lookup(part: ImageFiles, training: ImageFiles) -> NDArray[np.int64]:
+    """The label in `training` of each class of `part`."""
+    labels = {name: label for label, name in enumerate(training.classes)}
+    return np.array([labels[name] for name in part.classes], dtype=np.int64)

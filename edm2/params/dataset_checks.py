@@ -1,0 +1,175 @@
+"""Combinations of `dataset` and `vae.images` that cannot work: their files, and fields without effect."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from edm2.params.dataset import Dataset
+from edm2.params.errors import Problem
+from edm2.params.patterns import alternatives, hint
+from edm2.params.seams import SOURCES, SourceKind
+from edm2.params.vae import VaeImages
+
+OPTIONAL = ("held_out_path", "classes", "label_field", "image_field")
+
+
+def dataset_problems(dataset: Dataset, root: Path) -> Iterator[Problem]:
+    kind = SOURCES[dataset.source]
+    if kind.extra is not None and find_spec(kind.extra[1]) is None:
+        yield Problem(
+            "dataset.source",
+            dataset.source,
+            f"the package {kind.extra[1]} to be installed",
+            f"Install it: pip install 'edm2[{kind.extra[0]}]'.",
+        )
+    if kind.path is None and dataset.path is not None:
+        yield Problem(
+            "dataset.path",
+            dataset.path,
+            f"null with source: {dataset.source}",
+            "Set it to null, or choose a source with a path, like folder.",
+        )
+    elif kind.path is not None and dataset.path is None:
+        yield Problem(
+            "dataset.path",
+            None,
+            f"the {kind.path} of your images (source: {dataset.source})",
+            "Set dataset.path.",
+        )
+    for name in OPTIONAL:
+        value = getattr(dataset, name)
+        if value is not None and name not in kind.options:
+            having = [source for source, other in SOURCES.items() if name in other.options]
+            yield Problem(
+                f"dataset.{name}",
+                value,
+                f"null with source: {dataset.source}",
+                f"Set it to null; sources that take it: {', '.join(having)}.",
+            )
+    yield from _held_out(dataset)
+    yield from _files(dataset, kind, root)
+    if kind.max_resolution is not None and dataset.resolution > kind.max_resolution:
+        yield Problem(
+            "dataset.resolution",
+            dataset.resolution,
+            f"at most {kind.max_resolution} with source: {dataset.source}",
+            "Its images are not larger.",
+        )
+
+
+def vae_image_problems(images: VaeImages, root: Path) -> Iterator[Problem]:
+    if (images.shards is None) != (images.held_out is None):
+        yield Problem(
+            "vae.images.shards, vae.images.held_out",
+            (images.shards, images.held_out),
+            "two patterns, or null for both",
+            "Held-out metrics need shards that are not trained on.",
+        )
+    patterns = {
+        f"vae.images.{name}": pattern
+        for name in ("shards", "held_out")
+        if (pattern := getattr(images, name)) is not None
+    }
+    yield from _patterns(patterns, root)
+
+
+def _held_out(dataset: Dataset) -> Iterator[Problem]:
+    if dataset.held_out is None and dataset.held_out_path is None:
+        yield Problem(
+            "dataset.held_out",
+            None,
+            "a fraction of each class",
+            "Write one, like 0.05; null is for images of their own (dataset.held_out_path).",
+        )
+    if dataset.held_out is not None and dataset.held_out_path is not None:
+        yield Problem(
+            "dataset.held_out",
+            dataset.held_out,
+            "null with dataset.held_out_path",
+            "The images there are held out, and no fraction of dataset.path. Set one of the two to null.",
+        )
+
+
+def _files(dataset: Dataset, kind: SourceKind, root: Path) -> Iterator[Problem]:
+    """Paths that do not exist, and images that would be trained on and held out."""
+    paths = {
+        f"dataset.{name}": value
+        for name in ("path", "held_out_path")
+        if (value := getattr(dataset, name)) is not None
+    }
+    if "held_out_path" not in kind.options:
+        paths.pop("dataset.held_out_path", None)
+    if kind.path == "files":
+        yield from _patterns(paths, root)
+    elif kind.path is not None:
+        yield from _single_paths(paths, kind.path, root)
+    if dataset.classes is not None and not (root / dataset.classes).is_file():
+        yield Problem(
+            "dataset.classes",
+            dataset.classes,
+            "a file that exists",
+            f"Looked for {root / dataset.classes}{hint(dataset.classes, root / dataset.classes)}.",
+        )
+
+
+def _single_paths(paths: dict[str, str], expected: str, root: Path) -> Iterator[Problem]:
+    """Problems of paths to a folder, to a file, or to a folder or files."""
+    patterns = {}
+    for key, text in paths.items():
+        path = root / text
+        if path.is_dir() and "folder" in expected:
+            continue
+        if expected == "folder or files":
+            patterns[key] = text
+        elif not (expected == "file" and path.is_file()):
+            yield Problem(
+                key, text, f"a {expected} that exists", f"Looked for {path}{hint(text, path)}."
+            )
+    yield from _patterns(patterns, root)
+    trained, held = (paths.get(f"dataset.{name}") for name in ("path", "held_out_path"))
+    if trained is not None and held is not None and not patterns:
+        training, inner = (root / trained).resolve(), (root / held).resolve()
+        if inner == training or training in inner.parents:
+            yield Problem(
+                "dataset.held_out_path",
+                held,
+                "images that are not in dataset.path",
+                f"{inner} is in {training}, whose images are trained on.",
+            )
+
+
+def _patterns(patterns: dict[str, str], root: Path) -> Iterator[Problem]:
+    """Problems of patterns of files; those of the second must not be among those of the first."""
+    before: dict[Path, str] = {}
+    for key, pattern in patterns.items():
+        try:
+            files_of = alternatives(pattern, root)
+        except ValueError as error:
+            yield Problem(key, pattern, "balanced braces", f"{error}.")
+            continue
+        missing = [root / alternative for alternative, paths in files_of.items() if not paths]
+        if missing:
+            yield Problem(
+                key,
+                pattern,
+                "files that exist",
+                f"{len(missing)} of {len(files_of)} not found, first {missing[0]}. "
+                f"{_shards_fix(pattern, missing[0])}".rstrip(),
+            )
+        files = {path.resolve() for paths in files_of.values() for path in paths}
+        for path in sorted(files & before.keys())[:1]:
+            yield Problem(
+                key, pattern, f"files that are not among {before[path]}", f"{path} is in both."
+            )
+        before |= dict.fromkeys(files, key)
+
+
+def _shards_fix(pattern: str, path: Path) -> str:
+    """What to write instead of a pattern without files, of which `path` is missing."""
+    if path.is_dir() and any(path.glob("*.tar")):
+        return f"It is a folder: write {path}/*.tar."
+    if path.is_dir():
+        return "It is a folder without tars; for folders of images see dataset.source."
+    if "://" in pattern:
+        return "Download them first: only files are read."
+    return f"Write {Path(pattern).expanduser()}." if pattern.startswith("~") else ""
