@@ -48,7 +48,7 @@ class WebImages(ImageDataset):
             UserError: a tar that is missing, truncated, corrupted, compressed or without images.
         """
         self.resolution, self.crop = resolution, crop
-        self.files = TarFiles(
+        self.samples = self.files = TarFiles(
             paths,
             ImageMembers,
             indices,
