@@ -88,6 +88,13 @@ def test_both_differences_of_the_classes_are_listed(root: Path) -> None:
     ]
 
 
+def test_linked_folders_are_not_trained_on_and_held_out(root: Path) -> None:
+    (root / "val/n1/more").symlink_to(root / "train/n1")
+    with pytest.raises(UserError, match="dataset.held_out_path: .* trained on") as error:
+        opened(root)
+    assert str(error.value).splitlines()[1:] == ["  n1/more is n1"]
+
+
 def test_flat_validation_images_are_told_how_to_lie(root: Path) -> None:
     for k in range(3):
         (root / f"val/{('n1/0', 'n2/0', 'n2/1')[k]}.png").rename(root / f"val/ILSVRC_{k}.png")

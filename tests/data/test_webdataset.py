@@ -140,3 +140,14 @@ def test_identity_changes_with_the_tars(tmp_path: Path) -> None:
     assert source(tmp_path / "0.tar").identity() == before
     more = {**files, "9.png": picture(9), "9.cls": b"0"}
     assert source(write_tar(tmp_path / "0.tar", more)).identity() != before
+
+
+def test_a_sample_with_two_labels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w") as tar:
+        for label in (b"0", b"0", b"1"):
+            for name, content in (("0.png", picture(0)), ("0.cls", label)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    assert error_of(path).count("0.tar: 0.cls: occurs twice") == 1

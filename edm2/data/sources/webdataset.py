@@ -135,7 +135,10 @@ class LabeledMembers:
                 else:
                     file.seek(member.offset_data)
                     content = file.read(member.size)
-                    labels[stem_of(member.name)] = self._label(content, line(path, member.name))
+                    name, key = line(path, member.name), stem_of(member.name)
+                    label = self._label(content, name)
+                    if labels.setdefault(key, label) != label:
+                        self.problems.append(f"{name}: occurs twice, with different labels")
 
     def _label(self, content: bytes, name: str) -> object:
         try:
