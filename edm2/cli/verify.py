@@ -48,6 +48,8 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     problems += [problem for table in tables if (problem := checksum_problem(table))]
     for problem in problems:
         click.echo(problem)
+    if problems:
+        click.echo("Remove these and run `dvc repro`: only the stages that make them run again.")
     click.echo(
         f"{len(results)} folders of results and {len(tables)} tables checked, {len(problems)} "
         "damaged files."
