@@ -38,8 +38,13 @@ def image_sample(key: str, image: Pixels, label: int) -> dict[str, str | bytes]:
 
 
 class ImageDataset(ABC):
-    """Images uint8 [3, R, R] with int labels, cropped and resized from stored images of any size."""
+    """Images uint8 [3, R, R] with int labels, cropped and resized from stored images of any size.
 
+    Attributes:
+        when_mended: what to do when damaged ones are replaced.
+    """
+
+    when_mended = "run this again"
     resolution: int
     crop: Crop
 

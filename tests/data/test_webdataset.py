@@ -138,6 +138,9 @@ def test_identity_changes_with_the_tars(tmp_path: Path) -> None:
     files = {f"{k}.{e}": c for k in range(2) for e, c in (("png", picture(0)), ("cls", b"0"))}
     before = source(write_tar(tmp_path / "0.tar", files)).identity()
     assert source(tmp_path / "0.tar").identity() == before
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "0.tar").rename(tmp_path / "moved/0.tar")
+    assert source(tmp_path / "moved/0.tar").identity() == before
     more = {**files, "9.png": picture(9), "9.cls": b"0"}
     assert source(write_tar(tmp_path / "0.tar", more)).identity() != before
 

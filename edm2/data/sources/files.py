@@ -4,7 +4,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -167,14 +167,22 @@ class FileSource:
         return [counts[label] for label in range(len(self.classes))]
 
 
-def files_digest(paths: Iterable[Path | bytes]) -> str:
-    """How many files, and a checksum of name, size and time of each: one request to the disk for each."""
-    digest, count = sha256(), 0
-    for path in paths:
-        stat = os.stat(path)
-        digest.update(os.fsencode(path) + b"\0%d %d\0" % (stat.st_size, stat.st_mtime_ns))
+def files_digest(root: Path, names: Iterable[bytes]) -> str:
+    """How many files, and a checksum of name, size and time of each: one request to the disk for each.
+
+    Names are relative to `root`, which is not in the checksum: it may be moved with its files.
+    """
+    digest, count, above = sha256(), 0, os.fsencode(root)
+    for name in names:
+        stat = os.stat(os.path.join(above, name))
+        digest.update(name + b"\0%d %d\0" % (stat.st_size, stat.st_mtime_ns))
         count += 1
     return f"{count} files {digest.hexdigest()}"
+
+
+def below(root: Path, paths: Iterable[Path]) -> Iterator[bytes]:
+    """The paths relative to `root`."""
+    return (os.fsencode(os.path.relpath(path, root)) for path in paths)
 
 
 def _small_classes(part: ImageFiles, least: int) -> list[str]:

@@ -53,7 +53,7 @@ class FolderImages(ImageFiles):
         return f"{self.key}: {self.root / printable(self.classes[label])}"
 
     def identity(self) -> str:
-        return f"{self.root} {files_digest(map(self._path, range(len(self.files))))}"
+        return files_digest(self.root, (self.files[k] for k in range(len(self.files))))
 
     def _path(self, index: int) -> bytes:
         return os.fsencode(self.root) + b"/" + self.files[index]

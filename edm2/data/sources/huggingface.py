@@ -1,5 +1,6 @@
 """A dataset on disk that the package `datasets` reads: save_to_disk, parquet files, imagefolder."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -8,7 +9,7 @@ from pathlib import Path
 import datasets
 
 from edm2.data.decoding import ImageDecodeError
-from edm2.data.sources.files import ImageFiles, files_digest
+from edm2.data.sources.files import ImageFiles, below, files_digest
 from edm2.data.sources.labels import Labels
 from edm2.data.sources.tree import image_files
 from edm2.data.tally import listed, printable
@@ -73,7 +74,8 @@ class HubImages(ImageFiles):
         return printable(f"{self.place}: row {index}" + (f" ({path})" if path else ""))
 
     def identity(self) -> str:
-        return f"{self.place} {files_digest(self.sources)}"
+        folder = Path(os.path.commonpath([file.parent for file in self.sources]))
+        return files_digest(folder, below(folder, self.sources))
 
     def _load(self, path: str, root: Path) -> datasets.Dataset:
         folder = root / path

@@ -12,12 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edm2.data.decoding import IMAGE_ENDINGS, ImageDecodeError
-from edm2.data.sources.files import ImageFiles
+from edm2.data.sources.files import ImageFiles, files_digest
 from edm2.data.sources.folder import NO_CLASS, SPLITS
 from edm2.data.sources.labels import Labels
 from edm2.data.tally import EXAMPLES, FOREIGN, OTHER_ENDING, ending, is_foreign, listed, printable
 from edm2.params import UserError
-from edm2.runtime.files import describe
 
 LABELS = "dataset.json"
 HEADER = struct.Struct("<6xH18x2H")  # of a member: flags, length of its name and of what follows
@@ -85,7 +84,7 @@ class ZipImages(ImageFiles):
         return printable(f"{self.path}: {member}")
 
     def identity(self) -> str:
-        return describe([self.path])
+        return files_digest(self.path.parent, [os.fsencode(self.path.name)])
 
     def _read_at(self, offset: int, size: int) -> bytes:
         if self._file is None:  # once in each process
