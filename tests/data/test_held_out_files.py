@@ -128,6 +128,12 @@ def test_names_of_classes(root: Path) -> None:
     ]
 
 
+def test_a_tab_ends_names_with_spaces(root: Path) -> None:
+    (root / "train/n2").rename(root / "train/red fox")
+    source = opened(root, "red fox\tVulpes vulpes\nn1 tench\n", held_out=False)
+    assert source.classes == ["tench", "Vulpes vulpes"]
+
+
 def test_names_that_occur_twice_are_told_apart(root: Path) -> None:
     assert opened(root, "n1 crane\nn2 crane\n").classes == ["crane (n1)", "crane (n2)"]
 
