@@ -201,6 +201,8 @@ def _reason_against(member: zipfile.ZipInfo) -> str:
 def _opened(path: Path, key: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
+    except PermissionError:
+        raise
     except UNREADABLE as error:
         raise UserError(
             f"{key}: {path}: not a readable zip ({error}). Download or pack it again."
