@@ -145,6 +145,14 @@ def test_identity_changes_with_the_tars(tmp_path: Path) -> None:
     assert source(write_tar(tmp_path / "0.tar", more)).identity() != before
 
 
+@pytest.mark.parametrize("value", [b"NaN", b'"\\ud800"'])
+def test_values_that_only_json_can_have_are_no_labels(tmp_path: Path, value: bytes) -> None:
+    files = {"0.png": picture(0), "0.json": b'{"y": ' + value + b"}"}
+    message = error_of(write_tar(tmp_path / "0.tar", files), field="y")
+    assert "0.tar: 0.png: label " in message
+    assert "twice" not in message
+
+
 def test_a_sample_with_two_labels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "0.tar"
     with tarfile.open(path, "w") as tar:

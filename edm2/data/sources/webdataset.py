@@ -138,8 +138,9 @@ class LabeledMembers:
                     content = file.read(member.size)
                     name, key = line(path, member.name), stem_of(member.name)
                     label = self._label(content, name)
-                    if labels.setdefault(key, label) != label:
+                    if key in labels and labels[key] != label:
                         self.problems.append(f"{name}: occurs twice, with different labels")
+                    labels[key] = label
 
     def _label(self, content: bytes, name: str) -> object:
         try:
