@@ -1,5 +1,6 @@
 """`edm2 verify`: checksums of all results."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ from edm2.cli.project import ProjectContext
 from edm2.params.errors import UserError
 
 FOLDERS = ("data", "models", "reports")
+WITH_MANIFEST = ("data/", "models/")
 
 
 @click.command()
@@ -18,15 +20,16 @@ FOLDERS = ("data", "models", "reports")
 )
 @click.pass_obj
 def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
-    """Read every file of the project's results and compare it with its checksum.
+    """Read the project's results and compare them with their checksums.
 
-    FOLDERS: only results in these; default: data, models and reports. All damaged files are listed;
-    exit status 1 if there are any. Processes share the files:
+    FOLDERS: only results in these; default: data, models and reports. All damaged files are listed, and
+    missing checksums; exit status 1 if there are any. Pictures, and what the stage report writes, have no
+    checksum. Processes share the files:
     python -m edm2.runtime.torchrun --nproc_per_node=8 --no-python edm2 verify
     """
     import torch
 
-    from edm2.runtime.checksums import ENDING, checksum_problem
+    from edm2.runtime.checksums import checksum_problem
     from edm2.runtime.distributed import is_main_process, process_group
     from edm2.runtime.manifest import MANIFEST
     from edm2.runtime.verification import damaged_files
@@ -34,21 +37,41 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     if not folders:
         root = project.enter()
         folders = tuple(root / name for name in FOLDERS)
-    manifests = sorted(path for folder in folders for path in folder.rglob(MANIFEST))
-    checksums = sorted(path for folder in folders for path in folder.rglob(f"*{ENDING}"))
-    if not manifests and not checksums:
+    results, tables = _to_check(folders, project.root)
+    if not results and not tables:
         names = ", ".join(map(str, folders))
         raise UserError(f"{names}: no results ({MANIFEST}) there. Run `dvc repro` first.")
     with process_group(torch.device("cpu")):
-        problems = damaged_files(path.parent for path in manifests)
+        problems = damaged_files(results)
     if not is_main_process():
         return 0
-    tables = (checksum_problem(path.with_suffix("")) for path in checksums)
-    problems += [problem for problem in tables if problem]
+    problems += [problem for table in tables if (problem := checksum_problem(table))]
     for problem in problems:
         click.echo(problem)
+    if problems:
+        click.echo("Remove these and run `dvc repro`: only the stages that make them run again.")
     click.echo(
-        f"{len(manifests)} folders of results and {len(checksums)} tables checked, {len(problems)} "
+        f"{len(results)} folders of results and {len(tables)} tables checked, {len(problems)} "
         "damaged files."
     )
     return int(bool(problems))
+
+
+def _to_check(folders: Iterable[Path], root: Path | None) -> tuple[list[Path], list[Path]]:
+    """Folders of results and tables in `folders`: those with checksums, and outs of stages that lack them."""
+    from edm2.pipeline.declaration import PIPELINE, all_outs
+    from edm2.runtime.checksums import ENDING
+    from edm2.runtime.manifest import MANIFEST
+
+    folders = list(folders)
+    results = {path.parent for folder in folders for path in folder.rglob(MANIFEST)}
+    tables = {path.with_suffix("") for folder in folders for path in folder.rglob(f"*{ENDING}")}
+    for out in [] if root is None else all_outs(root / PIPELINE):
+        which = tables if out.endswith(ENDING) else results
+        if which is tables or out.startswith(WITH_MANIFEST):
+            which |= {
+                path
+                for path in (root or Path()).glob(out.removesuffix(ENDING))
+                if {path, *path.parents} & set(folders)
+            }
+    return sorted(results), sorted(tables)

@@ -19,12 +19,13 @@ from edm2.runtime.progress import Progress
 CHUNK = 256  # images that wait for a thread
 
 
-def refuse_damaged(messages: Iterable[str], images: int) -> None:
+def refuse_damaged(messages: Iterable[str], images: int, then: str = "run this again") -> None:
     """Raise an error on all ranks if one of them has found damaged images.
 
     Args:
         messages: about the damaged images of this rank.
         images: how many were tried by all ranks.
+        then: what to do when they are replaced.
 
     Raises:
         UserError: that of the main process lists the images of all ranks.
@@ -34,8 +35,8 @@ def refuse_damaged(messages: Iterable[str], images: int) -> None:
         if not is_main_process():
             raise UserError("The main process lists images that cannot be decoded.")
         raise UserError(
-            f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then run this "
-            f"again:{listed(damaged)}"
+            f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then "
+            f"{then}:{listed(damaged)}"
         )
 
 

@@ -43,8 +43,10 @@ class ImageDataset(ABC):
 
     Attributes:
         samples: the shards that they are read from, if there are any.
+        when_mended: what to do when damaged ones are replaced.
     """
 
+    when_mended = "run this again"
     resolution: int
     crop: Crop
     samples: Samples | None = None

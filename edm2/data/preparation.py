@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edm2.data.damage import refuse_damaged
 from edm2.data.decoding import DamagedImageError
 from edm2.data.images import image_sample
-from edm2.data.shards import write_shard
+from edm2.data.shards import is_written, write_shard
 from edm2.data.sources import Source
 from edm2.data.splits import shard_ranges
 from edm2.data.tally import Tally
@@ -101,7 +101,7 @@ def _write_shards(
 ) -> Iterator[tuple[Path, Findings]]:
     """Write this rank's shards that do not exist; yield the file of each that was tried."""
     share = shards[ranks().rank :: ranks().world_size]
-    missing = [(path, indices) for path, indices in share if not path.exists()]
+    missing = [(path, indices) for path, indices in share if not is_written(path)]
     total, left = (sum(len(indices) for _, indices in some) for some in (share, missing))
     if workers is None:
         small = left * max(resolution, MIN_RESOLUTION) ** 2 < SMALL_PIXELS

@@ -83,6 +83,8 @@ def identity(source: Source) -> str:
 class SourceImages(PreparedImages):
     """One split of a source: the same images and labels in the same order as in its shards."""
 
+    when_mended = PREPARE_AGAIN
+
     def __init__(
         self, source: Source, dataset: Dataset, split: str, indices: NDArray[np.int64]
     ) -> None:
@@ -108,7 +110,7 @@ class SourceImages(PreparedImages):
             return super()._map(read, *items)
         except DamagedImageError as error:
             raise DamagedImageError(
-                f"{error}. Replace or remove it, then {PREPARE_AGAIN}. Images that are not stored "
+                f"{error}. Replace or remove it, then {self.when_mended}. Images that are not stored "
                 "(dataset.stored) are found damaged when they are read; `encode_latents` and `reference` "
                 "list all that are."
             ) from None

@@ -27,7 +27,7 @@ from edm2.params import UserError
 from edm2.runtime.files import HashingWriter, replacing
 from edm2.runtime.manifest import REBUILD_HINT, check_sizes, load_manifest
 from edm2.runtime.records import ENDING as RECORD
-from edm2.runtime.records import Entry, read_record, write_record
+from edm2.runtime.records import Entry, read_record, record_path, write_record
 
 VERIFY_HINT = "Run `edm2 verify`: it reads everything and names what is damaged."
 DESCRIPTORS_PER_SHARD = 4  # the tar, the mapping of its index, and as many for everything else
@@ -61,6 +61,11 @@ def write_shard(
             index.name: write_index(index, index_rows(rows, CHECKSUM)),
         }
         write_record(path, entries, **summary())
+
+
+def is_written(path: Path) -> bool:
+    """Whether a shard exists with its index and its record; others are written again."""
+    return all(file.exists() for file in (path, index_path(path), record_path(path)))
 
 
 def _write_sample(writer: Any, sample: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:

@@ -82,7 +82,11 @@ def printable(name: str) -> str:
     r"""A file name on one line: bytes that are not UTF-8 as \xe9, line breaks as \n."""
     if name.isprintable():
         return name
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        content = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # surrogates that are no bytes of a file name
+        content = name.encode("utf-8", "backslashreplace")
+    text = content.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -10,6 +10,7 @@ from edm2.params.patterns import alternatives, hint
 from edm2.params.seams import SOURCES, SourceKind
 from edm2.params.vae import VaeImages
 
+RESULTS = ("data/images", "data/latents", "data/reference")  # of stages
 OPTIONAL = ("held_out_path", "classes", "label_field", "image_field")
 
 
@@ -70,6 +71,7 @@ def vae_image_problems(images: VaeImages, root: Path) -> Iterator[Problem]:
         for name in ("shards", "held_out")
         if (pattern := getattr(images, name)) is not None
     }
+    yield from _among_results(patterns, root)
     yield from _patterns(patterns, root)
 
 
@@ -99,6 +101,7 @@ def _files(dataset: Dataset, kind: SourceKind, root: Path) -> Iterator[Problem]:
     }
     if "held_out_path" not in kind.options:
         paths.pop("dataset.held_out_path", None)
+    yield from _among_results(paths, root)
     if kind.path == "files":
         yield from _patterns(paths, root)
     elif kind.path is not None:
@@ -110,6 +113,23 @@ def _files(dataset: Dataset, kind: SourceKind, root: Path) -> Iterator[Problem]:
             "a file that exists",
             f"Looked for {root / dataset.classes}{hint(dataset.classes, root / dataset.classes)}.",
         )
+
+
+def _among_results(paths: dict[str, str], root: Path) -> Iterator[Problem]:
+    """Problems of images in, or around, folders that DVC and stages remove and write."""
+    for key, text in paths.items():
+        path = (root / text).resolve()
+        results = [(root / name).resolve() for name in RESULTS]
+        inside = [folder for folder in results if folder in (path, *path.parents)]
+        around = [folder for folder in results if path in folder.parents]
+        for folder in (inside + around)[:1]:
+            yield Problem(
+                key,
+                text,
+                "images in a folder of their own",
+                f"{folder} is for results: it is removed with everything in it before its stage runs. "
+                f"Move your images {'out of it' if inside else 'into a folder beside it'}.",
+            )
 
 
 def _single_paths(paths: dict[str, str], expected: str, root: Path) -> Iterator[Problem]:

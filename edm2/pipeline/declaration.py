@@ -47,6 +47,15 @@ def read_declaration(name: str, config: str | None, pipeline: Path = PIPELINE) -
     )
 
 
+def all_outs(pipeline: Path = PIPELINE) -> list[str]:
+    """The outs of all stages, with `*` for the config."""
+    return [
+        out.as_posix()
+        for name in _stages(pipeline)
+        for out in read_declaration(name, "*", pipeline).outs
+    ]
+
+
 def config_from_dvc(name: str) -> str:
     """The config for which DVC runs stage `name`; empty if it does not.
 
@@ -70,12 +79,16 @@ def _stage(name: str, pipeline: Path) -> dict[str, Any]:
         raise UserError(
             f"{pipeline}: not in this folder ({here}). Stages run in the project's root: {way_out}."
         )
-    tree = read_yaml(pipeline)
-    stages = tree.get("stages") if isinstance(tree, dict) else None
-    stage = stages.get(name) if isinstance(stages, dict) else None
+    stage = _stages(pipeline).get(name)
     if not isinstance(stage, dict):
         raise UserError(f"{pipeline}: has no stage {name}. Restore the file, for example from git.")
     return stage
+
+
+def _stages(pipeline: Path) -> dict[str, Any]:
+    tree = read_yaml(pipeline)
+    stages = tree.get("stages") if isinstance(tree, dict) else None
+    return stages if isinstance(stages, dict) else {}
 
 
 def _pick(tree: Any, key: str) -> Any:

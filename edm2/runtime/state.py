@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edm2.params import UserError
 from edm2.params.checks import project_root
 from edm2.runtime.checkpoint import load_tree, save_tree
 from edm2.runtime.distributed import barrier, is_main_process
@@ -60,7 +61,16 @@ class State:
         write_json(self.notes, {**self.read_notes(), **values})
 
     def read_notes(self) -> dict[str, Any]:
-        return json.loads(self.notes.read_text()) if self.notes.exists() else {}
+        if not self.notes.exists():
+            return {}
+        try:
+            notes: dict[str, Any] = json.loads(self.notes.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{self.notes}: not valid JSON ({error}). Remove it, and run this again: checkpoints and "
+                "complete shards beside it are kept."
+            ) from None
+        return notes
 
 
 @contextmanager

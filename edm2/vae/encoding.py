@@ -9,6 +9,7 @@ from edm2.data.decoding import DamagedImageError
 from edm2.data.images import PreparedImages
 from edm2.data.latents import LatentMoments, latent_sample, write_latents
 from edm2.data.passes import ahead
+from edm2.data.shards import is_written
 from edm2.runtime.distributed import ranks
 from edm2.runtime.progress import Progress
 from edm2.vae.codec import Codec
@@ -31,7 +32,7 @@ def encode_shards(
     folder.mkdir(parents=True, exist_ok=True)
     rank, size = ranks().rank, ranks().world_size
     shards = list(images.by_shard().items())[rank::size]
-    missing = {name: indices for name, indices in shards if not (folder / name).exists()}
+    missing = {name: indices for name, indices in shards if not is_written(folder / name)}
     progress = Progress("encode_latents", sum(map(len, missing.values())), "img")
     side = images.resolution // codec.downscale
     for name, indices in missing.items():

@@ -60,6 +60,18 @@ def test_the_results_of_a_whole_pipeline_are_undamaged(project, run):
     assert all((folder / f"reports/{name}.sha256").exists() for name in read_by_report)
 
 
+def test_results_without_their_checksums_are_named(results, run):
+    (results / "models/vae/manifest.json").unlink()
+    for name in ("reports/fid/G.csv", "reports/index.html"):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("value\n")
+    result = run("verify")
+    lines = [line for line in result.out.splitlines() if line.startswith(str(results))]
+    missing = ["models/vae/manifest.json", "reports/fid/G.csv.sha256"]
+    assert [line.partition(": ")[0] for line in lines] == [f"{results}/{name}" for name in missing]
+    assert (result.status, run("verify", str(results / "data")).status) == (1, 0)
+
+
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
 @pytest.mark.parametrize("file", ["data/images/held_out.tar", "models/vae/parts/more.bin"])
 def test_a_damaged_file_is_named(results, run, damage, file):

@@ -14,6 +14,7 @@ from PIL import Image
 from edm2.data.decoding import FEW_BITS
 from edm2.data.preparation import prepare_images
 from edm2.data.sources import FileSource, FolderImages
+from edm2.data.sources.folder import TWICE
 from edm2.data.tally import FOREIGN, NOT_AN_IMAGE
 from edm2.params import UserError
 from edm2.params.dataset import Dataset
@@ -154,6 +155,7 @@ def test_linked_folders_are_entered(root: Path) -> None:
     assert "a/more/3.png" in names(folder, root)
     assert folder.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
     assert not folder.left_out.counts
+    assert list(folder.doubtful.examples.items()) == [(TWICE, ["c is b"])]
 
 
 def splits(root: Path) -> str:

@@ -88,6 +88,13 @@ def test_both_differences_of_the_classes_are_listed(root: Path) -> None:
     ]
 
 
+def test_linked_folders_are_not_trained_on_and_held_out(root: Path) -> None:
+    (root / "val/n1/more").symlink_to(root / "train/n1")
+    with pytest.raises(UserError, match="dataset.held_out_path: .* trained on") as error:
+        opened(root)
+    assert str(error.value).splitlines()[1:] == ["  n1/more is n1"]
+
+
 def test_flat_validation_images_are_told_how_to_lie(root: Path) -> None:
     for k in range(3):
         (root / f"val/{('n1/0', 'n2/0', 'n2/1')[k]}.png").rename(root / f"val/ILSVRC_{k}.png")
@@ -119,6 +126,12 @@ def test_names_of_classes(root: Path) -> None:
         "tench, Tinca tinca",
         "goldfish",
     ]
+
+
+def test_a_tab_ends_names_with_spaces(root: Path) -> None:
+    (root / "train/n2").rename(root / "train/red fox")
+    source = opened(root, "red fox\tVulpes vulpes\nn1 tench\n", held_out=False)
+    assert source.classes == ["tench", "Vulpes vulpes"]
 
 
 def test_names_that_occur_twice_are_told_apart(root: Path) -> None:

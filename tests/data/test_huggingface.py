@@ -137,7 +137,7 @@ def test_ambiguous_columns_are_named_in_params(hub, error_of, tmp_path: Path) ->
     double.save_to_disk(tmp_path / "double")
     assert "dataset.image_field" in error_of("double")
     assert grays(hub("double", image_field="image")) == [0, 10, 20, 30]
-    assert "cannot read" in error_of("disk", image_field="coarse")
+    assert "dataset.image_field: coarse" in error_of("disk", image_field="coarse")
 
 
 def test_rows_without_class_or_image_are_named(hub, error_of, tmp_path: Path) -> None:
@@ -151,6 +151,19 @@ def test_rows_without_class_or_image_are_named(hub, error_of, tmp_path: Path) ->
     source = hub("x")
     with pytest.raises(DamagedImageError, match="row 3.*null"):
         source.image(3)
+
+
+def test_a_row_that_arrow_cannot_read_is_named(hub, tmp_path: Path) -> None:
+    rows([0, 0, 1, 1]).save_to_disk(tmp_path / "disk")
+    (arrow,) = (tmp_path / "disk").glob("*.arrow")
+    content = arrow.read_bytes()
+    ends = np.cumsum([0, *(len(hub("disk").parts[0].read(k)) for k in range(4))])
+    place = content.index(ends.astype("<i4").tobytes()) + 4 * 2  # the start of image 2
+    changed = content[:place] + np.int32(ends[4] + 9).tobytes() + content[place + 4 :]
+    arrow.unlink()  # it is mapped into memory
+    arrow.write_bytes(changed)
+    with pytest.raises(DamagedImageError, match="disk: row 2: .*SystemError"):
+        hub("disk").image(2)
 
 
 def test_classes_are_those_of_the_feature_even_without_rows(error_of, tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_all_damaged_images_are_listed():
     lines = str(error.value).splitlines()
     assert lines[0].startswith("2 of 6 images")
     assert [line.strip() for line in lines[1:]] == ["2.png: damaged", "7.png: damaged"]
+    assert "then run this again:" in lines[0]
     assert reduce_batches(Damaged(9), [8, 6], 2, lambda *_: 0, min, "") == 0
 
 

@@ -146,6 +146,16 @@ def test_small_datasets_start_no_workers(
     assert started == [(1, expected), (1, 3)]
 
 
+@pytest.mark.parametrize("lost", [".record.json", ".index.npy"])
+def test_a_shard_that_has_lost_a_file_is_written_again(
+    folder: Path, source, dataset: Dataset, lost: str
+) -> None:
+    (folder / f"train-000001.tar{lost}").unlink()
+    source.reads.clear()
+    write_manifest(folder, **prepare_images(source, folder, dataset, seed=0, workers=0))
+    assert (len(source.reads), len(ImageShards(folder, "train"))) == (4, 15)
+
+
 def test_existing_shards_are_kept(folder: Path, source, dataset: Dataset) -> None:
     before = {name: (folder / name).stat().st_mtime_ns for name in SHARDS}
     content = (folder / "train-000001.tar").read_bytes()

@@ -160,4 +160,7 @@ def test_identity_changes_with_the_images(root: Path) -> None:
     save(root / "dog/3.png", constant(GREEN))
     more = Folder(root, 4, "lanczos").identity()
     save(root / "dog/3.png", constant(RED, 20, 20))
-    assert len({before, more, Folder(root, 4, "lanczos").identity()}) == 3
+    changed = Folder(root, 4, "lanczos").identity()
+    assert len({before, more, changed}) == 3
+    moved = root.rename(root.with_name("moved"))
+    assert Folder(moved, 4, "lanczos").identity() == changed

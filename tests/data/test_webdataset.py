@@ -138,5 +138,27 @@ def test_identity_changes_with_the_tars(tmp_path: Path) -> None:
     files = {f"{k}.{e}": c for k in range(2) for e, c in (("png", picture(0)), ("cls", b"0"))}
     before = source(write_tar(tmp_path / "0.tar", files)).identity()
     assert source(tmp_path / "0.tar").identity() == before
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "0.tar").rename(tmp_path / "moved/0.tar")
+    assert source(tmp_path / "moved/0.tar").identity() == before
     more = {**files, "9.png": picture(9), "9.cls": b"0"}
     assert source(write_tar(tmp_path / "0.tar", more)).identity() != before
+
+
+@pytest.mark.parametrize("value", [b"NaN", b'"\\ud800"'])
+def test_values_that_only_json_can_have_are_no_labels(tmp_path: Path, value: bytes) -> None:
+    files = {"0.png": picture(0), "0.json": b'{"y": ' + value + b"}"}
+    message = error_of(write_tar(tmp_path / "0.tar", files), field="y")
+    assert "0.tar: 0.png: label " in message
+    assert "twice" not in message
+
+
+def test_a_sample_with_two_labels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w") as tar:
+        for label in (b"0", b"0", b"1"):
+            for name, content in (("0.png", picture(0)), ("0.cls", label)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    assert error_of(path).count("0.tar: 0.cls: occurs twice") == 1

@@ -173,3 +173,34 @@ def test_a_zip_may_hold_out_another(tmp_path: Path, dataset) -> None:
     opened = implementation(SOURCES["zip"].open)(changed, tmp_path)
     train, held_out = opened.split(None, 0)
     assert (sorted(train), sorted(held_out)) == ([0, 1, 2, 3], [4, 5, 6, 7])
+
+
+def flipped(path: Path, position: int, value: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= value
+    path.write_bytes(content)
+
+
+def test_a_member_whose_header_is_damaged_is_named_by_position(tmp_path: Path) -> None:
+    path = pack(tmp_path / "x.zip", {f"a/{k}.png": png(k) for k in range(2)})
+    with zipfile.ZipFile(path) as archive:
+        last = archive.infolist()[-1].header_offset
+    flipped(path, last + 27, 255)  # its name would end beyond the file
+    with pytest.raises(DamagedImageError, match=f"x.zip: the member at byte {last}"):
+        source(path).image(1)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(6, 128), (8, 1), (10, 2), (46, 255)],
+    ids=["version", "encrypted", "compression", "name"],
+)
+def test_a_damaged_list_of_members_is_an_error_of_the_zip(
+    tmp_path: Path, offset: int, value: int
+) -> None:
+    path = pack(tmp_path / "x.zip", {"dataset.json": b"{}", "\u00fc.png": png(1)})
+    central = path.read_bytes().index(b"PK\1\2")
+    if offset == 46:  # of the name that is UTF-8
+        central = path.read_bytes().rindex(b"PK\1\2")
+    flipped(path, central + offset, value)
+    assert f"dataset.path: {path}: " in error_of(path)

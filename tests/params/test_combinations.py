@@ -528,6 +528,24 @@ def test_what_is_wrong_with_a_folder_of_images_is_told(
     assert problem.fix.endswith(way_out)
 
 
+@pytest.mark.parametrize(
+    ("path", "result"),
+    [
+        ("data/images", "images"),
+        ("data/latents/mine", "latents"),
+        ("data", "images"),
+        (".", "images"),
+    ],
+)
+def test_images_are_not_among_results_which_are_removed(
+    only_problem, tmp_path, path: str, result: str
+) -> None:
+    (tmp_path / path).mkdir(parents=True, exist_ok=True)
+    problem = only_problem({"dataset.source": "folder", "dataset.path": path})
+    assert (problem.key, problem.value) == ("dataset.path", path)
+    assert problem.fix.startswith(f"{tmp_path}/data/{result} ")
+
+
 @pytest.fixture
 def files(tmp_path):
     """Files and folders of every source in a project."""

@@ -54,6 +54,9 @@ def test_notes_accumulate(root: Path) -> None:
         state.note(mlflow_run="a")
         state.note(finished=False)
         assert State(state.folder).read_notes() == {"mlflow_run": "a", "finished": False}
+        state.notes.write_text('{"mlflow_run":')
+        with pytest.raises(UserError, match=f"{state.notes}: .*Remove it"):
+            state.read_notes()
 
 
 def test_a_second_launch_waits_for_the_first(

@@ -67,6 +67,7 @@ def test_damaged_images_that_are_not_stored_are_listed_by_encode_latents(project
     train = np.load(folder / "data/images/train.npy")
     expected = {name for name in damaged if int(name[:4]) in train}
     assert set(re.findall(r"\d{4}\.png", str(error.value))) == expected != set()
+    assert "dvc repro -f -s prepare" in str(error.value)  # as what prepare listed has changed
     assert not list(folder.glob(".state/encode_latents/*/results/data/latents/*"))
 
 

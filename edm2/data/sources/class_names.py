@@ -7,7 +7,7 @@ from pathlib import Path
 from edm2.data.tally import listed, printable
 
 FORMS = {
-    False: "a line for each class: its folder or label, a space, its name",
+    False: "a line for each class: its folder or label, a space (or tab), its name",
     True: "a line with a name for each label number, from 0",
 }
 
@@ -17,9 +17,9 @@ def read_class_names(
 ) -> tuple[list[str], list[str]]:
     """The names of classes.
 
-    Lines are `n01440764 tench` with the name of a folder or a label in front; for labels that are
-    numbers, line k (from 0) is the name of label k. A name that several classes have gets its folder or
-    number in parentheses.
+    Lines are `n01440764 tench` with the name of a folder or a label in front, which a tab ends if it has
+    spaces; for labels that are numbers, line k (from 0) is the name of label k. A name that several
+    classes have gets its folder or number in parentheses.
 
     Returns:
         the names in the order of `classes`, and errors: one that lists all lines that do not fit, all
@@ -56,7 +56,7 @@ def _by_id(lines: list[str]) -> tuple[dict[str, str], list[str]]:
     names: dict[str, str] = {}
     wrong = []
     for number, line in enumerate(lines, 1):
-        key, *name = line.split(maxsplit=1)[:2] or [""]
+        key, *name = line.split("\t" if "\t" in line else None, maxsplit=1) or [""]
         if not name:
             wrong.append(f"line {number} has no name: {printable(line)}")
         elif key in names:

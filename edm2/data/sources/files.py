@@ -4,7 +4,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from edm2.data.decoding import (
     decode_image,
 )
 from edm2.data.sources.class_names import read_class_names
+from edm2.data.sources.tree import Identity
 from edm2.data.splits import Split, split_classes
-from edm2.data.tally import MAX_LINES, Tally, listed
+from edm2.data.tally import MAX_LINES, Tally, listed, printable
 from edm2.params import UserError
 from edm2.params.dataset import Crop
 from edm2.runtime.randomness import generator
@@ -42,6 +43,7 @@ class ImageFiles(ABC):
         left_out_per_class: how many of them belong to each class, where that is known.
         doubtful: what is read, and may not be meant as it is.
         problems: errors, all of which are reported at once.
+        folders: identity and name of each folder whose files are images here.
     """
 
     classes: list[str]
@@ -53,6 +55,7 @@ class ImageFiles(ABC):
         self.left_out, self.doubtful = Tally(), Tally()
         self.left_out_per_class: list[int] = []
         self.problems: list[str] = []
+        self.folders: list[tuple[Identity, str]] = []
 
     @abstractmethod
     def read(self, index: int) -> bytes:
@@ -68,7 +71,7 @@ class ImageFiles(ABC):
 
     def class_place(self, label: int) -> str:
         """A class in messages."""
-        return f"{self.key}: {self.place}: class {self.classes[label]}"
+        return f"{self.key}: {self.place}: class {printable(self.classes[label])}"
 
 
 class FileSource:
@@ -110,7 +113,7 @@ class FileSource:
             problems += part.problems or _small_classes(part, least=3 - len(self.parts))
         self.classes = training.classes
         if not problems and held_out is not None:
-            problems += _differences(training, held_out)
+            problems += _differences(training, held_out) + _shared_folders(training, held_out)
         if class_names is not None and training.classes:
             self.classes, wrong = read_class_names(class_names, self.classes, training.numbered)
             problems += wrong
@@ -164,14 +167,22 @@ class FileSource:
         return [counts[label] for label in range(len(self.classes))]
 
 
-def files_digest(paths: Iterable[Path | bytes]) -> str:
-    """How many files, and a checksum of name, size and time of each: one request to the disk for each."""
-    digest, count = sha256(), 0
-    for path in paths:
-        stat = os.stat(path)
-        digest.update(os.fsencode(path) + b"\0%d %d\0" % (stat.st_size, stat.st_mtime_ns))
+def files_digest(root: Path, names: Iterable[bytes]) -> str:
+    """How many files, and a checksum of name, size and time of each: one request to the disk for each.
+
+    Names are relative to `root`, which is not in the checksum: it may be moved with its files.
+    """
+    digest, count, above = sha256(), 0, os.fsencode(root)
+    for name in names:
+        stat = os.stat(os.path.join(above, name))
+        digest.update(name + b"\0%d %d\0" % (stat.st_size, stat.st_mtime_ns))
         count += 1
     return f"{count} files {digest.hexdigest()}"
+
+
+def below(root: Path, paths: Iterable[Path]) -> Iterator[bytes]:
+    """The paths relative to `root`."""
+    return (os.fsencode(os.path.relpath(path, root)) for path in paths)
 
 
 def _small_classes(part: ImageFiles, least: int) -> list[str]:
@@ -192,7 +203,7 @@ def _small_classes(part: ImageFiles, least: int) -> list[str]:
 def _differences(training: ImageFiles, held_out: ImageFiles) -> list[str]:
     """An error that lists the classes of one part that the other lacks."""
     lines = [
-        f"only in {part.key}: {name}"
+        f"only in {part.key}: {printable(name)}"
         for part, other in ((training, held_out), (held_out, training))
         for name in sorted(set(part.classes) - set(other.classes), key=part.classes.index)
     ]
@@ -201,6 +212,18 @@ def _differences(training: ImageFiles, held_out: ImageFiles) -> list[str]:
     return [
         f"{held_out.key}: {held_out.place}: its classes are not those of {training.key}, "
         f"{training.place}. Rename, add or remove these:{listed(lines)}"
+    ]
+
+
+def _shared_folders(training: ImageFiles, held_out: ImageFiles) -> list[str]:
+    """An error that lists the folders of which both parts would read the images, through links."""
+    trained = dict(training.folders)
+    lines = [f"{name} is {trained[key]}" for key, name in held_out.folders if key in trained]
+    if not lines:
+        return []
+    return [
+        f"{held_out.key}: {held_out.place}: images there are trained on as well, as folders are those of "
+        f"{training.key}, {training.place}. Remove these links:{listed(map(printable, lines))}"
     ]
 
 

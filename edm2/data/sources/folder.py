@@ -10,7 +10,7 @@ import numpy as np
 from edm2.data.decoding import IMAGE_ENDINGS
 from edm2.data.sources.files import ImageFiles, files_digest
 from edm2.data.sources.names import Names
-from edm2.data.sources.tree import entries, identity, image_files
+from edm2.data.sources.tree import Identity, entries, identity, image_files
 from edm2.data.tally import EXAMPLES, NOT_AN_IMAGE, Tally, ending, printable
 
 # names of splits such as train, Val, test2017, train_images
@@ -19,6 +19,7 @@ SPLITS = re.compile(
     re.IGNORECASE,
 )
 NO_CLASS = "image in no class folder"
+TWICE = "folder is read twice, through a link: its images may be trained on and held out"
 HELD_OUT = "dataset.held_out_path"
 
 
@@ -26,7 +27,7 @@ class FolderImages(ImageFiles):
     """Images in one subfolder per class and any folders below it.
 
     Of folders without subfolders, with subfolders that are splits, or with classes whose names are
-    not UTF-8, `problems` tells.
+    not UTF-8, `problems` tells. Folders that are read twice, through links, are doubtful.
     """
 
     def __init__(self, root: Path, key: str = "dataset.path") -> None:
@@ -39,6 +40,7 @@ class FolderImages(ImageFiles):
         self.files = Names(self._walk(folders, counts))  # relative to root, as the system has them
         self.labels = np.repeat(np.arange(len(folders)), counts)
         self._check_classes()
+        self._note_folders_read_twice()
 
     def read(self, index: int) -> bytes:
         with open(self._path(index), "rb") as file:
@@ -51,7 +53,7 @@ class FolderImages(ImageFiles):
         return f"{self.key}: {self.root / printable(self.classes[label])}"
 
     def identity(self) -> str:
-        return f"{self.root} {files_digest(map(self._path, range(len(self.files))))}"
+        return files_digest(self.root, (self.files[k] for k in range(len(self.files))))
 
     def _path(self, index: int) -> bytes:
         return os.fsencode(self.root) + b"/" + self.files[index]
@@ -61,11 +63,20 @@ class FolderImages(ImageFiles):
         above = frozenset({identity(self.root)}) if folders else frozenset()
         for folder in folders:
             before, counted = self.left_out.counts.total(), 0
-            for name in image_files(folder.path, folder.name, self.left_out, above):
+            for name in self._images(folder, above):
                 counted += 1
                 yield os.fsencode(name)
             counts.append(counted)
             self.left_out_per_class.append(self.left_out.counts.total() - before)
+
+    def _images(self, folder: os.DirEntry[str], above: frozenset[Identity]) -> Iterator[str]:
+        return image_files(folder.path, folder.name, self.left_out, above, self.folders)
+
+    def _note_folders_read_twice(self) -> None:
+        first: dict[Identity, str] = {}
+        for folder, name in self.folders:
+            if first.setdefault(folder, name) != name:
+                self.doubtful.add(TWICE, f"{name} is {first[folder]}")
 
     def _class_folders(self) -> list[os.DirEntry[str]]:
         folders = []

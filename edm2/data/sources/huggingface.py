@@ -1,14 +1,15 @@
 """A dataset on disk that the package `datasets` reads: save_to_disk, parquet files, imagefolder."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import datasets
 
 from edm2.data.decoding import ImageDecodeError
-from edm2.data.sources.files import ImageFiles, files_digest
+from edm2.data.sources.files import ImageFiles, below, files_digest
 from edm2.data.sources.labels import Labels
 from edm2.data.sources.tree import image_files
 from edm2.data.tally import listed, printable
@@ -52,11 +53,14 @@ class HubImages(ImageFiles):
             rows = self._load(path, root)
             self.column = self._column(rows, "image_field", image_field, datasets.Image)
             label = self._column(rows, "label_field", label_field, datasets.ClassLabel)
-            self.rows = rows.select_columns([self.column]).cast_column(self.column, RAW)
+            self.rows = self._as_images(rows.select_columns([self.column]))
         self._read_labels(rows, label)
 
     def read(self, index: int) -> bytes:
-        cell = self.rows[index][self.column] or {}
+        try:
+            cell = self.rows[index][self.column] or {}
+        except Exception as error:  # Arrow raises errors of any kind for damaged files
+            raise ImageDecodeError(f"{type(error).__name__}: {error}") from None
         if cell.get("bytes") is not None:
             return bytes(cell["bytes"])
         if cell.get("path") is None:
@@ -64,11 +68,14 @@ class HubImages(ImageFiles):
         return Path(cell["path"]).read_bytes()
 
     def name(self, index: int) -> str:
-        path = (self.rows[index][self.column] or {}).get("path")
+        path = None
+        with suppress(Exception):  # as above; the row's number is enough
+            path = (self.rows[index][self.column] or {}).get("path")
         return printable(f"{self.place}: row {index}" + (f" ({path})" if path else ""))
 
     def identity(self) -> str:
-        return f"{self.place} {files_digest(self.sources)}"
+        folder = Path(os.path.commonpath([file.parent for file in self.sources]))
+        return files_digest(folder, below(folder, self.sources))
 
     def _load(self, path: str, root: Path) -> datasets.Dataset:
         folder = root / path
@@ -146,6 +153,15 @@ class HubImages(ImageFiles):
             f"dataset.{field}: {named}: expected {wanted}. Set it to one of the columns of "
             f"{self.place}:{types}"
         )
+
+    def _as_images(self, rows: datasets.Dataset) -> datasets.Dataset:
+        try:
+            return rows.cast_column(self.column, RAW)
+        except Exception as error:  # as below
+            raise UserError(
+                f"dataset.image_field: {self.column}: expected a column of images, this is "
+                f"{str(rows.features[self.column])[:80]}. Name another column of {self.place}."
+            ) from error
 
     def _read_labels(self, rows: datasets.Dataset, column: str) -> None:
         names: list[str] | None = getattr(rows.features[column], "names", None)

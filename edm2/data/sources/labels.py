@@ -1,11 +1,14 @@
 """Labels that are read from files: numbers or texts."""
 
+import re
 from array import array
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edm2.data.tally import printable
+
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can have them alone; no file can
 
 
 class Labels:
@@ -33,7 +36,7 @@ class Labels:
     def add(self, label: object, name: str) -> None:
         """The label of the next image, whose name is for errors."""
         value, limit = 0, self.count or 2**31
-        if isinstance(label, str) and label and self.count is None:
+        if isinstance(label, str) and label and self.count is None and not SURROGATE.search(label):
             value = self._texts.setdefault(label, len(self._texts))
         elif isinstance(label, int) and not isinstance(label, bool) and 0 <= label < limit:
             value = label

@@ -7,9 +7,15 @@ from pathlib import Path
 from edm2.data.decoding import IMAGE_ENDINGS, is_image
 from edm2.data.tally import FOREIGN, NOT_AN_IMAGE, Tally, ending, is_foreign
 
+Identity = tuple[int, int]  # of a folder, whatever leads to it
+
 
 def image_files(
-    folder: str, name: str, left_out: Tally, above: frozenset[tuple[int, int]] = frozenset()
+    folder: str,
+    name: str,
+    left_out: Tally,
+    above: frozenset[Identity] = frozenset(),
+    entered: list[tuple[Identity, str]] | None = None,
 ) -> Iterator[str]:
     """Every image file below `folder`; links to files and folders are followed.
 
@@ -20,15 +26,18 @@ def image_files(
         name: of the folder; the names of its files start with it.
         left_out: receives every other file, and folders that are not entered, with the reason.
         above: identities of the folders that contain this one, to recognize links that lead back.
+        entered: receives identity and name of every folder whose files are listed.
     """
     here = identity(folder)
     if here in above:
         left_out.add("link to a folder that contains it", name)
         return
+    if entered is not None:
+        entered.append((here, name))
     for entry in entries(folder, name, left_out):
         path = below(name, entry.name)
         if entry.is_dir():
-            yield from image_files(entry.path, path, left_out, above | {here})
+            yield from image_files(entry.path, path, left_out, above | {here}, entered)
         elif ending(entry.name) in IMAGE_ENDINGS or is_image(Path(entry.path)):
             yield path
         else:
@@ -53,7 +62,7 @@ def entries(folder: str, name: str, left_out: Tally) -> list[os.DirEntry[str]]:
     return kept
 
 
-def identity(folder: str | Path) -> tuple[int, int]:
+def identity(folder: str | Path) -> Identity:
     """What a folder and links to it have in common."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino

@@ -1,6 +1,7 @@
 """WebDataset shards: tars of images with labels."""
 
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -8,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edm2.data.image_members import ImageMembers, line, reason_against, stem_of
-from edm2.data.sources.files import ImageFiles
+from edm2.data.sources.files import ImageFiles, below, files_digest
 from edm2.data.sources.labels import Labels
 from edm2.data.tally import Tally, listed
 from edm2.data.tars import Member, TarFiles
-from edm2.runtime.files import describe
 
 REMEDY = "Shards must be uncompressed tars. Download or write this one again."
 MISSING = object()  # no label, or none that can be read
@@ -77,7 +77,8 @@ class TarImages(ImageFiles):
         return line(self.files.tar(index), self.files.name(index))
 
     def identity(self) -> str:
-        return describe(self.files.paths)
+        folder = Path(os.path.commonpath([path.parent for path in self.files.paths]))
+        return files_digest(folder, below(folder, self.files.paths))
 
 
 class LabeledMembers:
@@ -135,7 +136,11 @@ class LabeledMembers:
                 else:
                     file.seek(member.offset_data)
                     content = file.read(member.size)
-                    labels[stem_of(member.name)] = self._label(content, line(path, member.name))
+                    name, key = line(path, member.name), stem_of(member.name)
+                    label = self._label(content, name)
+                    if key in labels and labels[key] != label:
+                        self.problems.append(f"{name}: occurs twice, with different labels")
+                    labels[key] = label
 
     def _label(self, content: bytes, name: str) -> object:
         try:

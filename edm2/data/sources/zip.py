@@ -12,16 +12,18 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edm2.data.decoding import IMAGE_ENDINGS, ImageDecodeError
-from edm2.data.sources.files import ImageFiles
+from edm2.data.sources.files import ImageFiles, files_digest
 from edm2.data.sources.folder import NO_CLASS, SPLITS
 from edm2.data.sources.labels import Labels
 from edm2.data.tally import EXAMPLES, FOREIGN, OTHER_ENDING, ending, is_foreign, listed, printable
 from edm2.params import UserError
-from edm2.runtime.files import describe
 
 LABELS = "dataset.json"
 HEADER = struct.Struct("<6xH18x2H")  # of a member: flags, length of its name and of what follows
 ENCRYPTED, UTF8 = 0x1, 0x800  # flags
+# what `zipfile` raises for damaged archives: names that are not UTF-8, versions and compression that it
+# does not know, members that are encrypted or end too early
+UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError)
 ENTRY_DTYPE = np.dtype(
     [("header", "i8"), ("stored", "i8"), ("size", "i8"), ("crc", "u4"), ("deflated", "?")]
 )
@@ -73,13 +75,16 @@ class ZipImages(ImageFiles):
     def name(self, index: int) -> str:
         """The archive and the member, whose name is not kept in memory but read again."""
         header = self.members["header"][index]
-        flags, length, _ = HEADER.unpack(self._read_at(header, HEADER.size))
-        content = self._read_at(header + HEADER.size, length)
+        try:
+            flags, length, _ = HEADER.unpack(self._read_at(header, HEADER.size))
+            content = self._read_at(header + HEADER.size, length)
+        except (OSError, ImageDecodeError):
+            return printable(f"{self.path}: the member at byte {header}")
         member = content.decode("utf-8" if flags & UTF8 else "cp437", "replace")
         return printable(f"{self.path}: {member}")
 
     def identity(self) -> str:
-        return describe([self.path])
+        return files_digest(self.path.parent, [os.fsencode(self.path.name)])
 
     def _read_at(self, offset: int, size: int) -> bytes:
         if self._file is None:  # once in each process
@@ -196,7 +201,9 @@ def _reason_against(member: zipfile.ZipInfo) -> str:
 def _opened(path: Path, key: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except PermissionError:
+        raise
+    except UNREADABLE as error:
         raise UserError(
             f"{key}: {path}: not a readable zip ({error}). Download or pack it again."
         ) from None
@@ -216,7 +223,7 @@ def _labels_file(
         labels = None if rows is None else {str(name): label for name, label in rows}
         if rows is not None and len(rows) > len(labels or {}):
             raise ValueError(f"{len(rows) - len(labels or {})} names occur twice")
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, TypeError, *UNREADABLE) as error:
         raise UserError(
             f"{key}: {path}: {LABELS}: {type(error).__name__}: {error}. Expected "
             '{"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null}. Write it again with a '
