@@ -49,7 +49,7 @@ def bytes_read() -> int:
 def measure(way: str, folder: Path) -> dict[str, Any]:
     """Seconds, CPU seconds and bytes of a start, and of the first batch of 256 after it."""
     from edm2.data.latents import LatentShards
-    from edm2.data.stream import shuffled_index
+    from edm2.data.order import RandomOrder
 
     results = {}
     clocks = time.perf_counter(), time.process_time(), bytes_read()
@@ -63,9 +63,10 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
         count = len(latents)
     results["start"] = _since(*clocks)
     if way != "headers":
-        shuffled_index(0, count, 0)  # the permutation
+        order = RandomOrder(count, 0)
+        order.indices(range(1))  # the permutation
         clocks = time.perf_counter(), time.process_time(), bytes_read()
-        latents.batch([shuffled_index(n, count, 0) for n in range(256)])
+        latents.batch(order.indices(range(256)))
         results["first batch"] = _since(*clocks)
     return results
 

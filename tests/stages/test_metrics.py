@@ -65,8 +65,8 @@ def features_of(folder, network, seeds):
         denoiser_for("G", params, latents.shape, 10),
         load_file(folder / f"models/sweep/G/{network}.safetensors"),
     )
-    labels = seed_labels(seeds, 10, "balanced")
-    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), 2)
+    labels, steps = seed_labels(seeds, 10, "balanced"), params.sampling.steps
+    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), steps)
     images = load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
     detector = load_classifier(folder / "models/features", CPU)
     train = ImageShards(folder / "data/images", "train")

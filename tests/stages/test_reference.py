@@ -223,8 +223,8 @@ def generated(folder):
         load_file(folder / "models/sweep/G" / network["file"]),
     )
     seeds = range(SAMPLES)
-    labels = seed_labels(seeds, 10, params.sampling.labels)
-    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), 2)
+    labels, steps = seed_labels(seeds, 10, params.sampling.labels), params.sampling.steps
+    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), steps)
     return load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
 
 
