@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from edm2.data.shard_index import index_rows, write_index
 from edm2.data.shards import Samples, Shard
+from edm2.data.tally import printable
 from edm2.data.tar_members import members
 from edm2.params import UserError
 from edm2.runtime.checked_json import read_checked, write_checked
@@ -142,7 +143,7 @@ class _StoredIndex:
         ]
         before = set(self.rows.parent.glob(f"{self.place}-*"))
         entry = write_index(self.rows, index_rows(rows, NAME))
-        content = {"tar": str(self.path), "files": len(rows), "index": entry, "notes": scan.notes()}
+        content = {"tar": printable(str(self.path)), "files": len(rows), "index": entry, "notes": scan.notes()}
         write_checked(self.description, content)
         for path in before - {self.rows, self.description, self.rows.with_suffix(".lock")}:
             path.unlink(missing_ok=True)  # of the tar as it was

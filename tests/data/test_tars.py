@@ -74,6 +74,12 @@ def test_only_selected_files_are_indexed(tmp_path: Path) -> None:
     assert files.notes == [{"others": ["1.y", "2.y"]}, {"others": ["1.y"]}]
 
 
+def test_a_tar_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "\udce9.tar", "1.x")
+    for _ in range(2):
+        assert open_files(path).read(0) == b"1.x"
+
+
 def test_a_tar_is_indexed_again_only_if_it_changes(tmp_path: Path, scanned: list[str]) -> None:
     one, two = (write_tar(tmp_path / f"{name}.tar", "1.x", "1.y") for name in "12")
     first = open_files(one, two)
