@@ -39,7 +39,11 @@ def checksum_problem(path: Path) -> str:
     for needed in (path, expected):
         if not needed.is_file():
             return f"{needed}: does not exist."
-    line = f"{sha256(path)}  {path.name}\n"
-    if expected.read_text(encoding="utf-8", errors="replace") != line:
+    try:
+        line = f"{sha256(path)}  {path.name}\n"
+        written = expected.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"{path}: it or {expected.name} cannot be read ({error.strerror})."
+    if written != line:
         return f"{path}: SHA-256 differs from that in {expected.name}: changed or corrupted."
     return ""

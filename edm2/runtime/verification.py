@@ -70,6 +70,9 @@ def _list(folders: Iterable[Path], optional: str) -> tuple[list[str], list[_List
         except UserError as error:
             problems.append(str(error))
             continue
+        except OSError as error:
+            problems.append(f"{folder / MANIFEST}: cannot be read ({error.strerror}).")
+            continue
         for name, entry in files.items():
             path = folder / name
             file = _Listed(folder / MANIFEST, path, entry, fnmatch(name, optional))
