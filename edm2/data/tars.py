@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+from edm2.data.open_shard import Shard
 from edm2.data.shard_index import index_rows, write_index
-from edm2.data.shards import Samples, Shard
+from edm2.data.shards import Samples
 from edm2.data.tally import printable
 from edm2.data.tar_members import REMEDY, member_name, members
 from edm2.params import UserError
