@@ -30,7 +30,7 @@ from edm2.runtime.randomness import generator
 class ImageFiles(ABC):
     """The images that one path holds, found but not decoded.
 
-    It is pickled for other processes, so it holds arrays, and no open files.
+    It is pickled for other ranks, so it holds arrays, and opens files when it reads.
 
     Attributes:
         key: the field of the params with the path, for errors.

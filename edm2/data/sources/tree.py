@@ -19,9 +19,9 @@ def image_files(
     Args:
         name: of the folder; the names of its files start with it.
         left_out: receives every other file, and folders that are not entered, with the reason.
-        above: identities of the folders that contain this one, to recognize links that lead back.
+        above: those that contain this one (`folder_id`), to recognize links that lead back.
     """
-    here = identity(folder)
+    here = folder_id(folder)
     if here in above:
         left_out.add("link to a folder that contains it", name)
         return
@@ -40,11 +40,11 @@ def entries(folder: str, name: str, left_out: Tally) -> list[os.DirEntry[str]]:
     kept = []
     try:
         with os.scandir(folder) as scan:
-            found = sorted(scan, key=lambda entry: entry.name)
+            in_order = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         left_out.add(f"folder that cannot be opened ({error.strerror})", name or folder)
         return []
-    for entry in found:
+    for entry in in_order:
         reason = _reason_against(entry)
         if reason:
             left_out.add(reason, below(name, entry.name))
@@ -53,7 +53,7 @@ def entries(folder: str, name: str, left_out: Tally) -> list[os.DirEntry[str]]:
     return kept
 
 
-def identity(folder: str | Path) -> tuple[int, int]:
+def folder_id(folder: str | Path) -> tuple[int, int]:
     """What a folder and links to it have in common."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
