@@ -7,9 +7,9 @@ from pathlib import Path
 
 from edm2.params import UserError
 from edm2.runtime.files import sha256, write_text
+from edm2.runtime.manifest import REBUILD_HINT
 
 ENDING = ".sha256"
-REBUILD = "Remove it and run `dvc repro`."
 
 
 def checksum_file(path: Path) -> Path:
@@ -29,7 +29,7 @@ def require_checksum(path: Path) -> Path:
     """
     problem = checksum_problem(path)
     if problem:
-        raise UserError(f"{problem} {REBUILD}")
+        raise UserError(f"{problem} {REBUILD_HINT}")
     return path
 
 
