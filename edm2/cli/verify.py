@@ -26,7 +26,7 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     """
     import torch
 
-    from edm2.runtime.checksums import ENDING, checksum_problem
+    from edm2.runtime.checksums import CHECKSUM_ENDING, checksum_problem
     from edm2.runtime.distributed import is_main_process, process_group
     from edm2.runtime.manifest import MANIFEST
     from edm2.runtime.verification import damaged_files
@@ -35,7 +35,7 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
         root = project.enter()
         folders = tuple(root / name for name in FOLDERS)
     manifests = sorted(path for folder in folders for path in folder.rglob(MANIFEST))
-    checksums = sorted(path for folder in folders for path in folder.rglob(f"*{ENDING}"))
+    checksums = sorted(path for folder in folders for path in folder.rglob(f"*{CHECKSUM_ENDING}"))
     if not manifests and not checksums:
         names = ", ".join(map(str, folders))
         raise UserError(f"{names}: no results ({MANIFEST}) there. Run `dvc repro` first.")

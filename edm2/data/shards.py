@@ -24,8 +24,7 @@ from edm2.data.shard_index import CHECKSUM, index_path, index_rows, write_index
 from edm2.params import UserError
 from edm2.runtime.files import HashingWriter, replacing
 from edm2.runtime.manifest import REBUILD_HINT, check_sizes, load_manifest
-from edm2.runtime.records import ENDING as RECORD
-from edm2.runtime.records import Entry, write_record
+from edm2.runtime.records import RECORD_ENDING, Entry, write_record
 
 VERIFY_HINT = "Run `edm2 verify`: it reads everything and names what is damaged."
 DESCRIPTORS_PER_SHARD = 4  # the tar, the mapping of its index, and as many for everything else
@@ -165,7 +164,7 @@ class Shards(Samples):
         files = {
             name: listed[name]
             for name in sorted(listed)
-            if name.startswith(f"{split}-") and not name.endswith(RECORD)
+            if name.startswith(f"{split}-") and not name.endswith(RECORD_ENDING)
         }
         names = [name for name in files if name.endswith(".tar")]
         if not names:

@@ -9,12 +9,12 @@ from edm2.params import UserError
 from edm2.runtime.files import sha256, write_text
 from edm2.runtime.manifest import REBUILD_HINT
 
-ENDING = ".sha256"
+CHECKSUM_ENDING = ".sha256"
 
 
 def checksum_file(path: Path) -> Path:
     """Where the checksum of `path` is."""
-    return path.with_name(path.name + ENDING)
+    return path.with_name(path.name + CHECKSUM_ENDING)
 
 
 def write_checksum(path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edm2.params import UserError
-from edm2.runtime.checked_json import compare, read_checked, write_checked
-from edm2.runtime.files import sha256
+from edm2.runtime.checked_json import read_checked, write_checked
+from edm2.runtime.files import require_sha256, sha256
 from edm2.runtime.records import REMEDY, Entry, recorded_entries
 
 MANIFEST = "manifest.json"
@@ -123,7 +123,7 @@ def expected_sha256(path: Path) -> str | None:
     return checksum
 
 
-def compare_sha256(path: Path, found: str, expected: str, folder: Path | None = None) -> None:
+def compare_sha256(path: Path, checksum: str, expected: str, folder: Path | None = None) -> None:
     """
     Args:
         folder: that of the manifest; None: it is beside the file.
@@ -131,7 +131,9 @@ def compare_sha256(path: Path, found: str, expected: str, folder: Path | None = 
     Raises:
         UserError: the file's SHA-256 is not the one that the manifest has.
     """
-    compare(path, found, expected, f"as in {(folder or path.parent) / MANIFEST}", REBUILD_HINT)
+    require_sha256(
+        path, checksum, expected, f"as in {(folder or path.parent) / MANIFEST}", REBUILD_HINT
+    )
 
 
 def size_problem(folder: Path, name: str, expected: Entry) -> str:
