@@ -1,8 +1,6 @@
 """`edm2 model summary`."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -48,15 +46,6 @@ def test_the_summary_has_the_papers_number_of_parameters(run):
     assert parameters == paper_parameters("models.csv", dataset="imagenet-512", size="XS")
     assert parameters == sum(row[1] for row in rows.values())
     assert multiply_adds == sum(row[2] for row in rows.values())
-
-
-def test_the_summary_works_without_pandas():
-    code = "import sys; sys.modules['pandas'] = None; from edm2.cli import main; main(sys.argv[1:])"
-    arguments = ["model", "summary", "G", "XXS"]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
-    assert parse(result.stdout)[1]["total"][0] == "4x64x64"
 
 
 @pytest.mark.parametrize("config", ["A", "F"])

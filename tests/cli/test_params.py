@@ -134,8 +134,8 @@ def test_describe_refuses_wrong_params(empty_project, run):
     assert "seed: 'x'" in result.err
 
 
-def test_preset_lists_prints_and_writes(run, project):
-    folder = project()
+def test_preset_lists_prints_and_writes(run, empty_project):
+    folder = empty_project({})
     names = run("params", "preset")
     assert (names.status, names.out.split()) == (0, ["imagenet-512", "imagenet-64"])
     before = (folder / "params.yaml").read_text()
@@ -147,8 +147,8 @@ def test_preset_lists_prints_and_writes(run, project):
     assert (folder / "params.yaml").read_text() == printed.out
 
 
-def test_an_unknown_preset_is_refused(run, project):
-    project()
+def test_an_unknown_preset_is_refused(run, empty_project):
+    empty_project({})
     result = run("params", "preset", "cifar")
     assert result.status == 2
     assert "imagenet-512" in result.err

@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from network_rows import concatenated, network_rows
 from PIL import Image
 
@@ -79,6 +80,13 @@ def stage_outputs(tmp_path):
     return write
 
 
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """Figures are drawn, but not laid out and rendered, which takes most of a report's time."""
+    monkeypatch.setattr(Figure, "tight_layout", lambda figure: None)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: path.write_bytes(b"blank"))
+
+
 def write_page(outputs):
     write_report(outputs, outputs.folder)
     return (outputs.folder / "index.html").read_text(encoding="utf-8")
@@ -118,6 +126,7 @@ def test_the_report_needs_no_config_of_the_paper(stage_outputs, tmp_path, config
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_dynamics_are_compared_with_the_papers(stage_outputs, tmp_path):
     """Weights that grow by 1.2, and activations that stay bounded; the paper has no config H."""
     ((_, body),) = dynamics_section(stage_outputs("D", "G", "H"), tmp_path)
@@ -147,6 +156,7 @@ def test_without_training_there_are_no_training_curves(stage_outputs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_a_detector_at_chance_is_said_wherever_its_numbers_are(stage_outputs):
     page = write_page(stage_outputs("G", at_chance=True))
     sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
@@ -156,6 +166,7 @@ def test_a_detector_at_chance_is_said_wherever_its_numbers_are(stage_outputs):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_steps_that_are_not_finite_are_said(stage_outputs, tmp_path):
     page = write_page(stage_outputs("G", steps=[None, 0.5]))
     sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
