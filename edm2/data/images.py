@@ -1,7 +1,6 @@
 """Image datasets of one resolution, and image shards (`{key}.png` with `{key}.cls`)."""
 
 import io
-import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -19,10 +18,11 @@ from edm2.data.shards import Shards
 from edm2.data.tally import Tally
 from edm2.params.dataset import Crop
 from edm2.runtime.finite import require_finite
+from edm2.runtime.workers import cores
 
 T = TypeVar("T")
 MIN_THREADED_RESOLUTION = 64  # smaller images are read faster than a thread starts
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, cores())
 MAX_BATCH_PIXELS = 8 * 512**2
 
 
