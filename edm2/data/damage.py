@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edm2.data.decoding import FEW_BITS, ImageDecodeError
-from edm2.data.images import THREADS
+from edm2.data.images import RUN_AGAIN, THREADS
 from edm2.data.tally import Tally, listed
 from edm2.data.web import WebImages
 from edm2.params import UserError
@@ -19,12 +19,13 @@ from edm2.runtime.progress import Progress
 CHUNK = 256  # images that wait for a thread
 
 
-def refuse_damaged(messages: Iterable[str], images: int) -> None:
+def refuse_damaged(messages: Iterable[str], images: int, after_repair: str = RUN_AGAIN) -> None:
     """Raise an error on all ranks if one of them has damaged images.
 
     Args:
         messages: about the damaged images of this rank.
         images: how many were tried by all ranks.
+        after_repair: what to do when they were replaced.
 
     Raises:
         UserError: lists the damaged images of all ranks.
@@ -34,8 +35,8 @@ def refuse_damaged(messages: Iterable[str], images: int) -> None:
     def refuse() -> None:
         if damaged:
             raise UserError(
-                f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then run "
-                f"this again:{listed(damaged)}"
+                f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then "
+                f"{after_repair}:{listed(damaged)}"
             )
 
     on_main_process(refuse)

@@ -24,6 +24,7 @@ T = TypeVar("T")
 MIN_THREADED_RESOLUTION = 64  # smaller images are read faster than a thread starts
 THREADS = min(8, cores())
 MAX_BATCH_PIXELS = 8 * 512**2
+RUN_AGAIN = "run this again"
 
 
 def image_sample(key: str, image: Pixels, label: int) -> dict[str, str | bytes]:
@@ -38,10 +39,15 @@ def image_sample(key: str, image: Pixels, label: int) -> dict[str, str | bytes]:
 
 
 class ImageDataset(ABC):
-    """Images uint8 [3, R, R] with int labels, cropped and resized from stored images of any size."""
+    """Images uint8 [3, R, R] with int labels, cropped and resized from stored images of any size.
+
+    Attributes:
+        after_repair: what to do when damaged images were replaced, for errors.
+    """
 
     resolution: int
     crop: Crop
+    after_repair = RUN_AGAIN
 
     @abstractmethod
     def __len__(self) -> int: ...

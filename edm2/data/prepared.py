@@ -83,6 +83,8 @@ def identity_sha256(source: Source) -> str:
 class SourceImages(PreparedImages):
     """One split of a source: the same images and labels in the same order as in its shards."""
 
+    after_repair = PREPARE_AGAIN  # the source has changed then
+
     def __init__(
         self, source: Source, dataset: Dataset, split: str, indices: NDArray[np.int64]
     ) -> None:
