@@ -64,7 +64,7 @@ def check_images(context: StageContext, groups: list[WebImages], trained: bool) 
     """
     if is_main_process():
         _print_summaries(context.params, groups)
-    checked = context.state.read_notes().get("checked_tars", [])
+    checked = on_main_process(context.state.read_notes).get("checked_tars", [])
     damaged: dict[str, str] = {}
     doubtful = Tally()
     for key, images in zip(KEYS, groups, strict=True):
