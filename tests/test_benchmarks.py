@@ -3,9 +3,12 @@
 import importlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from tiny import ROOT
+
+from edm2.data.shards import OpenShard
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +52,17 @@ def test_reconstruct(benchmark, tmp_path):
     for method in script.METHODS.values():
         assert method(store, 3, scratch) > 0
     assert len(list(scratch.glob("*.safetensors"))) == 3
+
+
+def test_loader(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(OpenShard, "_read", OpenShard._read)  # the script replaces it
+    script = benchmark("loader")
+    script.write_latents(tmp_path, 40)
+    args = SimpleNamespace(workers=0, batch=8, seconds=0.02, rate=4000)
+    for reading in ("random", "blocks"):
+        row = script.measure(tmp_path, args, reading, 0.1)
+        assert row["latents/s"] > 0
+        assert row["reading"] == reading
 
 
 def test_frechet(benchmark, capsys, monkeypatch):

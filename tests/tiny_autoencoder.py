@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ from torch import nn
 from edm2.features.classifier import Classifier
 from edm2.params import load
 from edm2.params.vae import Vae
+from edm2.vae.batches import Batch
 from edm2.vae.network import Autoencoder
-from edm2.vae.training import Batch, VaeTask
+from edm2.vae.training import VaeTask
 
 CPU = torch.device("cpu")
+RUNTIME = SimpleNamespace(workers=0, reading="random")  # batches are read by a thread
 BATCH = 8
 TINY: dict[str, Any] = {
     "channels": 8,

@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from edm2.diffusion.batches import Batch
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.setup import denoiser_for
-from edm2.diffusion.training import Average, Batch, DenoiserTask
+from edm2.diffusion.training import Average, DenoiserTask
 from edm2.params.configs import ConfigName
 from edm2.params.diffusion import Diffusion, Overrides
 
 CPU = torch.device("cpu")
+RUNTIME = SimpleNamespace(workers=0, reading="random")  # batches are read by a thread
 BATCH, CLASSES = 8, 3
 TINY = {
     "batch": BATCH,

@@ -11,10 +11,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from edm2.data.cropping import crop_to_square, random_crop
 from edm2.data.decoding import DamagedImageError, Pixels
-from edm2.data.shards import Shards
+from edm2.data.shards import Samples, Shards
 from edm2.data.tally import Tally
 from edm2.params.dataset import Crop
 from edm2.runtime.finite import require_finite
@@ -43,11 +44,13 @@ class ImageDataset(ABC):
 
     Attributes:
         after_repair: what to do when damaged images were replaced, for errors.
+        samples: the shards that they are read from, if there are any.
     """
 
     resolution: int
     crop: Crop
     after_repair = RUN_AGAIN
+    samples: Samples | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -104,8 +107,11 @@ class ImageDataset(ABC):
         return [text for text in self._map(problem, indices) if text]
 
     def _map(self, read: Callable[..., T], *items: Iterable[object]) -> list[T]:
-        """`read` of each item, in order; in threads for large images, as decoders release the GIL."""
-        if self.resolution < MIN_THREADED_RESOLUTION:
+        """`read` of each item, in order; in threads for large images, as decoders release the GIL.
+
+        A worker process is one of several, and reads them itself.
+        """
+        if self.resolution < MIN_THREADED_RESOLUTION or get_worker_info() is not None:
             return list(map(read, *items))
         with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(read, *items))
@@ -132,7 +138,7 @@ class ImageShards(PreparedImages):
     def __init__(self, folder: Path, split: str) -> None:
         """Raises UserError; see `Shards`."""
         self.doubtful = Tally()  # found when they were prepared
-        self.shards = Shards(folder, split)
+        self.samples = self.shards = Shards(folder, split)
         self.classes = self.shards.metadata["classes"]
         self.resolution: int = self.shards.metadata["resolution"]
         self.crop: Crop = self.shards.metadata["crop"]

@@ -6,19 +6,23 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from edm2.data.normalization import Normalization
-from edm2.data.shards import Shards, write_shard
+from edm2.data.shards import Samples, Shards, write_shard
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
-from edm2.runtime.finite import nonfinite_rows, require_finite
+from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, load_manifest
 from edm2.runtime.records import read_record
 
 CODEC_HINT = "The codec (models/vae) diverged, or its latents are too large: train it again."
 MOMENTS = "latent_moments"  # in the record of a shard
+STORED = np.dtype("<f2")
+EXPONENT = 0x7C00  # its bits in float16, which are all 1 in values that are not finite
 MIN_STD = 1e-6  # a latent channel with a smaller standard deviation carries no information
 
 
@@ -174,27 +178,40 @@ class LatentShards:
         space = LatentSpace.of(self.shards.metadata)
         self.classes, self.shape = space.classes, space.shape
         self.normalization = space.normalization
+        zeros = torch.zeros(self.shape, dtype=torch.float16)
+        self._header = save({"mean": zeros, "std": zeros.clone()})[: -2 * zeros.nbytes]
+
+    @property
+    def samples(self) -> Samples:
+        return self.shards
 
     def __len__(self) -> int:
         return len(self.shards)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        sample = self.shards[index]
-        tensors = load(sample["safetensors"])
-        return tensors["mean"].float(), tensors["std"].float(), int(sample["cls"])
-
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """float32 mean and std [N, C, H, W], int64 labels [N].
+        """Mean and std [N, C, H, W] in float16, as stored; int64 labels [N].
 
         Raises:
             NotFiniteError: a value is not finite; names the first such latent.
         """
-        means, stds, labels = zip(*(self[i] for i in indices), strict=True)
-        mean, std = torch.stack(means), torch.stack(stds)
-        if not (mean.isfinite().all() and std.isfinite().all()):
-            row = nonfinite_rows(torch.cat([mean, std], dim=1))[0]
+        values = np.empty((len(indices), 2, *self.shape), STORED)
+        labels = np.empty(len(indices), np.int64)
+        for row, index in enumerate(indices):
+            sample = self.shards[index]
+            values[row], labels[row] = self._values(sample["safetensors"]), int(sample["cls"])
+        finite = (values.view(np.uint16) & EXPONENT != EXPONENT).reshape(len(indices), -1).all(1)
+        if not finite.all():
             raise NotFiniteError(
-                f"{self.shards.folder}: latent number {indices[row]}: not all values are finite. "
-                f"{REBUILD_HINT}"
+                f"{self.shards.folder}: latent number {indices[int(finite.argmin())]}: not all values "
+                f"are finite. {REBUILD_HINT}"
             )
-        return mean, std, torch.tensor(labels)
+        mean, std = torch.from_numpy(values).unbind(1)
+        return mean, std, torch.from_numpy(labels)
+
+    def _values(self, content: bytes) -> NDArray[np.float16]:
+        """Mean and std from a file; without parsing it if its header is that of `latent_sample`."""
+        if content.startswith(self._header):
+            values = np.frombuffer(content, STORED, offset=len(self._header))
+            return values.reshape(2, *self.shape)
+        tensors = load(content)
+        return torch.stack([tensors["mean"], tensors["std"]]).numpy()

@@ -14,6 +14,9 @@ class Normalization:
     mean: torch.Tensor  # float32 [C]
     std: torch.Tensor  # float32 [C]
 
+    def to(self, device: torch.device) -> "Normalization":
+        return Normalization(self.mean.to(device), self.std.to(device))
+
     def normalize(self, latents: torch.Tensor) -> torch.Tensor:
         """Codec latents [N, C, H, W] → zero mean and standard deviation 0.5 per channel."""
         mean, std = self._broadcast(latents)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -77,6 +77,12 @@ def _write_sample(writer: Any, sample: Mapping[str, Any]) -> Iterator[tuple[Any,
         first = False
 
 
+class Buffer(Protocol):
+    """Where samples come from instead of single reads; see `edm2.data.block_buffer`."""
+
+    def take(self, index: int) -> dict[str, bytes]: ...
+
+
 class Samples:
     """The samples in some shards, in order. Item i is a dict from file extension to bytes.
 
@@ -89,6 +95,7 @@ class Samples:
         """`remedy` is the last sentence of errors: what to do about a shard that cannot be read."""
         self.shards, self.remedy = list(shards), remedy
         self.ends = np.cumsum([shard.samples for shard in shards], dtype=np.int64)
+        self.buffer: Buffer | None = None
         self._open = self._opener()
 
     def _opener(self) -> Callable[[int], OpenShard]:
@@ -98,10 +105,11 @@ class Samples:
         return lru_cache(size)(lambda k: OpenShard(shards[k], remedy))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_open"}
+        return {n: value for n, value in vars(self).items() if n not in ("_open", "buffer")}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
+        self.buffer = None
         self._open = self._opener()
 
     @property
@@ -119,6 +127,8 @@ class Samples:
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
+        if self.buffer is not None:
+            return self.buffer.take(index)
         shard, number = self.locate(index)
         return self._open(shard).read(number, number + 1)[0]
 

@@ -49,7 +49,7 @@ class WebImages(ImageDataset):
             UserError: a tar that is missing, truncated, corrupted, compressed or without images.
         """
         self.resolution, self.crop = resolution, crop
-        self.files = TarFiles(paths, ImageMembers, indices)
+        self.samples = self.files = TarFiles(paths, ImageMembers, indices)
         self.left_out = Tally()
         for notes in self.files.notes:
             self.left_out.update(Tally.from_json(notes["left_out"]))

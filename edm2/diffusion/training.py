@@ -1,16 +1,15 @@
 """Training of the denoiser."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from edm2.data.latents import LatentShards
-from edm2.data.stream import stream
 from edm2.diffusion import magnitudes
+from edm2.diffusion.batches import Batch
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.layers import normalized_once
 from edm2.diffusion.loss import DenoisingLoss
@@ -21,10 +20,8 @@ from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics, Scalar
-from edm2.runtime.randomness import generator, normals, torch_seed
+from edm2.runtime.randomness import torch_seed
 
-# clean latents, noise, ln σ, labels
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 BETA1 = 0.9
 EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of bins of ln σ, in standard deviations from its mean
 
@@ -198,31 +195,3 @@ def _ln_sigmas(objective: Objective, normals: Sequence[float]) -> list[float]:
     """ln σ at some standard normal numbers, in float64."""
     values: list[float] = objective.ln_sigma(torch.tensor(normals, dtype=torch.float64)).tolist()
     return values
-
-
-def batches(
-    latents: LatentShards, objective: Objective, batch: int, label_dropout: float, seed: int
-) -> Callable[[int], Iterator[Batch]]:
-    """The training batches as a function of the time in images that they start from.
-
-    Each image has a new sample of its latent, noise, and ln σ of the objective; with
-    probability `label_dropout` its label is −1, no class.
-    """
-    shape = latents.shape
-    pixels = int(np.prod(shape))
-
-    def read(numbers: range, indices: list[int]) -> Batch:
-        draws = torch.from_numpy(normals(seed, "diffusion/batch", numbers, (2 * pixels + 1,)))
-        latent_noise, noise, level = draws.split([pixels, pixels, 1], dim=1)
-        mean, std, labels = latents.batch(indices)
-        data = latents.normalization.normalize(mean + std * latent_noise.reshape(-1, *shape))
-        ln_sigma = objective.ln_sigma(level.squeeze(1))
-        if label_dropout:
-            dropped = [
-                generator(seed, "diffusion/label_dropout", n).random() < label_dropout
-                for n in numbers
-            ]
-            labels = labels.masked_fill(torch.tensor(dropped), -1)
-        return data, noise.reshape(-1, *shape).contiguous(), ln_sigma, labels
-
-    return lambda nimg: stream(read, len(latents), batch, seed, nimg)

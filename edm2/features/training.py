@@ -1,7 +1,7 @@
 """Training of the classifier."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -16,6 +16,7 @@ from edm2.data.passes import reduce_batches
 from edm2.data.stream import stream
 from edm2.features.classifier import Classifier
 from edm2.params.features import Features
+from edm2.params.runtime import Runtime
 from edm2.runtime.distributed import data_parallel
 from edm2.runtime.finite import require_finite
 from edm2.runtime.metrics import Metrics
@@ -60,20 +61,34 @@ class ClassifierTask:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def batches(
-    images: PreparedImages, params: Features, seed: int
-) -> Callable[[int], Iterator[Batch]]:
-    """batches(nimg): uint8 images [N, 3, R, R], randomly shifted, and int64 labels [N], from then on."""
+@dataclass(frozen=True)
+class ShiftedImages:
+    """Reads images with random shifts, and their labels; see `edm2.data.stream.Reader`."""
 
-    def read(numbers: range, indices: list[int]) -> Batch:
-        pixels, labels = images.batch(indices)
+    dataset: PreparedImages
+    max_shift: int
+    seed: int
+
+    def __call__(self, numbers: range, indices: list[int]) -> Batch:
+        pixels, labels = self.dataset.batch(indices)
         shifted = [
-            shift(image, params.max_shift, generator(seed, "features/shift", n))
+            shift(image, self.max_shift, generator(self.seed, "features/shift", n))
             for image, n in zip(pixels, numbers, strict=True)
         ]
         return torch.stack(shifted), labels
 
-    return lambda nimg: stream(read, len(images), params.batch, seed, nimg)
+
+def batches(
+    images: PreparedImages, params: Features, seed: int, runtime: Runtime, device: torch.device
+) -> Callable[[int], Generator[Batch, None, None]]:
+    """batches(nimg): uint8 images [N, 3, R, R], randomly shifted, and int64 labels [N], from then on."""
+    read = ShiftedImages(images, params.max_shift, seed)
+
+    def start(nimg: int) -> Generator[Batch, None, None]:
+        for _, pixels, labels in stream(read, params.batch, seed, nimg, runtime, device):
+            yield pixels, labels
+
+    return start
 
 
 def shift(image: torch.Tensor, max_shift: int, rng: np.random.Generator) -> torch.Tensor:

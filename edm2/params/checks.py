@@ -55,10 +55,10 @@ def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[
     yield from _resolutions(params, root)
     yield from vae_image_problems(params.vae.images, root)
     yield from _skip_images(params, root)
-    yield from training_problems("features", params.features, world_size)
+    yield from training_problems("features", params, world_size)
     if params.codec.kind == "trained":
         yield from vae_problems(params)
-        yield from training_problems("vae", params.vae, world_size)
+        yield from training_problems("vae", params, world_size)
     yield from _per_config(params, world_size, root)
     yield from _sweep(params, root)
     yield from evaluation_problems(params, root)
@@ -74,7 +74,7 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
         merged = params.of(config)
         for problem in (
             *level_problems(merged, root),
-            *training_problems("diffusion", merged.diffusion, world_size),
+            *training_problems("diffusion", merged, world_size),
             *denoiser_problems(merged),
             *snapshot_problems(merged),
             *time_problems(merged),

@@ -112,7 +112,7 @@ def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Pro
         guide = params.guide_of(config)
         for problem in (
             *level_problems(guide, root),
-            *training_problems("diffusion", guide.diffusion, world_size),
+            *training_problems("diffusion", guide, world_size),
             *denoiser_problems(guide),
             *snapshot_problems(guide),
         ):

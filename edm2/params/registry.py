@@ -21,6 +21,7 @@ from edm2.params.errors import Problem
 T = TypeVar("T")
 NAME = r"[A-Za-z0-9][\w.-]*"
 GROUP = "edm2.plugins"  # entry points of installed packages
+FILE_PREFIX = "edm2_plugin_"  # of the names of modules
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -110,7 +111,7 @@ def plugin_files(names: Iterable[str], root: Path) -> Iterator[tuple[str, Path]]
 def _import(key: str, name: str, root: Path) -> Iterator[Problem]:
     try:
         if name.endswith(".py"):
-            _import_file((root / name).resolve())
+            import_file((root / name).resolve())
         else:
             importlib.import_module(name.partition(":")[0])
     except Exception as error:  # a plug-in may raise anything
@@ -123,8 +124,15 @@ def _import(key: str, name: str, root: Path) -> Iterator[Problem]:
         )
 
 
-def _import_file(path: Path) -> None:
-    module_name = f"edm2_plugin_{path.stem}"
+def loaded_files() -> list[Path]:
+    """The Python files that were imported as plug-ins, for other processes to import them."""
+    modules = (module for name, module in sys.modules.items() if name.startswith(FILE_PREFIX))
+    return [Path(module.__file__) for module in modules if module.__file__]
+
+
+def import_file(path: Path) -> None:
+    """Import a Python file as a plug-in, once."""
+    module_name = f"{FILE_PREFIX}{path.stem}"
     loaded = sys.modules.get(module_name)
     if loaded is not None and loaded.__file__ == str(path):
         return

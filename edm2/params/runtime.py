@@ -1,6 +1,6 @@
 """`runtime` and `tracking`: how and where things run, and where they are logged.
 
-Except for `precision` and `skip_images` they do not change results.
+Except for `precision`, `reading` and `skip_images` they do not change results.
 """
 
 import re
@@ -10,6 +10,14 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from edm2.params.section import Count, NonNegative, Section
+
+Reading = Literal["random", "blocks"]
+MAX_LANES = 256
+
+
+def lanes(batch: int) -> int:
+    """Lanes of the order of images with `reading: blocks`: the largest divisor of the batch up to 256."""
+    return next(count for count in range(min(batch, MAX_LANES), 0, -1) if batch % count == 0)
 
 
 def _known_device(name: object) -> object:
@@ -33,8 +41,12 @@ class Runtime(Section):
     )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     workers: Annotated[int, Field(ge=0)] | None = Field(
-        description="worker processes of a rank that prepare images; 0: none, the rank does it; null: one "
-        "for each of its CPU cores, none for small datasets"
+        description="worker processes of a rank that prepare images and read batches; 0: none, the rank "
+        "does it; null: one for each of its CPU cores, none for small datasets"
+    )
+    reading: Reading = Field(
+        description="order in which trainings read; random: a uniform permutation, one read per image; "
+        "blocks: blocks of neighbors in random order, shuffled over a distance, for slow disks"
     )
     checkpoint_seconds: NonNegative = Field(
         description="seconds between two checkpoints: the most that is lost if a stage is killed"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edm2.params.codec_checks import latent_layout
 from edm2.params.errors import Problem
+from edm2.params.runtime import Runtime, lanes
 from edm2.params.section import Training
 from edm2.params.tree import Params
 
@@ -35,7 +36,14 @@ def level_problems(params: Params, root: Path) -> Iterator[Problem]:
             )
 
 
-def training_problems(key: str, training: Training, world_size: int) -> Iterator[Problem]:
+def training_problems(key: str, params: Params, world_size: int) -> Iterator[Problem]:
+    """Problems of the training with the section `key`."""
+    training = getattr(params, key)
+    yield from _schedule_problems(key, training, world_size)
+    yield from _reading_problems(key, training, params.runtime, world_size)
+
+
+def _schedule_problems(key: str, training: Training, world_size: int) -> Iterator[Problem]:
     batch = training.batch
     if batch % world_size:
         yield Problem(
@@ -65,6 +73,21 @@ def training_problems(key: str, training: Training, world_size: int) -> Iterator
             microbatch,
             f"a divisor of the batch of one rank ({rank_batch} of {key}.batch)",
             "Gradients of microbatches add up to those of that batch.",
+        )
+
+
+def _reading_problems(
+    key: str, training: Training, runtime: Runtime, world_size: int
+) -> Iterator[Problem]:
+    """Lanes of the order of blocks that ranks and workers cannot share."""
+    workers = max(1, runtime.workers or 1)
+    if runtime.reading == "blocks" and lanes(training.batch) % (world_size * workers):
+        yield Problem(
+            "runtime.workers",
+            runtime.workers,
+            f"with runtime.reading: blocks, a number that times {world_size} (ranks) divides "
+            f"{lanes(training.batch)}, the lanes of {key}.batch ({training.batch})",
+            "Start other ranks, use another batch, or set runtime.reading to random.",
         )
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from edm2.data.latents import LatentShards
+from edm2.diffusion.batches import batches
 from edm2.diffusion.setup import denoiser_for, save_network
-from edm2.diffusion.training import DenoiserTask, batches
+from edm2.diffusion.training import DenoiserTask
 from edm2.ema.index import write_index
 from edm2.ema.snapshot import remove_snapshots_after, write_snapshot
 from edm2.ema.store import SnapshotStore
@@ -53,7 +54,15 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     train(
         context.title,
         task,
-        batches(latents, denoiser.objective, config.batch, params.diffusion.label_dropout, seed),
+        batches(
+            latents,
+            denoiser.objective,
+            config.batch,
+            params.diffusion.label_dropout,
+            seed,
+            params.runtime,
+            context.device,
+        ),
         params.diffusion,
         context.state,
         context.run,

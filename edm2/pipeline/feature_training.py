@@ -25,7 +25,7 @@ def train_features(context: StageContext) -> None:
     train(
         context.title,
         ClassifierTask(classifier, params, context.device),
-        batches(images, params, seed),
+        batches(images, params, seed, context.params.runtime, context.device),
         params,
         context.state,
         context.run,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edm2.data.damage import find_damaged, read_skip_list, warn_of_doubtful, write_skip_list
-from edm2.data.stream import shuffled_index
+from edm2.data.order import image_order
 from edm2.data.tally import Tally, listed, printable
 from edm2.data.tars import INDICES
 from edm2.data.web import WebImages
@@ -94,7 +94,8 @@ def _read_by_stage(params: Params, images: WebImages, key: str) -> Indices:
         return np.union1d(np.asarray(evaluated), np.arange(min(GRID_IMAGES, size)))
     if duration >= size:
         return np.arange(size)
-    return np.sort([shuffled_index(n, size, params.seed) for n in range(duration)])
+    order = image_order(images, params.runtime.reading, params.vae.batch, params.seed)
+    return np.sort(order.indices(range(duration)))
 
 
 def _unchecked(images: WebImages, indices: Indices, checked: list[str]) -> Indices:

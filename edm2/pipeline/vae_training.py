@@ -29,12 +29,13 @@ from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.files import describe
 from edm2.runtime.loop import Every, train
 from edm2.runtime.randomness import torch_seed
+from edm2.vae.batches import batches
 from edm2.vae.codec import Codec, TrainedVae, load_codec, save_vae
 from edm2.vae.evaluation import evaluate
 from edm2.vae.low_pass import low_pass_mask
 from edm2.vae.network import Autoencoder
 from edm2.vae.published import save_codec
-from edm2.vae.training import VaeTask, batches
+from edm2.vae.training import VaeTask
 
 CURVES = "reports/vae/curves.csv"
 
@@ -113,7 +114,7 @@ def _train(
     train(
         context.title,
         task,
-        batches(images, params, seed),
+        batches(images, params, seed, runtime, context.device),
         params,
         context.state,
         context.run,

@@ -44,6 +44,10 @@ SYSTEM_FIXES = {
     errno.ENOENT: f"Restore it, or run `dvc repro`; {TRACEBACK}=1 shows where it was needed.",
     errno.EPIPE: "What read the output has stopped; run the same command again to continue.",
 }
+FEWER_WORKERS = (
+    "If memory ran out, set runtime.workers lower, or allow more shared memory (/dev/shm; docker: "
+    "--shm-size). Then run the same command again to continue."
+)
 SMALLER = "Set a smaller microbatch (trainings) or sampling.batch, or use a larger device."
 
 
@@ -58,6 +62,8 @@ def explain(error: BaseException) -> str | None:
         return f"not enough memory ({reason or 'out of memory'}). {SMALLER}"
     if isinstance(error, RuntimeError) and "can't allocate memory" in reason:
         return f"not enough memory ({reason}). {SMALLER}"
+    if isinstance(error, RuntimeError) and reason.startswith("DataLoader worker"):
+        return f"a worker process ended ({reason}). {FEWER_WORKERS}"
     if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
         return (
             f"runtime.compile: torch.compile failed ({reason}). Install a C++ compiler, like g++, or "

@@ -1,7 +1,8 @@
 """The training loop, which all trainings share."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -39,7 +40,7 @@ class Every:
 def train(
     name: str,
     task: Task[Batch],
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[[int], Generator[Batch, None, None]],
     schedule: Training,
     state: State,
     run: Run,
@@ -75,8 +76,7 @@ def train(
     barrier()
     progress = Progress(name, schedule.duration_nimg, "img", nimg)
     last_save = time.monotonic()
-    with signals() as received:
-        stream = iter(batches(nimg))
+    with signals() as received, closing(batches(nimg)) as stream:
         while nimg < schedule.duration_nimg:
             batch = next(stream)
             nimg += schedule.batch

@@ -1,14 +1,12 @@
-"""Random numbers that depend on seed, purpose and index alone.
+"""Random decisions of the host that depend on seed, purpose and index alone: orders, crops, shifts.
 
-They come from a counter-based generator (Philox) with that key. So sample i of a run is the same on
-any device, in any batch, on any number of ranks, resumed or not.
+They come from NumPy's counter-based generator (Philox) with that key, so they are the same on any
+number of ranks, resumed or not. Tensors of noise are drawn on the device: `edm2.runtime.noise`.
 """
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
@@ -16,16 +14,6 @@ def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     key = np.array([int.from_bytes(digest, "little"), index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
-
-
-def normals(
-    seed: int, purpose: str, indices: Sequence[int], shape: Sequence[int]
-) -> NDArray[np.float32]:
-    """Standard normal float32 [len(indices), *shape]; row i depends on indices[i] alone."""
-    rows = np.empty((len(indices), *shape), dtype=np.float32)
-    for row, index in zip(rows, indices, strict=True):
-        generator(seed, purpose, index).standard_normal(dtype=np.float32, out=row)
-    return rows
 
 
 def torch_seed(seed: int, purpose: str, index: int = 0) -> int:

@@ -51,7 +51,7 @@ def in_workers(
     pool = ProcessPoolExecutor(workers, get_context("fork"), _start_worker, (start,))
     others = set(active_children())
     try:
-        with _blocked_signals():  # in workers from the first moment on
+        with blocked_signals():  # in workers from the first moment on
             futures = {pool.submit(_call, task): number for number, task in enumerate(tasks)}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
@@ -67,7 +67,7 @@ def in_workers(
 
 
 @contextmanager
-def _blocked_signals() -> Iterator[None]:
+def blocked_signals() -> Iterator[None]:
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -77,7 +77,7 @@ def _blocked_signals() -> Iterator[None]:
 
 def _start_worker(start: Callable[[], Callable[[T], R]]) -> None:
     global _run
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=end_with_parent, daemon=True).start()
     _run = start()
 
 
@@ -85,7 +85,7 @@ def _call(task: Any) -> Any:
     return _run(task)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the one that started it has ended, in whatever way."""
     parent = parent_process()
     assert parent is not None  # this is a worker

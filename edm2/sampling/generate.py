@@ -8,7 +8,8 @@ import torch
 
 from edm2.params.evaluation import Sampling
 from edm2.params.seams import SAMPLERS
-from edm2.runtime.randomness import generator, normals
+from edm2.runtime.noise import normals
+from edm2.runtime.randomness import generator
 from edm2.sampling.guidance import ConditionalDenoise
 from edm2.sampling.solver import Churn
 
@@ -30,17 +31,22 @@ def seed_labels(
 
 
 def seed_noise(
-    seeds: Sequence[int], shape: tuple[int, ...], purpose: str = "sampling/noise"
+    seeds: Sequence[int],
+    shape: tuple[int, ...],
+    device: torch.device,
+    purpose: str = "sampling/noise",
 ) -> torch.Tensor:
     """Standard normal float32 [N, *shape]; row i depends on seeds[i] and `purpose` alone."""
-    return torch.from_numpy(normals(0, purpose, seeds, shape))
+    return normals(0, purpose, torch.tensor(seeds, device=device), shape)
 
 
-def seed_churn(seeds: Sequence[int], shape: tuple[int, ...], sampling: Sampling) -> Churn:
+def seed_churn(
+    seeds: Sequence[int], shape: tuple[int, ...], sampling: Sampling, device: torch.device
+) -> Churn:
     """Churn whose noise depends on the seed and the step alone."""
     return Churn(
         sampling.churn,
-        lambda step: seed_noise(seeds, shape, f"sampling/churn/{step}"),
+        lambda step: seed_noise(seeds, shape, device, f"sampling/churn/{step}"),
         sampling.churn_interval,
         sampling.churn_noise,
     )
@@ -94,12 +100,12 @@ def _sample(
 ) -> torch.Tensor:
     samples: torch.Tensor = SAMPLERS[sampling.solver](
         lambda x, sigma: denoise(x, sigma, labels),
-        seed_noise(seeds, shape).to(device),
+        seed_noise(seeds, shape, device),
         sampling.steps,
         sampling.sigma_min,
         sampling.sigma_max,
         sampling.rho,
-        churn=seed_churn(seeds, shape, sampling),
+        churn=seed_churn(seeds, shape, sampling, device),
         dtype=DTYPES[sampling.dtype],
     )
     return samples

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,22 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from edm2.data.images import ImageDataset, to_float
-from edm2.data.stream import stream
+from edm2.data.images import to_float
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics
-from edm2.runtime.randomness import generator, normals
+from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
+from edm2.vae.batches import Batch
 from edm2.vae.discriminator_training import DiscriminatorTask
 from edm2.vae.equivariance import Transform, random_transform
 from edm2.vae.gradient_normalization import combine_gradients, gradient_norms
 from edm2.vae.losses import ImageLosses, LossOutput, kl_loss
 from edm2.vae.network import Autoencoder
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 images [N, 3, R, R], noise [N, C, R/d, R/d]
 Forward = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # reconstruction, latent mean and std
 BETAS = (0.9, 0.95)
 
@@ -267,20 +266,3 @@ def _parameter_groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]
         {"params": first, "peak": params.lr_input, "lr": 0.0},
         {"params": others, "peak": params.lr / params.channels, "lr": 0.0},
     ]
-
-
-def batches(images: ImageDataset, params: Vae, seed: int) -> Callable[[int], Iterator[Batch]]:
-    """Training batches from a given time on, with the latent noise of each image.
-
-    Crops, flips and noise depend on the seed and the image's number in the training only.
-    """
-    side = images.resolution // params.downscale
-    shape = (params.latent_channels, side, side)
-
-    def read(numbers: range, indices: list[int]) -> Batch:
-        noise = normals(seed, "vae/noise", numbers, shape)
-        crops = (generator(seed, "vae/images", n) for n in numbers)
-        pixels = images.augmented_batch(indices, crops, params.images.min_area, params.images.flip)
-        return pixels, torch.from_numpy(noise)
-
-    return lambda nimg: stream(read, len(images), params.batch, seed, nimg)

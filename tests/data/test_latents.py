@@ -111,7 +111,7 @@ def test_shards_store_latents_in_16_bits(folder: Path, latents) -> None:
     shards = LatentShards(folder, "train")
     assert (len(shards), shards.shape, shards.classes) == (40, (3, 4, 4), ["a", "b"])
     mean, std, labels = shards.batch([30, 1])
-    assert mean.dtype == std.dtype == torch.float32
+    assert mean.dtype == std.dtype == torch.float16
     for batch, expected in zip((mean, std), latents, strict=True):
         np.testing.assert_array_equal(batch, expected.numpy()[[30, 1]].astype(np.float16))
     assert labels.tolist() == [0, 1]

@@ -10,10 +10,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from tiny_denoiser import BATCH, CLASSES, make_batch, make_task
+from tiny_denoiser import BATCH, CLASSES, CPU, RUNTIME, make_batch, make_task
 
 from edm2.data.normalization import Normalization
-from edm2.diffusion.training import batches
+from edm2.diffusion.batches import batches
 from edm2.params import resolution
 from edm2.params.configs import CONFIGS
 from edm2.params.diffusion import Overrides
@@ -109,7 +109,7 @@ def trained(config, field, start=None, **changes):
         same = {name for name in common if state[name].shape == start[name].shape}
         task.denoiser.load_state_dict(state | {name: start[name] for name in same})
     initial = copy.deepcopy(task.denoiser.state_dict())
-    stream = batches(Latents(), task.objective, BATCH, 0.0, 0)(0)
+    stream = batches(Latents(), task.objective, BATCH, 0.0, 0, RUNTIME, CPU)(0)
     for step in range(2, STEPS.get(field, 1) + 2):  # the rate of the first would be 0
         task.step(next(stream), step * BATCH)
     data, noise, ln_sigma, labels = make_batch()

@@ -6,12 +6,13 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from tiny_denoiser import BATCH, CLASSES, diffusion_params, make_batch, make_task
+from tiny_denoiser import BATCH, CLASSES, CPU, RUNTIME, diffusion_params, make_batch, make_task
 
 from edm2.data.normalization import Normalization
+from edm2.diffusion.batches import batches
 from edm2.diffusion.layers import Layer
 from edm2.diffusion.objective import EdmObjective
-from edm2.diffusion.training import batches, bin_names
+from edm2.diffusion.training import bin_names
 from edm2.params.configs import CONFIGS
 from edm2.params.resolution import resolve
 from edm2.runtime.checkpoint import load_tree, save_tree
@@ -214,7 +215,7 @@ def test_batches_of_latents():
     """Normalized data, each image once per epoch, ln σ ~ N(P_mean, P_std²), unit normal noise."""
     config = resolve("G", diffusion_params(batch=500, p_mean=-0.8, p_std=1.6))
     data, noise, ln_sigma, labels = next(
-        batches(Latents(), EdmObjective(config), config.batch, 0.0, 0)(0)
+        batches(Latents(), EdmObjective(config), config.batch, 0.0, 0, RUNTIME, CPU)(0)
     )
     value = (labels.float() - 4.5).reshape(-1, 1, 1, 1)
     expected = torch.cat([value, value / 2], dim=1).expand(-1, -1, 4, 4) * 0.5
@@ -228,7 +229,9 @@ def test_batches_of_latents():
 
 def test_batches_depend_only_on_time():
     """The batches after image 16 are the same from a start at 0 and from one at 16."""
-    start = batches(Latents(), EdmObjective(resolve("G", diffusion_params())), BATCH, 0.0, 3)
+    start = batches(
+        Latents(), EdmObjective(resolve("G", diffusion_params())), BATCH, 0.0, 3, RUNTIME, CPU
+    )
     whole, resumed = list(islice(start(0), 4)), list(islice(start(16), 2))
     for a, b in zip(whole[2:], resumed, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -237,8 +240,12 @@ def test_batches_depend_only_on_time():
 
 def test_label_dropout_changes_only_labels():
     config = resolve("G", diffusion_params(batch=500))
-    *expected, labels = next(batches(Latents(), EdmObjective(config), config.batch, 0.0, 0)(0))
-    *other, dropped = next(batches(Latents(), EdmObjective(config), config.batch, 0.2, 0)(0))
+    *expected, labels = next(
+        batches(Latents(), EdmObjective(config), config.batch, 0.0, 0, RUNTIME, CPU)(0)
+    )
+    *other, dropped = next(
+        batches(Latents(), EdmObjective(config), config.batch, 0.2, 0, RUNTIME, CPU)(0)
+    )
     assert all(torch.equal(a, b) for a, b in zip(expected, other, strict=True))
     missing = dropped == -1
     assert 0.12 < float(missing.float().mean()) < 0.28
@@ -252,6 +259,6 @@ def test_latents_are_sampled_with_their_standard_deviation():
             return torch.full_like(mean, 4.5), torch.ones_like(mean), labels
 
     objective = EdmObjective(CONFIGS["G"])
-    data = next(batches(RandomLatents(), objective, 500, 0.0, 0)(0))[0]
+    data = next(batches(RandomLatents(), objective, 500, 0.0, 0, RUNTIME, CPU)(0))[0]
     assert float(data[:, 0].std()) == pytest.approx(0.5, rel=0.03)
     assert float(data[:, 1].std()) == pytest.approx(0.25, rel=0.03)

@@ -16,6 +16,7 @@ from edm2.runtime.checkpoint import load_tree, save_tree
 from edm2.runtime.randomness import generator
 
 CPU = torch.device("cpu")
+RUNTIME = SimpleNamespace(workers=0, reading="random")
 
 
 @pytest.mark.parametrize("down", [-2, -1, 0, 2])
@@ -51,8 +52,8 @@ def task_of(features: Features) -> ClassifierTask:
 
 
 def test_starting_later_gives_the_same_batches(images: ImageShards, features: Features) -> None:
-    first = list(islice(batches(images, features, 0)(0), 4))
-    later = list(islice(batches(images, features, 0)(32), 2))
+    first = list(islice(batches(images, features, 0, RUNTIME, CPU)(0), 4))
+    later = list(islice(batches(images, features, 0, RUNTIME, CPU)(32), 2))
     for (a, labels_a), (b, labels_b) in zip(first[2:], later, strict=True):
         assert a.dtype == torch.uint8
         assert a.shape == (16, 3, 8, 8)
@@ -62,7 +63,9 @@ def test_starting_later_gives_the_same_batches(images: ImageShards, features: Fe
 
 def test_shifts_differ_between_epochs(images: ImageShards, features: Features) -> None:
     def epoch(start: int) -> torch.Tensor:
-        return torch.cat([x for x, _ in islice(batches(images, features, 0)(start), 3)])
+        return torch.cat(
+            [x for x, _ in islice(batches(images, features, 0, RUNTIME, CPU)(start), 3)]
+        )
 
     def differing(a: torch.Tensor, b: torch.Tensor) -> int:
         return len({x.numpy().tobytes() for x in a} - {x.numpy().tobytes() for x in b})
@@ -75,7 +78,7 @@ def test_shifts_differ_between_epochs(images: ImageShards, features: Features) -
 def test_training_lowers_the_loss(images: ImageShards, features: Features) -> None:
     task, losses = task_of(features), []
     before = accuracy(task.classifier, images, CPU).value
-    for step, batch in enumerate(islice(batches(images, features, 0)(0), 20)):
+    for step, batch in enumerate(islice(batches(images, features, 0, RUNTIME, CPU)(0), 20)):
         losses.append(float(task.step(batch, 16 * (step + 1))["train/loss"].detach()))
     assert losses[0] == pytest.approx(np.log(2), abs=0.4)  # chance level of two classes
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
@@ -85,14 +88,14 @@ def test_training_lowers_the_loss(images: ImageShards, features: Features) -> No
 def test_learning_rate_follows_the_schedule(images: ImageShards, features: Features) -> None:
     task = task_of(features)
     # the middle of the 288 images after the warm-up of 32
-    task.step(next(batches(images, features, 0)(0)), nimg=176)
+    task.step(next(batches(images, features, 0, RUNTIME, CPU)(0)), nimg=176)
     assert [group["lr"] for group in task.optimizer.param_groups] == [pytest.approx(0.005)]
 
 
 def test_a_resumed_task_continues_identically(
     images: ImageShards, features: Features, tmp_path
 ) -> None:
-    stream = list(islice(batches(images, features, 0)(0), 4))
+    stream = list(islice(batches(images, features, 0, RUNTIME, CPU)(0), 4))
     uninterrupted, resumed = task_of(features), task_of(features)
     for step in (0, 1):
         uninterrupted.step(stream[step], 16 * (step + 1))

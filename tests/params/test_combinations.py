@@ -140,6 +140,18 @@ def test_compilation_needs_a_compiler(params, only_problem, monkeypatch, tmp_pat
     params({"runtime.compile": True})
 
 
+def test_workers_share_the_lanes_of_blocks(params):
+    """Batches of 128 and 64 images have as many lanes."""
+    for workers in (None, 0, 1, 2, 64):
+        params({"runtime.workers": workers, "runtime.reading": "blocks"})
+    params({"runtime.workers": 3, "runtime.reading": "random"})
+    with pytest.raises(ParamsError) as error:
+        params({"runtime.workers": 128, "runtime.reading": "blocks"})
+    (problem,) = error.value.problems
+    assert (problem.key, problem.value) == ("runtime.workers", 128)
+    assert "64, the lanes of vae.batch" in problem.allowed
+
+
 @pytest.mark.parametrize(
     ("shards", "fix"),
     [

@@ -26,6 +26,7 @@ RUNTIME_DEPS = (  # modules of edm2.runtime with an effect on results
     "edm2.runtime.gradients",
     "edm2.runtime.loop",
     "edm2.runtime.metrics",
+    "edm2.runtime.noise",
     "edm2.runtime.randomness",
     "edm2.runtime.schedule",
 )

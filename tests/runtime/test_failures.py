@@ -62,6 +62,10 @@ class OutOfMemoryError(RuntimeError): ...
         (MemoryError(), ["memory", "microbatch"]),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ["microbatch"]),
         (ModuleNotFoundError("No module", name="no_such_package.x"), ["no_such_package", "pip"]),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+            ["runtime.workers", "/dev/shm", "pid(s) 7"],
+        ),
     ],
 )
 def test_other_errors_of_the_surroundings_are_one_line(error, mentions):

@@ -77,7 +77,7 @@ def test_solver_and_dtype_are_those_of_the_params():
     def denoise_labeled(x, sigma):
         return denoise(x, sigma, seed_labels(range(3), 3, "balanced"))
 
-    noise = seed_noise(range(3), SHAPE)
+    noise = seed_noise(range(3), SHAPE, CPU)
     for name, solver in (("heun", heun), ("euler", euler)):
         for dtype in (torch.float32, torch.float64):
             expected = solver(denoise_labeled, noise, 4, 0.01, 10.0, 7.0, dtype=dtype)
@@ -106,8 +106,8 @@ def test_every_param_changes_the_samples(before, change):
 
 def test_churn_noise_is_independent_between_steps_and_seeds_and_of_the_initial_noise():
     sampling = Sampling(**{**DETERMINISTIC, **STOCHASTIC}, batch=1)
-    churn = seed_churn(range(50), (16, 16), sampling)
-    noise = [seed_noise(range(50), (16, 16)), *(churn.noise(step) for step in range(3))]
+    churn = seed_churn(range(50), (16, 16), sampling, CPU)
+    noise = [seed_noise(range(50), (16, 16), CPU), *(churn.noise(step) for step in range(3))]
     rows = torch.cat(noise).reshape(200, -1).double().numpy()
     correlations = np.corrcoef(rows)[np.triu_indices(200, 1)]
     assert np.abs(correlations).max() < 0.4
@@ -116,7 +116,7 @@ def test_churn_noise_is_independent_between_steps_and_seeds_and_of_the_initial_n
 
 
 def test_noise_is_standard_normal():
-    noise = seed_noise(range(400), (4, 8, 8)).double().numpy()
+    noise = seed_noise(range(400), (4, 8, 8), CPU).double().numpy()
     assert noise.shape == (400, 4, 8, 8)
     assert noise.mean() == pytest.approx(0, abs=0.015)
     assert noise.std() == pytest.approx(1, abs=0.01)

@@ -120,7 +120,7 @@ def test_guided_images_follow_the_formula(guided, monkeypatch):
     labels = seed_labels(range(4), 10, "balanced")
     x = heun(
         lambda x, s: 1.5 * main(x, s, labels) - 0.5 * guide(x, s),
-        seed_noise(range(4), latents.shape),
+        seed_noise(range(4), latents.shape, torch.device("cpu")),
         3,
     )
     expected = evaluator.sampler.codec.decode(latents.normalization.denormalize(x))

@@ -66,7 +66,7 @@ def features_of(folder, network, seeds):
         load_file(folder / f"models/sweep/G/{network}.safetensors"),
     )
     labels = seed_labels(seeds, 10, "balanced")
-    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape), 2)
+    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), 2)
     images = load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
     detector = load_classifier(folder / "models/features", CPU)
     train = ImageShards(folder / "data/images", "train")

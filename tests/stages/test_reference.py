@@ -224,7 +224,7 @@ def generated(folder):
     )
     seeds = range(SAMPLES)
     labels = seed_labels(seeds, 10, params.sampling.labels)
-    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape), 2)
+    x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), 2)
     return load_codec(folder / "models/vae", CPU).decode(latents.normalization.denormalize(x))
 
 

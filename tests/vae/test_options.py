@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from tiny import ROOT
-from tiny_autoencoder import BATCH, FULL_VAE, make_task, vae_params
+from tiny_autoencoder import BATCH, CPU, FULL_VAE, RUNTIME, make_task, vae_params
 from torch import nn
 
 from edm2.data.images import ImageShards
 from edm2.params.loading import fields
 from edm2.params.vae import Vae
-from edm2.vae.training import VaeTask, batches
+from edm2.vae.batches import batches
+from edm2.vae.training import VaeTask
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +87,7 @@ def trained(images: ImageShards, start: dict[str, Any] | None = None, **changes:
         before |= {k: start[k] for k in common}
         for name, module in modules(task).items():
             module.load_state_dict({k: before[f"{name}.{k}"] for k in module.state_dict()})
-    stream = batches(images, params, 1)(0)
+    stream = batches(images, params, 1, RUNTIME, CPU)(0)
     for step, batch in enumerate(islice(stream, STEPS), 1):
         task.step(batch, step * params.batch)
     with torch.no_grad():

@@ -13,6 +13,7 @@ from tiny_autoencoder import (
     BATCH,
     CPU,
     FULL_VAE,
+    RUNTIME,
     TINY,
     copies,
     floats,
@@ -27,14 +28,15 @@ from tiny_autoencoder import (
 from torch import nn
 
 from edm2.data.images import ImageShards
-from edm2.data.stream import shuffled_index
+from edm2.data.order import RandomOrder
 from edm2.features.classifier import Classifier
 from edm2.params.vae import Vae
 from edm2.runtime.checkpoint import load_tree, save_tree
+from edm2.vae.batches import batches
 from edm2.vae.codec import TrainedVae
 from edm2.vae.evaluation import evaluate
 from edm2.vae.network import Autoencoder
-from edm2.vae.training import VaeTask, batches
+from edm2.vae.training import VaeTask
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +55,7 @@ def test_the_learning_rate_is_divided_by_the_width_except_in_the_first_layer(
 ) -> None:
     params = tiny(channels=16, lr=0.08, lr_input=3e-4)
     task = task_of(params)
-    task.step(next(batches(images, params, 0)(0)), nimg=16)  # half of the warm-up
+    task.step(next(batches(images, params, 0, RUNTIME, CPU)(0)), nimg=16)  # half of the warm-up
     rates = {p: group["lr"] for group in task.optimizer.param_groups for p in group["params"]}
     first = task.network.first_parameters()
     assert [rates.pop(parameter) for parameter in first] == [pytest.approx(3e-4 / 2)] * 2
@@ -64,8 +66,8 @@ def test_the_learning_rate_is_divided_by_the_width_except_in_the_first_layer(
 
 def test_batches_have_fresh_noise_for_each_image(tiny, images: ImageShards) -> None:
     params = tiny(channel_mult=(1, 2, 2), latent_channels=3)
-    first = list(islice(batches(images, params, 0)(0), 4))
-    later = list(islice(batches(images, params, 0)(16), 2))
+    first = list(islice(batches(images, params, 0, RUNTIME, CPU)(0), 4))
+    later = list(islice(batches(images, params, 0, RUNTIME, CPU)(16), 2))
     pixels, noise = first[0]
     assert (pixels.shape, pixels.dtype) == ((8, 3, 8, 8), torch.uint8)
     assert (noise.shape, noise.dtype) == ((8, 3, 2, 2), torch.float32)
@@ -85,7 +87,7 @@ def test_batches_have_fresh_noise_for_each_image(tiny, images: ImageShards) -> N
     ],
 )
 def test_noise_has_the_shape_of_the_latents(tiny, images: ImageShards, changes, shape) -> None:
-    pixels, noise = next(batches(images, tiny(**changes), 0)(0))
+    pixels, noise = next(batches(images, tiny(**changes), 0, RUNTIME, CPU)(0))
     assert noise.shape[1:] == shape
     assert make_network(tiny(**changes)).encode(pixels / 127.5 - 1)[0].shape == noise.shape
 
@@ -97,12 +99,14 @@ def augmented(params: Vae, **changes: float) -> Vae:
 def take(
     images: ImageShards, params: Vae, count: int, nimg: int = 0, seed: int = 0
 ) -> torch.Tensor:
-    return torch.cat([x for x, _ in islice(batches(images, params, seed)(nimg), count)])
+    return torch.cat(
+        [x for x, _ in islice(batches(images, params, seed, RUNTIME, CPU)(nimg), count)]
+    )
 
 
 def test_without_augmentation_batches_are_the_stored_images(tiny, images: ImageShards) -> None:
-    """In the order of `shuffled_index`, which depends on the seed only."""
-    order = [shuffled_index(n, 12, seed=0) for n in range(24)]
+    """In the order that depends on the seed only."""
+    order = RandomOrder(12, seed=0).indices(range(24))
     assert torch.equal(take(images, tiny(), 3), images.batch(order)[0])
 
 
@@ -122,7 +126,7 @@ def test_augmentation_depends_on_the_number_of_the_image_in_the_training(
 def test_augmentation_depends_on_the_seed(tiny, images: ImageShards) -> None:
     params, patterns = augmented(tiny(), flip=0.5), []
     for seed in (0, 1):
-        originals = images.batch([shuffled_index(n, 12, seed) for n in range(48)])[0]
+        originals = images.batch(RandomOrder(12, seed).indices(range(48)))[0]
         flipped = (take(images, params, 6, seed=seed) != originals).flatten(1).any(1)
         patterns.append(flipped.tolist())
     assert 10 < sum(patterns[0]) < 38
@@ -142,7 +146,7 @@ def test_training_improves_reconstructions(tiny, task_of, images, backbone: Clas
     before = evaluate(codec, images, backbone, CPU)
     rows = [
         task.step(batch, 8 * (step + 1))
-        for step, batch in enumerate(islice(batches(images, params, 0)(0), 20))
+        for step, batch in enumerate(islice(batches(images, params, 0, RUNTIME, CPU)(0), 20))
     ]
     after = evaluate(codec, images, backbone, CPU)
     assert rows[-1]["train/mse"] < 0.7 * rows[0]["train/mse"]
@@ -154,7 +158,7 @@ def test_training_improves_reconstructions(tiny, task_of, images, backbone: Clas
 
 def test_only_losses_with_a_weight_are_logged(tiny, task_of, images: ImageShards) -> None:
     params = tiny(perceptual=0.0)
-    metrics = task_of(params).step(next(batches(images, params, 0)(0)), 8)
+    metrics = task_of(params).step(next(batches(images, params, 0, RUNTIME, CPU)(0)), 8)
     assert set(metrics) == {
         "train/pooled",
         "gradient/pooled",
@@ -168,7 +172,7 @@ def test_the_weight_of_kl_scales_its_gradient_only(tiny, task_of, images: ImageS
     def gradient(weight: float) -> torch.Tensor:
         params = tiny(kl=weight, attention=False)
         task = task_of(params)
-        task.step(next(batches(images, params, 0)(0)), 8)
+        task.step(next(batches(images, params, 0, RUNTIME, CPU)(0)), 8)
         return task.network.first_parameters()[0].grad
 
     zero, one, three = (gradient(weight) for weight in (0.0, 1.0, 3.0))
@@ -180,7 +184,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     tiny, task_of, images: ImageShards, tmp_path
 ) -> None:
     params = tiny(attention=True)
-    stream = list(islice(batches(images, params, 0)(0), 4))
+    stream = list(islice(batches(images, params, 0, RUNTIME, CPU)(0), 4))
     whole, resumed = task_of(params), task_of(params)
     for step in (0, 1):
         whole.step(stream[step], 8 * (step + 1))
@@ -286,7 +290,7 @@ def test_a_resumed_training_with_all_options_on_equals_an_uninterrupted_one(
     """Discriminator and anchors are in the file; transforms and flips depend on seed and time."""
     params = vae_params(FULL_VAE, microbatch=2, images__min_area=0.5, images__flip=0.5)
     whole, resumed = make_task(params), make_task(params)
-    stream = batches(images, params, 1)
+    stream = batches(images, params, 1, RUNTIME, CPU)
     for step, batch in enumerate(islice(stream(0), 3), 1):
         whole.step(batch, BATCH * step)
     save_tree(tmp_path / "checkpoint", whole.state_dict())
