@@ -60,18 +60,20 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
 def _to_check(folders: Iterable[Path], root: Path | None) -> tuple[list[Path], list[Path]]:
     """Folders of results and tables in `folders`: those with checksums, and outs of stages that lack them."""
     from edm2.pipeline.declaration import PIPELINE, all_outs
-    from edm2.runtime.checksums import ENDING
+    from edm2.runtime.checksums import CHECKSUM_ENDING
     from edm2.runtime.manifest import MANIFEST
 
     folders = list(folders)
     results = {path.parent for folder in folders for path in folder.rglob(MANIFEST)}
-    tables = {path.with_suffix("") for folder in folders for path in folder.rglob(f"*{ENDING}")}
+    tables = {
+        path.with_suffix("") for folder in folders for path in folder.rglob(f"*{CHECKSUM_ENDING}")
+    }
     for out in [] if root is None else all_outs(root / PIPELINE):
-        which = tables if out.endswith(ENDING) else results
+        which = tables if out.endswith(CHECKSUM_ENDING) else results
         if which is tables or out.startswith(WITH_MANIFEST):
             which |= {
                 path
-                for path in (root or Path()).glob(out.removesuffix(ENDING))
+                for path in (root or Path()).glob(out.removesuffix(CHECKSUM_ENDING))
                 if {path, *path.parents} & set(folders)
             }
     return sorted(results), sorted(tables)

@@ -8,46 +8,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edm2.data.decoding import FEW_BITS, ImageDecodeError
-from edm2.data.images import THREADS
+from edm2.data.images import RUN_AGAIN, THREADS
 from edm2.data.tally import Tally, listed
 from edm2.data.web import WebImages
 from edm2.params import UserError
-from edm2.runtime.distributed import broadcast_flag, gather_object, is_main_process
+from edm2.runtime.distributed import gather_object, is_main_process, on_main_process
 from edm2.runtime.files import write_text
 from edm2.runtime.progress import Progress
 
 CHUNK = 256  # images that wait for a thread
 
 
-def refuse_damaged(messages: Iterable[str], images: int, then: str = "run this again") -> None:
-    """Raise an error on all ranks if one of them has found damaged images.
+def refuse_damaged(messages: Iterable[str], images: int, after_repair: str = RUN_AGAIN) -> None:
+    """Raise an error on all ranks if one of them has damaged images.
 
     Args:
         messages: about the damaged images of this rank.
         images: how many were tried by all ranks.
-        then: what to do when they are replaced.
+        after_repair: what to do when they were replaced.
 
     Raises:
-        UserError: that of the main process lists the images of all ranks.
+        UserError: lists the damaged images of all ranks.
     """
     damaged = sorted(text for texts in gather_object(list(messages)) for text in texts)
-    if broadcast_flag(bool(damaged)):
-        if not is_main_process():
-            raise UserError("The main process lists images that cannot be decoded.")
-        raise UserError(
-            f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then "
-            f"{then}:{listed(damaged)}"
-        )
+
+    def refuse() -> None:
+        if damaged:
+            raise UserError(
+                f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then "
+                f"{after_repair}:{listed(damaged)}"
+            )
+
+    on_main_process(refuse)
 
 
-def warn_of_doubtful(doubtful: Tally) -> None:
-    """Print what all ranks have read and may not be meant as it is."""
+def warn_of_doubtful(doubtful: Tally, place: str = "") -> None:
+    """Print what all ranks have read and may not be meant as it is.
+
+    Args:
+        place: where it is from, in front of each line.
+    """
     total = Tally()
     for part in gather_object(doubtful):
         total.update(part)
     if is_main_process():
         for line in total.lines():
-            print(f"warning: {line}")
+            print(f"warning: {place}{line}")
 
 
 def read_skip_list(path: Path, root: Path) -> frozenset[str]:
@@ -66,13 +72,15 @@ def write_skip_list(path: Path, names: Iterable[str]) -> None:
 
 
 def find_damaged(
-    images: WebImages, indices: Sequence[int] | NDArray[np.int64]
-) -> tuple[dict[str, str], list[str]]:
+    images: WebImages, indices: Sequence[int] | NDArray[np.int64], doubtful: Tally
+) -> dict[str, str]:
     """Decode the images at `indices`, in threads.
 
+    Args:
+        doubtful: receives the images that use few of their bits.
+
     Returns:
-        what is wrong with each damaged image, by its name; the names of images that use few of their
-        bits.
+        what is wrong with each damaged image, by its name.
     """
 
     def problem(index: int) -> str:
@@ -81,15 +89,16 @@ def find_damaged(
         except ImageDecodeError as error:
             return str(error)
 
-    problems: dict[int, str] = {}
+    damaged: dict[str, str] = {}
     progress = Progress("check images", len(indices), "img")
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(indices), CHUNK):
             chunk = [int(index) for index in indices[start : start + CHUNK]]
-            found = zip(chunk, pool.map(problem, chunk), strict=True)
-            problems |= {index: text for index, text in found if text}
+            for index, text in zip(chunk, pool.map(problem, chunk), strict=True):
+                if text == FEW_BITS:
+                    doubtful.add(text, images.name(index))
+                elif text:
+                    damaged[images.name(index)] = text
             progress.advance(len(chunk))
     progress.close()
-    names = {images.name(index): text for index, text in problems.items()}
-    damaged = {name: text for name, text in names.items() if text != FEW_BITS}
-    return damaged, [name for name in names if name not in damaged]
+    return damaged

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edm2.data.decoding import IMAGE_ENDINGS
-from edm2.data.tally import FOREIGN, OTHER_ENDING, Tally, ending, is_foreign, printable
+from edm2.data.tally import FOREIGN, OTHER_ENDING, Tally, ending, is_foreign
+from edm2.data.tar_members import member_name
 from edm2.data.tars import Member
 
 OTHER_FIELD = "another field of a sample"
@@ -37,7 +38,7 @@ class ImageMembers:
         other_fields = _other_fields({stem_of(member.name) for member in candidates})
         for member in candidates:
             if stem_of(member.name) in other_fields:
-                self.left_out.add(OTHER_FIELD, line(path, member.name))
+                self.left_out.add(OTHER_FIELD, member_name(path, member.name))
                 continue
             self._names.update(member.name.encode("utf-8", "surrogateescape") + b"\0")
             yield stem_of(member.name), ending(member.name), member
@@ -52,14 +53,9 @@ class ImageMembers:
         for member in members:
             reason = reason_against(member)
             if reason:
-                self.left_out.add(reason, line(path, member.name))
+                self.left_out.add(reason, member_name(path, member.name))
             else:
                 yield member
-
-
-def line(path: Path, member: str) -> str:
-    """A member of a tar in messages and in lists of images."""
-    return printable(f"{path}: {member}")
 
 
 def reason_against(member: tarfile.TarInfo, endings: Set[str] = frozenset(IMAGE_ENDINGS)) -> str:

@@ -1,7 +1,6 @@
 """Image datasets of one resolution, and image shards (`{key}.png` with `{key}.cls`)."""
 
 import io
-import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +19,13 @@ from edm2.data.shards import Samples, Shards
 from edm2.data.tally import Tally
 from edm2.params.dataset import Crop
 from edm2.runtime.finite import require_finite
+from edm2.runtime.workers import cores
 
 T = TypeVar("T")
 MIN_THREADED_RESOLUTION = 64  # smaller images are read faster than a thread starts
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, cores())
 MAX_BATCH_PIXELS = 8 * 512**2
+RUN_AGAIN = "run this again"
 
 
 def image_sample(key: str, image: Pixels, label: int) -> dict[str, str | bytes]:
@@ -42,13 +43,13 @@ class ImageDataset(ABC):
     """Images uint8 [3, R, R] with int labels, cropped and resized from stored images of any size.
 
     Attributes:
+        after_repair: what to do when damaged images were replaced, for errors.
         samples: the shards that they are read from, if there are any.
-        when_mended: what to do when damaged ones are replaced.
     """
 
-    when_mended = "run this again"
     resolution: int
     crop: Crop
+    after_repair = RUN_AGAIN
     samples: Samples | None = None
 
     @abstractmethod

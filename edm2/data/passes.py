@@ -57,7 +57,7 @@ def reduce_batches(
         damaged = images.damaged(ours) or [str(problem)]
     except UserError as problem:
         error = problem
-    refuse_damaged(damaged, len(indices), images.when_mended)
+    refuse_damaged(damaged, len(indices), images.after_repair)
     raise_together(error)
     for nodes in receive_from_others(tree.nodes):
         tree.add_nodes(nodes)

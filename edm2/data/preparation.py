@@ -1,6 +1,6 @@
 """From a source to image shards."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from edm2.runtime.distributed import gather_object, ranks
 from edm2.runtime.progress import Progress
 from edm2.runtime.workers import cores, in_workers
 
-Shard = tuple[Path, NDArray[np.int64]]  # the file, and the indices of its images in the source
+ShardPlan = tuple[Path, NDArray[np.int64]]  # the file, and the indices of its images in the source
 SMALL_PIXELS = 2048 * 64**2  # fewer are prepared without worker processes
 MIN_RESOLUTION = 64  # smaller images count as such ones, because they have to be decoded as well
 
@@ -33,7 +33,7 @@ class IncompleteShard(Exception):
 
 
 @dataclass
-class Findings:
+class ShardProblems:
     """What is wrong with the images of a shard: messages about damaged ones, names of doubtful ones."""
 
     damaged: list[str] = field(default_factory=list)
@@ -66,15 +66,15 @@ def prepare_images(
         for split, indices in splits.items()
         for name, part in shard_ranges(split, len(indices), dataset.shard_images).items()
     ]
-    findings: dict[Path, Findings] = {}
+    problems: dict[Path, ShardProblems] = {}
     try:
-        for path, found in _write_shards(source, shards, dataset.resolution, workers):
-            findings[path] = found
-        damaged = [message for found in findings.values() for message in found.damaged]
-        for others in gather_object(findings):
-            findings |= others
+        for path, of_shard in _write_shards(source, shards, dataset.resolution, workers):
+            problems[path] = of_shard
+        damaged = [message for of_shard in problems.values() for message in of_shard.damaged]
+        for of_rank in gather_object(problems):
+            problems |= of_rank
     finally:
-        _add_doubtful(source, (findings[path] for path, _ in shards if path in findings))
+        _add_doubtful(source, (problems[path] for path, _ in shards if path in problems))
     refuse_damaged(damaged, len(train) + len(held_out))
     return describe_images(source, dataset, splits)
 
@@ -97,8 +97,8 @@ def describe_images(
 
 
 def _write_shards(
-    source: Source, shards: Sequence[Shard], resolution: int, workers: int | None
-) -> Iterator[tuple[Path, Findings]]:
+    source: Source, shards: Sequence[ShardPlan], resolution: int, workers: int | None
+) -> Iterator[tuple[Path, ShardProblems]]:
     """Write this rank's shards that do not exist; yield the file of each that was tried."""
     share = shards[ranks().rank :: ranks().world_size]
     missing = [(path, indices) for path, indices in share if not is_written(path)]
@@ -108,28 +108,30 @@ def _write_shards(
         workers = 0 if small or cores() == 1 else cores()
     progress = Progress("prepare", total, "img", total - left)
     try:
-        for number, found in in_workers(partial(_ShardWriter, source), missing, workers):
+        for number, problems in in_workers(partial(_ShardWriter, source), missing, workers):
             path, indices = missing[number]
-            yield path, found
+            yield path, problems
             progress.advance(len(indices))
     finally:
         progress.close()
 
 
 class _ShardWriter:
-    """Writes shards in one process, with its own copy of the source, so that none shares open files."""
+    """Writes shards in one process, with its own copy of the source: `doubtful` is that of one shard, and
+    open files that the source leaves out of its copies are not shared.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source: Any = copy(source)
 
-    def __call__(self, shard: Shard) -> Findings:
+    def __call__(self, shard: ShardPlan) -> ShardProblems:
         path, indices = shard
-        findings = Findings()
+        problems = ShardProblems()
         if hasattr(self.source, "doubtful"):
-            self.source.doubtful = findings.doubtful
+            self.source.doubtful = problems.doubtful
         with suppress(IncompleteShard):
-            write_shard(path, self._samples(indices, findings.damaged))
-        return findings
+            write_shard(path, self._samples(indices, problems.damaged))
+        return problems
 
     def _samples(
         self, indices: NDArray[np.int64], damaged: list[str]
@@ -150,7 +152,7 @@ class _ShardWriter:
             raise IncompleteShard
 
 
-def _add_doubtful(source: Source, findings: Iterator[Findings]) -> None:
+def _add_doubtful(source: Source, problems: Iterable[ShardProblems]) -> None:
     doubtful: Tally = getattr(source, "doubtful", Tally())
-    for found in findings:
-        doubtful.update(found.doubtful)
+    for of_shard in problems:
+        doubtful.update(of_shard.doubtful)

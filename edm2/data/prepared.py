@@ -49,7 +49,7 @@ def _open_listed(folder: Path, dataset: Dataset, listed: str) -> Source:
     source: Any = open_source(dataset)
     if hasattr(source, "doubtful"):
         source.doubtful = Tally()  # without what the scan finds, which the stage prepare printed
-    if identity(source) != listed:
+    if identity_sha256(source) != listed:
         raise UserError(
             f"{folder}: the images of dataset.source {dataset.source} are not those that the stage "
             "prepare listed: images were added, removed or changed. To use them as they are now, "
@@ -71,19 +71,19 @@ def list_images(source: Source, folder: Path, dataset: Dataset, seed: int) -> di
     return {
         **describe_images(source, dataset, splits),
         "dataset": dataset.model_dump(mode="json"),
-        "identity": identity(source),
+        "identity": identity_sha256(source),
     }
 
 
-def identity(source: Source) -> str:
-    """A checksum that changes with the images of the source."""
+def identity_sha256(source: Source) -> str:
+    """Checksum of `Source.identity`, which is long for some sources."""
     return hashlib.sha256(source.identity().encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class SourceImages(PreparedImages):
     """One split of a source: the same images and labels in the same order as in its shards."""
 
-    when_mended = PREPARE_AGAIN
+    after_repair = PREPARE_AGAIN  # the source has changed then
 
     def __init__(
         self, source: Source, dataset: Dataset, split: str, indices: NDArray[np.int64]
@@ -110,7 +110,7 @@ class SourceImages(PreparedImages):
             return super()._map(read, *items)
         except DamagedImageError as error:
             raise DamagedImageError(
-                f"{error}. Replace or remove it, then {self.when_mended}. Images that are not stored "
+                f"{error}. Replace or remove it, then {self.after_repair}. Images that are not stored "
                 "(dataset.stored) are found damaged when they are read; `encode_latents` and `reference` "
                 "list all that are."
             ) from None

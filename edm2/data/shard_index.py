@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edm2.params import UserError
-from edm2.runtime.checked_json import compare
-from edm2.runtime.files import replacing
+from edm2.runtime.files import replacing, require_sha256
 
 Rows = NDArray[np.void]
 COLUMNS = [
@@ -69,9 +68,9 @@ def map_index(path: Path, sha256: str, remedy: str) -> Rows:
         UserError: the file is missing, or not the one that was written.
     """
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: the index of a shard. {remedy}") from None
-    compare(path, found, sha256, "when it was written", remedy)
+    require_sha256(path, checksum, sha256, "when it was written", remedy)
     rows: Rows = np.load(path, mmap_mode="r", allow_pickle=False)
     return rows.view(np.ndarray)  # a `memmap` takes longer for everything

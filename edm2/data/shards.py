@@ -8,12 +8,9 @@ Beside a shard are its index ({shard}.index.npy) and its record ({shard}.record.
 checksums of both and the number of samples. All are written at once; a shard that exists has both.
 """
 
-import os
 import resource
-import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +19,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edm2.data.shard_index import CHECKSUM, index_path, index_rows, map_index, write_index
+from edm2.data.open_shard import OpenShard, Shard
+from edm2.data.shard_index import CHECKSUM, index_path, index_rows, write_index
 from edm2.params import UserError
 from edm2.runtime.files import HashingWriter, replacing
 from edm2.runtime.manifest import REBUILD_HINT, check_sizes, load_manifest
-from edm2.runtime.records import ENDING as RECORD
-from edm2.runtime.records import Entry, read_record, record_path, write_record
+from edm2.runtime.records import RECORD_ENDING, Entry, record_path, write_record
 
 VERIFY_HINT = "Run `edm2 verify`: it reads everything and names what is damaged."
 DESCRIPTORS_PER_SHARD = 4  # the tar, the mapping of its index, and as many for everything else
@@ -83,84 +80,6 @@ def _write_sample(writer: Any, sample: Mapping[str, Any]) -> Iterator[tuple[Any,
             zlib.crc32(content),
         )
         first = False
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A tar and its index.
-
-    Attributes:
-        index_sha256: checksum of the index.
-        samples: how many there are.
-        bytes: size of the tar.
-        mtime_ns: time of the tar; None: of any time, as it is a result, which DVC may have copied.
-    """
-
-    path: Path
-    index: Path
-    index_sha256: str
-    samples: int
-    bytes: int
-    mtime_ns: int | None = None
-
-
-class OpenShard:
-    """A shard with an open tar and a mapped index; closed when nothing refers to it anymore."""
-
-    def __init__(self, shard: Shard, remedy: str) -> None:
-        """
-        Raises:
-            UserError: a file is missing, or is not the one that was indexed.
-        """
-        self.path, self.remedy = shard.path, remedy
-        self.rows = map_index(shard.index, shard.index_sha256, remedy)
-        starts = np.flatnonzero(self.rows["starts_sample"])
-        self.starts = np.append(starts, len(self.rows)).tolist()  # of each sample; and the end
-        self.checked = CHECKSUM[0] in (self.rows.dtype.names or ())
-        try:
-            self.descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._error(error.strerror or str(error)) from None
-        weakref.finalize(self, os.close, self.descriptor)
-        status = os.fstat(self.descriptor)
-        if status.st_size != shard.bytes or shard.mtime_ns not in (None, status.st_mtime_ns):
-            raise self._error("has another size or time than when it was indexed")
-
-    def read(self, start: int, stop: int) -> list[dict[str, bytes]]:
-        """The samples from `start` up to `stop`, by one read.
-
-        Raises:
-            UserError: they cannot be read, or are not as they were written.
-        """
-        rows = self.rows[self.starts[start] : self.starts[stop]]
-        if not len(rows):
-            return []
-        begin = int(rows["offset"][0])
-        data = self._read(begin, int(rows["offset"][-1] + rows["size"][-1]))
-        samples: list[dict[str, bytes]] = []
-        for starts, offset, size, extension, *others in rows.tolist():
-            content = data[offset - begin : offset - begin + size]
-            if starts:
-                samples.append({})
-            if self.checked and zlib.crc32(content) != others[0]:
-                raise self._error(f"sample {start + len(samples) - 1} is damaged")
-            samples[-1][extension.decode()] = content
-        return samples
-
-    def _read(self, begin: int, end: int) -> bytes:
-        try:
-            parts, position = [], begin
-            while position < end:  # once, except beyond the 2 GiB that Linux reads at once
-                parts.append(os.pread(self.descriptor, end - position, position))
-                position += len(parts[-1])
-                if not parts[-1]:
-                    raise self._error(f"ends at byte {position}, expected {end} or more")
-        except OSError as error:
-            raise self._error(f"bytes {begin} to {end}: {os.strerror(error.errno or 0)}") from None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _error(self, problem: str) -> UserError:
-        return UserError(f"{self.path}: {problem}. {self.remedy}")
 
 
 class Buffer(Protocol):
@@ -245,18 +164,6 @@ class Samples:
         return [range(*bounds) for bounds in pairwise([0, *self.ends.tolist()])]
 
 
-def open_shards(paths: Iterable[Path]) -> Samples:
-    """The samples of shards that no manifest lists, by their records.
-
-    Raises:
-        UserError: a record or shard is missing or damaged.
-    """
-    files = {path: read_record(path)["files"] for path in paths}
-    for path, entries in files.items():
-        check_sizes(path.parent, entries)
-    return Samples([_listed(path, entries) for path, entries in files.items()])
-
-
 class Shards(Samples):
     """The samples of one split in a folder of shards, in the order in which they were written."""
 
@@ -272,7 +179,7 @@ class Shards(Samples):
         files = {
             name: listed[name]
             for name in sorted(listed)
-            if name.startswith(f"{split}-") and not name.endswith(RECORD)
+            if name.startswith(f"{split}-") and not name.endswith(RECORD_ENDING)
         }
         names = [name for name in files if name.endswith(".tar")]
         if not names:

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from edm2.data.tally import printable
 from edm2.params import UserError
 
+REMEDY = "Shards must be uncompressed tars. Download or write this one again."
 
-def members(path: Path, remedy: str) -> Iterator[tarfile.TarInfo]:
+
+def members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The members of a tar, or of several that were joined (`cat a.tar b.tar`), from their headers.
 
     `tarfile` takes a truncated tar or a damaged header for the end, so the end marker is checked.
-
-    Args:
-        remedy: last sentence of errors, what to do about a tar that cannot be read.
 
     Raises:
         UserError: a missing, truncated or corrupted tar.
@@ -31,7 +31,12 @@ def members(path: Path, remedy: str) -> Iterator[tarfile.TarInfo]:
                     raise tarfile.ReadError("no end marker: truncated or corrupted")
                 start = _next_tar(file)
     except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path}: not a readable tar ({error}). {remedy}") from None
+        raise UserError(f"{path}: not a readable tar ({error}). {REMEDY}") from None
+
+
+def member_name(path: Path, member: str) -> str:
+    """A member of a tar in messages and in lists of images: {tar}: {member}."""
+    return printable(f"{path}: {member}")
 
 
 def _next_tar(file: BinaryIO) -> int | None:

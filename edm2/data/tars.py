@@ -11,9 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+from edm2.data.open_shard import Shard
 from edm2.data.shard_index import index_rows, write_index
-from edm2.data.shards import Samples, Shard
-from edm2.data.tar_members import members
+from edm2.data.shards import Samples
+from edm2.data.tally import printable
+from edm2.data.tar_members import REMEDY, member_name, members
 from edm2.params import UserError
 from edm2.runtime.checked_json import read_checked, write_checked
 from edm2.runtime.distributed import ranks
@@ -51,38 +53,32 @@ class TarFiles(Samples):
         notes: of the scan of each tar.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], scan: Callable[[], Scan], folder: Path, remedy: str
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], scan: Callable[[], Scan], folder: Path) -> None:
         """
         Args:
             scan: makes the scan of a tar.
             folder: where indices are stored.
-            remedy: last sentence of errors, what to do about a tar that cannot be read.
 
         Raises:
             UserError: a missing, truncated or corrupted tar.
         """
-        indices = [_StoredIndex(path, scan, folder, remedy) for path in paths]
+        indices = [_StoredIndex(path, scan, folder) for path in paths]
         _make_missing(indices)
         stored = [index.read() for index in indices]
-        super().__init__([shard for shard, _ in stored], remedy)
+        super().__init__([shard for shard, _ in stored], REMEDY)
         self.notes = [notes for _, notes in stored]
-
-    def tar(self, index: int) -> Path:
-        return self.shards[self.locate(index)[0]].path
 
     def read(self, index: int) -> bytes:
         (content,) = self[index].values()
         return content
 
     def name(self, index: int) -> str:
-        """The file's name in its tar."""
+        """The file in messages, with its tar."""
         shard, number = self.locate(index)
-        return self.names(shard)[number]
+        return member_name(self.shards[shard].path, self.names(shard)[number])
 
     def names(self, shard: int) -> list[str]:
-        """The names of the files of one tar, by its number."""
+        """The names of the files in one tar, by the number of the tar."""
         column = self._open(shard).rows[NAME[0]]
         return [name.decode("utf-8", "surrogateescape") for name in column.tolist()]
 
@@ -105,12 +101,12 @@ def _make_missing(indices: Sequence["_StoredIndex"]) -> None:
 class _StoredIndex:
     """The index of one tar, in two files: its rows, and a description, which is written last."""
 
-    def __init__(self, path: Path, scan: Callable[[], Scan], folder: Path, remedy: str) -> None:
-        self.path, self.scan, self.remedy = path, scan, remedy
+    def __init__(self, path: Path, scan: Callable[[], Scan], folder: Path) -> None:
+        self.path, self.scan = path, scan
         try:
             status = path.stat()
         except OSError as error:
-            raise UserError(f"{path}: not a readable tar ({error}). {remedy}") from None
+            raise UserError(f"{path}: not a readable tar ({error}). {REMEDY}") from None
         self.bytes, self.mtime_ns = status.st_size, status.st_mtime_ns
         self.place = _digest(str(path), scan().identity)
         key = _digest(str(self.bytes), str(self.mtime_ns), _code())
@@ -138,12 +134,12 @@ class _StoredIndex:
                 ending.encode(),
                 m.name.encode("utf-8", "surrogateescape"),
             )
-            for _, ending, m in scan(self.path, members(self.path, self.remedy))
+            for _, ending, m in scan(self.path, members(self.path))
         ]
         before = set(self.rows.parent.glob(f"{self.place}-*"))
         entry = write_index(self.rows, index_rows(rows, NAME))
-        content = {"tar": str(self.path), "files": len(rows), "index": entry, "notes": scan.notes()}
-        write_checked(self.description, content)
+        content = {"files": len(rows), "index": entry, "notes": scan.notes()}
+        write_checked(self.description, {"tar": printable(str(self.path)), **content})
         for path in before - {self.rows, self.description, self.rows.with_suffix(".lock")}:
             path.unlink(missing_ok=True)  # of the tar as it was
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edm2.data.decoding import DamagedImageError, ImageDecodeError, decode_image
-from edm2.data.image_members import ImageMembers, line
+from edm2.data.image_members import ImageMembers
 from edm2.data.images import ImageDataset
 from edm2.data.tally import Tally, listed
+from edm2.data.tar_members import member_name
 from edm2.data.tars import TarFiles
 from edm2.params import UserError
 from edm2.params.dataset import Crop
@@ -48,12 +49,7 @@ class WebImages(ImageDataset):
             UserError: a tar that is missing, truncated, corrupted, compressed or without images.
         """
         self.resolution, self.crop = resolution, crop
-        self.samples = self.files = TarFiles(
-            paths,
-            ImageMembers,
-            indices,
-            "Shards must be uncompressed tars. Download or write this one again.",
-        )
+        self.samples = self.files = TarFiles(paths, ImageMembers, indices)
         self.left_out = Tally()
         for notes in self.files.notes:
             self.left_out.update(Tally.from_json(notes["left_out"]))
@@ -71,8 +67,8 @@ class WebImages(ImageDataset):
         tars = {entry[: match.end()] for entry in skip for match in re.finditer(": ", entry)}
         for shard, images in enumerate(self.files.ranges()):
             path = self.files.shards[shard].path
-            if line(path, "") in tars:
-                names = [line(path, name) for name in self.files.names(shard)]
+            if member_name(path, "") in tars:
+                names = [member_name(path, name) for name in self.files.names(shard)]
                 skipped[images.start : images.stop] = [name in skip for name in names]
                 matched |= skip & set(names)
         return skipped, frozenset(matched)
@@ -117,4 +113,4 @@ class WebImages(ImageDataset):
 
     def name(self, index: int) -> str:
         """The image's tar, and its name there."""
-        return line(self.files.tar(index), self.files.name(index))
+        return self.files.name(index)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 from edm2.params.dataset import Dataset
 from edm2.params.errors import Problem
-from edm2.params.patterns import alternatives, hint
+from edm2.params.patterns import alternatives, hint, matching
 from edm2.params.seams import SOURCES, SourceKind
 from edm2.params.vae import VaeImages
 
@@ -146,16 +147,33 @@ def _single_paths(paths: dict[str, str], expected: str, root: Path) -> Iterator[
                 key, text, f"a {expected} that exists", f"Looked for {path}{hint(text, path)}."
             )
     yield from _patterns(patterns, root)
-    trained, held = (paths.get(f"dataset.{name}") for name in ("path", "held_out_path"))
-    if trained is not None and held is not None and not patterns:
-        training, inner = (root / trained).resolve(), (root / held).resolve()
-        if inner == training or training in inner.parents:
-            yield Problem(
-                "dataset.held_out_path",
-                held,
-                "images that are not in dataset.path",
-                f"{inner} is in {training}, whose images are trained on.",
-            )
+    if len(paths) == 2 and len(patterns) < 2:
+        trained, held = paths.values()
+        yield from _overlap(trained, held, root)
+
+
+def _overlap(trained: str, held: str, root: Path) -> Iterator[Problem]:
+    """The problem of paths that have files in common; one of them is a folder or file."""
+    for place, other in product(_places(held, root), _places(trained, root)):
+        if other in (place, *place.parents):
+            fix = f"{place} is in {other}, whose images are trained on."
+        elif place in other.parents:
+            fix = f"{other}, whose images are trained on, is in {place}."
+        else:
+            continue
+        yield Problem(
+            "dataset.held_out_path", held, "images that are not those of dataset.path", fix
+        )
+        return
+
+
+def _places(text: str, root: Path) -> set[Path]:
+    """A folder or file, or the files of a pattern."""
+    path = root / text
+    try:
+        return {place.resolve() for place in ([path] if path.exists() else matching(text, root))}
+    except ValueError:  # the braces are another problem
+        return set()
 
 
 def _patterns(patterns: dict[str, str], root: Path) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ def encode_latents(context: StageContext) -> None:
     codec = load_codec(VAE, context.device)
     damaged = encode_shards(codec, images, out, context.device)
     warn_of_doubtful(images.doubtful)
-    refuse_damaged(damaged, len(images), images.when_mended)
+    refuse_damaged(damaged, len(images), images.after_repair)
     if is_main_process():
         metadata = latent_metadata(out, codec.normalization)
         write_manifest(out, classes=images.classes, **metadata)

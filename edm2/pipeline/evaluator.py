@@ -43,7 +43,7 @@ class Evaluator:
         self.classes, held_out = images["classes"], images["images"]["held_out"]
         self.detector = detector_for(params, device)
         if is_main_process():
-            _ = self.reference  # what is wrong with it is told before images are made
+            _ = self.reference  # its errors are raised before images are made
         self.at_chance = is_detector_at_chance(params)
         evaluation = params.evaluation
         self.counts = [evaluation.samples]

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edm2.data.damage import find_damaged, read_skip_list, write_skip_list
-from edm2.data.decoding import FEW_BITS
+from edm2.data.damage import find_damaged, read_skip_list, warn_of_doubtful, write_skip_list
 from edm2.data.order import image_order
 from edm2.data.tally import Tally, listed, printable
 from edm2.data.tars import INDICES
@@ -18,7 +17,7 @@ from edm2.params.checks import project_root
 from edm2.params.dataset import Crop
 from edm2.params.patterns import matching
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.distributed import broadcast_flag, gather_object, is_main_process, ranks
+from edm2.runtime.distributed import gather_object, is_main_process, on_main_process, ranks
 from edm2.runtime.files import describe
 from edm2.vae.evaluation import evaluated_images
 
@@ -65,22 +64,18 @@ def check_images(context: StageContext, groups: list[WebImages], trained: bool) 
     """
     if is_main_process():
         _print_summaries(context.params, groups)
-    checked = context.state.read_notes().get("checked_tars", [])
+    checked = on_main_process(context.state.read_notes).get("checked_tars", [])
     damaged: dict[str, str] = {}
-    doubtful: list[str] = []
+    doubtful = Tally()
     for key, images in zip(KEYS, groups, strict=True):
         read = trained or key == "held_out"
         indices = _read_by_stage(context.params, images, key) if read else np.arange(0)
         indices = _unchecked(images, indices, checked)
         ours = indices[ranks().rank :: ranks().world_size]
-        for found, few_bits in gather_object(find_damaged(images, ours)):
-            damaged |= found
-            doubtful += few_bits
-    if is_main_process():
-        _print_doubtful(doubtful)
-    message = _describe_damage(context, damaged) if damaged and is_main_process() else ""
-    if broadcast_flag(bool(message)):
-        raise UserError(message or "vae.images: the main process lists what cannot be decoded.")
+        for part in gather_object(find_damaged(images, ours, doubtful)):
+            damaged |= part
+    warn_of_doubtful(doubtful, "vae.images: ")
+    on_main_process(lambda: _refuse(context, damaged))
     if is_main_process():
         context.state.note(
             checked_tars=sorted({tar for g in groups for tar in describe_tars(g.files.paths)})
@@ -115,11 +110,13 @@ def describe_tars(paths: Iterable[Path]) -> list[str]:
     return [printable(describe([path])) for path in paths]
 
 
-def _describe_damage(context: StageContext, damaged: dict[str, str]) -> str:
-    """The error; also write a list of these images and of those that are skipped already."""
+def _refuse(context: StageContext, damaged: dict[str, str]) -> None:
+    """Raise an error about damaged images; also list them, and those that are skipped already, in a file."""
+    if not damaged:
+        return
     path = context.state.folder / SKIP_LIST
     write_skip_list(path, {*damaged, *_skip_list(context.params)})
-    return (
+    raise UserError(
         f"vae.images: {len(damaged)} of the images to read cannot be decoded:"
         f"{listed(f'{name}: {text}' for name, text in sorted(damaged.items()))}\n"
         f"Replace them in their tars, or set runtime.skip_images to {path.relative_to(project_root())}, "
@@ -144,14 +141,6 @@ def _print_summaries(params: Params, groups: list[WebImages]) -> None:
             f"{listed(map(printable, unknown))}\n"
             "Expected lines as errors name images, such as web/00000.tar: 0001.jpg, in UTF-8."
         )
-
-
-def _print_doubtful(names: list[str]) -> None:
-    tally = Tally()
-    for name in names:
-        tally.add(FEW_BITS, name)
-    for text in tally.lines():
-        print(f"warning: vae.images: {text}")
 
 
 def _skip_list(params: Params) -> frozenset[str]:

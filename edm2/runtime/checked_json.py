@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edm2.params import UserError
-from edm2.runtime.files import write_json
-
-SHOWN_DIGITS = 12  # of a checksum
+from edm2.runtime.files import require_sha256, write_json
 
 
 def write_checked(path: Path, content: Mapping[str, Any]) -> None:
@@ -37,20 +35,8 @@ def read_checked(path: Path, missing: str, remedy: str) -> dict[str, Any]:
             f"{path}: has no checksum of its own: damaged, of an earlier version, or of another "
             f"program. {remedy}"
         )
-    compare(path, _content_sha256(content), expected, "that it has of itself", remedy)
+    require_sha256(path, _content_sha256(content), expected, "that it has of itself", remedy)
     return content
-
-
-def compare(path: Path, found: str, expected: str, source: str, remedy: str) -> None:
-    """
-    Raises:
-        UserError: the two SHA-256 of `path` differ.
-    """
-    if found != expected:
-        raise UserError(
-            f"{path}: SHA-256 {found[:SHOWN_DIGITS]}…, expected {expected[:SHOWN_DIGITS]}… {source}: "
-            f"corrupted, or another file. {remedy}"
-        )
 
 
 def _content_sha256(content: Mapping[str, Any]) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from edm2.params import UserError
 from edm2.runtime.files import sha256, write_text
+from edm2.runtime.manifest import REBUILD_HINT
 
-ENDING = ".sha256"
-REBUILD = "Remove it and run `dvc repro`."
+CHECKSUM_ENDING = ".sha256"
 
 
 def checksum_file(path: Path) -> Path:
     """Where the checksum of `path` is."""
-    return path.with_name(path.name + ENDING)
+    return path.with_name(path.name + CHECKSUM_ENDING)
 
 
 def write_checksum(path: Path) -> None:
@@ -29,7 +29,7 @@ def require_checksum(path: Path) -> Path:
     """
     problem = checksum_problem(path)
     if problem:
-        raise UserError(f"{problem} {REBUILD}")
+        raise UserError(f"{problem} {REBUILD_HINT}")
     return path
 
 
@@ -39,7 +39,11 @@ def checksum_problem(path: Path) -> str:
     for needed in (path, expected):
         if not needed.is_file():
             return f"{needed}: does not exist."
-    line = f"{sha256(path)}  {path.name}\n"
-    if expected.read_text(encoding="utf-8", errors="replace") != line:
+    try:
+        line = f"{sha256(path)}  {path.name}\n"
+        written = expected.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"{path}: it or {expected.name} cannot be read ({error.strerror})."
+    if written != line:
         return f"{path}: SHA-256 differs from that in {expected.name}: changed or corrupted."
     return ""

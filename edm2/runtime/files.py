@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written under a temporary name, then renamed."""
+"""Files that are complete or absent: written under a temporary name, then renamed; their checksums."""
 
 import hashlib
 import io
@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edm2.params.errors import NotFiniteError
+from edm2.params.errors import NotFiniteError, UserError
+
+SHOWN_DIGITS = 12  # of a checksum, in errors
 
 
 @contextmanager
@@ -73,6 +75,23 @@ def sha256(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
     """
     with _ReadingFile(path, advance) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_sha256(path: Path, checksum: str, expected: str, source: str, remedy: str) -> None:
+    """
+    Args:
+        checksum, expected: SHA-256 of `path` as it is, and as it should be.
+        source: what has the expected one, for the error.
+        remedy: what to do, as a sentence.
+
+    Raises:
+        UserError: the two differ.
+    """
+    if checksum != expected:
+        raise UserError(
+            f"{path}: SHA-256 {checksum[:SHOWN_DIGITS]}…, expected {expected[:SHOWN_DIGITS]}… {source}: "
+            f"corrupted, or another file. {remedy}"
+        )
 
 
 class _ReadingFile(io.FileIO):

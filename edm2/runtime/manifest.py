@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edm2.params import UserError
-from edm2.runtime.checked_json import compare, read_checked, write_checked
-from edm2.runtime.files import sha256
+from edm2.runtime.checked_json import read_checked, write_checked
+from edm2.runtime.files import require_sha256, sha256
 from edm2.runtime.records import REMEDY, Entry, recorded_entries
 
 MANIFEST = "manifest.json"
@@ -26,7 +26,7 @@ def write_manifest(folder: Path, **metadata: Any) -> None:
     Files that have a record are not read.
 
     Raises:
-        UserError: a record is damaged, or a file has not the size in its record.
+        UserError: a record is damaged, or a file does not have the size in its record.
     """
     paths = sorted(folder.rglob("*"))
     files = _entries(folder, [p for p in paths if p.is_file() and p != folder / MANIFEST])
@@ -70,12 +70,9 @@ def check_sizes(folder: Path, files: Mapping[str, Entry], optional: str = "") ->
         UserError: names the first that is missing or truncated.
     """
     for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            if fnmatch(name, optional):
-                continue
-            raise UserError(f"{path}: missing, though {folder / MANIFEST} lists it. {REBUILD_HINT}")
-        if problem := size_problem(path, expected):
+        if fnmatch(name, optional) and not (folder / name).is_file():
+            continue
+        if problem := size_problem(folder, name, expected):
             raise UserError(f"{problem} {REBUILD_HINT}")
 
 
@@ -126,7 +123,7 @@ def expected_sha256(path: Path) -> str | None:
     return checksum
 
 
-def compare_sha256(path: Path, found: str, expected: str, folder: Path | None = None) -> None:
+def compare_sha256(path: Path, checksum: str, expected: str, folder: Path | None = None) -> None:
     """
     Args:
         folder: that of the manifest; None: it is beside the file.
@@ -134,25 +131,32 @@ def compare_sha256(path: Path, found: str, expected: str, folder: Path | None = 
     Raises:
         UserError: the file's SHA-256 is not the one that the manifest has.
     """
-    compare(path, found, expected, f"as in {(folder or path.parent) / MANIFEST}", REBUILD_HINT)
+    require_sha256(
+        path, checksum, expected, f"as in {(folder or path.parent) / MANIFEST}", REBUILD_HINT
+    )
+
+
+def size_problem(folder: Path, name: str, expected: Entry) -> str:
+    """Whether a listed file is missing or has another size, as a message; empty if neither."""
+    path = folder / name
+    if not path.is_file():
+        return f"{path}: missing, though {folder / MANIFEST} lists it."
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        return f"{path}: {size} bytes, expected {expected['bytes']}: truncated or changed."
+    return ""
 
 
 def _entries(folder: Path, paths: Sequence[Path]) -> dict[str, Entry]:
     recorded = recorded_entries(paths)
-    return {path.relative_to(folder).as_posix(): _entry(path, recorded.get(path)) for path in paths}
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: _entry(folder, name, recorded.get(path)) for name, path in names.items()}
 
 
-def _entry(path: Path, recorded: Entry | None) -> Entry:
+def _entry(folder: Path, name: str, recorded: Entry | None) -> Entry:
     if recorded is None:
+        path = folder / name
         return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    if problem := size_problem(path, recorded):
+    if problem := size_problem(folder, name, recorded):
         raise UserError(f"{problem} {REMEDY}")
     return recorded
-
-
-def size_problem(path: Path, expected: dict[str, Any]) -> str:
-    """What is wrong with the size of a file; empty if nothing is."""
-    size = path.stat().st_size
-    if size == expected["bytes"]:
-        return ""
-    return f"{path}: {size} bytes, expected {expected['bytes']}: truncated or changed."

@@ -10,13 +10,13 @@ from typing import Any
 
 from edm2.runtime.checked_json import read_checked, write_checked
 
-ENDING = ".record.json"
+RECORD_ENDING = ".record.json"
 REMEDY = "Remove it with the file that it describes, and run the stage again."
 Entry = dict[str, Any]  # bytes, sha256, and what else is known of a file
 
 
 def record_path(path: Path) -> Path:
-    return path.with_name(path.name + ENDING)
+    return path.with_name(path.name + RECORD_ENDING)
 
 
 def write_record(path: Path, entries: Mapping[str, Entry], **metadata: Any) -> None:
@@ -41,7 +41,9 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def recorded_entries(paths: Iterable[Path]) -> dict[Path, Entry]:
     """The entries of all files that the records among `paths` describe."""
-    files = [path.with_name(path.name.removesuffix(ENDING)) for path in paths if _is_record(path)]
+    files = [
+        path.with_name(path.name.removesuffix(RECORD_ENDING)) for path in paths if _is_record(path)
+    ]
     return {
         file.with_name(name): entry
         for file in files
@@ -50,4 +52,4 @@ def recorded_entries(paths: Iterable[Path]) -> dict[Path, Entry]:
 
 
 def _is_record(path: Path) -> bool:
-    return path.name.endswith(ENDING)
+    return path.name.endswith(RECORD_ENDING)

@@ -17,21 +17,21 @@ from edm2.runtime.records import Entry
 class _Listed:
     """A file that a manifest lists."""
 
-    manifest: Path
-    path: Path
+    folder: Path
+    name: str
     entry: Entry
     optional: bool
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
 
     def problem(self, progress: Progress) -> str:
         """What is wrong with the file; empty if nothing is."""
         try:
-            if not self.path.is_file():
-                return (
-                    ""
-                    if self.optional
-                    else f"{self.path}: missing, though {self.manifest} lists it."
-                )
-            if problem := size_problem(self.path, self.entry):
+            if self.optional and not self.path.is_file():
+                return ""
+            if problem := size_problem(self.folder, self.name, self.entry):
                 return problem
             if sha256(self.path, progress.advance) != self.entry["sha256"]:
                 return f"{self.path}: SHA-256 differs from that in {MANIFEST}: corrupted."
@@ -70,8 +70,10 @@ def _list(folders: Iterable[Path], optional: str) -> tuple[list[str], list[_List
         except UserError as error:
             problems.append(str(error))
             continue
+        except OSError as error:
+            problems.append(f"{folder / MANIFEST}: cannot be read ({error.strerror}).")
+            continue
         for name, entry in files.items():
-            path = folder / name
-            file = _Listed(folder / MANIFEST, path, entry, fnmatch(name, optional))
-            listed.setdefault((path, entry["sha256"]), file)
+            file = _Listed(folder, name, entry, fnmatch(name, optional))
+            listed.setdefault((file.path, entry["sha256"]), file)
     return problems, list(listed.values())

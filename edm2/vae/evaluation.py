@@ -12,7 +12,7 @@ from edm2.data.passes import reduce_batches
 from edm2.features.backbone import Backbone
 from edm2.runtime.randomness import generator
 from edm2.vae.codec import Codec
-from edm2.vae.losses import perceptual_loss
+from edm2.vae.losses import Loss, perceptual_loss
 from edm2.vae.similarity import structural_similarity
 
 BATCH = 256
@@ -66,20 +66,8 @@ def evaluate(
     """
     indices, distance = evaluated_images(len(images), limit), perceptual_loss(backbone)
 
-    @torch.no_grad()
     def compute(_: range, pixels: torch.Tensor, labels: torch.Tensor) -> _Sums:
-        pixels = pixels.to(device)
-        mean = codec.encode(pixels)[0]
-        decoded = codec.decode(mean)
-        x, y = to_float(pixels), to_float(decoded)
-        error = (x - y).square().mean(dim=(1, 2, 3))
-        stride = _stride(len(indices) * mean[0].numel())
-        return _Sums(
-            psnr=float((10 * torch.log10(4 / error)).double().sum()),  # [-1, 1]: peak to peak 2
-            ssim=float(structural_similarity(pixels, decoded).sum()),
-            perceptual=float(distance(x, y)) * len(x),
-            latents=[mean.permute(1, 0, 2, 3).flatten(1)[:, ::stride].float().cpu().numpy()],
-        )
+        return _compare(codec, distance, pixels.to(device), len(indices))
 
     batch = min(BATCH, max_batch_size(images.resolution))
     sums = reduce_batches(images, indices, batch, compute, _Sums.merge, "held-out metrics")
@@ -93,6 +81,22 @@ def evaluate(
         f"perceptual_{backbone.name}": sums.perceptual / count,
     }
     return quality | latent_statistics(np.concatenate(sums.latents, axis=1))
+
+
+@torch.no_grad()
+def _compare(codec: Codec, distance: Loss, pixels: torch.Tensor, total: int) -> _Sums:
+    """Sums over a batch of `total` images, uint8 [N, 3, H, W], and their reconstructions."""
+    mean = codec.encode(pixels)[0]
+    decoded = codec.decode(mean)
+    x, y = to_float(pixels), to_float(decoded)
+    error = (x - y).square().mean(dim=(1, 2, 3))
+    stride = _stride(total * mean[0].numel())
+    return _Sums(
+        psnr=float((10 * torch.log10(4 / error)).double().sum()),  # [-1, 1]: peak to peak 2
+        ssim=float(structural_similarity(pixels, decoded).sum()),
+        perceptual=float(distance(x, y)) * len(x),
+        latents=[mean.permute(1, 0, 2, 3).flatten(1)[:, ::stride].float().cpu().numpy()],
+    )
 
 
 def evaluated_images(total: int, limit: int | None) -> Sequence[int]:

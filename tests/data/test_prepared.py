@@ -9,6 +9,7 @@ from PIL import Image
 
 from edm2.data.decoding import FEW_BITS, DamagedImageError
 from edm2.data.images import ImageShards
+from edm2.data.passes import reduce_batches
 from edm2.data.preparation import prepare_images
 from edm2.data.prepared import SourceImages, list_images, open_images
 from edm2.data.sources import open_source
@@ -108,6 +109,11 @@ def test_damaged_images_are_named(of_folder: Dataset, pictures: Path, tmp_path: 
     rngs = (np.random.default_rng(0) for _ in range(len(split)))
     with pytest.raises(DamagedImageError, match=r"(04|07)\.png"):
         split.augmented_batch(range(len(split)), rngs, min_area=1, flip=0)
+    every = range(len(split))
+    with pytest.raises(
+        UserError, match="Replace or remove these, then run `dvc repro -f -s prepare"
+    ):
+        reduce_batches(split, every, 4, lambda *_: 0, lambda a, b: 0, "nothing")
 
 
 def test_doubtful_images_are_those_that_were_read(of_folder, pictures, tmp_path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import webdataset as wds
 
 from edm2.data.shard_index import index_path
-from edm2.data.shards import Shards, open_shards, write_shard
+from edm2.data.shards import Shards, write_shard
 from edm2.params import UserError
 from edm2.runtime.files import sha256
 from edm2.runtime.manifest import load_manifest, write_manifest
@@ -61,10 +61,6 @@ def test_items_are_read_in_any_order(folder: Path) -> None:
 def test_by_shard_gives_the_items_of_each_shard(folder: Path) -> None:
     expected = {"train-000000.tar": range(3), "train-000001.tar": range(3, 5)}
     assert Shards(folder, "train").by_shard() == expected
-
-
-def test_a_single_shard_is_read_in_order(folder: Path) -> None:
-    assert list(open_shards([folder / "train-000001.tar"])) == CONTENTS[3:]
 
 
 def test_a_shard_appears_when_it_is_complete(tmp_path: Path) -> None:

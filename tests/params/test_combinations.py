@@ -549,10 +549,10 @@ def test_images_are_not_among_results_which_are_removed(
 @pytest.fixture
 def files(tmp_path):
     """Files and folders of every source in a project."""
-    for name in ("0.tar", "1.tar", "x.zip", "names.txt"):
-        (tmp_path / name).touch()
     for name in ("train/inner", "val"):
         (tmp_path / name).mkdir(parents=True)
+    for name in ("0.tar", "1.tar", "x.zip", "names.txt", "train/a.parquet", "train/b.parquet"):
+        (tmp_path / name).touch()
 
 
 @pytest.mark.parametrize(
@@ -590,31 +590,33 @@ def test_sources_of_files_take_a_path_of_held_out_images(
         ({"source": "webdataset", "path": "0.tar", "image_field": "x"}, "image_field", "x"),
         ({"source": "zip", "path": "x.zip", "classes": "no.txt"}, "classes", "no.txt"),
         ({"source": "folder", "path": "train", "held_out_path": "val"}, "held_out", 0.15),
-        (
-            {"source": "folder", "path": "train", "held_out_path": "train/inner", "held_out": None},
-            "held_out_path",
-            "train/inner",
-        ),
-        (
-            {"source": "zip", "path": "x.zip", "held_out_path": "x.zip", "held_out": None},
-            "held_out_path",
-            "x.zip",
-        ),
-        (
-            {"source": "webdataset", "path": "*.tar", "held_out_path": "1.tar", "held_out": None},
-            "held_out_path",
-            "1.tar",
-        ),
-        (
-            {"source": "folder", "path": "train", "held_out_path": "no", "held_out": None},
-            "held_out_path",
-            "no",
-        ),
     ],
 )
 def test_what_a_source_cannot_take_is_named(only_problem, files, changes, key, value):
     problem = only_problem({f"dataset.{name}": change for name, change in changes.items()})
     assert (problem.key, problem.value) == (f"dataset.{key}", value)
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "held_out_path"),
+    [
+        ("folder", "train", "train/inner"),
+        ("folder", "train/inner", "train"),
+        ("folder", "train", "no"),
+        ("zip", "x.zip", "x.zip"),
+        ("webdataset", "*.tar", "1.tar"),
+        ("huggingface", "train", "train/[b].parquet"),
+        ("huggingface", "train/*.parquet", "train"),
+        ("huggingface", "train/*.parquet", "train/b*.parquet"),
+    ],
+)
+def test_held_out_images_exist_and_are_not_trained_on(
+    only_problem, files, source, path, held_out_path, monkeypatch
+):
+    monkeypatch.setattr("edm2.params.dataset_checks.find_spec", lambda name: name)
+    changes = {"dataset.source": source, "dataset.path": path, "dataset.held_out": None}
+    problem = only_problem(changes | {"dataset.held_out_path": held_out_path})
+    assert (problem.key, problem.value) == ("dataset.held_out_path", held_out_path)
 
 
 def test_a_source_whose_package_is_missing_names_the_extra(only_problem, files, monkeypatch):

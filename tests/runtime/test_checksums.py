@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from edm2.params import UserError
+from edm2.runtime import checksums
 from edm2.runtime.checksums import checksum_file, require_checksum, write_checksum
 
 
@@ -39,6 +40,15 @@ def test_a_changed_byte_of_either_file_is_refused(table, damaged):
 def test_a_missing_file_is_named(table, missing):
     (table.parent / missing).unlink()
     with pytest.raises(UserError, match=rf"{missing}: does not exist.*dvc repro"):
+        require_checksum(table)
+
+
+def test_a_file_that_cannot_be_read_is_named(table, monkeypatch):
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checksums, "sha256", fail)
+    with pytest.raises(UserError, match=r"G\.csv: .*cannot be read \(Input/output error"):
         require_checksum(table)
 
 

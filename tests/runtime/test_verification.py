@@ -57,6 +57,15 @@ def test_a_file_that_cannot_be_read_is_named_with_the_others(
     assert all("Input/output error" in problem for problem in problems)
 
 
+def test_a_manifest_that_cannot_be_read_is_named_with_the_others(folder: Path) -> None:
+    other = folder / "other"
+    (other / "manifest.json").mkdir(parents=True)
+    (folder / "a.bin").write_bytes(b"12340")
+    unreadable, changed = damaged_files([other, folder])
+    assert unreadable.startswith(f"{other / 'manifest.json'}: cannot be read")
+    assert changed.startswith(f"{folder / 'a.bin'}: SHA-256")
+
+
 def test_a_file_that_two_manifests_list_is_read_once(folder: Path, read: list[str]) -> None:
     write_manifest(folder / "deep")
     write_manifest(folder)

@@ -37,7 +37,8 @@ __all__ = [
 class Source(Protocol):
     """Labeled images. `labels` and `classes` are in memory; `image(i)` reads one image.
 
-    A source is pickled for processes that read its images at the same time.
+    The main process opens it; other ranks get it pickled, worker processes have a shallow copy. Threads may
+    call `image` at the same time.
 
     A source of files may also have the attributes `left_out`, `left_out_per_class`, `doubtful` and
     `held_out_images` (see `FileSource`): the stage prints them, and the manifest has the first two.

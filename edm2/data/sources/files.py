@@ -20,7 +20,7 @@ from edm2.data.decoding import (
     decode_image,
 )
 from edm2.data.sources.class_names import read_class_names
-from edm2.data.sources.tree import Identity
+from edm2.data.sources.tree import FolderId
 from edm2.data.splits import Split, split_classes
 from edm2.data.tally import MAX_LINES, Tally, listed, printable
 from edm2.params import UserError
@@ -31,7 +31,7 @@ from edm2.runtime.randomness import generator
 class ImageFiles(ABC):
     """The images that one path holds, found but not decoded.
 
-    It is pickled for other processes, so it holds arrays, and no open files.
+    It is pickled for other ranks, so it holds arrays, and opens files when it reads.
 
     Attributes:
         key: the field of the params with the path, for errors.
@@ -55,7 +55,7 @@ class ImageFiles(ABC):
         self.left_out, self.doubtful = Tally(), Tally()
         self.left_out_per_class: list[int] = []
         self.problems: list[str] = []
-        self.folders: list[tuple[Identity, str]] = []
+        self.folders: list[tuple[FolderId, str]] = []
 
     @abstractmethod
     def read(self, index: int) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from edm2.data.decoding import IMAGE_ENDINGS
 from edm2.data.sources.files import ImageFiles, files_digest
 from edm2.data.sources.names import Names
-from edm2.data.sources.tree import Identity, entries, identity, image_files
+from edm2.data.sources.tree import FolderId, entries, folder_id, image_files
 from edm2.data.tally import EXAMPLES, NOT_AN_IMAGE, Tally, ending, printable
 
 # names of splits such as train, Val, test2017, train_images
@@ -26,8 +26,8 @@ HELD_OUT = "dataset.held_out_path"
 class FolderImages(ImageFiles):
     """Images in one subfolder per class and any folders below it.
 
-    Of folders without subfolders, with subfolders that are splits, or with classes whose names are
-    not UTF-8, `problems` tells. Folders that are read twice, through links, are doubtful.
+    `problems` has errors about folders without subfolders, subfolders that are splits, and names of classes
+    that are not UTF-8. Folders that are read twice, through links, are doubtful.
     """
 
     def __init__(self, root: Path, key: str = "dataset.path") -> None:
@@ -60,7 +60,7 @@ class FolderImages(ImageFiles):
 
     def _walk(self, folders: list[os.DirEntry[str]], counts: list[int]) -> Iterator[bytes]:
         """The images of all classes; appends how many a class has to `counts`."""
-        above = frozenset({identity(self.root)}) if folders else frozenset()
+        above = frozenset({folder_id(self.root)}) if folders else frozenset()
         for folder in folders:
             before, counted = self.left_out.counts.total(), 0
             for name in self._images(folder, above):
@@ -69,11 +69,11 @@ class FolderImages(ImageFiles):
             counts.append(counted)
             self.left_out_per_class.append(self.left_out.counts.total() - before)
 
-    def _images(self, folder: os.DirEntry[str], above: frozenset[Identity]) -> Iterator[str]:
+    def _images(self, folder: os.DirEntry[str], above: frozenset[FolderId]) -> Iterator[str]:
         return image_files(folder.path, folder.name, self.left_out, above, self.folders)
 
     def _note_folders_read_twice(self) -> None:
-        first: dict[Identity, str] = {}
+        first: dict[FolderId, str] = {}
         for folder, name in self.folders:
             if first.setdefault(folder, name) != name:
                 self.doubtful.add(TWICE, f"{name} is {first[folder]}")

@@ -17,9 +17,7 @@ from edm2.params import UserError
 from edm2.params.patterns import matching
 
 SPLIT = re.compile(r"(?:train|val|dev|test)[a-z]*(?=[-_.0-9]|$)", re.IGNORECASE)
-RAW = datasets.Image(
-    decode=False
-)  # images as they are stored; `decode_image` is stricter than `datasets`
+RAW = datasets.Image(decode=False)  # as stored: `decode_image` is stricter than `datasets`
 
 
 class HubImages(ImageFiles):

@@ -7,15 +7,15 @@ from pathlib import Path
 from edm2.data.decoding import IMAGE_ENDINGS, is_image
 from edm2.data.tally import FOREIGN, NOT_AN_IMAGE, Tally, ending, is_foreign
 
-Identity = tuple[int, int]  # of a folder, whatever leads to it
+FolderId = tuple[int, int]  # of a folder, whatever leads to it
 
 
 def image_files(
     folder: str,
     name: str,
     left_out: Tally,
-    above: frozenset[Identity] = frozenset(),
-    entered: list[tuple[Identity, str]] | None = None,
+    above: frozenset[FolderId] = frozenset(),
+    entered: list[tuple[FolderId, str]] | None = None,
 ) -> Iterator[str]:
     """Every image file below `folder`; links to files and folders are followed.
 
@@ -25,10 +25,10 @@ def image_files(
     Args:
         name: of the folder; the names of its files start with it.
         left_out: receives every other file, and folders that are not entered, with the reason.
-        above: identities of the folders that contain this one, to recognize links that lead back.
-        entered: receives identity and name of every folder whose files are listed.
+        above: those that contain this one (`folder_id`), to recognize links that lead back.
+        entered: receives `folder_id` and name of every folder whose files are listed.
     """
-    here = identity(folder)
+    here = folder_id(folder)
     if here in above:
         left_out.add("link to a folder that contains it", name)
         return
@@ -49,11 +49,11 @@ def entries(folder: str, name: str, left_out: Tally) -> list[os.DirEntry[str]]:
     kept = []
     try:
         with os.scandir(folder) as scan:
-            found = sorted(scan, key=lambda entry: entry.name)
+            in_order = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         left_out.add(f"folder that cannot be opened ({error.strerror})", name or folder)
         return []
-    for entry in found:
+    for entry in in_order:
         reason = _reason_against(entry)
         if reason:
             left_out.add(reason, below(name, entry.name))
@@ -62,7 +62,7 @@ def entries(folder: str, name: str, left_out: Tally) -> list[os.DirEntry[str]]:
     return kept
 
 
-def identity(folder: str | Path) -> Identity:
+def folder_id(folder: str | Path) -> FolderId:
     """What a folder and links to it have in common."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edm2.data.image_members import ImageMembers, line, reason_against, stem_of
+from edm2.data.image_members import ImageMembers, reason_against, stem_of
 from edm2.data.sources.files import ImageFiles, below, files_digest
 from edm2.data.sources.labels import Labels
 from edm2.data.tally import Tally, listed
+from edm2.data.tar_members import member_name
 from edm2.data.tars import Member, TarFiles
 
-REMEDY = "Shards must be uncompressed tars. Download or write this one again."
 MISSING = object()  # no label, or none that can be read
 
 
@@ -37,7 +37,7 @@ class TarImages(ImageFiles):
             UserError: a tar that is missing, truncated, corrupted or compressed.
         """
         super().__init__(key, f"{paths[0]}" + f" and {len(paths) - 1} more" * (len(paths) > 1))
-        self.files = TarFiles(paths, partial(LabeledMembers, label_field), indices, REMEDY)
+        self.files = TarFiles(paths, partial(LabeledMembers, label_field), indices)
         for notes in self.files.notes:
             self.left_out.update(Tally.from_json(notes["left_out"]))
         labels = self._labels(named=False)
@@ -67,14 +67,14 @@ class TarImages(ImageFiles):
             names = self.files.names(shard) if named else [""] * len(stored)
             for label, name in zip(stored, names, strict=True):
                 if label:  # others have no label, which is an error of the scan
-                    labels.add(label[0], line(path, name))
+                    labels.add(label[0], member_name(path, name))
         return labels
 
     def read(self, index: int) -> bytes:
         return self.files.read(index)
 
     def name(self, index: int) -> str:
-        return line(self.files.tar(index), self.files.name(index))
+        return self.files.name(index)
 
     def identity(self) -> str:
         folder = Path(os.path.commonpath([path.parent for path in self.files.paths]))
@@ -110,12 +110,14 @@ class LabeledMembers:
             key = _sample(stem, labels)
             used.add(key)
             if key not in labels:
-                self.problems.append(f"{line(path, member.name)}: no label")
+                self.problems.append(f"{member_name(path, member.name)}: no label")
             label = labels.get(key, MISSING)
             self.labels.append([] if label is MISSING else [label])
             yield stem, extension, member
         for key in labels.keys() - used:
-            self.images.left_out.add("label without an image", line(path, f"{key}.{self.ending}"))
+            self.images.left_out.add(
+                "label without an image", member_name(path, f"{key}.{self.ending}")
+            )
 
     def notes(self) -> dict[str, Any]:
         """What is left out, labels and problems. The labels are a text, which is read faster."""
@@ -136,7 +138,7 @@ class LabeledMembers:
                 else:
                     file.seek(member.offset_data)
                     content = file.read(member.size)
-                    name, key = line(path, member.name), stem_of(member.name)
+                    name, key = member_name(path, member.name), stem_of(member.name)
                     label = self._label(content, name)
                     if key in labels and labels[key] != label:
                         self.problems.append(f"{name}: occurs twice, with different labels")

@@ -123,45 +123,45 @@ class ZipImages(ImageFiles):
         return images
 
     def _label_by_name(
-        self, images: Sequence[zipfile.ZipInfo], folder: str, given: dict[str, Any] | None
+        self, images: Sequence[zipfile.ZipInfo], folder: str, by_name: dict[str, Any] | None
     ) -> None:
         """Labels of dataset.json, whose names start from its folder; null is a single class."""
-        if given is None:
+        if by_name is None:
             self.doubtful.add("has no labels (null): all images are one class", folder + LABELS)
             self.classes, self.labels = ["all"], np.zeros(len(images), dtype=np.int64)
             return
-        found, lacking = Labels(), []
+        labels, lacking = Labels(), []
         names = [member.filename.removeprefix(folder) for member in images]
         for name in names:
-            if name in given:
-                found.add(given[name], name)
+            if name in by_name:
+                labels.add(by_name[name], name)
             else:
                 lacking.append(f"without a label: {printable(name)}")
         lacking += [
-            f"label without an image: {printable(name)}" for name in given.keys() - {*names}
+            f"label without an image: {printable(name)}" for name in by_name.keys() - {*names}
         ]
-        self.classes, self.labels = found.finish()
-        self.numbered = found.numbered
-        if lacking or found.problems:
+        self.classes, self.labels = labels.finish()
+        self.numbered = labels.numbered
+        if lacking or labels.problems:
             self.problems.append(
                 f"{self.key}: {self.path}: {LABELS}: expected a whole number from 0 for each image. "
                 f"Write it again with a tool of EDM or StyleGAN, or correct these:"
-                f"{listed(sorted(lacking) + found.problems)}"
+                f"{listed(sorted(lacking) + labels.problems)}"
             )
 
     def _label_by_folder(self, images: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
         """The images in folders: classes are the first level at which there are several."""
         folders = [tuple(m.filename.split("/")[:-1]) for m in images]
         level = _class_level(folders)
-        found, kept = Labels(), []
+        labels, kept = Labels(), []
         for parts, member in zip(folders, images, strict=True):
             if len(parts) > level:
-                found.add(parts[level], member.filename)
+                labels.add(parts[level], member.filename)
                 kept.append(member)
             else:
                 self.left_out.add(NO_CLASS, member.filename)
-        self.classes, self.labels = found.finish()
-        self.problems += found.problems
+        self.classes, self.labels = labels.finish()
+        self.problems += labels.problems
         splits = [name for name in self.classes if SPLITS.fullmatch(name)]
         if len(splits) > 1:
             self.problems.append(
