@@ -5,7 +5,6 @@ results of batches are merged along a fixed binary tree, so rounding does not de
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import Generic, TypeVar
 
@@ -15,6 +14,7 @@ from edm2.data.damage import refuse_damaged
 from edm2.data.decoding import DamagedImageError
 from edm2.data.images import ImageDataset
 from edm2.params import UserError
+from edm2.runtime.background import background_thread
 from edm2.runtime.distributed import is_main_process, raise_together, receive_from_others, share
 from edm2.runtime.progress import Progress
 
@@ -84,7 +84,7 @@ def _add_share(
 def ahead(items: Iterable[T]) -> Iterator[T]:
     """The items; a thread makes the next one while the caller uses one."""
     iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
+    with background_thread() as pool:
         following = pool.submit(next, iterator, end)
         while (item := following.result()) is not end:
             following = pool.submit(next, iterator, end)

@@ -5,7 +5,6 @@ from `ImageOrder` alone, so the stream depends on neither.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ from edm2.data.packing import Packed, Tensors, joined
 from edm2.data.worker_pool import from_workers
 from edm2.params import UserError
 from edm2.params.runtime import Runtime
+from edm2.runtime.background import background_thread
 from edm2.runtime.distributed import Ranks, ranks
 from edm2.runtime.workers import cores
 
@@ -117,7 +117,7 @@ def _from_thread(share: Share) -> Iterator[list[Packed]]:
         part = next(parts)
         return [part.pin_memory() if pinned else part]
 
-    with ThreadPoolExecutor(1) as pool:
+    with background_thread() as pool:
         ahead = pool.submit(read)
         while True:
             current, ahead = ahead, pool.submit(read)
