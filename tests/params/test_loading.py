@@ -185,10 +185,10 @@ def test_the_entry_of_a_config_is_merged_into_the_common_values(params):
     assert g == tree.diffusion.model_copy(update={"per_config": {}})
 
 
-@pytest.mark.parametrize("times", ["35840...179200 by 71680", [35840, 107520, 179200]])
+@pytest.mark.parametrize("times", ["20480...102400 by 40960", [20480, 61440, 102400]])
 def test_times_of_a_sweep_are_integers(params, times):
     nimg = params({"sweep.nimg": times}).sweep.nimg
-    assert nimg == (35840, 107520, 179200)
+    assert nimg == (20480, 61440, 102400)
     assert {type(time) for time in nimg} == {int}
 
 
