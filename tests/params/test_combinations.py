@@ -58,7 +58,7 @@ WRONG = [
         "diffusion.per_config",
         {"G": {"batch": 96}},
         "ema.snapshot_nimg (config G)",
-        5120,
+        2560,
         ["diffusion.batch", "96"],
     ),
     (
