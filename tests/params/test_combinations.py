@@ -75,7 +75,7 @@ WRONG = [
     ("ema.source", "published", "ema.path", None, []),
     ("ema.path", "pickles", "ema.path", "pickles", ["training"]),
     ("sweep.ema_lengths", [0.1, 0.05], "sweep.ema_lengths", [0.1, 0.05], []),
-    ("sweep.nimg", [5119], "sweep.nimg", 5119, ["ema.snapshot_nimg", "Nearest: 5120."]),
+    ("sweep.nimg", [5119], "sweep.nimg", 5119, ["ema.snapshot_nimg", "Nearest: 2560 or 5120."]),
     ("sweep.nimg", [5120, 102401], "sweep.nimg", 102401, ["102400"]),
     ("sweep.nimg", [10240, 5120], "sweep.nimg", [10240, 5120], []),
     ("sweep.nimg", [5120, 5120], "sweep.nimg", [5120, 5120], []),
