@@ -49,7 +49,7 @@ def test_null_is_the_papers_value(tree):
 
 def test_other_params_are_as_written(tree):
     used = used_params(tree)
-    assert [used[c]["sampling.steps"] for c in "AG"] == [16, 16]
+    assert [used[c]["sampling.steps"] for c in "AG"] == [tree["sampling"]["steps"]] * 2
     assert [used[c]["diffusion.size"] for c in "AG"] == [None, None]
 
 
