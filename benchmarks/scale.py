@@ -40,6 +40,7 @@ CHANGES: dict[str, Any] = {
     "vae.channels": 8,
     "vae.channel_mult": [1, 2, 2],
     "vae.duration_nimg": 1280,
+    "vae.warmup_nimg": 256,
     "vae.evaluate_nimg": 1280,
     "diffusion.channels": 8,
     "diffusion.attention_resolutions": [8],
