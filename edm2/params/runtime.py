@@ -51,6 +51,10 @@ class Runtime(Section):
     checkpoint_seconds: NonNegative = Field(
         description="seconds between two checkpoints: the most that is lost if a stage is killed"
     )
+    timeout_minutes: Annotated[float, Field(gt=0, le=525_600)] = Field(
+        description="of several ranks: minutes after which one that does not respond, or that does not "
+        "arrive where the others wait for it in a step, ends the launch"
+    )
     skip_images: str | None = Field(
         description="file that lists damaged images of vae.images to skip, relative to the project root"
     )

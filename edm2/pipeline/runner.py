@@ -8,12 +8,12 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edm2.params import Params, UserError, load
+from edm2.params import Params, load
 from edm2.params.checks import project_root
 from edm2.params.registry import plugin_files
 from edm2.pipeline.declaration import Declaration, config_from_dvc, has_matrix, read_declaration
 from edm2.pipeline.hidden_values import hidden_changes
-from edm2.runtime.failures import explain, is_main_process, prepare_streams, report
+from edm2.runtime.failures import is_main_process, prepare_streams, report
 from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def main(
 ) -> None:
     """Run a stage from the command line: `python -m stages.NAME [CONFIG] [--params FILE]`.
 
-    Exits with status 2 after a user's error, and with 128 + the signal's number after a signal.
+    Exits with status 2 after a user's error, 1 after another one, and 128 + the signal's number after a
+    signal; of several ranks, all with the status of the first that failed.
 
     Args:
         run: writes the stage's outs.
@@ -77,16 +78,8 @@ def main(
             params.require_config(args.config, f"config {args.config}", args.params)
         _warn_of_hidden_changes(params, args)
         run_stage(name, run, params, args.config, external_inputs, watched_inputs)
-    except Interrupted as error:
-        if is_main_process():
-            print(f"{name}: {error}; run the same command again to continue.", file=sys.stderr)
-        exit_at_once(error.status)
-    except Exception as error:
-        message = str(error) if isinstance(error, UserError) else explain(error)
-        if message is None:
-            raise
-        report(f"{name}: {message}", error)
-        exit_at_once(2)  # without waiting for threads that read ahead
+    except (Exception, Interrupted) as error:
+        exit_at_once(report(name, error))  # without waiting for threads that read ahead
 
 
 def run_stage(
@@ -111,7 +104,7 @@ def run_stage(
     title = f"{name} {config}".strip()
     declared = read_declaration(name, config)
     device = pick_device(params.runtime)
-    with process_group(device):
+    with process_group(device, params.runtime.timeout_minutes):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
         with open_state(title.replace(" ", "-"), key) as state:
             if watched_inputs and is_main_process():

@@ -62,7 +62,7 @@ def write_samples(request: SampleRequest, params: Params) -> None:
             option would have no effect.
     """
     device = pick_device(params.runtime)
-    with process_group(device):
+    with process_group(device, params.runtime.timeout_minutes):
         folder = SampleFolder(request, params, Sampler(params, request.config, device))
         denoise = folder.sampler.denoise(request.network, request.guide, request.strength)
         if is_main_process():

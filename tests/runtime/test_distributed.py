@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params.errors import UserError
+from edm2.runtime import distributed
 from edm2.runtime.distributed import (
     Ranks,
     all_reduce,
@@ -24,6 +26,7 @@ from edm2.runtime.distributed import (
     ranks,
 )
 from edm2.runtime.metrics import MetricAccumulator
+from edm2.runtime.peers import Failure, LateRankError, PeerFailedError
 
 pytestmark = pytest.mark.slow
 
@@ -183,8 +186,8 @@ def test_vae_steps_are_the_same_on_two_ranks(
 
 
 def test_signal_to_one_rank_stops_all_after_the_same_step(results: list[dict[str, Any]]) -> None:
-    for result in results:  # SIGTERM on rank 1 while it read the batch of images 8 to 11
-        assert result["stopped"] == {"status": 143, "nimg": 12}
+    for result in results:  # SIGUSR1 on rank 1 while it read the batch of images 8 to 11
+        assert result["stopped"] == {"status": 138, "nimg": 12}
         assert result["steps"] == [4, 8, 12, 16, 20, 24]
 
 
@@ -221,6 +224,38 @@ def test_several_processes_without_an_address_are_refused(monkeypatch):
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with (
         pytest.raises(UserError, match=r"WORLD_SIZE is 2, but MASTER_PORT .*torchrun"),
-        process_group(torch.device("cpu")),
+        process_group(torch.device("cpu"), 1.0),
     ):
         pass
+
+
+def test_collectives_time_out_and_the_gpu_is_bound(monkeypatch):
+    """PyTorch's own timeout comes after ours, which names the rank."""
+    calls = []
+
+    def init_process_group(backend, **options):
+        calls.append((backend, options))
+        raise InterruptedError  # nothing that follows can be run without a GPU
+
+    monkeypatch.setattr("torch.distributed.init_process_group", init_process_group)
+    for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    for device in (torch.device("cuda", 1), torch.device("cpu")):
+        with pytest.raises(InterruptedError), process_group(device, 10.0):
+            pass
+    (gpu_backend, gpu), (cpu_backend, cpu) = calls
+    assert (gpu_backend, gpu["device_id"]) == ("cpu:gloo,cuda:nccl", torch.device("cuda", 1))
+    assert (cpu_backend, cpu["device_id"]) == ("gloo", None)
+    assert 10 < gpu["timeout"].total_seconds() / 60 <= 12
+
+
+def test_a_wait_with_a_timeout_ends(monkeypatch):
+    """A rank that does not arrive, and one that fails while others wait for it."""
+    peers = SimpleNamespace(failure=None)
+    monkeypatch.setattr(distributed, "_group", SimpleNamespace(peers=peers))
+    never = SimpleNamespace(is_completed=lambda: False)
+    with pytest.raises(LateRankError, match=r"0\.0001 minutes \(runtime\.timeout_minutes\)"):
+        distributed._wait(never, 0.006)
+    peers.failure = Failure(1, 2, "")
+    with pytest.raises(PeerFailedError, match="another rank"):
+        distributed._wait(never, None)
