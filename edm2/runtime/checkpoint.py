@@ -12,11 +12,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import CheckpointException, DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.default_planner import create_default_local_save_plan
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import (
+    DefaultLoadPlanner,
+    DefaultSavePlanner,
+    create_default_local_save_plan,
+)
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.utils import find_state_dict_object
 from torch.distributed.tensor import DTensor
 
@@ -70,9 +75,7 @@ def write_staged(folder: Path, staged: Staged, group: dist.ProcessGroup | None =
     """
     writer = PartWriter(folder, staged.skeleton)
     _together(
-        lambda: dcp.save(
-            {}, storage_writer=writer, planner=_StagedPlanner(staged), process_group=group
-        )
+        lambda: save({}, storage_writer=writer, planner=_StagedPlanner(staged), process_group=group)
     )
 
 
@@ -100,7 +103,7 @@ def load_tree(folder: Path, into: Any = None) -> Any:
     }
     reader = PartReader(folder, index["tensors"])
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    _together(lambda: dcp.load(tensors, storage_reader=reader, planner=planner))
+    _together(lambda: load(tensors, storage_reader=reader, planner=planner))
     return join(index["skeleton"], tensors)
 
 

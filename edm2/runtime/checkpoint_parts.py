@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.distributed.checkpoint import StorageReader, StorageWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -21,7 +20,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
 from edm2.runtime.checked_json import write_checked
@@ -50,22 +49,17 @@ class PartWriter(StorageWriter):
             self.partial.mkdir(parents=True)
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        tensors = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
-        entry = self._write_part(tensors) if tensors else {}
-        storage = {"part": self.part, **entry}
+        tensors: dict[str, Any] = {i.index.fqn: planner.resolve_data(i) for i in plan.items}
+        storage = {"part": self.part, **(self._write_part(tensors) if tensors else {})}
         sizes = [tensor.nbytes for tensor in tensors.values()]
-        return _done(
-            [
-                WriteResult(item.index, size, storage)
-                for item, size in zip(plan.items, sizes, strict=True)
-            ]
-        )
+        pairs = zip(plan.items, sizes, strict=True)
+        return _done([WriteResult(item.index, size, storage) for item, size in pairs])
 
-    def _write_part(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    def _write_part(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Write the part; its checksum."""
         path = self.partial / self.part
         with replacing(path) as temporary:
-            save_file(dict(tensors), temporary)
+            save_file(tensors, temporary)
         return {"sha256": sha256(path)}
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:

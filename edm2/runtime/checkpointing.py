@@ -24,7 +24,8 @@ class Checkpointer:
             pool: of one thread, which writes.
         """
         self.state, self.seconds, self.pool = state, seconds, pool
-        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        # apart from the training's group: its messages must not mix with those of saves
+        self.group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self.saving: Future[None] | None = None
         self.ended = time.monotonic()
 
