@@ -50,17 +50,25 @@ def save_tree(folder: Path, tree: Any) -> None:
     write_staged(folder, stage(tree))
 
 
-def stage(tree: Any) -> Staged:
+def stage(tree: Any, before: Staged | None = None) -> Staged:
     """Copy this rank's part of a tree. The tree may change from then on.
 
     What is not a DTensor must be the same on all ranks.
+
+    Args:
+        before: an earlier copy, whose memory is overwritten: new memory is slow, as each page of it has
+            to be mapped.
 
     Raises:
         TypeError: something in the tree is no tensor and cannot be JSON.
     """
     skeleton, tensors = split(tree)
     items = _own(create_default_local_save_plan(tensors, is_coordinator=True).items, tensors)
-    copies = {item.index: _copy(find_state_dict_object(tensors, item.index)) for item in items}
+    old = before.tensors if before is not None else {}
+    copies = {
+        item.index: _copy(find_state_dict_object(tensors, item.index), old.get(item.index))
+        for item in items
+    }
     return Staged(skeleton, items, copies)
 
 
@@ -98,7 +106,7 @@ def load_tree(folder: Path, into: Any = None) -> Any:
     _verify(folder, index["parts"], remedy)
     live = split(into)[1]
     tensors: dict[str, Any] = {
-        name: _target(live.get(name), torch.Size(tensor["shape"]), dtype_of(tensor))
+        name: _memory(live.get(name), torch.Size(tensor["shape"]), dtype_of(tensor))
         for name, tensor in index["tensors"].items()
     }
     reader = PartReader(folder, index["tensors"])
@@ -150,14 +158,15 @@ def _is_first_copy(tensor: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
+def _copy(tensor: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
     """On the CPU, contiguous."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+    return _memory(memory, tensor.shape, tensor.dtype).copy_(tensor)
 
 
-def _target(live: torch.Tensor | None, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    if live is not None and live.shape == shape and live.dtype == dtype:
-        return live
+def _memory(existing: torch.Tensor | None, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of this shape and dtype: the existing one if it has them, or one on the CPU."""
+    if existing is not None and existing.shape == shape and existing.dtype == dtype:
+        return existing
     return torch.empty(shape, dtype=dtype)
 
 

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from edm2.params import UserError
 from edm2.runtime.checked_json import write_checked
 from edm2.runtime.files import remove, replacing, sha256
 
@@ -78,6 +79,12 @@ class PartWriter(StorageWriter):
             for name, tensor in metadata.state_dict_metadata.items()
             if isinstance(tensor, TensorStorageMetadata)
         }
+        for part in parts:
+            if not (self.partial / part).is_file():
+                raise UserError(
+                    f"{self.partial / part}: not seen by the main process, though another has written it. "
+                    "Start all processes in the same folder, on a disk that all machines share."
+                )
         content = {"skeleton": self.skeleton, "parts": parts, "tensors": tensors}
         write_checked(self.partial / INDEX, content)
         self.partial.replace(self.folder)

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from edm2.runtime.background import background_thread
 from edm2.runtime.distributed import is_main_process
 from edm2.runtime.state import State
+
+if TYPE_CHECKING:
+    from edm2.runtime.checkpoint import Staged
 
 
 class Checkpointer:
@@ -27,6 +30,7 @@ class Checkpointer:
         # apart from the training's group: its messages must not mix with those of saves
         self.group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self.saving: Future[None] | None = None
+        self.staged: Staged | None = None  # kept for its memory
         self.ended = time.monotonic()
 
     def due(self) -> bool:
@@ -49,7 +53,7 @@ class Checkpointer:
         from edm2.runtime.checkpoint import stage
 
         self.wait()
-        staged = stage(tree)
+        staged = self.staged = stage(tree, self.staged)
 
         def write() -> None:
             self.state.save(nimg, staged, self.group)

@@ -64,47 +64,45 @@ def train(
 
     Raises:
         Interrupted: after a signal, once the checkpoint of the current step is written.
-        DivergedError: steps are not finite for longer than the patience, or at the end; or the state
-            is not finite where a checkpoint is due. The checkpoints are from before that.
+        DivergedError: steps, or the state, are not finite; the checkpoints are from before that.
         OSError, SafetensorError: a checkpoint cannot be written.
     """
     with checkpointing(state, checkpoint_seconds) as checkpointer:
-        means = MetricAccumulator()
-        monitor = StepMonitor(
-            schedule, nonfinite_patience, remedy, checkpointer.checkpoints, run, means.latest
-        )
-        loop = _Loop(task, schedule, run, every, means, monitor, checkpointer)
+        loop = _Loop(task, schedule, run, every, checkpointer, nonfinite_patience, remedy)
         nimg = loop.restore(rollback)
         progress = Progress(name, schedule.duration_nimg, "img", nimg)
         with signals() as received, closing(batches(nimg)) as stream:
             while nimg < schedule.duration_nimg:
-                batch = next(stream)
                 nimg += schedule.batch
-                loop.step(batch, nimg)
+                loop.step(next(stream), nimg)
                 progress.advance(schedule.batch)
-                signum, due = _max_over_ranks(received[0] if received else 0, checkpointer.due())
-                last = signum or nimg >= schedule.duration_nimg
-                if due or last:
-                    loop.save(nimg)
-                if last:
-                    checkpointer.wait()
-                    progress.close()
+                signum = loop.save_if_due(nimg, received[0] if received else 0)
                 if signum:
+                    progress.close()
                     barrier()
                     raise Interrupted(signum)
+        progress.close()
 
 
-@dataclass(frozen=True)
 class _Loop(Generic[Batch]):
     """What `train` does before, in and after each step. Every rank must call all of it."""
 
-    task: Task[Batch]
-    schedule: Training
-    run: Run
-    every: Sequence[Every]
-    means: MetricAccumulator
-    monitor: StepMonitor
-    checkpointer: Checkpointer
+    def __init__(
+        self,
+        task: Task[Batch],
+        schedule: Training,
+        run: Run,
+        every: Sequence[Every],
+        checkpointer: Checkpointer,
+        patience: int | None,
+        remedy: str,
+    ) -> None:
+        """The arguments are those of `train`."""
+        self.task, self.schedule, self.run, self.every = task, schedule, run, every
+        self.checkpointer, self.means = checkpointer, MetricAccumulator()
+        self.monitor = StepMonitor(
+            schedule, patience, remedy, checkpointer.checkpoints, run, self.means.latest
+        )
 
     def restore(self, rollback: Callable[[int], None]) -> int:
         """The time at which training starts or continues; later results are removed."""
@@ -133,13 +131,30 @@ class _Loop(Generic[Batch]):
             if nimg % event.nimg == 0:
                 self.run.log(nimg, self.monitor.act(event.action, nimg))
 
-    def save(self, nimg: int) -> None:
-        """Begin to save, once the last save has ended, unless steps are not finite."""
-        self.checkpointer.wait()
-        if self.monitor.check_steps(nimg):
-            averages, tree = self.means.state_dict(), self.task.state_dict()
-            self.monitor.check_state(tree, nimg)
-            self.checkpointer.save(nimg, {"nimg": nimg, "task": tree, "averages": averages})
+    def save_if_due(self, nimg: int, signum: int) -> int:
+        """Save when the main process says so, at the end of the training, and after a signal; in the
+        last two cases, wait for it.
+
+        Args:
+            signum: number of the signal that this rank has received; 0: none.
+
+        Returns:
+            That of any rank.
+        """
+        signum, due = _max_over_ranks(signum, self.checkpointer.due())
+        last = signum or nimg >= self.schedule.duration_nimg
+        if due or last:
+            self.checkpointer.wait()
+            if self.monitor.check_steps(nimg):
+                self._save(nimg)
+        if last:
+            self.checkpointer.wait()
+        return signum
+
+    def _save(self, nimg: int) -> None:
+        averages, tree = self.means.state_dict(), self.task.state_dict()
+        self.monitor.check_state(tree, nimg)
+        self.checkpointer.save(nimg, {"nimg": nimg, "task": tree, "averages": averages})
 
 
 def _max_over_ranks(*values: int) -> list[int]:

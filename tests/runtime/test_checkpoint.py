@@ -146,6 +146,20 @@ def test_a_copy_does_not_follow_the_training(tmp_path: Path) -> None:
     assert_same(load_tree(tmp_path / "a"), {"weight": torch.ones(3), "steps": [1]})
 
 
+def test_a_copy_can_take_the_memory_of_an_earlier_one(tmp_path: Path) -> None:
+    first = stage({"a": torch.ones(3), "b": torch.ones(2)})
+    second = stage({"a": torch.zeros(3), "b": torch.zeros(4), "c": torch.ones(1)}, first)
+    taken = {key.fqn: t.data_ptr() for key, t in first.tensors.items()}
+    assert {key.fqn: t.data_ptr() == taken.get(key.fqn) for key, t in second.tensors.items()} == {
+        '["a"]': True,
+        '["b"]': False,
+        '["c"]': False,
+    }
+    write_staged(tmp_path / "a", second)
+    expected = {"a": torch.zeros(3), "b": torch.zeros(4), "c": torch.ones(1)}
+    assert_same(load_tree(tmp_path / "a"), expected)
+
+
 def test_tensors_are_read_into_place(tmp_path: Path) -> None:
     """If shape and dtype are those of the checkpoint, whatever the memory layout."""
     saved = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2), "c": torch.ones(2), "n": 1}

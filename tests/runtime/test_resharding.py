@@ -18,6 +18,7 @@ from edm2.runtime.checkpoint import load_tree, save_tree
 from edm2.runtime.checkpointing import checkpointing
 from edm2.runtime.distributed import ranks
 from edm2.runtime.failures import explain
+from edm2.runtime.finite import nonfinite_tensors
 from edm2.runtime.state import State
 
 pytestmark = pytest.mark.slow
@@ -70,6 +71,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     importlib.import_module("torch._dynamo")  # for DTensor, once and not on each rank
 
     def save() -> None:
+        assert not nonfinite_tensors(sharded())
         save_tree(folder / "plain", plain())
         save_tree(folder / "sharded", sharded())
 
@@ -105,6 +107,17 @@ def test_each_rank_writes_about_half_of_what_both_have(saved: Path) -> None:
     assert sum(sizes) == sum(tensor.nbytes for tensor in WEIGHTS.values()) + 4
     assert len(sizes) == 2
     assert max(sizes) < 0.6 * sum(sizes)
+
+
+def test_parts_on_disks_that_are_not_shared_are_refused(tmp_path: Path) -> None:
+    def save() -> str:
+        with pytest.raises(UserError) as error:
+            save_tree(tmp_path / f"disk{ranks().rank}" / "checkpoint", plain())
+        return str(error.value)
+
+    one, other = fork_ranks(2, tmp_path, save)
+    assert one == other
+    assert one.startswith(f"{tmp_path}/disk0/.checkpoint.partial/part-00001.safetensors: ")
 
 
 def test_all_ranks_say_which_part_is_damaged(saved: Path, tmp_path: Path) -> None:
