@@ -3,13 +3,16 @@
 import multiprocessing
 import os
 import pickle
+import socket
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+
+from edm2.runtime.distributed import process_group
 
 SECONDS = 60
 
@@ -22,9 +25,13 @@ def fork_ranks(count: int, folder: Path, function: Callable[[], Any]) -> list[An
     """
     here = folder / f"ranks-{len(list(folder.glob('ranks-*')))}"
     here.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     context = multiprocessing.get_context("fork")
     processes = [
-        context.Process(target=_run, args=(rank, count, here, function)) for rank in range(count)
+        context.Process(target=_run, args=(rank, count, port, here, function))
+        for rank in range(count)
     ]
     for process in processes:
         process.start()
@@ -39,15 +46,19 @@ def fork_ranks(count: int, folder: Path, function: Callable[[], Any]) -> list[An
     return [result for result, _ in results]
 
 
-def _run(rank: int, count: int, here: Path, function: Callable[[], Any]) -> None:
+def _run(rank: int, count: int, port: int, here: Path, function: Callable[[], Any]) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "GLOO_SOCKET_IFNAME": "lo"}
-    try:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{here}/meeting", rank=rank, world_size=count
-        )
-        result = function(), ""
-    except BaseException:
-        result = None, traceback.format_exc()
-    (here / str(rank)).write_bytes(pickle.dumps(result))
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    with suppress(BaseException), process_group(torch.device("cpu")):
+        try:
+            result = function(), ""
+        except BaseException:
+            result = None, traceback.format_exc()
+        (here / str(rank)).write_bytes(pickle.dumps(result))
     os._exit(0)

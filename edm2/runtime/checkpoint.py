@@ -87,13 +87,14 @@ def write_staged(folder: Path, staged: Staged, group: dist.ProcessGroup | None =
     )
 
 
-def load_tree(folder: Path, into: Any = None) -> Any:
+def load_tree(folder: Path, into: Any = None, group: dist.ProcessGroup | None = None) -> Any:
     """Read a tree. Every rank must call this.
 
     Args:
         folder: the same on all ranks.
         into: a tree; the tensors that it has in the place, shape and dtype of those of the checkpoint
             are overwritten, and parts of the result. Only the others need memory; they are on the CPU.
+        group: of all ranks.
 
     Raises:
         UserError: a file is missing or corrupted; on all ranks.
@@ -111,7 +112,7 @@ def load_tree(folder: Path, into: Any = None) -> Any:
     }
     reader = PartReader(folder, index["tensors"])
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    _together(lambda: load(tensors, storage_reader=reader, planner=planner))
+    _together(lambda: load(tensors, storage_reader=reader, planner=planner, process_group=group))
     return join(index["skeleton"], tensors)
 
 

@@ -71,6 +71,10 @@ class Checkpointer:
         if saving is not None:
             saving.result()
 
+    def restore(self, into: Any) -> Any | None:
+        """The latest checkpoint, see `State.restore`. Every rank must call this."""
+        return self.state.restore(into, self.group)
+
     def checkpoints(self) -> list[Path]:
         """The checkpoints after the save that is under way, whether it fails or not; the latest last."""
         if self.saving is not None:

@@ -108,7 +108,7 @@ class _Loop(Generic[Batch]):
         """The time at which training starts or continues; later results are removed."""
         barrier()
         nimg, into = 0, {"task": self.task.state_dict()}
-        tree = self.checkpointer.state.restore(into)
+        tree = self.checkpointer.restore(into)
         if tree is not None:
             self.task.load_state_dict(tree["task"])
             self.means.load_state_dict(tree["averages"])

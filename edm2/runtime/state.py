@@ -51,7 +51,7 @@ class State:
         if is_main_process():
             self.remove_checkpoints(keep=2)
 
-    def restore(self, into: Any = None) -> Any | None:
+    def restore(self, into: Any = None, group: "ProcessGroup | None" = None) -> Any | None:
         """The tree of the latest checkpoint, see `load_tree`; None if there are no checkpoints.
 
         The main process says which one it is. Every rank must call this.
@@ -59,7 +59,7 @@ class State:
         from edm2.runtime.checkpoint import load_tree
 
         checkpoints = on_main_process(self.checkpoints)
-        return load_tree(checkpoints[-1], into) if checkpoints else None
+        return load_tree(checkpoints[-1], into, group) if checkpoints else None
 
     def checkpoints(self) -> list[Path]:
         """The folders of all complete checkpoints, the latest last, as this process sees them."""
