@@ -42,7 +42,7 @@ class Checkpointer:
                 return False
             if self.saving.exception():
                 return True
-        return time.monotonic() - self.ended >= self.seconds or not self.seconds
+        return time.monotonic() - self.ended >= self.seconds
 
     def save(self, nimg: int, tree: Any) -> None:
         """Copy the state of time `nimg`, and write it in the background. Every rank must call this.
