@@ -49,7 +49,8 @@ class Runtime(Section):
         "blocks: blocks of neighbors in random order, shuffled over a distance, for slow disks"
     )
     checkpoint_seconds: NonNegative = Field(
-        description="seconds between two checkpoints: the most that is lost if a stage is killed"
+        description="seconds from the end of a checkpoint to the next: about what is lost if a stage is "
+        "killed; 0: after each step"
     )
     timeout_minutes: Annotated[float, Field(gt=0, le=525_600)] = Field(
         description="of several ranks: minutes after which one that does not respond, or that does not "
