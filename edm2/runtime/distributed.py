@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from edm2.params import UserError
@@ -111,7 +112,7 @@ def _start_group(device: torch.device, this: Ranks, timeout: float) -> None:
         timeout=timedelta(seconds=timeout + MARGIN),
         device_id=device if on_gpu else None,
     )
-    store = dist.TCPStore(
+    store = TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
@@ -119,9 +120,10 @@ def _start_group(device: torch.device, this: Ranks, timeout: float) -> None:
         timeout=timedelta(seconds=timeout + MARGIN),
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"edm2/{attempt}", store)
-    peers = Peers(store, this.rank, this.world_size, timeout)
-    _group = Group(dist.new_group(backend="gloo", timeout=FOREVER), peers)
+    peers = Peers(PrefixStore(f"edm2/{attempt}", store), this.rank, this.world_size, timeout)
+    control = dist.new_group(backend="gloo", timeout=FOREVER)
+    assert isinstance(control, dist.ProcessGroup)  # this rank is in it
+    _group = Group(control, peers)
     _wait_for_others()
     peers.start()
     set_current(peers)

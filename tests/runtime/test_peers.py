@@ -165,10 +165,12 @@ def test_the_end_of_the_store_ends_the_launch(two, ended, capsys, monkeypatch):
 
 def test_a_rank_that_leaves_is_not_missed(two, ended):
     two[0].interval = two[1].interval = 0.001
-    two[0].timeout = 0.01
     two[0].start()
     two[1].start()
     two[1].close()
-    time.sleep(0.05)
+    beats = two[0].beats
+    while two[0].beats < beats + 3:
+        time.sleep(0.001)
     two[0].close()
     assert two[0].first_failure() is None
+    assert two[0].neighbor.problem(two[0].store, 60.0, 60.0) is None
