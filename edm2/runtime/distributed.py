@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from edm2.params import UserError
@@ -112,7 +111,7 @@ def _start_group(device: torch.device, this: Ranks, timeout: float) -> None:
         timeout=timedelta(seconds=timeout + MARGIN),
         device_id=device if on_gpu else None,
     )
-    store = TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
@@ -120,7 +119,8 @@ def _start_group(device: torch.device, this: Ranks, timeout: float) -> None:
         timeout=timedelta(seconds=timeout + MARGIN),
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    peers = Peers(PrefixStore(f"edm2/{attempt}", store), this.rank, this.world_size, timeout)
+    store = dist.PrefixStore(f"edm2/{attempt}", store)  # type: ignore[attr-defined]
+    peers = Peers(store, this.rank, this.world_size, timeout)
     control = dist.new_group(backend="gloo", timeout=FOREVER)
     assert isinstance(control, dist.ProcessGroup)  # this rank is in it
     _group = Group(control, peers)
@@ -133,6 +133,7 @@ def _end_group() -> None:
     """All ranks leave together: none takes another one's end for a failure."""
     global _group
     assert _group is not None
+    _group.peers.leaving = True
     _wait_for_others()
     _group.peers.close()
     set_current(None)

@@ -67,6 +67,7 @@ class Peers:
         self.failure: Failure | None = None  # the first of the launch, once known
         self.main_thread = threading.get_ident()
         self.closed = threading.Event()
+        self.leaving = False  # set when only the end is left: the store may end before this rank
         self.beats = 0
         self.neighbor = Neighbor((rank + 1) % size)
         store.set(f"process/{rank}", json.dumps([socket.gethostname(), os.getpid(), _namespace()]))
@@ -84,6 +85,8 @@ class Peers:
             self.store.set(f"left/{self.rank}", "")
         self.closed.set()
         self.thread.join()
+        if self.neighbor.handle is not None:
+            os.close(self.neighbor.handle)
 
     def first_failure(self, seconds: float = 0.0) -> Failure | None:
         """The first failure of the launch; if there is none, wait up to `seconds` for one."""
@@ -152,7 +155,7 @@ class Peers:
                 elif problem := self.neighbor.problem(self.store, self.interval, self.timeout):
                     self._fail(problem)
             except Exception as error:  # of the store
-                if self.closed.is_set():
+                if self.leaving:
                     return
                 self._lost(error)
 
