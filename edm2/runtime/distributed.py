@@ -119,8 +119,8 @@ def _start_group(device: torch.device, this: Ranks, timeout: float) -> None:
         timeout=timedelta(seconds=timeout + MARGIN),
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"edm2/{attempt}", store)  # type: ignore[attr-defined]
-    peers = Peers(store, this.rank, this.world_size, timeout)
+    of_attempt = dist.PrefixStore(f"edm2/{attempt}", store)  # type: ignore[attr-defined]
+    peers = Peers(of_attempt, this.rank, this.world_size, timeout)
     control = dist.new_group(backend="gloo", timeout=FOREVER)
     assert isinstance(control, dist.ProcessGroup)  # this rank is in it
     _group = Group(control, peers)
