@@ -17,10 +17,17 @@ from edm2.diffusion.magnitudes import Magnitudes
 from edm2.diffusion.objective import Objective
 from edm2.diffusion.schedule import learning_rate
 from edm2.params.diffusion import Diffusion
-from edm2.runtime.distributed import data_parallel, ranks, synchronized
+from edm2.runtime.distributed import ranks
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics, Scalar
+from edm2.runtime.parallel import (
+    average_scalar_gradients,
+    data_parallel,
+    is_sharded,
+    synchronized,
+)
 from edm2.runtime.randomness import torch_seed
+from edm2.runtime.sharding import sharded_like
 
 BETA1 = 0.9
 EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of bins of ln σ, in standard deviations from its mean
@@ -49,6 +56,7 @@ class DenoiserTask:
     ) -> None:
         """
         Args:
+            denoiser: see `prepare_training`.
             average: of the raw network's parameters, updated after each step.
             params: of this config; options that the denoiser's config has are taken from there.
             seed: of dropout.
@@ -58,7 +66,10 @@ class DenoiserTask:
         self.params, self.config, self.objective = params, denoiser.config, denoiser.objective
         self.loss = data_parallel(DenoisingLoss(denoiser), device, compiled)
         self.optimizer = torch.optim.Adam(
-            denoiser.parameters(),
+            [
+                {"params": [p for p in denoiser.parameters() if p.ndim]},
+                {"params": [p for p in denoiser.parameters() if not p.ndim]},  # are never sharded
+            ],
             lr=self.config.lr_ref,
             betas=(BETA1, self.config.adam_beta2),
             fused=True,
@@ -117,11 +128,12 @@ class DenoiserTask:
         data, noise, ln_sigma, labels = (tensor[rows].to(self.device) for tensor in batch)
         sigma = ln_sigma.exp()
         self.denoiser.eval()
-        self.denoiser(
-            data + sigma[:, None, None, None] * noise,
-            sigma,
-            labels if self.params.conditional else None,
-        )
+        with torch.compiler.set_stance("force_eager"):
+            self.denoiser(
+                data + sigma[:, None, None, None] * noise,
+                sigma,
+                labels if self.params.conditional else None,
+            )
 
     def _gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Accumulate gradients over microbatches; return per-image loss, weighted error and ln σ."""
@@ -129,7 +141,9 @@ class DenoiserTask:
         self.optimizer.zero_grad()
         results = []
         starts = range(0, len(data), self.params.microbatch or len(data))
-        with normalized_once(self.denoiser) if len(starts) > 1 else contextlib.nullcontext():
+        sharded = is_sharded(self.denoiser)  # then a rank never has all weights at once
+        normalize_once = len(starts) > 1 and not sharded
+        with normalized_once(self.denoiser) if normalize_once else contextlib.nullcontext():
             for start in starts:
                 rows = slice(start, start + starts.step)
                 with synchronized(self.loss, start == starts[-1]):
@@ -143,6 +157,8 @@ class DenoiserTask:
                     total = loss.sum() * (self.config.loss_scaling * pixels / len(data))
                     total.backward()
                 results.append((loss.detach(), weighted.detach()))
+        if sharded:
+            average_scalar_gradients(self.denoiser)
         losses, errors = (torch.cat(column) for column in zip(*results, strict=True))
         return losses, errors, ln_sigma
 
@@ -174,11 +190,15 @@ class DenoiserTask:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.denoiser.load_state_dict(state["denoiser"])
+        current = self.denoiser.state_dict()
+        self.denoiser.load_state_dict(
+            {name: sharded_like(saved, current[name]) for name, saved in state["denoiser"].items()}
+        )
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, moments in self.optimizer.state.items():  # in the parameter's memory layout
             for name in ("exp_avg", "exp_avg_sq"):
-                moments[name] = torch.empty_like(parameter).copy_(moments[name])
+                values = sharded_like(moments[name], parameter)
+                moments[name] = torch.empty_like(parameter).copy_(values)
         self.average.load_state_dict(state["average"])
 
 

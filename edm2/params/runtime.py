@@ -39,6 +39,14 @@ class Runtime(Section):
     channels_last: bool = Field(
         description="NHWC memory layout of denoiser and VAE; faster in 16 bits"
     )
+    data_parallel: Literal["ddp", "fsdp"] = Field(
+        description="how several ranks train a denoiser; ddp: each has all of it; fsdp: each has a part of "
+        "parameters, averages and optimizer state, for networks too large for one GPU"
+    )
+    activation_checkpointing: bool = Field(
+        description="when a denoiser is trained, compute activations again in the backward pass instead "
+        "of keeping them: less memory, a third more computation"
+    )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     workers: Annotated[int, Field(ge=0)] | None = Field(
         description="worker processes of a rank that prepare images and read batches; 0: none, the rank "

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from edm2.params.errors import NotFiniteError
+from edm2.runtime.sharding import local
 
 LISTED = 3  # names in a message
 
@@ -33,8 +34,11 @@ def nonfinite_rows(values: torch.Tensor) -> list[int]:
 
 
 def nonfinite_tensors(tree: Any) -> list[str]:
-    """Names of the floating-point tensors of a state that are not finite, by their keys: a.b.c."""
-    tensors = [(name, t) for name, t in _tensors(tree, "") if t.is_floating_point()]
+    """Names of the floating-point tensors of a state that are not finite, by their keys: a.b.c.
+
+    Of sharded tensors a rank sees its part.
+    """
+    tensors = [(name, local(t)) for name, t in _tensors(tree, "") if t.is_floating_point()]
     if not tensors:
         return []
     device = tensors[0][1].device

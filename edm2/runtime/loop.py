@@ -9,11 +9,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from edm2.params.section import Training
+from edm2.runtime.device import fastest_convolutions
 from edm2.runtime.distributed import all_reduce, barrier, is_main_process
 from edm2.runtime.divergence import StepMonitor
 from edm2.runtime.interruption import Interrupted, signals
 from edm2.runtime.metrics import MetricAccumulator, Metrics
 from edm2.runtime.progress import Progress
+from edm2.runtime.sharding import gather
 from edm2.runtime.state import State
 from edm2.runtime.tracking import Run
 
@@ -80,7 +82,8 @@ def train(
         while nimg < schedule.duration_nimg:
             batch = next(stream)
             nimg += schedule.batch
-            metrics = task.step(batch, nimg)
+            with fastest_convolutions():
+                metrics = task.step(batch, nimg)
             finite = accumulator.add(metrics)
             accumulator.add(monitor.add(finite, metrics))
             if nimg % schedule.log_nimg == 0:
@@ -109,6 +112,7 @@ def _save(
 ) -> None:
     sums, tree = accumulator.state_dict(), task.state_dict()
     monitor.check_state(tree, nimg)
+    tree = gather(tree)
     if is_main_process():
         state.save(nimg, {"nimg": nimg, "task": tree, "averages": sums})
 
