@@ -23,8 +23,14 @@ from edm2.runtime.sharding import gather
 def denoiser_for(
     name: ConfigName, params: Params, shape: tuple[int, int, int], num_classes: int
 ) -> Denoiser:
-    """The denoiser of one config for data [C, R, R] of `num_classes` classes."""
-    diffusion = params.diffusion.of(name)
+    """The denoiser of one config for data [C, R, R] of `num_classes` classes.
+
+    Raises:
+        ValueError: `runtime.precision` is auto; see `edm2.runtime.precision`.
+    """
+    diffusion, precision = params.diffusion.of(name), params.runtime.precision
+    if precision == "auto":
+        raise ValueError("runtime.precision: auto: expected what it stands for on this device")
     config = resolve(name, diffusion)
     denoiser = build_denoiser(
         config,
@@ -35,7 +41,7 @@ def denoiser_for(
         num_classes=num_classes if diffusion.conditional else 0,
         channel_mult=diffusion.channel_mult,
         res_blocks=diffusion.res_blocks,
-        dtype=params.runtime.precision,
+        dtype=precision,
     )
     if params.runtime.channels_last:
         denoiser = denoiser.to(memory_format=torch.channels_last)

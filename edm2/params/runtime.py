@@ -30,8 +30,9 @@ class Runtime(Section):
     device: Annotated[str, BeforeValidator(_known_device)] = Field(
         description="auto: a GPU where there is one; or cpu, cuda, cuda:N"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        description="precision of activations; parameters stay fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        description="precision of activations; parameters stay fp32; auto: fp32 or bf16, whichever a stage "
+        "measures to be faster on this device when it begins"
     )
     compile: bool = Field(
         description="use torch.compile for trained networks (denoiser, VAE); not faster on CPUs"

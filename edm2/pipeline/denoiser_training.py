@@ -7,6 +7,7 @@ import torch
 
 from edm2.data.latents import LatentShards
 from edm2.diffusion.batches import batches
+from edm2.diffusion.precision import denoiser_precision
 from edm2.diffusion.setup import denoiser_for, prepare_training, save_network
 from edm2.diffusion.training import DenoiserTask
 from edm2.ema.index import write_index
@@ -32,12 +33,18 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     seed, ema = params.seed, params.ema
     out.mkdir(exist_ok=True)
     latents = LatentShards(LATENTS, "train")
+    folder = context.state.folder
+    params = denoiser_precision(
+        params, context.config, latents, folder, context.device, trains=True
+    )
     torch.manual_seed(torch_seed(seed, "diffusion/init"))
     denoiser = denoiser_for(context.config, params, latents.shape, len(latents.classes))
     denoiser = denoiser.to(context.device)
     prepare_training(denoiser, params.runtime, context.device)
     config = denoiser.config
-    context.run.log_resolved_config({"resolved": asdict(config)})
+    context.run.log_resolved_config(
+        {"resolved": {**asdict(config), "precision": params.runtime.precision}}
+    )
     average = (
         PowerEMA(denoiser.unet, ema.ema_lengths)
         if config.average == "power"

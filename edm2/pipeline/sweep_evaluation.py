@@ -1,16 +1,19 @@
 """The evaluation of a sweep: every network at every guidance strength, and the best ones again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
+from edm2.data.latents import read_latent_space
+from edm2.diffusion.precision import denoiser_precision
 from edm2.pipeline.evaluator import Evaluator, GeneratedImages
 from edm2.pipeline.networks import ALL, SweptNetwork, load_networks
 from edm2.pipeline.outputs import write_table
-from edm2.pipeline.paths import samples_folder, sweep_folder
+from edm2.pipeline.paths import LATENTS, samples_folder, sweep_folder
 from edm2.pipeline.runner import StageContext
 from edm2.reporting.curves import draw_ema_curves
 from edm2.reporting.grids import grid_name, write_class_grid, write_strips
@@ -26,6 +29,11 @@ def evaluate_sweep(context: StageContext) -> None:
     """Generate images with every network of the sweep at every guidance strength, and compute their
     metrics. Evaluate the best networks again on fresh seeds (evaluation.confirm).
     """
+    latents, folder = read_latent_space(LATENTS), context.state.folder
+    params = denoiser_precision(
+        context.params, context.config, latents, folder, context.device, trains=False
+    )
+    context = replace(context, params=params)
     evaluator = SweepEvaluator(context, Evaluator(context.params, context.config, context.device))
     evaluation, strengths = context.params.evaluation, context.params.guidance.strength
     first, size = evaluation.first_seed, evaluation.seed_blocks * evaluation.samples
