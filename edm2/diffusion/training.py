@@ -64,6 +64,7 @@ class DenoiserTask:
         """
         self.denoiser, self.average, self.device, self.seed = denoiser, average, device, seed
         self.params, self.config, self.objective = params, denoiser.config, denoiser.objective
+        self.sharded = is_sharded(denoiser)
         self.loss = data_parallel(DenoisingLoss(denoiser), device, compiled)
         self.optimizer = torch.optim.Adam(
             [
@@ -141,9 +142,9 @@ class DenoiserTask:
         self.optimizer.zero_grad()
         results = []
         starts = range(0, len(data), self.params.microbatch or len(data))
-        sharded = is_sharded(self.denoiser)  # then a rank never has all weights at once
-        normalize_once = len(starts) > 1 and not sharded
-        with normalized_once(self.denoiser) if normalize_once else contextlib.nullcontext():
+        # a rank never has all weights of a sharded denoiser
+        shared = len(starts) > 1 and not self.sharded
+        with normalized_once(self.denoiser) if shared else contextlib.nullcontext():
             for start in starts:
                 rows = slice(start, start + starts.step)
                 with synchronized(self.loss, start == starts[-1]):
@@ -157,7 +158,7 @@ class DenoiserTask:
                     total = loss.sum() * (self.config.loss_scaling * pixels / len(data))
                     total.backward()
                 results.append((loss.detach(), weighted.detach()))
-        if sharded:
+        if self.sharded:
             average_scalar_gradients(self.denoiser)
         losses, errors = (torch.cat(column) for column in zip(*results, strict=True))
         return losses, errors, ln_sigma
