@@ -182,6 +182,14 @@ def denoiser_steps() -> dict[str, Any]:
     return results
 
 
+ONE_LEVEL: dict[str, Any] = {
+    "channel_mult": (1,),
+    "attention_resolutions": (8,),
+    "magnitudes_nimg": 2 * BATCH,
+    "magnitudes_of_average": True,
+}
+
+
 def denoiser_trainings() -> dict[str, Any]:
     """Eight steps with options that change no result."""
     fsdp, recomputed = {"data_parallel": "fsdp"}, {"activation_checkpointing": True}
@@ -201,7 +209,7 @@ def denoiser_training(name: str, tasks: list[dict[str, Any]]) -> dict[str, Any]:
     with open_state("denoiser", name) as state:
         for options in tasks:
             last = options is tasks[-1]
-            task = make_task("G", magnitudes_nimg=2 * BATCH, magnitudes_of_average=True, **options)
+            task = make_task(**ONE_LEVEL, **options)
             task.average = PowerEMA(task.denoiser.unet, [0.05, 0.1])
             with contextlib.nullcontext() if last else contextlib.suppress(Interrupted):
                 train(
@@ -219,6 +227,7 @@ def denoiser_training(name: str, tasks: list[dict[str, Any]]) -> dict[str, Any]:
         averages = gather([task.average.tensors(length) for length in (0.05, 0.1)])
         return {
             "log": read_log(state.log),
+            "shapes": [list(p.shape) for p in task.denoiser.parameters()],
             "local": sum(local(p).numel() for p in task.denoiser.parameters()),
             "averages": [
                 {name: tensor.tolist() for name, tensor in average.items()}
