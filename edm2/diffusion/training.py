@@ -20,6 +20,7 @@ from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import ranks
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics, Scalar
+from edm2.runtime.moments import allocate_moments
 from edm2.runtime.parallel import (
     average_scalar_gradients,
     data_parallel,
@@ -27,7 +28,6 @@ from edm2.runtime.parallel import (
     synchronized,
 )
 from edm2.runtime.randomness import torch_seed
-from edm2.runtime.sharding import sharded_like
 
 BETA1 = 0.9
 EDGES = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of bins of ln σ, in standard deviations from its mean
@@ -75,6 +75,7 @@ class DenoiserTask:
             betas=(BETA1, self.config.adam_beta2),
             fused=True,
         )
+        allocate_moments(self.optimizer)
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
         """Train on one batch.
@@ -191,15 +192,11 @@ class DenoiserTask:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        current = self.denoiser.state_dict()
-        self.denoiser.load_state_dict(
-            {name: sharded_like(saved, current[name]) for name, saved in state["denoiser"].items()}
-        )
+        self.denoiser.load_state_dict(state["denoiser"])
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, moments in self.optimizer.state.items():  # in the parameter's memory layout
             for name in ("exp_avg", "exp_avg_sq"):
-                values = sharded_like(moments[name], parameter)
-                moments[name] = torch.empty_like(parameter).copy_(values)
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
         self.average.load_state_dict(state["average"])
 
 

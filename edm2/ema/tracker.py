@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from edm2.ema.profile import beta, sigma_rel_to_gamma, traditional_beta
 from edm2.ema.snapshot import Snapshot
-from edm2.runtime.sharding import local, sharded_like
+from edm2.runtime.sharding import local
 
 Tensors = Mapping[str, torch.Tensor]
 EXTRA_STATE = "_extra_state"  # the last part of the names of what `get_extra_state` returns
@@ -109,7 +109,7 @@ class Tracker(ABC):
                 if kept is None or kept.shape != tensor.shape:
                     average[name] = tensor.clone()
                 else:
-                    kept.copy_(sharded_like(tensor, kept))
+                    kept.copy_(tensor)
         self.owners = owners | {name: name for name in saved}
         self.started = True
 

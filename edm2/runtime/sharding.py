@@ -2,7 +2,7 @@
 (averages, gradients, moments of the optimizer). PyTorch's class for them is `DTensor`.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 
@@ -26,28 +26,14 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return rows
 
 
-def sharded_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, the same on all ranks, sharded as `other` is; as it is if that is not sharded."""
-    if is_dtensor(tensor) or not is_dtensor(other):
-        return tensor
-    from torch.distributed.tensor import DTensor, distribute_tensor
+def gather(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Sharded tensors whole and on the CPU, others as they are, on the main process; nothing elsewhere.
 
-    assert isinstance(other, DTensor)
-    values = tensor.to(other.device)
-    return distribute_tensor(values, other.device_mesh, other.placements, src_data_rank=None)
-
-
-def gather(tree: Any) -> Any:
-    """A nesting of dicts, lists and tuples, its sharded tensors whole and on the CPU on the main process.
-
-    Every rank must call this. Tensors are gathered one after another, and other ranks keep none of
-    them: they have None there.
+    Every rank must call this. Tensors are gathered one after another.
     """
-    if is_dtensor(tree):
-        tensor = whole(tree.detach())
-        return tensor.cpu() if is_main_process() else None
-    if isinstance(tree, dict):
-        return {key: gather(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(gather(value) for value in tree)
-    return tree
+    gathered = {}
+    for name, tensor in tensors.items():
+        values = whole(tensor.detach()).cpu() if is_dtensor(tensor) else tensor
+        if is_main_process():
+            gathered[name] = values
+    return gathered

@@ -21,7 +21,6 @@ from edm2.params.section import Training
 from edm2.runtime.distributed import (
     all_reduce,
     barrier,
-    is_main_process,
     on_main_process,
     process_group,
     raise_together,
@@ -144,7 +143,7 @@ def streak() -> list[object]:
     """A step that is finite on all ranks, one that is not on rank 1, one that is on none."""
     schedule = Training(batch=4, duration_nimg=400, log_nimg=4)
     run = Run(Log(Path(f"unused{ranks().rank}")), None)
-    monitor = StepMonitor(schedule, 8, "", State(Path("unused")), run, dict)
+    monitor = StepMonitor(schedule, 8, "", list, run, dict)
     looks: list[object] = []
     for step, finite in enumerate((True, ranks().rank == 0, False), 1):
         monitor.add(torch.tensor(finite), {})
@@ -224,14 +223,13 @@ def denoiser_training(name: str, tasks: list[dict[str, Any]]) -> dict[str, Any]:
                     remedy="",
                 )
         barrier()
-        averages = gather([task.average.tensors(length) for length in (0.05, 0.1)])
+        averages = [gather(task.average.tensors(length)) for length in (0.05, 0.1)]
         return {
             "log": read_log(state.log),
             "shapes": [list(p.shape) for p in task.denoiser.parameters()],
             "local": sum(local(p).numel() for p in task.denoiser.parameters()),
             "averages": [
-                {name: tensor.tolist() for name, tensor in average.items()}
-                for average in averages * is_main_process()
+                {name: tensor.tolist() for name, tensor in average.items()} for average in averages
             ],
         }
 
