@@ -28,12 +28,13 @@ from edm2.runtime.distributed import (
     receive_from_others,
 )
 from edm2.runtime.divergence import DivergedError, StepMonitor
+from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import train
 from edm2.runtime.manifest import write_manifest
 from edm2.runtime.metrics import MetricAccumulator
-from edm2.runtime.parallel import data_parallel
+from edm2.runtime.parallel import data_parallel, shard
 from edm2.runtime.sharding import gather, local
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
@@ -181,6 +182,17 @@ def denoiser_steps() -> dict[str, Any]:
     return results
 
 
+def sharded_nonfinite() -> list[Any]:
+    """With two NaN in the gradient of rank 1's row: their number, and this rank's row without them."""
+    layer = torch.nn.Linear(3, 2, bias=False)
+    shard(layer, [], CPU)
+    layer(torch.ones(1, 3)).sum().backward()
+    row = local(layer.weight.grad)
+    if ranks().rank:
+        row[0, 1:] = torch.nan
+    return [int(zero_nonfinite(layer.parameters())), row.tolist()]
+
+
 ONE_LEVEL: dict[str, Any] = {
     "channel_mult": (1,),
     "attention_resolutions": (8,),
@@ -308,6 +320,7 @@ with process_group(CPU):
         "streak": streak(),
         "denoiser_steps": denoiser_steps(),
         "denoiser_trainings": denoiser_trainings(),
+        "sharded_nonfinite": sharded_nonfinite(),
         "vae_steps": vae_steps(),
         **resuming(),
     }

@@ -177,6 +177,13 @@ def test_sharded_trainings_are_those_of_ddp(results: list[dict[str, Any]], name:
             torch.testing.assert_close(ours, torch.tensor(values), rtol=1e-6, atol=1e-6)
 
 
+def test_all_ranks_count_what_is_not_finite_in_sharded_gradients(results) -> None:
+    """Each row is the gradient of a sum over 3 ones, averaged over ranks that see the same."""
+    counts, rows = zip(*(rank["sharded_nonfinite"] for rank in results), strict=True)
+    assert counts == (2, 2)
+    assert rows == ([[1, 1, 1]], [[1, 0, 0]])
+
+
 def test_ranks_share_what_fsdp_shards(results: list[dict[str, Any]]) -> None:
     """Rank 0 has half of the rows of each parameter, rounded up, rank 1 the others; both have scalars."""
     one, two = (rank["denoiser_trainings"]["fsdp"] for rank in results)
