@@ -36,6 +36,7 @@ class Sampler:
         self.classes = self.latents.classes
         self.codec = load_codec(VAE, device)
         self.network, self.strength = Path(), 1.0  # of the last call of `denoise`, for errors
+        self._loaded: dict[str, Path] = {}  # files of the weights in the denoisers
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -60,15 +61,22 @@ class Sampler:
         Raises:
             UserError: a file cannot be read, or its network has another shape.
         """
-        main = set_network(self.denoiser, _read(network), network)
+        main = self._load(self.denoiser, "network", network)
         interval = self.params.guidance.interval
         self.network, self.strength = network, strength
         if strength == 1:
             return main
         if guide is None:
             return guided(main, without_labels(main), strength, interval)
-        other = set_network(self.guide, _read(guide), guide)
+        other = self._load(self.guide, "guide", guide)
         return guided(main, with_guide(main, other), strength, interval)
+
+    def _load(self, denoiser: Denoiser, role: str, file: Path) -> Denoiser:
+        """The denoiser with the weights of `file`, read unless they were its last ones."""
+        if self._loaded.pop(role, None) != file:
+            set_network(denoiser, _read(file), file)
+        self._loaded[role] = file
+        return denoiser
 
     def labels(self, seeds: Sequence[int]) -> torch.Tensor:
         """The class of each seed, int64 [N]; see `sampling.labels`."""
