@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from edm2.runtime.distributed import is_main_process, on_main_process
+from edm2.runtime.distributed import on_main_process
 from edm2.runtime.files import remove
 from edm2.runtime.locks import exclusive
 
@@ -37,15 +37,9 @@ def claimed_items(
         groups: names of items by group; what its items have in common is then loaded by one launch.
         title: name of this launch, for messages.
     """
-    claims = _claims(folder, groups, title) if is_main_process() else _nothing()
-    with closing(claims):
-        yield (
-            item for item in iter(lambda: on_main_process(lambda: next(claims, None)), None) if item
-        )
-
-
-def _nothing() -> Generator[str, None, None]:
-    yield from ()
+    with closing(_claims(folder, groups, title)) as claims:  # begun by the main process alone
+        answers = iter(lambda: on_main_process(lambda: next(claims, None)), None)
+        yield (item for item in answers if item)
 
 
 def _claims(

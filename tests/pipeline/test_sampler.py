@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 
 from edm2.params import UserError, load
 from edm2.params.errors import NotFiniteError
-from edm2.pipeline import sampler as sampling
 from edm2.pipeline.networks import load_networks
 from edm2.pipeline.paths import sweep_folder
 from edm2.pipeline.sampler import Sampler
@@ -55,8 +54,8 @@ def test_samples_that_are_not_finite_are_refused_by_network_and_seed(sampler, va
 def test_networks_are_read_once_for_all_strengths(sampler, monkeypatch):
     """The network and its guide; a network that could not be loaded is not taken for loaded."""
     first, second, third = (sweep_folder("G") / n.file for n in load_networks("G"))
-    reads, read = [], sampling._read
-    monkeypatch.setattr(sampling, "_read", lambda path: reads.append(path) or read(path))
+    reads, read = [], sampler.reader.read
+    monkeypatch.setattr(sampler.reader, "read", lambda path: reads.append(path) or read(path))
     x, sigma, labels = torch.randn(1, *sampler.latents.shape), torch.ones(1), torch.zeros(1).long()
     for network, guide, strength in (
         (first, None, 1.0),
