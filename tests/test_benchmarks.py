@@ -9,6 +9,7 @@ import pytest
 from tiny import ROOT
 
 from edm2.data.shards import OpenShard
+from edm2.params import load
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +105,28 @@ def test_sweep(finished):
     names = ["reconstruct", "sample", "decode", "features", "moments", "metrics"]
     assert [row[0] for row in rows] == names
     assert sum(float(row[2].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.5)
+
+
+def test_evaluation(benchmark, finished, monkeypatch, capsys):
+    """In a project of its own. Instead of evaluating, launches write two items, or find them."""
+    script = benchmark("evaluation", f"--project {finished} --launches 1 2 --seed-blocks 2")
+    started = []
+
+    def start_launch(folder, config):
+        assert load(folder / "params.yaml").evaluation.seed_blocks == 2
+        assert (folder / "models/sweep/G/manifest.json").exists()
+        started.append(folder)
+        items = folder / ".state/fid-G/key/items"
+        items.mkdir(parents=True, exist_ok=True)
+        for name in ("a.json", "b.json", "a.png"):
+            (items / name).touch()
+        return SimpleNamespace(wait=lambda: 0)
+
+    monkeypatch.setattr(script, "start_launch", start_launch)
+    script.main()
+    assert [started.count(folder) for folder in dict.fromkeys(started)] == [2, 4]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in lines[1:]] == [["1", "2"], ["2", "2"]]
 
 
 def test_read_digits(finished):

@@ -5,30 +5,21 @@ import threading
 from collections import Counter
 
 import pytest
-from tiny import run_stage
+from tiny import TINY, entered, make_project, run_stage
 
 from edm2.cli.main import edm2
 from edm2.params import UserError
 from edm2.pipeline.evaluator import Evaluator
 
 ITEMS = 4  # three networks, and the best one on fresh seeds
-TABLE = "reports/fid/G.csv"
+TABLE, PICTURES = "reports/fid/G.csv", "reports/samples/G"
 
 
 def evaluate():
     edm2.main(["evaluate", "G"], prog_name="edm2", standalone_mode=False)
 
 
-@pytest.fixture
-def unevaluated(project):
-    folder = project()
-    (folder / TABLE).unlink()
-    shutil.rmtree(folder / "reports/samples")
-    return folder
-
-
-@pytest.fixture
-def made(monkeypatch):
+def counted(patch, first):
     """The items that images are made for, by thread; `first` is called in each thread before its first."""
     made, generate = {}, Evaluator.generate
 
@@ -36,54 +27,67 @@ def made(monkeypatch):
         items = made.setdefault(threading.get_ident(), [])
         items.append((network.file, first_seed))
         if len(items) == 1:
-            generated.first()
+            first()
         return generate(self, folder, network, strength, first_seed, progress)
 
-    generated.first = lambda: None
-    monkeypatch.setattr(Evaluator, "generate", generated)
+    patch.setattr(Evaluator, "generate", generated)
     return made
 
 
-def test_a_second_launch_of_the_stage_shares_its_items(unevaluated, finished, made, capsys):
-    """Neither makes an item before the other has one, too; results are those of a single launch."""
-    Evaluator.generate.first = threading.Barrier(2, timeout=120).wait
-    threads = [threading.Thread(target=run_stage, args=("fid", "G")) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+@pytest.fixture(scope="module")
+def shared(finished, tmp_path_factory):
+    """A project without networks, evaluated by the stage and the command, and the items of each.
+
+    Neither makes an item before the other has one, too.
+    """
+    changes = {**TINY, "sweep.materialize": False}
+    folder = make_project(tmp_path_factory.mktemp("shared"), changes, finished)
+    (folder / TABLE).unlink()
+    shutil.rmtree(folder / PICTURES)
+    with entered(folder), pytest.MonkeyPatch.context() as patch:
+        run_stage("sweep_ema", "G")
+        made = counted(patch, threading.Barrier(2, timeout=300).wait)
+        command = threading.Thread(target=evaluate)
+        command.start()
+        run_stage("fid", "G")
+        command.join()
+    return folder, list(made.values())
+
+
+def test_launches_share_the_items_and_results_are_those_of_one(shared, finished):
+    folder, made = shared
     assert len(made) == 2
-    count = Counter(item for items in made.values() for item in items)
+    count = Counter(item for items in made for item in items)
     assert (len(count), set(count.values())) == (ITEMS, {1})
     for name in (TABLE, f"{TABLE}.sha256"):
-        assert (unevaluated / name).read_text() == (finished / name).read_text()
-    expected = {p.relative_to(finished): p for p in (finished / "reports/samples/G").rglob("*.png")}
-    assert len(expected) > 3
-    for name, path in expected.items():
-        assert (unevaluated / name).read_bytes() == path.read_bytes()
-    assert "already complete" in capsys.readouterr().err
+        assert (folder / name).read_text() == (finished / name).read_text()
+    pictures = [path.relative_to(finished) for path in (finished / PICTURES).rglob("*.png")]
+    assert len(pictures) > 3
+    for name in pictures:
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
 
 
-def test_the_stage_collects_what_the_command_has_evaluated(unevaluated, finished, made):
-    """A damaged item is named, and made again when it is removed."""
-    evaluate()
-    assert not (unevaluated / TABLE).exists()
-    assert sum(map(len, made.values())) == ITEMS
-    evaluate()
-    damaged = sorted(unevaluated.glob(".state/fid-G/*/items/*.json"))[1:3]
+def test_damaged_items_are_named_and_made_again_when_they_are_removed(shared, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(shared[0], folder, symlinks=True)
+    damaged = sorted(folder.glob(".state/fid-G/*/items/*.json"))[1:3]
+    content = [path.read_text() for path in damaged]
     for path in damaged:
         path.write_text(path.read_text().replace('"value": ', '"value": 1'))
-    with pytest.raises(UserError) as error:
-        run_stage("fid", "G")
-    assert all(f"{path}: SHA-256" in str(error.value) for path in damaged)
-    assert sum(map(len, made.values())) == ITEMS
-    damaged[0].unlink()
-    damaged[1].unlink()
-    run_stage("fid", "G")
-    assert sum(map(len, made.values())) == ITEMS + 2
-    assert (unevaluated / TABLE).read_text() == (finished / TABLE).read_text()
+    with entered(folder), pytest.MonkeyPatch.context() as patch:
+        made = counted(patch, lambda: None)
+        with pytest.raises(UserError) as error:
+            evaluate()
+        assert all(f"{path}: SHA-256" in str(error.value) for path in damaged)
+        assert not made
+        damaged[0].unlink()
+        damaged[1].write_text(content[1])
+        evaluate()
+    assert sum(map(len, made.values())) == 1
+    assert [path.read_text() for path in damaged] == content
 
 
-def test_only_configs_of_the_project_are_evaluated(unevaluated):
+def test_only_configs_of_the_project_are_evaluated(project):
+    project()
     with pytest.raises(UserError, match="config F: not one of `configs`"):
         edm2.main(["evaluate", "F"], prog_name="edm2", standalone_mode=False)

@@ -17,7 +17,7 @@ from edm2.pipeline.networks import load_networks
 from edm2.pipeline.paths import sweep_folder
 from edm2.runtime.manifest import read_manifest
 
-SWEEP, TABLE = sweep_folder("G"), "reports/fid/G.csv"
+SWEEP = sweep_folder("G")
 GROUPS = {
     "sweep.nimg": [512, 1024],
     "sweep.tensors": ["*-affine"],
@@ -71,15 +71,13 @@ def test_every_kind_of_network_has_the_values_that_its_file_would_have(project, 
         assert passes[before:] == ([len(files), 1] if number == 0 else [1])
 
 
-def test_metrics_and_samples_are_the_same(project, finished, passes):
+def test_samples_are_the_same(project):
+    """Metrics are, too: see test_sharing."""
     folder = project(sweep__materialize=False)
     network = str(SWEEP / load_networks("G")[1].file)
     options = ("--seeds", "0-3", "--out")
     edm2.main(["sample", network, *options, "files"], standalone_mode=False)
-    for stage in ("sweep_ema", "fid"):
-        run_stage(stage, "G")
-    assert passes == [3]
-    assert (folder / TABLE).read_text() == (finished / TABLE).read_text()
+    run_stage("sweep_ema", "G")
     for _ in range(2):
         edm2.main(["sample", network, *options, "made"], standalone_mode=False)
     for name in ("000000000.png", "000000003.png"):
