@@ -20,7 +20,6 @@ from edm2.pipeline.networks import ALL, SweptNetwork, load_networks
 from edm2.pipeline.outputs import write_table
 from edm2.pipeline.paths import samples_folder, sweep_folder
 from edm2.pipeline.runner import StageContext
-from edm2.reporting.curves import draw_ema_curves
 from edm2.reporting.grids import grid_name, write_class_grid, write_strips
 from edm2.reporting.selection import best_of, best_unguided_and_guided, ema_curve, metrics_of
 from edm2.runtime.checked_json import read_checked, write_checked
@@ -228,6 +227,8 @@ class SweepEvaluator:
 
 def log_curves(context: StageContext, table: pd.DataFrame) -> None:
     """Log the EMA curves of all metrics, the metrics of the best network, and its figures."""
+    from edm2.reporting.curves import draw_ema_curves  # Matplotlib takes a second; others draw none
+
     for _, row in ema_curve(table).iterrows():
         values = {f"ema_curve/{key}": value for key, value in metrics_of(table, row).items()}
         context.run.log(round(1000 * row["ema_length"]), values, axis="ema_length_permille")
