@@ -4,7 +4,8 @@
 `dvc repro`, evaluates all networks of the project's sweep, from the beginning for each number of launches
 of `edm2 evaluate`, each of which has one thread. It works in a temporary project, whose data and models
 are links to those of DIR. An item is a network at one guidance strength, with one seed block. What a
-launch takes to start is measured with one that finds all items done.
+launch takes to start is measured with one that finds all items done. CPU seconds are those of the launch with
+the most: their ratio is what launches would gain on cores of their own, also where others use them.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
@@ -44,42 +46,47 @@ def start_launch(folder: Path, config: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
 
 
-def seconds_of(folder: Path, config: str, launches: int) -> float:
-    """Time until all launches have ended.
+def cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
+    """CPU time of a launch, after it has ended.
 
     Raises:
-        SystemExit: one of them failed.
+        SystemExit: it failed.
     """
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit("edm2 evaluate failed: run it in the project to see why")
+    return usage.ru_utime + usage.ru_stime
+
+
+def run_launches(folder: Path, config: str, launches: int) -> tuple[float, float]:
+    """Seconds until all launches have ended, and the CPU seconds of the one with the most."""
     start = time.perf_counter()
     processes = [start_launch(folder, config) for _ in range(launches)]
-    statuses = [process.wait() for process in processes]
-    if any(statuses):
-        sys.exit(f"edm2 evaluate {config} failed: run it in the project to see why")
-    return time.perf_counter() - start
+    longest = max(list(map(cpu_seconds, processes)))
+    return time.perf_counter() - start, longest
 
 
 def measure(project: Path, config: str, launches: int, seed_blocks: int) -> dict[str, float]:
-    """Items, seconds of all of them, and seconds of the start of a launch."""
+    """Items; seconds of all of them, also of CPU; seconds of a start."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         make_project(folder, project, seed_blocks)
-        seconds = seconds_of(folder, config, launches)
+        seconds, cpu = run_launches(folder, config, launches)
         items = len(list(folder.glob(f".state/fid-{config}/*/items/*.json")))
-        return {"items": items, "seconds": seconds, "start": seconds_of(folder, config, launches)}
+        start, _ = run_launches(folder, config, launches)
+        return {"items": items, "seconds": seconds, "start": start, "CPU seconds": cpu}
 
 
-def table(rows: Sequence[tuple[int, dict[str, float]]]) -> str:
-    lines = ["launches  items  seconds  start  items/min  without start  ratio  without start"]
-    rates = []
-    for launches, row in rows:
-        working = row["seconds"] - row["start"]
-        rates.append([60 * row["items"] / seconds for seconds in (row["seconds"], working)])
-        ratios = [rate / first for rate, first in zip(rates[-1], rates[0], strict=True)]
-        lines.append(
-            f"{launches:8}  {row['items']:5.0f}  {row['seconds']:7.1f}  {row['start']:5.1f}  "
-            f"{rates[-1][0]:9.1f}  {rates[-1][1]:13.1f}  {ratios[0]:5.2f}  {ratios[1]:13.2f}"
-        )
-    return "\n".join(lines)
+def table(rows: Sequence[tuple[int, dict[str, float]]]) -> pd.DataFrame:
+    """By number of launches: items per minute, with and without the start, and their ratios to the first."""
+    measured = pd.DataFrame([row for _, row in rows], index=[launches for launches, _ in rows])
+    measured["items/min"] = 60 * measured["items"] / measured["seconds"]
+    measured["without start"] = 60 * measured["items"] / (measured["seconds"] - measured["start"])
+    for column in ("items/min", "without start"):
+        measured[f"ratio of {column}"] = measured[column] / measured[column].iloc[0]
+    measured["ratio by CPU"] = measured["CPU seconds"].iloc[0] / measured["CPU seconds"]
+    return measured.rename_axis("launches")
 
 
 def main() -> None:
@@ -95,7 +102,7 @@ def main() -> None:
         (launches, measure(args.project, args.config, launches, args.seed_blocks))
         for launches in args.launches
     ]
-    print(table(rows))
+    print(table(rows).round(2).to_string())
 
 
 if __name__ == "__main__":

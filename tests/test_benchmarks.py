@@ -121,13 +121,14 @@ def test_evaluation(benchmark, finished, monkeypatch, capsys):
         items.mkdir(parents=True, exist_ok=True)
         for name in ("a.json", "b.json", "a.png"):
             (items / name).touch()
-        return SimpleNamespace(wait=lambda: 0)
+        return 8.0 / len(set(started))
 
     monkeypatch.setattr(script, "start_launch", start_launch)
+    monkeypatch.setattr(script, "cpu_seconds", lambda launch: launch)
     script.main()
     assert [started.count(folder) for folder in dict.fromkeys(started)] == [2, 4]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[:2] for line in lines[1:]] == [["1", "2"], ["2", "2"]]
+    assert [[*line[:2], line[-1]] for line in lines[2:]] == [["1", "2", "1.0"], ["2", "2", "2.0"]]
 
 
 def test_read_digits(finished):
