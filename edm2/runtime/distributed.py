@@ -1,9 +1,8 @@
 """The processes of one launch by `torchrun`; a plain `python` is rank 0 of 1."""
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,8 +10,6 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from edm2.params import UserError
 from edm2.runtime.peers import LateRankError, PeerFailedError, Peers, set_current
@@ -166,22 +163,6 @@ def _wait(work: dist.Work, timeout: float | None) -> None:
     work.wait()
 
 
-def data_parallel(module: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
-    """`module`, optionally compiled, with gradients averaged over the ranks if there are several."""
-    if compiled:
-        module = cast(nn.Module, torch.compile(module))
-    if _group is None:
-        return module
-    return DistributedDataParallel(module, [device] if device.type == "cuda" else None)
-
-
-def synchronized(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Context of the backward pass of one microbatch: ranks exchange gradients in the last one only."""
-    if isinstance(module, DistributedDataParallel) and not last:
-        return module.no_sync()
-    return contextlib.nullcontext()
-
-
 def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch.Tensor:
     """Sum or maximum of `tensor` over the ranks, in place.
 
@@ -260,6 +241,21 @@ def on_main_process(compute: Callable[[], T]) -> T:
     if result[1] is not None:
         raise refused or UserError(result[1])
     return cast(T, result[0])
+
+
+def broadcast_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The main process's tensors, which are on the CPU, on all ranks; what the others pass is ignored."""
+    layout = on_main_process(lambda: {name: (t.shape, t.dtype) for name, t in tensors.items()})
+    if is_main_process():
+        received = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    else:
+        received = {
+            name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in layout.items()
+        }
+    if _group is not None:
+        for name in layout:
+            dist.broadcast(received[name].reshape(-1).view(torch.uint8), 0, group=_group.control)
+    return received
 
 
 def broadcast_flag(flag: bool) -> bool:
