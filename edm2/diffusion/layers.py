@@ -8,32 +8,32 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edm2.diffusion.unit_magnitude import EPSILON, inverse_magnitude, unit_magnitude
 from edm2.params.configs import TrainingConfig
 from edm2.runtime.sharding import local
 
-EPSILON = 1e-4  # of weight norm, pixel norm, and group norm without mean subtraction
+SILU_MAGNITUDE = 0.596  # of SiLU on unit normal input (EDM2 eq. 81)
 
 
 def normalize(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     """x / (‖x‖/√n + ε): unit root mean square over `dims`, n their product (EDM2 eq. 66)."""
-    return x * inverse_magnitude(x, dims).to(x.dtype)
-
-
-def inverse_magnitude(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """1 / (‖x‖/√n + ε) over `dims`, which are kept with size 1; float32."""
-    norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float32)
-    count = math.prod([x.shape[d] for d in dims])
-    return (EPSILON + norm / math.sqrt(count)).reciprocal()
+    return unit_magnitude(x, dims, 1.0)
 
 
 def mp_silu(x: torch.Tensor) -> torch.Tensor:
     """SiLU scaled to unit magnitude on unit normal input (EDM2 eq. 81)."""
-    return F.silu(x) / 0.596
+    return F.silu(x) / SILU_MAGNITUDE
 
 
 def mp_sum(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
     """((1−t)a + tb) / √((1−t)² + t²) (EDM2 eq. 88)."""
-    return a.lerp(b, t) / math.hypot(1 - t, t)
+    share_a, share_b = mp_sum_shares(t)
+    return (a * share_a).add_(b, alpha=share_b)
+
+
+def mp_sum_shares(t: float) -> tuple[float, float]:
+    """The factors of both terms of `mp_sum`."""
+    return (1 - t) / math.hypot(1 - t, t), t / math.hypot(1 - t, t)
 
 
 def mp_cat(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
@@ -41,11 +41,14 @@ def mp_cat(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
 
     [N, C_a, H, W], [N, C_b, H, W] → [N, C_a + C_b, H, W].
     """
-    count_a, count_b = a.shape[1], b.shape[1]
+    share_a, share_b = mp_cat_shares(a.shape[1], b.shape[1], t)
+    return torch.cat([a * share_a, b * share_b], dim=1)
+
+
+def mp_cat_shares(count_a: int, count_b: int, t: float) -> tuple[float, float]:
+    """The factors of both parts of `mp_cat`, which have `count_a` and `count_b` channels."""
     scale = math.sqrt((count_a + count_b) / ((1 - t) ** 2 + t**2))
-    part_a = a * (scale * (1 - t) / math.sqrt(count_a))
-    part_b = b * (scale * t / math.sqrt(count_b))
-    return torch.cat([part_a, part_b], dim=1)
+    return scale * (1 - t) / math.sqrt(count_a), scale * t / math.sqrt(count_b)
 
 
 def downsample(x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +65,9 @@ class Layer(nn.Module):
     """A convolution, or a linear layer if `kernel` is 0, with the options of the config.
 
     y = W * x + bias. If the config normalizes weights, each output unit of W is
-    w / (ε + ‖w‖/√n) / √n, n the fan-in (EDM2 eq. 47 and 66).
+    w / (ε + ‖w‖/√n) / √n, n the fan-in (EDM2 eq. 47 and 66). After a SiLU, W has the division of
+    `mp_silu` in it: a pass over the weights, which normalization takes anyway, in place of two over
+    the activations.
     """
 
     bias: nn.Parameter | None
@@ -77,12 +82,14 @@ class Layer(nn.Module):
         *,
         ends_branch: bool = False,
         embeds_labels: bool = False,
+        after_silu: bool = False,
     ) -> None:
         """
         Args:
             ends_branch: whether a branch ends here: `zero_ends` initializes it with zeros.
             embeds_labels: whether it is the class embedding: never a bias, and `zero_ends`
                 initializes it from N(0, 1).
+            after_silu: whether x is a SiLU, which in magnitude-preserving configs is divided by 0.596.
         """
         super().__init__()
         shape = (out_channels, in_channels, *([kernel, kernel] if kernel else []))
@@ -91,6 +98,7 @@ class Layer(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels)) if has_bias else None
         self.normalized = config.weight_norm != "none"
         self.forced = config.weight_norm == "forced"
+        self.input_scale = 1 / SILU_MAGNITUDE if after_silu and config.magnitude_preserving else 1.0
         self.cached_weight = None
         self.dims = tuple(range(1, self.weight.ndim))
         self.fan_in = math.prod(shape[1:])
@@ -116,22 +124,24 @@ class Layer(nn.Module):
         [N, in_channels] → [N, out_channels] if linear; otherwise
         [N, in_channels, H, W] → [N, out_channels, H, W].
         """
-        if self.normalized and self.cached_weight is None:
-            weight = self.normalized_weight(gain)
-        else:
-            weight = self.weight if self.cached_weight is None else self.cached_weight
-            if not isinstance(gain, float) or gain != 1.0:
-                weight = weight * gain
+        weight = self.effective_weight() if self.cached_weight is None else self.cached_weight
+        if not isinstance(gain, float) or gain != 1.0:
+            weight = weight * gain
         weight = weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if weight.ndim == 2:
             return F.linear(x, weight, bias)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
-    def normalized_weight(self, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """The weight, with the norm of each output unit equal to `gain`."""
-        scale = inverse_magnitude(self.weight, self.dims) * (gain / math.sqrt(self.fan_in))
-        return self.weight * scale
+    def effective_weight(self) -> torch.Tensor:
+        """W, without a gain."""
+        if self.normalized:
+            return self.normalized_weight()
+        return self.weight if self.input_scale == 1.0 else self.weight * self.input_scale
+
+    def normalized_weight(self) -> torch.Tensor:
+        """The weight, with norm 1 of each output unit, or 1/0.596 after a SiLU."""
+        return unit_magnitude(self.weight, self.dims, self.input_scale / math.sqrt(self.fan_in))
 
     @torch.no_grad()
     def force_norm(self) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from edm2.data.latents import read_latent_space
 from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.inference import prepare_for_inference
 from edm2.diffusion.setup import denoiser_for, set_network
 from edm2.params import Params
 from edm2.params.configs import ConfigName
@@ -66,14 +67,14 @@ class Sampler:
         Raises:
             UserError: a file cannot be read, or its network has another shape.
         """
-        main = self._load(self.denoiser, "network", network)
+        main = prepare_for_inference(self._load(self.denoiser, "network", network))
         interval = self.params.guidance.interval
         self.network, self.strength = network, strength
         if strength == 1:
             return main
         if guide is None:
             return guided(main, without_labels(main), strength, interval)
-        other = self._load(self.guide, "guide", guide)
+        other = prepare_for_inference(self._load(self.guide, "guide", guide))
         return guided(main, with_guide(main, other), strength, interval)
 
     def _load(self, denoiser: Denoiser, role: str, file: Path) -> Denoiser:

@@ -8,6 +8,7 @@ import torch
 from edm2.params import UserError
 from edm2.params.runtime import Runtime
 from edm2.runtime.distributed import ranks
+from edm2.runtime.memory import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -25,6 +26,7 @@ def pick_device(runtime: Runtime) -> torch.device:
     use_full_float32()
     name, available = runtime.device, torch.cuda.device_count()
     if name == "cpu" or (name == "auto" and not available):
+        keep_freed_memory()
         return torch.device("cpu")
     if not available:
         raise UserError(

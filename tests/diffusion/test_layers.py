@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate
+from torch.nn import functional as F
 
 from edm2.diffusion.layers import (
     FourierEmbedding,
@@ -18,6 +19,7 @@ from edm2.diffusion.layers import (
     mp_sum,
     noise_embedding,
     normalize,
+    normalized_once,
     upsample,
 )
 from edm2.params.configs import CONFIGS
@@ -187,6 +189,19 @@ def test_formula_of_layers():
     plain = Layer(CONFIGS["A"], 6, 5, 0)
     expected = x.numpy() @ plain.weight.detach().numpy().T + plain.bias.detach().numpy()
     np.testing.assert_allclose(plain(x).detach().numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", ["A", "F", "G"])
+def test_a_layer_after_silu_has_the_constant_of_the_config_s_silu(config):
+    """Biases, of A, are not divided by it."""
+    layer = Layer(CONFIGS[config], 6, 5, 3, after_silu=True)
+    plain = Layer(CONFIGS[config], 6, 5, 3)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 6, 4, 4)
+    expected = plain(mp_silu(x) if config == "G" else F.silu(x))
+    torch.testing.assert_close(layer(F.silu(x)), expected)
+    with normalized_once(layer):
+        torch.testing.assert_close(layer(F.silu(x)), expected)
 
 
 @pytest.mark.parametrize("kernel", [0, 3])
