@@ -132,11 +132,24 @@ class Layer(nn.Module):
         scale = inverse_magnitude(self.weight, self.dims) * (gain / math.sqrt(self.fan_in))
         return self.weight * scale
 
-    @torch.no_grad()
-    def force_norm(self) -> None:
-        """If the config forces norms, set each output unit's weights to norm √n (EDM2 Section 2.3)."""
-        if self.forced:
-            self.weight.mul_(inverse_magnitude(self.weight, self.dims))
+
+@torch.no_grad()
+def force_norms(module: nn.Module) -> None:
+    """Set each output unit's weights to norm √n in layers with forced norms (EDM2 Section 2.3).
+
+    w / (ε + ‖w‖/√n), n the fan-in, by few operations on the norms of all layers.
+    """
+    layers = [m for m in module.modules() if isinstance(m, Layer) and m.forced]
+    if not layers:
+        return
+    scales = [
+        torch.linalg.vector_norm(layer.weight, dim=layer.dims, keepdim=True, dtype=torch.float32)
+        for layer in layers
+    ]
+    torch._foreach_div_(scales, [math.sqrt(layer.fan_in) for layer in layers])
+    torch._foreach_add_(scales, EPSILON)
+    torch._foreach_reciprocal_(scales)
+    torch._foreach_mul_([layer.weight for layer in layers], scales)
 
 
 @contextlib.contextmanager
