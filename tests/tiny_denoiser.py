@@ -92,6 +92,7 @@ def make_task(
     precision: str = "fp32",
     channels_last: bool = False,
     perturbed: bool = True,
+    compiled: bool = False,
     **changes: Any,
 ) -> DenoiserTask:
     """A training task, by default with perturbed parameters; always the same one."""
@@ -99,7 +100,8 @@ def make_task(
     denoiser = make_denoiser(config, params, precision, channels_last)
     if perturbed:
         perturb(denoiser)
-    return DenoiserTask(denoiser, average or SummingAverage(denoiser), params, 1, CPU)
+    average = average or SummingAverage(denoiser)
+    return DenoiserTask(denoiser, average, params, 1, CPU, compiled)
 
 
 def make_batch(seed: int = 0, count: int = BATCH) -> Batch:
