@@ -72,7 +72,7 @@ def train(config: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[
     accumulator = MetricAccumulator()
     schedule = SimpleNamespace(batch=BATCH, duration_nimg=100 * BATCH)
     run = SimpleNamespace(set_tag=lambda *tag: None)
-    monitor = StepMonitor(schedule, 50 * BATCH, "", SimpleNamespace(), run, accumulator.latest)
+    monitor = StepMonitor(schedule, 50 * BATCH, "", list, run, accumulator.latest)
 
     def step(number: int) -> None:
         metrics = task.step(make_batch(), number * BATCH)
