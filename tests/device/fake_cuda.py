@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ class Recorder(TorchDispatchMode):
                 self.sync(f"{func}: the result's size or value is needed")
                 raise
         self._launch(func, args, kwargs)
-        return result
+        return tree_map_only(FakeTensor, _on_host, result)
 
     def _copy(self, packet: Any, args: Any, kwargs: dict[str, Any]) -> tuple[bool, Any]:
         """Record a copy between host and device. Whether it is to the host, and then its result."""
@@ -168,6 +168,13 @@ def place() -> str:
             return f"{path[len(str(ROOT)) + 1 :]}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return "backward"
+
+
+def _on_host(tensor: FakeTensor) -> torch.Tensor:
+    """A real tensor if one of the CPU was made like a fake one."""
+    if tensor.fake_device.type == "cuda":
+        return tensor
+    return torch.ones(tensor.shape, dtype=tensor.dtype)
 
 
 def _is_cuda(device: Any) -> bool:

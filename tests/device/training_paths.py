@@ -86,7 +86,7 @@ def train(config: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[
         return
     step(3)
     yield "step with magnitudes"
-    monitor.counts = torch.zeros_like(monitor.counts, device="cpu")  # what is read is ones
+    monitor.counts = torch.zeros(2, dtype=torch.int64)  # what is read is ones
     monitor.check_steps(3 * BATCH)
     accumulator.compute_and_reset()
     yield "log row"
