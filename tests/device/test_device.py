@@ -13,7 +13,7 @@ from device.stub import Unavailable
 
 pytestmark = pytest.mark.slow
 MAX_SYNCS = 12  # of steps that are rare: log rows, checkpoints
-MAX_LAUNCHES = 5000  # of a step of G at size S
+MAX_LAUNCHES = 6500  # of a step of G at size S
 
 
 @pytest.fixture(scope="session")
