@@ -175,7 +175,7 @@ def on_rank(args: argparse.Namespace) -> None:
     from edm2.runtime.distributed import process_group
 
     torch.set_num_threads(1)
-    with process_group(torch.device("cpu")):
+    with process_group(torch.device("cpu"), 10.0):
         result = stalls(args) if args.measure == "stalls" else costs(args)
     print(json.dumps(result))
 

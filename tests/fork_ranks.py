@@ -55,7 +55,7 @@ def _run(rank: int, count: int, port: int, here: Path, function: Callable[[], An
         "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    with suppress(BaseException), process_group(torch.device("cpu")):
+    with suppress(BaseException), process_group(torch.device("cpu"), timeout_minutes=1.0):
         try:
             result = function(), ""
         except BaseException:

@@ -10,16 +10,17 @@ import click
 from edm2 import __version__
 from edm2.cli.compare import compare
 from edm2.cli.ema import ema
+from edm2.cli.evaluate import evaluate
 from edm2.cli.model import model
 from edm2.cli.params import params
 from edm2.cli.project import ProjectContext
 from edm2.cli.sample import sample
 from edm2.cli.track import track
 from edm2.cli.verify import verify
-from edm2.params.errors import UserError
-from edm2.runtime.failures import explain, prepare_streams, report
+from edm2.runtime import peers
+from edm2.runtime.failures import prepare_streams, report
+from edm2.runtime.interruption import SIGNALS, exit_at_once
 
-USAGE_ERROR = 2
 COMPLETION = "_EDM2_COMPLETE"  # set by shells for completion
 
 
@@ -42,7 +43,7 @@ def edm2(context: click.Context, project: str | None) -> None:
     context.obj = ProjectContext(project)
 
 
-for command in (params, ema, sample, compare, model, verify, track):
+for command in (params, ema, evaluate, sample, compare, model, verify, track):
     edm2.add_command(command)
 
 
@@ -51,7 +52,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
     EDM2_TRACEBACK=1 prints it, too.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no half-written files
+    for signum in SIGNALS:
+        signal.signal(signum, signal.default_int_handler)  # like Ctrl-C: no half-written files
     if COMPLETION in os.environ:
         edm2.main(prog_name="edm2")  # answers the shell and exits
     prepare_streams()
@@ -65,19 +67,16 @@ def main(args: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except KeyboardInterrupt:
-        print("edm2: interrupted; run the same command again to continue", file=sys.stderr)
-        status = 130
+    except KeyboardInterrupt as error:
+        status = report("edm2", error)
     except BrokenPipeError:  # the reader, like `head`, has stopped
         _end_output()
         status = 0
     except Exception as error:
-        message = str(error) if isinstance(error, UserError) else explain(error)
-        if message is None:
-            raise
         _end_output()
-        report(f"edm2: {message}", error)
-        status = USAGE_ERROR
+        status = report("edm2", error)
+    if peers.current() is not None:
+        exit_at_once(status)  # with the group as it is
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -10,6 +10,7 @@ from edm2.params.errors import UserError
 
 FOLDERS = ("data", "models", "reports")
 WITH_MANIFEST = ("data/", "models/")
+TIMEOUT_MINUTES = 10.0  # of a rank that does not respond; there may be no params
 
 
 @click.command()
@@ -41,7 +42,7 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     if not results and not tables:
         names = ", ".join(map(str, folders))
         raise UserError(f"{names}: no results ({MANIFEST}) there. Run `dvc repro` first.")
-    with process_group(torch.device("cpu")):
+    with process_group(torch.device("cpu"), TIMEOUT_MINUTES):
         problems = damaged_files(results)
     if not is_main_process():
         return 0

@@ -93,7 +93,8 @@ def from_workers(work: Sequence[Work]) -> Iterator[list[Packed]]:
     """
     loader = _loader(work)
     others, before = set(active_children()), set(threading.enumerate())
-    resource_tracker.ensure_running()  # that would unblock signals
+    with blocked_signals():  # also in the process that this starts; it would unblock them later
+        resource_tracker.ensure_running()
     with blocked_signals():  # in workers from the first moment on
         parts = iter(loader)
     workers, threads = set(active_children()) - others, set(threading.enumerate()) - before

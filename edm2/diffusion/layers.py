@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edm2.params.configs import TrainingConfig
+from edm2.runtime.sharding import local
 
 EPSILON = 1e-4  # of weight norm, pixel norm, and group norm without mean subtraction
 
@@ -142,14 +143,15 @@ def force_norms(module: nn.Module) -> None:
     layers = [m for m in module.modules() if isinstance(m, Layer) and m.forced]
     if not layers:
         return
+    weights = [local(layer.weight) for layer in layers]
     scales = [
-        torch.linalg.vector_norm(layer.weight, dim=layer.dims, keepdim=True, dtype=torch.float32)
-        for layer in layers
+        torch.linalg.vector_norm(weight, dim=layer.dims, keepdim=True, dtype=torch.float32)
+        for layer, weight in zip(layers, weights, strict=True)
     ]
     torch._foreach_div_(scales, [math.sqrt(layer.fan_in) for layer in layers])
     torch._foreach_add_(scales, EPSILON)
     torch._foreach_reciprocal_(scales)
-    torch._foreach_mul_([layer.weight for layer in layers], scales)
+    torch._foreach_mul_(weights, scales)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from edm2.runtime.background import background_thread
-from edm2.runtime.distributed import is_main_process
+from edm2.runtime.distributed import FOREVER, is_main_process
 from edm2.runtime.state import State
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class Checkpointer:
         """
         self.state, self.seconds, self.pool = state, seconds, pool
         # apart from the training's group: its messages must not mix with those of saves
-        self.group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self.group: Any = None
+        if dist.is_initialized():
+            self.group = dist.new_group(backend="gloo", timeout=FOREVER)
         self.saving: Future[None] | None = None
         self.staged: Staged | None = None  # kept for its memory
         self.ended = time.monotonic()

@@ -1,8 +1,8 @@
 """The processes of one launch by `torchrun`; a plain `python` is rank 0 of 1."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,14 +10,31 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from edm2.params import UserError
+from edm2.runtime.peers import LateRankError, PeerFailedError, Peers, set_current
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
-TIMEOUT = timedelta(days=7)  # long: rank 0 may wait for another run or read all data
+FOREVER = timedelta(days=365)  # of waits that end by themselves: a beat says who is gone
+MARGIN = 60.0  # seconds that PyTorch's collectives wait longer than ours, which name who is late
+SHORTEST_PAUSE, LONGEST_PAUSE = 2e-5, 0.02  # seconds between two questions whether all have arrived
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ranks of a launch.
+
+    Attributes:
+        control: Gloo, for what is on the host. Its waits are ended by `_wait`, in Python, where signals
+            and failures of other ranks act. PyTorch's default group is for gradients.
+    """
+
+    control: dist.ProcessGroup
+    peers: Peers
+
+
+_group: Group | None = None
 
 
 @dataclass(frozen=True)
@@ -56,53 +73,118 @@ def _from_environment(name: str, default: int) -> int:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[Ranks]:
-    """A process group of all ranks within the block: NCCL on GPUs, Gloo on CPUs."""
+def process_group(device: torch.device, timeout_minutes: float) -> Iterator[Ranks]:
+    """A process group of all ranks within the block: NCCL on GPUs, Gloo on CPUs.
+
+    After an error it stays as it is: whoever reports the error ends the process, and the other ranks
+    must know the reason before their connections break.
+
+    Args:
+        timeout_minutes: see `runtime.timeout_minutes`.
+
+    Raises:
+        UserError: the environment does not say where the other ranks are.
+    """
     this = ranks()
-    if this.world_size > 1:
-        missing = [n for n in ("MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
-        if missing:
-            raise UserError(
-                f"WORLD_SIZE is {this.world_size}, but {' and '.join(missing)} of the environment are not "
-                "set. Start several processes with torchrun, which sets them; else unset WORLD_SIZE."
-            )
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
-    try:
+    if this.world_size == 1:
         yield this
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        return
+    _start_group(device, this, 60 * timeout_minutes)
+    yield this
+    _end_group()
 
 
-def data_parallel(module: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
-    """`module`, optionally compiled, with gradients averaged over the ranks if there are several."""
-    if compiled:
-        module = cast(nn.Module, torch.compile(module))
-    if not dist.is_initialized():
-        return module
-    return DistributedDataParallel(module, [device] if device.type == "cuda" else None)
+def _start_group(device: torch.device, this: Ranks, timeout: float) -> None:
+    global _group
+    missing = [n for n in ("MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {this.world_size}, but {' and '.join(missing)} of the environment are not "
+            "set. Start several processes with torchrun, which sets them; else unset WORLD_SIZE."
+        )
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        timeout=timedelta(seconds=timeout + MARGIN),
+        device_id=device if on_gpu else None,
+    )
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout + MARGIN),
+    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    of_attempt = dist.PrefixStore(f"edm2/{attempt}", store)  # type: ignore[attr-defined]
+    peers = Peers(of_attempt, this.rank, this.world_size, timeout)
+    control = dist.new_group(backend="gloo", timeout=FOREVER)
+    assert isinstance(control, dist.ProcessGroup)  # this rank is in it
+    _group = Group(control, peers)
+    _wait_for_others()
+    peers.start()
+    set_current(peers)
 
 
-def synchronized(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Context of the backward pass of one microbatch: ranks exchange gradients in the last one only."""
-    if isinstance(module, DistributedDataParallel) and not last:
-        return module.no_sync()
-    return contextlib.nullcontext()
+def _end_group() -> None:
+    """All ranks leave together: none takes another one's end for a failure."""
+    global _group
+    assert _group is not None
+    _group.peers.leaving = True
+    _wait_for_others()
+    _group.peers.close()
+    set_current(None)
+    _group = None
+    dist.destroy_process_group()
+
+
+def _wait_for_others(timeout: float | None = None) -> None:
+    """Until all ranks are here: however long that takes, or at most `timeout` seconds.
+
+    Signals act meanwhile, and failures of other ranks.
+    """
+    if _group is not None:
+        _wait(dist.barrier(_group.control, async_op=True), timeout)
+
+
+def _wait(work: dist.Work, timeout: float | None) -> None:
+    assert _group is not None
+    pause, waited = SHORTEST_PAUSE, 0.0
+    while not work.is_completed():
+        if _group.peers.failure is not None:
+            raise PeerFailedError("another rank has failed")
+        if timeout is not None and waited > timeout:
+            raise LateRankError(
+                f"another rank has not arrived within {timeout / 60:g} minutes (runtime.timeout_minutes)"
+            )
+        time.sleep(pause)
+        waited += pause
+        pause = min(1.1 * pause, LONGEST_PAUSE)
+    work.wait()
 
 
 def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch.Tensor:
-    """Sum or maximum of `tensor` over the ranks, in place."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
+    """Sum or maximum of `tensor` over the ranks, in place.
+
+    Raises:
+        LateRankError: a rank does not arrive within `runtime.timeout_minutes`.
+    """
+    operation = dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM
+    if _group is not None and tensor.device == CPU:
+        _wait(
+            dist.all_reduce(tensor, operation, _group.control, async_op=True), _group.peers.timeout
+        )
+    elif _group is not None:
+        dist.all_reduce(tensor, operation)
     return tensor
 
 
 def gather_object(value: T) -> list[T]:
     """The values of all ranks, in their order, on the main process; [value] on the others."""
     values: list[T] = [value] * (ranks().world_size if is_main_process() else 1)
-    if dist.is_initialized():
-        dist.gather_object(value, values if is_main_process() else None)
+    if _group is not None:
+        _wait_for_others()
+        dist.gather_object(value, values if is_main_process() else None, group=_group.control)
     return values
 
 
@@ -111,20 +193,24 @@ def receive_from_others(value: T) -> Iterator[T]:
 
     Nothing on the others, whose values are sent. Every rank must iterate.
     """
+    if _group is None:
+        return
+    _wait_for_others()
     if is_main_process():
         for rank in range(1, ranks().world_size):
             received: list[Any] = [None]
-            dist.recv_object_list(received, rank, device=CPU)
+            dist.recv_object_list(received, rank, group=_group.control)
             yield received[0]
     else:
-        dist.send_object_list([value], 0, device=CPU)
+        dist.send_object_list([value], 0, group=_group.control)
 
 
 def raise_together(error: UserError | None) -> None:
     """Raise the error of the first rank that has one, on all ranks, so that none waits for another."""
     errors = [error] * ranks().world_size
-    if dist.is_initialized():
-        dist.all_gather_object(errors, error)
+    if _group is not None:
+        _wait_for_others()
+        dist.all_gather_object(errors, error, group=_group.control)
     for first in filter(None, errors):
         raise first
 
@@ -141,29 +227,42 @@ def on_main_process(compute: Callable[[], T]) -> T:
     Raises:
         UserError: on all ranks, if the main process raises one.
     """
-    if not dist.is_initialized():
+    if _group is None:
         return compute()
+    result: list[Any] = [None, None]
+    refused: UserError | None = None
     if is_main_process():
         try:
-            value = compute()
+            result[0] = compute()
         except UserError as error:
-            dist.broadcast_object_list([None, str(error)])
-            raise
-        dist.broadcast_object_list([value, None])
-        return value
-    received: list[Any] = [None, None]
-    dist.broadcast_object_list(received)
-    if received[1] is not None:
-        raise UserError(received[1])
-    return cast(T, received[0])
+            refused, result[1] = error, str(error)
+    _wait_for_others()
+    dist.broadcast_object_list(result, group=_group.control)
+    if result[1] is not None:
+        raise refused or UserError(result[1])
+    return cast(T, result[0])
+
+
+def broadcast_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The main process's tensors, which are on the CPU, on all ranks; what the others pass is ignored."""
+    layout = on_main_process(lambda: {name: (t.shape, t.dtype) for name, t in tensors.items()})
+    if is_main_process():
+        received = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    else:
+        received = {
+            name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in layout.items()
+        }
+    if _group is not None:
+        for name in layout:
+            dist.broadcast(received[name].reshape(-1).view(torch.uint8), 0, group=_group.control)
+    return received
 
 
 def broadcast_flag(flag: bool) -> bool:
     """What the main process says, on all ranks."""
-    value = torch.tensor(int(flag and is_main_process()))
-    return bool(all_reduce(value, "max"))
+    return on_main_process(lambda: flag)
 
 
 def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait for all ranks, however long: rank 0 may wait for another run, or read all data."""
+    _wait_for_others()

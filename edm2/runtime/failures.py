@@ -13,15 +13,17 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from edm2.runtime.interruption import Interrupted
+from edm2.params.errors import UserError
+from edm2.runtime import peers
+from edm2.runtime.interruption import Interrupted, signals
 
 TRACEBACK = "EDM2_TRACEBACK"
 REPORT = "TORCHELASTIC_ERROR_FILE"  # what a process writes there is shown by torchrun
 SECONDS_FOR_MAIN_PROCESS = 10.0
+SIGNALED = 128  # exit statuses above are those of signals
 
 ERRNO = re.compile(r"(?:os error |\[Errno )(\d+)")  # in errors of Rust, and of shutil
 SYSTEM_FIXES = {
@@ -48,6 +50,8 @@ FEWER_WORKERS = (
     "If memory ran out, set runtime.workers lower, or allow more shared memory (/dev/shm; docker: "
     "--shm-size). Then run the same command again to continue."
 )
+# in errors of collectives, of Gloo, NCCL and PyTorch's store
+CONNECTION = re.compile(r"gloo|NCCL|nccl|[Cc]onnection|[Tt]imed out|Broken pipe|another rank")
 SMALLER = "Set a smaller microbatch (trainings) or sampling.batch, or use a larger device."
 
 
@@ -57,7 +61,7 @@ def explain(error: BaseException) -> str | None:
         return _system_error(error)
     if isinstance(error, ModuleNotFoundError):
         return _missing_package(error)
-    reason = str(error).strip().partition("\n")[0]
+    reason = _first_line(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"not enough memory ({reason or 'out of memory'}). {SMALLER}"
     if isinstance(error, RuntimeError) and "can't allocate memory" in reason:
@@ -72,23 +76,80 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def report(message: str, error: BaseException) -> None:
-    """Print the message of an error once, with its traceback if the environment asks for it.
+def report(name: str, error: BaseException) -> int:
+    """Print why this process ends, once for all ranks; return its exit status.
 
-    The processes of one launch mostly fail in the same way. The main process says so, and the
-    launcher then ends the others, which wait for that: torchrun shows the message of whoever exits
-    first at the end of its own report.
+    A sentence, or the traceback of a bug. The first rank that fails prints; the others end with its status.
+    Ranks that are not connected yet mostly fail in the same way: the main process says so, and the launcher
+    then ends the others, which wait for that. torchrun shows the message of whoever exits first at the end
+    of its own report.
+
+    Args:
+        name: of the stage or command.
     """
-    with suppress(Interrupted, KeyboardInterrupt):
-        if not is_main_process():
-            time.sleep(SECONDS_FOR_MAIN_PROCESS)
-        if os.environ.get(TRACEBACK):
-            traceback.print_exception(error)
-        print(message, file=sys.stderr)
-        path = os.environ.get(REPORT)
-        if path:
-            note = {"message": message, "timestamp": int(time.time())}
-            Path(path).write_text(json.dumps(note), encoding="utf-8")
+    group = peers.current()
+    if group is None:
+        status, message = _describe(error)
+        if is_main_process() or (status < SIGNALED and _wait_for_main_process()):
+            _print(name, message, error)
+        return status
+    with signals():  # the launcher sends one as soon as another rank has ended
+        status, message = _describe_to_all(group, error)
+        if group.is_first_to_fail():
+            text = _print(name, message, error)
+            group.publish(status, text)
+        failure = group.first_failure()
+    return status if failure is None else failure.status
+
+
+def _wait_for_main_process() -> bool:
+    """Whether nothing has ended this process meanwhile."""
+    try:
+        time.sleep(SECONDS_FOR_MAIN_PROCESS)
+    except (Interrupted, KeyboardInterrupt):
+        return False
+    return True
+
+
+def _describe_to_all(group: peers.Peers, error: BaseException) -> tuple[int, str | None]:
+    """As below, once it is clear whether another rank is the reason."""
+    status, message = _describe(error)
+    if isinstance(error, peers.LateRankError):
+        return status, f"rank {group.rank}: {error}. {group.places()}"
+    if isinstance(error, RuntimeError) and CONNECTION.search(str(error)):
+        if group.first_failure(peers.GRACE) is None:
+            message = f"rank {group.rank}: {_first_line(error)}. {group.places()}"
+    elif status > SIGNALED:
+        group.first_failure(2 * group.interval)  # the launcher's signal, because a rank was killed?
+    return status, message
+
+
+def _print(name: str, message: str | None, error: BaseException) -> str:
+    """Print the message, or the traceback if there is none; return the message, or what was raised."""
+    if message is None or (os.environ.get(TRACEBACK) and isinstance(error, Exception)):
+        traceback.print_exception(error)
+    if message is not None:
+        print(f"{name}: {message}", file=sys.stderr)
+    text = f"{name}: {message or traceback.format_exception_only(error)[-1].strip()}"
+    path = os.environ.get(REPORT)
+    if path:
+        note = {"message": text, "timestamp": int(time.time())}
+        Path(path).write_text(json.dumps(note), encoding="utf-8")
+    return text
+
+
+def _describe(error: BaseException) -> tuple[int, str | None]:
+    """Exit status and message; without a message the error is a bug."""
+    if isinstance(error, Interrupted):
+        return error.status, f"{error}; run the same command again to continue."
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; run the same command again to continue."
+    message = str(error) if isinstance(error, UserError) else explain(error)
+    return (1, None) if message is None else (2, message)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def is_main_process() -> bool:

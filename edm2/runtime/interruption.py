@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: trainings save and stop, other stages stop at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1: trainings save and stop, other stages stop at once."""
 
 import os
 import signal
@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SECONDS_OF_ONE_CTRL_C = 1.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SECONDS_OF_ONE_SIGNAL = (
+    2.0  # terminals, schedulers and launchers send the same one, one after another
+)
 Handler = Callable[[int, object], None]
 
 
@@ -26,7 +28,7 @@ class Interrupted(BaseException):
 
 
 def raise_at_signals() -> None:
-    """From now on, SIGINT and SIGTERM raise Interrupted."""
+    """From now on, SIGNALS raise Interrupted."""
 
     def interrupt(signum: int) -> None:
         raise Interrupted(signum)
@@ -38,7 +40,7 @@ def raise_at_signals() -> None:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Within the block, SIGINT and SIGTERM do nothing but appear in the list, the first one only."""
+    """Within the block, SIGNALS do nothing but appear in the list, the first one only."""
     received: list[int] = []
     handler = _handler(received.append)
     previous = {signum: signal.signal(signum, handler) for signum in SIGNALS}
@@ -58,19 +60,22 @@ def exit_at_once(status: int) -> NoReturn:
 
 
 def _handler(on_first: Callable[[int], None]) -> Handler:
-    """Calls `on_first` with the first signal. A second Ctrl-C ends the process at once.
+    """Calls `on_first` with the first signal. A second SIGINT or SIGTERM ends the process at once.
 
-    A signal that comes with the first does nothing: launchers send the processes what the terminal
-    has sent to them already.
+    SIGUSR1 announces the end of a job's time, and SIGTERM follows: together they are one request to stop.
     """
-    first: float | None = None
+    received = False
+    stop_requested: float | None = None  # by SIGINT or SIGTERM
 
     def handle(signum: int, frame: object) -> None:
-        nonlocal first
-        if first is None:
-            first = time.monotonic()
+        nonlocal received, stop_requested
+        if signum != signal.SIGUSR1:
+            if stop_requested is None:
+                stop_requested = time.monotonic()
+            elif time.monotonic() - stop_requested > SECONDS_OF_ONE_SIGNAL:
+                exit_at_once(128 + signum)
+        if not received:
+            received = True
             on_first(signum)
-        elif signum == signal.SIGINT and time.monotonic() - first > SECONDS_OF_ONE_CTRL_C:
-            exit_at_once(128 + signum)
 
     return handle

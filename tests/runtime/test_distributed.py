@@ -1,11 +1,13 @@
 """Two ranks compute what one computes; `ranks.py` is what each of them runs."""
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,15 +17,17 @@ import torch
 from tiny_denoiser import BATCH, make_batch, make_task
 
 from edm2.params.errors import UserError
+from edm2.runtime import distributed
 from edm2.runtime.distributed import (
     Ranks,
     all_reduce,
-    data_parallel,
     is_main_process,
     process_group,
     ranks,
 )
 from edm2.runtime.metrics import MetricAccumulator
+from edm2.runtime.parallel import data_parallel
+from edm2.runtime.peers import Failure, LateRankError, PeerFailedError
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +76,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_the_main_process_decides(results) -> None:
     assert [r["decisions"]["value"] for r in results] == [7, 7]
+    tensors = {
+        "a": ["torch.float16", [1.5, 0.0]],
+        "b": ["torch.int64", 3],
+        "c": ["torch.float32", []],
+    }
+    assert [r["decisions"]["tensors"] for r in results] == [tensors] * 2
     assert [r["decisions"]["error"] for r in results] == ["by rank 0"] * 2
 
 
@@ -156,6 +166,44 @@ def test_denoiser_steps_are_the_same_on_two_ranks(
     assert results[0]["denoiser_steps"] == results[1]["denoiser_steps"]
 
 
+@pytest.mark.parametrize("name", ["fsdp", "fsdp, then ddp"])
+def test_sharded_trainings_are_those_of_ddp(results: list[dict[str, Any]], name: str) -> None:
+    """All logged metrics and both averages, with dropout, interrupted after four of eight steps. In
+    these, one rank has a microbatch of another size than DDP, and other activations are measured.
+    """
+    expected, actual = (results[0]["denoiser_trainings"][key] for key in ("ddp", name))
+    assert [row["nimg"] for row in actual["log"]] == [BATCH * step for step in range(1, 9)]
+    for step, (row, ours) in enumerate(zip(expected["log"], actual["log"], strict=True), 1):
+        assert ours.keys() == row.keys()
+        assert ("average/weights_mean/enc-8x8" in row) == (step % 2 == 0)
+        for key, value in row.items():
+            if step > 4 or name == "fsdp" or "activations" not in key:
+                assert ours[key] == pytest.approx(value, rel=1e-6, abs=1e-6), (step, key)
+    for before, after in zip(expected["averages"], actual["averages"], strict=True):
+        assert after.keys() == before.keys()
+        for key, values in before.items():
+            ours = torch.tensor(after[key])
+            torch.testing.assert_close(ours, torch.tensor(values), rtol=1e-6, atol=1e-6)
+
+
+def test_all_ranks_count_what_is_not_finite_in_sharded_gradients(results) -> None:
+    """Each row is the gradient of a sum over 3 ones, averaged over ranks that see the same."""
+    counts, rows = zip(*(rank["sharded_nonfinite"] for rank in results), strict=True)
+    assert counts == (2, 2)
+    assert rows == ([[1, 1, 1]], [[1, 0, 0]])
+
+
+def test_ranks_share_what_fsdp_shards(results: list[dict[str, Any]]) -> None:
+    """Rank 0 has half of the rows of each parameter, rounded up, rank 1 the others; both have scalars."""
+    one, two = (rank["denoiser_trainings"]["fsdp"] for rank in results)
+    shapes = one["shapes"]
+    assert [] in shapes
+    assert 1 in (shape[0] for shape in shapes if shape)
+    halves = [[math.ceil(shape[0] / 2), *shape[1:]] if shape else [] for shape in shapes]
+    assert one["local"] == sum(map(math.prod, halves))
+    assert two["local"] == sum(map(math.prod, shapes)) - one["local"] + shapes.count([])
+
+
 @pytest.mark.parametrize("microbatch", [None, 2])
 def test_vae_steps_are_the_same_on_two_ranks(
     results: list[dict[str, Any]], microbatch: int | None
@@ -183,8 +231,8 @@ def test_vae_steps_are_the_same_on_two_ranks(
 
 
 def test_signal_to_one_rank_stops_all_after_the_same_step(results: list[dict[str, Any]]) -> None:
-    for result in results:  # SIGTERM on rank 1 while it read the batch of images 8 to 11
-        assert result["stopped"] == {"status": 143, "nimg": 12}
+    for result in results:  # SIGUSR1 on rank 1 while it read the batch of images 8 to 11
+        assert result["stopped"] == {"status": 138, "nimg": 12}
         assert result["steps"] == [4, 8, 12, 16, 20, 24]
 
 
@@ -221,6 +269,38 @@ def test_several_processes_without_an_address_are_refused(monkeypatch):
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with (
         pytest.raises(UserError, match=r"WORLD_SIZE is 2, but MASTER_PORT .*torchrun"),
-        process_group(torch.device("cpu")),
+        process_group(torch.device("cpu"), 1.0),
     ):
         pass
+
+
+def test_collectives_time_out_and_the_gpu_is_bound(monkeypatch):
+    """PyTorch's own timeout comes after ours, which names the rank."""
+    calls = []
+
+    def init_process_group(backend, **options):
+        calls.append((backend, options))
+        raise InterruptedError  # nothing that follows can be run without a GPU
+
+    monkeypatch.setattr("torch.distributed.init_process_group", init_process_group)
+    for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    for device in (torch.device("cuda", 1), torch.device("cpu")):
+        with pytest.raises(InterruptedError), process_group(device, 10.0):
+            pass
+    (gpu_backend, gpu), (cpu_backend, cpu) = calls
+    assert (gpu_backend, gpu["device_id"]) == ("cpu:gloo,cuda:nccl", torch.device("cuda", 1))
+    assert (cpu_backend, cpu["device_id"]) == ("gloo", None)
+    assert 10 < gpu["timeout"].total_seconds() / 60 <= 12
+
+
+def test_a_wait_with_a_timeout_ends(monkeypatch):
+    """A rank that does not arrive, and one that fails while others wait for it."""
+    peers = SimpleNamespace(failure=None)
+    monkeypatch.setattr(distributed, "_group", SimpleNamespace(peers=peers))
+    never = SimpleNamespace(is_completed=lambda: False)
+    with pytest.raises(LateRankError, match=r"0\.0001 minutes \(runtime\.timeout_minutes\)"):
+        distributed._wait(never, 0.006)
+    peers.failure = Failure(1, 2, "")
+    with pytest.raises(PeerFailedError, match="another rank"):
+        distributed._wait(never, None)

@@ -9,11 +9,15 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 
+from edm2.params import UserError
+from edm2.runtime import peers
 from edm2.runtime.failures import explain, prepare_streams, report
 from edm2.runtime.files import replacing
-from edm2.runtime.interruption import Interrupted
+from edm2.runtime.interruption import SIGNALS, Interrupted, raise_at_signals
+from edm2.runtime.peers import LateRankError, Peers
 
 
 @pytest.mark.parametrize(
@@ -99,11 +103,19 @@ def test_a_failed_compilation_names_the_compiler_and_the_param():
 
 def test_the_environment_asks_for_tracebacks(capsys, monkeypatch):
     monkeypatch.delenv("EDM2_TRACEBACK", raising=False)
-    report("what is wrong", ValueError("x"))
-    assert capsys.readouterr().err == "what is wrong\n"
+    assert report("stage", UserError("what is wrong")) == 2
+    assert capsys.readouterr().err == "stage: what is wrong\n"
     monkeypatch.setenv("EDM2_TRACEBACK", "1")
-    report("what is wrong", ValueError("x"))
-    assert capsys.readouterr().err.splitlines() == ["ValueError: x", "what is wrong"]
+    report("stage", UserError("what is wrong"))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.endswith("UserError: what is wrong")
+    assert last == "stage: what is wrong"
+
+
+def test_a_bug_has_its_traceback_and_status_1(capsys, monkeypatch):
+    monkeypatch.delenv("EDM2_TRACEBACK", raising=False)
+    assert report("stage", ValueError("x")) == 1
+    assert capsys.readouterr().err == "ValueError: x\n"
 
 
 def test_torchrun_gets_the_message(tmp_path, monkeypatch):
@@ -111,8 +123,8 @@ def test_torchrun_gets_the_message(tmp_path, monkeypatch):
 
     path = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
-    report("what is wrong", ValueError("x"))
-    assert ProcessFailure(0, 1, 2, str(path)).message == "what is wrong"
+    report("stage", UserError("what is wrong"))
+    assert ProcessFailure(0, 1, 2, str(path)).message == "stage: what is wrong"
 
 
 @pytest.mark.parametrize(
@@ -134,8 +146,67 @@ def test_the_main_process_says_what_is_wrong_and_others_only_if_nobody_ends_them
 
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr("time.sleep", sleep)
-    report("what is wrong", ValueError("x"))
-    assert capsys.readouterr().err == "what is wrong\n" * printed
+    report("stage", UserError("what is wrong"))
+    assert capsys.readouterr().err == "stage: what is wrong\n" * printed
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Ranks 0 and 1 of a group; `report` is called by rank 1."""
+    store = dist.HashStore()
+    both = [Peers(store, rank, 2, timeout=0.004) for rank in (0, 1)]
+    monkeypatch.setattr(peers, "GRACE", 0.01)
+    monkeypatch.setattr(peers, "_current", both[1])
+    return both
+
+
+GLOO = "[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4711"
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("my own"), RuntimeError(GLOO), Interrupted(signal.SIGTERM), ValueError()]
+)
+def test_a_rank_that_fails_later_is_silent_and_ends_with_the_status_of_the_first(
+    two, capsys, error
+):
+    assert two[0].is_first_to_fail()
+    two[0].publish(138, "the first")
+    assert report("stage", error) == 138
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_rank_that_fails_tells_the_others(two, capsys):
+    assert report("stage", Interrupted(signal.SIGUSR1)) == 138
+    assert capsys.readouterr().err.startswith("stage: stopped by SIGUSR1; ")
+    assert two[0].first_failure().status == 138
+
+
+def test_a_lost_connection_is_said_with_the_places_of_the_others_if_nobody_knows_why(two, capsys):
+    assert report("stage", RuntimeError(f"{GLOO}\nmore")) == 1
+    line = f"stage: rank 1: {GLOO}. rank 0 is silent.\n"
+    assert capsys.readouterr().err == line
+    assert two[0].first_failure().message + "\n" == line
+
+
+def test_a_rank_that_does_not_arrive_is_named(two, capsys):
+    report("stage", LateRankError("another rank has not arrived"))
+    assert capsys.readouterr().err == (
+        "stage: rank 1: another rank has not arrived. rank 0 is silent.\n"
+    )
+
+
+def test_the_launchers_signal_does_not_cut_the_message(two, capsys, monkeypatch):
+    raise_at_signals()
+    monkeypatch.setattr(
+        two[1], "is_first_to_fail", lambda: os.kill(os.getpid(), signal.SIGTERM) or True
+    )
+    try:
+        assert report("stage", UserError("what is wrong")) == 2
+    finally:
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert capsys.readouterr().err == "stage: what is wrong\n"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

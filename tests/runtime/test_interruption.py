@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from edm2.runtime import interruption
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -22,16 +24,17 @@ def run_code(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-SECOND_CTRL_C = """
-interruption.SECONDS_OF_ONE_CTRL_C = 0.0
+SECOND_SIGNAL = """
+interruption.SECONDS_OF_ONE_SIGNAL = 0.0
 print("a note")
-{}:
-    os.kill(os.getpid(), signal.SIGINT)
-    os.kill(os.getpid(), signal.SIGINT)
+{0}:
+    os.kill(os.getpid(), signal.{1})
+    os.kill(os.getpid(), signal.{1})
     print("not reached")
 """
 
 
+@pytest.mark.parametrize(("second", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 @pytest.mark.parametrize(
     "block",
     [
@@ -40,9 +43,21 @@ print("a note")
     ],
     ids=["collected", "raised"],
 )
-def test_a_second_ctrl_c_writes_buffered_output(block: str) -> None:
-    result = run_code(SECOND_CTRL_C.format(block))
-    assert (result.returncode, result.stdout) == (130, "a note\n")
+def test_a_second_signal_stops_at_once_and_writes_buffered_output(
+    block: str, second: str, status: int
+) -> None:
+    """torchrun sends SIGTERM to its processes after a second Ctrl-C."""
+    result = run_code(SECOND_SIGNAL.format(block, second))
+    assert (result.returncode, result.stdout) == (status, "a note\n")
+
+
+def test_a_warning_and_the_end_of_the_time_are_one_request_to_stop(monkeypatch) -> None:
+    monkeypatch.setattr(interruption, "SECONDS_OF_ONE_SIGNAL", 0.0)
+    monkeypatch.setattr(interruption, "exit_at_once", lambda status: pytest.fail(str(status)))
+    with interruption.signals() as received:
+        for signum in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), signum)
+    assert received == [signal.SIGUSR1]
 
 
 def test_exit_at_once_ignores_a_closed_pipe() -> None:
@@ -50,7 +65,7 @@ def test_exit_at_once_ignores_a_closed_pipe() -> None:
     assert (result.returncode, result.stderr) == (7, "")
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_signals_raise_an_interruption_once(signum: int, status: int) -> None:
     """`except Exception` lets it pass; a launcher's second signal does not interrupt the clean-up."""
     result = run_code(

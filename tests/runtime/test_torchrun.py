@@ -1,7 +1,9 @@
 """The launcher exits with the status of the process that failed first, and prints no report."""
 
 import logging
+import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,8 +11,9 @@ pytest.importorskip("torch.distributed.run")
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher import api
 
-from edm2.runtime.torchrun import main
+from edm2.runtime.torchrun import main, restarting_agent
 
 FAILED = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file="<N/A>")
 KILLED = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="<N/A>")
@@ -29,10 +32,15 @@ KILLED = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="<N/A>")
     ],
 )
 def test_the_status_is_that_of_the_process(monkeypatch, capsys, error, status, printed):
-    def torchrun():
+    def torchrun(arguments):
+        assert "SIGUSR1" in arguments[arguments.index("--signals-to-handle") + 1]
+        assert arguments[2:] == ["-m", "stage"]
         raise error
 
+    monkeypatch.setattr("sys.argv", ["torchrun.py", "-m", "stage"])
     monkeypatch.setattr("torch.distributed.run.main", torchrun)
+    monkeypatch.setattr(api, "LocalElasticAgent", api.LocalElasticAgent)  # restored after the test
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "7")  # the user's stays
     try:
         with pytest.raises(SystemExit) as end:
             main()
@@ -40,3 +48,32 @@ def test_the_status_is_that_of_the_process(monkeypatch, capsys, error, status, p
         logging.disable(logging.NOTSET)
     assert end.value.code == status
     assert capsys.readouterr().err == printed
+    assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "left", "printed"),
+    [
+        ([-9, 1], 2, "starting the processes again (2 of 3)"),
+        ([1], 2, "starting the processes again (2 of 3)"),
+        ([2, 2], 0, ""),  # wrong input
+        ([143], 0, ""),  # SIGTERM to one process
+        ([138, -9], 0, ""),
+        ([], 2, ""),
+    ],
+)
+def test_processes_whose_end_is_final_are_not_started_again(capsys, statuses, left, printed):
+    class Agent:
+        _remaining_restarts = 2
+
+        def _monitor_workers(self, group):
+            return group.result
+
+    failures = {rank: SimpleNamespace(exitcode=status) for rank, status in enumerate(statuses)}
+    group = SimpleNamespace(
+        result=SimpleNamespace(failures=failures), spec=SimpleNamespace(max_restarts=3)
+    )
+    agent = restarting_agent(Agent)()
+    assert agent._monitor_workers(group) is group.result
+    assert agent._remaining_restarts == left
+    assert (printed in capsys.readouterr().err) if printed else not capsys.readouterr().err

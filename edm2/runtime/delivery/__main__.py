@@ -16,6 +16,7 @@ from edm2.params.checks import project_root
 from edm2.runtime.delivery.courier import ALIVE, FAILED, IDLE, MARK, NOTE, READY
 from edm2.runtime.delivery.deliver import Deliverer, describe
 from edm2.runtime.delivery.outbox import Outbox, outboxes
+from edm2.runtime.interruption import SIGNALS
 
 PARENT = os.getppid()
 SECONDS_BETWEEN = 10.0
@@ -28,7 +29,7 @@ class DeadlineReached(BaseException):
 
 
 def main() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in (*SIGNALS, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # they are for the run, which then closes stdin
     signal.signal(signal.SIGALRM, _raise_deadline)
     own = Outbox(Path(sys.argv[1]))
