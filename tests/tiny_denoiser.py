@@ -92,6 +92,7 @@ def make_task(
     precision: str = "fp32",
     channels_last: bool = False,
     perturbed: bool = True,
+    compiled: bool = False,
     data_parallel: str = "ddp",
     activation_checkpointing: bool = False,
     **changes: Any,
@@ -104,11 +105,12 @@ def make_task(
     runtime = SimpleNamespace(
         data_parallel=data_parallel,
         activation_checkpointing=activation_checkpointing,
-        compile=False,
+        compile=compiled,
         channels_last=channels_last,
     )
     prepare_training(denoiser, runtime, CPU)
-    return DenoiserTask(denoiser, average or SummingAverage(denoiser), params, 1, CPU)
+    average = average or SummingAverage(denoiser)
+    return DenoiserTask(denoiser, average, params, 1, CPU, compiled)
 
 
 def make_batch(seed: int = 0, count: int = BATCH) -> Batch:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edm2.diffusion.backbone import Backbone, Shape
-from edm2.diffusion.layers import Layer, fourier_embedding
+from edm2.diffusion.layers import Layer, force_norms, fourier_embedding
 from edm2.diffusion.objective import Objective
 from edm2.params.configs import CONFIGS, ConfigName, TrainingConfig
 from edm2.params.resolution import at_size
@@ -67,9 +67,7 @@ class Denoiser(nn.Module):
 
     def force_norms(self) -> None:
         """Set all weights back to norm √fan-in if the config forces norms; called before each step."""
-        for module in self.modules():
-            if isinstance(module, Layer):
-                module.force_norm()
+        force_norms(self)
 
     def _one_hot(
         self, labels: torch.Tensor | None, count: int, device: torch.device

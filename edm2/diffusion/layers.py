@@ -143,12 +143,25 @@ class Layer(nn.Module):
         """The weight, with norm 1 of each output unit, or 1/0.596 after a SiLU."""
         return unit_magnitude(self.weight, self.dims, self.input_scale / math.sqrt(self.fan_in))
 
-    @torch.no_grad()
-    def force_norm(self) -> None:
-        """If the config forces norms, set each output unit's weights to norm √n (EDM2 Section 2.3)."""
-        if self.forced:
-            weight = local(self.weight)
-            weight.mul_(inverse_magnitude(weight, self.dims))
+
+@torch.no_grad()
+def force_norms(module: nn.Module) -> None:
+    """Set each output unit's weights to norm √n in layers with forced norms (EDM2 Section 2.3).
+
+    w / (ε + ‖w‖/√n), n the fan-in, by few operations on the norms of all layers.
+    """
+    layers = [m for m in module.modules() if isinstance(m, Layer) and m.forced]
+    if not layers:
+        return
+    weights = [local(layer.weight) for layer in layers]
+    scales = [
+        torch.linalg.vector_norm(weight, dim=layer.dims, keepdim=True, dtype=torch.float32)
+        for layer, weight in zip(layers, weights, strict=True)
+    ]
+    torch._foreach_div_(scales, [math.sqrt(layer.fan_in) for layer in layers])
+    torch._foreach_add_(scales, EPSILON)
+    torch._foreach_reciprocal_(scales)
+    torch._foreach_mul_(weights, scales)
 
 
 @contextlib.contextmanager

@@ -80,9 +80,8 @@ class Dinov2(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float32 [N, 3, S, S] in [0, 255], S a multiple of 14 → [N, 1024]."""
-        mean, std = (
-            255 * images.new_tensor(x).reshape(3, 1, 1) for x in (imagenet.MEAN, imagenet.STD)
-        )
+        scales = (255 * torch.tensor(x).reshape(3, 1, 1) for x in (imagenet.MEAN, imagenet.STD))
+        mean, std = (scale.to(images.device, non_blocking=True) for scale in scales)
         patches = self.patch_embed["proj"]((images - mean) / std)  # [N, D, S / 14, S / 14]
         tokens = patches.flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), tokens], dim=1)

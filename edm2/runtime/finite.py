@@ -30,7 +30,8 @@ def require_finite(values: torch.Tensor | NDArray[Any], what: str, remedy: str) 
 
 def nonfinite_rows(values: torch.Tensor) -> list[int]:
     """The indices along the first axis with a value that is NaN or infinite."""
-    return (~values.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    finite = values.isfinite().flatten(1).all(1).tolist()
+    return [row for row, ok in enumerate(finite) if not ok]
 
 
 def nonfinite_tensors(tree: Any) -> list[str]:

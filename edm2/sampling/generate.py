@@ -44,9 +44,10 @@ def seed_churn(
     seeds: Sequence[int], shape: tuple[int, ...], sampling: Sampling, device: torch.device
 ) -> Churn:
     """Churn whose noise depends on the seed and the step alone."""
+    numbers = torch.tensor(seeds, device=device)  # copied once, not in each step
     return Churn(
         sampling.churn,
-        lambda step: seed_noise(seeds, shape, device, f"sampling/churn/{step}"),
+        lambda step: normals(0, f"sampling/churn/{step}", numbers, shape),
         sampling.churn_interval,
         sampling.churn_noise,
     )

@@ -28,7 +28,7 @@ class Transform:
         """[N, C, h, w] → [N, C, h, w] or, with a crop, [N, C, side, side]."""
         if not self.flips.any():
             return _crop(z, self.crop, 1)
-        flips = self.flips.to(z.device)
+        flips = self.flips.to(z.device, non_blocking=True)
         z = _flip(z, flips)
         signs = torch.ones(len(z), z.shape[1], device=z.device, dtype=z.dtype)
         if self.flip_channels:
@@ -42,7 +42,8 @@ class Transform:
         Args:
             downscale: image pixels per latent pixel, along each side.
         """
-        return _crop(_flip(images, self.flips.to(images.device)), self.crop, downscale)
+        flips = self.flips.to(images.device, non_blocking=True)
+        return _crop(_flip(images, flips), self.crop, downscale)
 
 
 def random_transform(

@@ -15,8 +15,8 @@ def low_pass_mask(images: torch.Tensor) -> torch.Tensor:
     image without any difference is 1 everywhere. Border pixels are repeated outside the image.
     """
     gray = images.float().mean(dim=1, keepdim=True)
-    detail = _filter(gray, _difference_kernel().to(gray)).abs()
-    row = _gaussian_kernel().to(gray)
+    detail = _filter(gray, _difference_kernel().to(gray, non_blocking=True)).abs()
+    row = _gaussian_kernel().to(gray, non_blocking=True)
     blurred = _filter(_filter(detail, row[:, None]), row[None, :])
     low, high = blurred.amin((1, 2, 3), keepdim=True), blurred.amax((1, 2, 3), keepdim=True)
     scale = torch.where(high - low > 1e-6, high - low, torch.ones_like(high))  # flat: no difference

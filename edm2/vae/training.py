@@ -169,9 +169,9 @@ class VaeTask:
                 forward = forwards[k] if count == 1 else self._reconstruct(microbatch)
                 gradient = self._combine_gradients(outputs[k], norms)
                 kl.append(self._backward(forward, gradient, scale, count))
-        for parameter in self.network.parameters():
-            if parameter.grad is not None and scale != 1:
-                parameter.grad /= scale
+        if scale != 1:
+            gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+            torch._foreach_div_(gradients, scale)
         return torch.stack(kl).mean()
 
     def _gradient_scale(self, norms: Mapping[str, torch.Tensor], values: int) -> float:
@@ -184,11 +184,12 @@ class VaeTask:
         """
         if self.dtype != torch.float16:
             return 1.0
-        losses = self.params.losses
-        norm = sum(
-            dict(losses)[name] * (1.0 if losses.gradient_normalization else float(norms[name]))
-            for name in norms
-        )
+        weights = [dict(self.params.losses)[name] for name in norms]
+        if self.params.losses.gradient_normalization:
+            norm = sum(weights)
+        else:  # the host waits for a GPU here, once in a step
+            products = zip(weights, torch.stack(list(norms.values())).tolist(), strict=True)
+            norm = sum(weight * value for weight, value in products)
         if not 0 < norm < math.inf:  # nothing to scale; what is not finite, the loop notices
             return 1.0
         return 2.0 ** round(math.log2(math.sqrt(values) / norm))

@@ -14,6 +14,7 @@ from edm2.diffusion.layers import (
     Layer,
     PositionalEmbedding,
     downsample,
+    force_norms,
     mp_cat,
     mp_silu,
     mp_sum,
@@ -223,7 +224,7 @@ def test_forced_norm_is_the_root_of_fan_in(config):
     with torch.no_grad():
         layer.weight.mul_(7)
     original = layer.weight.detach().clone()
-    layer.force_norm()
+    force_norms(layer)
     if config in "EFG":
         norms = layer.weight.detach().flatten(1).norm(dim=1)
         torch.testing.assert_close(norms, torch.full((12,), math.sqrt(8 * 9)), rtol=1e-3, atol=0)

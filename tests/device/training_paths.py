@@ -1,0 +1,144 @@
+"""Paths of the denoiser's training."""
+
+from collections.abc import Iterator
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from device.fake_cuda import CUDA, Recorder
+from device.path import path
+from tiny_denoiser import CLASSES, diffusion_params
+
+from edm2.data.normalization import Normalization
+from edm2.diffusion.batches import Batch, batches
+from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.objective import EdmObjective
+from edm2.diffusion.setup import denoiser_for
+from edm2.diffusion.training import Average, DenoiserTask
+from edm2.ema import PowerEMA
+from edm2.ema.tracker import TraditionalEMA
+from edm2.params.configs import CONFIGS
+from edm2.runtime.divergence import StepMonitor
+from edm2.runtime.metrics import MetricAccumulator
+
+BATCH, RESOLUTION = 4, 8
+
+FULL_SIZE: dict[str, Any] = {
+    "size": "S",
+    "channels": None,
+    "channel_mult": (1, 2, 3, 4),
+    "res_blocks": 3,
+    "attention_resolutions": None,
+    "dropout": None,
+}
+
+
+def make_task(
+    config: str, precision: str = "bf16", resolution: int = RESOLUTION, **changes: Any
+) -> DenoiserTask:
+    """A training task on the fake device."""
+    values = {
+        "batch": BATCH,
+        "magnitudes_nimg": 3 * BATCH,
+        "magnitudes_of_average": True,
+        **changes,
+    }
+    params = diffusion_params(**values).of(config)
+    runtime = SimpleNamespace(precision=precision, channels_last=True)
+    namespace = SimpleNamespace(diffusion=params, runtime=runtime)
+    with torch.device(CUDA):
+        denoiser = denoiser_for(config, namespace, (4, resolution, resolution), CLASSES)
+    return DenoiserTask(denoiser, make_average(denoiser), params, 0, CUDA)
+
+
+def make_average(denoiser: Denoiser) -> Average:
+    if denoiser.config.average == "power":
+        return PowerEMA(denoiser.unet, [0.05, 0.10])
+    return TraditionalEMA(denoiser.unet, 50_000, 0.05)
+
+
+def make_batch(resolution: int = RESOLUTION) -> Batch:
+    """As `edm2.diffusion.batches` draws it on the device."""
+    shape = (BATCH, 4, resolution, resolution)
+    data, noise = (torch.randn(shape, device=CUDA) for _ in range(2))
+    labels = torch.randint(0, CLASSES, (BATCH,), device=CUDA)
+    return data, noise, torch.randn(BATCH, device=CUDA), labels
+
+
+def train(config: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[str]:
+    """What the training loop does with a task: steps, then what happens at fixed times."""
+    task = make_task(config, **changes)
+    accumulator = MetricAccumulator()
+    schedule = SimpleNamespace(batch=BATCH, duration_nimg=100 * BATCH)
+    run = SimpleNamespace(set_tag=lambda *tag: None)
+    monitor = StepMonitor(schedule, 50 * BATCH, "", list, run, accumulator.latest)
+
+    def step(number: int) -> None:
+        metrics = task.step(make_batch(), number * BATCH)
+        accumulator.add(monitor.add(accumulator.add(metrics), metrics))
+
+    step(1)
+    yield "first step"
+    step(2)
+    yield "step"
+    if "microbatch" in changes:
+        return
+    step(3)
+    yield "step with magnitudes"
+    monitor.counts = torch.zeros(2, dtype=torch.int64)  # what is read is ones
+    monitor.check_steps(3 * BATCH)
+    accumulator.compute_and_reset()
+    yield "log row"
+    task.load_state_dict(task.state_dict())
+    yield "state"
+    for tensors in task.average.snapshots(3 * BATCH).values():
+        assert all(tensor.device == CUDA for tensor in tensors.values())
+    yield "snapshot"
+
+
+for name in CONFIGS:
+    changes = {"magnitudes_of_average": name == "G"}
+    path(f"train {name}", step=0, step_with_magnitudes=0)(partial(train, name, changes))
+    path(f"train {name} in microbatches", step=0)(
+        partial(train, name, {"microbatch": BATCH // 2, "precision": "fp16"})
+    )
+
+
+@path("train G at size S", step=0)
+def full_size(recorder: Recorder) -> Iterator[str]:
+    """A network that is as large as the paper's; its launches do not depend on the batch."""
+    task = make_task("G", resolution=64, **FULL_SIZE)
+    for number, name in ((1, "first step"), (2, "step")):
+        task.step(make_batch(64), number * BATCH)
+        yield name
+
+
+class Latents:
+    """Latents as they are read from shards."""
+
+    shape = (4, RESOLUTION, RESOLUTION)
+    normalization = Normalization(torch.zeros(4), torch.ones(4))
+    samples = None
+
+    def __len__(self) -> int:
+        return 16
+
+    def batch(self, indices: list[int]) -> tuple[torch.Tensor, ...]:
+        values = torch.randn(2, len(indices), *self.shape).half()
+        return values[0], values[1], torch.zeros(len(indices), dtype=torch.int64)
+
+
+@path("stream of latents", batch=0)
+def latents(recorder: Recorder) -> Iterator[str]:
+    """From a thread, through pinned memory, to the device, where noise is drawn."""
+    objective = EdmObjective(CONFIGS["G"])
+    runtime = SimpleNamespace(workers=0, reading="random")
+    start = batches(Latents(), objective, BATCH, 0.1, 0, runtime, CUDA)
+    stream = start(0)
+    next(stream)
+    yield "first batch"
+    data, noise, ln_sigma, labels = next(stream)
+    yield "batch"
+    assert {tensor.device for tensor in (data, noise, ln_sigma, labels)} == {CUDA}
+    stream.close()
