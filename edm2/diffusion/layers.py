@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edm2.diffusion.unit_magnitude import EPSILON, inverse_magnitude, unit_magnitude
+from edm2.diffusion.unit_magnitude import EPSILON, unit_magnitude
 from edm2.params.configs import TrainingConfig
 from edm2.runtime.sharding import local
 

@@ -40,10 +40,10 @@ class _UnitMagnitude(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dims: tuple[int, ...], scale: float) -> torch.Tensor:
         length, root = norm(x, dims), math.sqrt(math.prod([x.shape[d] for d in dims]))
-        factor = (EPSILON + length / root).reciprocal()
+        factor = (length / (root * scale) + EPSILON / scale).reciprocal()  # s·m, in three operations
         ctx.save_for_backward(x, length, factor)
-        ctx.dims, ctx.scale, ctx.root = dims, scale, root
-        return x * (factor * scale).to(x.dtype)
+        ctx.dims, ctx.divisor = dims, root * scale
+        return x * factor.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
@@ -51,6 +51,6 @@ class _UnitMagnitude(torch.autograd.Function):
         wide = x.to(length.dtype)  # coefficients overflow fp16 where x is small
         product = (grad * wide).sum(ctx.dims, keepdim=True)
         tiny = torch.finfo(length.dtype).tiny  # where x is zero, so is the product
-        along_x = -ctx.scale * factor.square() * product / (ctx.root * length.clamp_min(tiny))
-        result = (grad * (factor * ctx.scale)).addcmul_(wide, along_x)
+        along_x = product * factor * factor / length.clamp_min(tiny)
+        result = (grad * factor).addcmul_(wide, along_x, value=-1 / ctx.divisor)
         return result.to(x.dtype), None, None
