@@ -97,6 +97,9 @@ def cost_of(build: Build, passes: int = 1) -> Cost:
 @contextlib.contextmanager
 def _metered() -> Iterator[Meter]:
     """Context in which new tensors are fake, and the generator of random numbers is left as it was."""
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True):
-        with Meter() as meter:
-            yield meter
+    with (
+        torch.random.fork_rng(devices=[]),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        Meter() as meter,
+    ):
+        yield meter

@@ -72,7 +72,9 @@ def dataset_size(params: Params, images: int | None, classes: int | None) -> Dat
     dataset = params.dataset
     layout = latent_layout(params, project_root())
     if layout is None:
-        raise UserError(f"codec.path: {params.codec.path!r}: expected a folder of a VAE that exists.")
+        raise UserError(
+            f"codec.path: {params.codec.path!r}: expected a folder of a VAE that exists."
+        )
     side = dataset.resolution // layout[0]
     shape = (layout[1], side, side)
     if images is not None and classes is not None:

@@ -14,7 +14,9 @@ LEAST_SECONDS, LEAST_RUNS = 0.5, 3  # of a measurement
 START = "import edm2.pipeline.sweep_evaluation, edm2.pipeline.vae_training"  # most of what stages import
 
 
-def seconds_per_image(workload: Workload, device: torch.device, clock: Callable[[], float]) -> float:
+def seconds_per_image(
+    workload: Workload, device: torch.device, clock: Callable[[], float]
+) -> float:
     """The median over some runs of the seconds that a workload takes for one image on one rank.
 
     Trainings run eagerly even with `runtime.compile`, whose compilation would take minutes.

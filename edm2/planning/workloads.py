@@ -1,4 +1,4 @@
-"""The computations that the stages repeat for each image, to be costed on fake tensors or timed on real ones."""
+"""What the stages compute for each image, to be costed on fake tensors or timed on real ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,9 @@ from edm2.vae.network import Autoencoder
 from edm2.vae.training import VaeTask
 
 NEVER = 2**62  # images
-INCEPTION_FLOPS = 2 * 5_700_000_000  # an image of 299×299; torchvision's table says 5.71 GFLOPS (multiply-adds)
+INCEPTION_FLOPS = (
+    2 * 5_700_000_000
+)  # an image of 299×299; torchvision's table says 5.71 GFLOPS (multiply-adds)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def denoiser_training(
             task = DenoiserTask(denoiser, average, diffusion, 0, device, False)
             data = _normal(images * (share // images), *size.latent_shape)
             labels = torch.zeros(len(data), dtype=torch.int64)
-            batch = data, data, data[:, 0, 0, 0], labels
+            batch = data, data, _normal(len(data)), labels
         times = iter(range(diffusion.batch, NEVER, diffusion.batch))
         return lambda passes: task.step(_first(batch, passes * images), next(times))
 
