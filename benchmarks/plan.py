@@ -1,8 +1,8 @@
 """Seconds of each stage: as `edm2 plan --measure` says, and as they are.
 
-`python benchmarks/plan.py FOLDER [--params FILE] [--stages train_vae ...]` makes a project in FOLDER, with the
-params of FILE (default: the repository's) on one thread, plans it, and runs its stages one after the
-other. The table has both, and their ratio; it is also written to FOLDER/plan.csv.
+`python benchmarks/plan.py FOLDER [--params FILE] [--stages train_vae ...]` makes a project in FOLDER with the
+params of FILE (default: the repository's), on one thread, plans it, and runs its stages one after the other.
+The table has both, and their ratio; it is also written to FOLDER/plan.csv.
 """
 
 import argparse
