@@ -109,7 +109,11 @@ class Planner:
             if rates is None
             else sum(count / (rates[precision] * 1e12) / HOUR for precision, count in flops)
         )
-        peaks = [cost.peak_bytes for _, cost in costs if cost is not None]
+        known = [cost for _, cost in costs if cost is not None]
+        resting = sum(
+            cost.resting_bytes for cost in known
+        )  # all networks of a stage stay in memory
+        peaks = [resting + cost.peak_bytes - cost.resting_bytes for cost in known]
         return Row(
             stage.name,
             stage.images,
