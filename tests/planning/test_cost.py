@@ -8,7 +8,7 @@ from edm2.params import load
 from edm2.params.presets import preset_text
 from edm2.planning.cost import CPU, Meter, cost_of
 from edm2.planning.dataset import DatasetSize
-from edm2.planning.workloads import classifier_training, denoiser_training, denoising, vae_training
+from edm2.planning.workloads import denoiser_training, denoising
 
 MIB = 2**20
 IMAGENET = DatasetSize(1000, 10, 1000, 512, (4, 64, 64), 1.0, False)
@@ -67,12 +67,11 @@ def test_nothing_is_computed_or_drawn():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-# multiply-adds of an image in EDM2 Table 2, in 10⁹, with element-wise operations
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "published"), [("xs", 45.5), ("xxl", 552.1)])
-def test_a_forward_pass_has_the_published_operations(tmp_path, name, published):
-    params = preset(f"imagenet512-{name}", tmp_path)
+def test_a_forward_pass_has_the_published_operations(tmp_path):
+    params = preset("imagenet512-xxl", tmp_path)
     cost = cost_of(denoising("G", params, IMAGENET, 2).build)
+    published = 552.1  # 10⁹ multiply-adds and element-wise operations of an image, EDM2 Table 2
     assert 0.98 * published < cost.flops / 2 / 2 / 1e9 < published
 
 
@@ -88,12 +87,3 @@ def test_a_training_step_at_full_size(tmp_path):
     # in float32 the parameters, their gradients, Adam's two moments and two averages
     assert cost.resting_bytes == pytest.approx(24 * parameters, rel=0.01)
     assert cost.peak_bytes > cost.resting_bytes + 16 * 64 * 64 * 128 * 2 * 10  # activations
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("training", [classifier_training, vae_training])
-def test_trainings_of_other_networks_are_costed(training):
-    workload = training(load(ROOT / "params.yaml"), DIGITS, 1)
-    cost = cost_of(workload.build)
-    assert cost.flops > 0
-    assert cost.peak_bytes > cost.resting_bytes > 0

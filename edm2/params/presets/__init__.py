@@ -196,7 +196,7 @@ def _yaml() -> YAML:
 def _merge(tree: CommentedMap, changes: CommentedMap) -> None:
     """Set the values of `changes`, and their comments where they have some."""
     for key, value in changes.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, CommentedMap) and value:
             _merge(tree[key], value)
             continue
         _set(tree, key, value)
