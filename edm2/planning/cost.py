@@ -83,13 +83,17 @@ class Meter(TorchDispatchMode):
         self.now -= self._sizes.pop(key)
 
 
-def cost_of(build: Build, passes: int = 1) -> Cost:
-    """The cost of a workload's second run: in the first, optimizers make their state."""
+def cost_of(build: Build, passes: int = 1, trains: bool = True) -> Cost:
+    """The cost of one run of a workload.
+
+    Args:
+        trains: whether it has an optimizer, which makes its state in a first run that is not counted.
+    """
     with _metered() as meter:
         run = build(CPU)
-        run(1)
-        resting = meter.peak = meter.now
-        before = meter.flops
+        if trains:
+            run(1)
+        resting, meter.peak, before = meter.now, meter.now, meter.flops
         run(passes)
     return Cost(meter.flops - before, meter.peak, resting)
 

@@ -86,6 +86,7 @@ class Planner:
         Args:
             clock: times workloads on this machine; None: nothing runs.
         """
+        # fake modules cannot change their layout, which takes no memory anyway
         runtime = params.runtime.model_copy(update={"channels_last": False})
         self.fake_params = params.model_copy(update={"runtime": runtime})
         self.params, self.device, self.clock = params, device, clock
@@ -132,7 +133,8 @@ class Planner:
             return None
         if id(workload) not in self._costs:
             self._workloads.append(workload)
-            self._costs[id(workload)] = cost_of(workload.build, min(2, workload.passes))
+            passes = min(2, workload.passes)
+            self._costs[id(workload)] = cost_of(workload.build, passes, workload.trains)
         return self._costs[id(workload)]
 
     def _flops(self, workload: Workload) -> int:

@@ -119,27 +119,29 @@ def _reconstruction(images: Images, count: int) -> tuple[Part, ...]:
 def _of_a_config(
     config: ConfigName, params: Params, size: DatasetSize, images: Images
 ) -> Iterator[Stage]:
-    guide = params.guide_of(config)
-    for stage, which, trained in (
-        ("train_diffusion", params, params.ema.source == "training"),
-        ("train_guide", guide, params.guidance.guide == "trained"),
-    ):
-        nothing = Stage(f"{stage}@{config}", 0)
-        yield _training(stage, config, which, size) if trained else nothing
+    guide, count = params.guide_of(config), parameters(config, params, size)
+    separate = params.guidance.guide in ("trained", "published")
+    guide_count = parameters(config, guide, size) if separate else count
+    nothing = Stage(f"train_diffusion@{config}", 0)
+    own = params.ema.source == "training"
+    yield _training("train_diffusion", config, params, size, count) if own else nothing
+    if params.guidance.guide == "trained":
+        yield _training("train_guide", config, guide, size, guide_count)
+    else:
+        yield Stage(f"train_guide@{config}", 0)
     yield Stage(f"snapshot_emas@{config}", 0)
-    sweep, numbers = sweep_of(config, params), STORED_BYTES[params.sweep.dtype]
-    other = guide if params.guidance.guide in ("trained", "published") else params
-    stored = sweep.networks * parameters(config, params, size)
-    stored += sweep.guides * parameters(config, other, size)
-    yield Stage(f"sweep_ema@{config}", 0, disk_bytes=numbers * stored)
-    yield _evaluation(config, params, other, size, images)
+    sweep, number = sweep_of(config, params), STORED_BYTES[params.sweep.dtype]
+    stored = sweep.networks * count + sweep.guides * guide_count
+    yield Stage(f"sweep_ema@{config}", 0, disk_bytes=number * stored)
+    yield _evaluation(config, params, guide if separate else params, size, images)
 
 
-def _training(stage: str, config: ConfigName, params: Params, size: DatasetSize) -> Stage:
-    """The training of a denoiser: snapshots in 16 bits, the last network in 32."""
+def _training(
+    stage: str, config: ConfigName, params: Params, size: DatasetSize, count: int
+) -> Stage:
+    """The training of a denoiser of `count` parameters: snapshots in 16 bits, the last network in 32."""
     ranks, duration = ranks_of(stage, params), params.diffusion.duration_nimg
     step = workloads.denoiser_training(config, params, size, ranks)
-    count = parameters(config, params, size)
     traditional = params.resolved(config).average == "traditional"
     averages = 1 if traditional else len(params.ema.ema_lengths)
     snapshots = duration // params.ema.snapshot_nimg * averages

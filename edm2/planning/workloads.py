@@ -39,6 +39,7 @@ class Workload:
         images: of one forward pass.
         passes: forward passes of one step on a rank, over which gradients accumulate.
         precision: of its convolutions and matrix products.
+        trains: whether it has an optimizer.
         flops: of one image, where `build` is None.
         key: the field of params that sets `images`, if one does.
         resized: the same workload with another number of images in a forward pass.
@@ -48,6 +49,7 @@ class Workload:
     images: int = 1
     passes: int = 1
     precision: str = "fp32"
+    trains: bool = False
     flops: int = 0
     key: str = ""
     resized: Callable[[int], "Workload"] | None = None
@@ -87,6 +89,7 @@ def denoiser_training(
         images,
         share // images,
         params.runtime.precision,
+        trains=True,
         key="diffusion.microbatch",
         resized=lambda count: denoiser_training(config, params, size, ranks, count),
     )
@@ -124,7 +127,7 @@ def classifier_training(params: Params, size: DatasetSize, ranks: int) -> Worklo
             labels = torch.zeros(images, dtype=torch.int64)
         return lambda passes: task.step((pixels, labels), params.features.batch)
 
-    return Workload(build, images)
+    return Workload(build, images, trains=True)
 
 
 def vae_training(
@@ -160,6 +163,7 @@ def vae_training(
         images,
         share // images,
         params.runtime.precision,
+        trains=True,
         key="vae.microbatch",
         resized=lambda count: vae_training(params, size, ranks, count),
     )
