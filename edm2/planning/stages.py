@@ -177,8 +177,6 @@ def _evaluation(
 
 def parameters(config: ConfigName, params: Params, size: DatasetSize) -> int:
     """Parameters of the raw network."""
-    runtime = params.runtime.model_copy(update={"channels_last": False})
-    plain = params.model_copy(update={"runtime": runtime})
     with torch.device("meta"):
-        denoiser = denoiser_for(config, plain, size.latent_shape, size.classes)
+        denoiser = denoiser_for(config, params, size.latent_shape, size.classes)
     return sum(parameter.numel() for parameter in denoiser.unet.parameters())
