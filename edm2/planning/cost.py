@@ -32,7 +32,7 @@ class Cost:
     Attributes:
         flops: floating-point operations of convolutions and matrix products, two per multiply-add.
         peak_bytes: most memory of tensors that were alive at once.
-        resting_bytes: memory of those that are alive between two runs.
+        resting_bytes: memory of those that are alive after the run, gradients included.
     """
 
     flops: int
@@ -83,19 +83,13 @@ class Meter(TorchDispatchMode):
         self.now -= self._sizes.pop(key)
 
 
-def cost_of(build: Build, passes: int = 1, trains: bool = True) -> Cost:
-    """The cost of one run of a workload.
-
-    Args:
-        trains: whether it has an optimizer, which makes its state in a first run that is not counted.
-    """
+def cost_of(build: Build, passes: int = 1) -> Cost:
+    """The cost of one run of a workload. Optimizers have their state before the first run."""
     with _metered() as meter:
         run = build(CPU)
-        if trains:
-            run(1)
-        resting, meter.peak, before = meter.now, meter.now, meter.flops
+        meter.peak, before = meter.now, meter.flops
         run(passes)
-    return Cost(meter.flops - before, meter.peak, resting)
+        return Cost(meter.flops - before, meter.peak, meter.now)
 
 
 @contextlib.contextmanager

@@ -133,8 +133,7 @@ class Planner:
             return None
         if id(workload) not in self._costs:
             self._workloads.append(workload)
-            passes = min(2, workload.passes)
-            self._costs[id(workload)] = cost_of(workload.build, passes, workload.trains)
+            self._costs[id(workload)] = cost_of(workload.build, min(2, workload.passes))
         return self._costs[id(workload)]
 
     def _flops(self, workload: Workload) -> int:

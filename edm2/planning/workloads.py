@@ -39,7 +39,6 @@ class Workload:
         images: of one forward pass.
         passes: forward passes of one step on a rank, over which gradients accumulate.
         precision: of its convolutions and matrix products.
-        trains: whether it has an optimizer.
         flops: of one image, where `build` is None.
         key: the field of params that sets `images`, if one does.
         resized: the same workload with another number of images in a forward pass.
@@ -49,7 +48,6 @@ class Workload:
     images: int = 1
     passes: int = 1
     precision: str = "fp32"
-    trains: bool = False
     flops: int = 0
     key: str = ""
     resized: Callable[[int], "Workload"] | None = None
@@ -89,7 +87,6 @@ def denoiser_training(
         images,
         share // images,
         params.runtime.precision,
-        trains=True,
         key="diffusion.microbatch",
         resized=lambda count: denoiser_training(config, params, size, ranks, count),
     )
@@ -127,7 +124,7 @@ def classifier_training(params: Params, size: DatasetSize, ranks: int) -> Worklo
             labels = torch.zeros(images, dtype=torch.int64)
         return lambda passes: task.step((pixels, labels), params.features.batch)
 
-    return Workload(build, images, trains=True)
+    return Workload(build, images)
 
 
 def vae_training(
@@ -163,7 +160,6 @@ def vae_training(
         images,
         share // images,
         params.runtime.precision,
-        trains=True,
         key="vae.microbatch",
         resized=lambda count: vae_training(params, size, ranks, count),
     )
