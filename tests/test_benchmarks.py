@@ -122,6 +122,29 @@ def test_sweep(finished):
     assert sum(float(row[2].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.5)
 
 
+def test_evaluation(benchmark, finished, monkeypatch, capsys):
+    """In a project of its own. Instead of evaluating, launches write two items, or find them."""
+    script = benchmark("evaluation", f"--project {finished} --launches 1 2 --seed-blocks 2")
+    started = []
+
+    def start_launch(folder, config):
+        assert load(folder / "params.yaml").evaluation.seed_blocks == 2
+        assert (folder / "models/sweep/G/manifest.json").exists()
+        started.append(folder)
+        items = folder / ".state/fid-G/key/items"
+        items.mkdir(parents=True, exist_ok=True)
+        for name in ("a.json", "b.json", "a.png"):
+            (items / name).touch()
+        return 8.0 / len(set(started))
+
+    monkeypatch.setattr(script, "start_launch", start_launch)
+    monkeypatch.setattr(script, "cpu_seconds", lambda launch: launch)
+    script.main()
+    assert [started.count(folder) for folder in dict.fromkeys(started)] == [2, 4]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [[*line[:2], line[-1]] for line in lines[2:]] == [["1", "2", "1.0"], ["2", "2", "2.0"]]
+
+
 def test_read_digits(finished):
     """Images of the tiny project do not look like digits, so the exit status is 1."""
     command = [sys.executable, str(FOLDER / "read_digits.py"), "--min-accuracy", "0.95"]

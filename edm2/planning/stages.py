@@ -131,7 +131,7 @@ def _of_a_config(
         yield Stage(f"train_guide@{config}", 0)
     yield Stage(f"snapshot_emas@{config}", 0)
     sweep, number = sweep_of(config, params), STORED_BYTES[params.sweep.dtype]
-    stored = sweep.networks * count + sweep.guides * guide_count
+    stored = sweep.networks * count + sweep.guides * guide_count if params.sweep.materialize else 0
     yield Stage(f"sweep_ema@{config}", 0, disk_bytes=number * stored)
     yield _evaluation(config, params, guide if separate else params, size, images)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -156,6 +156,21 @@ def on_main_process(compute: Callable[[], T]) -> T:
     if received[1] is not None:
         raise UserError(received[1])
     return cast(T, received[0])
+
+
+def broadcast_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The main process's tensors, which are on the CPU, on all ranks; what the others pass is ignored."""
+    layout = on_main_process(lambda: {name: (t.shape, t.dtype) for name, t in tensors.items()})
+    if is_main_process():
+        received = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    else:
+        received = {
+            name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in layout.items()
+        }
+    if dist.is_initialized():
+        for name in layout:
+            dist.broadcast(received[name].reshape(-1).view(torch.uint8), 0)
+    return received
 
 
 def broadcast_flag(flag: bool) -> bool:

@@ -73,6 +73,12 @@ def test_snapshots_and_networks_on_the_disk():
     assert stages["train_diffusion@G"].scratch_bytes == 3 * parameters * 5 * 4
 
 
+def test_networks_that_are_not_kept_take_no_disk():
+    sweep = DEFAULT.sweep.model_copy(update={"materialize": False})
+    params = DEFAULT.model_copy(update={"sweep": sweep})
+    assert {s.name: s.disk_bytes for s in stages_of(params, DIGITS)}["sweep_ema@G"] == 0
+
+
 def test_hours_follow_from_operations_and_speed():
     workload = Workload(None, precision="bf16", flops=5_000_000)
     stage = Stage("fid@G", 100, (Part("denoising", workload, 3600), Part("more", workload, 3600)))

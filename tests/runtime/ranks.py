@@ -19,6 +19,7 @@ from edm2.params.section import Training
 from edm2.runtime.distributed import (
     all_reduce,
     barrier,
+    broadcast_tensors,
     data_parallel,
     on_main_process,
     process_group,
@@ -127,7 +128,18 @@ def decisions() -> dict[str, Any]:
         (folder / "1").write_text("x")
         (folder / "2").unlink()
 
-    results: dict[str, Any] = {"value": on_main_process(lambda: rank + 7)}
+    tensors = {
+        "a": torch.tensor([1.5, rank]).half(),
+        "b": torch.tensor(rank + 3),
+        "c": torch.empty(0),
+    }
+    results: dict[str, Any] = {
+        "value": on_main_process(lambda: rank + 7),
+        "tensors": {
+            name: [str(tensor.dtype), tensor.tolist()]
+            for name, tensor in broadcast_tensors(tensors if rank == 0 else {}).items()
+        },
+    }
     try:
         on_main_process(refuse)
     except UserError as error:

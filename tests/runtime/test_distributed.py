@@ -72,6 +72,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_the_main_process_decides(results) -> None:
     assert [r["decisions"]["value"] for r in results] == [7, 7]
+    tensors = {
+        "a": ["torch.float16", [1.5, 0.0]],
+        "b": ["torch.int64", 3],
+        "c": ["torch.float32", []],
+    }
+    assert [r["decisions"]["tensors"] for r in results] == [tensors] * 2
     assert [r["decisions"]["error"] for r in results] == ["by rank 0"] * 2
 
 
