@@ -10,6 +10,7 @@ import pytest
 from tiny import ROOT
 
 from edm2.data.shards import OpenShard
+from edm2.diffusion import build_denoiser
 from edm2.params import load
 from edm2.runtime import checkpoint_parts
 
@@ -37,6 +38,19 @@ def test_train_step(benchmark):
     )
     result = script.measure(script.argument_parser().parse_args())
     assert result["images/s"] == pytest.approx(2 / result["s/step"])
+
+
+def test_parallel(benchmark):
+    """On a single rank: values, gradients, two moments with their steps, and two averages."""
+    script = benchmark("parallel", "--channels 8 --resolution 8 --batch 2 --steps 1")
+    row = script.measure(script.argument_parser().parse_args())
+    denoiser = build_denoiser(channels=8, resolution=8)
+    count, head = (
+        sum(p.numel() for p in module.parameters()) for module in (denoiser, denoiser.head)
+    )
+    steps = len(list(denoiser.parameters()))
+    assert row["state MiB"] * 2**20 == 4 * (6 * count - 2 * head + steps)
+    assert row["kept MiB"] > 0
 
 
 def test_ingest(benchmark, capsys):

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from edm2.data.images import image_sample
+from edm2.data.latents import read_latent_space
 from edm2.data.shards import write_shard
+from edm2.diffusion.precision import denoiser_precision
 from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
 from edm2.pipeline.network_reader import network_identity
@@ -64,6 +66,10 @@ def write_samples(request: SampleRequest, params: Params) -> None:
     """
     device = pick_device(params.runtime)
     with process_group(device):
+        latents = read_latent_space(LATENTS)
+        params = denoiser_precision(
+            params, request.config, latents, request.out, device, trains=False
+        )
         folder = SampleFolder(request, params, Sampler(params, request.config, device))
         denoise = folder.sampler.denoise(request.network, request.guide, request.strength)
         if is_main_process():

@@ -13,12 +13,14 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from edm2.data.latents import read_latent_space
+from edm2.diffusion.precision import denoiser_precision
 from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
 from edm2.pipeline.evaluator import Evaluator, GeneratedImages
 from edm2.pipeline.networks import ALL, SweptNetwork, load_networks
 from edm2.pipeline.outputs import write_table
-from edm2.pipeline.paths import samples_folder, sweep_folder
+from edm2.pipeline.paths import LATENTS, samples_folder, sweep_folder
 from edm2.pipeline.runner import StageContext
 from edm2.reporting.grids import grid_name, write_class_grid, write_strips
 from edm2.reporting.selection import best_of, best_unguided_and_guided, ema_curve, metrics_of
@@ -85,6 +87,8 @@ class SweepEvaluator:
         device: torch.device,
         state: State,
     ) -> None:
+        latents = read_latent_space(LATENTS)
+        params = denoiser_precision(params, config, latents, state.folder, device, trains=False)
         self.title, self.params, self.config = title, params, config
         self.folder = state.items
         self.folder.mkdir(exist_ok=True, parents=True)

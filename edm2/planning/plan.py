@@ -11,6 +11,7 @@ from edm2.planning.dataset import DatasetSize
 from edm2.planning.measure import seconds_per_image, seconds_to_start
 from edm2.planning.stages import Stage, stages_of
 from edm2.planning.workloads import Workload
+from edm2.runtime.precision import with_precision
 
 HOUR = 3600
 
@@ -87,6 +88,8 @@ class Planner:
             clock: times workloads on this machine; None: nothing runs.
         """
         # fake modules cannot change their layout, which takes no memory anyway
+        if params.runtime.precision == "auto":
+            params = with_precision(params, "bf16")  # which it is on GPUs
         runtime = params.runtime.model_copy(update={"channels_last": False})
         self.fake_params = params.model_copy(update={"runtime": runtime})
         self.params, self.device, self.clock = params, device, clock
@@ -133,7 +136,11 @@ class Planner:
             return None
         if id(workload) not in self._costs:
             self._workloads.append(workload)
-            self._costs[id(workload)] = cost_of(workload.build, min(2, workload.passes))
+            cost = cost_of(workload.build, min(2, workload.passes))
+            elsewhere = cost.resting_bytes - cost.resting_bytes // workload.shards
+            self._costs[id(workload)] = Cost(
+                cost.flops, cost.peak_bytes - elsewhere, cost.resting_bytes - elsewhere
+            )
         return self._costs[id(workload)]
 
     def _flops(self, workload: Workload) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from edm2.data.images import max_batch_size
-from edm2.diffusion.setup import denoiser_for
+from edm2.diffusion.setup import denoiser_for, prepare_training
 from edm2.diffusion.training import DenoiserTask
 from edm2.ema.tracker import build_tracker
 from edm2.features.classifier import Classifier
@@ -39,6 +39,7 @@ class Workload:
         images: of one forward pass.
         passes: forward passes of one step on a rank, over which gradients accumulate.
         precision: of its convolutions and matrix products.
+        shards: ranks over which FSDP2 divides what is alive between steps.
         flops: of one image, where `build` is None.
         key: the field of params that sets `images`, if one does.
         resized: the same workload with another number of images in a forward pass.
@@ -48,6 +49,7 @@ class Workload:
     images: int = 1
     passes: int = 1
     precision: str = "fp32"
+    shards: int = 1
     flops: int = 0
     key: str = ""
     resized: Callable[[int], "Workload"] | None = None
@@ -70,10 +72,13 @@ def denoiser_training(
     diffusion = params.diffusion.of(config).changed(
         {"microbatch": images, "magnitudes_nimg": NEVER}
     )
+    sharded = params.runtime.data_parallel == "fsdp"
+    whole = params.runtime.model_copy(update={"data_parallel": "ddp"})  # one process has all
 
     def build(device: torch.device) -> Run:
         with device:
             denoiser = denoiser_for(config, params, size.latent_shape, size.classes)
+            prepare_training(denoiser, whole, device)
             average = build_tracker(denoiser.unet, denoiser.config.average, params.ema)
             task = DenoiserTask(denoiser, average, diffusion, 0, device, False)
             data = _normal(images * (share // images), *size.latent_shape)
@@ -87,6 +92,7 @@ def denoiser_training(
         images,
         share // images,
         params.runtime.precision,
+        shards=ranks if sharded else 1,
         key="diffusion.microbatch",
         resized=lambda count: denoiser_training(config, params, size, ranks, count),
     )

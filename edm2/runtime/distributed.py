@@ -1,6 +1,5 @@
 """The processes of one launch by `torchrun`; a plain `python` is rank 0 of 1."""
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +9,6 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from edm2.params import UserError
 
@@ -73,22 +70,6 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def data_parallel(module: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
-    """`module`, optionally compiled, with gradients averaged over the ranks if there are several."""
-    if compiled:
-        module = cast(nn.Module, torch.compile(module))
-    if not dist.is_initialized():
-        return module
-    return DistributedDataParallel(module, [device] if device.type == "cuda" else None)
-
-
-def synchronized(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Context of the backward pass of one microbatch: ranks exchange gradients in the last one only."""
-    if isinstance(module, DistributedDataParallel) and not last:
-        return module.no_sync()
-    return contextlib.nullcontext()
 
 
 def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch.Tensor:
