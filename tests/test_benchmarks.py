@@ -1,6 +1,7 @@
 """The benchmarks run at tiny sizes. Their timings are not tested."""
 
 import importlib
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -106,6 +107,19 @@ def test_starts(benchmark, tmp_path):
             values.append(script.measure(way, tmp_path / str(count))["start"]["MB read"])
     assert read["index"][1] == pytest.approx(read["index"][0], rel=0.01)
     assert read["headers"][1] > 1.8 * read["headers"][0]
+
+
+def test_plan(benchmark, tmp_path, monkeypatch):
+    script = benchmark("plan")
+    project = tmp_path / "project"
+    script.make_project(project, ROOT / "params.yaml")
+    assert load(project / "params.yaml").runtime.threads == 1
+    stages = [{"stage": "prepare", "seconds": 3.0}, {"stage": "fid@G", "seconds": 5.0}]
+    answers = iter([json.dumps({"stages": stages}), "", ""])
+    monkeypatch.setattr(script, "run", lambda *arguments: (4.0, next(answers)))
+    table = script.compare(project, [], False)
+    assert list(table["stage"]) == ["prepare", "fid@G", "total"]
+    assert list(table["ratio"]) == [0.75, 1.25, 1.0]
 
 
 def test_sweep(finished):

@@ -99,7 +99,7 @@ def _commands(page: Page) -> Iterator[tuple[list[str], bool]]:
     for line, complete in lines:
         words = line.split()
         if "edm2" in words and (words[0] in ("edm2", "torchrun")):
-            line = re.sub(r"\$\([^)]*\)", "X", line)
+            line = re.sub(r"\$\([^)]*\)", "X", line).partition(" > ")[0]
             words = shlex.split(line, comments=complete)
             yield words[words.index("edm2") + 1 :], complete
 

@@ -13,6 +13,7 @@ from edm2.cli.ema import ema
 from edm2.cli.evaluate import evaluate
 from edm2.cli.model import model
 from edm2.cli.params import params
+from edm2.cli.plan import plan
 from edm2.cli.project import ProjectContext
 from edm2.cli.sample import sample
 from edm2.cli.track import track
@@ -43,7 +44,7 @@ def edm2(context: click.Context, project: str | None) -> None:
     context.obj = ProjectContext(project)
 
 
-for command in (params, ema, evaluate, sample, compare, model, verify, track):
+for command in (params, plan, ema, evaluate, sample, compare, model, verify, track):
     edm2.add_command(command)
 
 

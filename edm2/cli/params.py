@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from edm2.cli.project import ProjectContext
-from edm2.params.sizes import SIZES
 
 
 @click.group()
@@ -67,32 +66,16 @@ def describe(project: ProjectContext, key: str | None) -> None:
 
 @params.command()
 @click.argument("name", required=False)
-@click.option(
-    "--size",
-    type=click.Choice(list(SIZES), case_sensitive=False),
-    help="A size of the paper; default: S.",
-)
-@click.option("--write", is_flag=True, help="Change the project's params.yaml; default: print it.")
-@click.pass_obj
-def preset(project: ProjectContext, name: str | None, size: str | None, write: bool) -> None:
-    """Set the fields of a known experiment in the project's params.yaml.
+def preset(name: str | None) -> None:
+    """Print the complete params of a known experiment: `edm2 params preset NAME > params.yaml`.
 
-    Without NAME, list the presets. Set dataset.path afterwards.
+    Without NAME, list the presets. A line with EDIT has a path that is yours to set.
     """
-    from edm2.params.errors import UserError
-    from edm2.params.presets import apply_preset, preset_names
-    from edm2.params.yaml_file import read_text
-    from edm2.runtime.files import write_text
+    from edm2.params.presets import PRESETS, preset_text
 
-    if name is None:
-        click.echo("\n".join(preset_names()))
+    if name is not None:
+        click.echo(preset_text(name), nl=False)
         return
-    if name not in preset_names():
-        raise UserError(f"preset {name!r}: expected one of {', '.join(preset_names())}.")
-    file = project.enter() / "params.yaml"
-    text = apply_preset(read_text(file), name, size)
-    if write:
-        write_text(file, text)
-        click.echo(f"{file}: set to {name}. Next: set dataset.path, then edm2 params check.")
-    else:
-        click.echo(text, nl=False)
+    width = max(map(len, PRESETS))
+    for other, preset in PRESETS.items():
+        click.echo(f"{other:{width}}  {preset.about}")

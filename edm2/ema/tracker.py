@@ -10,6 +10,8 @@ from torch.nn.parameter import is_lazy
 
 from edm2.ema.profile import beta, sigma_rel_to_gamma, traditional_beta
 from edm2.ema.snapshot import Snapshot
+from edm2.params.configs import Average
+from edm2.params.ema import Ema
 from edm2.runtime.sharding import local
 
 Tensors = Mapping[str, torch.Tensor]
@@ -216,6 +218,13 @@ class TraditionalEMA(Tracker):
     def snapshots(self, nimg: int) -> dict[Snapshot, dict[str, torch.Tensor]]:
         snapshot = Snapshot.traditional(nimg, self.halflife_nimg, self.rampup)
         return {snapshot: self.tensors(self.halflife_nimg)}
+
+
+def build_tracker(source: nn.Module | Tensors, average: Average, params: Ema) -> Tracker:
+    """The tracker of a config's kind of average."""
+    if average == "power":
+        return PowerEMA(source, params.ema_lengths)
+    return TraditionalEMA(source, params.halflife_nimg, params.halflife_rampup)
 
 
 def _state_dict(module: nn.Module) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from edm2.params.tree import Params
 from edm2.params.yaml_file import read_yaml
 
 
-def load(path: str | Path) -> Params:
+def load(path: str | Path, unchecked: Collection[str] = ()) -> Params:
     """Read and check params.yaml (YAML 1.2, as DVC reads it).
+
+    Args:
+        unchecked: fields whose combinations with others, and whose files, may be wrong.
 
     Raises:
         ParamsError: a key is unknown or missing, a value has the wrong type or is impossible, alone
@@ -39,7 +42,8 @@ def load(path: str | Path) -> Params:
         raise ParamsError(path, _explain_all(error, Params, tree)) from None
     problems = list(_wrong_changes(params))
     if not problems:
-        problems = list(wrong_combinations(params, _ranks(params), project_root()))
+        found = wrong_combinations(params, _ranks(params), project_root())
+        problems = [problem for problem in found if problem.key not in unchecked]
     if problems:
         raise ParamsError(path, problems)
     return params

@@ -13,7 +13,7 @@ from edm2.diffusion.training import DenoiserTask
 from edm2.ema.index import write_index
 from edm2.ema.snapshot import remove_snapshots_after, write_snapshot
 from edm2.ema.store import SnapshotStore
-from edm2.ema.tracker import PowerEMA, TraditionalEMA
+from edm2.ema.tracker import build_tracker
 from edm2.params import Params
 from edm2.params.configs import TrainingConfig
 from edm2.pipeline.outputs import write_curves, write_no_curves
@@ -45,11 +45,7 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     context.run.log_resolved_config(
         {"resolved": {**asdict(config), "precision": params.runtime.precision}}
     )
-    average = (
-        PowerEMA(denoiser.unet, ema.ema_lengths)
-        if config.average == "power"
-        else TraditionalEMA(denoiser.unet, ema.halflife_nimg, ema.halflife_rampup)
-    )
+    average = build_tracker(denoiser.unet, config.average, ema)
 
     def write_snapshots(nimg: int) -> dict[str, float]:
         for snapshot, tensors in average.snapshots(nimg).items():

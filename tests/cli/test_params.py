@@ -5,6 +5,7 @@ from tiny import write_params
 
 from edm2.params import Params
 from edm2.params.loading import fields
+from edm2.params.presets import PRESETS, preset_text
 
 KEYS = [key for key, _ in fields(Params)]
 
@@ -134,21 +135,16 @@ def test_describe_refuses_wrong_params(empty_project, run):
     assert "seed: 'x'" in result.err
 
 
-def test_preset_lists_prints_and_writes(run, empty_project):
-    folder = empty_project({})
-    names = run("params", "preset")
-    assert (names.status, names.out.split()) == (0, ["imagenet-512", "imagenet-64"])
-    before = (folder / "params.yaml").read_text()
-    printed = run("params", "preset", "imagenet-64", "--size", "XS")
-    assert printed.status == 0
-    assert "size: XS" in printed.out
-    assert (folder / "params.yaml").read_text() == before
-    assert run("params", "preset", "imagenet-64", "--size", "XS", "--write").status == 0
-    assert (folder / "params.yaml").read_text() == printed.out
+def test_preset_lists_all_and_prints_one_without_a_project(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = run("params", "preset")
+    assert listed.status == 0
+    assert [line.split()[0] for line in listed.out.splitlines()] == list(PRESETS)
+    printed = run("params", "preset", "photos")
+    assert (printed.status, printed.out) == (0, preset_text("photos"))
 
 
-def test_an_unknown_preset_is_refused(run, empty_project):
-    empty_project({})
-    result = run("params", "preset", "cifar")
-    assert result.status == 2
-    assert "imagenet-512" in result.err
+def test_an_unknown_preset_is_refused(run):
+    result = run("params", "preset", "imagenet512-sx")
+    assert (result.status, result.out) == (2, "")
+    assert "imagenet512-s" in result.err

@@ -1,53 +1,117 @@
-"""Presets: they fit the model, keep the rest of the file, and give the paper's values."""
+"""Presets: complete, valid, and with the published values."""
 
-import pandas as pd
+import re
+from functools import cache
+
 import pytest
 from ruamel.yaml import YAML
 from tiny import ROOT
 
-import edm2
-from edm2.params import load
-from edm2.params.presets import apply_preset, preset_names
+from edm2.params import UserError, load
+from edm2.params.presets import PRESETS, preset_text
 
-DEFAULT = (ROOT / "params.yaml").read_text()
-SIZES = pd.read_csv(f"{edm2.__path__[0]}/reporting/paper/models.csv")
+DEFAULT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Write a preset's params file; its images exist, and it is loaded as outside of a launch."""
-
-    def write(name, size=None):
-        (tmp_path / "images").mkdir(exist_ok=True)
-        text = apply_preset(DEFAULT, name, size)
-        text = text.replace("/data/imagenet/train", str(tmp_path / "images"))
-        (tmp_path / "params.yaml").write_text(text)
-        return tmp_path / "params.yaml"
-
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    return write
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_loads(write, name):
-    params = load(write(name))
-    assert params.evaluation.detector == "inception"
-    assert params.dataset.resolution == int(name.rpartition("-")[2])
-
-
-@pytest.mark.parametrize(("name", "dataset"), [("imagenet-512", "latent"), ("imagenet-64", "rgb")])
-def test_a_size_gives_the_learning_rate_and_dropout_of_the_paper(write, name, dataset):
-    config = load(write(name, "XL")).resolved("G")
-    row = SIZES[SIZES["size"] == "XL"].iloc[0]
-    assert config.lr_ref == row["lr_ref"]
-    assert config.dropout == row["dropout"]
-    expected = {"latent": (-0.4, 1.0, 70_000), "rgb": (-0.8, 1.6, 35_000)}[dataset]
-    assert (config.p_mean, config.p_std, config.lr_decay_batches) == expected
+# EDM2 (arXiv 2312.02696), Tables 2, 3, 5 and 6: million images, learning rate, dropout
+TRAININGS = {
+    "imagenet512-xxs": (2147.5, 0.0170, 0.00),
+    "imagenet512-xs": (2147.5, 0.0120, 0.00),
+    "imagenet512-s": (2147.5, 0.0100, 0.00),
+    "imagenet512-m": (2147.5, 0.0090, 0.10),
+    "imagenet512-l": (1879.0, 0.0080, 0.10),
+    "imagenet512-xl": (1342.2, 0.0070, 0.10),
+    "imagenet512-xxl": (939.5, 0.0065, 0.10),
+    "imagenet64-s": (1073.7, 0.0100, 0.00),
+    "imagenet64-m": (2147.5, 0.0090, 0.10),
+    "imagenet64-l": (1073.7, 0.0080, 0.10),
+    "imagenet64-xl": (671.1, 0.0070, 0.10),
+}
+# by dataset: P_mean, P_std, t_ref, resolution
+DATASETS = {"imagenet512": (-0.4, 1.0, 70_000, 512), "imagenet64": (-0.8, 1.6, 35_000, 64)}
+# autoguidance (arXiv 2406.02507), Table 1, lowest FID of each row: size, guide, its million images,
+# EMA lengths of both, strength
+PAIRS = {
+    "autoguidance-imagenet512-s": ("S", "XS", 134.2, 0.070, 0.125, 2.10),
+    "autoguidance-imagenet512-xxl": ("XXL", "M", 268.4, 0.075, 0.155, 2.05),
+    "autoguidance-imagenet512-s-unconditional": ("S", "XS", 134.2, 0.070, 0.110, 2.85),
+    "autoguidance-imagenet64-s": ("S", "XS", 134.2, 0.045, 0.110, 1.70),
+}
 
 
-def test_other_fields_and_comments_are_kept():
-    text = apply_preset(DEFAULT, "imagenet-512")
+@pytest.fixture(scope="module")
+def load_preset(tmp_path_factory):
+    """Load a preset as it is printed, except for the path of images; outside of a launch."""
+    folder = tmp_path_factory.mktemp("presets")
+
+    @cache
+    def load_preset(name):
+        text = re.sub(r"(path: ).+( # EDIT)", rf"\g<1>{folder}\2", preset_text(name))
+        (folder / "params.yaml").write_text(text, encoding="utf-8")
+        return load(folder / "params.yaml")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WORLD_SIZE", raising=False)
+        yield load_preset
+
+
+def test_there_is_a_preset_for_each_published_training():
+    assert set(PRESETS) == {"digits", "photos", "folder", *TRAININGS, *PAIRS}
+
+
+def test_digits_are_the_params_of_the_repository():
+    assert preset_text("digits") == DEFAULT
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_complete_and_valid(load_preset, name):
+    params = load_preset(name)
+    own_images = params.dataset.path is not None
+    assert ("EDIT" in preset_text(name)) == own_images
+    assert params.runtime.checkpoint_seconds == (900 if own_images else 20)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_trainings_have_the_published_values(load_preset, name):
+    params = load_preset(name)
+    config, (mimg, rate, dropout) = params.resolved("G"), TRAININGS[name]
+    dataset, _, size = name.partition("-")
+    assert params.diffusion.size == size.upper()
+    assert round(params.diffusion.duration_nimg / 1e6, 1) == mimg
+    assert (config.lr_ref, config.dropout, config.batch) == (rate, dropout, 2048)
+    values = (config.p_mean, config.p_std, config.lr_decay_batches, params.dataset.resolution)
+    assert values == DATASETS[dataset]
+    assert (config.lr_rampup_nimg, config.adam_beta2) == (10_000_000, 0.99)
+    assert params.ema.ema_lengths == (0.05, 0.10)
+    assert params.guidance.guide == "none"
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_have_the_published_values(load_preset, name):
+    params = load_preset(name)
+    size, guide_size, guide_mimg, length, guide_length, strength = PAIRS[name]
+    guide = params.guide_of("G").diffusion
+    assert (params.diffusion.size, guide.size) == (size, guide_size)
+    assert round(guide.duration_nimg / 1e6, 1) == guide_mimg
+    unconditional = name.endswith("unconditional")
+    assert params.diffusion.conditional == guide.conditional == (not unconditional)
+    assert params.sweep.ema_lengths == (length,)
+    assert params.guidance.ema_length == guide_length
+    assert params.guidance.strength == (1.0, strength)
+
+
+@pytest.mark.parametrize("name", ["folder", "imagenet512-s"])
+def test_comments_and_other_fields_are_kept(name):
+    text = preset_text(name)
     before, after = (YAML(typ="safe").load(t) for t in (DEFAULT, text))
     assert after["tracking"] == before["tracking"]
-    assert after["vae"] == before["vae"]
-    assert text.count("#") == DEFAULT.count("#")
+    assert after["vae"]["losses"] == before["vae"]["losses"]
+    assert text.count("#") >= DEFAULT.count("#")
+    assert "the best of a coarse search on the digits" not in text
+    blank_lines = [t.splitlines().count("") for t in (DEFAULT, text)]
+    assert blank_lines[0] == blank_lines[1]
+
+
+def test_an_unknown_name_lists_near_ones():
+    with pytest.raises(UserError) as error:
+        preset_text("imagenet-512-s")
+    assert "imagenet512-s" in str(error.value)

@@ -1,49 +1,233 @@
-"""Presets: fields of params.yaml for known experiments, merged into a project's file."""
+"""Presets: complete params files of known experiments.
 
+Each is the digits' params.yaml with the changes of some files in this folder, and of a row below.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from edm2.params.errors import UserError
-from edm2.params.yaml_file import parse_yaml
+from edm2.params.remedies import close_names
+from edm2.params.sizes import PaperDataset, Size
+
+BASE = "digits"
+M = 2**20  # "Mimg" of the paper
+DURATIONS: dict[PaperDataset, dict[Size, int]] = {  # Mimg, EDM2 Tables 2, 3 and 6
+    "imagenet-512": {
+        "XXS": 2048,
+        "XS": 2048,
+        "S": 2048,
+        "M": 2048,
+        "L": 1792,
+        "XL": 1280,
+        "XXL": 896,
+    },
+    "imagenet-64": {"S": 1024, "M": 2048, "L": 1024, "XL": 640},
+}
+MICROBATCHES: dict[Size, int] = {  # that fit 80 GB (`edm2 plan`)
+    "XXS": 256,
+    "XS": 256,
+    "S": 128,
+    "M": 64,
+    "L": 64,
+    "XL": 32,
+    "XXL": 32,
+}
 
 
-def preset_names() -> list[str]:
-    """Names of all presets."""
-    folder = files("edm2.params.presets")
-    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
+class _Representer(RoundTripRepresenter):
+    """Writes null as it is written in params.yaml."""
+
+    def represent_none(self, data: None) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
-def apply_preset(text: str, name: str, size: str | None = None) -> str:
-    """A params file with the fields of a preset set; comments and other fields are kept.
+_Representer.add_representer(type(None), _Representer.represent_none)
 
-    Args:
-        text: of a params.yaml.
-        size: a size of the paper; None: the preset's.
+
+@dataclass(frozen=True)
+class Autoguidance:
+    """A pair of networks with the lowest FID of its row (arXiv 2406.02507, Table 1).
+
+    Attributes:
+        guide_mimg: length of the guide's training.
+        ema_length, guide_ema_length: of the network and of its guide.
+    """
+
+    dataset: PaperDataset
+    size: Size
+    guide: Size
+    guide_mimg: int
+    ema_length: float
+    guide_ema_length: float
+    strength: float
+    conditional: bool = True
+
+    @property
+    def name(self) -> str:
+        suffix = "" if self.conditional else "-unconditional"
+        return f"autoguidance-{_name(self.dataset, self.size)}{suffix}"
+
+
+AUTOGUIDANCE = (
+    Autoguidance("imagenet-512", "S", "XS", 128, 0.070, 0.125, 2.10),
+    Autoguidance("imagenet-512", "XXL", "M", 256, 0.075, 0.155, 2.05),
+    Autoguidance("imagenet-512", "S", "XS", 128, 0.070, 0.110, 2.85, conditional=False),
+    Autoguidance("imagenet-64", "S", "XS", 128, 0.045, 0.110, 1.70),
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A complete params file.
+
+    Attributes:
+        about: one line.
+        layers: files of this folder that change the digits' params, in order.
+        changes: values by key path, set after those.
+    """
+
+    about: str
+    layers: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _name(dataset: PaperDataset, size: Size) -> str:
+    return f"{dataset.replace('-', '')}-{size.lower()}"
+
+
+def _imagenet(dataset: PaperDataset, size: Size) -> Preset:
+    duration = DURATIONS[dataset][size] * M
+    return Preset(
+        f"EDM2-{size} on {dataset}: {duration / 1e6:.1f} million images of training",
+        ("imagenet", dataset.replace("-", "")),
+        {
+            "diffusion.size": size,
+            "diffusion.microbatch": MICROBATCHES[size],
+            "diffusion.duration_nimg": duration,
+        },
+    )
+
+
+def _autoguidance(pair: Autoguidance) -> Preset:
+    main = _imagenet(pair.dataset, pair.size)
+    condition = "" if pair.conditional else ", both without classes"
+    return Preset(
+        f"EDM2-{pair.size} on {pair.dataset} guided by {pair.guide} after "
+        f"{pair.guide_mimg * M / 1e6:.1f} million images{condition}",
+        main.layers,
+        {
+            **main.changes,
+            "diffusion.conditional": pair.conditional,
+            "sweep.ema_lengths": [pair.ema_length],
+            "guidance.guide": "trained",
+            "guidance.strength": [1.0, pair.strength],
+            "guidance.ema_length": pair.guide_ema_length,
+            "guidance.changes": {"size": pair.guide, "duration_nimg": pair.guide_mimg * M},
+        },
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    BASE: Preset("handwritten digits, on a CPU in five minutes: the params.yaml of the repository"),
+    "photos": Preset("crops of ten photographs at 32×32, without a download", ("photos",)),
+    "folder": Preset("your own images at 64×64, on one GPU: set dataset.path", ("folder",)),
+    **{
+        _name(dataset, size): _imagenet(dataset, size)
+        for dataset, durations in DURATIONS.items()
+        for size in durations
+    },
+    **{pair.name: _autoguidance(pair) for pair in AUTOGUIDANCE},
+}
+
+
+@cache
+def preset_text(name: str) -> str:
+    """The params file of a preset, with comments.
 
     Raises:
-        UserError: the text is not YAML, or lacks a section.
+        UserError: there is no such preset.
     """
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 120, True
-    tree = parse_yaml(text, "params.yaml", yaml)
-    preset = YAML(typ="safe").load((files("edm2.params.presets") / f"{name}.yaml").read_text())
-    if size is not None:
-        preset["diffusion"]["size"] = size
-    _merge(tree, preset)
+    if name not in PRESETS:
+        close = close_names(name, PRESETS)
+        meant = f"Did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(f"preset {name!r}: no such preset. {meant}`edm2 params preset` lists all.")
+    preset = PRESETS[name]
+    text = _read(BASE)
+    if not preset.layers:
+        return text
+    yaml = _yaml()
+    tree = yaml.load(text)
+    for layer in preset.layers:
+        _merge(tree, yaml.load(_read(layer)))
+    for key, value in preset.changes.items():
+        *sections, last = key.split(".")
+        section = tree
+        for part in sections:
+            section = section[part]
+        _set(section, last, value)
+    _close_up(tree)
     out = StringIO()
     yaml.dump(tree, out)
-    return out.getvalue()
+    return f"# {name}: {preset.about}.\n{out.getvalue()}"
 
 
-def _merge(tree: Any, changes: dict[str, Any]) -> None:
-    if not isinstance(tree, dict):
-        raise UserError("params.yaml: expected all sections of edm2. See `edm2 params check`.")
+def _read(name: str) -> str:
+    return (files("edm2.params.presets") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _yaml() -> YAML:
+    """A parser that keeps comments, and writes null as it is in params.yaml."""
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 4096, True
+    yaml.Representer = _Representer
+    return yaml
+
+
+def _merge(tree: CommentedMap, changes: CommentedMap) -> None:
+    """Set the values of `changes`, and their comments where they have some."""
     for key, value in changes.items():
-        if isinstance(value, dict) and value:
-            _merge(tree.get(key), value)
-        else:
-            tree[key] = value
+        if isinstance(value, CommentedMap) and value:
+            _merge(tree[key], value)
+            continue
+        _set(tree, key, value)
+        if key in changes.ca.items:
+            _set_comment(tree, key, changes.ca.items[key])
+
+
+def _set(section: CommentedMap, key: str, value: Any) -> None:
+    """Set a field that exists; lists and mappings stay in one line."""
+    if key not in section:
+        raise KeyError(key)
+    if isinstance(value, list | dict):
+        value = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
+        value.fa.set_flow_style()
+    section[key] = value
+
+
+def _set_comment(section: CommentedMap, key: str, tokens: list[Any]) -> None:
+    """Set the comment behind a value; a blank line after it stays."""
+    before = section.ca.items.get(key, [None] * 3)[2]
+    blank = before is not None and before.value.endswith("\n\n")
+    tokens[2].value = tokens[2].value.rstrip("\n") + "\n" * (1 + blank)
+    section.ca.items[key] = tokens
+
+
+def _close_up(tree: CommentedMap) -> None:
+    """Put comments one space behind their values, which may have become shorter."""
+    for tokens in tree.ca.items.values():
+        for token in tokens:
+            if token is not None and not isinstance(token, list):
+                token.start_mark.column = 0
+    for value in tree.values():
+        if isinstance(value, CommentedMap):
+            _close_up(value)

@@ -1,0 +1,1 @@
+"""What an experiment will cost, from its params, before anything is spent."""

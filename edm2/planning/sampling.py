@@ -1,0 +1,89 @@
+"""How many networks a sweep has, and how often sampling one image evaluates them."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from edm2.diffusion.names import PAPER_TENSORS
+from edm2.params import Params
+from edm2.params.configs import ConfigName
+from edm2.params.seams import SAMPLERS
+from edm2.sampling.guidance import ConditionalDenoise, DenoisePair, guided
+from edm2.sampling.solver import Churn
+
+OTHER_GUIDES = ("snapshot", "trained", "published")  # guides that are a network of their own
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The networks of a sweep.
+
+    Attributes:
+        networks: that are evaluated.
+        guides: of the same training that are no networks of the sweep; of another training: all.
+        images: generated images by guidance strength, with those that confirm the best.
+    """
+
+    networks: int
+    guides: int
+    images: dict[float, int]
+
+
+def sweep_of(config: ConfigName, params: Params) -> Sweep:
+    """The networks that params list, as the stage `sweep_ema` makes them."""
+    sweep, guidance, evaluation = params.sweep, params.guidance, params.evaluation
+    end = params.diffusion.of(config).duration_nimg
+    traditional = params.resolved(config).average == "traditional"
+    lengths = ("fixed",) if traditional else sweep.ema_lengths
+    whole = list(product(sweep.nimg or (end,), lengths))
+    entries = () if traditional else sweep.tensors
+    patterns = sum(len(PAPER_TENSORS) if entry == "paper" else 1 for entry in entries)
+    tensors = [(end, sweep.tensors_base)] * (patterns * len(lengths))
+    guides = set()
+    if guidance.guide in OTHER_GUIDES:
+        same = guidance.guide == "snapshot"
+        guides = {
+            (guidance.nimg or (nimg if same else end), guidance.ema_length or length)
+            for nimg, length in whole + tensors
+        }
+        guides -= set(whole) if same else set()
+    networks, per_network = len(whole) + len(tensors), evaluation.seed_blocks * evaluation.samples
+    images = dict.fromkeys(guidance.strength, networks * per_network)
+    if evaluation.confirm:
+        for best in {strength == 1: strength for strength in guidance.strength}.values():
+            images[best] += per_network
+    return Sweep(networks, len(guides), images)
+
+
+def evaluations(params: Params, strength: float) -> tuple[int, int]:
+    """How often one image evaluates the main network, and a guide that is another one.
+
+    The sampler itself is run, on one number and with a network that only counts.
+    """
+    counts: Counter[str] = Counter()
+
+    def network(name: str) -> ConditionalDenoise:
+        def denoise(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            counts[name] += 1
+            return x * 0
+
+        return denoise
+
+    main = network("main")
+    other = network("guide" if params.guidance.guide in OTHER_GUIDES else "main")
+    pair: DenoisePair = lambda *args: (main(*args), other(*args))  # noqa: E731
+    denoise = guided(main, pair, strength, params.guidance.interval)
+    sampling, x = params.sampling, torch.zeros(1, 1, 1, 1)
+    labels = torch.zeros(1, dtype=torch.int64)
+    SAMPLERS[sampling.solver](
+        lambda x, sigma: denoise(x, sigma, labels),
+        x,
+        sampling.steps,
+        sampling.sigma_min,
+        sampling.sigma_max,
+        sampling.rho,
+        churn=Churn(sampling.churn, lambda step: x, sampling.churn_interval, sampling.churn_noise),
+    )
+    return counts["main"], counts["guide"]

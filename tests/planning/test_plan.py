@@ -1,0 +1,116 @@
+"""Plans: sizes on the disk, hours, and what to change if memory is too small."""
+
+import io
+import tarfile
+
+import pytest
+import torch
+from tiny import ROOT
+
+from edm2.data.latents import latent_sample
+from edm2.params import UserError, load
+from edm2.planning.dataset import DatasetSize, dataset_size
+from edm2.planning.gpus import GPUS, gpu_named
+from edm2.planning.plan import Device, Planner
+from edm2.planning.stages import Part, Stage, ranks_of, stages_of
+from edm2.planning.workloads import Workload
+
+GIB = 2**30
+DEFAULT = load(ROOT / "params.yaml")
+DIGITS = DatasetSize(1528, 269, 10, 16, (4, 4, 4), 600.0, True)
+
+
+def linear(images, passes=4, key="diffusion.microbatch"):
+    """A workload whose step needs a GiB and another one for each image."""
+
+    def build(device):
+        kept = torch.empty(GIB, dtype=torch.uint8)
+        return lambda count: (kept, torch.empty(images * GIB, dtype=torch.uint8))
+
+    return Workload(build, images, passes, "fp32", key=key, resized=linear)
+
+
+def planner(device):
+    return Planner(DEFAULT, device)
+
+
+def test_the_digits_are_counted():
+    size = dataset_size(DEFAULT, None, None)
+    assert (size.train + size.held_out, size.classes) == (1797, 10)
+    assert size.latent_shape == (4, 4, 4)
+    assert size.measured
+
+
+def test_numbers_of_a_dataset_may_be_stated():
+    size = dataset_size(DEFAULT, 1000, 7)
+    assert (size.train, size.held_out, size.classes) == (850, 150, 7)
+    assert not size.measured
+    with pytest.raises(UserError) as error:
+        dataset_size(DEFAULT, 1000, None)
+    assert "--classes" in str(error.value)
+
+
+def test_bytes_of_latents_are_those_of_a_shard():
+    latent = torch.zeros(4, 64, 64)
+    sample = latent_sample("00000000", latent, latent, 3)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for ending in ("safetensors", "cls"):
+            member = tarfile.TarInfo(f"00000000.{ending}")
+            member.size = len(sample[ending])
+            tar.addfile(member, io.BytesIO(sample[ending]))
+        expected = tar.offset  # without the end of the archive
+    size = DatasetSize(10, 1, 10, 512, (4, 64, 64), 1.0, False)
+    assert size.latents_on_disk == 10 * expected
+
+
+def test_snapshots_and_networks_on_the_disk():
+    stages = {stage.name: stage for stage in stages_of(DEFAULT, DIGITS)}
+    parameters = stages["sweep_ema@G"].disk_bytes / 2 / 12  # 12 networks in 16 bits
+    # 40 times, two averages in 16 bits; the last network in 32
+    assert stages["train_diffusion@G"].disk_bytes == parameters * (40 * 2 * 2 + 4)
+    # parameters, two moments, two averages
+    assert stages["train_diffusion@G"].scratch_bytes == 3 * parameters * 5 * 4
+
+
+def test_networks_that_are_not_kept_take_no_disk():
+    sweep = DEFAULT.sweep.model_copy(update={"materialize": False})
+    params = DEFAULT.model_copy(update={"sweep": sweep})
+    assert {s.name: s.disk_bytes for s in stages_of(params, DIGITS)}["sweep_ema@G"] == 0
+
+
+def test_hours_follow_from_operations_and_speed():
+    workload = Workload(None, precision="bf16", flops=5_000_000)
+    stage = Stage("fid@G", 100, (Part("denoising", workload, 3600), Part("more", workload, 3600)))
+    row = planner(Device({"bf16": 2e-6, "fp32": 1e-9}, None))._row(stage, None)
+    assert row.flops == 2 * 3600 * 5_000_000
+    assert row.gpu_hours == pytest.approx(5.0)  # at two million operations a second
+    assert row.memory_bytes is None
+
+
+def test_too_little_memory_gives_the_number_of_images_that_fits():
+    stage = Stage("train_diffusion@G", 1, (Part("training", linear(32), 1),))
+    (warning,) = planner(Device(None, 20.5 * GIB))._warnings(stage)
+    # at most 19 images, and a divisor of the 128 of a rank
+    assert "needs 33.0 GiB of 20.5 GiB" in warning
+    assert "Set diffusion.microbatch to 16." in warning
+    assert not list(planner(Device(None, 33.5 * GIB))._warnings(stage))
+
+
+def test_memory_for_no_image_is_said():
+    stage = Stage("train_diffusion@G", 1, (Part("training", linear(8), 1),))
+    (warning,) = planner(Device(None, 1.5 * GIB))._warnings(stage)
+    assert "Not even diffusion.microbatch: 1 fits" in warning
+
+
+def test_ranks_are_those_of_the_launcher():
+    assert ranks_of("fid", DEFAULT) == 1
+
+
+def test_gpus_have_a_speed_in_each_precision():
+    for gpu in GPUS.values():
+        assert gpu.tflops.keys() == {"fp32", "bf16", "fp16"}
+        assert gpu.tflops["fp16"] >= gpu.tflops["fp32"]
+    with pytest.raises(UserError) as error:
+        gpu_named("a100")
+    assert "a100-80gb" in str(error.value)
