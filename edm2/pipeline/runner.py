@@ -133,6 +133,8 @@ def run_stage(
                     )
                 publish(state, declared.outs)
             else:
+                if is_main_process():
+                    state.note(params=declared.values(params))  # for `edm2 clean`
                 with open_run(title, params, state, stage=name, config=config) as tracked:
                     run(StageContext(title, params, config, device, state, tracked))
                     publish(state, declared.outs)

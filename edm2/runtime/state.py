@@ -82,7 +82,7 @@ def open_state(stage: str, fingerprint: str) -> Iterator[State]:
         state = State(folder)
         if is_main_process():
             _wait_for(lock.fileno(), stage)
-            state.results.mkdir(exist_ok=True)
+            state.results.mkdir(parents=True, exist_ok=True)  # `edm2 clean` may have removed it
             remove_partial(folder)
         barrier()
         yield state
