@@ -3,9 +3,12 @@
 #
 # Needs root on Debian or Ubuntu with `apt-get install slurm-wlm munge`, and edm2 with its development tools
 # (`make setup`, then activate .venv). Takes about ten minutes on two cores.
-# usage: examples/slurm/try.sh [FOLDER]    FOLDER: for the project and all logs; default: a temporary one
+# usage: [IMAGES=64000] examples/slurm/try.sh [FOLDER]
+#   FOLDER: for the project and all logs; default: a temporary one
+#   IMAGES: length of the training, a multiple of 6400; it must take about half a minute
 set -euo pipefail
 
+images=${IMAGES:-64000}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 folder=$(realpath -m "${1:-$(mktemp -d)}")
 project=$folder/project
@@ -104,8 +107,25 @@ finished() { # wait until the job $1 has ended; show the last $2 lines of its ou
     scontrol show job "$1" | grep -q JobState=COMPLETED
 }
 
-wait_for() { # until the file pattern $1 exists
-    until compgen -G "$1" >/dev/null; do sleep 0.2; done
+becomes() { # wait until the job $1 is in the state $2
+    until [ "$(squeue --noheader --jobs="$1" --format=%T)" = "$2" ]; do
+        [ "$(squeue --noheader --jobs="$1" --states=all --format=%T)" != COMPLETED ] ||
+            { echo "The training was complete too soon: set IMAGES higher." >&2; exit 1; }
+        sleep 1
+    done
+}
+
+next_checkpoint() { # wait until the training has written another checkpoint
+    local before
+    before=$(checkpoint)
+    while [ "$(checkpoint)" = "$before" ]; do
+        sleep 0.5
+    done
+    echo "checkpoint: $(checkpoint)"
+}
+
+checkpoint() { # the latest one
+    find .state/train_diffusion-G -maxdepth 2 -name "checkpoint-*" -printf '%f\n' 2>/dev/null | sort | tail -n 1
 }
 
 # --- the jobs
@@ -116,24 +136,26 @@ start
 title "SLURM $(sinfo --version | cut -d' ' -f2): two nodes on one host"
 sinfo --Node --format='%N %P %T %c %G'
 
-make_project '{"launch": {"default": "python", "train_diffusion": "srun --ntasks-per-node=1 python -m edm2.runtime.torchrun --nnodes=$SLURM_NNODES --nproc_per_node=$SLURM_GPUS_ON_NODE --rdzv_backend=c10d --rdzv_endpoint=$RENDEZVOUS --rdzv_id=$SLURM_JOB_ID"},
-    "diffusion.duration_nimg": 128000, "diffusion.log_nimg": 12800, "diffusion.magnitudes_nimg": 64000,
-    "ema.snapshot_nimg": 32000, "runtime.checkpoint_seconds": 2}'
+launch="srun --ntasks-per-node=1 python -m edm2.runtime.torchrun"
+launch+=' --nnodes=$SLURM_NNODES --nproc_per_node=$SLURM_GPUS_ON_NODE'
+launch+=' --rdzv_backend=c10d --rdzv_endpoint=$RENDEZVOUS --rdzv_id=$SLURM_JOB_ID'
+make_project '{"launch": {"default": "python", "train_diffusion": "'"$launch"'"}, "runtime.checkpoint_seconds": 1,
+    "diffusion.duration_nimg": '"$images"', "diffusion.log_nimg": 640, "diffusion.magnitudes_nimg": 6400,
+    "ema.snapshot_nimg": '$((images / 10))'}'
 cd "$project"
 nodes=(--nodes=2 --gpus-per-node=1 --cpus-per-task=2)
 
 title "pipeline.sbatch up to the latents"
-job=$(sbatch --parsable "${nodes[@]}" examples/slurm/pipeline.sbatch encode_latents)
+job=$(sbatch --parsable "${nodes[@]}" examples/slurm/pipeline.sbatch encode_latents reference)
 finished "$job"
 
 title "train.sbatch: two nodes of one rank; its time is up, then an urgent job takes the nodes"
 job=$(sbatch --parsable "${nodes[@]}" examples/slurm/train.sbatch G)
-wait_for ".state/train_diffusion-G/*/checkpoint*"
+next_checkpoint
 scancel --batch --signal=USR1 "$job" # what --signal=B:USR1@300 sends
-until [ "$(squeue --noheader --jobs="$job" --format=%T)" = PENDING ]; do sleep 1; done
-scontrol update JobId="$job" StartTime=now # else two minutes after it was requeued
-until [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ]; do sleep 1; done
-sleep 15
+becomes "$job" PENDING
+scontrol update JobId="$job" StartTime=now # SLURM lets a requeued job wait for two minutes
+next_checkpoint
 urgent=$(sbatch --parsable --partition=urgent --nodes=2 --exclusive --wrap "sleep 1")
 finished "$urgent" 1
 scontrol update JobId="$job" StartTime=now
@@ -152,4 +174,6 @@ finished "$collect" 20
 title "Another launcher runs nothing again"
 sed -i 's/srun --ntasks-per-node=1/srun/' params.yaml
 dvc status
-cat reports/ablation.md
+
+title "Clean up"
+edm2 clean --yes
