@@ -1,15 +1,18 @@
 """A stage is started by the launcher that params name for it, with its arguments, once."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import ROOT, STAGES
+from tiny import ROOT, STAGES, write_params
 
 from edm2.params import UserError
 from edm2.params.launch import ONE_PROCESS, launched_ranks, launcher_of
 from edm2.params.launch import STAGES as KNOWN
+from edm2.pipeline import runner
 from edm2.pipeline.launcher import launch
 
 TORCHRUN = "torchrun --nproc_per_node=8"
@@ -99,6 +102,24 @@ def test_a_launcher_that_cannot_start_is_named(
     with pytest.raises(UserError, match=missing[command.split()[0]]) as error:
         launch("prepare", {"launch": {"default": command}})
     assert str(error.value).startswith(f"launch: {command!r} (prepare): ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-launch"]])
+def test_a_launched_stage_runs_with_the_params_of_its_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    calls: list[Any] = []
+    shutil.copy(ROOT / "dvc.yaml", root)
+    write_params(root / "my.yaml", {"launch": TORCHRUN, "seed": 7})
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--params", "my.yaml", *arguments])
+    monkeypatch.setattr(runner, "raise_at_signals", lambda: None)
+    monkeypatch.setattr(runner, "launch", lambda stage, tree: calls.append((stage, tree["launch"])))
+    monkeypatch.setattr(
+        runner, "run_stage", lambda name, run, params, *_: calls.append(params.seed)
+    )
+    runner.main(lambda context: None)
+    assert calls == ([] if arguments else [("prepare", TORCHRUN)]) + [7]
 
 
 def test_params_know_the_stages() -> None:
