@@ -4,7 +4,7 @@
 # Needs root on Debian or Ubuntu with `apt-get install slurm-wlm munge`, and edm2 with its development tools
 # (`make setup`, then activate .venv). Takes about ten minutes on two cores.
 # usage: [IMAGES=64000] examples/slurm/try.sh [FOLDER]
-#   FOLDER: for the project and all logs; default: a temporary one
+#   FOLDER: for the project and all logs; default: a temporary one. What was tried there before is continued.
 #   IMAGES: length of the training, a multiple of 6400; it must take about half a minute
 set -euo pipefail
 
@@ -87,6 +87,7 @@ start() {
 # --- the project
 
 make_project() { # $1: changes of the tiny project's params, as JSON
+    [ ! -e "$project/params.yaml" ] || return 0
     mkdir -p "$project"
     cp -r "$root"/{edm2,stages,examples,dvc.yaml,.dvcignore} "$project"
     (cd "$project" && dvc init -q --no-scm && dvc config cache.type hardlink,symlink,copy)
@@ -125,7 +126,7 @@ next_checkpoint() { # wait until the training has written another checkpoint
 }
 
 checkpoint() { # the latest one
-    find .state/train_diffusion-G -maxdepth 2 -name "checkpoint-*" -printf '%f\n' 2>/dev/null | sort | tail -n 1
+    find .state/train_diffusion-G -maxdepth 2 -name "checkpoint-*" -printf '%f\n' 2>/dev/null | sort | tail -n 1 || true
 }
 
 # --- the jobs
