@@ -108,12 +108,14 @@ finished() { # wait until the job $1 has ended; show the last $2 lines of its ou
     scontrol show job "$1" | grep -q JobState=COMPLETED
 }
 
-becomes() { # wait until the job $1 is in the state $2
-    until [ "$(squeue --noheader --jobs="$1" --format=%T)" = "$2" ]; do
-        [ "$(squeue --noheader --jobs="$1" --states=all --format=%T)" != COMPLETED ] ||
-            { echo "The training was complete too soon: set IMAGES higher." >&2; exit 1; }
+start_again() { # wait until the job $1 is requeued; let it start now and not in two minutes, as SLURM would
+    local state
+    while state=$(squeue --noheader --jobs="$1" --format=%T) && [ "$state" != PENDING ]; do
+        [ -n "$state" ] || { echo "The job was complete too soon: set IMAGES higher." >&2; exit 1; }
         sleep 1
     done
+    sleep 5 # a job that starts in the second in which it was ended is refused
+    scontrol update JobId="$1" StartTime=now
 }
 
 next_checkpoint() { # wait until the training has written another checkpoint
@@ -154,12 +156,11 @@ title "train.sbatch: two nodes of one rank; its time is up, then an urgent job t
 job=$(sbatch --parsable "${nodes[@]}" examples/slurm/train.sbatch G)
 next_checkpoint
 scancel --batch --signal=USR1 "$job" # what --signal=B:USR1@300 sends
-becomes "$job" PENDING
-scontrol update JobId="$job" StartTime=now # SLURM lets a requeued job wait for two minutes
+start_again "$job"
 next_checkpoint
 urgent=$(sbatch --parsable --partition=urgent --nodes=2 --exclusive --wrap "sleep 1")
 finished "$urgent" 1
-scontrol update JobId="$job" StartTime=now
+start_again "$job"
 finished "$job" 40
 
 title "pipeline.sbatch to the networks: the training is complete, and published"
