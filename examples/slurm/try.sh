@@ -26,12 +26,18 @@ done
 stop() {
     set +e
     scancel --user=root 2>/dev/null
+    for _ in {1..40}; do
+        [ -n "$(squeue --noheader 2>/dev/null)" ] || break
+        sleep 1
+    done
     for file in "$folder"/run/*.pid; do
         [ -e "$file" ] && kill "$(cat "$file")"
     done
     echo "SLURM is stopped; logs and project: $folder"
 }
 
+# linuxproc, none: without cgroups, which containers cannot write. config_overrides: more cores than there are.
+# Two nodes on one host: a port, a spool folder and a pid file each (%n).
 configure() {
     mkdir -p "$folder"/run "$folder"/log "$folder"/state "$folder"/spool/n1 "$folder"/spool/n2
     chmod 755 "$folder" "$folder/run" # munge wants folders that others cannot write
