@@ -105,13 +105,13 @@ make_project() { # $1: changes of the tiny project's params, as JSON
 }
 
 finished() { # wait until the job $1 has ended; show the last $2 lines of its output; stop if it failed
-    until squeue --noheader --jobs="$1" --states=all --format=%T 2>/dev/null | grep -qvE 'PENDING|RUNNING|COMPLETING|CONFIGURING'; do
+    while [ -n "$(squeue --noheader --jobs="$1" 2>/dev/null)" ]; do
         sleep 1
     done
     scontrol show job "$1" | grep -oE '(JobState|Restarts|ExitCode|NodeList)=[^ ]*' | sort -u | tr '\n' ' '
     echo
     grep -hvE '^ *$|%\|' "$project"/slurm-"$1"*.out | tail -n "${2:-12}" || true
-    scontrol show job "$1" | grep -q JobState=COMPLETED
+    ! scontrol show job "$1" | grep -o 'JobState=[^ ]*' | grep -qv COMPLETED
 }
 
 start_again() { # wait until the job $1 is requeued; let it start now and not in two minutes, as SLURM would
