@@ -9,6 +9,7 @@ import pytest
 from tiny import ROOT
 
 from edm2.data.shards import OpenShard
+from edm2.runtime import checkpoint_parts
 
 pytestmark = pytest.mark.slow
 
@@ -119,3 +120,13 @@ def test_scan(benchmark, tmp_path, kind):
     script = benchmark("scan")
     path = script.WRITE[kind](tmp_path / kind, 8, 2)
     assert script.measure(kind, path)["images"] == 8
+
+
+def test_checkpoints(benchmark, root, monkeypatch):
+    """On one rank, in this process."""
+    monkeypatch.setenv("RANK", "0")
+    script = benchmark("checkpoints", "--seconds 1 --save 0 --interval 0.05 --mb 12")
+    args = script.argument_parser().parse_args()
+    monkeypatch.setattr(checkpoint_parts, "save_file", checkpoint_parts.save_file)
+    assert script.stalls(args)["saves"] > 1
+    assert {"stall, s/GB", "save, s/GB", "read, s/GB"} <= script.costs(args).keys()

@@ -19,21 +19,25 @@ from edm2.cli.project import ProjectContext
 def compare(
     project: ProjectContext, revisions: tuple[str, ...], vae: bool, out: Path | None
 ) -> None:
-    """Compare experiments in a table and a figure.
+    """Say whether a change helps, and show EMA curves side by side.
 
     A REVISION is a commit, a branch, the name of an experiment in `dvc exp show`, or `workspace`.
-    With --vae, experiments that differ only in `seed` are one variant.
+    Each is compared with the first one, and the configs of the first with each other. Those that differ only
+    in `seed` are trainings of the same: with two or more there is an interval.
     """
     project.enter()
     if vae:
         from edm2.pipeline.vae_comparison import write_vae_comparison
 
-        out, figure = out or Path("reports/compare_vae"), "reconstructions.png"
+        out = out or Path("reports/compare_vae")
         table = write_vae_comparison(revisions, out)
+        click.echo(f"{table.to_string(index=False)}\n\nfigure: {out / 'reconstructions.png'}")
     else:
         from edm2.pipeline.comparison import write_comparison
 
-        out, figure = out or Path("reports/compare"), "compare.png"
-        table = write_comparison(revisions, out)
-    click.echo(table.to_string(index=False))
-    click.echo(f"\nfigure: {out / figure}")
+        out = out or Path("reports/compare")
+        table, verdicts = write_comparison(revisions, out)
+        click.echo(table.to_string(index=False))
+        for verdict in verdicts:
+            click.echo(f"\nat {verdict.where}: {verdict.sentence}")
+        click.echo(f"\nfigure: {out / 'compare.png'}")

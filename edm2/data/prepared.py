@@ -28,12 +28,12 @@ PREPARE_AGAIN = "run `dvc repro -f -s prepare`, then `dvc repro`"
 def open_images(folder: Path, *splits: str) -> list[PreparedImages]:
     """The images of each of these splits, from the shards in `folder` or from the source.
 
-    Every rank must call this: the main process opens the source for all.
+    Every rank must call this: the main process says what there is, and opens the source for all.
 
     Raises:
         UserError: see `Shards`; or the images of the source are not those that were listed.
     """
-    manifest = load_manifest(folder)
+    manifest = on_main_process(lambda: load_manifest(folder))
     if "dataset" not in manifest:
         return [ImageShards(folder, split) for split in splits]
     dataset = Dataset.model_validate_json(to_json(manifest["dataset"]))

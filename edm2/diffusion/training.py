@@ -20,6 +20,7 @@ from edm2.params.diffusion import Diffusion
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics, Scalar
+from edm2.runtime.moments import allocate_moments
 from edm2.runtime.randomness import torch_seed
 
 BETA1 = 0.9
@@ -63,6 +64,7 @@ class DenoiserTask:
             betas=(BETA1, self.config.adam_beta2),
             fused=True,
         )
+        allocate_moments(self.optimizer)
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
         """Train on one batch.

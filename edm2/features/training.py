@@ -20,6 +20,7 @@ from edm2.params.runtime import Runtime
 from edm2.runtime.distributed import data_parallel
 from edm2.runtime.finite import require_finite
 from edm2.runtime.metrics import Metrics
+from edm2.runtime.moments import allocate_moments
 from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
 
@@ -38,6 +39,7 @@ class ClassifierTask:
         self.optimizer = torch.optim.AdamW(
             classifier.parameters(), lr=params.lr, weight_decay=params.weight_decay
         )
+        allocate_moments(self.optimizer)
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
         images, labels = (tensor.to(self.device) for tensor in batch)

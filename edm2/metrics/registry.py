@@ -4,20 +4,22 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import cast
 
+import numpy as np
 import torch
 
 from edm2.features.backbone import ClassDetector, Detector
 from edm2.metrics.collection import Collection
 from edm2.metrics.inception import inception_score
+from edm2.metrics.jackknife import extrapolate
 from edm2.metrics.kernel import kernel_distance
 from edm2.metrics.neighbors import precision, recall
 from edm2.metrics.reference import Reference
-from edm2.metrics.statistics import distance
+from edm2.metrics.statistics import Statistics, distance
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 from edm2.params.evaluation import Evaluation, MetricName
 from edm2.params.registry import implementation
-from edm2.params.seams import METRICS, SPLITS
+from edm2.params.seams import GROUPS, METRICS, SPLITS
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,15 @@ def fd(inputs: MetricInputs) -> MetricValue:
     moments, reference = inputs.generated.moments[inputs.count], inputs.reference
     value = distance(moments, reference, inputs.params.allow_singular)
     return MetricValue(value, reference.count, singular=moments.singular or reference.singular)
+
+
+def fd_inf(inputs: MetricInputs) -> MetricValue:
+    """The Fréchet distance at infinitely many samples; it compares with all training images."""
+    parts = np.array_split(inputs.generated.features(inputs.count), GROUPS)
+    groups, reference = [Statistics.of(part) for part in parts], inputs.reference
+    found = extrapolate(groups, reference, inputs.params.allow_singular)
+    singular = inputs.generated.moments[inputs.count].singular or reference.singular
+    return MetricValue(found.value, reference.count, found.standard_error, singular)
 
 
 def kid(inputs: MetricInputs) -> MetricValue:

@@ -54,7 +54,8 @@ class Evaluation(Section):
     )
     samples: Count = Field(description="generated images per network; part of the metric's name")
     metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1)] = Field(
-        description="fd: Fréchet distance, always needed for the EMA curve; kid: kernel "
+        description="fd: Fréchet distance, always needed for the EMA curve; fd_inf: the same at infinitely "
+        "many samples, with its standard error; kid: kernel "
         "distance; precision, recall: by nearest neighbors; is: Inception score, with that "
         "detector only. All but fd keep features in memory: 4·dims bytes per image, 400 MB for 50000 of 2048"
     )

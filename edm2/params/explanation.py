@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from edm2.params.errors import Problem
-from edm2.params.remedies import as_yaml, close_names, conversions, guesses
+from edm2.params.remedies import as_yaml, close_names, conversions, durations, guesses
 from edm2.params.renamed import RENAMED
 
 Location = tuple[int | str, ...]
@@ -110,7 +110,8 @@ class Explainer:
         name = next(filter(fits, guesses(value, choices)), None) if choices else None
         if name is not None:
             return f"Did you mean {as_yaml(name)}?"
-        for candidate in filter(fits, conversions(value)):
+        meanings = durations if str(location[-1]).endswith("_seconds") else conversions
+        for candidate in filter(fits, meanings(value)):
             quotes = ", without quotes" * (value == as_yaml(candidate))
             return f"Write {as_yaml(candidate)}{quotes}."
         return ""

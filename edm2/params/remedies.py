@@ -19,6 +19,12 @@ UNITS = {
     **dict.fromkeys(("m", "mimg", "million"), 1e6),
     **dict.fromkeys(("g", "b", "billion"), 1e9),
 }
+SECONDS = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
 OPERATORS = {
     "*": operator.mul,
     "×": operator.mul,
@@ -65,6 +71,15 @@ def conversions(value: Any) -> Iterator[Any]:
         yield value.strip()
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield str(value)
+
+
+def durations(value: Any) -> Iterator[Any]:
+    """As `conversions`, for keys in seconds: units are those of time."""
+    match = QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or not match[2]:
+        yield from conversions(value)
+    elif match[2].lower() in SECONDS:
+        yield from numbers(float(match[1]) * SECONDS[match[2].lower()])
 
 
 def numbers(value: Any) -> Iterator[int | float]:

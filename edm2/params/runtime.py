@@ -49,7 +49,8 @@ class Runtime(Section):
         "blocks: blocks of neighbors in random order, shuffled over a distance, for slow disks"
     )
     checkpoint_seconds: NonNegative = Field(
-        description="seconds between two checkpoints: the most that is lost if a stage is killed"
+        description="seconds from the end of a checkpoint to the next: about what is lost if a stage is "
+        "killed; 0: after each step"
     )
     skip_images: str | None = Field(
         description="file that lists damaged images of vae.images to skip, relative to the project root"

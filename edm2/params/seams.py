@@ -12,6 +12,7 @@ from edm2.params.registry import Registry
 
 OF_FILES = frozenset({"held_out_path", "classes"})  # fields of sources whose images are files
 SPLITS = 10  # of the images, for the Inception score and its standard error
+GROUPS = 10  # of the images, for the Fréchet distance at infinitely many and its standard error
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ def _fd_samples(evaluation: Any, dims: int) -> int:
     return 2 if evaluation.allow_singular else dims + 1
 
 
+def _fd_inf_samples(evaluation: Any, dims: int) -> int:
+    """So many that all but the largest group are enough for `fd`."""
+    return -(-_fd_samples(evaluation, dims) * GROUPS // (GROUPS - 1)) + 1
+
+
 def _neighbor_samples(evaluation: Any, dims: int) -> int:
     return int(evaluation.neighbors) + 1
 
@@ -148,6 +154,7 @@ METRICS: Registry[MetricKind] = Registry(
     "metric",
     {
         "fd": MetricKind("edm2.metrics.registry:fd", _fd_samples, uses_features=False),
+        "fd_inf": MetricKind("edm2.metrics.registry:fd_inf", _fd_inf_samples, compares=False),
         "kid": MetricKind("edm2.metrics.registry:kid", lambda evaluation, dims: 3),
         "precision": MetricKind("edm2.metrics.registry:precision_of", _neighbor_samples),
         "recall": MetricKind("edm2.metrics.registry:recall_of", _neighbor_samples),

@@ -10,13 +10,14 @@ from edm2.pipeline.experiments import read_params, read_result, used_params
 from edm2.reporting.compare import Experiment, compare_experiments, draw_comparison
 from edm2.reporting.selection import read_networks
 from edm2.reporting.tables import write_table
+from edm2.reporting.verdict import Verdict, verdict_table, verdicts
 from edm2.runtime.tracking import flatten
 
 
-def write_comparison(revisions: Sequence[str], out: Path) -> pd.DataFrame:
+def write_comparison(revisions: Sequence[str], out: Path) -> tuple[pd.DataFrame, Sequence[Verdict]]:
     """Write compare.csv and compare.png to `out`: the curves, the params in which the experiments
     differ, the best EMA lengths, and for learning-rate schedules 1 / (α_ref² t_ref), to which the
-    best length is proportional in the paper (EDM2 Figure 13).
+    best length is proportional in the paper (EDM2 Figure 13). verdict.csv: whether each change helps.
 
     Args:
         revisions: commits, branches, names of experiments, or `workspace`.
@@ -32,7 +33,9 @@ def write_comparison(revisions: Sequence[str], out: Path) -> pd.DataFrame:
     table = compare_experiments(experiments)
     write_table(table, out / "compare.csv")
     draw_comparison(experiments, out / "compare.png")
-    return table
+    found = verdicts(experiments)
+    write_table(verdict_table(found), out / "verdict.csv")
+    return table, found
 
 
 def _networks(revision: str, configs: Iterable[str]) -> pd.DataFrame:

@@ -71,8 +71,7 @@ def publish(state: State, outs: Iterable[Path]) -> None:
             if not (state.results / out).exists():
                 raise RuntimeError(f"{out}: declared in dvc.yaml, but the stage has not written it")
             link(state.results / out, out)
-        for checkpoint in state.checkpoints():
-            checkpoint.unlink()
+        state.remove_checkpoints()
     barrier()
 
 

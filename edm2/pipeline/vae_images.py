@@ -99,8 +99,9 @@ def _read_by_stage(params: Params, images: WebImages, key: str) -> Indices:
 
 
 def _unchecked(images: WebImages, indices: Indices, checked: list[str]) -> Indices:
-    """Those that are not skipped, in tars that were not checked as they are now."""
-    open_tars = [tar not in checked for tar in describe_tars(images.files.paths)]
+    """Those that are not skipped, in tars that were not checked as the main process sees them now."""
+    tars = on_main_process(lambda: describe_tars(images.files.paths))
+    open_tars = [tar not in checked for tar in tars]
     needed = np.repeat(open_tars, [len(k) for k in images.files.ranges()]) & ~images.skipped
     return indices[needed[indices]]
 

@@ -10,7 +10,7 @@ import pandas as pd
 from edm2.params.errors import NotFiniteError
 from edm2.reporting.reading import read_table
 
-FRECHET_PREFIXES = ("fd_", "fid_")  # of the names of Fréchet distances
+FRECHET = r"(fd_.*|fid)_\d+k?"  # names of the Fréchet distance of a number of samples
 # columns that identify one evaluation of a network, and one seed block of that evaluation
 EVALUATION_KEYS = ["config", "network", "guidance", "seeds", "samples"]
 SEED_BLOCK_KEYS = [*EVALUATION_KEYS, "first_seed"]
@@ -43,7 +43,7 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
     One row per evaluation: of several seed blocks the one with the lowest value, as in the paper.
     The columns `seed_blocks`, `mean` and `std` are their number and the statistics over them.
     """
-    rows = table[table["metric"].str.startswith(FRECHET_PREFIXES)]
+    rows = table[table["metric"].str.fullmatch(FRECHET)]
     rows = rows[rows["samples"] == rows["samples"].max()]
     if "seed_blocks" in rows:
         return rows  # already reduced
@@ -92,6 +92,13 @@ def ema_curve(table: pd.DataFrame) -> pd.DataFrame:
     """The main metric over EMA length: uniform networks at the final time, one guidance strength."""
     rows = at_one_guidance(at_final_time(uniform_networks(table)))
     return rows.sort_values(["config", "ema_length"])
+
+
+def seed_block_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `ema_curve` of one config, with all seed blocks."""
+    curve = ema_curve(table).iloc[0]
+    same = ["metric", "samples", "tensors", "seeds", "nimg", "guidance"]
+    return table[(table[same] == curve[same]).all(axis=1)]
 
 
 def minimum(curve: pd.DataFrame) -> pd.Series:

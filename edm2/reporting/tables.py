@@ -11,7 +11,7 @@ import pandas as pd
 from edm2.params.errors import UserError
 from edm2.reporting.reading import REBUILD
 from edm2.reporting.selection import (
-    FRECHET_PREFIXES,
+    FRECHET,
     SEED_BLOCK_KEYS,
     best_of,
     fresh_seeds_row,
@@ -118,7 +118,7 @@ def networks_table(table: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values(list(NETWORK_ORDER), ascending=list(NETWORK_ORDER.values()))
     added = [] if (rows["seed_blocks"] == 1).all() else ["seed_blocks", "mean", "std"]
     added += ["at_chance"] if rows["at_chance"].any() else []
-    others = table[~table["metric"].str.startswith(FRECHET_PREFIXES)]
+    others = table[~table["metric"].str.fullmatch(FRECHET)]
     for name, other in others.groupby("metric"):
         names = {"value": str(name), "standard_error": f"{name}: standard error"}
         values = other[[*SEED_BLOCK_KEYS, *names]].rename(columns=names)

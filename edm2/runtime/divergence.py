@@ -8,8 +8,9 @@ checkpoints, where the process waits anyway.
 import functools
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, is_main_process
 from edm2.runtime.finite import listed, nonfinite_tensors
 from edm2.runtime.log import NONFINITE_GRADIENTS, NONFINITE_STEPS
-from edm2.runtime.state import State
 from edm2.runtime.tracking import Run
 
 
@@ -61,7 +61,7 @@ class StepMonitor:
         schedule: Training,
         patience: int | None,
         remedy: str,
-        state: State,
+        checkpoints: Callable[[], Sequence[Path]],
         run: Run,
         means: Callable[[], Mapping[str, float]],
     ) -> None:
@@ -70,11 +70,12 @@ class StepMonitor:
             patience: images of steps in a row that are not finite, after which the training ends;
                 None: it never does.
             remedy: which params to change, as sentences.
+            checkpoints: the complete ones, the latest last.
             means: the metrics of the latest steps.
         """
         self.batch, self.end = schedule.batch, schedule.duration_nimg
-        self.patience, self.remedy, self.state, self.run = patience, remedy, state, run
-        self.means = means
+        self.patience, self.remedy, self.run = patience, remedy, run
+        self.checkpoints, self.means = checkpoints, means
         self.counts = torch.zeros(2, dtype=torch.int64)  # a Streak, on the device
         self.streak = Streak()  # as of the last check
         self.warned_of = 0  # time of the first step of the last streak with a warning
@@ -146,7 +147,7 @@ class StepMonitor:
         Args:
             reason: what is not finite besides steps, as sentences.
         """
-        checkpoints = self.state.checkpoints()
+        checkpoints = self.checkpoints()
         way_back = (
             f"{checkpoints[-1]} is from before: the same command continues from it, also with another "
             "runtime.nonfinite_patience. Other changes start a new training."

@@ -33,7 +33,10 @@ def nonfinite_rows(values: torch.Tensor) -> list[int]:
 
 
 def nonfinite_tensors(tree: Any) -> list[str]:
-    """Names of the floating-point tensors of a state that are not finite, by their keys: a.b.c."""
+    """Names of the floating-point tensors of a state that are not finite, by their keys: a.b.c.
+
+    Of DTensors this rank's part counts.
+    """
     tensors = [(name, t) for name, t in _tensors(tree, "") if t.is_floating_point()]
     if not tensors:
         return []
@@ -50,7 +53,7 @@ def listed(names: list[str]) -> str:
 
 def _tensors(node: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(node, torch.Tensor):
-        yield name, node
+        yield name, getattr(node, "to_local", lambda: node)()
     elif isinstance(node, dict | list | tuple):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from _tensors(value, f"{name}.{key}" if name else str(key))

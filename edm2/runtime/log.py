@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edm2.runtime.distributed import is_main_process
 from edm2.runtime.files import write_text
 
 # metrics of trainings: values of gradients that were set to zero, after a prefix; the part of the steps
@@ -15,11 +16,15 @@ NONFINITE_STEPS = "train/nonfinite_steps"
 
 
 class Log:
-    """A file of rows. Opening it drops an incomplete last line, which a killed process may leave."""
+    """A file of rows, which the main process writes.
+
+    Opening it there drops an incomplete last line, which a killed process may leave.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.keep(lambda row: True)
+        if is_main_process():
+            self.keep(lambda row: True)
 
     def append(self, step: int, metrics: Mapping[str, float], axis: str) -> None:
         """Add a row. Non-finite values are written as text, because JSON has no such numbers."""

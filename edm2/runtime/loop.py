@@ -1,14 +1,14 @@
 """The training loop, which all trainings share."""
 
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from edm2.params.section import Training
+from edm2.runtime.checkpointing import Checkpointer, checkpointing
 from edm2.runtime.distributed import all_reduce, barrier, is_main_process
 from edm2.runtime.divergence import StepMonitor
 from edm2.runtime.interruption import Interrupted, signals
@@ -55,7 +55,7 @@ def train(
 
     Args:
         batches: batches(nimg) iterates over the batches from time nimg on, always the same ones.
-        checkpoint_seconds: time between checkpoints.
+        checkpoint_seconds: see `Checkpointer`.
         nonfinite_patience: see `runtime.nonfinite_patience`.
         remedy: what to do if the training diverges: which params to change, as sentences.
         every: actions at fixed times, after the step of that time.
@@ -64,65 +64,99 @@ def train(
 
     Raises:
         Interrupted: after a signal, once the checkpoint of the current step is written.
-        DivergedError: steps are not finite for longer than the patience, or at the end; or the state
-            is not finite where a checkpoint is due. The checkpoints are from before that.
+        DivergedError: steps, or the state, are not finite; the checkpoints are from before that.
+        OSError, SafetensorError: a checkpoint cannot be written.
     """
-    accumulator = MetricAccumulator()
-    monitor = StepMonitor(schedule, nonfinite_patience, remedy, state, run, accumulator.latest)
-    nimg = _restore(task, accumulator, state)
-    if is_main_process():
-        rollback(nimg)
-    run.rollback(nimg)
-    barrier()
-    progress = Progress(name, schedule.duration_nimg, "img", nimg)
-    last_save = time.monotonic()
-    with signals() as received, closing(batches(nimg)) as stream:
-        while nimg < schedule.duration_nimg:
-            batch = next(stream)
-            nimg += schedule.batch
-            metrics = task.step(batch, nimg)
-            finite = accumulator.add(metrics)
-            accumulator.add(monitor.add(finite, metrics))
-            if nimg % schedule.log_nimg == 0:
-                run.log(nimg, accumulator.compute_and_reset())
-                monitor.check_steps(nimg)
-            for event in every:
-                if nimg % event.nimg == 0:
-                    run.log(nimg, monitor.act(event.action, nimg))
-            progress.advance(schedule.batch)
-            signum, checkpoint_due = _max_over_ranks(
-                received[0] if received else 0, time.monotonic() - last_save >= checkpoint_seconds
-            )
-            save = signum or checkpoint_due or nimg >= schedule.duration_nimg
-            if save and monitor.check_steps(nimg):
-                _save(task, accumulator, monitor, state, nimg)
-                last_save = time.monotonic()
-            if signum:
-                progress.close()
-                barrier()
-                raise Interrupted(signum)
-    progress.close()
+    with checkpointing(state, checkpoint_seconds) as checkpointer:
+        loop = _Loop(task, schedule, run, every, checkpointer, nonfinite_patience, remedy)
+        nimg = loop.restore(rollback)
+        progress = Progress(name, schedule.duration_nimg, "img", nimg)
+        with signals() as received, closing(batches(nimg)) as stream:
+            while nimg < schedule.duration_nimg:
+                nimg += schedule.batch
+                loop.step(next(stream), nimg)
+                progress.advance(schedule.batch)
+                signum = loop.save_if_due(nimg, received[0] if received else 0)
+                if signum:
+                    progress.close()
+                    barrier()
+                    raise Interrupted(signum)
+        progress.close()
 
 
-def _save(
-    task: Task[Any], accumulator: MetricAccumulator, monitor: StepMonitor, state: State, nimg: int
-) -> None:
-    sums, tree = accumulator.state_dict(), task.state_dict()
-    monitor.check_state(tree, nimg)
-    if is_main_process():
-        state.save(nimg, {"nimg": nimg, "task": tree, "averages": sums})
+class _Loop(Generic[Batch]):
+    """What `train` does before, in and after each step. Every rank must call all of it."""
 
+    def __init__(
+        self,
+        task: Task[Batch],
+        schedule: Training,
+        run: Run,
+        every: Sequence[Every],
+        checkpointer: Checkpointer,
+        patience: int | None,
+        remedy: str,
+    ) -> None:
+        """The arguments are those of `train`."""
+        self.task, self.schedule, self.run, self.every = task, schedule, run, every
+        self.checkpointer, self.means = checkpointer, MetricAccumulator()
+        self.monitor = StepMonitor(
+            schedule, patience, remedy, checkpointer.checkpoints, run, self.means.latest
+        )
 
-def _restore(task: Task[Any], accumulator: MetricAccumulator, state: State) -> int:
-    barrier()
-    tree = state.restore()
-    if tree is None:
-        return 0
-    task.load_state_dict(tree["task"])
-    accumulator.load_state_dict(tree["averages"])
-    return int(tree["nimg"])
+    def restore(self, rollback: Callable[[int], None]) -> int:
+        """The time at which training starts or continues; later results are removed."""
+        barrier()
+        nimg, into = 0, {"task": self.task.state_dict()}
+        tree = self.checkpointer.restore(into)
+        if tree is not None:
+            self.task.load_state_dict(tree["task"])
+            self.means.load_state_dict(tree["averages"])
+            nimg = int(tree["nimg"])
+        if is_main_process():
+            rollback(nimg)
+        self.run.rollback(nimg)
+        barrier()
+        return nimg
+
+    def step(self, batch: Batch, nimg: int) -> None:
+        """Make a step; log and act if it is time."""
+        metrics = self.task.step(batch, nimg)
+        finite = self.means.add(metrics)
+        self.means.add(self.monitor.add(finite, metrics))
+        if nimg % self.schedule.log_nimg == 0:
+            self.run.log(nimg, self.means.compute_and_reset())
+            self.monitor.check_steps(nimg)
+        for event in self.every:
+            if nimg % event.nimg == 0:
+                self.run.log(nimg, self.monitor.act(event.action, nimg))
+
+    def save_if_due(self, nimg: int, signum: int) -> int:
+        """Save when the main process says so, at the end of the training, and after a signal; in the
+        last two cases, wait for it.
+
+        Args:
+            signum: number of the signal that this rank has received; 0: none.
+
+        Returns:
+            That of any rank.
+        """
+        signum, due = _max_over_ranks(signum, self.checkpointer.due())
+        last = signum or nimg >= self.schedule.duration_nimg
+        if due or last:
+            self.checkpointer.wait()
+            if self.monitor.check_steps(nimg):
+                self._save(nimg)
+        if last:
+            self.checkpointer.wait()
+        return signum
+
+    def _save(self, nimg: int) -> None:
+        averages, tree = self.means.state_dict(), self.task.state_dict()
+        self.monitor.check_state(tree, nimg)
+        self.checkpointer.save(nimg, {"nimg": nimg, "task": tree, "averages": averages})
 
 
 def _max_over_ranks(*values: int) -> list[int]:
-    """Each value's maximum: a signal or timer of one rank must act on all ranks after the same step."""
+    """Each value's maximum: a signal of one rank, or a decision of the main process, counts for all."""
     return all_reduce(torch.tensor(values), "max").tolist()

@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edm2.params import UserError
 from edm2.params.checks import project_root
-from edm2.runtime.checkpoint import load_tree, save_tree
-from edm2.runtime.distributed import barrier, is_main_process
-from edm2.runtime.files import remove_partial, write_json
+from edm2.runtime.distributed import barrier, is_main_process, on_main_process
+from edm2.runtime.files import remove, remove_partial, write_json
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from edm2.runtime.checkpoint import Staged
 
 
 @dataclass(frozen=True)
@@ -36,20 +40,36 @@ class State:
     def log(self) -> Path:
         return self.folder / "log.jsonl"
 
-    def save(self, nimg: int, tree: Any) -> None:
-        """Write the checkpoint of time `nimg`; keep the previous one, remove older ones."""
-        save_tree(self.folder / f"checkpoint-{nimg:012d}.safetensors", tree)
-        for path in self.checkpoints()[:-2]:
-            path.unlink()
+    def save(self, nimg: int, staged: "Staged", group: "ProcessGroup | None" = None) -> None:
+        """Write the checkpoint of time `nimg`; then remove all but this and the previous one.
 
-    def restore(self) -> Any | None:
-        """The tree of the latest checkpoint; None if there are no checkpoints."""
-        checkpoints = self.checkpoints()
-        return load_tree(checkpoints[-1]) if checkpoints else None
+        Every rank must call this; `group` as in `write_staged`.
+        """
+        from edm2.runtime.checkpoint import write_staged
+
+        write_staged(self.folder / f"checkpoint-{nimg:012d}", staged, group)
+        if is_main_process():
+            self.remove_checkpoints(keep=2)
+
+    def restore(self, into: Any = None, group: "ProcessGroup | None" = None) -> Any | None:
+        """The tree of the latest checkpoint, see `load_tree`; None if there are no checkpoints.
+
+        The main process says which one it is. Every rank must call this.
+        """
+        from edm2.runtime.checkpoint import load_tree
+
+        checkpoints = on_main_process(self.checkpoints)
+        return load_tree(checkpoints[-1], into, group) if checkpoints else None
 
     def checkpoints(self) -> list[Path]:
-        """The files of all checkpoints, the latest last."""
-        return sorted(self.folder.glob("checkpoint-*.safetensors"))
+        """The folders of all complete checkpoints, the latest last, as this process sees them."""
+        return sorted(self.folder.glob("checkpoint-*"))
+
+    def remove_checkpoints(self, keep: int = 0) -> None:
+        """Remove all checkpoints but the latest `keep`: an incomplete one never has its name."""
+        checkpoints = self.checkpoints()
+        for folder in checkpoints[: len(checkpoints) - keep]:
+            remove(folder.rename(folder.with_name(f".{folder.name}.partial")))
 
     @property
     def notes(self) -> Path:

@@ -10,6 +10,7 @@ from edm2.params.vae import Vae
 from edm2.runtime.distributed import data_parallel, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics
+from edm2.runtime.moments import allocate_moments
 from edm2.runtime.randomness import torch_seed
 from edm2.runtime.schedule import warmup_cosine
 from edm2.vae.discriminator import Discriminator, discriminator_loss, lecam
@@ -37,6 +38,7 @@ class DiscriminatorTask:
             betas=BETAS,
             weight_decay=params.weight_decay,
         )
+        allocate_moments(self.optimizer)
 
     def step(self, outputs: Sequence[LossOutput], nimg: int) -> Metrics:
         """One update from the features of images and reconstructions.

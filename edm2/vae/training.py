@@ -16,6 +16,7 @@ from edm2.params.vae import Vae
 from edm2.runtime.distributed import data_parallel, ranks, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics
+from edm2.runtime.moments import allocate_moments
 from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
 from edm2.vae.batches import Batch
@@ -90,6 +91,7 @@ class VaeTask:
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(network, params), betas=BETAS, weight_decay=params.weight_decay
         )
+        allocate_moments(self.optimizer)
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
         microbatches = self._split(batch, nimg)

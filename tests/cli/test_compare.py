@@ -78,6 +78,12 @@ def test_curves_of_experiments_side_by_side(repository, compare):
     assert Image.open(repository / "reports/compare/compare.png").width > 800
     assert "second" in result.out
     assert "compare.png" in result.out
+    assert "G → G (diffusion.lr_decay_batches=400" in result.out
+    assert "not settled" in result.out
+    verdicts = pd.read_csv(repository / "reports/compare/verdict.csv")
+    assert verdicts["base"].tolist() == ["G"] * 4
+    assert verdicts["trainings"].tolist() == [1] * 4
+    assert verdicts["change"].iloc[-1] == "G (workspace)"  # the params of the one before
 
 
 def test_vaes_of_experiments_side_by_side(repository, compare):

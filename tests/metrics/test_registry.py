@@ -74,6 +74,16 @@ def test_a_collection_has_the_first_images_in_any_order_of_adding(ranks):
         assert np.array_equal(collection.features(count), data[:count])
 
 
+def test_the_extrapolated_distance_has_an_error_and_compares_with_all_training_images():
+    """Of one distribution: it is 0 within 4 errors, and below the plain distance."""
+    collection, reference = collected(features(400), [400], 400), reference_from(features(5000, 1))
+    inputs = collection, reference, 400, params(), Means(), CPU
+    found, plain = compute("fd_inf", *inputs), compute("fd", *inputs)
+    assert found.reference == 5000
+    assert abs(found.value) < 4 * found.standard_error
+    assert found.value < plain.value
+
+
 @pytest.mark.parametrize(("kept", "count"), [(0, 1), (30, 31), (60, 51)])
 def test_features_that_were_not_kept_raise_an_error(kept, count):
     collection = collected(features(50), [50], kept)

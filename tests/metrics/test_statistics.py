@@ -157,6 +157,8 @@ def test_metric_names_contain_the_number_of_samples(samples, name):
     [
         ("fd", "inception", "fid_50k"),
         ("fd", "dinov2", "fd_dinov2_50k"),
+        ("fd_inf", "inception", "fid_inf"),
+        ("fd_inf", "dinov2", "fd_dinov2_inf"),
         ("kid", "inception", "kid_inception_50k"),
         ("precision", "classifier", "precision_classifier_50k"),
     ],

@@ -7,6 +7,7 @@ import pytest
 
 from edm2.params import UserError
 from edm2.pipeline.publication import fingerprint, is_complete, publish
+from edm2.runtime.checkpoint import stage
 from edm2.runtime.manifest import write_manifest
 from edm2.runtime.state import open_state
 
@@ -71,7 +72,7 @@ def test_publication_links_results_and_completes_the_run(root: Path) -> None:
         (state.results / "models").mkdir()
         files(state.results / "models" / "vae", weights="w")
         files(state.results, table="t")
-        state.save(1, {"nimg": 1})
+        state.save(1, stage({"nimg": 1}))
         assert not is_complete(state)
         publish(state, [Path("models/vae"), Path("table")])
         assert (root / "models/vae/weights").read_text() == "w"

@@ -89,6 +89,17 @@ def test_the_table_of_networks_has_a_column_per_other_metric_of_the_same_count()
     assert table[added[1]].tolist() == [0.5] * 3
 
 
+def test_the_distance_at_infinitely_many_samples_is_another_metric():
+    """It has a column of its own, even where it is lower."""
+    rows = CURVE[CURVE["samples"] == 1000]
+    infinite = rows.assign(metric="fd_classifier_inf", value=[-1.0, 0.0, 1.0], standard_error=0.5)
+    table = concatenated(infinite, CURVE)
+    assert main_metric(table)["metric"].unique().tolist() == ["fd_classifier_1k"]
+    found = networks_table(table)
+    assert found["fd_classifier_inf"].tolist() == [-1.0, 0.0, 1.0]
+    assert found["fd_classifier_inf: standard error"].tolist() == [0.5] * 3
+
+
 def test_several_seed_blocks_have_statistics_of_their_own():
     """Of 2 and 4 the lowest counts; their mean is 3, and their standard deviation √2."""
     blocks = [network_rows((v,), (0.1,), first_seed=1000 * k) for k, v in enumerate((4.0, 2.0))]

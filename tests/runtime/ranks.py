@@ -140,7 +140,7 @@ def streak() -> list[object]:
     """A step that is finite on all ranks, one that is not on rank 1, one that is on none."""
     schedule = Training(batch=4, duration_nimg=400, log_nimg=4)
     run = Run(Log(Path(f"unused{ranks().rank}")), None)
-    monitor = StepMonitor(schedule, 8, "", State(Path("unused")), run, dict)
+    monitor = StepMonitor(schedule, 8, "", list, run, dict)
     looks: list[object] = []
     for step, finite in enumerate((True, ranks().rank == 0, False), 1):
         monitor.add(torch.tensor(finite), {})

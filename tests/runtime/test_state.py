@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from edm2.params import UserError
+from edm2.runtime import checkpoint_parts
+from edm2.runtime.checkpoint import stage
+from edm2.runtime.files import remove
 from edm2.runtime.state import State, open_state
 
 
@@ -29,24 +32,44 @@ def test_the_last_two_checkpoints_are_kept(root: Path) -> None:
     with open_state("s", "f") as state:
         assert state.restore() is None
         for nimg in (900, 1000, 20000):  # times of different lengths
-            state.save(nimg, {"nimg": nimg, "x": torch.full((2,), nimg)})
+            state.save(nimg, stage({"nimg": nimg, "x": torch.full((2,), nimg)}))
         assert state.restore()["nimg"] == 20000
-        latest = max(state.folder.glob("checkpoint-*"))
-        latest.unlink()
+        remove(state.checkpoints()[-1])
         assert state.restore()["nimg"] == 1000
         assert len(list(state.folder.glob("checkpoint-*"))) == 1
 
 
 def test_a_corrupted_checkpoint_is_named_and_the_previous_one_remains_usable(root: Path) -> None:
     with open_state("s", "f") as state:
-        state.save(1, {"nimg": 1})
-        state.save(2, {"nimg": 2})
-        latest = max(state.folder.glob("checkpoint-*"))
-        latest.write_bytes(latest.read_bytes()[:-1])
-        with pytest.raises(UserError, match=latest.name):
+        state.save(1, stage({"nimg": 1}))
+        state.save(2, stage({"nimg": 2}))
+        latest = state.checkpoints()[-1]
+        (latest / "index.json").write_text("{}")
+        with pytest.raises(UserError, match=f"Remove {latest} "):
             state.restore()
-        latest.unlink()
+        remove(latest)
         assert state.restore() == {"nimg": 1}
+
+
+def test_what_a_killed_save_leaves_is_no_checkpoint_and_is_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the part is written and before the index is."""
+
+    def kill(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with open_state("s", "f") as state:
+        state.save(1, stage({"x": torch.ones(2)}))
+        monkeypatch.setattr(checkpoint_parts, "write_checked", kill)
+        with pytest.raises(KeyboardInterrupt):
+            state.save(2, stage({"x": torch.zeros(2)}))
+        partial = state.folder / ".checkpoint-000000000002.partial"
+        assert [path.name for path in partial.iterdir()] == ["part-00000.safetensors"]
+        assert len(state.checkpoints()) == 1
+    with open_state("s", "f") as state:
+        assert not partial.exists()
+        assert state.restore()["x"].tolist() == [1, 1]
 
 
 def test_notes_accumulate(root: Path) -> None:

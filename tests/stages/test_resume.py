@@ -15,7 +15,7 @@ from edm2.runtime.manifest import read_manifest
 
 def wait_for_checkpoint(folder, process):
     """Wait until a training has written its first checkpoint."""
-    while process.poll() is None and not list(folder.glob(".state/*/*/checkpoint-*.safetensors")):
+    while process.poll() is None and not list(folder.glob(".state/*/*/checkpoint-*")):
         time.sleep(0.005)
     assert process.poll() is None, process.stderr.read()
 
@@ -70,12 +70,13 @@ def test_an_interrupted_training_of_the_full_vae_gives_the_same_bits(project, fu
 def test_a_corrupted_checkpoint_is_named_and_the_previous_one_is_used(project, finished):
     folder = project(runtime__checkpoint_seconds=0)
     interrupt(folder, signal.SIGTERM, "stages.train_vae")
-    last = max(folder.glob(".state/*/*/checkpoint-*.safetensors"))
-    shutil.copy(last, last.with_name("checkpoint-000000000001.safetensors"))
-    last.write_bytes(last.read_bytes()[:-7])
+    last = max(folder.glob(".state/*/*/checkpoint-*"))
+    shutil.copytree(last, last.with_name("checkpoint-000000000001"))
+    part = last / "part-00000.safetensors"
+    part.write_bytes(part.read_bytes()[:-7])
     with pytest.raises(UserError, match=last.name):
         run_stage("train_vae")
-    last.unlink()
+    shutil.rmtree(last)
     resume(folder, "train_vae")
     for path in ("models/vae/network.safetensors", "reports/vae/curves.csv"):
         assert (folder / path).read_bytes() == (finished / path).read_bytes()

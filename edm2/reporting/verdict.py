@@ -1,0 +1,197 @@
+"""Whether a change helps: pairs of configs or experiments, over all of their trainings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from edm2.metrics.effects import Effect, adjust, effect
+from edm2.params import UserError
+from edm2.reporting.compare import Experiment
+from edm2.reporting.seed_curves import (
+    OTHER_BLOCKS,
+    SAME_IMAGES,
+    SeedCurves,
+    Trainings,
+    best_of_others,
+)
+
+SEED = "seed"
+Choice = Literal["own best", "common"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one change.
+
+    Attributes:
+        metric: name of the Fréchet distance.
+        ema_length: whether both are compared at the best EMA length of each training, or at the one that
+            is best for all of them together.
+        valued_on: images that the values are of, in relation to those that the EMA length was chosen on.
+    """
+
+    base: str
+    change: str
+    metric: str
+    ema_length: Choice
+    valued_on: str
+    effect: Effect
+
+    @property
+    def where(self) -> str:
+        """The EMA lengths at which both are compared, in words."""
+        if self.ema_length == "common":
+            return "the EMA length that is best for both together"
+        return "the best EMA length of each training"
+
+    @property
+    def sentence(self) -> str:
+        found, step = self.effect, f"{self.base} → {self.change}"
+        if found.interval is None:
+            return (
+                f"{step}: not settled. {self.metric} changes by {found.difference:+.3g} in one training of "
+                "each, which says nothing about others: train with more seeds."
+            )
+        low, high = found.interval
+        count = f"{found.trainings} {'paired ' if found.paired else ''}trainings"
+        if found.settled:
+            verb = "improves" if found.difference < 0 else "worsens"
+            low, high = sorted((abs(low), abs(high)))
+            return (
+                f"{step} {verb} {self.metric} by {abs(found.difference):.3g} [{low:.3g}, {high:.3g}] "
+                f"over {count}."
+            )
+        more = found.more_trainings
+        need = "more than can be estimated" if more is None else f"about {more} more"
+        return (
+            f"{step}: not settled. {self.metric} changes by {found.difference:+.3g} "
+            f"[{low:+.3g}, {high:+.3g}] over {count}; needed: {need}."
+        )
+
+
+def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> list[Verdict]:
+    """The verdicts on one change: at each training's own best EMA length, and at a common one.
+
+    The EMA length of a seed block's value is chosen on the other seed blocks of the same sweep
+    (cross-fitting), since a minimum of noisy values is too low on average. With a single block, the
+    best network's value on fresh seeds is taken, where there is one. A common length favors neither.
+
+    Raises:
+        UserError: the metrics differ.
+    """
+    first, second = SeedCurves.of(a), SeedCurves.of(b)
+    if first.metric != second.metric:
+        raise UserError(
+            f"{base} was evaluated with {first.metric}, {change} with {second.metric}: expected one "
+            "metric. Use the same evaluation.detector and evaluation.samples."
+        )
+    own = Verdict(
+        base,
+        change,
+        first.metric,
+        "own best",
+        first.valued_on,
+        effect(first.own_best(), second.own_best()),
+    )
+    shared = sorted(set(first.lengths) & set(second.lengths))
+    if not shared:
+        return [own]
+    first, second = first.at(shared), second.at(shared)
+    chosen = best_of_others(
+        np.concatenate([first.values, second.values]).mean(axis=0, keepdims=True)
+    )[0]
+    common = replace(
+        own,
+        ema_length="common",
+        valued_on=OTHER_BLOCKS if len(chosen) > 1 else SAME_IMAGES,
+        effect=effect(first.valued_at(chosen), second.valued_at(chosen)),
+    )
+    return [own, common]
+
+
+def verdicts(experiments: Mapping[str, Experiment]) -> list[Verdict]:
+    """The verdicts on all changes: of the first experiment, each config against the one before it; of the
+    others, each config against the same one of the first.
+
+    Experiments that differ only in `seed` are trainings of one and the same.
+
+    Raises:
+        UserError: see `compare_trainings`.
+    """
+    groups = _by_params(experiments)
+    (_, first), *others = groups.items()
+    pairs = [((a, first[a]), (b, first[b])) for a, b in pairwise(first)]
+    for name, group in others:
+        pairs += [
+            ((config, first[config]), (f"{config} ({name})", trainings))
+            for config, trainings in group.items()
+            if config in first
+        ]
+    found = [v for (a, x), (b, y) in pairs for v in compare_trainings(a, b, x, y)]
+    return corrected(found)
+
+
+def _by_params(
+    experiments: Mapping[str, Experiment],
+) -> dict[str, dict[str, dict[int, pd.DataFrame]]]:
+    """The tables of trainings, by what the params change against the first experiment, config, and seed.
+
+    A second experiment with the same params has another state of the code: it is a group of its own.
+    """
+    base = next(iter(experiments.values())).params
+    groups: dict[str, dict[str, dict[int, pd.DataFrame]]] = {}
+    taken = set()
+    for name, experiment in experiments.items():
+        params, seed = experiment.params, int(experiment.params[SEED])
+        keys = sorted(k for k in base.keys() | params.keys() if base.get(k) != params.get(k))
+        changes = ", ".join(f"{key}={params.get(key)}" for key in keys if key != SEED)
+        group = name if (changes, seed) in taken else changes
+        taken.add((changes, seed))
+        for config, rows in experiment.networks.groupby("config"):
+            groups.setdefault(group, {}).setdefault(str(config), {})[seed] = rows
+    return groups
+
+
+def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts with p-values corrected for their number, separately for both choices of length."""
+    corrected = list(verdicts)
+    for choice in ("own best", "common"):
+        places = [k for k, verdict in enumerate(verdicts) if verdict.ema_length == choice]
+        effects = adjust([verdicts[k].effect for k in places])
+        for k, found in zip(places, effects, strict=True):
+            corrected[k] = replace(verdicts[k], effect=found)
+    return corrected
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """A row per verdict."""
+    unknown = float("nan")
+    rows = []
+    for verdict in verdicts:
+        found = verdict.effect
+        low, high = found.interval or (unknown, unknown)
+        rows.append(
+            {
+                "base": verdict.base,
+                "change": verdict.change,
+                "metric": verdict.metric,
+                "EMA length": verdict.ema_length,
+                "valued on": verdict.valued_on,
+                "trainings": found.trainings,
+                "paired": "yes" if found.paired else "no",
+                "difference": found.difference,
+                "low": low,
+                "high": high,
+                "probability of improvement": unknown
+                if found.improvement is None
+                else found.improvement,
+                "p (corrected)": found.p_value,
+                "settled": "yes" if found.settled else "no",
+                "more trainings": found.more_trainings,
+            }
+        )
+    return pd.DataFrame(rows)
