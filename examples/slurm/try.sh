@@ -175,7 +175,7 @@ finished "$job"
 
 title "evaluate.sbatch: an array of two jobs, then one that collects"
 job=$(sbatch --parsable --array=0-1 --gpus-per-task=1 --cpus-per-task=2 examples/slurm/evaluate.sbatch G)
-collect=$(sbatch --parsable --dependency="afterok:$job" --cpus-per-task=2 examples/slurm/pipeline.sbatch)
+collect=$(sbatch --parsable --dependency="afterok:$job" "${nodes[@]}" examples/slurm/pipeline.sbatch)
 finished "$job"
 finished "$collect" 20
 
