@@ -1,6 +1,7 @@
 """DVC's cache: which files it has, and what it holds for nothing."""
 
 import hashlib
+import logging
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +19,9 @@ class DvcCache:
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
+        logging.getLogger("dvc").setLevel(
+            logging.ERROR
+        )  # it warns of every result that does not exist
         try:
             self.repo = Repo(str(root))
         except DvcException as error:
