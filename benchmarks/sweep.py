@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pandas as pd
 import torch
 
-from edm2.ema import SnapshotStore, Target, reconstruct_files
-from edm2.ema.reconstruct import copy_files
+from edm2.ema import SnapshotStore, Target, copy_files, reconstruct_files
 from edm2.metrics.collection import Collection
 from edm2.params import load
 from edm2.pipeline.evaluator import Evaluator

@@ -1,5 +1,7 @@
 """networks, reference, vae, features → reports/fid/X.csv, reports/samples/X: metrics and samples."""
 
+from typing import Any
+
 from edm2.params import Params
 from edm2.pipeline.runner import StageContext, main
 
@@ -18,5 +20,12 @@ def external_inputs(params: Params) -> str:
     return detection.external_inputs(params)
 
 
+def share(*launch: Any) -> None:
+    """Evaluate networks while another launch runs this stage."""
+    from edm2.pipeline.sweep_evaluation import share_evaluation
+
+    share_evaluation(*launch)
+
+
 if __name__ == "__main__":
-    main(run, external_inputs)
+    main(run, external_inputs, share=share)

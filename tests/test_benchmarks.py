@@ -9,6 +9,8 @@ import pytest
 from tiny import ROOT
 
 from edm2.data.shards import OpenShard
+from edm2.diffusion import build_denoiser
+from edm2.params import load
 from edm2.runtime import checkpoint_parts
 
 pytestmark = pytest.mark.slow
@@ -35,6 +37,19 @@ def test_train_step(benchmark):
     )
     result = script.measure(script.argument_parser().parse_args())
     assert result["images/s"] == pytest.approx(2 / result["s/step"])
+
+
+def test_parallel(benchmark):
+    """On a single rank: values, gradients, two moments with their steps, and two averages."""
+    script = benchmark("parallel", "--channels 8 --resolution 8 --batch 2 --steps 1")
+    row = script.measure(script.argument_parser().parse_args())
+    denoiser = build_denoiser(channels=8, resolution=8)
+    count, head = (
+        sum(p.numel() for p in module.parameters()) for module in (denoiser, denoiser.head)
+    )
+    steps = len(list(denoiser.parameters()))
+    assert row["state MiB"] * 2**20 == 4 * (6 * count - 2 * head + steps)
+    assert row["kept MiB"] > 0
 
 
 def test_ingest(benchmark, capsys):
@@ -105,6 +120,29 @@ def test_sweep(finished):
     names = ["reconstruct", "sample", "decode", "features", "moments", "metrics"]
     assert [row[0] for row in rows] == names
     assert sum(float(row[2].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.5)
+
+
+def test_evaluation(benchmark, finished, monkeypatch, capsys):
+    """In a project of its own. Instead of evaluating, launches write two items, or find them."""
+    script = benchmark("evaluation", f"--project {finished} --launches 1 2 --seed-blocks 2")
+    started = []
+
+    def start_launch(folder, config):
+        assert load(folder / "params.yaml").evaluation.seed_blocks == 2
+        assert (folder / "models/sweep/G/manifest.json").exists()
+        started.append(folder)
+        items = folder / ".state/fid-G/key/items"
+        items.mkdir(parents=True, exist_ok=True)
+        for name in ("a.json", "b.json", "a.png"):
+            (items / name).touch()
+        return 8.0 / len(set(started))
+
+    monkeypatch.setattr(script, "start_launch", start_launch)
+    monkeypatch.setattr(script, "cpu_seconds", lambda launch: launch)
+    script.main()
+    assert [started.count(folder) for folder in dict.fromkeys(started)] == [2, 4]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [[*line[:2], line[-1]] for line in lines[2:]] == [["1", "2", "1.0"], ["2", "2", "2.0"]]
 
 
 def test_read_digits(finished):

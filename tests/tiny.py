@@ -154,9 +154,10 @@ def run_stage(
     from edm2.params import load
     from edm2.pipeline import runner
 
-    run = importlib.import_module(f"stages.{name}").run
+    stage = importlib.import_module(f"stages.{name}")
     inputs = (lambda _: external_inputs, lambda _: watched_inputs)
-    runner.run_stage(name, run, load("params.yaml"), config, *inputs)
+    share = getattr(stage, "share", None)
+    runner.run_stage(name, stage.run, load("params.yaml"), config, *inputs, share)
 
 
 def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from edm2.diffusion.batches import Batch
 from edm2.diffusion.denoiser import Denoiser
-from edm2.diffusion.setup import denoiser_for
+from edm2.diffusion.setup import denoiser_for, prepare_training
 from edm2.diffusion.training import Average, DenoiserTask
 from edm2.params.configs import ConfigName
 from edm2.params.diffusion import Diffusion, Overrides
@@ -92,6 +92,8 @@ def make_task(
     precision: str = "fp32",
     channels_last: bool = False,
     perturbed: bool = True,
+    data_parallel: str = "ddp",
+    activation_checkpointing: bool = False,
     **changes: Any,
 ) -> DenoiserTask:
     """A training task, by default with perturbed parameters; always the same one."""
@@ -99,6 +101,13 @@ def make_task(
     denoiser = make_denoiser(config, params, precision, channels_last)
     if perturbed:
         perturb(denoiser)
+    runtime = SimpleNamespace(
+        data_parallel=data_parallel,
+        activation_checkpointing=activation_checkpointing,
+        compile=False,
+        channels_last=channels_last,
+    )
+    prepare_training(denoiser, runtime, CPU)
     return DenoiserTask(denoiser, average or SummingAverage(denoiser), params, 1, CPU)
 
 

@@ -11,6 +11,7 @@ from edm2 import __version__
 from edm2.cli.clean import clean
 from edm2.cli.compare import compare
 from edm2.cli.ema import ema
+from edm2.cli.evaluate import evaluate
 from edm2.cli.model import model
 from edm2.cli.params import params
 from edm2.cli.project import ProjectContext
@@ -43,7 +44,7 @@ def edm2(context: click.Context, project: str | None) -> None:
     context.obj = ProjectContext(project)
 
 
-for command in (params, ema, sample, compare, model, verify, clean, track):
+for command in (params, ema, evaluate, sample, compare, model, verify, clean, track):
     edm2.add_command(command)
 
 

@@ -48,3 +48,9 @@ class Backbone(nn.Module):
         an output with channels in dimension 1. Empty: nothing is measured.
         """
         return {}
+
+    def blocks(self) -> list[nn.Module]:
+        """The large modules that run one after another, each returning a new tensor: the units of
+        sharded parameters and of activation checkpointing.
+        """
+        return []

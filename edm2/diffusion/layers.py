@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edm2.params.configs import TrainingConfig
+from edm2.runtime.sharding import local
 
 EPSILON = 1e-4  # of weight norm, pixel norm, and group norm without mean subtraction
 
@@ -136,7 +137,8 @@ class Layer(nn.Module):
     def force_norm(self) -> None:
         """If the config forces norms, set each output unit's weights to norm √n (EDM2 Section 2.3)."""
         if self.forced:
-            self.weight.mul_(inverse_magnitude(self.weight, self.dims))
+            weight = local(self.weight)
+            weight.mul_(inverse_magnitude(weight, self.dims))
 
 
 @contextlib.contextmanager

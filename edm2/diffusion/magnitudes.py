@@ -7,13 +7,14 @@ resolution; input and output convolution, embedding and gains are left out.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from edm2.diffusion.backbone import Backbone
 from edm2.runtime.distributed import all_reduce, ranks
+from edm2.runtime.sharding import local, whole
 
 Magnitudes = dict[str, torch.Tensor]  # scalar tensors
 TINY = torch.finfo(torch.float32).tiny  # smallest divisor, for weights that were and are zero
@@ -26,19 +27,25 @@ def weights(network: Backbone) -> Magnitudes:
 
 @contextlib.contextmanager
 def replaced_parameters(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Context in which the parameters of `module` have the values of `tensors`, by name.
+    """Context in which the parameters of `module` have the values of `tensors`, by name, and these have
+    those of the parameters.
 
-    Nothing is copied: the parameters refer to other memory for as long. Other names in `tensors` are
-    ignored.
+    Values are exchanged in place, because FSDP2 keeps the memory of parameters; that takes as much
+    more memory as one parameter. Other names in `tensors` are ignored.
     """
-    own = {parameter: parameter.data for parameter in module.parameters()}
+    pairs = [(local(p.detach()), local(tensors[name])) for name, p in module.named_parameters()]
+    _exchange(pairs)
     try:
-        for name, parameter in module.named_parameters():
-            parameter.data = tensors[name]
         yield
     finally:
-        for parameter, data in own.items():
-            parameter.data = data
+        _exchange(pairs)
+
+
+def _exchange(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for a, b in pairs:
+        values = a.clone()
+        a.copy_(b)
+        b.copy_(values)
 
 
 @contextlib.contextmanager
@@ -105,7 +112,7 @@ def _aggregate(
 
 def _magnitudes(weight: torch.Tensor) -> torch.Tensor:
     """Root mean square of each output unit: [units, ...] → [units]."""
-    return weight.flatten(1).square().mean(dim=1).sqrt()
+    return whole(weight.flatten(1).square().mean(dim=1).sqrt())
 
 
 def _weight(layer: nn.Module) -> torch.Tensor:

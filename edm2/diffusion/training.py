@@ -17,10 +17,16 @@ from edm2.diffusion.magnitudes import Magnitudes
 from edm2.diffusion.objective import Objective
 from edm2.diffusion.schedule import learning_rate
 from edm2.params.diffusion import Diffusion
-from edm2.runtime.distributed import data_parallel, ranks, synchronized
+from edm2.runtime.distributed import ranks
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics, Scalar
 from edm2.runtime.moments import allocate_moments
+from edm2.runtime.parallel import (
+    average_scalar_gradients,
+    data_parallel,
+    is_sharded,
+    synchronized,
+)
 from edm2.runtime.randomness import torch_seed
 
 BETA1 = 0.9
@@ -50,6 +56,7 @@ class DenoiserTask:
     ) -> None:
         """
         Args:
+            denoiser: see `prepare_training`.
             average: of the raw network's parameters, updated after each step.
             params: of this config; options that the denoiser's config has are taken from there.
             seed: of dropout.
@@ -57,9 +64,13 @@ class DenoiserTask:
         """
         self.denoiser, self.average, self.device, self.seed = denoiser, average, device, seed
         self.params, self.config, self.objective = params, denoiser.config, denoiser.objective
+        self.sharded = is_sharded(denoiser)
         self.loss = data_parallel(DenoisingLoss(denoiser), device, compiled)
         self.optimizer = torch.optim.Adam(
-            denoiser.parameters(),
+            [
+                {"params": [p for p in denoiser.parameters() if p.ndim]},
+                {"params": [p for p in denoiser.parameters() if not p.ndim]},  # are never sharded
+            ],
             lr=self.config.lr_ref,
             betas=(BETA1, self.config.adam_beta2),
             fused=True,
@@ -119,11 +130,12 @@ class DenoiserTask:
         data, noise, ln_sigma, labels = (tensor[rows].to(self.device) for tensor in batch)
         sigma = ln_sigma.exp()
         self.denoiser.eval()
-        self.denoiser(
-            data + sigma[:, None, None, None] * noise,
-            sigma,
-            labels if self.params.conditional else None,
-        )
+        with torch.compiler.set_stance("force_eager"):
+            self.denoiser(
+                data + sigma[:, None, None, None] * noise,
+                sigma,
+                labels if self.params.conditional else None,
+            )
 
     def _gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Accumulate gradients over microbatches; return per-image loss, weighted error and ln σ."""
@@ -131,7 +143,9 @@ class DenoiserTask:
         self.optimizer.zero_grad()
         results = []
         starts = range(0, len(data), self.params.microbatch or len(data))
-        with normalized_once(self.denoiser) if len(starts) > 1 else contextlib.nullcontext():
+        # a rank never has all weights of a sharded denoiser
+        shared = len(starts) > 1 and not self.sharded
+        with normalized_once(self.denoiser) if shared else contextlib.nullcontext():
             for start in starts:
                 rows = slice(start, start + starts.step)
                 with synchronized(self.loss, start == starts[-1]):
@@ -145,6 +159,8 @@ class DenoiserTask:
                     total = loss.sum() * (self.config.loss_scaling * pixels / len(data))
                     total.backward()
                 results.append((loss.detach(), weighted.detach()))
+        if self.sharded:
+            average_scalar_gradients(self.denoiser)
         losses, errors = (torch.cat(column) for column in zip(*results, strict=True))
         return losses, errors, ln_sigma
 

@@ -93,6 +93,10 @@ class Unet(Backbone):
             x = module(x, embedding)
         return self._out(x)
 
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks."""
+        return [m for part in (self.enc, self.dec) for m in part.values() if isinstance(m, Block)]
+
     def buckets(self) -> dict[str, list[nn.Module]]:
         """Layers of the residual blocks by encoder or decoder and resolution, like enc-64x64."""
         buckets: dict[str, list[nn.Module]] = {}

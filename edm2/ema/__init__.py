@@ -3,11 +3,11 @@
 Works on any mapping of named tensors; nothing here depends on a network.
 """
 
+from edm2.ema.fixed import copy_files
 from edm2.ema.profile import gamma_to_sigma_rel, sigma_rel_to_gamma
 from edm2.ema.reconstruct import (
     Reconstruction,
     Target,
-    copy_files,
     reconstruct,
     reconstruct_files,
 )

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import torch
+from torch.nn.functional import pad
 
 from edm2.ema.digest import ChunkedDigest
 from edm2.ema.tensorfile import TensorReader, check_same_tensors
@@ -29,7 +30,8 @@ def combine(
 ) -> dict[int, dict[str, torch.Tensor]]:
     """Σ_i weights(name)[k, i] · file_i[name] for every k, chunk by chunk, summed in float32.
 
-    The sums are matrix products, [sums, files] times [files, values]. There are as many workers as
+    The sums are matrix products, [sums, files] times [files, values], and each is the same to the last bit
+    whichever others are made with it. There are as many workers as
     PyTorch has threads; each takes a chunk from reading to consuming, with one thread. Memory holds a
     few chunks of CHUNK_VALUES per worker, however many files and sums there are, of any size.
 
@@ -161,8 +163,20 @@ class _WorkerBuffers:
         sums = self.sums[: self.count * length].view(self.count, length)
         for part, out in zip(stored.split(self.step, 1), sums.split(self.step, 1), strict=True):
             values = self.values[: part.numel()].view(part.shape).copy_(part)
-            torch.mm(weights, values, out=out)
+            _multiply(weights, values, out)
         return sums
+
+
+def _multiply(weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
+    """weights [sums, files] times values [files, n]. A sum's bits do not depend on the number of sums and
+    values: products with a vector, which libraries add up in another order, get a second row or column.
+    """
+    if min(out.shape) > 1:
+        torch.mm(weights, values, out=out)
+        return
+    row, column = (int(size == 1) for size in out.shape)
+    product = torch.mm(pad(weights, (0, 0, 0, row)), pad(values, (0, column)))
+    out.copy_(product[: out.shape[0], : out.shape[1]])
 
 
 @contextmanager

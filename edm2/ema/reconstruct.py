@@ -10,10 +10,9 @@ import torch
 
 from edm2.ema.combine import combine
 from edm2.ema.profile import Array, Power
-from edm2.ema.snapshot import write_tensors
 from edm2.ema.solve import normalized, solve_profiles
 from edm2.ema.store import SnapshotStore
-from edm2.ema.tensorfile import TensorReader, TensorWriter, load_tensors
+from edm2.ema.tensorfile import TensorReader, TensorWriter
 from edm2.params import UserError
 from edm2.params.configs import Average
 from edm2.params.errors import NotFiniteError
@@ -83,14 +82,31 @@ def reconstruct(
         UserError: the time is outside of the store's, or a sum is not finite.
         ValueError: an impossible length.
     """
-    if not sigma_rels:
+    targets = [Target(sigma_rel, nimg) for sigma_rel in sigma_rels]
+    yield from reconstruct_tensors(store, targets, torch.float32, normalize)
+
+
+def reconstruct_tensors(
+    store: SnapshotStore, targets: Sequence[Target], dtype: torch.dtype, normalize: bool = True
+) -> Iterator[tuple[Reconstruction, dict[str, torch.Tensor]]]:
+    """Averages as `reconstruct_files` writes them, in memory at once.
+
+    Args:
+        dtype: of the averaged tensors; buffers keep theirs.
+        normalize: as `reconstruct`.
+
+    Raises:
+        UserError: as `reconstruct`; or a sum is not in the range of `dtype`.
+        ValueError: an impossible length.
+    """
+    if not targets:
         return
-    plan = _Plan(store, [Target(sigma_rel, nimg) for sigma_rel in sigma_rels], normalize)
-    averages = [_empty(plan.store.path(s), plan.buffers) for s in plan.latest]
+    plan = _Plan(store, targets, normalize)
+    averages = [_empty(plan.store.path(s), plan.buffers, dtype) for s in plan.latest]
 
     def keep(name: str, begin: int, sums: torch.Tensor) -> None:
-        plan.cast(sums, torch.float32, name)
-        for tensors, values in zip(averages, sums, strict=True):
+        cast = plan.cast(sums, averages[0][name].dtype, name)
+        for tensors, values in zip(averages, cast, strict=True):
             tensors[name].view(-1)[begin : begin + len(values)] = values
 
     for tensors, buffers in zip(averages, plan.run(keep), strict=True):
@@ -135,23 +151,15 @@ def reconstruct_files(
     return plan.reconstructions
 
 
-def copy_files(
-    store: SnapshotStore, targets: Mapping[Path, Target], dtype: torch.dtype
+def describe_averages(
+    store: SnapshotStore, targets: Sequence[Target], normalize: bool = True
 ) -> list[Reconstruction]:
-    """Copy averages of a store of fixed lengths to the paths; of the targets, only the times count.
+    """The properties of averages as `reconstruct_files` would return them; no value is read.
 
     Raises:
-        UserError: no snapshot was taken at one of the times.
+        UserError, ValueError: as `reconstruct`, except for sums that are not finite.
     """
-    reconstructions = []
-    for path, target in targets.items():
-        snapshot = store.at(store.end if target.nimg is None else target.nimg)
-        tensors = load_tensors(store.path(snapshot))
-        write_tensors(path, tensors, dtype, exact=store.buffers)
-        reconstructions.append(
-            Reconstruction(snapshot.sigma_rel, snapshot.nimg, snapshot.average, 0.0, 1.0, 1)
-        )
-    return reconstructions
+    return _Plan(store, targets, normalize).reconstructions if targets else []
 
 
 class _Plan:
@@ -266,11 +274,11 @@ class _Plan:
         return Reconstruction(sigma_rel, nimg, "power", max(errors), weight_sum, count)
 
 
-def _empty(like: Path, buffers: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Tensors of a file's names and shapes, averages in float32, uninitialized."""
+def _empty(like: Path, buffers: Sequence[str], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors of a file's names and shapes, averages in `dtype`, uninitialized."""
     return {
-        name: torch.empty(shape, dtype=dtype)
-        for name, (dtype, shape) in _layout(like, buffers, torch.float32).items()
+        name: torch.empty(shape, dtype=own)
+        for name, (own, shape) in _layout(like, buffers, dtype).items()
     }
 
 

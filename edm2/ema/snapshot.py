@@ -75,6 +75,22 @@ def write_tensors(
         NotFiniteError: a value is not finite, or not in the range of `dtype`.
         UserError: a tensor's dtype cannot be stored, or it is sparse or without values.
     """
+    stored = tensors_to_store(path, tensors, dtype, exact)
+    with replacing(path) as temporary:
+        save_file(stored, temporary, dict(metadata or {}))
+
+
+def tensors_to_store(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    exact: Collection[str] = (),
+) -> dict[str, torch.Tensor]:
+    """Copies of the tensors on the CPU, as `write_tensors` writes them.
+
+    Args:
+        path: for errors.
+    """
     stored = {}
     for name, tensor in tensors.items():
         keep = not tensor.is_floating_point() or (name in exact and tensor.dtype in NAMES)
@@ -97,8 +113,7 @@ def write_tensors(
                 f"{path}: tensor {name}: not all values are finite in {target}.", name
             )
         stored[name] = cast
-    with replacing(path) as temporary:
-        save_file(stored, temporary, dict(metadata or {}))
+    return stored
 
 
 def write_snapshot(

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from edm2.ema.profile import beta, sigma_rel_to_gamma, traditional_beta
 from edm2.ema.snapshot import Snapshot
+from edm2.runtime.sharding import local
 
 Tensors = Mapping[str, torch.Tensor]
 EXTRA_STATE = "_extra_state"  # the last part of the names of what `get_extra_state` returns
@@ -22,7 +23,7 @@ class Tracker(ABC):
     Tensors are looked up at each update: those that the module's `state_dict` has then, under its
     names. What is not averaged is copied as it is when a snapshot is taken: buffers, what
     `get_extra_state` returns, and tensors of integers. Tied weights are averaged once, for as long as
-    they are tied, and are under each of their names.
+    they are tied, and are under each of their names. Averages of sharded tensors (FSDP2) are sharded.
     """
 
     def __init__(self, source: nn.Module | Tensors, keys: Sequence[float]) -> None:
@@ -66,10 +67,10 @@ class Tracker(ABC):
         self._follow(averaged)
         self.started = True
         for key, average in self.averages.items():
-            current = [averaged[name].detach().float() for name in average]
+            current = [local(averaged[name]).detach().float() for name in average]
             weight = 1 - self.beta(key, nimg, batch)
             if current:
-                torch._foreach_lerp_(list(average.values()), current, weight)
+                torch._foreach_lerp_(list(map(local, average.values())), current, weight)
 
     def tensors(self, key: float) -> dict[str, torch.Tensor]:
         """One average, float32, and the tensors that are not averaged as they are now.

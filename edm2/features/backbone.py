@@ -5,6 +5,8 @@ from typing import Protocol
 
 import torch
 
+from edm2.runtime.device import full_float32
+
 
 class Backbone(Protocol):
     """Feature maps at several scales, for perceptual losses and discriminators."""
@@ -64,11 +66,11 @@ def features_in_batches(
         batch_size: largest number of images in a batch.
         extract: uint8 images → their features.
 
-    Convolutions use float32 on GPUs: TensorFloat-32 would change features in the fourth digit.
+    They are computed in full float32 on GPUs: TensorFloat-32 would change them in the fourth digit.
 
     Raises:
         TypeError: images are not uint8.
     """
     require_uint8(images)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with full_float32():
         return torch.cat([extract(batch) for batch in images.split(batch_size)])

@@ -17,10 +17,10 @@ from edm2.data.stream import stream
 from edm2.features.classifier import Classifier
 from edm2.params.features import Features
 from edm2.params.runtime import Runtime
-from edm2.runtime.distributed import data_parallel
 from edm2.runtime.finite import require_finite
 from edm2.runtime.metrics import Metrics
 from edm2.runtime.moments import allocate_moments
+from edm2.runtime.parallel import data_parallel
 from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
 

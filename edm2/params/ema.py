@@ -45,4 +45,8 @@ class Sweep(Section):
         description="divide the weights of the snapshots by their sum, as the paper's published code "
         "does; false: as its Algorithm 3 is printed"
     )
-    dtype: Literal["float16", "float32"] = Field(description="precision of the written networks")
+    dtype: Literal["float16", "float32"] = Field(description="precision of the networks")
+    materialize: bool = Field(
+        description="write the networks to models/sweep; false: keep no file, and make each from the "
+        "snapshots where it is used"
+    )

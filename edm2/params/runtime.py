@@ -30,14 +30,23 @@ class Runtime(Section):
     device: Annotated[str, BeforeValidator(_known_device)] = Field(
         description="auto: a GPU where there is one; or cpu, cuda, cuda:N"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        description="precision of activations; parameters stay fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        description="precision of activations; parameters stay fp32; auto: fp32 or bf16, whichever a stage "
+        "measures to be faster on this device when it begins"
     )
     compile: bool = Field(
         description="use torch.compile for trained networks (denoiser, VAE); not faster on CPUs"
     )
     channels_last: bool = Field(
         description="NHWC memory layout of denoiser and VAE; faster in 16 bits"
+    )
+    data_parallel: Literal["ddp", "fsdp"] = Field(
+        description="how several ranks train a denoiser; ddp: each has all of it; fsdp: each has a part of "
+        "parameters, averages and optimizer state, for networks too large for one GPU"
+    )
+    activation_checkpointing: bool = Field(
+        description="when a denoiser is trained, compute activations again in the backward pass instead "
+        "of keeping them: less memory, a third more computation"
     )
     threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
     workers: Annotated[int, Field(ge=0)] | None = Field(

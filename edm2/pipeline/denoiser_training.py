@@ -7,7 +7,8 @@ import torch
 
 from edm2.data.latents import LatentShards
 from edm2.diffusion.batches import batches
-from edm2.diffusion.setup import denoiser_for, save_network
+from edm2.diffusion.precision import denoiser_precision
+from edm2.diffusion.setup import denoiser_for, prepare_training, save_network
 from edm2.diffusion.training import DenoiserTask
 from edm2.ema.index import write_index
 from edm2.ema.snapshot import remove_snapshots_after, write_snapshot
@@ -22,6 +23,7 @@ from edm2.runtime.distributed import is_main_process
 from edm2.runtime.loop import Every, train
 from edm2.runtime.manifest import write_manifest
 from edm2.runtime.randomness import torch_seed
+from edm2.runtime.sharding import gather
 
 
 def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
@@ -31,11 +33,18 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     seed, ema = params.seed, params.ema
     out.mkdir(exist_ok=True)
     latents = LatentShards(LATENTS, "train")
+    folder = context.state.folder
+    params = denoiser_precision(
+        params, context.config, latents, folder, context.device, trains=True
+    )
     torch.manual_seed(torch_seed(seed, "diffusion/init"))
     denoiser = denoiser_for(context.config, params, latents.shape, len(latents.classes))
     denoiser = denoiser.to(context.device)
+    prepare_training(denoiser, params.runtime, context.device)
     config = denoiser.config
-    context.run.log_resolved_config({"resolved": asdict(config)})
+    context.run.log_resolved_config(
+        {"resolved": {**asdict(config), "precision": params.runtime.precision}}
+    )
     average = (
         PowerEMA(denoiser.unet, ema.ema_lengths)
         if config.average == "power"
@@ -43,9 +52,10 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     )
 
     def write_snapshots(nimg: int) -> dict[str, float]:
-        if is_main_process():
-            for snapshot, tensors in average.snapshots(nimg).items():
-                write_snapshot(out, snapshot, tensors, list(average.buffers))
+        for snapshot, tensors in average.snapshots(nimg).items():
+            gathered = gather(tensors)
+            if is_main_process():
+                write_snapshot(out, snapshot, gathered, list(average.buffers))
         return {}
 
     task = DenoiserTask(
@@ -72,8 +82,8 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
         every=[Every(ema.snapshot_nimg, write_snapshots)],
         rollback=lambda nimg: remove_snapshots_after(out, nimg),
     )
+    save_network(denoiser, out / "network.safetensors")
     if is_main_process():
-        save_network(denoiser, out / "network.safetensors")
         write_index(SnapshotStore(out))
 
 

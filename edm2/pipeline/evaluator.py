@@ -16,6 +16,7 @@ from edm2.params import Params
 from edm2.params.configs import ConfigName
 from edm2.params.seams import METRICS
 from edm2.pipeline.detection import detector_for, is_detector_at_chance, reference_for
+from edm2.pipeline.network_reader import BYTES_AHEAD
 from edm2.pipeline.networks import SweptNetwork
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.sampler import Sampler
@@ -38,7 +39,7 @@ class Evaluator:
 
     def __init__(self, params: Params, config: ConfigName, device: torch.device) -> None:
         self.params, self.device = params, device
-        self.sampler = Sampler(params, config, device)
+        self.sampler = Sampler(params, config, device, BYTES_AHEAD)
         images = load_manifest(IMAGES)
         self.classes, held_out = images["classes"], images["images"]["held_out"]
         self.detector = detector_for(params, device)

@@ -52,12 +52,14 @@ class StageContext:
 
 RunStage = Callable[[StageContext], None]
 DescribeInputs = Callable[[Params], str]
+Share = Callable[[str, Params, Any, "torch.device", "State"], None]
 
 
 def main(
     run: RunStage,
     external_inputs: DescribeInputs | None = None,
     watched_inputs: DescribeInputs | None = None,
+    share: Share | None = None,
 ) -> None:
     """Run a stage from the command line: `python -m stages.NAME [CONFIG] [--params FILE]`.
 
@@ -69,6 +71,8 @@ def main(
         run: writes the stage's outs.
         external_inputs: describes the inputs that dvc.yaml does not name, if there are any.
         watched_inputs: describes files, one a line, whose changes give a warning and compute nothing again.
+        share: does some of the stage's work while another launch runs it; gets title, params, config, device
+            and state.
     """
     name = Path(sys.argv[0]).stem
     prepare_streams()
@@ -84,7 +88,7 @@ def main(
         if args.config:
             params.require_config(args.config, f"config {args.config}", args.params)
         _warn_of_hidden_changes(params, args)
-        run_stage(name, run, params, args.config, external_inputs, watched_inputs)
+        run_stage(name, run, params, args.config, external_inputs, watched_inputs, share)
     except Interrupted as error:
         if is_main_process():
             print(f"{name}: {error}; run the same command again to continue.", file=sys.stderr)
@@ -104,10 +108,12 @@ def run_stage(
     config: str = "",
     external_inputs: DescribeInputs | None = None,
     watched_inputs: DescribeInputs | None = None,
+    share: Share | None = None,
 ) -> None:
     """Run one stage unless its results are already complete, and publish its outs.
 
-    What identifies the run is determined by the main process.
+    What identifies the run is determined by the main process. While another launch runs the same, this
+    one does a part of its work if the stage can `share` it.
     """
     from edm2.pipeline.publication import is_complete, publish
     from edm2.runtime.device import pick_device
@@ -121,7 +127,8 @@ def run_stage(
     device = pick_device(params.runtime)
     with process_group(device):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
-        with open_state(title.replace(" ", "-"), key) as state:
+        helps = None if share is None else lambda state: share(title, params, config, device, state)
+        with open_state(title.replace(" ", "-"), key, helps) as state:
             if watched_inputs and is_main_process():
                 _warn_of_changed_files(title, state, watched_inputs(params))
             if is_complete(state):
@@ -138,6 +145,22 @@ def run_stage(
                 with open_run(title, params, state, stage=name, config=config) as tracked:
                     run(StageContext(title, params, config, device, state, tracked))
                     publish(state, declared.outs)
+
+
+def share_stage(
+    name: str, share: Share, params: Params, config: str, external_inputs: DescribeInputs
+) -> None:
+    """Do what several launches can `share` of a stage; publish nothing."""
+    from edm2.runtime.device import pick_device
+    from edm2.runtime.distributed import on_main_process, process_group
+    from edm2.runtime.state import state_of
+
+    params, title = params.of(config), f"{name} {config}"
+    declared = read_declaration(name, config)
+    device = pick_device(params.runtime)
+    with process_group(device):
+        key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
+        share(title, params, config, device, state_of(title.replace(" ", "-"), key))
 
 
 def _fingerprint(

@@ -6,18 +6,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from edm2.data.latents import read_latent_space
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.setup import denoiser_for, set_network
-from edm2.params import Params, UserError
+from edm2.params import Params
 from edm2.params.configs import ConfigName
 from edm2.params.errors import NotFiniteError
+from edm2.pipeline.network_reader import NetworkReader
 from edm2.pipeline.paths import LATENTS, VAE
-from edm2.runtime.finite import listed, nonfinite_rows, nonfinite_tensors
-from edm2.runtime.manifest import verified
+from edm2.runtime.finite import listed, nonfinite_rows
 from edm2.sampling.generate import SampleBatch, generate, seed_labels
 from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels
 from edm2.vae.codec import load_codec
@@ -30,12 +28,20 @@ class Sampler:
         classes: names of the dataset's classes.
     """
 
-    def __init__(self, params: Params, config: ConfigName, device: torch.device) -> None:
+    def __init__(
+        self, params: Params, config: ConfigName, device: torch.device, bytes_ahead: int = 0
+    ) -> None:
+        """
+        Args:
+            bytes_ahead: see `NetworkReader`.
+        """
         self.params, self.config, self.device = params, config, device
         self.latents = read_latent_space(LATENTS)
         self.classes = self.latents.classes
         self.codec = load_codec(VAE, device)
+        self.reader = NetworkReader(bytes_ahead)
         self.network, self.strength = Path(), 1.0  # of the last call of `denoise`, for errors
+        self._loaded: dict[str, Path] = {}  # files of the weights in the denoisers
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -60,15 +66,22 @@ class Sampler:
         Raises:
             UserError: a file cannot be read, or its network has another shape.
         """
-        main = set_network(self.denoiser, _read(network), network)
+        main = self._load(self.denoiser, "network", network)
         interval = self.params.guidance.interval
         self.network, self.strength = network, strength
         if strength == 1:
             return main
         if guide is None:
             return guided(main, without_labels(main), strength, interval)
-        other = set_network(self.guide, _read(guide), guide)
+        other = self._load(self.guide, "guide", guide)
         return guided(main, with_guide(main, other), strength, interval)
+
+    def _load(self, denoiser: Denoiser, role: str, file: Path) -> Denoiser:
+        """The denoiser with the weights of `file`, read unless they were its last ones."""
+        if self._loaded.pop(role, None) != file:
+            set_network(denoiser, self.reader.read(file), file)
+        self._loaded[role] = file
+        return denoiser
 
     def labels(self, seeds: Sequence[int]) -> torch.Tensor:
         """The class of each seed, int64 [N]; see `sampling.labels`."""
@@ -109,20 +122,3 @@ class Sampler:
             *([f"set runtime.precision to fp32 ({precision} now)"] if precision != "fp32" else []),
         ]
         return f"What may help: {'; '.join(ways)}."
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        tensors = load_file(verified(path))
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: expected a network, a safetensors file like those in models/sweep/<config>/ "
-            f"({error})."
-        ) from None
-    names = nonfinite_tensors(tensors)
-    if names:
-        raise NotFiniteError(
-            f"{path}: tensors of this network are not finite ({listed(names)}). Its training diverged, "
-            "or the file is damaged: choose another network, or make it again."
-        )
-    return tensors

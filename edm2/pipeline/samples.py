@@ -11,16 +11,19 @@ import torch
 from PIL import Image
 
 from edm2.data.images import image_sample
+from edm2.data.latents import read_latent_space
 from edm2.data.shards import write_shard
+from edm2.diffusion.precision import denoiser_precision
 from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
+from edm2.pipeline.network_reader import network_identity
 from edm2.pipeline.paths import LATENTS, VAE
 from edm2.pipeline.sampler import Sampler
 from edm2.reporting.grids import write_class_grid
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import barrier, is_main_process, process_group, ranks
 from edm2.runtime.files import replacing, sha256, write_json
-from edm2.runtime.manifest import MANIFEST, expected_sha256
+from edm2.runtime.manifest import MANIFEST
 from edm2.runtime.progress import track
 from edm2.sampling.guidance import ConditionalDenoise
 
@@ -33,7 +36,7 @@ class SampleRequest:
     """A request for samples of one network.
 
     Attributes:
-        network: a safetensors file of a network of `config`.
+        network: a safetensors file of a network of `config`, or a network of a sweep without files.
         labels: class numbers that the seeds take in turn; None: see sampling.labels.
         guide: file of a guide network; None: the network itself, without labels.
         strength: guidance strength; 1: no guidance.
@@ -63,6 +66,10 @@ def write_samples(request: SampleRequest, params: Params) -> None:
     """
     device = pick_device(params.runtime)
     with process_group(device):
+        latents = read_latent_space(LATENTS)
+        params = denoiser_precision(
+            params, request.config, latents, request.out, device, trains=False
+        )
         folder = SampleFolder(request, params, Sampler(params, request.config, device))
         denoise = folder.sampler.denoise(request.network, request.guide, request.strength)
         if is_main_process():
@@ -172,7 +179,7 @@ class SampleFolder:
         guidance = params.guidance.model_dump(mode="json")
         networks = (request.network, request.guide)
         return {
-            "networks": [None if path is None else _checksum(path) for path in networks],
+            "networks": [None if path is None else network_identity(path) for path in networks],
             "codec": sha256(VAE / MANIFEST),
             "latents": sha256(LATENTS / MANIFEST),
             "strength": request.strength,
@@ -188,11 +195,6 @@ class SampleFolder:
 
     def _file(self, seed: int) -> Path:
         return self.request.out / f"{seed:09d}.png"
-
-
-def _checksum(network: Path) -> str:
-    """As in the manifest beside the network, with which it was compared when it was read."""
-    return expected_sha256(network) or sha256(network)
 
 
 def _check(request: SampleRequest, params: Params, classes: int) -> None:

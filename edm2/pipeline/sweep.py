@@ -1,13 +1,13 @@
 """The networks of a sweep: which ones params list, and their reconstruction."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from edm2.diffusion.names import PAPER_TENSORS, matching
-from edm2.ema.reconstruct import Reconstruction, Target, copy_files, reconstruct_files
+from edm2.ema.fixed import copy_files, describe_copies
+from edm2.ema.reconstruct import Reconstruction, Target, describe_averages, reconstruct_files
 from edm2.ema.store import SnapshotStore
 from edm2.params import Params
 from edm2.params.ema import Sweep
@@ -15,9 +15,8 @@ from edm2.params.guidance import Guidance
 from edm2.pipeline.networks import ALL, SweptNetwork
 from edm2.pipeline.paths import guide_folder, store_folder, sweep_folder
 from edm2.pipeline.runner import StageContext
+from edm2.pipeline.unstored import DTYPES, manifest_entries
 from edm2.runtime.manifest import write_manifest
-
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -39,35 +38,65 @@ class PlannedNetwork:
 
 
 def sweep_ema(context: StageContext) -> None:
-    """Reconstruct one network per EMA length, time and tensor; copy averages of fixed length."""
+    """Reconstruct one network per EMA length, time and tensor; copy averages of fixed length.
+
+    With `sweep.materialize: false` only describe them: those who use them make them.
+    """
     params, out = context.params, context.out(sweep_folder(context.config))
     out.mkdir(exist_ok=True)
-    store = SnapshotStore(store_folder(context.config))
-    if store.has_fixed_lengths:
+    folder, guides_folder = store_folder(context.config), guide_folder(context.config)
+    stores = {folder: SnapshotStore(folder)}
+    if stores[folder].has_fixed_lengths:
         print(
             f"note: the averages of config {context.config} have a fixed length; sweep.ema_lengths "
             "and sweep.tensors have no effect."
         )
-    planned = list(plan_networks(store, params.sweep))
-    targets = {network.file: network.target for network in planned}
+    planned = list(plan_networks(stores[folder], params.sweep))
+    targets = {folder: {network.file: network.target for network in planned}}
     if params.guidance.guide == "snapshot":
-        planned, guides = _with_guides(planned, store, params.guidance, "")
-        targets |= guides
+        planned, guides = _with_guides(planned, stores[folder], params.guidance, "")
+        targets[folder] |= guides
     elif params.guidance.guide in ("trained", "published"):
-        source = SnapshotStore(guide_folder(context.config))
-        planned, guides = _with_guides(planned, source, params.guidance, "guide-")
-        _reconstruct(source, guides, out, params.sweep)
-    reconstructions = _reconstruct(store, targets, out, params.sweep)
+        stores[guides_folder] = SnapshotStore(guides_folder)
+        planned, guides = _with_guides(planned, stores[guides_folder], params.guidance, "guide-")
+        targets[guides_folder] = guides
+    reconstructions = {
+        file: reconstruction
+        for path, store in stores.items()
+        for file, reconstruction in _reconstruct(store, targets[path], out, params.sweep).items()
+    }
     networks = [_record(network, reconstructions[network.file], params) for network in planned]
+    _log_quality(context, networks, stores[folder].end)
+    write_manifest(
+        out,
+        networks=[asdict(network) for network in networks],
+        materialized=params.sweep.materialize,
+        **({} if params.sweep.materialize else _unstored(planned, targets, stores, params.sweep)),
+    )
+
+
+def _log_quality(context: StageContext, networks: Iterable[SweptNetwork], end: int) -> None:
+    """Log the errors of whole networks at the end of training."""
     for network in networks:
-        if network.tensors == ALL and network.nimg == store.end:
+        if network.tensors == ALL and network.nimg == end:
             quality = {
                 "reconstruction/error": network.error,
                 "reconstruction/weight_sum": network.weight_sum,
             }
             step = round(1000 * network.ema_length)
             context.run.log(step, quality, axis="ema_length_permille")
-    write_manifest(out, networks=[asdict(network) for network in networks])
+
+
+def _unstored(
+    planned: Sequence[PlannedNetwork],
+    targets: Mapping[Path, Mapping[str, Target]],
+    stores: Mapping[Path, SnapshotStore],
+    sweep: Sweep,
+) -> dict[str, Any]:
+    """What the manifest says of networks that have no files, each followed by its guide."""
+    averages = {file: (path, target) for path in targets for file, target in targets[path].items()}
+    order = [file for network in planned for file in (network.file, network.guide) if file]
+    return manifest_entries({file: averages[file] for file in order}, stores, sweep)
 
 
 def plan_networks(store: SnapshotStore, sweep: Sweep) -> Iterator[PlannedNetwork]:
@@ -125,17 +154,23 @@ def _file(nimg: int, length: float, kind: str = "") -> str:
 def _reconstruct(
     store: SnapshotStore, targets: Mapping[str, Target], out: Path, sweep: Sweep
 ) -> dict[str, Reconstruction]:
-    """Write the averages in one pass over the snapshots; warn about those with a large error."""
-    paths = {out / name: target for name, target in targets.items()}
+    """Write the averages in one pass over the snapshots, or only describe them; warn about those with a
+    large error.
+    """
+    paths, chosen = {out / name: target for name, target in targets.items()}, [*targets.values()]
     dtype = DTYPES[sweep.dtype]
     if store.has_fixed_lengths:
-        reconstructions = copy_files(store, paths, dtype)
-    else:
+        reconstructions = (
+            copy_files(store, paths, dtype) if sweep.materialize else describe_copies(store, chosen)
+        )
+    elif sweep.materialize:
         reconstructions = reconstruct_files(store, paths, dtype, sweep.normalize_weights)
-    for path, reconstruction in zip(paths, reconstructions, strict=True):
+    else:
+        reconstructions = describe_averages(store, chosen, sweep.normalize_weights)
+    for name, reconstruction in zip(targets, reconstructions, strict=True):
         if not reconstruction.trustworthy:
             print(
-                f"warning: {path.name}: the response function of this reconstruction has an error "
+                f"warning: {name}: the response function of this reconstruction has an error "
                 f"of {reconstruction.error:.1%}. Take more snapshots (ema.snapshot_nimg)."
             )
     return dict(zip(targets, reconstructions, strict=True))

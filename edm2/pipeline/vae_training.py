@@ -1,5 +1,6 @@
 """The codec of the pipeline: a trained VAE or another codec, evaluated on held-out images."""
 
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from edm2.vae.codec import Codec, TrainedVae, load_codec, save_vae
 from edm2.vae.evaluation import evaluate
 from edm2.vae.low_pass import low_pass_mask
 from edm2.vae.network import Autoencoder
+from edm2.vae.precision import vae_precision
 from edm2.vae.published import save_codec
 from edm2.vae.training import VaeTask
 
@@ -43,6 +45,9 @@ CURVES = "reports/vae/curves.csv"
 def train_vae(context: StageContext) -> None:
     """Train the VAE, or save the codec that params choose; evaluate reconstructions of held-out images."""
     params, out = context.params, context.out(VAE)
+    if trains_vae(params):
+        params = vae_precision(params, context.state.folder, context.device)
+        context = replace(context, params=params)
     from_shards = open_web_images(params)
     skipped = check_images(context, from_shards, trains_vae(params)) if from_shards else {}
     images, held_out = from_shards or open_images(IMAGES, "train", "held_out")

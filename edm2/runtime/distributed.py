@@ -1,8 +1,7 @@
 """The processes of one launch by `torchrun`; a plain `python` is rank 0 of 1."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,8 +9,6 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from edm2.params import UserError
 
@@ -73,22 +70,6 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def data_parallel(module: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
-    """`module`, optionally compiled, with gradients averaged over the ranks if there are several."""
-    if compiled:
-        module = cast(nn.Module, torch.compile(module))
-    if not dist.is_initialized():
-        return module
-    return DistributedDataParallel(module, [device] if device.type == "cuda" else None)
-
-
-def synchronized(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Context of the backward pass of one microbatch: ranks exchange gradients in the last one only."""
-    if isinstance(module, DistributedDataParallel) and not last:
-        return module.no_sync()
-    return contextlib.nullcontext()
 
 
 def all_reduce(tensor: torch.Tensor, op: Literal["sum", "max"] = "sum") -> torch.Tensor:
@@ -156,6 +137,21 @@ def on_main_process(compute: Callable[[], T]) -> T:
     if received[1] is not None:
         raise UserError(received[1])
     return cast(T, received[0])
+
+
+def broadcast_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The main process's tensors, which are on the CPU, on all ranks; what the others pass is ignored."""
+    layout = on_main_process(lambda: {name: (t.shape, t.dtype) for name, t in tensors.items()})
+    if is_main_process():
+        received = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    else:
+        received = {
+            name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in layout.items()
+        }
+    if dist.is_initialized():
+        for name in layout:
+            dist.broadcast(received[name].reshape(-1).view(torch.uint8), 0)
+    return received
 
 
 def broadcast_flag(flag: bool) -> bool:

@@ -155,10 +155,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove the incomplete files that a killed process left below `folder`."""
+def remove_partial(folder: Path, shared: Path | None = None) -> None:
+    """Remove the incomplete files that a killed process left below `folder`.
+
+    Args:
+        shared: folder where other processes may be writing; nothing in it is removed.
+    """
     for path in list(folder.rglob(".*.partial")):
-        remove(path)
+        if shared is None or shared not in path.parents:
+            remove(path)
 
 
 def _link(source: str, target: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from edm2.params.errors import NotFiniteError
+from edm2.runtime.sharding import local
 
 LISTED = 3  # names in a message
 
@@ -53,7 +54,7 @@ def listed(names: list[str]) -> str:
 
 def _tensors(node: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(node, torch.Tensor):
-        yield name, getattr(node, "to_local", lambda: node)()
+        yield name, local(node)
     elif isinstance(node, dict | list | tuple):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from _tensors(value, f"{name}.{key}" if name else str(key))

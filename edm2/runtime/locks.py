@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edm2.params import UserError
+
 
 @contextmanager
 def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
@@ -19,5 +21,10 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be locked ({error.strerror}). Use a file system with locks between "
+                "processes and machines (for Lustre: mounted with flock; for NFS: with its lock service)."
+            ) from None
         else:
             yield True

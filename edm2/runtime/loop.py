@@ -9,6 +9,7 @@ import torch
 
 from edm2.params.section import Training
 from edm2.runtime.checkpointing import Checkpointer, checkpointing
+from edm2.runtime.device import fastest_convolutions
 from edm2.runtime.distributed import all_reduce, barrier, is_main_process
 from edm2.runtime.divergence import StepMonitor
 from edm2.runtime.interruption import Interrupted, signals
@@ -121,7 +122,8 @@ class _Loop(Generic[Batch]):
 
     def step(self, batch: Batch, nimg: int) -> None:
         """Make a step; log and act if it is time."""
-        metrics = self.task.step(batch, nimg)
+        with fastest_convolutions():
+            metrics = self.task.step(batch, nimg)
         finite = self.means.add(metrics)
         self.means.add(self.monitor.add(finite, metrics))
         if nimg % self.schedule.log_nimg == 0:

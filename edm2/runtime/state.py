@@ -8,7 +8,7 @@ run finds its state again, any other run starts with an empty one.
 import fcntl
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class State:
-    """The state folder of one run of a stage; one launch at a time has it open."""
+    """The state folder of one run of a stage; one launch at a time has it open.
+
+    Work items alone, in `items`, are also written by launches that do not have it open.
+    """
 
     folder: Path
 
@@ -35,6 +38,11 @@ class State:
     def results(self) -> Path:
         """The folder where the stage writes its results before they are published."""
         return self.folder / "results"
+
+    @property
+    def items(self) -> Path:
+        """The folder of work items, if the stage has any; see `edm2.runtime.work_items`."""
+        return self.folder / "items"
 
     @property
     def log(self) -> Path:
@@ -93,24 +101,44 @@ class State:
         return notes
 
 
+def state_of(stage: str, fingerprint: str) -> State:
+    """The state of a run, which need not exist."""
+    return State(project_root() / ".state" / stage / fingerprint)
+
+
 @contextmanager
-def open_state(stage: str, fingerprint: str) -> Iterator[State]:
-    """The state of a run, under a lock: a second launch of the same run waits for the first."""
-    folder = project_root() / ".state" / stage / fingerprint
+def open_state(
+    stage: str, fingerprint: str, share: Callable[[State], None] | None = None
+) -> Iterator[State]:
+    """The state of a run, under a lock: a second launch of the same run waits for the first.
+
+    Args:
+        share: what a second launch does before it waits, on all ranks.
+    """
+    state = state_of(stage, fingerprint)
+    folder = state.folder
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{fingerprint}.lock").open("w") as lock:
-        state = State(folder)
+        if share is not None and not on_main_process(lambda: _is_free(lock.fileno())):
+            share(state)
         if is_main_process():
             _wait_for(lock.fileno(), stage)
             state.results.mkdir(parents=True, exist_ok=True)  # `edm2 clean` may have removed it
-            remove_partial(folder)
+            remove_partial(folder, state.items)
         barrier()
         yield state
 
 
-def _wait_for(lock: int, stage: str) -> None:
+def _is_free(lock: int) -> bool:
+    """Whether no other launch holds the lock; this one holds it then."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_for(lock: int, stage: str) -> None:
+    if not _is_free(lock):
         print(f"{stage}: another process is running this stage; waiting for it.", file=sys.stderr)
         fcntl.flock(lock, fcntl.LOCK_EX)

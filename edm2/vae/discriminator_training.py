@@ -7,10 +7,10 @@ import torch
 
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
-from edm2.runtime.distributed import data_parallel, synchronized
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics
 from edm2.runtime.moments import allocate_moments
+from edm2.runtime.parallel import data_parallel, synchronized
 from edm2.runtime.randomness import torch_seed
 from edm2.runtime.schedule import warmup_cosine
 from edm2.vae.discriminator import Discriminator, discriminator_loss, lecam

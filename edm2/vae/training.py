@@ -13,10 +13,11 @@ from torch import nn
 from edm2.data.images import to_float
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
-from edm2.runtime.distributed import data_parallel, ranks, synchronized
+from edm2.runtime.distributed import ranks
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics
 from edm2.runtime.moments import allocate_moments
+from edm2.runtime.parallel import data_parallel, synchronized
 from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
 from edm2.vae.batches import Batch

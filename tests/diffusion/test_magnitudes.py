@@ -210,18 +210,20 @@ def test_magnitudes_of_the_average_are_those_of_a_network_with_its_parameters(co
 
 def test_replaced_parameters_return_after_an_error():
     unet, replaced = network("A").unet, []
-    pointers = [p.data_ptr() for p in unet.parameters()]
-    other = {name: p.detach() + 1 for name, p in unet.named_parameters()}
+    before = {name: p.detach().clone() for name, p in unet.named_parameters()}
+    other = {name: p + 1 for name, p in before.items()}
 
     def fail():
         with magnitudes.replaced_parameters(unet, other):
-            replaced.extend(p.data_ptr() for p in unet.parameters())
+            replaced.extend(p.detach().clone() for p in unet.parameters())
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
-    assert replaced == [tensor.data_ptr() for tensor in other.values()]
-    assert [p.data_ptr() for p in unet.parameters()] == pointers
+    for name, values, p in zip(before, replaced, unet.parameters(), strict=True):
+        assert torch.equal(values, before[name] + 1)
+        assert torch.equal(other[name], before[name] + 1)
+        assert torch.equal(p, before[name])
 
 
 @pytest.mark.slow

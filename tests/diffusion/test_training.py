@@ -9,13 +9,17 @@ import torch
 from tiny_denoiser import BATCH, CLASSES, CPU, RUNTIME, diffusion_params, make_batch, make_task
 
 from edm2.data.normalization import Normalization
+from edm2.diffusion.backbone import Backbone
 from edm2.diffusion.batches import batches
 from edm2.diffusion.layers import Layer
 from edm2.diffusion.objective import EdmObjective
 from edm2.diffusion.training import bin_names
+from edm2.diffusion.unet import Unet
+from edm2.params import UserError
 from edm2.params.configs import CONFIGS
 from edm2.params.resolution import resolve
 from edm2.runtime.checkpoint import load_tree, save_tree
+from edm2.runtime.sharding import is_dtensor
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +90,40 @@ def test_a_batch_of_nan_does_not_change_the_weights():
     assert total - head <= int(metrics["train/nonfinite_gradients"]) <= total
     final = task.denoiser.state_dict()
     assert all(final[name].equal(value) for name, value in initial.items())
+
+
+@pytest.mark.parametrize(("config", "changes"), [("A", {"microbatch": 4}), ("G", {"dropout": 0.3})])
+def test_recomputed_activations_change_no_bit(config, changes):
+    """Of losses and weights, with dropout. What is kept for the backward pass is less than half."""
+    tasks = [make_task(config, activation_checkpointing=on, **changes) for on in (False, True)]
+    kept = [dict[int, int](), dict[int, int]()]  # storage → bytes
+    for task, sizes in zip(tasks, kept, strict=True):
+        parameters = {p.data_ptr() for p in task.denoiser.parameters()}
+
+        def keep(tensor, sizes=sizes, parameters=parameters):
+            if tensor.data_ptr() not in parameters:
+                sizes[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            task.step(make_batch(1), BATCH)
+    losses = [task.step(make_batch(2), 2 * BATCH)["train/loss"] for task in tasks]
+    assert torch.equal(*losses)
+    for a, b in zip(*(task.denoiser.parameters() for task in tasks), strict=True):
+        assert torch.equal(a, b)
+    assert sum(kept[1].values()) < sum(kept[0].values()) / 2
+
+
+def test_a_backbone_without_blocks_has_no_activations_to_recompute(monkeypatch):
+    monkeypatch.setattr(Unet, "blocks", Backbone.blocks)
+    with pytest.raises(UserError, match=r"activation_checkpointing.*'unet'"):
+        make_task(activation_checkpointing=True)
+
+
+def test_one_process_shards_nothing_and_says_so(capsys):
+    task = make_task(data_parallel="fsdp")
+    assert not any(map(is_dtensor, task.denoiser.parameters()))
+    assert "nothing is sharded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

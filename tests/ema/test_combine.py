@@ -299,3 +299,32 @@ def test_a_snapshot_that_is_not_finite_is_named(tmp_path, value):
         reconstruct_files(store, {tmp_path / "x.safetensors": Target(0.08)}, torch.float32)
     with pytest.raises(NotFiniteError, match=named):
         list(reconstruct(store, [0.08]))
+
+
+def test_a_sum_has_the_same_bits_whichever_others_are_made_with_it(tmp_path, monkeypatch):
+    """Alone and among 40, of a tensor of one value and of one whose last chunk is of one value."""
+    monkeypatch.setattr("edm2.ema.combine.PRODUCT_VALUES", 40 * 16)
+    shapes = {"scalar": (), "few": (3,), "many": (1001,)}
+    generator = torch.Generator().manual_seed(0)
+    paths = [tmp_path / f"{k}.safetensors" for k in range(24)]
+    for path in paths:
+        save_file({n: torch.randn(s, generator=generator) for n, s in shapes.items()}, path)
+    weights = torch.randn(40, len(paths), generator=generator)
+
+    def sums(rows):
+        made = {name: torch.empty(len(rows), shape.numel()) for name, shape in sizes.items()}
+        combine(
+            paths,
+            list(shapes),
+            lambda name: weights[rows],
+            lambda name, begin, values: made[name][:, begin : begin + values.shape[1]].copy_(
+                values
+            ),
+        )
+        return made
+
+    sizes = {name: torch.Size(shape) for name, shape in shapes.items()}
+    together = sums(range(40))
+    for rows in ([0], [39], [7, 3], [5, 6, 38]):
+        for name, made in sums(rows).items():
+            assert torch.equal(made, together[name][rows])

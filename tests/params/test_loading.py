@@ -52,7 +52,7 @@ def test_load_gives_the_values_of_the_file():
         ("evaluation.metrics.0", "fid", ("fd", "kid", "precision", "recall", "is")),
         ("diffusion.overrides.backbone", "vit", ("unet",)),
         ("diffusion.overrides.objective", "flow", ("edm",)),
-        ("runtime.precision", "fp64", ("fp32", "bf16", "fp16")),
+        ("runtime.precision", "fp64", ("auto", "fp32", "bf16", "fp16")),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_choices(only_problem, key, value, choices):

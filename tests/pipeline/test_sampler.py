@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edm2.params import load
+from edm2.params import UserError, load
 from edm2.params.errors import NotFiniteError
 from edm2.pipeline.networks import load_networks
 from edm2.pipeline.paths import sweep_folder
@@ -49,3 +49,24 @@ def test_samples_that_are_not_finite_are_refused_by_network_and_seed(sampler, va
     assert next(images).samples.dtype == torch.uint8
     with pytest.raises(NotFiniteError, match=rf"{network}, guidance 1: 2 of 4 .*\(seeds 15, 17\)"):
         next(images)
+
+
+def test_networks_are_read_once_for_all_strengths(sampler, monkeypatch):
+    """The network and its guide; a network that could not be loaded is not taken for loaded."""
+    first, second, third = (sweep_folder("G") / n.file for n in load_networks("G"))
+    reads, read = [], sampler.reader.read
+    monkeypatch.setattr(sampler.reader, "read", lambda path: reads.append(path) or read(path))
+    x, sigma, labels = torch.randn(1, *sampler.latents.shape), torch.ones(1), torch.zeros(1).long()
+    for network, guide, strength in (
+        (first, None, 1.0),
+        (first, second, 2.0),
+        (first, second, 3.0),
+    ):
+        sampler.denoise(network, guide, strength)
+    assert reads == [first, second]
+    with pytest.raises(UserError):
+        sampler.denoise(Path("params.yaml"), None, 1.0)
+    again = sampler.denoise(first, third, 2.0)(x, sigma, labels)
+    assert reads == [first, second, Path("params.yaml"), first, third]
+    fresh = Sampler(sampler.params, "G", CPU).denoise(first, third, 2.0)(x, sigma, labels)
+    assert torch.equal(again, fresh)

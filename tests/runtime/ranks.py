@@ -1,5 +1,6 @@
 """What each rank of test_distributed runs; prints its results as JSON."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,13 +14,14 @@ import torch
 from tiny_autoencoder import FULL_VAE, steady, vae_params
 from tiny_denoiser import BATCH, make_batch, make_task
 
+from edm2.ema.tracker import PowerEMA
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 from edm2.params.section import Training
 from edm2.runtime.distributed import (
     all_reduce,
     barrier,
-    data_parallel,
+    broadcast_tensors,
     on_main_process,
     process_group,
     raise_together,
@@ -27,11 +29,14 @@ from edm2.runtime.distributed import (
     receive_from_others,
 )
 from edm2.runtime.divergence import DivergedError, StepMonitor
+from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
 from edm2.runtime.loop import train
 from edm2.runtime.manifest import write_manifest
 from edm2.runtime.metrics import MetricAccumulator
+from edm2.runtime.parallel import data_parallel, shard
+from edm2.runtime.sharding import gather, local
 from edm2.runtime.state import State, open_state
 from edm2.runtime.tracking import Run
 from edm2.runtime.verification import damaged_files
@@ -127,7 +132,18 @@ def decisions() -> dict[str, Any]:
         (folder / "1").write_text("x")
         (folder / "2").unlink()
 
-    results: dict[str, Any] = {"value": on_main_process(lambda: rank + 7)}
+    tensors = {
+        "a": torch.tensor([1.5, rank]).half(),
+        "b": torch.tensor(rank + 3),
+        "c": torch.empty(0),
+    }
+    results: dict[str, Any] = {
+        "value": on_main_process(lambda: rank + 7),
+        "tensors": {
+            name: [str(tensor.dtype), tensor.tolist()]
+            for name, tensor in broadcast_tensors(tensors if rank == 0 else {}).items()
+        },
+    }
     try:
         on_main_process(refuse)
     except UserError as error:
@@ -176,6 +192,85 @@ def denoiser_steps() -> dict[str, Any]:
             "metrics": accumulator.compute_and_reset(),
         }
     return results
+
+
+def sharded_nonfinite() -> list[Any]:
+    """With two NaN in the gradient of rank 1's row: their number, and this rank's row without them."""
+    layer = torch.nn.Linear(3, 2, bias=False)
+    shard(layer, [], CPU)
+    layer(torch.ones(1, 3)).sum().backward()
+    row = local(layer.weight.grad)
+    if ranks().rank:
+        row[0, 1:] = torch.nan
+    return [int(zero_nonfinite(layer.parameters())), row.tolist()]
+
+
+ONE_LEVEL: dict[str, Any] = {
+    "channel_mult": (1,),
+    "attention_resolutions": (8,),
+    "magnitudes_nimg": 2 * BATCH,
+    "magnitudes_of_average": True,
+}
+
+
+def denoiser_trainings() -> dict[str, Any]:
+    """Eight steps with options that change no result."""
+    fsdp, recomputed = {"data_parallel": "fsdp"}, {"activation_checkpointing": True}
+    return {
+        "ddp": denoiser_training("ddp", [{}]),
+        "fsdp": denoiser_training("fsdp", [fsdp | recomputed, fsdp]),
+        "fsdp, then ddp": denoiser_training("mixed", [fsdp | {"microbatch": 2}, recomputed]),
+    }
+
+
+def denoiser_training(name: str, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The log, and both averages: those of the main process, which writes them.
+
+    Args:
+        tasks: options of the task; of two, the second continues after four steps of the first.
+    """
+    with open_state("denoiser", name) as state:
+        for options in tasks:
+            last = options is tasks[-1]
+            task = make_task(**ONE_LEVEL, **options)
+            task.average = PowerEMA(task.denoiser.unet, [0.05, 0.1])
+            with contextlib.nullcontext() if last else contextlib.suppress(Interrupted):
+                train(
+                    "denoiser",
+                    task,
+                    halves if last else halves_until_the_fourth,
+                    Training(batch=BATCH, duration_nimg=8 * BATCH, log_nimg=BATCH),
+                    state,
+                    Run(Log(state.log), None),
+                    checkpoint_seconds=1e9,
+                    nonfinite_patience=None,
+                    remedy="",
+                )
+        barrier()
+        averages = [gather(task.average.tensors(length)) for length in (0.05, 0.1)]
+        return {
+            "log": read_log(state.log),
+            "shapes": [list(p.shape) for p in task.denoiser.parameters()],
+            "local": sum(local(p).numel() for p in task.denoiser.parameters()),
+            "averages": [
+                {name: tensor.tolist() for name, tensor in average.items()} for average in averages
+            ],
+        }
+
+
+def halves(nimg: int) -> Iterator[Any]:
+    """This rank's half of each batch, from time `nimg` on."""
+    part = slice(BATCH // 2 * ranks().rank, BATCH // 2 * (ranks().rank + 1))
+    while True:
+        yield tuple(x[part] for x in make_batch(nimg // BATCH))
+        nimg += BATCH
+
+
+def halves_until_the_fourth(nimg: int) -> Iterator[Any]:
+    for step, batch in enumerate(halves(nimg), 1):
+        if step == 4 and ranks().rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
 
 
 def vae_steps() -> dict[str, Any]:
@@ -236,6 +331,8 @@ with process_group(CPU):
         "gradient": gradient(),
         "streak": streak(),
         "denoiser_steps": denoiser_steps(),
+        "denoiser_trainings": denoiser_trainings(),
+        "sharded_nonfinite": sharded_nonfinite(),
         "vae_steps": vae_steps(),
         **resuming(),
     }

@@ -5,7 +5,12 @@ import torch
 
 from edm2.params import Params, UserError
 from edm2.params.runtime import Runtime
-from edm2.runtime.device import activation_dtype, pick_device
+from edm2.runtime.device import (
+    activation_dtype,
+    fastest_convolutions,
+    full_float32,
+    pick_device,
+)
 
 
 @pytest.fixture
@@ -68,18 +73,37 @@ def test_threads_are_set_only_if_params_say_so(
     assert calls == [3]
 
 
-def test_float32_is_not_tensorfloat32(runtime: Runtime) -> None:
-    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [switch.allow_tf32 for switch in switches]
-    try:
-        for switch in switches:
-            switch.allow_tf32 = True
-        pick_device(runtime.model_copy(update={"device": "cpu"}))
-        assert [switch.allow_tf32 for switch in switches] == [False, False]
-        assert torch.get_float32_matmul_precision() == "highest"
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+SWITCHES = (torch.backends.cudnn, torch.backends.cuda.matmul)
+
+
+@pytest.fixture
+def tf32():
+    """TensorFloat-32 everywhere; as it was afterwards."""
+    before = [switch.allow_tf32 for switch in SWITCHES]
+    for switch in SWITCHES:
+        switch.allow_tf32 = True
+    yield
+    for switch, value in zip(SWITCHES, before, strict=True):
+        switch.allow_tf32 = value
+
+
+def test_float32_is_not_tensorfloat32(runtime: Runtime, tf32) -> None:
+    pick_device(runtime.model_copy(update={"device": "cpu"}))
+    assert [switch.allow_tf32 for switch in SWITCHES] == [False, False]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_programs_get_back_their_tensorfloat32(tf32) -> None:
+    with full_float32():
+        assert [switch.allow_tf32 for switch in SWITCHES] == [False, False]
+    assert [switch.allow_tf32 for switch in SWITCHES] == [True, True]
+
+
+def test_cudnn_tries_algorithms_within_the_context_only() -> None:
+    before = torch.backends.cudnn.benchmark
+    with fastest_convolutions():
+        assert torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark == before
 
 
 def test_each_precision_has_a_dtype(runtime: Runtime) -> None:

@@ -1,6 +1,7 @@
 """Two ranks compute what one computes; `ranks.py` is what each of them runs."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -18,12 +19,12 @@ from edm2.params.errors import UserError
 from edm2.runtime.distributed import (
     Ranks,
     all_reduce,
-    data_parallel,
     is_main_process,
     process_group,
     ranks,
 )
 from edm2.runtime.metrics import MetricAccumulator
+from edm2.runtime.parallel import data_parallel
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +73,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_the_main_process_decides(results) -> None:
     assert [r["decisions"]["value"] for r in results] == [7, 7]
+    tensors = {
+        "a": ["torch.float16", [1.5, 0.0]],
+        "b": ["torch.int64", 3],
+        "c": ["torch.float32", []],
+    }
+    assert [r["decisions"]["tensors"] for r in results] == [tensors] * 2
     assert [r["decisions"]["error"] for r in results] == ["by rank 0"] * 2
 
 
@@ -154,6 +161,44 @@ def test_denoiser_steps_are_the_same_on_two_ranks(
             ours, scale = torch.tensor(result["gradients"][name]), float(parameter.grad.abs().max())
             torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=1e-3 * scale)
     assert results[0]["denoiser_steps"] == results[1]["denoiser_steps"]
+
+
+@pytest.mark.parametrize("name", ["fsdp", "fsdp, then ddp"])
+def test_sharded_trainings_are_those_of_ddp(results: list[dict[str, Any]], name: str) -> None:
+    """All logged metrics and both averages, with dropout, interrupted after four of eight steps. In
+    these, one rank has a microbatch of another size than DDP, and other activations are measured.
+    """
+    expected, actual = (results[0]["denoiser_trainings"][key] for key in ("ddp", name))
+    assert [row["nimg"] for row in actual["log"]] == [BATCH * step for step in range(1, 9)]
+    for step, (row, ours) in enumerate(zip(expected["log"], actual["log"], strict=True), 1):
+        assert ours.keys() == row.keys()
+        assert ("average/weights_mean/enc-8x8" in row) == (step % 2 == 0)
+        for key, value in row.items():
+            if step > 4 or name == "fsdp" or "activations" not in key:
+                assert ours[key] == pytest.approx(value, rel=1e-6, abs=1e-6), (step, key)
+    for before, after in zip(expected["averages"], actual["averages"], strict=True):
+        assert after.keys() == before.keys()
+        for key, values in before.items():
+            ours = torch.tensor(after[key])
+            torch.testing.assert_close(ours, torch.tensor(values), rtol=1e-6, atol=1e-6)
+
+
+def test_all_ranks_count_what_is_not_finite_in_sharded_gradients(results) -> None:
+    """Each row is the gradient of a sum over 3 ones, averaged over ranks that see the same."""
+    counts, rows = zip(*(rank["sharded_nonfinite"] for rank in results), strict=True)
+    assert counts == (2, 2)
+    assert rows == ([[1, 1, 1]], [[1, 0, 0]])
+
+
+def test_ranks_share_what_fsdp_shards(results: list[dict[str, Any]]) -> None:
+    """Rank 0 has half of the rows of each parameter, rounded up, rank 1 the others; both have scalars."""
+    one, two = (rank["denoiser_trainings"]["fsdp"] for rank in results)
+    shapes = one["shapes"]
+    assert [] in shapes
+    assert 1 in (shape[0] for shape in shapes if shape)
+    halves = [[math.ceil(shape[0] / 2), *shape[1:]] if shape else [] for shape in shapes]
+    assert one["local"] == sum(map(math.prod, halves))
+    assert two["local"] == sum(map(math.prod, shapes)) - one["local"] + shapes.count([])
 
 
 @pytest.mark.parametrize("microbatch", [None, 2])

@@ -85,21 +85,31 @@ def test_notes_accumulate(root: Path) -> None:
 def test_a_second_launch_waits_for_the_first(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Before, it shares the work; what both write in the folder of work items stays."""
     order, waiting = [], threading.Event()
 
+    def share(state: State) -> None:
+        state.items.mkdir()
+        for folder in (state.items, state.results):
+            (folder / ".a.json.1.partial").touch()
+        order.append("second shares")
+
     def second() -> None:
-        with open_state("s", "f"):
+        with open_state("s", "f", share) as state:
             order.append("second enters")
+            partial = [path.parent for path in state.folder.rglob("*.partial")]
+            assert partial == [state.items]
+            order.append("items are kept")
 
     thread = threading.Thread(target=second)
-    with open_state("s", "f"):
+    with open_state("s", "f", lambda _: order.append("first shares")):
         thread.start()
         while not waiting.wait(0.01):
             if "waiting" in capsys.readouterr().err:
                 waiting.set()
         order.append("first leaves")
     thread.join(timeout=30)
-    assert order == ["first leaves", "second enters"]
+    assert order == ["second shares", "first leaves", "second enters", "items are kept"]
 
 
 def test_other_runs_do_not_wait(root: Path) -> None:

@@ -12,6 +12,7 @@ from tiny import TINY, make_project, run_stage, write_params
 from edm2.ema import SnapshotStore, reconstruct
 from edm2.params import UserError
 from edm2.pipeline.evaluator import Evaluator
+from edm2.pipeline.network_reader import NetworkReader
 from edm2.reporting.selection import best_of
 from edm2.runtime.manifest import read_manifest
 
@@ -255,7 +256,17 @@ def test_times_of_traditional_averages_are_those_of_their_snapshots(project):
         (512, "all", "traditional"),
         (1024, "all", "traditional"),
     ]
-    path = folder / "params.yaml"
-    write_params(path, {**TINY, "ema.halflife_nimg": 32, "sweep.nimg": [640]})
+    path, changes = folder / "params.yaml", {**TINY, "ema.halflife_nimg": 32}
+    files = [folder / "models/sweep/A" / network["file"] for network in listed]
+    copies = [load_file(file) for file in files]
+    write_params(path, {**changes, "sweep.nimg": [512, 1024], "sweep.materialize": False})
+    run_stage("sweep_ema", "A")
+    assert read_manifest(folder / "models/sweep/A")["networks"] == listed
+    for file, copy in zip(files, copies, strict=True):
+        assert not file.exists()
+        made = NetworkReader().read(file)
+        assert made.keys() == copy.keys()
+        assert all(torch.equal(made[name], tensor) for name, tensor in copy.items())
+    write_params(path, {**changes, "sweep.nimg": [640]})
     with pytest.raises(UserError, match=r"sweep.nimg: 640.*multiples of ema.snapshot_nimg \(256\)"):
         run_stage("sweep_ema", "A")

@@ -1,0 +1,48 @@
+"""The precision in which a denoiser is fastest."""
+
+from pathlib import Path
+
+import torch
+
+from edm2.data.latents import LatentShards, LatentSpace
+from edm2.diffusion.setup import denoiser_for
+from edm2.params import Params
+from edm2.params.configs import ConfigName
+from edm2.runtime.distributed import ranks
+from edm2.runtime.precision import TimedRun, ramp, resolve_precision, with_precision
+
+
+def denoiser_precision(
+    params: Params,
+    config: ConfigName,
+    latents: LatentSpace | LatentShards,
+    state: Path,
+    device: torch.device,
+    *,
+    trains: bool,
+) -> Params:
+    """`params` with the precision that `runtime.precision: auto` stands for in a run that trains the
+    config's denoiser, or samples from it.
+
+    Args:
+        state: folder where the run keeps its state.
+    """
+
+    def make_run() -> TimedRun:
+        fp32, classes = with_precision(params, "fp32"), len(latents.classes)
+        with torch.random.fork_rng(devices=[]):  # without effect on what is initialized later
+            denoiser = denoiser_for(config, fp32, latents.shape, classes).to(device).eval()
+
+        def run(dtype: torch.dtype, images: int) -> None:
+            denoiser.dtype = dtype
+            x = ramp((images, *latents.shape), device)
+            with torch.set_grad_enabled(trains):
+                denoised = denoiser(x, torch.ones(images, device=device))
+            if trains:
+                denoised.sum().backward()
+
+        return run
+
+    at_once = params.diffusion.microbatch or params.diffusion.batch // ranks().world_size
+    images = at_once if trains else params.sampling.batch
+    return resolve_precision(params, state, device, make_run, images)
