@@ -106,11 +106,10 @@ def make_project(folder: Path, source: Path, ranks: int) -> None:
     YAML(typ="safe").dump(tree, folder / "params.yaml")
 
 
-def commands(project: Path) -> Iterator[tuple[str, list[str]]]:
+def commands() -> Iterator[tuple[str, list[str]]]:
     """The stages and their commands, in the order of dvc.yaml, which is one in which they can run."""
-    launch = YAML(typ="safe").load(project / "params.yaml")["launch"]
     for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
-        words = stage["cmd"].replace("${launch}", launch).split()
+        words = stage["cmd"].split()
         yield name, [sys.executable, *words[1:], *([CONFIG] if "matrix" in stage else [])]
 
 
@@ -164,7 +163,7 @@ def measure(folder: Path, images: int, classes: int, ranks: int, kill: bool) -> 
     project = folder / f"project-{images}"
     make_project(project, folder / "images", ranks)
     rows = []
-    for stage, command in commands(project):
+    for stage, command in commands():
         pattern = KILLED.get(stage, "") if kill else ""
         rows.append(Usage(images, stage, *run(project, command, pattern)))
         print(rows[-1], file=sys.stderr)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from edm2 import __version__
+from edm2.cli.clean import clean
 from edm2.cli.compare import compare
 from edm2.cli.ema import ema
 from edm2.cli.evaluate import evaluate
@@ -44,7 +45,7 @@ def edm2(context: click.Context, project: str | None) -> None:
     context.obj = ProjectContext(project)
 
 
-for command in (params, plan, ema, evaluate, sample, compare, model, verify, track):
+for command in (params, plan, ema, evaluate, sample, compare, model, verify, clean, track):
     edm2.add_command(command)
 
 

@@ -40,7 +40,9 @@ class _UnitMagnitude(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dims: tuple[int, ...], scale: float) -> torch.Tensor:
         length, root = norm(x, dims), math.sqrt(math.prod([x.shape[d] for d in dims]))
-        factor = (length / (root * scale) + EPSILON / scale).reciprocal()  # s·m, in three operations
+        factor = (
+            length / (root * scale) + EPSILON / scale
+        ).reciprocal()  # s·m, in three operations
         ctx.save_for_backward(x, length, factor)
         ctx.dims, ctx.divisor = dims, root * scale
         return x * factor.to(x.dtype)

@@ -1,9 +1,8 @@
 """Combinations of params that cannot work."""
 
 import os
-import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,21 +30,11 @@ COMPILERS, C_COMPILERS = ("g++", "clang++", "c++"), ("gcc", "clang", "cc")  # C 
 MIN_RESOLUTION = 7  # side of the windows of structural similarity, in pixels
 
 
-def launched_ranks(launch: str) -> int:
-    """Number of processes that `launch` starts: nodes × processes per node of torchrun, else one."""
-
-    def option(name: str) -> int:
-        match = re.search(rf"--{name}[= ](\d+)", launch.replace("_", "-"))
-        return int(match.group(1)) if match else 1
-
-    return option("nnodes") * option("nproc-per-node")
-
-
-def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
+def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> Iterator[Problem]:
     """All wrong combinations of `params`.
 
     Args:
-        world_size: number of processes of this launch.
+        ranks: number of processes of each stage.
         root: folder that relative paths start from.
     """
     yield from dataset_problems(params.dataset, root)
@@ -55,15 +44,15 @@ def wrong_combinations(params: Params, world_size: int, root: Path) -> Iterator[
     yield from _resolutions(params, root)
     yield from vae_image_problems(params.vae.images, root)
     yield from _skip_images(params, root)
-    yield from training_problems("features", params, world_size)
+    yield from training_problems("features", params, ranks["train_features"])
     if params.codec.kind == "trained":
         yield from vae_problems(params)
-        yield from training_problems("vae", params, world_size)
-    yield from _per_config(params, world_size, root)
+        yield from training_problems("vae", params, ranks["train_vae"])
+    yield from _per_config(params, ranks["train_diffusion"], root)
     yield from _sweep(params, root)
     yield from evaluation_problems(params, root)
     yield from _compiler(params)
-    yield from guidance_problems(params, world_size, root)
+    yield from guidance_problems(params, ranks["train_guide"], root)
     yield from tracking_problems(params, root)
 
 

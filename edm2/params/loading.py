@@ -9,10 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from edm2.params.checks import launched_ranks, project_root, wrong_combinations
+from edm2.params.checks import project_root, wrong_combinations
 from edm2.params.diffusion import Diffusion
 from edm2.params.errors import ParamsError, Problem, UserError
 from edm2.params.explanation import Explainer
+from edm2.params.launch import STAGES, launched_ranks, launcher_of
+from edm2.params.launch_checks import launch_problems
 from edm2.params.registry import load_plugins
 from edm2.params.tree import Params
 from edm2.params.yaml_file import read_yaml
@@ -25,12 +27,25 @@ def load(path: str | Path, unchecked: Collection[str] = ()) -> Params:
         unchecked: fields whose combinations with others, and whose files, may be wrong.
 
     Raises:
+        ParamsError, UserError: see `check_tree`; or the file cannot be read.
+    """
+    return check_tree(read_yaml(Path(path)), path, unchecked=unchecked)
+
+
+def check_tree(
+    tree: Any, path: str | Path, stage: str | None = None, unchecked: Collection[str] = ()
+) -> Params:
+    """The params of the tree that was read from the file `path`.
+
+    Args:
+        stage: the stage of this launch; its number of processes is known. None: any.
+        unchecked: see `load`.
+
+    Raises:
         ParamsError: a key is unknown or missing, a value has the wrong type or is impossible, alone
             or together with others. All problems are in it.
-        UserError: the file cannot be read.
+        UserError: a plug-in or the environment is wrong.
     """
-    path = Path(path)
-    tree = read_yaml(path)
     problems = list(
         load_plugins(tree.get("plugins") if isinstance(tree, dict) else None, project_root())
     )
@@ -40,26 +55,31 @@ def load(path: str | Path, unchecked: Collection[str] = ()) -> Params:
         params = Params.model_validate(tree)
     except ValidationError as error:
         raise ParamsError(path, _explain_all(error, Params, tree)) from None
-    problems = list(_wrong_changes(params))
+    problems = [*launch_problems(params.launch), *_wrong_changes(params)]
     if not problems:
-        found = wrong_combinations(params, _ranks(params), project_root())
+        found = wrong_combinations(params, _ranks(params, stage), project_root())
         problems = [problem for problem in found if problem.key not in unchecked]
     if problems:
         raise ParamsError(path, problems)
     return params
 
 
-def _ranks(params: Params) -> int:
-    """Number of processes of this launch, or else of the one that `launch` describes."""
+def _ranks(params: Params, stage: str | None) -> dict[str, int]:
+    """Number of processes of each stage: that of this launch, or else of the launcher."""
     size = os.environ.get("WORLD_SIZE")
-    if size is None:
-        return launched_ranks(params.launch)
-    if not re.fullmatch("[1-9][0-9]*", size):
+    if size is not None and not re.fullmatch("[1-9][0-9]*", size):
         raise UserError(
             f"WORLD_SIZE (environment): {size!r}: expected the number of processes. Unset it: torchrun "
             "sets it where it is needed."
         )
-    return int(size)
+    ranks: dict[str, int] = {
+        name: launched_ranks(launcher_of(params.launch, name)) for name in STAGES
+    }
+    if size is not None:
+        ranks |= dict.fromkeys(STAGES if stage is None else [stage], int(size))
+    elif stage is not None:
+        ranks[stage] = 1
+    return ranks
 
 
 def _wrong_changes(params: Params) -> Iterator[Problem]:

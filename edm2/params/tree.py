@@ -13,6 +13,7 @@ from edm2.params.errors import UserError
 from edm2.params.evaluation import Evaluation, Sampling
 from edm2.params.features import Features
 from edm2.params.guidance import Guidance
+from edm2.params.launch import Launch
 from edm2.params.resolution import resolve
 from edm2.params.runtime import Runtime, Tracking
 from edm2.params.seams import DETECTORS
@@ -33,9 +34,9 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0)] = Field(
         description="seed of everything except what dataset.seed controls"
     )
-    launch: Annotated[str, Field(min_length=1)] = Field(
-        description="launcher of the stages, run by a shell: python, or e.g. torchrun "
-        "--nproc_per_node=8"
+    launch: Launch = Field(
+        description="launcher of the stages: a command like python or torchrun --nproc_per_node=8, or "
+        "commands by stage with `default` for the others; variables like $SLURM_NNODES are replaced"
     )
     dataset: Dataset = Field(description="where images come from")
     features: Features = Field(description="the classifier of the dataset")

@@ -8,11 +8,14 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edm2.params import Params, load
+from edm2.params import Params
 from edm2.params.checks import project_root
+from edm2.params.loading import check_tree
 from edm2.params.registry import plugin_files
+from edm2.params.yaml_file import read_yaml
 from edm2.pipeline.declaration import Declaration, config_from_dvc, has_matrix, read_declaration
 from edm2.pipeline.hidden_values import hidden_changes
+from edm2.pipeline.launcher import NO_LAUNCH, launch
 from edm2.runtime.failures import is_main_process, prepare_streams, report
 from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
 
@@ -60,6 +63,8 @@ def main(
 ) -> None:
     """Run a stage from the command line: `python -m stages.NAME [CONFIG] [--params FILE]`.
 
+    The launcher that params name for the stage takes the place of this process, and starts it again.
+
     Exits with status 2 after a user's error, 1 after another one, and 128 + the signal's number after a
     signal; of several ranks, all with the status of the first that failed.
 
@@ -77,7 +82,10 @@ def main(
     raise_at_signals()
     try:
         args = _parse(name, run.__doc__)
-        params = load(args.params)
+        tree = read_yaml(args.params)
+        if not args.no_launch:
+            launch(name, tree)
+        params = check_tree(tree, args.params, name)
         if args.config:
             params.require_config(args.config, f"config {args.config}", args.params)
         _warn_of_hidden_changes(params, args)
@@ -125,6 +133,8 @@ def run_stage(
                     )
                 publish(state, declared.outs)
             else:
+                if is_main_process():
+                    state.note(params=declared.values(params))  # for `edm2 clean`
                 with open_run(title, params, state, stage=name, config=config) as tracked:
                     run(StageContext(title, params, config, device, state, tracked))
                     publish(state, declared.outs)
@@ -175,7 +185,7 @@ def _warn_of_changed_files(title: str, state: "State", watched: str) -> None:
 
 def _warn_of_hidden_changes(params: Params, args: argparse.Namespace) -> None:
     if args.config and is_main_process():
-        for warning in hidden_changes(params, args.config, Path(args.params).resolve()):
+        for warning in hidden_changes(params, args.config, args.params.resolve()):
             print(warning, file=sys.stderr)
 
 
@@ -190,7 +200,12 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
         )
     else:
         parser.set_defaults(config="")
-    parser.add_argument("--params", default="params.yaml", help="default: %(default)s")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        NO_LAUNCH, action="store_true", help="run in this process, whatever `launch` in the params"
+    )
     args = parser.parse_args()
     if has_matrix(name) and not args.config:
         parser.error("expected a training config, one of `configs` in the params, like G")

@@ -8,8 +8,8 @@ import torch
 
 from edm2.diffusion.setup import denoiser_for
 from edm2.params import Params
-from edm2.params.checks import launched_ranks
 from edm2.params.configs import ConfigName
+from edm2.params.launch import launched_ranks, launcher_of
 from edm2.params.seams import CODECS
 from edm2.planning import workloads
 from edm2.planning.dataset import DatasetSize
@@ -78,7 +78,7 @@ def stages_of(params: Params, size: DatasetSize) -> Iterator[Stage]:
 
 def ranks_of(stage: str, params: Params) -> int:
     """Processes that share a stage."""
-    return launched_ranks(params.launch)
+    return launched_ranks(launcher_of(params.launch, stage))
 
 
 def _of_the_dataset(params: Params, size: DatasetSize, images: Images) -> Iterator[Stage]:

@@ -123,7 +123,7 @@ def open_state(
             share(state)
         if is_main_process():
             _wait_for(lock.fileno(), stage)
-            state.results.mkdir(exist_ok=True)
+            state.results.mkdir(parents=True, exist_ok=True)  # `edm2 clean` may have removed it
             remove_partial(folder, state.items)
         barrier()
         yield state

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tiny import ROOT
+from tiny import ROOT, default_params
 
 from edm2.params import ParamsError, load
+from edm2.params.loading import check_tree
 
 # changed field, its value; the problem's key and value; other texts in the problem
 WRONG = [
@@ -70,6 +71,24 @@ WRONG = [
     ),
     ("launch", "torchrun --nproc_per_node=3", "diffusion.batch", 128, ["3 ranks", "126 or 129"]),
     ("launch", "torchrun --nnodes 2 --nproc-per-node 3", "diffusion.batch", 128, ["6 ranks"]),
+    ("launch", "", "launch", "", ["python"]),
+    ("launch", "torchrun 'x", "launch", "torchrun 'x", ["python"]),
+    ("launch", {"fid": "python"}, "launch.default", None, ["default: python"]),
+    ("launch", {"default": "python", "fit": "a"}, "launch.fit", "a", ["fid"]),
+    (
+        "launch",
+        {"default": "python", "report": "torchrun --nproc_per_node=2"},
+        "launch.report",
+        "torchrun --nproc_per_node=2",
+        ["python"],
+    ),
+    (
+        "launch",
+        {"default": "torchrun --nproc_per_node=2", "train_vae": "torchrun --nproc_per_node=3"},
+        "vae.batch",
+        64,
+        ["3 ranks", "63 or 66"],
+    ),
     ("ema.snapshot_nimg", 409600, "ema.snapshot_nimg", 409600, ["102400"]),
     ("ema.snapshot_nimg", 38400, "ema.snapshot_nimg", 38400, ["102400"]),
     ("ema.source", "published", "ema.path", None, []),
@@ -456,6 +475,15 @@ def test_the_ranks_must_share_the_batch_evenly(monkeypatch):
         load(ROOT / "params.yaml")
     (problem,) = (p for p in error.value.problems if p.key == "diffusion.batch")
     assert "126 or 129" in problem.fix
+
+
+def test_ranks_of_a_launch_are_those_of_its_stage(monkeypatch):
+    tree = default_params()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    check_tree(tree, "params.yaml", "fid")
+    with pytest.raises(ParamsError) as error:
+        check_tree(tree, "params.yaml", "train_vae")
+    assert [problem.key for problem in error.value.problems] == ["vae.batch"]
 
 
 def test_a_folder_of_images_must_exist(params, only_problem, tmp_path):

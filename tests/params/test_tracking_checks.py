@@ -100,10 +100,12 @@ def test_the_environment_is_checked_if_it_names_the_store(
 
 def test_problems_of_the_store_are_problems_of_the_params(default: Params, root: Path) -> None:
     from edm2.params.checks import wrong_combinations
+    from edm2.params.launch import STAGES
 
     section = default.tracking.model_copy(update={"uri": ""})
     params = default.model_copy(update={"tracking": section})
-    assert "tracking.uri" in [problem.key for problem in wrong_combinations(params, 1, root)]
+    problems = wrong_combinations(params, dict.fromkeys(STAGES, 1), root)
+    assert "tracking.uri" in [problem.key for problem in problems]
 
 
 def test_paths_are_relative_to_the_project_and_percent_encoded() -> None:

@@ -17,6 +17,7 @@ FRAMEWORK = (
     "edm2.pipeline",
     "edm2.pipeline.runner",
     "edm2.pipeline.declaration",
+    "edm2.pipeline.launcher",
     "edm2.pipeline.publication",
     "edm2.pipeline.paths",
     "edm2.pipeline.hidden_values",
@@ -85,7 +86,7 @@ def test_every_stage_has_a_file():
     assert tuple(name for name in stages if has_matrix(name, ROOT / "dvc.yaml")) == PER_CONFIG
 
 
-def test_of_all_params_only_launch_reaches_a_shell(tmp_path, monkeypatch):
+def test_no_value_of_params_reaches_a_shell(tmp_path, monkeypatch):
     """In the commands and names of stages that DVC itself makes from dvc.yaml."""
     from dvc.parsing import DataResolver
     from dvc.repo import Repo
@@ -100,8 +101,14 @@ def test_of_all_params_only_launch_reaches_a_shell(tmp_path, monkeypatch):
     expected = {f"{name}@{config}" for name in PER_CONFIG for config in configs}
     assert resolved.keys() == expected | set(STAGES) - set(PER_CONFIG)
     for stage, declaration in resolved.items():
-        command = f"python -m stages.{stage.partition('@')[0]}"
-        assert declaration["cmd"] in (command, f"srun {command}")
+        assert declaration["cmd"] == f"python -m stages.{stage.partition('@')[0]}"
+
+
+def test_another_launcher_runs_no_stage_again():
+    """Neither the commands nor the tracked params of dvc.yaml have it."""
+    text = (ROOT / "dvc.yaml").read_text()
+    assert "${launch" not in text
+    assert not any("launch" in declared(name).params for name in STAGES)
 
 
 @pytest.mark.parametrize("folder", ["", "../dvc.yaml:", "../fid@x/dvc.yaml:"])

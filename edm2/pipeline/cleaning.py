@@ -1,0 +1,136 @@
+"""What may be removed from `.state`: finished work that DVC's cache has, and abandoned work.
+
+The state of a stage is kept if a process has it open, if its results are nowhere else, or if the current
+params continue it.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edm2.data.tars import INDICES
+from edm2.params import Params
+from edm2.params.configs import CONFIGS
+from edm2.params.launch import STAGES
+from edm2.pipeline.declaration import read_declaration
+from edm2.pipeline.dvc_cache import DvcCache
+from edm2.runtime.delivery.outbox import Outbox
+from edm2.runtime.files import remove
+from edm2.runtime.locks import exclusive
+from edm2.runtime.state import State
+
+STATE = Path(".state")
+SECONDS_PER_DAY = 86400
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The state of one run of a stage, or the index of one tar, in the current folder.
+
+    Attributes:
+        reason: why it is removed or kept.
+        freed: bytes that its removal frees.
+        shared: bytes of its files that other files, such as those in DVC's cache, are links to.
+    """
+
+    path: Path
+    removable: bool
+    reason: str
+    freed: int = 0
+    shared: int = 0
+
+
+def clean(params: Params, cache: DvcCache, days: float, apply: bool) -> Iterator[Entry]:
+    """Judge everything in `.state` of the current folder, the latest first; remove what may be if `apply`.
+
+    Args:
+        days: how long abandoned work is kept after its last change.
+    """
+    judge = _Judge(params, cache, time.time() - days * SECONDS_PER_DAY)
+    folders = (path for path in STATE.glob("*/*") if path.is_dir() and path.parent != INDICES)
+    for folder in sorted(folders, key=_changed, reverse=True):
+        with exclusive(folder.with_name(f"{folder.name}.lock"), wait=False) as free:
+            entry = judge.state(folder) if free else Entry(folder, False, "a process has it open")
+            yield _removed(_measured(entry), apply, folder)
+    for description in sorted(INDICES.glob("*.json")):
+        tar = Path(json.loads(description.read_text(encoding="utf-8"))["tar"])
+        reason = f"index of {tar}" + (", which does not exist" if not tar.exists() else "")
+        entry = Entry(description.with_suffix(".npy"), not tar.exists(), reason)
+        yield _removed(_measured(entry), apply, *description.parent.glob(f"{description.stem}.*"))
+
+
+class _Judge:
+    """Decides which states may be removed; is asked about the latest ones first."""
+
+    def __init__(self, params: Params, cache: DvcCache, oldest: float) -> None:
+        self.params, self.cache, self.oldest = params, cache, oldest
+        self.continued: set[str] = set()  # stages, of the current params
+
+    def state(self, folder: Path) -> Entry:
+        state = State(folder)
+        notes = state.read_notes()
+        if Outbox(folder).is_pending:
+            return Entry(folder, False, "not delivered to MLflow: run `edm2 track sync`")
+        if "result_bytes" in notes:
+            return self._finished(state, notes["result_bytes"])
+        if "params" not in notes and any(_files(folder)):
+            return Entry(folder, False, "unfinished; it is not known with which params")
+        return self._unfinished(folder, notes.get("params"))
+
+    def _finished(self, state: State, results: dict[str, int]) -> Entry:
+        for path in (state.results / name for name in results):
+            if not (path.exists() and self.cache.has(path)):
+                return Entry(
+                    state.folder, False, f"finished; DVC's cache lacks {path.name}: run `dvc repro`"
+                )
+        return Entry(state.folder, True, "finished; DVC's cache has its results")
+
+    def _unfinished(self, folder: Path, params: Any) -> Entry:
+        name = folder.parent.name
+        if name not in self.continued and params == self._current(name):
+            self.continued.add(name)  # older ones are of other inputs or code
+            return Entry(folder, False, "unfinished; the current params continue it")
+        days = (time.time() - _changed(folder)) / SECONDS_PER_DAY
+        reason = f"unfinished, of other params, inputs or code; last changed {days:.0f} days ago"
+        return Entry(folder, _changed(folder) < self.oldest, reason)
+
+    def _current(self, name: str) -> Any:
+        """The params that a stage depends on; None if there is no such stage or config any more.
+
+        Args:
+            name: of its folder in the state, like train_diffusion-G.
+        """
+        stage, _, config = name.partition("-")
+        if stage not in STAGES or (config and config not in CONFIGS):
+            return None
+        params = self.params.of(config) if config else self.params
+        return json.loads(json.dumps(read_declaration(stage, config).values(params)))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return (file for file in [path, *path.rglob("*")] if file.is_file())
+
+
+def _changed(folder: Path) -> float:
+    """Time of the last change of a folder or of anything in it."""
+    return max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+
+
+def _measured(entry: Entry) -> Entry:
+    """The entry with its sizes: a file takes space as long as any link to it exists."""
+    stats = [path.stat() for path in _files(entry.path)]
+    links = Counter((stat.st_dev, stat.st_ino) for stat in stats)
+    sizes = {(s.st_dev, s.st_ino): (s.st_size, s.st_nlink) for s in stats}
+    freed = sum(size for key, (size, total) in sizes.items() if links[key] == total)
+    return replace(entry, freed=freed, shared=sum(size for size, _ in sizes.values()) - freed)
+
+
+def _removed(entry: Entry, apply: bool, *paths: Path) -> Entry:
+    if apply and entry.removable:
+        for path in paths:
+            remove(path)
+    return entry

@@ -1,0 +1,176 @@
+"""`edm2 clean`: finished and abandoned state goes; what runs, continues or is nowhere else stays."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import ROOT, write_params
+
+from edm2.cli import main
+from edm2.params import load
+from edm2.pipeline.cleaning import Entry, clean
+from edm2.pipeline.declaration import read_declaration
+from edm2.pipeline.dvc_cache import DvcCache
+from edm2.runtime.delivery.outbox import Outbox
+from edm2.runtime.locks import exclusive
+
+DAY = 86400
+NAME = "results/models/x"
+
+
+@pytest.fixture
+def cleaned(root: Path) -> Callable[..., dict[str, Entry]]:
+    """Clean the current project, which has no state yet; the entries by stage/fingerprint."""
+    from dvc.repo import Repo
+
+    shutil.copy(ROOT / "dvc.yaml", root)
+    write_params(root / "params.yaml", {})
+    Repo.init(no_scm=True).close()
+
+    def run(apply: bool = False, days: float = 14) -> dict[str, Entry]:
+        entries = clean(load("params.yaml"), DvcCache(root), days, apply)
+        return {entry.path.relative_to(".state").as_posix(): entry for entry in entries}
+
+    return run
+
+
+def make_state(name: str, content: bytes = b"", age: float = 0, **notes: Any) -> Path:
+    """The state `stage/fingerprint` with one result and notes, last changed `age` days ago."""
+    folder = Path(".state", name)
+    (folder / NAME).parent.mkdir(parents=True)
+    (folder / NAME).write_bytes(content)
+    if notes:
+        (folder / "notes.json").write_text(json.dumps(notes))
+    for path in [*folder.rglob("*"), folder]:
+        os.utime(path, (time.time() - age * DAY,) * 2)
+    return folder
+
+
+def make_finished(name: str, content: bytes) -> Path:
+    return make_state(name, content, result_bytes={"models/x": len(content)}, params={})
+
+
+def in_cache(content: bytes) -> Path:
+    checksum = hashlib.md5(content).hexdigest()
+    path = Path(".dvc/cache/files/md5", checksum[:2], checksum[2:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def values(stage: str, config: str = "", **changes: Any) -> Any:
+    """The params that a stage depends on now."""
+    params = load("params.yaml")
+    declared = read_declaration(stage, config).values(params.of(config) if config else params)
+    return json.loads(json.dumps({**declared, **changes}))
+
+
+def test_finished_state_goes_if_the_cache_has_its_results(cleaned) -> None:
+    linked = make_finished("fid-G/linked", b"one")
+    os.link(linked / NAME, in_cache(b"one"))
+    make_finished("fid-G/copied", b"four")
+    in_cache(b"four").write_bytes(b"four")
+    make_finished("fid-G/only", b"five!")
+    make_finished("fid-G/damaged", b"fivE")  # of the size of another one
+    entries = cleaned()
+    assert {name for name, entry in entries.items() if entry.removable} == {
+        "fid-G/linked",
+        "fid-G/copied",
+    }
+    assert entries["fid-G/linked"].shared == 3  # the cache keeps its blocks
+    notes = (linked / "notes.json").stat().st_size
+    assert entries["fid-G/linked"].freed == notes
+    assert entries["fid-G/copied"].shared == 0
+    assert "dvc repro" in entries["fid-G/only"].reason
+
+
+def test_state_that_a_process_has_open_stays(cleaned) -> None:
+    folder = make_finished("fid-G/abc", b"one")
+    in_cache(b"one").write_bytes(b"one")
+    with exclusive(folder.with_name("abc.lock")):
+        assert not cleaned(apply=True)["fid-G/abc"].removable
+    assert (folder / NAME).exists()
+    assert cleaned(apply=True)["fid-G/abc"].removable
+    assert not folder.exists()
+
+
+def test_unfinished_state_goes_if_nothing_continues_it(cleaned) -> None:
+    now = values("train_diffusion", "G")
+    other = values("train_diffusion", "G", seed=1)
+    make_state("train_diffusion-G/current", age=30, params=now)
+    make_state("train_diffusion-G/older-code", age=31, params=now)
+    make_state("train_diffusion-G/other", age=15, params=other)
+    make_state("train_diffusion-G/recent", age=13, params=other)
+    make_state("train_diffusion-Z/no-config", age=15, params=now)
+    make_state("train_vae/other-stage", age=15, params=now)
+    make_state("train_vae/unknown", b"x", age=99)
+    make_state("prepare/current", age=99, params=values("prepare"))
+    gone = {name for name, entry in cleaned(apply=True).items() if entry.removable}
+    assert gone == {
+        "train_diffusion-G/older-code",
+        "train_diffusion-G/other",
+        "train_diffusion-Z/no-config",
+        "train_vae/other-stage",
+    }
+    assert {path.name for path in Path(".state").glob("*/*") if path.is_dir()} == {
+        "current",
+        "recent",
+        "unknown",
+    }
+    assert cleaned(days=12)["train_diffusion-G/recent"].removable
+
+
+def test_what_mlflow_has_not_taken_stays(cleaned) -> None:
+    folder = make_state("train_vae/abc", age=30, params={})
+    outbox = Outbox(folder)
+    outbox.add_metrics(1, {"loss": 1.0})
+    assert not cleaned(days=0)["train_vae/abc"].removable
+    outbox.path.unlink()
+    assert cleaned(days=0)["train_vae/abc"].removable
+
+
+def test_indices_of_tars_that_are_gone_go(cleaned, tmp_path: Path) -> None:
+    indices = Path(".state/tar-indices")
+    indices.mkdir(parents=True)
+    (tmp_path / "here.tar").touch()
+    for name in ("here", "gone"):
+        (indices / f"{name}.json").write_text(json.dumps({"tar": f"{tmp_path}/{name}.tar"}))
+        (indices / f"{name}.npy").write_bytes(b"1234")
+        (indices / f"{name}.lock").touch()
+    entries = cleaned(apply=True)
+    assert entries["tar-indices/gone.npy"].freed == 4
+    assert {path.stem for path in indices.iterdir()} == {"here"}
+
+
+def test_the_command_lists_then_removes_and_names_what_the_cache_holds(cleaned, capsys) -> None:
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        for content in (b"old!", b"new"):  # results of two states of the project
+            Path("result").unlink(missing_ok=True)
+            Path("result").write_bytes(content)
+            repo.add("result")
+    folder = make_finished("report/abc", b"old!")
+    assert run("clean", capsys).splitlines()[0].split()[0] == "remove"
+    assert folder.exists()
+    output = run("clean --yes", capsys)
+    assert output.splitlines()[0].split()[0] == "removed"
+    assert "4.00B that no result of the workspace uses" in output
+    assert not folder.exists()
+
+
+def run(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(arguments.split())
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_stages_note_the_params_that_they_depend_on(finished: Path) -> None:
+    (notes,) = finished.glob(".state/fid-G/*/notes.json")
+    assert json.loads(notes.read_text())["params"]["evaluation"]["samples"] == 300
