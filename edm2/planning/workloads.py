@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from edm2.data.images import max_batch_size
+from edm2.diffusion.inference import prepare_for_inference
 from edm2.diffusion.setup import denoiser_for, prepare_training
 from edm2.diffusion.training import DenoiserTask
 from edm2.ema.tracker import build_tracker
@@ -105,10 +106,11 @@ def denoising(config: ConfigName, params: Params, size: DatasetSize, images: int
         with device:
             denoiser = denoiser_for(config, params, size.latent_shape, size.classes)
             denoiser.eval().requires_grad_(False)
+            prepared = prepare_for_inference(denoiser)
             x = _normal(images, *size.latent_shape)
             sigma = torch.ones(images)
             labels = torch.zeros(images, dtype=torch.int64)
-        return _without_gradients(lambda: denoiser(x, sigma, labels))
+        return _without_gradients(lambda: prepared(x, sigma, labels))
 
     return Workload(
         build,
