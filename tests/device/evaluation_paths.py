@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from device.fake_cuda import CUDA, Recorder
 from device.path import path
-from device.training_paths import BATCH, RESOLUTION, make_task
+from device.training_paths import BATCH, ONE_LEVEL, RESOLUTION, make_denoiser
+from tiny_denoiser import diffusion_params
 
 from edm2.data.normalization import Normalization
-from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.inference import prepare_for_inference
 from edm2.features.classifier import Classifier
 from edm2.features.dinov2 import Dinov2
 from edm2.features.vgg import Vgg16
@@ -22,28 +23,46 @@ from edm2.metrics.statistics import finite_features
 from edm2.params import load
 from edm2.runtime.finite import nonfinite_rows
 from edm2.sampling.generate import generate, seed_labels
-from edm2.sampling.guidance import DenoisePair, guided, with_guide, without_labels
+from edm2.sampling.guidance import (
+    ConditionalDenoise,
+    DenoisePair,
+    guided,
+    with_guide,
+    without_labels,
+)
 
-STEPS = 4
+STEPS = 2
 SAMPLERS: dict[str, dict[str, Any]] = {
-    "heun": {},
     "heun with churn in float64": {"churn": 40.0, "dtype": "float64"},
     "euler": {"solver": "euler"},
-    "heun with a guide": {},
     "heun without labels as a guide": {},
-    "heun with guidance within an interval": {},
+    "heun with a guide within an interval": {},
 }
 
 
-def frozen() -> Denoiser:
-    return make_task("G").denoiser.eval().requires_grad_(False)
+def network(config: str = "G", **changes: Any) -> ConditionalDenoise:
+    """As `edm2.pipeline.sampler` loads it."""
+    denoiser = make_denoiser(config, diffusion_params(**changes))
+    return prepare_for_inference(denoiser.eval().requires_grad_(False))
+
+
+@path("form for sampling", A=0, C=0, F=0)
+def forms(recorder: Recorder) -> Iterator[str]:
+    """Of configs that are not like G; without resampling, which the samplers have."""
+    x, sigma = torch.zeros(2, 4, RESOLUTION, RESOLUTION, device=CUDA), torch.ones(2, device=CUDA)
+    for config in "ACF":
+        denoise = network(config, **ONE_LEVEL)
+        recorder.clear()
+        result = denoise(x, sigma, torch.zeros(2, dtype=torch.int64, device=CUDA))
+        assert (result.device, result.dtype) == (CUDA, torch.float32)
+        yield config
 
 
 def sample(name: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[str]:
-    main = frozen()
-    pair: DenoisePair = without_labels(main) if "labels" in name else with_guide(main, frozen())
+    main = network()
+    pair: DenoisePair = without_labels(main) if "labels" in name else with_guide(main, main)
     interval = (0.3, 5.0) if "interval" in name else None
-    denoise = guided(main, pair, 1.5 if "guid" in name else 1.0, interval)
+    denoise = guided(main, pair, 1.5 if "guide" in name else 1.0, interval)
     sampling = load("params.yaml").sampling.model_copy(
         update={"steps": STEPS, "batch": BATCH, "churn": 0.0, **changes}
     )

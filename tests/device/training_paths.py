@@ -19,6 +19,7 @@ from edm2.diffusion.training import Average, DenoiserTask
 from edm2.ema import PowerEMA
 from edm2.ema.tracker import TraditionalEMA
 from edm2.params.configs import CONFIGS
+from edm2.params.diffusion import Diffusion
 from edm2.runtime.divergence import StepMonitor
 from edm2.runtime.metrics import MetricAccumulator
 
@@ -45,11 +46,17 @@ def make_task(
         **changes,
     }
     params = diffusion_params(**values).of(config)
+    denoiser = make_denoiser(config, params, precision, resolution)
+    return DenoiserTask(denoiser, make_average(denoiser), params, 0, CUDA)
+
+
+def make_denoiser(
+    config: str, params: Diffusion, precision: str = "bf16", resolution: int = RESOLUTION
+) -> Denoiser:
     runtime = SimpleNamespace(precision=precision, channels_last=True)
     namespace = SimpleNamespace(diffusion=params, runtime=runtime)
     with torch.device(CUDA):
-        denoiser = denoiser_for(config, namespace, (4, resolution, resolution), CLASSES)
-    return DenoiserTask(denoiser, make_average(denoiser), params, 0, CUDA)
+        return denoiser_for(config, namespace, (4, resolution, resolution), CLASSES)
 
 
 def make_average(denoiser: Denoiser) -> Average:
@@ -68,7 +75,7 @@ def make_batch(resolution: int = RESOLUTION) -> Batch:
 
 def train(config: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[str]:
     """What the training loop does with a task: steps, then what happens at fixed times."""
-    task = make_task(config, **changes)
+    task = make_task(config, magnitudes_of_average=config == "G", **changes)
     accumulator = MetricAccumulator()
     schedule = SimpleNamespace(batch=BATCH, duration_nimg=100 * BATCH)
     run = SimpleNamespace(set_tag=lambda *tag: None)
@@ -78,14 +85,21 @@ def train(config: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[
         metrics = task.step(make_batch(), number * BATCH)
         accumulator.add(monitor.add(accumulator.add(metrics), metrics))
 
-    step(1)
-    yield "first step"
-    step(2)
+    recorder.clear()
+    step(1)  # once, counts of steps go to the device
     yield "step"
-    if "microbatch" in changes:
+    if config not in MICROBATCHED:
         return
-    step(3)
-    yield "step with magnitudes"
+    bf16, task.denoiser.dtype = task.denoiser.dtype, torch.float16
+    whole, task.params = task.params, task.params.changed({"microbatch": BATCH // 2})
+    step(2)
+    yield "step in microbatches"
+    if config not in "AG":  # which have different averages
+        return
+    if config == "G":
+        task.denoiser.dtype, task.params = bf16, whole
+        step(3)
+        yield "step with magnitudes"
     monitor.counts = torch.zeros(2, dtype=torch.int64)  # what is read is ones
     monitor.check_steps(3 * BATCH)
     accumulator.compute_and_reset()
@@ -97,21 +111,20 @@ def train(config: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[
     yield "snapshot"
 
 
-for name in CONFIGS:
-    changes = {"magnitudes_of_average": name == "G"}
-    path(f"train {name}", step=0, step_with_magnitudes=0)(partial(train, name, changes))
-    path(f"train {name} in microbatches", step=0)(
-        partial(train, name, {"microbatch": BATCH // 2, "precision": "fp16"})
-    )
+ONE_LEVEL = {"channel_mult": (1,), "attention_resolutions": (RESOLUTION,)}
+MICROBATCHED = "ADG"  # no weights are normalized, they are, and they are forced to be
+for name in CONFIGS:  # A and, at size S, G have resampling
+    waits = {"step": 1, **({"step_in_microbatches": 0} if name in MICROBATCHED else {})}
+    path(f"train {name}", **waits)(partial(train, name, {} if name == "A" else ONE_LEVEL))
 
 
 @path("train G at size S", step=0)
 def full_size(recorder: Recorder) -> Iterator[str]:
     """A network that is as large as the paper's; its launches do not depend on the batch."""
     task = make_task("G", resolution=64, **FULL_SIZE)
-    for number, name in ((1, "first step"), (2, "step")):
-        task.step(make_batch(64), number * BATCH)
-        yield name
+    recorder.clear()
+    task.step(make_batch(64), 2 * BATCH)
+    yield "step"
 
 
 class Latents:
