@@ -5,7 +5,6 @@ import torch
 from tiny_denoiser import make_batch, make_task
 from torch._dynamo.testing import CompileCounter
 
-from edm2.diffusion.layers import normalized_once
 from edm2.diffusion.loss import DenoisingLoss
 from edm2.diffusion.training import DenoiserTask
 from edm2.params.configs import CONFIGS
@@ -32,10 +31,10 @@ def test_training_compiles_to_one_graph_once(counter: CompileCounter, config: st
     """With dropout, while the learning rate warms up and magnitudes are measured.
 
     Microbatches have a second graph in configs that normalize weights, of which one is tried: that of
-    cached weights. Graphs compute what they were made from.
+    cached weights.
     """
     changes = {"channel_mult": (1,), "dropout": 0.1}
-    if config in "AG":
+    if config == "G":
         changes["attention_resolutions"] = (8,)
     task = make_task(config, compiled=True, magnitudes_nimg=16, microbatch=MICROBATCH, **changes)
     for step in (1, 2, 3):
@@ -47,13 +46,10 @@ def test_training_compiles_to_one_graph_once(counter: CompileCounter, config: st
         return
     for step in (4, 5, 6):
         task.step(make_batch(step), 8 * step)
-    with normalized_once(task.denoiser):
-        assert_the_graph_computes_the_loss(task)
-    assert counter.frame_count == 1 + (CONFIGS[config].weight_norm != "none")
+        assert counter.frame_count == 1 + (CONFIGS[config].weight_norm != "none")
 
 
 def assert_the_graph_computes_the_loss(task: DenoiserTask) -> None:
-    task.denoiser.train()  # measuring magnitudes leaves it in evaluation mode
     data, noise, ln_sigma, labels = make_batch(0, MICROBATCH)
     batch = data, noise, ln_sigma.exp(), labels
     results = []
