@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from device.fake_cuda import CUDA, Recorder
 from device.path import path
-from device.training_paths import BATCH, ONE_LEVEL, RESOLUTION, make_denoiser
+from device.training_paths import BATCH, RESOLUTION, make_denoiser
 from tiny_denoiser import diffusion_params
 
 from edm2.data.normalization import Normalization
@@ -34,28 +34,26 @@ from edm2.sampling.guidance import (
 STEPS = 2
 SAMPLERS: dict[str, dict[str, Any]] = {
     "heun with churn in float64": {"churn": 40.0, "dtype": "float64"},
-    "euler": {"solver": "euler"},
     "heun without labels as a guide": {},
     "heun with a guide within an interval": {},
 }
 
 
-def network(config: str = "G", **changes: Any) -> ConditionalDenoise:
+def network(config: str = "G") -> ConditionalDenoise:
     """As `edm2.pipeline.sampler` loads it."""
-    denoiser = make_denoiser(config, diffusion_params(**changes))
+    denoiser = make_denoiser(config, diffusion_params())
     return prepare_for_inference(denoiser.eval().requires_grad_(False))
 
 
-@path("form for sampling", A=0, C=0, F=0)
-def forms(recorder: Recorder) -> Iterator[str]:
-    """Of configs that are not like G; without resampling, which the samplers have."""
+@path("form for sampling", evaluation=0)
+def form(recorder: Recorder) -> Iterator[str]:
+    """Of config A; the samplers have that of G."""
     x, sigma = torch.zeros(2, 4, RESOLUTION, RESOLUTION, device=CUDA), torch.ones(2, device=CUDA)
-    for config in "ACF":
-        denoise = network(config, **ONE_LEVEL)
-        recorder.clear()
-        result = denoise(x, sigma, torch.zeros(2, dtype=torch.int64, device=CUDA))
-        assert (result.device, result.dtype) == (CUDA, torch.float32)
-        yield config
+    denoise = network("A")
+    recorder.clear()
+    result = denoise(x, sigma, torch.zeros(2, dtype=torch.int64, device=CUDA))
+    assert (result.device, result.dtype) == (CUDA, torch.float32)
+    yield "evaluation"
 
 
 def sample(name: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[str]:
