@@ -110,7 +110,8 @@ def denoising(config: ConfigName, params: Params, size: DatasetSize, images: int
             x = _normal(images, *size.latent_shape)
             sigma = torch.ones(images)
             labels = torch.zeros(images, dtype=torch.int64)
-        return _without_gradients(lambda: prepared(x, sigma, labels))
+        # the sampler keeps the denoiser, for weights of other networks
+        return _without_gradients(lambda: (denoiser, prepared(x, sigma, labels)))
 
     return Workload(
         build,

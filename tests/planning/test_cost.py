@@ -9,7 +9,8 @@ from edm2.params import load
 from edm2.params.presets import preset_text
 from edm2.planning.cost import CPU, Meter, cost_of
 from edm2.planning.dataset import DatasetSize
-from edm2.planning.workloads import denoiser_training
+from edm2.planning.workloads import denoiser_training, denoising
+from edm2.runtime.precision import with_precision
 
 MIB = 2**20
 IMAGENET = DatasetSize(1000, 10, 1000, 512, (4, 64, 64), 1.0, False)
@@ -60,6 +61,15 @@ def test_fake_tensors_need_the_memory_of_real_ones():
     cost = cost_of(workload.build, 2)
     assert cost.peak_bytes == pytest.approx(peak, rel=0.01)
     assert cost.resting_bytes == pytest.approx(resting, rel=0.01)
+
+
+def test_sampling_holds_the_denoiser_and_its_form_for_sampling():
+    params = load(ROOT / "params.yaml")
+    latent, classes = DIGITS.latent_shape, DIGITS.classes
+    denoiser = denoiser_for("G", with_precision(params, "fp32"), latent, classes)
+    size = sum(p.nbytes for p in denoiser.parameters())
+    cost = cost_of(denoising("G", with_precision(params, "fp32"), DIGITS, images=1).build)
+    assert cost.resting_bytes > 2 * size
 
 
 def test_nothing_is_computed_or_drawn():
