@@ -46,12 +46,12 @@ GPUS = {
 def gpu_named(name: str) -> Gpu:
     """
     Raises:
-        UserError: it is not in the table.
+        UserError: it is not in the table, in any case of its letters.
     """
-    if name in GPUS:
-        return GPUS[name]
+    if name.lower() in GPUS:
+        return GPUS[name.lower()]
     close = close_names(name, GPUS)
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
     raise UserError(
-        f"--gpu {name}: expected one of {', '.join(GPUS)}. {meant}For others, state --tflops and --memory."
+        f"--gpu {name!r}: expected one of {', '.join(GPUS)}. {meant}For others, state --tflops and --memory."
     )
