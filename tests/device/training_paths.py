@@ -104,8 +104,9 @@ def train(config: str, changes: dict[str, Any], recorder: Recorder) -> Iterator[
     monitor.check_steps(3 * BATCH)
     accumulator.compute_and_reset()
     yield "log row"
-    task.load_state_dict(task.state_dict())
-    yield "state"
+    if config == "G":
+        task.load_state_dict(task.state_dict())
+        yield "state"
     for tensors in task.average.snapshots(3 * BATCH).values():
         assert all(tensor.device == CUDA for tensor in tensors.values())
     yield "snapshot"

@@ -22,13 +22,8 @@ from edm2.vae.network import Autoencoder
 from edm2.vae.training import VaeTask
 
 RESOLUTION = 16
-VARIANTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
-    "in microbatches of fp32": (
-        torch.float32,
-        {"microbatch": BATCH // 2, "high_resolution": True, "variance": 0.1},
-    ),
-    "in fp16 without normalization": (torch.float16, {"losses__gradient_normalization": False}),
-}
+IN_FP16 = {"losses__gradient_normalization": False, "equivariance__crop": 0.0, "wavelet": True}
+IN_FP32 = {"microbatch": BATCH // 2, "high_resolution": True, "variance": 0.1}
 
 
 def make_network(changes: dict[str, Any]) -> tuple[Autoencoder, Any]:
@@ -57,16 +52,9 @@ def train(
     yield "state"
 
 
-for name, (dtype, changes) in VARIANTS.items():
-    waits = int("without" in name)  # for the norms, which are the scale of fp16
-    path(f"train the VAE {name}", step=waits)(partial(train, dtype, changes, make_backbone))
-path("train the VAE with VGG16", step=0)(
-    partial(
-        train,
-        torch.bfloat16,
-        {"equivariance__crop": 0.0, "wavelet": True},
-        lambda: Vgg16(torch.ones(1472)),
-    )
+path("train the VAE in microbatches", step=0)(partial(train, torch.float32, IN_FP32, make_backbone))
+path("train the VAE in fp16 without normalization", step=1)(  # norms, which are the scale of fp16
+    partial(train, torch.float16, IN_FP16, lambda: Vgg16(torch.ones(1472)))
 )
 
 
