@@ -202,7 +202,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once(
         raise Ended(status)
 
     monkeypatch.setattr(os, "_exit", end)
-    monkeypatch.setattr("edm2.runtime.interruption.SECONDS_OF_ONE_CTRL_C", 0.0)
+    monkeypatch.setattr("edm2.runtime.interruption.SECONDS_OF_ONE_SIGNAL", 0.0)
     with pytest.raises(Ended, match="130"):
         start(state, with_action(8, send_twice(signal.SIGINT, signal.SIGINT)))
 
