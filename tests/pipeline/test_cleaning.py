@@ -14,6 +14,7 @@ from tiny import ROOT, write_params
 
 from edm2.cli import main
 from edm2.params import load
+from edm2.pipeline import runner
 from edm2.pipeline.cleaning import Entry, clean
 from edm2.pipeline.declaration import read_declaration
 from edm2.pipeline.dvc_cache import DvcCache
@@ -174,3 +175,14 @@ def run(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_stages_note_the_params_that_they_depend_on(finished: Path) -> None:
     (notes,) = finished.glob(".state/fid-G/*/notes.json")
     assert json.loads(notes.read_text())["params"]["evaluation"]["samples"] == 300
+
+
+def test_what_the_command_evaluates_is_known_by_its_params(
+    cleaned: Callable[..., dict[str, Entry]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_fingerprint", lambda *_: "key")
+    runner.share_stage("fid", lambda *_: None, load("params.yaml"), "G", lambda _: "")
+    assert "current params" in cleaned()["fid-G/key"].reason
+    write_params(Path("params.yaml"), {"evaluation.samples": 999})
+    assert not cleaned(apply=True)["fid-G/key"].removable
+    assert cleaned(days=-1)["fid-G/key"].removable
