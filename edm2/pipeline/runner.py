@@ -146,14 +146,15 @@ def share_stage(
     """Do what several launches can `share` of a stage; publish nothing."""
     from edm2.runtime.device import pick_device
     from edm2.runtime.distributed import on_main_process, process_group
-    from edm2.runtime.state import state_of
+    from edm2.runtime.state import used_state
 
     params, title = params.of(config), f"{name} {config}"
     declared = read_declaration(name, config)
     device = pick_device(params.runtime)
     with process_group(device, params.runtime.timeout_minutes):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
-        share(title, params, config, device, state_of(title.replace(" ", "-"), key))
+        with used_state(title.replace(" ", "-"), key) as state:
+            share(title, params, config, device, state)
 
 
 def _fingerprint(
