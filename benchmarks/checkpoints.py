@@ -13,17 +13,15 @@ import itertools
 import json
 import math
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-RANKS = 2
+from processes import on_two_ranks
+
 STEP_SECONDS = 0.2
 BATCH = 4
 
@@ -70,8 +68,8 @@ def train_seconds(seconds: float, interval: float, name: str) -> list[float]:
     task = Sleeper()
     with open_state("toy", name) as state:
         run = Run(Log(state.folder / f"{os.environ['RANK']}.jsonl"), None)
-        given = {key: value for key, value in options.items() if key in known}
-        train("toy", task, steps, schedule, state, run, **given)  # type: ignore[arg-type]
+        accepted = {key: value for key, value in options.items() if key in known}
+        train("toy", task, steps, schedule, state, run, **accepted)  # type: ignore[arg-type]
     return task.starts
 
 
@@ -120,53 +118,60 @@ def state_of(megabytes: float) -> dict[str, Any]:
     }
 
 
-def costs(args: argparse.Namespace) -> dict[str, float]:
-    """Seconds per GB, of the wall clock and of the CPUs of this rank, of what both ranks do together."""
+def measured(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of the wall clock, and of the CPUs of this rank, until both ranks have done it."""
     from edm2.runtime.distributed import barrier
+
+    barrier()
+    before = time.monotonic(), time.process_time()
+    call()
+    barrier()
+    return time.monotonic() - before[0], time.process_time() - before[1]
+
+
+def resident_gb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return float(status.partition("VmRSS:")[2].split()[0]) / 1e6
+
+
+def saves(state: Any, tree: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Times of saves: of the training's stall, where saves are in the background, and of the whole."""
+    try:
+        from edm2.runtime.checkpointing import checkpointing
+    except ImportError:  # an older checkout, in which rank 0 saves
+        main = os.environ["RANK"] == "0"
+        return {"save": measured(lambda: state.save(1, tree) if main else None)}
+    results = {}
+    with checkpointing(state, 1e9) as checkpointer:
+        for nimg, name in enumerate(("stall of the first", "stall")):
+            results[name] = measured(lambda nimg=nimg: checkpointer.save(nimg, tree))  # type: ignore[misc]
+            checkpointer.wait()
+
+        def save() -> None:
+            checkpointer.save(2, tree)
+            checkpointer.wait()
+
+        results["save"] = measured(save)
+    return results
+
+
+def costs(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds per GB of what both ranks do together, and memory of what is read."""
     from edm2.runtime.state import open_state
 
-    def measured(call: Callable[[], Any]) -> tuple[float, float]:
-        barrier()
-        before = time.monotonic(), time.process_time()
-        call()
-        barrier()
-        return time.monotonic() - before[0], time.process_time() - before[1]
-
-    def memory() -> float:
-        status = Path("/proc/self/status").read_text()
-        return float(status.partition("VmRSS:")[2].split()[0]) / 1e6
-
-    tree, fresh = state_of(args.mb), state_of(args.mb)
+    tree, loaded = state_of(args.mb), list[Any]()
     gigabytes = sum(t.nbytes for part in tree.values() for t in part.values()) / 1e9
-    results, loaded = {}, list[Any]()
     with open_state("toy", "costs") as state:
-        try:
-            from edm2.runtime.checkpointing import checkpointing
-        except ImportError:
-            main = os.environ["RANK"] == "0"
-            results["save"] = measured(lambda: state.save(1, tree) if main else None)
-            before = memory()
-            results["read"] = measured(lambda: loaded.append(state.restore()))
-        else:
-            with checkpointing(state, 1e9) as checkpointer:
-                results["stall of the first"] = measured(lambda: checkpointer.save(0, tree))
-                checkpointer.wait()
-                results["stall"] = measured(lambda: checkpointer.save(1, tree))
-                checkpointer.wait()
-
-                def save() -> None:
-                    checkpointer.save(2, tree)
-                    checkpointer.wait()
-
-                results["save"] = measured(save)
-            before = memory()
-            results["read"] = measured(lambda: loaded.append(state.restore(fresh)))
+        into = [state_of(args.mb)] if "into" in inspect.signature(state.restore).parameters else []
+        results = saves(state, tree)
+        before = resident_gb()
+        results["read"] = measured(lambda: loaded.append(state.restore(*into)))
     numbers = {
         f"{name}, {unit}/GB": value / gigabytes
         for name, pair in results.items()
         for unit, value in zip(("s", "CPU s"), pair, strict=True)
     }
-    return numbers | {"memory of what is read, GB/GB": (memory() - before) / gigabytes}
+    return numbers | {"memory of what is read, GB/GB": (resident_gb() - before) / gigabytes}
 
 
 def on_rank(args: argparse.Namespace) -> None:
@@ -180,25 +185,15 @@ def on_rank(args: argparse.Namespace) -> None:
     print(json.dumps(result))
 
 
-def on_ranks(args: argparse.Namespace, what: str) -> list[dict[str, float]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(RANKS)}
+def on_ranks(args: argparse.Namespace, what: str) -> dict[str, float]:
+    """The measurement of rank 0."""
     options = [f"--{key}={getattr(args, key)}" for key in ("interval", "save", "seconds", "mb")]
     with tempfile.TemporaryDirectory() as folder:
-        common = {**os.environ, **address, "PYTHONPATH": args.repository, "DVC_ROOT": folder}
-        processes = [
-            subprocess.Popen(
-                [sys.executable, os.path.abspath(__file__), *options, "--measure", what],
-                env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=folder,
-            )
-            for rank in range(RANKS)
-        ]
-        return [json.loads(p.communicate()[0].splitlines()[-1]) for p in processes]
+        variables = {"PYTHONPATH": args.repository, "DVC_ROOT": folder}
+        row: dict[str, float] = on_two_ranks(
+            __file__, [*options, "--measure", what], variables, Path(folder)
+        )
+        return row
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -217,12 +212,12 @@ def main() -> None:
     if args.measure:
         on_rank(args)
         return
-    row = on_ranks(args, "stalls")[0]
+    row = on_ranks(args, "stalls")
     print(
         f"{row['steps']} steps in {row['seconds']:.1f} s: {row['saves']} saves, one per "
         f"{row['seconds between saves']:.2f} s; stalled {row['stalled']:.1%}"
     )
-    for key, value in on_ranks(args, "costs")[0].items():
+    for key, value in on_ranks(args, "costs").items():
         print(f"{key:32} {value:8.3f}")
 
 

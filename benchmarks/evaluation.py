@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from processes import cpu_seconds
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
@@ -46,24 +47,13 @@ def start_launch(folder: Path, config: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
 
 
-def cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
-    """CPU time of a launch, after it has ended.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit("edm2 evaluate failed: run it in the project to see why")
-    return usage.ru_utime + usage.ru_stime
-
-
 def run_launches(folder: Path, config: str, launches: int) -> tuple[float, float]:
     """Seconds until all launches have ended, and the CPU seconds of the one with the most."""
     start = time.perf_counter()
     processes = [start_launch(folder, config) for _ in range(launches)]
     longest = max(list(map(cpu_seconds, processes)))
+    if any(process.returncode for process in processes):
+        sys.exit("edm2 evaluate failed: run it in the project to see why")
     return time.perf_counter() - start, longest
 
 

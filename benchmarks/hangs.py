@@ -2,7 +2,7 @@
 
 `python benchmarks/hangs.py [CASE ...] [--launcher MODULE ...]` starts each case under each launcher, and
 prints the seconds from the event to the end of the launch and of its processes, its exit status, and
-what it says first. In the cases `stop` and `late` the others wait for `--timeout` minutes, as
+what it prints first. In the cases `stop` and `late` the others wait for `--timeout` minutes, as
 runtime.timeout_minutes sets it; torchrun needs another 30 seconds to end a stopped process.
 """
 
@@ -34,9 +34,10 @@ def run_rank(case: str, timeout: float) -> None:
     import torch
 
     from edm2.params import UserError
-    from edm2.runtime.distributed import all_reduce, data_parallel, process_group, ranks
+    from edm2.runtime.distributed import all_reduce, process_group, ranks
     from edm2.runtime.failures import report
     from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
+    from edm2.runtime.parallel import data_parallel
 
     def event() -> None:
         print(f"event {time.time()}", file=sys.stderr, flush=True)
@@ -76,8 +77,8 @@ def measure(case: str, launcher: str, timeout: float) -> str:
     event = re.search(r"^event (.*)$", text, re.MULTILINE)
     if event is None:
         return f"failed: {text.strip().splitlines()[-1:]}"
-    said = text[event.end() :].strip().splitlines()
-    first = next((line for line in said if "Gloo" not in line), "")
+    lines = text[event.end() :].strip().splitlines()
+    first = next((line for line in lines if "Gloo" not in line), "")
     return f"{end - float(event[1]):8.1f} {status:6}  {first[:90]}"
 
 
@@ -91,7 +92,7 @@ def main() -> None:
     if args.rank:
         run_rank(args.rank, args.timeout)
         return
-    print(f"{'case':8} {'launcher':22} {'seconds':>8} {'status':>6}  says first")
+    print(f"{'case':8} {'launcher':22} {'seconds':>8} {'status':>6}  prints first")
     for case in args.cases or CASES:
         for launcher in args.launcher:
             print(f"{case:8} {launcher:22} {measure(case, launcher, args.timeout)}", flush=True)

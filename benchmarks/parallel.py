@@ -8,19 +8,16 @@ are kept for the backward pass of a microbatch, CPU seconds per step, and the lo
 
 import argparse
 import json
-import os
-import socket
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
+from processes import on_two_ranks
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
@@ -31,84 +28,81 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     """The row of this rank."""
     import torch
 
+    from edm2.runtime.distributed import process_group, ranks
+
+    cpu, side, count = torch.device("cpu"), args.resolution, args.batch // 2
+    torch.set_num_threads(1)
+    with process_group(cpu, 10.0):
+        torch.manual_seed(0)
+        task = make_task(args, cpu)
+        torch.manual_seed(ranks().rank)
+        data = 0.5 * torch.randn(count, 4, side, side)
+        batch = (data, torch.randn_like(data), torch.randn(count), torch.arange(count) % 1000)
+        task.step(batch, args.batch)
+        begin = time.process_time()
+        for step in range(args.steps):
+            metrics = task.step(batch, (step + 2) * args.batch)
+        return {
+            "CPU s/step": (time.process_time() - begin) / args.steps,
+            "loss": float(metrics["train/loss"]),
+            "kept MiB": kept_bytes(task, [x[: args.microbatch] for x in batch]) / MIB,
+            "state MiB": state_bytes(task) / MIB,
+        }
+
+
+def make_task(args: argparse.Namespace, device: Any) -> Any:
+    """A training of the denoiser with two averages."""
     from edm2.diffusion import build_denoiser
     from edm2.diffusion.setup import prepare_training
     from edm2.diffusion.training import DenoiserTask
     from edm2.ema import PowerEMA
     from edm2.params import load
     from edm2.params.configs import CONFIGS
-    from edm2.runtime.distributed import process_group, ranks
+
+    config = replace(CONFIGS[args.config], batch=args.batch)
+    denoiser = build_denoiser(config, channels=args.channels, resolution=args.resolution)
+    params = load(ROOT / "params.yaml")
+    changes = {
+        "data_parallel": args.data_parallel,
+        "activation_checkpointing": args.activation_checkpointing,
+    }
+    prepare_training(denoiser, params.runtime.model_copy(update=changes), device)
+    diffusion = params.diffusion.model_copy(
+        update={"microbatch": args.microbatch, "magnitudes_nimg": 10**12, "conditional": True}
+    )
+    return DenoiserTask(denoiser, PowerEMA(denoiser.unet, [0.05, 0.10]), diffusion, 0, device)
+
+
+def kept_bytes(task: Any, microbatch: list[Any]) -> int:
+    """Bytes that are kept for the backward pass of a microbatch, without parameters."""
+    import torch
+
     from edm2.runtime.sharding import local
 
-    cpu, side, count = torch.device("cpu"), args.resolution, args.batch // 2
-    torch.set_num_threads(1)
-    with process_group(cpu, 10.0):
-        torch.manual_seed(0)
-        config = replace(CONFIGS[args.config], batch=args.batch)
-        denoiser = build_denoiser(config, channels=args.channels, resolution=side)
-        runtime = SimpleNamespace(
-            data_parallel=args.data_parallel,
-            activation_checkpointing=args.activation_checkpointing,
-            compile=False,
-            channels_last=False,
-        )
-        prepare_training(denoiser, runtime, cpu)
-        params = load(ROOT / "params.yaml").diffusion.model_copy(
-            update={"microbatch": args.microbatch, "magnitudes_nimg": 10**12, "conditional": True}
-        )
-        average = PowerEMA(denoiser.unet, [0.05, 0.10])
-        task = DenoiserTask(denoiser, average, params, 0, cpu)
-        torch.manual_seed(ranks().rank)
-        data = 0.5 * torch.randn(count, 4, side, side)
-        batch = (data, torch.randn_like(data), torch.randn(count), torch.arange(count) % 1000)
-        kept: dict[int, int] = {}  # storage → bytes
+    kept: dict[int, int] = {}  # by address
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = local(tensor).untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = local(tensor).untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
-        task.step(batch, args.batch)
-        begin = time.process_time()
-        for step in range(args.steps):
-            metrics = task.step(batch, (step + 2) * args.batch)
-        seconds = (time.process_time() - begin) / args.steps
-        weights = {p.untyped_storage().data_ptr() for p in map(local, denoiser.parameters())}
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            data, noise, ln_sigma, labels = (x[: args.microbatch] for x in batch)
-            loss, _ = task.loss(data, noise, ln_sigma.exp(), labels)
-        loss.sum().backward()
-        state = [
-            t for p in denoiser.parameters() for t in (p, p.grad, *task.optimizer.state[p].values())
-        ]
-        state += [t for key in average.averages for t in average.averages[key].values()]
-        return {
-            "state MiB": sum(local(t).nbytes for t in state) / MIB,
-            "kept MiB": sum(size for key, size in kept.items() if key not in weights) / MIB,
-            "CPU s/step": seconds,
-            "loss": float(metrics["train/loss"]),
-        }
+    parameters = map(local, task.denoiser.parameters())
+    addresses = {p.untyped_storage().data_ptr() for p in parameters}
+    data, noise, ln_sigma, labels = microbatch
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _ = task.loss(data, noise, ln_sigma.exp(), labels)
+    loss.sum().backward()
+    return sum(size for address, size in kept.items() if address not in addresses)
 
 
-def on_two_ranks(arguments: list[str]) -> dict[str, Any]:
-    """The row of rank 0."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, *arguments, "--one"],
-            env={**os.environ, **address, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    outputs = [process.communicate()[0] for process in processes]
-    if any(process.returncode for process in processes):
-        raise SystemExit(1)
-    row: dict[str, Any] = json.loads(outputs[0].splitlines()[-1])
-    return row
+def state_bytes(task: Any) -> int:
+    """Bytes of parameters, gradients, moments and averages on this rank."""
+    from edm2.runtime.sharding import local
+
+    moments = task.optimizer.state
+    tensors = [t for p in task.denoiser.parameters() for t in (p, p.grad, *moments[p].values())]
+    tensors += [t for average in task.average.averages.values() for t in average.values()]
+    return sum(local(t).nbytes for t in tensors)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -133,7 +127,7 @@ def main() -> None:
     rows = []
     for mode, recompute in VARIANTS:
         flags = ["--data-parallel", mode, *(["--activation-checkpointing"] if recompute else [])]
-        row = on_two_ranks([*sys.argv[1:], *flags])
+        row = on_two_ranks(__file__, [*sys.argv[1:], *flags, "--one"], {})
         rows.append({"data_parallel": mode, "activation_checkpointing": recompute, **row})
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format))
 

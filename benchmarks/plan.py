@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from processes import cpu_seconds
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
@@ -53,13 +54,11 @@ def run(project: Path, command: list[str], cpu_time: bool) -> tuple[float, str]:
         command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    output, cpu = process.stdout.read(), cpu_seconds(process)
     if process.returncode:
         sys.exit(f"{' '.join(command)}: failed")
     seconds = time.perf_counter() - start
-    return usage.ru_utime + usage.ru_stime if cpu_time else seconds, output
+    return cpu if cpu_time else seconds, output
 
 
 def compare(project: Path, chosen: list[str], cpu_time: bool) -> pd.DataFrame:

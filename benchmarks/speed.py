@@ -1,4 +1,4 @@
-"""Sampler and training step of this tree beside those of another checkout, in one run.
+"""Sampler and training step of this checkout beside those of another one.
 
 `python benchmarks/speed.py --against PATH` runs config G in both trees in turn, each time in a new
 process: 11 evaluations of Heun's method (6 steps) and training steps (forced norms, loss, gradients,

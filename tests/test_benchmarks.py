@@ -53,6 +53,22 @@ def test_parallel(benchmark):
     assert row["kept MiB"] > 0
 
 
+@pytest.mark.parametrize("part", ["sampler", "step"])
+def test_speed(benchmark, part):
+    script = benchmark("speed")
+    size = {"channels": 8, "resolution": 8, "batch": 2}
+    seconds = script.measure(SimpleNamespace(one=part, threads=1, repeats=2, **size))
+    assert len(seconds) == 2
+    assert all(wall > 0 and cpu > 0 for wall, cpu in seconds)
+
+
+@pytest.mark.parametrize("name", ["hangs", "restarts"])
+def test_options(benchmark, name):
+    """Of scripts whose smallest run takes as long as several launches."""
+    with pytest.raises(SystemExit, match="0"):
+        benchmark(name, "--help").main()
+
+
 def test_ingest(benchmark, capsys):
     benchmark("ingest", "--images 40 --resolution 8 --workers 1 2").main()
     lines = capsys.readouterr().out.splitlines()
@@ -149,10 +165,10 @@ def test_evaluation(benchmark, finished, monkeypatch, capsys):
         items.mkdir(parents=True, exist_ok=True)
         for name in ("a.json", "b.json", "a.png"):
             (items / name).touch()
-        return 8.0 / len(set(started))
+        return SimpleNamespace(seconds=8.0 / len(set(started)), returncode=0)
 
     monkeypatch.setattr(script, "start_launch", start_launch)
-    monkeypatch.setattr(script, "cpu_seconds", lambda launch: launch)
+    monkeypatch.setattr(script, "cpu_seconds", lambda launch: launch.seconds)
     script.main()
     assert [started.count(folder) for folder in dict.fromkeys(started)] == [2, 4]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from edm2.cli.amount import Amount
 from edm2.cli.project import ProjectContext
 
 
@@ -11,7 +12,7 @@ from edm2.cli.project import ProjectContext
 @click.option(
     "--older-than",
     "days",
-    type=click.FloatRange(min=0),
+    type=Amount(0, 36500, "14 (days)"),
     default=14,
     show_default=True,
     metavar="DAYS",

@@ -2,13 +2,17 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edm2.params.errors import UserError
+
+if TYPE_CHECKING:
+    from edm2.ema.reconstruct import Reconstruction
 
 STORE = click.argument("store", type=click.Path(path_type=Path))
 
@@ -137,23 +141,28 @@ def reconstruct(
         averages = reconstruct_files(snapshots, targets, getattr(torch, dtype), normalize)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
+    made = dict(zip(targets, averages, strict=True))
+    write_json(index, descriptions | {path.name: asdict(made[path]) for path in made})
+    add_to_manifest(out, targets)
+    return int(not _print_averages(made))
+
+
+def _print_averages(averages: Mapping[Path, "Reconstruction"]) -> bool:
+    """Print a table of averages by file, and a warning about large errors; return whether there are none."""
     click.echo("EMA length\timages\terror\tsum of weights\tsnapshots\tfile")
-    for path, average in zip(targets, averages, strict=True):
+    for path, average in averages.items():
         click.echo(
             f"{average.sigma_rel:g}\t{average.nimg}\t{average.error:.3g}\t{average.weight_sum:.4f}"
             f"\t{average.snapshots}\t{path}"
         )
-        descriptions[path.name] = asdict(average)
-    write_json(index, descriptions)
-    add_to_manifest(out, targets)
-    inaccurate = [f"{average.sigma_rel:g}" for average in averages if not average.trustworthy]
+    inaccurate = [f"{a.sigma_rel:g}" for a in averages.values() if not a.trustworthy]
     if inaccurate:
         print(
             f"warning: EMA length {', '.join(inaccurate)}: large error of the response function. Take "
             "more snapshots, or choose EMA lengths closer to those of the snapshots.",
             file=sys.stderr,
         )
-    return int(bool(inaccurate))
+    return not inaccurate
 
 
 def _read_descriptions(index: Path) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from edm2.cli.project import ProjectContext
 def evaluate(project: ProjectContext, config: str) -> None:
     """Evaluate the networks of CONFIG's sweep, together with other launches of this command.
 
-    This is the work of the stage `fid`: networks, strengths and seed blocks that no other launch is at. It
-    ends when all are done, and publishes nothing: `dvc repro` does, which then finds all done. Launches may
-    start and end at any time, on any machine that sees the project's folder. The stages before must be
+    This is the work of the stage `fid`: networks, strengths and seed blocks that no other launch evaluates.
+    It ends when all are done, and publishes nothing: `dvc repro` does, and then computes nothing. Launches
+    may start and end at any time, on any machine that sees the project's folder. The stages before must be
     complete: dvc repro reference sweep_ema@CONFIG. On several GPUs, one launch each, or:
     torchrun --nproc_per_node=8 --no-python edm2 evaluate CONFIG
     """

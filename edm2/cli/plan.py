@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edm2.cli.amount import Amount
 from edm2.cli.project import ProjectContext
 
 if TYPE_CHECKING:
     from edm2.planning.plan import Device, Plan, Row
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
 FILE_KEYS = (  # problems of what this machine lacks, which costs nothing to plan
     "dataset.path",
     "dataset.held_out_path",
@@ -26,11 +26,19 @@ FILE_KEYS = (  # problems of what this machine lacks, which costs nothing to pla
 @click.command()
 @click.argument("file", required=False, type=click.Path(resolve_path=True, path_type=Path))
 @click.option("--gpu", help="Kind of GPU, like h100 or a100-80gb.")
-@click.option("--tflops", type=POSITIVE, help="Peak speed, instead of --gpu: 10^12 operations/s.")
-@click.option("--memory", type=POSITIVE, help="Memory of a GPU in GiB; default: that of --gpu.")
+@click.option(
+    "--tflops",
+    type=Amount(1e-3, 1e5, "989 of an H100 in 16 bits"),
+    help="Peak speed, instead of --gpu: 10^12 operations/s.",
+)
+@click.option(
+    "--memory",
+    type=Amount(3, 1e4, "80 (GiB)"),
+    help="Memory of a GPU in GiB; default: that of --gpu.",
+)
 @click.option(
     "--utilization",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Amount(1e-4, 1, "0.4 for 40 %"),
     default=0.4,
     show_default=True,
     help="Part of the peak speed that is reached.",

@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         """
         return {}
 
-    def blocks(self) -> list[nn.Module]:
+    def residual_blocks(self) -> list[nn.Module]:
         """The large modules that run one after another, each returning a new tensor: the units of
         sharded parameters and of activation checkpointing.
         """

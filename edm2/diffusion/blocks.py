@@ -126,9 +126,8 @@ class Block(nn.Module):
         x = mp_sum(x, y, RESIDUAL_BALANCE) if self.config.magnitude_preserving else x + y
         if self.attention is not None:
             x = self.attention(x)
-        return F.hardtanh_(
-            x, -CLAMP, CLAMP
-        )  # a clamp whose gradient takes one pass in place of four
+        # a clamp whose gradient takes one pass in place of four
+        return F.hardtanh_(x, -CLAMP, CLAMP)
 
     def _branch(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """Magnitude-preserving SiLUs have their constant in the layer after them."""

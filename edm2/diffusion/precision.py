@@ -43,6 +43,6 @@ def denoiser_precision(
 
         return run
 
-    at_once = params.diffusion.microbatch or params.diffusion.batch // ranks().world_size
-    images = at_once if trains else params.sampling.batch
+    microbatch = params.diffusion.microbatch or params.diffusion.batch // ranks().world_size
+    images = microbatch if trains else params.sampling.batch
     return resolve_precision(params, state, device, make_run, images)

@@ -55,12 +55,12 @@ def prepare_training(denoiser: Denoiser, runtime: Runtime, device: torch.device)
     Raises:
         UserError: activations cannot be checkpointed, because the backbone has no blocks.
     """
-    blocks = denoiser.unet.blocks()
+    blocks = denoiser.unet.residual_blocks()
     if runtime.activation_checkpointing:
         if not blocks:
             raise UserError(
                 f"runtime.activation_checkpointing: true: backbone {denoiser.config.backbone!r} has no "
-                "blocks to recompute. Let its `blocks()` return them, or set it to false."
+                "blocks to recompute. Let its `residual_blocks()` return them, or set it to false."
             )
         for block in blocks:
             _recompute(block)
@@ -72,7 +72,7 @@ def prepare_training(denoiser: Denoiser, runtime: Runtime, device: torch.device)
 
 
 def _shard(denoiser: Denoiser, runtime: Runtime, device: torch.device) -> None:
-    blocks, head = denoiser.unet.blocks(), denoiser.head
+    blocks, head = denoiser.unet.residual_blocks(), denoiser.head
     if runtime.compile:  # one by one, because FSDP2 acts between them
         for block in blocks:
             block.forward = torch.compile(block.forward)

@@ -93,7 +93,7 @@ class Unet(Backbone):
             x = module(x, embedding)
         return self._out(x)
 
-    def blocks(self) -> list[nn.Module]:
+    def residual_blocks(self) -> list[nn.Module]:
         """The residual blocks."""
         return [m for part in (self.enc, self.dec) for m in part.values() if isinstance(m, Block)]
 

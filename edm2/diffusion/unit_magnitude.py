@@ -17,12 +17,6 @@ def unit_magnitude(x: torch.Tensor, dims: tuple[int, ...], scale: float) -> torc
     return result
 
 
-def inverse_magnitude(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """1 / (‖x‖/√n + ε) over `dims`, which are kept with size 1, in float32 at least."""
-    count = math.prod([x.shape[d] for d in dims])
-    return (EPSILON + norm(x, dims) / math.sqrt(count)).reciprocal()
-
-
 def norm(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     """‖x‖ over `dims`, which are kept with size 1, in float32 at least."""
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -40,9 +34,8 @@ class _UnitMagnitude(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dims: tuple[int, ...], scale: float) -> torch.Tensor:
         length, root = norm(x, dims), math.sqrt(math.prod([x.shape[d] for d in dims]))
-        factor = (
-            length / (root * scale) + EPSILON / scale
-        ).reciprocal()  # s·m, in three operations
+        # s·m, in three operations
+        factor = (length / (root * scale) + EPSILON / scale).reciprocal()
         ctx.save_for_backward(x, length, factor)
         ctx.dims, ctx.divisor = dims, root * scale
         return x * factor.to(x.dtype)

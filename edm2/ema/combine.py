@@ -31,9 +31,9 @@ def combine(
     """Σ_i weights(name)[k, i] · file_i[name] for every k, chunk by chunk, summed in float32.
 
     The sums are matrix products, [sums, files] times [files, values], and each is the same to the last bit
-    whichever others are made with it. There are as many workers as
-    PyTorch has threads; each takes a chunk from reading to consuming, with one thread. Memory holds a
-    few chunks of CHUNK_VALUES per worker, however many files and sums there are, of any size.
+    whichever others are made with it. There are as many workers as PyTorch has threads; each takes a chunk
+    from reading to consuming, with one thread. Memory holds a few chunks of CHUNK_VALUES per worker, however
+    many files and sums there are, of any size.
 
     Each file is read once, and compared with its checksum at the end, if a manifest lists it: until
     this returns, the sums may be those of a damaged file.
@@ -61,19 +61,23 @@ def combine(
         order = [name for name in files[0].entries if name in chunked]
         checksums = [_checksum_on_the_way(file, order) for file in files]
         digests = [
-            None if checksum is None else ChunkedDigest(file, chunked, k in kept, stopped)
-            for k, (file, checksum) in enumerate(zip(files, checksums, strict=True))
+            None if checksums[k] is None else ChunkedDigest(file, chunked, k in kept, stopped)
+            for k, file in enumerate(files)
         ]
         _process_chunks(files, digests, order, weights, consume, stopped)
         for digest, checksum in zip(digests, checksums, strict=True):
             if digest is not None and checksum is not None:
                 digest.compare(checksum)
-        return {
-            k: {name: files[k].tensor(name) for name in files[k].entries.keys() - chunked}
-            if (digest := digests[k]) is None
-            else digest.others
-            for k in kept
-        }
+        return {k: _not_combined(files[k], digests[k], chunked) for k in kept}
+
+
+def _not_combined(
+    file: TensorReader, digest: ChunkedDigest | None, combined: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """The tensors of a file except the combined ones; a digest has read them."""
+    if digest is not None:
+        return digest.others
+    return {name: file.tensor(name) for name in file.entries if name not in combined}
 
 
 def _checksum_on_the_way(file: TensorReader, order: Sequence[str]) -> str | None:

@@ -57,7 +57,7 @@ class Effect:
 
     @property
     def improvement(self) -> float | None:
-        """Probability that one more pair of trainings shows an improvement, given these."""
+        """Probability that one more pair of trainings shows an improvement, from these."""
         if not self.degrees:
             return None
         scale = float(np.hypot(self.spread, self.standard_error))
@@ -151,7 +151,7 @@ def adjust(effects: Sequence[Effect]) -> list[Effect]:
     The probability that any of those without an effect is called settled is then at most 5 %. Effects of
     single trainings have no p-value and are not counted.
     """
-    tested = [k for k, found in enumerate(effects) if found.degrees]
+    tested = [k for k, each in enumerate(effects) if each.degrees]
     tested.sort(key=lambda k: effects[k].p_value)
     adjusted, highest = list(effects), 0.0
     for place, k in enumerate(tested):

@@ -96,9 +96,9 @@ def fd_inf(inputs: MetricInputs) -> MetricValue:
     """The Fréchet distance at infinitely many samples; it compares with all training images."""
     parts = np.array_split(inputs.generated.features(inputs.count), GROUPS)
     groups, reference = [Statistics.of(part) for part in parts], inputs.reference
-    found = extrapolate(groups, reference, inputs.params.allow_singular)
+    limit = extrapolate(groups, reference, inputs.params.allow_singular)
     singular = inputs.generated.moments[inputs.count].singular or reference.singular
-    return MetricValue(found.value, reference.count, found.standard_error, singular)
+    return MetricValue(limit.value, reference.count, limit.standard_error, singular)
 
 
 def kid(inputs: MetricInputs) -> MetricValue:

@@ -30,6 +30,7 @@ EXPECTED: dict[tuple[str, ...], tuple[str, str]] = {
     ("invalid_key",): ("keys that are text", "Write the key in quotes, or remove it."),
     ("literal_member",): ("", "Choose one of these; a plug-in can add others."),
     ("literal",): ("", "Choose one of these."),
+    ("launch",): ("", "Write python, or e.g. torchrun --nproc_per_node=8."),
     ("greater", "less"): ("", "Choose a value in this range."),
 }
 

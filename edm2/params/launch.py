@@ -1,5 +1,6 @@
 """The launcher of the stages: a command for all of them, or commands by stage."""
 
+import math
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from edm2.params.errors import UserError
 
@@ -27,13 +29,17 @@ STAGES = (
 ONE_PROCESS = ("snapshot_emas", "sweep_ema", "report")
 DEFAULT = "default"  # key of the command for all other stages
 IN_PLACE = "python"  # the launcher with which a stage goes on in its own process
+COUNTS = ("--nnodes", "--nproc_per_node")  # torchrun's
+NAMED_COUNTS = r"\d+:[1-9]\d*|auto|gpu|cpu|xpu|\$.*"  # elastic, counted by torchrun, or a variable
 
 
 def _by_stage(value: Any) -> Any:
     if isinstance(value, str):
         return {DEFAULT: value}
-    if not isinstance(value, dict):
-        raise ValueError("a command, or commands by the names of stages and `default`")
+    if not isinstance(value, dict) or not value:
+        raise PydanticCustomError(
+            "launch", "a command, or commands by the names of stages and `default`"
+        )
     return value
 
 
@@ -67,9 +73,19 @@ def launched_ranks(command: str) -> int:
 
     Variables that are not set here count as one: a job of a cluster sets its own.
     """
+    counts = (_count(os.path.expandvars(command), option) for option in COUNTS)
+    return math.prod(int(count) if re.fullmatch("[1-9][0-9]*", count) else 1 for count in counts)
 
-    def option(name: str) -> int:
-        match = re.search(rf"--{name}[= ](\d+)", os.path.expandvars(command).replace("_", "-"))
-        return int(match.group(1)) if match else 1
 
-    return option("nnodes") * option("nproc-per-node")
+def wrong_counts(command: str) -> list[str]:
+    """The options of torchrun in a command whose number of nodes or processes is none."""
+    expected = rf"[1-9]\d*|{NAMED_COUNTS}"
+    counts = {option: _count(os.path.expandvars(command), option) for option in COUNTS}
+    return [option for option, count in counts.items() if not re.fullmatch(expected, count)]
+
+
+def _count(command: str, option: str) -> str:
+    """The value of an option of torchrun, with `_` or `-` in its name; 1 without it."""
+    name = option.replace("_", "[-_]")
+    match = re.search(rf"(?:^|\s){name}(?:=|\s+|$)([^\s\"']*)", command)
+    return match[1] if match else "1"

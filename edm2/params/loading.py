@@ -57,8 +57,8 @@ def check_tree(
         raise ParamsError(path, _explain_all(error, Params, tree)) from None
     problems = [*launch_problems(params.launch), *_wrong_changes(params)]
     if not problems:
-        found = wrong_combinations(params, _ranks(params, stage), project_root())
-        problems = [problem for problem in found if problem.key not in unchecked]
+        combinations = wrong_combinations(params, _ranks(params, stage), project_root())
+        problems = [problem for problem in combinations if problem.key not in unchecked]
     if problems:
         raise ParamsError(path, problems)
     return params

@@ -134,6 +134,12 @@ def close_names(name: str, names: Iterable[str]) -> list[str]:
     ]
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A question about the names that are most like another one, and a space; empty if none is."""
+    close = close_names(name, names)
+    return f"Did you mean {' or '.join(close)}? " if close else ""
+
+
 def as_yaml(value: Any) -> str:
     """A value as it is written in params.yaml."""
     if isinstance(value, list | tuple):

@@ -13,6 +13,7 @@ from edm2.params.section import Count, NonNegative, Section
 
 Reading = Literal["random", "blocks"]
 MAX_LANES = 256
+MAX_PROCESSES = 1024  # more threads or workers than any machine has cores are a mistake
 
 
 def lanes(batch: int) -> int:
@@ -48,8 +49,10 @@ class Runtime(Section):
         description="when a denoiser is trained, compute activations again in the backward pass instead "
         "of keeping them: less memory, a third more computation"
     )
-    threads: Count | None = Field(description="CPU threads of a process; null: PyTorch's choice")
-    workers: Annotated[int, Field(ge=0)] | None = Field(
+    threads: Annotated[int, Field(gt=0, le=MAX_PROCESSES)] | None = Field(
+        description="CPU threads of a process; null: PyTorch's choice"
+    )
+    workers: Annotated[int, Field(ge=0, le=MAX_PROCESSES)] | None = Field(
         description="worker processes of a rank that prepare images and read batches; 0: none, the rank "
         "does it; null: one for each of its CPU cores, none for small datasets"
     )

@@ -33,9 +33,9 @@ def write_comparison(revisions: Sequence[str], out: Path) -> tuple[pd.DataFrame,
     table = compare_experiments(experiments)
     write_table(table, out / "compare.csv")
     draw_comparison(experiments, out / "compare.png")
-    found = verdicts(experiments)
-    write_table(verdict_table(found), out / "verdict.csv")
-    return table, found
+    answers = verdicts(experiments)
+    write_table(verdict_table(answers), out / "verdict.csv")
+    return table, answers
 
 
 def _networks(revision: str, configs: Iterable[str]) -> pd.DataFrame:

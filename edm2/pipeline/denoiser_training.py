@@ -1,6 +1,7 @@
 """The training of one denoiser: latents, network, averages and training loop."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from edm2.diffusion.training import DenoiserTask
 from edm2.ema.index import write_index
 from edm2.ema.snapshot import remove_snapshots_after, write_snapshot
 from edm2.ema.store import SnapshotStore
-from edm2.ema.tracker import build_tracker
+from edm2.ema.tracker import Tracker, build_tracker
 from edm2.params import Params
 from edm2.params.configs import TrainingConfig
 from edm2.pipeline.outputs import write_curves, write_no_curves
@@ -33,10 +34,8 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     seed, ema = params.seed, params.ema
     out.mkdir(exist_ok=True)
     latents = LatentShards(LATENTS, "train")
-    folder = context.state.folder
-    params = denoiser_precision(
-        params, context.config, latents, folder, context.device, trains=True
-    )
+    state = context.state.folder
+    params = denoiser_precision(params, context.config, latents, state, context.device, trains=True)
     torch.manual_seed(torch_seed(seed, "diffusion/init"))
     denoiser = denoiser_for(context.config, params, latents.shape, len(latents.classes))
     denoiser = denoiser.to(context.device)
@@ -46,14 +45,6 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
         {"resolved": {**asdict(config), "precision": params.runtime.precision}}
     )
     average = build_tracker(denoiser.unet, config.average, ema)
-
-    def write_snapshots(nimg: int) -> dict[str, float]:
-        for snapshot, tensors in average.snapshots(nimg).items():
-            gathered = gather(tensors)
-            if is_main_process():
-                write_snapshot(out, snapshot, gathered, list(average.buffers))
-        return {}
-
     task = DenoiserTask(
         denoiser, average, params.diffusion, seed, context.device, params.runtime.compile
     )
@@ -75,12 +66,21 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
         checkpoint_seconds=params.runtime.checkpoint_seconds,
         nonfinite_patience=params.runtime.nonfinite_patience,
         remedy=_remedy(context.config, config, params.runtime.precision),
-        every=[Every(ema.snapshot_nimg, write_snapshots)],
+        every=[Every(ema.snapshot_nimg, partial(_write_snapshots, out, average))],
         rollback=lambda nimg: remove_snapshots_after(out, nimg),
     )
     save_network(denoiser, out / "network.safetensors")
     if is_main_process():
         write_index(SnapshotStore(out))
+
+
+def _write_snapshots(out: Path, average: Tracker, nimg: int) -> dict[str, float]:
+    """Write the averages of time `nimg`. Every rank must call this."""
+    for snapshot, tensors in average.snapshots(nimg).items():
+        gathered = gather(tensors)
+        if is_main_process():
+            write_snapshot(out, snapshot, gathered, list(average.buffers))
+    return {}
 
 
 def _remedy(name: str, config: TrainingConfig, precision: str) -> str:

@@ -19,9 +19,8 @@ class DvcCache:
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
-        logging.getLogger("dvc").setLevel(
-            logging.ERROR
-        )  # it warns of every result that does not exist
+        # it warns of every result that does not exist
+        logging.getLogger("dvc").setLevel(logging.ERROR)
         try:
             self.repo = Repo(str(root))
         except DvcException as error:
@@ -56,7 +55,7 @@ class DvcCache:
     def unused_bytes(self) -> int | None:
         """Size of what no result of the workspace uses: `dvc gc --workspace` removes it.
 
-        None if DVC cannot tell, because the cache lacks results of the workspace.
+        None if that is unknown, because the cache lacks results of the workspace.
         """
         from dvc.exceptions import DvcException
 

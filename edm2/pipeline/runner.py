@@ -171,7 +171,7 @@ def _fingerprint(
 
 
 def _warn_of_changed_files(title: str, state: "State", watched: str) -> None:
-    """Tell which of the watched files are not as they were when this run began."""
+    """Name the watched files that are not as they were when this run began."""
     before = state.read_notes().get("watched_inputs")
     if before is None:
         state.note(watched_inputs=watched)

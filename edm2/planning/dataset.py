@@ -69,6 +69,10 @@ def dataset_size(params: Params, images: int | None, classes: int | None) -> Dat
             f"--images {images}, --classes {classes}: expected both or neither. ImageNet has "
             "--images 1281167 --classes 1000."
         )
+    if images is not None and classes is not None and classes > images:
+        raise UserError(
+            f"--classes {classes}: expected at most the number of images, {images}. Are the two exchanged?"
+        )
     dataset = params.dataset
     layout = latent_layout(params, project_root())
     if layout is None:

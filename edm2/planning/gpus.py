@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from edm2.params.errors import UserError
-from edm2.params.remedies import close_names
+from edm2.params.remedies import did_you_mean
 
 RESERVED_GIB = 2.0  # for the context of CUDA and the workspaces of cuDNN; an assumption
 
@@ -20,11 +20,6 @@ class Gpu:
 
     tflops: dict[str, float]
     memory_gib: float
-
-    @property
-    def usable_bytes(self) -> float:
-        """Memory for tensors."""
-        return (self.memory_gib - RESERVED_GIB) * 2**30
 
 
 def _gpu(half: float, fp32: float, memory_gib: float) -> Gpu:
@@ -44,14 +39,14 @@ GPUS = {
 
 
 def gpu_named(name: str) -> Gpu:
-    """
+    """The kind of GPU with a name like h100.
+
     Raises:
-        UserError: it is not in the table.
+        UserError: it is not in the table, in any case of its letters.
     """
-    if name in GPUS:
-        return GPUS[name]
-    close = close_names(name, GPUS)
-    meant = f"Did you mean {' or '.join(close)}? " if close else ""
+    if name.lower() in GPUS:
+        return GPUS[name.lower()]
     raise UserError(
-        f"--gpu {name}: expected one of {', '.join(GPUS)}. {meant}For others, state --tflops and --memory."
+        f"--gpu {name!r}: expected one of {', '.join(GPUS)}. {did_you_mean(name, GPUS)}For others, state "
+        "--tflops and --memory."
     )

@@ -10,7 +10,7 @@ import torch
 
 from edm2.planning.workloads import Workload
 
-LEAST_SECONDS, LEAST_RUNS = 0.5, 3  # of a measurement
+MIN_SECONDS, MIN_RUNS = 0.5, 3  # of a measurement
 START = "import edm2.pipeline.sweep_evaluation, edm2.pipeline.vae_training"  # most of what stages import
 
 
@@ -36,7 +36,7 @@ def seconds_per_image(
         return clock() - start
 
     timed_run()
-    while len(seconds) < LEAST_RUNS or sum(seconds) < LEAST_SECONDS:
+    while len(seconds) < MIN_RUNS or sum(seconds) < MIN_SECONDS:
         seconds.append(timed_run())
     return sorted(seconds)[len(seconds) // 2] / (workload.images * workload.passes)
 

@@ -67,7 +67,7 @@ class Plan:
         return None if None in values else sum(values)
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as a tree of JSON; bytes, hours and seconds are in the names of its keys."""
+        """The plan as a tree of JSON; the names of its keys have the units."""
         columns = ("flops", "disk_bytes", "gpu_hours", "seconds")
         return {
             "dataset": asdict(self.size),
@@ -114,9 +114,8 @@ class Planner:
             else sum(count / (rates[precision] * 1e12) / HOUR for precision, count in flops)
         )
         known = [cost for _, cost in costs if cost is not None]
-        resting = sum(
-            cost.resting_bytes for cost in known
-        )  # all networks of a stage stay in memory
+        # all networks of a stage stay in memory
+        resting = sum(cost.resting_bytes for cost in known)
         peaks = [resting + cost.peak_bytes - cost.resting_bytes for cost in known]
         return Row(
             stage.name,

@@ -26,9 +26,7 @@ from edm2.vae.network import Autoencoder
 from edm2.vae.training import VaeTask
 
 NEVER = 2**62  # images
-INCEPTION_FLOPS = (
-    2 * 5_700_000_000
-)  # an image of 299×299; torchvision's table says 5.71 GFLOPS (multiply-adds)
+INCEPTION_FLOPS = 2 * 5_700_000_000  # of an image of 299×299; 5.71 GFLOPS in torchvision's table
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ NOTHING = Workload(None)
 def denoiser_training(
     config: ConfigName, params: Params, size: DatasetSize, ranks: int, images: int | None = None
 ) -> Workload:
-    """A training step of a denoiser, with its averages; now and then magnitudes are not measured.
+    """A training step of a denoiser, with its averages, without the measurement of magnitudes.
 
     Args:
         ranks: processes that share the batch.

@@ -50,25 +50,25 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        found, step = self.effect, f"{self.base} → {self.change}"
-        if found.interval is None:
+        effect, step = self.effect, f"{self.base} → {self.change}"
+        if effect.interval is None:
             return (
-                f"{step}: not settled. {self.metric} changes by {found.difference:+.3g} in one training of "
+                f"{step}: not settled. {self.metric} changes by {effect.difference:+.3g} in one training of "
                 "each, which says nothing about others: train with more seeds."
             )
-        low, high = found.interval
-        count = f"{found.trainings} {'paired ' if found.paired else ''}trainings"
-        if found.settled:
-            verb = "improves" if found.difference < 0 else "worsens"
+        low, high = effect.interval
+        count = f"{effect.trainings} {'paired ' if effect.paired else ''}trainings"
+        if effect.settled:
+            verb = "improves" if effect.difference < 0 else "worsens"
             low, high = sorted((abs(low), abs(high)))
             return (
-                f"{step} {verb} {self.metric} by {abs(found.difference):.3g} [{low:.3g}, {high:.3g}] "
+                f"{step} {verb} {self.metric} by {abs(effect.difference):.3g} [{low:.3g}, {high:.3g}] "
                 f"over {count}."
             )
-        more = found.more_trainings
+        more = effect.more_trainings
         need = "more than can be estimated" if more is None else f"about {more} more"
         return (
-            f"{step}: not settled. {self.metric} changes by {found.difference:+.3g} "
+            f"{step}: not settled. {self.metric} changes by {effect.difference:+.3g} "
             f"[{low:+.3g}, {high:+.3g}] over {count}; needed: {need}."
         )
 
@@ -131,8 +131,7 @@ def verdicts(experiments: Mapping[str, Experiment]) -> list[Verdict]:
             for config, trainings in group.items()
             if config in first
         ]
-    found = [v for (a, x), (b, y) in pairs for v in compare_trainings(a, b, x, y)]
-    return corrected(found)
+    return corrected([v for (a, x), (b, y) in pairs for v in compare_trainings(a, b, x, y)])
 
 
 def _by_params(
@@ -162,8 +161,8 @@ def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for choice in ("own best", "common"):
         places = [k for k, verdict in enumerate(verdicts) if verdict.ema_length == choice]
         effects = adjust([verdicts[k].effect for k in places])
-        for k, found in zip(places, effects, strict=True):
-            corrected[k] = replace(verdicts[k], effect=found)
+        for k, adjusted in zip(places, effects, strict=True):
+            corrected[k] = replace(verdicts[k], effect=adjusted)
     return corrected
 
 
@@ -172,8 +171,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     unknown = float("nan")
     rows = []
     for verdict in verdicts:
-        found = verdict.effect
-        low, high = found.interval or (unknown, unknown)
+        effect = verdict.effect
+        low, high = effect.interval or (unknown, unknown)
         rows.append(
             {
                 "base": verdict.base,
@@ -181,17 +180,17 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "metric": verdict.metric,
                 "EMA length": verdict.ema_length,
                 "valued on": verdict.valued_on,
-                "trainings": found.trainings,
-                "paired": "yes" if found.paired else "no",
-                "difference": found.difference,
+                "trainings": effect.trainings,
+                "paired": "yes" if effect.paired else "no",
+                "difference": effect.difference,
                 "low": low,
                 "high": high,
                 "probability of improvement": unknown
-                if found.improvement is None
-                else found.improvement,
-                "p (corrected)": found.p_value,
-                "settled": "yes" if found.settled else "no",
-                "more trainings": found.more_trainings,
+                if effect.improvement is None
+                else effect.improvement,
+                "p (corrected)": effect.p_value,
+                "settled": "yes" if effect.settled else "no",
+                "more trainings": effect.more_trainings,
             }
         )
     return pd.DataFrame(rows)

@@ -9,9 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-SECONDS_OF_ONE_SIGNAL = (
-    2.0  # terminals, schedulers and launchers send the same one, one after another
-)
+SECONDS_OF_ONE_SIGNAL = 2.0  # in which a terminal, a scheduler and a launcher send the same one
 Handler = Callable[[int, object], None]
 
 

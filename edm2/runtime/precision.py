@@ -19,7 +19,7 @@ from edm2.runtime.locks import exclusive
 
 CANDIDATES = ("fp32", "bf16")  # fp16 has a smaller range, which only a user can find sufficient
 SECONDS = 1.0  # of measurement
-RUN_SECONDS = 0.1  # of one run: more images tell more of large batches
+RUN_SECONDS = 0.1  # of one run, with as many images as that takes
 MIN_GAIN = 1.05  # of bf16, or fp32 is taken
 
 TimedRun = Callable[[torch.dtype, int], object]  # of some images, in a precision of activations

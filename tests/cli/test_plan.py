@@ -27,6 +27,13 @@ def test_a_plan_as_json(empty_project, run):
         (["--gpu", "h100", "--tflops", "3"], "--tflops"),
         (["--images", "100"], "--classes"),
         (["--utilization", "0"], "utilization"),
+        (["--utilization", "40%"], "0.4"),
+        (["--utilization", "nan"], "0.4"),
+        (["--tflops", "inf"], "989"),
+        (["--memory", "nan"], "80"),
+        (["--memory", "80GB"], "80"),
+        (["--memory", "1"], "from 3"),
+        (["--images", "10", "--classes", "1000"], "exchanged"),
     ],
 )
 def test_wrong_options_are_refused(empty_project, run, options, part):

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from edm2.ema import Snapshot, SnapshotStore, Target, reconstruct, reconstruct_files, write_snapshot
 from edm2.ema import combine as combining
+from edm2.ema.fixed import copy_files
 from edm2.ema.index import write_index
-from edm2.ema.reconstruct import copy_files
 from edm2.ema.tensorfile import load_tensors
 from edm2.params import UserError
 

@@ -59,7 +59,7 @@ def test_there_is_a_preset_for_each_published_training():
 
 
 def test_digits_are_the_params_of_the_repository():
-    assert preset_text("digits") == DEFAULT
+    assert preset_text("digits") == DEFAULT, "cp params.yaml edm2/params/presets/digits.yaml"
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -10,7 +10,7 @@ import pytest
 from tiny import ROOT, STAGES, write_params
 
 from edm2.params import UserError
-from edm2.params.launch import ONE_PROCESS, launched_ranks, launcher_of
+from edm2.params.launch import ONE_PROCESS, launched_ranks, launcher_of, wrong_counts
 from edm2.params.launch import STAGES as KNOWN
 from edm2.pipeline import runner
 from edm2.pipeline.launcher import launch
@@ -142,3 +142,8 @@ def test_the_default_is_for_stages_that_share_their_work(monkeypatch: pytest.Mon
     assert launched_ranks("srun torchrun --nnodes=$NODES --nproc-per-node 8") == 32
     monkeypatch.delenv("NODES")
     assert launched_ranks("srun torchrun --nnodes=$NODES --nproc-per-node 8") == 8
+
+
+@pytest.mark.parametrize("count", ["2", "1:4", "gpu", "auto", "$UNSET_NODES", "${UNSET_NODES}"])
+def test_counts_that_torchrun_understands_are_right(count: str) -> None:
+    assert wrong_counts(f"torchrun --nnodes={count} --nproc-per-node 8") == []

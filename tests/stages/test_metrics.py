@@ -143,7 +143,7 @@ def test_all_metrics_are_logged_to_mlflow(evaluated, monkeypatch):
         folder = results = evaluated / ".state"
 
     rows = table(evaluated)
-    monkeypatch.setattr("edm2.pipeline.sweep_evaluation.draw_ema_curves", lambda *a: None)
+    monkeypatch.setattr("edm2.reporting.curves.draw_ema_curves", lambda *a: None)
     log_curves(
         StageContext("fid G", load(evaluated / "params.yaml"), "G", CPU, State(), Run()), rows
     )

@@ -16,7 +16,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from edm2.params.errors import UserError
-from edm2.params.remedies import close_names
+from edm2.params.remedies import did_you_mean
 from edm2.params.sizes import PaperDataset, Size
 
 BASE = "digits"
@@ -158,9 +158,10 @@ def preset_text(name: str) -> str:
         UserError: there is no such preset.
     """
     if name not in PRESETS:
-        close = close_names(name, PRESETS)
-        meant = f"Did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"preset {name!r}: no such preset. {meant}`edm2 params preset` lists all.")
+        raise UserError(
+            f"preset {name!r}: no such preset. {did_you_mean(name, PRESETS)}"
+            "`edm2 params preset` lists all."
+        )
     preset = PRESETS[name]
     text = _read(BASE)
     if not preset.layers:
