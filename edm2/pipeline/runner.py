@@ -146,17 +146,17 @@ def share_stage(
     """Do what several launches can `share` of a stage; publish nothing."""
     from edm2.runtime.device import pick_device
     from edm2.runtime.distributed import is_main_process, on_main_process, process_group
-    from edm2.runtime.state import state_of
+    from edm2.runtime.state import used_state
 
     params, title = params.of(config), f"{name} {config}"
     declared = read_declaration(name, config)
     device = pick_device(params.runtime)
     with process_group(device, params.runtime.timeout_minutes):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
-        state = state_of(title.replace(" ", "-"), key)
-        if is_main_process():
-            _note_params(state, declared.values(params))
-        share(title, params, config, device, state)
+        with used_state(title.replace(" ", "-"), key) as state:
+            if is_main_process():
+                _note_params(state, declared.values(params))
+            share(title, params, config, device, state)
 
 
 def _note_params(state: "State", params: dict[str, Any]) -> None:
@@ -166,7 +166,6 @@ def _note_params(state: "State", params: dict[str, Any]) -> None:
     lock = state.folder.with_name(f"{state.folder.name}.lock")
     with exclusive(lock, wait=False) as free:
         if free and not state.notes.exists():
-            state.folder.mkdir(parents=True, exist_ok=True)
             state.note(params=params)
 
 
