@@ -17,17 +17,18 @@ from edm2.runtime.distributed import process_group
 SECONDS = 60
 
 
-def fork_ranks(count: int, folder: Path, function: Callable[[], Any]) -> list[Any]:
+def fork_ranks(
+    count: int, folder: Path, function: Callable[[], Any], port: int | None = None
+) -> list[Any]:
     """What `function` returns on each of `count` ranks of a gloo group; None if it ends the process.
 
     Args:
         folder: for the files of this call; the same for several calls.
+        port: where a store is; by default that of the first rank.
     """
     here = folder / f"ranks-{len(list(folder.glob('ranks-*')))}"
     here.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or _free_port()
     context = multiprocessing.get_context("fork")
     processes = [
         context.Process(target=_run, args=(rank, count, port, here, function))
@@ -44,6 +45,13 @@ def fork_ranks(count: int, folder: Path, function: Callable[[], Any]) -> list[An
     failures = [failure for _, failure in results if failure]
     assert not failures, failures[0]
     return [result for result, _ in results]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _run(rank: int, count: int, port: int, here: Path, function: Callable[[], Any]) -> None:

@@ -77,6 +77,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         _end_output()
         status = report("edm2", error)
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_DFL)  # Ctrl-C while Python ends would be a traceback
     if peers.current() is not None:
         exit_at_once(status)  # with the group as it is
     sys.exit(status if isinstance(status, int) else 0)

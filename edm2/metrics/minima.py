@@ -10,6 +10,7 @@ from scipy import stats
 Array = NDArray[np.float64]
 CONFIDENCE = 0.95
 WIDTH = np.log(2.5)  # of the neighborhood of the minimum, in which the curve is taken as a cubic
+MIN_LENGTHS = 5  # distinct ones, for a cubic and its minimum
 STEPS = 20  # until the neighborhood is around its own minimum
 
 
@@ -43,12 +44,12 @@ def locate_minimum(
             of a training), and the metric. float64 in effect, all of the same size.
 
     Raises:
-        ValueError: fewer than three EMA lengths, or a value that is not finite.
+        ValueError: fewer than MIN_LENGTHS EMA lengths, or a value that is not finite.
     """
     x, y = np.log(np.asarray(lengths, np.float64)), np.asarray(values, np.float64)
     names, numbers = np.unique(np.asarray(units), return_inverse=True)
-    if len(np.unique(x)) < 3 or not np.isfinite(y).all():
-        raise ValueError("expected finite values at three EMA lengths or more")
+    if len(np.unique(x)) < MIN_LENGTHS or not np.isfinite(y).all():
+        raise ValueError(f"expected finite values at {MIN_LENGTHS} EMA lengths or more")
     place = _vertex(x, numbers, y)
     interval = None
     if (count := len(names)) > 1:

@@ -4,10 +4,14 @@ The state of a stage is kept if a process has it open, if its results are nowher
 params continue it.
 """
 
+import itertools
 import json
+import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +57,7 @@ def clean(params: Params, cache: DvcCache, days: float, apply: bool) -> Iterator
     judge = _Judge(params, cache, time.time() - days * SECONDS_PER_DAY)
     folders = (path for path in STATE.glob("*/*") if path.is_dir() and path.parent != INDICES)
     for folder in sorted(folders, key=_changed, reverse=True):
-        with exclusive(folder.with_name(f"{folder.name}.lock"), wait=False) as free:
+        with exclusive(State(folder).use, wait=False) as free:
             entry = judge.state(folder) if free else Entry(folder, False, "a process has it open")
             yield _removed(_measured(entry), apply, folder)
     for description in sorted(INDICES.glob("*.json")):
@@ -111,19 +115,27 @@ class _Judge:
         return json.loads(json.dumps(read_declaration(stage, config).values(params)))
 
 
-def _files(path: Path) -> Iterator[Path]:
-    return (file for file in [path, *path.rglob("*")] if file.is_file())
+def _stats(path: Path) -> Iterator[os.stat_result]:
+    """Of a file, or of a folder and everything in it; what a running stage removes meanwhile is left out."""
+    inside = (Path(folder, n) for folder, *names in os.walk(path) for n in itertools.chain(*names))
+    for each in (path, *inside):
+        with suppress(FileNotFoundError):
+            yield each.stat()
+
+
+def _files(path: Path) -> Iterator[os.stat_result]:
+    return (status for status in _stats(path) if stat.S_ISREG(status.st_mode))
 
 
 def _changed(folder: Path) -> float:
     """Time of the last change of a folder or of anything in it."""
-    return max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+    return max((status.st_mtime for status in _stats(folder)), default=0.0)
 
 
 def _measured(entry: Entry) -> Entry:
     """The entry with its sizes: a file takes space as long as any link to it exists."""
-    stats = [path.stat() for path in _files(entry.path)]
-    links = Counter((stat.st_dev, stat.st_ino) for stat in stats)
+    stats = list(_files(entry.path))
+    links = Counter((s.st_dev, s.st_ino) for s in stats)
     sizes = {(s.st_dev, s.st_ino): (s.st_size, s.st_nlink) for s in stats}
     freed = sum(size for key, (size, total) in sizes.items() if links[key] == total)
     return replace(entry, freed=freed, shared=sum(size for size, _ in sizes.values()) - freed)

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from edm2.params.errors import UserError
 from edm2.params.launch import IN_PLACE, Launch, launcher_of, split_command
+from edm2.params.launch_checks import launch_problems
 
 NO_LAUNCH = "--no-launch"
 
@@ -52,6 +53,8 @@ def _launcher(stage: str, tree: Any) -> list[str]:
     """The launcher in a tree of params; `python` if they are wrong."""
     try:
         launchers = TypeAdapter(Launch).validate_python(tree["launch"], strict=True)
+        if any(launch_problems(launchers)):
+            return [IN_PLACE]
         return split_command(launcher_of(launchers, stage))
     except (ValidationError, UserError, TypeError, KeyError):
         return [IN_PLACE]

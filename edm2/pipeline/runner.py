@@ -145,15 +145,28 @@ def share_stage(
 ) -> None:
     """Do what several launches can `share` of a stage; publish nothing."""
     from edm2.runtime.device import pick_device
-    from edm2.runtime.distributed import on_main_process, process_group
-    from edm2.runtime.state import state_of
+    from edm2.runtime.distributed import is_main_process, on_main_process, process_group
+    from edm2.runtime.state import used_state
 
     params, title = params.of(config), f"{name} {config}"
     declared = read_declaration(name, config)
     device = pick_device(params.runtime)
     with process_group(device, params.runtime.timeout_minutes):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
-        share(title, params, config, device, state_of(title.replace(" ", "-"), key))
+        with used_state(title.replace(" ", "-"), key) as state:
+            if is_main_process():
+                _note_params(state, declared.values(params))
+            share(title, params, config, device, state)
+
+
+def _note_params(state: "State", params: dict[str, Any]) -> None:
+    """Note the params for `edm2 clean`, unless a stage that runs does so."""
+    from edm2.runtime.locks import exclusive
+
+    lock = state.folder.with_name(f"{state.folder.name}.lock")
+    with exclusive(lock, wait=False) as free:
+        if free and not state.notes.exists():
+            state.note(params=params)
 
 
 def _fingerprint(

@@ -24,6 +24,7 @@ from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import barrier, is_main_process, process_group, ranks
 from edm2.runtime.files import replacing, sha256, write_json
 from edm2.runtime.manifest import MANIFEST
+from edm2.runtime.precision import with_precision
 from edm2.runtime.progress import track
 from edm2.sampling.guidance import ConditionalDenoise
 
@@ -67,6 +68,7 @@ def write_samples(request: SampleRequest, params: Params) -> None:
     device = pick_device(params.runtime)
     with process_group(device, params.runtime.timeout_minutes):
         latents = read_latent_space(LATENTS)
+        _refuse_before_measuring(request, params, device)
         params = denoiser_precision(
             params, request.config, latents, request.out, device, trains=False
         )
@@ -79,6 +81,16 @@ def write_samples(request: SampleRequest, params: Params) -> None:
         barrier()
         if request.format == "png" and is_main_process():
             folder.draw_grid()
+
+
+def _refuse_before_measuring(request: SampleRequest, params: Params, device: torch.device) -> None:
+    """With `runtime.precision: auto`, refuse what cannot be sampled before the folder gets a choice."""
+    if params.runtime.precision == "auto":
+        params = with_precision(params, "fp32")
+        folder = SampleFolder(request, params, Sampler(params, request.config, device))
+        folder.sampler.denoise(request.network, request.guide, request.strength)
+        if is_main_process():
+            folder.existing_description()
 
 
 class SampleFolder:
@@ -99,30 +111,45 @@ class SampleFolder:
         Raises:
             UserError: the folder holds other samples, or cannot be created.
         """
-        out, description = self.request.out, self._description()
-        path, message = (
-            out / "samples.json",
-            f"--out {out}: {{}}. Name another folder, or remove it.",
+        out, description, existing = (
+            self.request.out,
+            self._description(),
+            self.existing_description(),
         )
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                existing = dict(json.loads(path.read_text(encoding="utf-8")))
-            elif any(file.suffix in (".png", ".tar") for file in out.iterdir()):
-                raise UserError(message.format("it holds images, but no samples.json"))
-            else:
-                write_json(path, description)
-                return
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(message.format(f"not a folder of samples ({error})")) from None
+        if existing is None:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                write_json(out / "samples.json", description)
+            except OSError as error:
+                raise self._error(f"not a folder of samples ({error})") from None
+            return
         keys = {**existing, **description}
         differing = [key for key in keys if description.get(key) != existing.get(key)]
         if differing:
-            raise UserError(
-                message.format(
-                    f"its images were made with other settings ({', '.join(differing)} differ)"
-                )
+            raise self._error(
+                f"its images were made with other settings ({', '.join(differing)} differ)"
             )
+
+    def existing_description(self) -> dict[str, Any] | None:
+        """The folder's samples.json; None: it has neither that nor images.
+
+        Raises:
+            UserError: it is no folder of samples.
+        """
+        out = self.request.out
+        path = out / "samples.json"
+        try:
+            if path.exists():
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+            images = out.exists() and any(file.suffix in (".png", ".tar") for file in out.iterdir())
+        except (OSError, ValueError, TypeError) as error:
+            raise self._error(f"not a folder of samples ({error})") from None
+        if images:
+            raise self._error("it holds images, but no samples.json")
+        return None
+
+    def _error(self, reason: str) -> UserError:
+        return UserError(f"--out {self.request.out}: {reason}. Name another folder, or remove it.")
 
     def write_files(self, denoise: ConditionalDenoise) -> None:
         """One file {seed}.png per image."""

@@ -26,7 +26,7 @@ from edm2.reporting.grids import grid_name, write_class_grid, write_strips
 from edm2.reporting.selection import best_of, best_unguided_and_guided, ema_curve, metrics_of
 from edm2.runtime.checked_json import read_checked, write_checked
 from edm2.runtime.distributed import is_main_process, on_main_process
-from edm2.runtime.files import link
+from edm2.runtime.files import link, replacing
 from edm2.runtime.progress import Progress
 from edm2.runtime.state import State
 from edm2.runtime.work_items import claimed_items, result_of
@@ -225,7 +225,8 @@ class SweepEvaluator:
 
     def _draw_grid(self, item: Evaluation, generated: GeneratedImages) -> None:
         images, labels = generated.images.contiguous(), generated.labels.contiguous()
-        save_file({"images": images, "labels": labels}, self._grid(item, "safetensors"))
+        with replacing(self._grid(item, "safetensors")) as temporary:
+            save_file({"images": images, "labels": labels}, temporary)
         write_class_grid(self._grid(item, "png"), images, labels, self.evaluator.classes)
 
 

@@ -44,8 +44,13 @@ def seconds_per_image(
 def seconds_to_start(clock: Callable[[], float]) -> float:
     """Seconds until a process has imported what a stage needs."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", START])
-    _, status, usage = os.wait4(process.pid, 0)
+    command = [sys.executable, "-c", START]
+    process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C would be its traceback
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.kill()
+        raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if clock is time.process_time:
         return usage.ru_utime + usage.ru_stime

@@ -10,9 +10,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from edm2.metrics.minima import MIN_LENGTHS, locate_minimum
 from edm2.params import UserError
 from edm2.reporting.curves import STYLE, draw_curve, finish_ema_axes, save_figure
-from edm2.reporting.selection import best_of, ema_curve, quality_columns
+from edm2.reporting.selection import best_of, ema_curve, quality_columns, seed_block_curves
 
 FlatParams = Mapping[str, Any]  # by key path
 PER_CONFIG = "diffusion.per_config."
@@ -59,6 +60,7 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
                     "config": config,
                     **{key: used.get(key) for key in differing},
                     "best EMA length": best["ema_length"],
+                    **_interval(part),
                     best["metric"]: best["value"],
                     **quality_columns(best),
                     "1/(lr_ref² lr_decay), relative": _decay_time(used),
@@ -68,6 +70,18 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
     last = table.columns[-1]
     table[last] = table[last] / table[last].bfill().iloc[0]
     return table
+
+
+def _interval(networks: pd.DataFrame) -> dict[str, str]:
+    """95 % confidence interval of the minimum's place, from the differences of several seed blocks."""
+    rows = seed_block_curves(networks)
+    if rows["first_seed"].nunique() < 2 or rows["ema_length"].nunique() < MIN_LENGTHS:
+        return {}
+    interval = locate_minimum(
+        rows["ema_length"].tolist(), rows["first_seed"].tolist(), rows["value"].tolist()
+    ).interval
+    assert interval is not None  # there are several seed blocks
+    return {"its interval": f"{interval[0]:.3g} to {interval[1]:.3g}"}
 
 
 def _check_metrics(experiments: Experiments) -> None:

@@ -81,13 +81,19 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
     best network's value on fresh seeds is taken, where there is one. A common length favors neither.
 
     Raises:
-        UserError: the metrics differ.
+        UserError: the metrics or the numbers of seed blocks differ.
     """
     first, second = SeedCurves.of(a), SeedCurves.of(b)
     if first.metric != second.metric:
         raise UserError(
             f"{base} was evaluated with {first.metric}, {change} with {second.metric}: expected one "
             "metric. Use the same evaluation.detector and evaluation.samples."
+        )
+    blocks = [curves.values.shape[2] for curves in (first, second)]
+    if blocks[0] != blocks[1]:
+        raise UserError(
+            f"{base} was evaluated on {blocks[0]} seed blocks, {change} on {blocks[1]}: expected as many. "
+            "Use the same evaluation.seed_blocks."
         )
     own = Verdict(
         base,

@@ -1,5 +1,6 @@
 """When a training saves: the copy is made between two steps, the disk is written beside the next ones."""
 
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ import torch.distributed as dist
 
 from edm2.runtime.background import background_thread
 from edm2.runtime.distributed import FOREVER, is_main_process
+from edm2.runtime.failures import breaks_connection, explain
 from edm2.runtime.state import State
 
 if TYPE_CHECKING:
@@ -83,9 +85,26 @@ class Checkpointer:
             self.saving.exception()
         return self.state.checkpoints()
 
+    def warn_of_failure(self) -> None:
+        """Print the error of the last save, after its end, unless `wait` has raised it."""
+        error = None if self.saving is None else self.saving.exception()
+        if error is not None and is_main_process() and not breaks_connection(error):
+            print(
+                f"warning: the last checkpoint is not written: {explain(error) or error}",
+                file=sys.stderr,
+            )
+
 
 @contextmanager
 def checkpointing(state: State, seconds: float) -> Iterator[Checkpointer]:
-    """The checkpointer of a training; a save that is under way ends before the block does."""
+    """The checkpointer of a training; a save that is under way ends before the block does.
+
+    If an error ends the block, that of the save is printed, if it has one.
+    """
     with background_thread() as pool:
-        yield Checkpointer(state, seconds, pool)
+        checkpointer = Checkpointer(state, seconds, pool)
+        try:
+            yield checkpointer
+        except BaseException:
+            checkpointer.warn_of_failure()
+            raise

@@ -10,9 +10,11 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from edm2.params import UserError
 from edm2.runtime.peers import LateRankError, PeerFailedError, Peers, set_current
+from edm2.runtime.torchrun import ATTEMPT
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -102,10 +104,15 @@ def _start_group(device: torch.device, this: Ranks, timeout: float) -> None:
             f"WORLD_SIZE is {this.world_size}, but {' and '.join(missing)} of the environment are not "
             "set. Start several processes with torchrun, which sets them; else unset WORLD_SIZE."
         )
-    on_gpu = device.type == "cuda"
+    on_gpu, limit = device.type == "cuda", timedelta(seconds=timeout + MARGIN)
+    store, *_ = next(rendezvous("env://", this.rank, this.world_size, timeout=limit))
+    store.set_timeout(limit)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        timeout=timedelta(seconds=timeout + MARGIN),
+        store=_of_attempt("torch", store),
+        rank=this.rank,
+        world_size=this.world_size,
+        timeout=limit,
         device_id=device if on_gpu else None,
     )
     store = dist.TCPStore(  # type: ignore[attr-defined]
@@ -113,17 +120,24 @@ def _start_group(device: torch.device, this: Ranks, timeout: float) -> None:
         int(os.environ["MASTER_PORT"]),
         is_master=False,
         wait_for_workers=False,
-        timeout=timedelta(seconds=timeout + MARGIN),
+        timeout=limit,
     )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    of_attempt = dist.PrefixStore(f"edm2/{attempt}", store)  # type: ignore[attr-defined]
-    peers = Peers(of_attempt, this.rank, this.world_size, timeout)
+    peers = Peers(_of_attempt("peers", store), this.rank, this.world_size, timeout)
     control = dist.new_group(backend="gloo", timeout=FOREVER)
     assert isinstance(control, dist.ProcessGroup)  # this rank is in it
     _group = Group(control, peers)
     _wait_for_others()
     peers.start()
     set_current(peers)
+
+
+def _of_attempt(name: str, store: Any) -> Any:
+    """A part of `store` for what torchrun has started now.
+
+    After a crash of a process it keeps its store, in which addresses of processes before are wrong.
+    """
+    attempt = os.environ.get(ATTEMPT) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"edm2/{attempt}/{name}", store)  # type: ignore[attr-defined]
 
 
 def _end_group() -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,6 +77,11 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def breaks_connection(error: BaseException) -> bool:
+    """Whether an error is one of collectives, which rarely say why: mostly another rank has ended."""
+    return isinstance(error, RuntimeError) and CONNECTION.search(str(error)) is not None
+
+
 def report(name: str, error: BaseException) -> int:
     """Print why this process ends, once for all ranks; return its exit status.
 
@@ -93,7 +99,8 @@ def report(name: str, error: BaseException) -> int:
         if is_main_process() or (status < SIGNALED and _wait_for_main_process()):
             _print(name, message, error)
         return status
-    with signals():  # the launcher sends one as soon as another rank has ended
+    # the launcher sends a signal as soon as another rank has ended
+    with suppress(Interrupted), signals():
         status, message = _describe_to_all(group, error)
         if group.is_first_to_fail():
             text = _print(name, message, error)
@@ -116,7 +123,7 @@ def _describe_to_all(group: peers.Peers, error: BaseException) -> tuple[int, str
     status, message = _describe(error)
     if isinstance(error, peers.LateRankError):
         return status, f"rank {group.rank}: {error}. {group.places()}"
-    if isinstance(error, RuntimeError) and CONNECTION.search(str(error)):
+    if breaks_connection(error):
         if group.first_failure(peers.GRACE) is None:
             message = f"rank {group.rank}: {_first_line(error)}. {group.places()}"
     elif status > SIGNALED:

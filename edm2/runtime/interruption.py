@@ -38,7 +38,12 @@ def raise_at_signals() -> None:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Within the block, SIGNALS do nothing but appear in the list, the first one only."""
+    """Within the block, SIGNALS do nothing but appear in the list, the first one only.
+
+    Raises:
+        Interrupted: when the block ends without an error and the list is not empty, so that none is lost
+            which comes when nobody reads the list any more.
+    """
     received: list[int] = []
     handler = _handler(received.append)
     previous = {signum: signal.signal(signum, handler) for signum in SIGNALS}
@@ -47,6 +52,8 @@ def signals() -> Iterator[list[int]]:
     finally:
         for signum, old_handler in previous.items():
             signal.signal(signum, old_handler)
+    if received:
+        raise Interrupted(received[0])
 
 
 def exit_at_once(status: int) -> NoReturn:

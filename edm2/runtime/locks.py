@@ -15,10 +15,23 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[bool]:
     Yields:
         Whether this process holds it; without `wait` another one may.
     """
+    with _locked(path, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) as is_held:
+        yield is_held
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold the lock `path` within the block, as others may at the same time: none has it `exclusive`."""
+    with _locked(path, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, operation: int) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
+    with path.open("a+") as lock:  # NFS wants to read for shared locks, and to write for others
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(lock, operation)
         except BlockingIOError:
             yield False
         except OSError as error:

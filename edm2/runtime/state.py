@@ -9,7 +9,7 @@ import fcntl
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from edm2.params import UserError
 from edm2.params.checks import project_root
 from edm2.runtime.distributed import barrier, is_main_process, on_main_process
 from edm2.runtime.files import remove, remove_partial, write_json
+from edm2.runtime.locks import shared
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -43,6 +44,11 @@ class State:
     def items(self) -> Path:
         """The folder of work items, if the stage has any; see `edm2.runtime.work_items`."""
         return self.folder / "items"
+
+    @property
+    def use(self) -> Path:
+        """The lock that launches share which use this state; `edm2 clean` takes it before it removes one."""
+        return self.folder.with_name(f"{self.folder.name}.use.lock")
 
     @property
     def log(self) -> Path:
@@ -101,9 +107,13 @@ class State:
         return notes
 
 
-def state_of(stage: str, fingerprint: str) -> State:
-    """The state of a run, which need not exist."""
-    return State(project_root() / ".state" / stage / fingerprint)
+@contextmanager
+def used_state(stage: str, fingerprint: str) -> Iterator[State]:
+    """The state of a run, which is not removed within the block; other launches may use it as well."""
+    state = State(project_root() / ".state" / stage / fingerprint)
+    with shared(state.use) if is_main_process() else nullcontext():
+        state.folder.mkdir(parents=True, exist_ok=True)
+        yield state
 
 
 @contextmanager
@@ -115,16 +125,16 @@ def open_state(
     Args:
         share: what a second launch does before it waits, on all ranks.
     """
-    state = state_of(stage, fingerprint)
-    folder = state.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{fingerprint}.lock").open("w") as lock:
+    with (
+        used_state(stage, fingerprint) as state,
+        state.folder.with_name(f"{fingerprint}.lock").open("w") as lock,
+    ):
         if share is not None and not on_main_process(lambda: _is_free(lock.fileno())):
             share(state)
         if is_main_process():
             _wait_for(lock.fileno(), stage)
-            state.results.mkdir(parents=True, exist_ok=True)  # `edm2 clean` may have removed it
-            remove_partial(folder, state.items)
+            state.results.mkdir(exist_ok=True)
+            remove_partial(state.folder, state.items)
         barrier()
         yield state
 

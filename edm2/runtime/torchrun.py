@@ -11,6 +11,7 @@ failed first.
 import logging
 import os
 import sys
+import uuid
 from typing import Any
 
 from edm2.runtime.interruption import SIGNALS
@@ -18,6 +19,7 @@ from edm2.runtime.interruption import SIGNALS
 PASSED_ON = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
 SECONDS_TO_SAVE = 300
 USER_ERROR = 2
+ATTEMPT = "EDM2_ATTEMPT"  # environment variable: names one start of all processes on all machines
 FINAL = {USER_ERROR, *(128 + signum for signum in SIGNALS)}  # statuses that would come again
 
 
@@ -44,9 +46,18 @@ def main() -> None:
 
 
 def restarting_agent(base: Any) -> Any:
-    """torchrun's agent, which restarts no processes whose status is final, and says when it does."""
+    """torchrun's agent, which restarts no processes whose status is final, and says when it does.
+
+    Agents of several machines count restarts differently, so the first one gives each a name.
+    """
 
     class Agent(base):  # type: ignore[misc]
+        def _start_workers(self, group: Any) -> Any:
+            if group.group_rank == 0:
+                group.store.set(ATTEMPT, uuid.uuid4().hex)
+            os.environ[ATTEMPT] = group.store.get(ATTEMPT).decode()
+            return super()._start_workers(group)
+
         def _monitor_workers(self, group: Any) -> Any:
             result = super()._monitor_workers(group)
             statuses = {failure.exitcode for failure in result.failures.values()}

@@ -2,12 +2,15 @@
 
 import errno
 import os
+import signal
 import sys
 
 import pytest
 from tiny import ROOT, write_params
 
 import edm2
+from edm2.cli import main
+from edm2.runtime.interruption import SIGNALS
 from edm2.runtime.manifest import write_manifest
 
 
@@ -220,3 +223,14 @@ def test_shells_can_complete_command_lines(program):
         cwd=ROOT, _EDM2_COMPLETE="bash_complete", COMP_WORDS="edm2 par", COMP_CWORD="1"
     )
     assert result.out.split() == ["plain,params"]
+
+
+def test_a_signal_after_the_command_ends_the_process_without_a_traceback():
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    try:
+        with pytest.raises(SystemExit):
+            main(["--version"])
+        assert {signal.getsignal(signum) for signum in SIGNALS} == {signal.SIG_DFL}
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

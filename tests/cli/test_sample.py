@@ -319,8 +319,9 @@ def test_meaningless_values_are_refused(empty_project, run, option, value):
     assert f"{value!r}: expected" in result.err
 
 
-def test_a_wrong_network_creates_no_folder(project):
-    folder = project()
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_wrong_network_creates_no_folder(project, precision):
+    folder = project(runtime__precision=precision)
     for network in (NETWORK.replace("0.1.", "0.7."), "params.yaml"):
         with pytest.raises(UserError, match=f"{network}: expected a network"):
             sample(network=network)

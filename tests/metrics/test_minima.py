@@ -59,8 +59,9 @@ def test_intervals_cover_the_place():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "values"), [([0.1, 0.2], [1.0, 2.0]), ([0.1, 0.2, 0.3], [1.0, np.nan, 2.0])]
+    ("lengths", "values"),
+    [([0.1, 0.2, 0.3, 0.4], [1.0] * 4), ([0.1, 0.2, 0.3, 0.4, 0.5], [1.0, np.nan, 2.0, 3.0, 4.0])],
 )
 def test_too_few_lengths_or_values_that_are_not_finite_are_refused(lengths, values):
-    with pytest.raises(ValueError, match="finite values at three EMA lengths"):
+    with pytest.raises(ValueError, match="finite values at 5 EMA lengths"):
         locate_minimum(lengths, [0] * len(lengths), values)

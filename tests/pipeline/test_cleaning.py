@@ -14,11 +14,12 @@ from tiny import ROOT, write_params
 
 from edm2.cli import main
 from edm2.params import load
+from edm2.pipeline import runner
 from edm2.pipeline.cleaning import Entry, clean
 from edm2.pipeline.declaration import read_declaration
 from edm2.pipeline.dvc_cache import DvcCache
 from edm2.runtime.delivery.outbox import Outbox
-from edm2.runtime.locks import exclusive
+from edm2.runtime.state import open_state, used_state
 
 DAY = 86400
 NAME = "results/models/x"
@@ -89,14 +90,21 @@ def test_finished_state_goes_if_the_cache_has_its_results(cleaned) -> None:
     assert "dvc repro" in entries["fid-G/only"].reason
 
 
-def test_state_that_a_process_has_open_stays(cleaned) -> None:
+@pytest.mark.parametrize("use", [open_state, used_state], ids=["stage", "evaluate"])
+def test_state_that_a_process_has_open_stays(cleaned, use) -> None:
     folder = make_finished("fid-G/abc", b"one")
     in_cache(b"one").write_bytes(b"one")
-    with exclusive(folder.with_name("abc.lock")):
-        assert not cleaned(apply=True)["fid-G/abc"].removable
+    with use("fid-G", "abc"), use("fid-G", "other"):
+        assert not any(entry.removable for entry in cleaned(apply=True, days=0).values())
     assert (folder / NAME).exists()
     assert cleaned(apply=True)["fid-G/abc"].removable
     assert not folder.exists()
+
+
+def test_files_that_are_removed_meanwhile_are_left_out(cleaned) -> None:
+    folder = make_state("train_vae/abc", b"x", age=30, params={})
+    (folder / "gone").symlink_to("nowhere")
+    assert cleaned()["train_vae/abc"].freed == 1 + (folder / "notes.json").stat().st_size
 
 
 def test_unfinished_state_goes_if_nothing_continues_it(cleaned) -> None:
@@ -174,3 +182,14 @@ def run(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_stages_note_the_params_that_they_depend_on(finished: Path) -> None:
     (notes,) = finished.glob(".state/fid-G/*/notes.json")
     assert json.loads(notes.read_text())["params"]["evaluation"]["samples"] == 300
+
+
+def test_what_the_command_evaluates_is_known_by_its_params(
+    cleaned: Callable[..., dict[str, Entry]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_fingerprint", lambda *_: "key")
+    runner.share_stage("fid", lambda *_: None, load("params.yaml"), "G", lambda _: "")
+    assert "current params" in cleaned()["fid-G/key"].reason
+    write_params(Path("params.yaml"), {"evaluation.samples": 999})
+    assert not cleaned(apply=True)["fid-G/key"].removable
+    assert cleaned(days=-1)["fid-G/key"].removable

@@ -92,6 +92,16 @@ def test_a_constant_rate_has_no_decay_time():
     assert relative[1:].tolist() == pytest.approx([1, 0.25])
 
 
+def test_several_seed_blocks_give_the_best_length_an_interval():
+    """Of a parabola in the logarithm around 0.1, which every block sees at a level of its own."""
+    lengths = (0.025, 0.05, 0.1, 0.2, 0.4)
+    values = [math.log(length / 0.1) ** 2 for length in lengths]
+    blocks = [network_rows([v + k for v in values], lengths, first_seed=1000 * k) for k in range(3)]
+    found = compare_experiments({"a": Experiment(concatenated(*blocks), {}, {"G": {}})})
+    assert found["its interval"].tolist() == ["0.1 to 0.1"]
+    assert "its interval" not in compare_experiments({"a": experiment({})})
+
+
 def test_different_metrics_are_refused():
     other = experiment({})
     other.networks["metric"] = other.networks["metric"].str.replace("1k", "2k")

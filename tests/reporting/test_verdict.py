@@ -111,6 +111,12 @@ def test_different_metrics_are_refused():
         compare_trainings("F", "G", {0: blocks((1.0, 2.0, 3.0))}, {0: other})
 
 
+def test_different_numbers_of_seed_blocks_are_refused():
+    curve = (1.0, 2.0, 3.0)
+    with pytest.raises(UserError, match=r"F .* 1 seed blocks, G on 2.*evaluation\.seed_blocks"):
+        compare_trainings("F", "G", {0: blocks(curve)}, {0: blocks(curve, curve)})
+
+
 def test_the_choice_of_the_length_does_not_bias_the_difference():
     """Base has one length, change has nine of equal quality: minima of the same images would be lower."""
     rng = np.random.default_rng(0)

@@ -114,6 +114,29 @@ def test_a_failed_save_is_due_at_once_and_raised(state, clock, disk) -> None:
     assert not state.checkpoints()
 
 
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device. Free space"),
+        (RuntimeError("gloo: connection closed by peer"), ""),  # of a rank that says why itself
+    ],
+)
+def test_a_failed_save_is_named_if_another_error_ends_the_training(
+    state, disk, capsys, error, printed
+) -> None:
+    disk.error = error
+
+    def train() -> None:
+        with checkpointing(state, 10.0) as checkpointer:
+            checkpointer.save(1, tree(1))
+            disk.go.set()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        train()
+    assert (printed in capsys.readouterr().err) if printed else not capsys.readouterr().err
+
+
 def test_with_an_interval_of_0_each_step_waits_for_its_save(state, clock, disk) -> None:
     disk.go.set()
     with checkpointing(state, 0.0) as checkpointer:

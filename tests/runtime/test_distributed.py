@@ -282,6 +282,10 @@ def test_collectives_time_out_and_the_gpu_is_bound(monkeypatch):
         calls.append((backend, options))
         raise InterruptedError  # nothing that follows can be run without a GPU
 
+    def rendezvous(url, rank, size, timeout):
+        yield torch.distributed.HashStore(), rank, size
+
+    monkeypatch.setattr(distributed, "rendezvous", rendezvous)
     monkeypatch.setattr("torch.distributed.init_process_group", init_process_group)
     for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)

@@ -1,5 +1,6 @@
 """Signals to a process, and the output that it has buffered."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,10 +55,28 @@ def test_a_second_signal_stops_at_once_and_writes_buffered_output(
 def test_a_warning_and_the_end_of_the_time_are_one_request_to_stop(monkeypatch) -> None:
     monkeypatch.setattr(interruption, "SECONDS_OF_ONE_SIGNAL", 0.0)
     monkeypatch.setattr(interruption, "exit_at_once", lambda status: pytest.fail(str(status)))
-    with interruption.signals() as received:
-        for signum in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+    usr1, term = signal.SIGUSR1, signal.SIGTERM
+    assert collected(usr1, usr1, term, usr1) == [usr1]
+
+
+def collected(*signums: int, error: Exception | None = None) -> list[int]:
+    """What is in the list if these signals come, and then the error."""
+    with contextlib.suppress(interruption.Interrupted), interruption.signals() as received:
+        for signum in signums:
             os.kill(os.getpid(), signum)
-    assert received == [signal.SIGUSR1]
+        if error is not None:
+            raise error
+    return received
+
+
+def test_a_collected_signal_interrupts_after_the_block_unless_an_error_does() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(interruption.Interrupted) as end, interruption.signals():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert end.value.status == 138
+    with pytest.raises(KeyError):
+        collected(signal.SIGUSR1, error=KeyError())
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 def test_exit_at_once_ignores_a_closed_pipe() -> None:

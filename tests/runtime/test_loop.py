@@ -169,6 +169,20 @@ def test_resumed_training_equals_an_uninterrupted_one(
     assert read_log(state.log) == read_log(uninterrupted.log)
 
 
+def test_a_signal_during_the_last_save_stops_before_what_follows(state: State, monkeypatch) -> None:
+    save = State.save
+
+    def signaled(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*args)
+
+    monkeypatch.setattr(State, "save", signaled)
+    with pytest.raises(Interrupted) as stop:
+        start(state)
+    assert stop.value.status == 143
+    assert state.restore()["nimg"] == SCHEDULE.duration_nimg
+
+
 def test_signal_handlers_are_restored(state: State) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(ConnectionError):

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
-from edm2.runtime.torchrun import main, restarting_agent
+from edm2.runtime.torchrun import ATTEMPT, main, restarting_agent
 
 FAILED = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file="<N/A>")
 KILLED = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="<N/A>")
@@ -77,3 +77,26 @@ def test_processes_whose_end_is_final_are_not_started_again(capsys, statuses, le
     assert agent._monitor_workers(group) is group.result
     assert agent._remaining_restarts == left
     assert (printed in capsys.readouterr().err) if printed else not capsys.readouterr().err
+
+
+def test_one_start_has_one_name_on_all_machines(monkeypatch) -> None:
+    """Whatever their restarts are: a machine whose processes have not failed counts none."""
+
+    class Agent:
+        def _start_workers(self, group):
+            return os.environ[ATTEMPT]
+
+    class Store(dict):
+        def set(self, key, value):
+            self[key] = value.encode()
+
+        def get(self, key):
+            return self[key]
+
+    monkeypatch.setenv(ATTEMPT, "before")
+    names = []
+    for store in (Store(), Store()):  # of two rendezvous
+        groups = [SimpleNamespace(group_rank=rank, store=store) for rank in (0, 1)]
+        names.append({restarting_agent(Agent)()._start_workers(group) for group in groups})
+    assert [len(of_start) for of_start in names] == [1, 1]
+    assert names[0] != names[1]
