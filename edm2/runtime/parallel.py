@@ -1,6 +1,7 @@
 """Modules that several ranks train together: DDP, or FSDP2 with parameters sharded over the ranks."""
 
 import contextlib
+import warnings
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ def data_parallel(module: nn.Module, device: torch.device, compiled: bool = Fals
         module = cast(nn.Module, torch.compile(module))
     if not dist.is_initialized():
         return module
+    # of 1×1 convolutions, whose strides of length 1 mean nothing
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     parallel = DistributedDataParallel(
         module, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
