@@ -1,10 +1,12 @@
 """The precision in which a denoiser is fastest."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from edm2.data.latents import LatentShards, LatentSpace
+from edm2.diffusion.inference import prepare_for_inference
 from edm2.diffusion.setup import denoiser_for
 from edm2.params import Params
 from edm2.params.configs import ConfigName
@@ -33,13 +35,15 @@ def denoiser_precision(
         with torch.random.fork_rng(devices=[]):  # without effect on what is initialized later
             denoiser = denoiser_for(config, fp32, latents.shape, classes).to(device).eval()
 
+        prepared = cache(lambda dtype: prepare_for_inference(denoiser, dtype))
+
         def run(dtype: torch.dtype, images: int) -> None:
             denoiser.dtype = dtype
-            x = ramp((images, *latents.shape), device)
-            with torch.set_grad_enabled(trains):
-                denoised = denoiser(x, torch.ones(images, device=device))
+            x, sigma = ramp((images, *latents.shape), device), torch.ones(images, device=device)
             if trains:
-                denoised.sum().backward()
+                denoiser(x, sigma).sum().backward()
+            else:
+                prepared(dtype)(x, sigma)
 
         return run
 
