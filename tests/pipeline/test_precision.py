@@ -9,6 +9,7 @@ from tiny_autoencoder import vae_params
 from tiny_denoiser import CLASSES, diffusion_params
 
 from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.inference import InferenceDenoiser
 from edm2.diffusion.precision import denoiser_precision
 from edm2.diffusion.setup import denoiser_for
 from edm2.params import load
@@ -38,7 +39,7 @@ def runs(monkeypatch):
     seen = []
 
     def record(network, inputs, output):
-        if isinstance(network, Autoencoder | Denoiser):
+        if isinstance(network, Autoencoder | Denoiser | InferenceDenoiser):
             raw = output[0] if isinstance(network, Autoencoder) else output
             seen.append((type(network), inputs[0].shape, raw.dtype, raw.requires_grad))
 
@@ -61,7 +62,8 @@ def test_a_denoiser_is_run_as_it_is_used(auto, runs, tmp_path, trains):
     assert resolved.runtime.precision == "bf16"
     assert resolved.model_copy(update={"runtime": auto.runtime}) == auto
     batch = auto.diffusion.batch if trains else auto.sampling.batch
-    assert runs == [*[(Denoiser, (3, 4, 8, 8), torch.float32, trains)] * 2, batch]
+    network = Denoiser if trains else InferenceDenoiser
+    assert runs == [*[(network, (3, 4, 8, 8), torch.float32, trains)] * 2, batch]
     random = torch.rand(())
     torch.manual_seed(3)
     assert torch.equal(random, torch.rand(()))  # what is initialized after it is as without it
