@@ -12,6 +12,7 @@ from edm2.planning.workloads import Workload
 
 MIN_SECONDS, MIN_RUNS = 0.5, 3  # of a measurement
 START = "import edm2.pipeline.sweep_evaluation, edm2.pipeline.vae_training"  # most of what stages import
+DELIVERY = "import mlflow.store.tracking.sqlalchemy_store"  # the end of a short stage waits for it
 
 
 def seconds_per_image(
@@ -41,10 +42,10 @@ def seconds_per_image(
     return sorted(seconds)[len(seconds) // 2] / (workload.images * workload.passes)
 
 
-def seconds_to_start(clock: Callable[[], float]) -> float:
-    """Seconds until a process has imported what a stage needs."""
+def seconds_to_start(clock: Callable[[], float], tracks: bool) -> float:
+    """Seconds until a process has imported what a stage needs, and MLflow if it delivers there."""
     start = time.perf_counter()
-    command = [sys.executable, "-c", START]
+    command = [sys.executable, "-c", f"{START}; {DELIVERY}" if tracks else START]
     process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C would be its traceback
     try:
         _, status, usage = os.wait4(process.pid, 0)

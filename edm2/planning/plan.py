@@ -154,7 +154,8 @@ class Planner:
         from edm2.runtime.device import pick_device
 
         assert self.clock is not None
-        device, start = pick_device(self.params.runtime), seconds_to_start(self.clock)
+        device = pick_device(self.params.runtime)
+        start = seconds_to_start(self.clock, self.params.tracking.mlflow)
         measured: dict[int, float] = {}
         totals, kept = [], []
         for stage in stages_of(self.params, size):

@@ -115,7 +115,7 @@ def test_recomputed_activations_change_no_bit(config, changes):
 
 
 def test_a_backbone_without_blocks_has_no_activations_to_recompute(monkeypatch):
-    monkeypatch.setattr(Unet, "blocks", Backbone.blocks)
+    monkeypatch.setattr(Unet, "residual_blocks", Backbone.residual_blocks)
     with pytest.raises(UserError, match=r"activation_checkpointing.*'unet'"):
         make_task(activation_checkpointing=True)
 
