@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import expit
 
 Array = NDArray[np.float64]
 CONFIDENCE = 0.95
-WIDTH = np.log(2.5)  # of the neighborhood of the minimum, in which the curve is taken as a cubic
+LONGEST = 12**-0.5  # EMA length of the plain mean over a training
+WIDTH = 1.2  # of the neighborhood of the minimum, in which the curve is taken as a cubic; of the coordinate
 MIN_LENGTHS = 5  # distinct ones, for a cubic and its minimum
 STEPS = 20  # until the neighborhood is around its own minimum
 
@@ -30,10 +32,25 @@ class Minimum:
     at_edge: bool
 
 
+def coordinate(ema_lengths: ArrayLike) -> Array:
+    """log(σ_rel / (1/√12 − σ_rel)), in which curves are nearly quadratic around their minimum.
+
+    It is the logarithm of short lengths, and stretches those near the longest one, where averages begin to
+    have the early training in them.
+    """
+    lengths = np.asarray(ema_lengths, np.float64)
+    return np.log(lengths / (LONGEST - lengths))
+
+
+def ema_length(coordinates: ArrayLike) -> Array:
+    """The EMA lengths with these coordinates."""
+    return LONGEST * expit(np.asarray(coordinates, np.float64))
+
+
 def locate_minimum(
     lengths: Sequence[float], units: Sequence[int], values: Sequence[float]
 ) -> Minimum:
-    """Fit a cubic in the logarithm of the EMA length to the neighborhood of the minimum.
+    """Fit a cubic in the `coordinate` of the EMA length to the neighborhood of the minimum.
 
     Not every unit needs to have every EMA length. Each has a level of its own in the fit, because the
     images of one seed block have their noise in common at all EMA lengths. The interval is that of a
@@ -46,7 +63,7 @@ def locate_minimum(
     Raises:
         ValueError: fewer than MIN_LENGTHS EMA lengths, or a value that is not finite.
     """
-    x, y = np.log(np.asarray(lengths, np.float64)), np.asarray(values, np.float64)
+    x, y = coordinate(lengths), np.asarray(values, np.float64)
     names, numbers = np.unique(np.asarray(units), return_inverse=True)
     if len(np.unique(x)) < MIN_LENGTHS or not np.isfinite(y).all():
         raise ValueError(f"expected finite values at {MIN_LENGTHS} EMA lengths or more")
@@ -58,9 +75,9 @@ def locate_minimum(
         error = float(np.sqrt((count - 1) * others.var()))
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
         low, high = np.clip([place - half, place + half], x.min(), x.max())
-        interval = float(np.exp(low)), float(np.exp(high))
+        interval = float(ema_length(low)), float(ema_length(high))
     at_edge = bool(np.isclose(place, x.min()) or np.isclose(place, x.max()))
-    return Minimum(float(np.exp(place)), interval, at_edge)
+    return Minimum(float(ema_length(place)), interval, at_edge)
 
 
 def _vertex(x: Array, units: NDArray[np.int64], y: Array, start: float | None = None) -> float:
