@@ -63,10 +63,11 @@ def locate_minimum(
     Raises:
         ValueError: fewer than MIN_LENGTHS EMA lengths, or a value that is not finite.
     """
-    x, y = coordinate(lengths), np.asarray(values, np.float64)
+    y = np.asarray(values, np.float64)
     names, numbers = np.unique(np.asarray(units), return_inverse=True)
-    if len(np.unique(x)) < MIN_LENGTHS or not np.isfinite(y).all():
+    if len(np.unique(lengths)) < MIN_LENGTHS or not np.isfinite(y).all():
         raise ValueError(f"expected finite values at {MIN_LENGTHS} EMA lengths or more")
+    x = coordinate(lengths)
     place = _vertex(x, numbers, y)
     interval = None
     if (count := len(names)) > 1:

@@ -3,15 +3,21 @@
 import numpy as np
 import pytest
 
-from edm2.metrics.minima import locate_minimum
+from edm2.metrics.minima import coordinate, ema_length, locate_minimum
 
 LENGTHS = np.linspace(0.01, 0.25, 13)
 
 
 def steep_and_flat(lengths, best):
     """Rises more towards short EMA lengths than towards long ones, in a cubic way."""
-    x = np.log(lengths / best)
-    return 2 + 0.5 * x**2 - 0.1 * x**3
+    x = coordinate(lengths) - coordinate(best)
+    return 2 + 0.5 * x**2 - 0.05 * x**3
+
+
+def test_coordinates_are_logarithms_of_short_lengths_and_have_an_end():
+    assert coordinate(0.001) - coordinate(0.0005) == pytest.approx(np.log(2), abs=2e-3)
+    assert coordinate(12**-0.5 / 2) == pytest.approx(0)
+    assert ema_length(coordinate([0.01, 0.25])) == pytest.approx([0.01, 0.25])
 
 
 def evaluations(rng, best, units, noise, level=0.3):
@@ -38,7 +44,7 @@ def test_units_may_have_some_of_the_lengths_only():
     assert locate_minimum(lengths, units, values).place == pytest.approx(0.07, rel=1e-3)
 
 
-@pytest.mark.parametrize(("best", "edge"), [(0.005, 0.01), (0.9, 0.25)])
+@pytest.mark.parametrize(("best", "edge"), [(0.005, 0.01), (0.28, 0.25)])
 def test_a_minimum_outside_of_the_lengths_is_at_the_edge(best, edge):
     found = locate_minimum(*evaluations(np.random.default_rng(0), best, 2, 0.0))
     assert found.at_edge
