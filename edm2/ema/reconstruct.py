@@ -61,6 +61,14 @@ class Reconstruction:
         """Whether the response function is near enough to that of an exact average."""
         return self.error < TRUSTED_ERROR
 
+    def warn(self, name: str) -> None:
+        """Print a warning that names the network if it is not trustworthy."""
+        if not self.trustworthy:
+            print(
+                f"warning: {name}: the response function of this reconstruction has an error "
+                f"of {self.error:.1%}. Take more snapshots (ema.snapshot_nimg)."
+            )
+
 
 def reconstruct(
     store: SnapshotStore,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from edm2.metrics.frechet import frechet_distance
@@ -55,6 +56,21 @@ def extrapolate(
         ValueError: fewer than MIN_GROUPS groups.
         UserError: a set of samples is too small; see `require_enough_images`.
     """
+    values, finite = pseudovalues(groups, reference, allow_singular)
+    error = float(values.std(ddof=1) / np.sqrt(len(values)))
+    return Extrapolation(float(values.mean()), error, len(values), finite)
+
+
+def pseudovalues(
+    groups: Sequence[Statistics], reference: Moments, allow_singular: bool = False
+) -> tuple[NDArray[np.float64], float]:
+    """What each group says of the distance at infinitely many samples, [groups], and that of all samples.
+
+    The mean is the estimate of `extrapolate`; K f(all) − (K − 1) f(all but k) for each group k.
+
+    Raises:
+        ValueError, UserError: as `extrapolate`.
+    """
     count = len(groups)
     if count < MIN_GROUPS:
         raise ValueError(f"expected at least {MIN_GROUPS} groups of samples, got {count}")
@@ -65,13 +81,7 @@ def extrapolate(
             for k in range(count)
         ]
     )
-    pseudovalues = count * every - (count - 1) * left_out
-    return Extrapolation(
-        float(pseudovalues.mean()),
-        float(pseudovalues.std(ddof=1) / np.sqrt(count)),
-        count,
-        every,
-    )
+    return count * every - (count - 1) * left_out, every
 
 
 def _distance(groups: Sequence[Statistics], reference: Moments, allow_singular: bool) -> float:

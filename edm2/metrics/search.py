@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from edm2.metrics.minima import CONFIDENCE, coordinate, ema_length
+from edm2.params.ema import PILOT_BLOCKS
 
 Array = NDArray[np.float64]
 SPACING = 0.35  # of the lengths, about; in the coordinate of `minima`
 STRIDE = 3  # every third length is in the first round
 WINDOW = 5
-START, PILOT = 5, 10  # seed blocks
+START, PILOT = 5, PILOT_BLOCKS  # seed blocks
 GROWTH = 4
 PLACES = 201  # within the window, at which slopes are tested
 EXCLUDED = 0.99  # one-sided confidence at which a length is worse than another one
@@ -77,7 +78,7 @@ class Search:
     @property
     def lengths(self) -> tuple[float, ...]:
         """All EMA lengths that the search may evaluate, rounded to five decimals."""
-        low, high = coordinate(self.low), coordinate(self.high)
+        low, high = coordinate([self.low, self.high]).tolist()
         count = max(WINDOW, 1 + round((high - low) / SPACING))
         inner = ema_length(np.linspace(low, high, count))[1:-1]
         return (self.low, *(round(float(length), 5) for length in inner), self.high)

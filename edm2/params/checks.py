@@ -14,6 +14,7 @@ from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.patterns import hint
 from edm2.params.resolution import contradictions, resolve
+from edm2.params.search_checks import search_problems
 from edm2.params.tracking_checks import tracking_problems
 from edm2.params.training_checks import (
     denoiser_problems,
@@ -50,6 +51,7 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
         yield from training_problems("vae", params, ranks["train_vae"])
     yield from _per_config(params, ranks["train_diffusion"], root)
     yield from _sweep(params, root)
+    yield from search_problems(params)
     yield from evaluation_problems(params, root)
     yield from _compiler(params)
     yield from guidance_problems(params, ranks["train_guide"], root)

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from edm2.params.section import Count, EmaLength, EmaLengths, Positive, Section, Times
 
+PILOT_BLOCKS = 10  # seed blocks after which a search knows how many more it needs
+
 
 class Ema(Section):
     source: Literal["training", "published"] = Field(
@@ -27,6 +29,15 @@ class Ema(Section):
     snapshot_nimg: Count = Field(description="images between two snapshots of the averages")
 
 
+class SearchRange(Section):
+    low: EmaLength = Field(description="shortest EMA length")
+    high: EmaLength = Field(description="longest EMA length; at most 0.28")
+    tolerance: Positive = Field(
+        description="the search ends when the 95 % confidence interval of the best EMA length reaches no "
+        "further than this on each side"
+    )
+
+
 class Sweep(Section):
     ema_lengths: EmaLengths = Field(
         description="EMA lengths to reconstruct: a list, or a range like 0.02...0.24 by 0.02"
@@ -40,6 +51,10 @@ class Sweep(Section):
     )
     tensors_base: EmaLength | None = Field(
         description="EMA length of all other tensors; null without tensors"
+    )
+    search: SearchRange | None = Field(
+        description="find the best EMA length: few images at many lengths, more near the minimum, until "
+        "it is known to the tolerance, or on evaluation.seed_blocks blocks; null: the grid of ema_lengths"
     )
     normalize_weights: bool = Field(
         description="divide the weights of the snapshots by their sum, as the paper's published code "

@@ -68,7 +68,8 @@ class Evaluation(Section):
     )
     seed_blocks: Count = Field(
         description="disjoint blocks of `samples` seeds, on each of which every network is evaluated; "
-        "the lowest value counts; tables also show mean and standard deviation (paper: 3)"
+        "the lowest value counts; tables also show mean and standard deviation (paper: 3); "
+        "with sweep.search: the most blocks of a network"
     )
     first_seed: int = Field(
         ge=0, lt=2**62, description="first of the seeds that images are sampled from"

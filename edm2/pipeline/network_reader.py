@@ -1,6 +1,7 @@
 """Reads networks: from their files, or makes those of a sweep that keeps none."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ class NetworkReader:
                 after it in the sweep.
         """
         self.bytes_ahead = bytes_ahead
+        self.queue: Sequence[str] = ()  # names of a search's networks that are read next
         self._made: dict[Path, dict[Path, Tensors]] = {}  # by folder of snapshots
 
     def read(self, path: Path) -> Tensors:
@@ -63,7 +65,7 @@ class NetworkReader:
         store = networks.store_of(path.name)
         if path not in self._made.get(store, {}):
             self._made.pop(store, None)  # its memory is used again
-            made = networks.make(path.name, self.bytes_ahead)
+            made = networks.make(path.name, self.bytes_ahead, self.queue)
             self._made[store] = {path.parent / name: tensors for name, tensors in made.items()}
         return store
 

@@ -1,5 +1,6 @@
 """The record of a network of a sweep, from its file to the tables."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,13 @@ from edm2.pipeline.paths import sweep_folder
 from edm2.runtime.manifest import read_manifest
 
 ALL = "all"  # tensors
+GUIDE = "guide-"  # prefix of the files of guides of another training
+FILE = re.compile(rf"({GUIDE})?(\d{{12}})-ema_length-([0-9.e-]+)\.safetensors")
+
+
+def network_file(nimg: int, ema_length: float, kind: str = "") -> str:
+    """The file of the average of one EMA length that ends at one time, in a sweep's folder."""
+    return f"{nimg:012d}-{kind}ema_length-{ema_length!r}.safetensors"
 
 
 @dataclass(frozen=True)

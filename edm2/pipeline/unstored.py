@@ -6,7 +6,7 @@ manifest has the checksums of the snapshots' manifests, it changes with them.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from edm2.ema.fixed import copy_tensors
+from edm2.ema.profile import MAX_SIGMA_REL
 from edm2.ema.reconstruct import Target, reconstruct_tensors
 from edm2.ema.store import SnapshotStore
 from edm2.ema.tensorfile import TensorReader
 from edm2.params import UserError
 from edm2.params.ema import Sweep
+from edm2.pipeline.networks import FILE, GUIDE, network_file
 from edm2.runtime.files import require_sha256, sha256
 from edm2.runtime.manifest import MANIFEST, load_manifest
 
@@ -34,11 +36,14 @@ def manifest_entries(
 
     Args:
         averages: by name of the network, in the order of use: folder of its snapshots, and what to make.
-        stores: the opened folders.
+        stores: the opened folders: of the networks, and of guides of another training.
     """
     folders = sorted({folder for path, store in stores.items() for folder in (path, store.folder)})
     manifests = [folder / MANIFEST for folder in folders if (folder / MANIFEST).exists()]
     return {
+        "stores": {
+            kind: folder.as_posix() for kind, folder in zip(("", GUIDE), stores, strict=False)
+        },
         "averages": {
             name: {"store": folder.as_posix(), "target": asdict(target)}
             for name, (folder, target) in averages.items()
@@ -79,8 +84,11 @@ class UnstoredNetworks:
         text = json.dumps([*parts, manifest["normalize_weights"]], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def make(self, name: str, max_bytes: int) -> dict[str, Tensors]:
+    def make(self, name: str, max_bytes: int, queue: Sequence[str] = ()) -> dict[str, Tensors]:
         """A network, and with it, in one pass over its snapshots, those after it that fit into `max_bytes`.
+
+        Args:
+            queue: networks of a search, in the order of their use; those of a grid have that of the sweep.
 
         Raises:
             UserError: the snapshots are missing, damaged, or not those of the sweep; a network is not finite.
@@ -88,7 +96,7 @@ class UnstoredNetworks:
         folder = self.store_of(name)
         self._check_snapshots()
         store = SnapshotStore(folder)
-        later = list(self.manifest["averages"])
+        later = list(queue if name in queue else self.manifest["averages"]) or [name]
         later = [n for n in later[later.index(name) :] if self.store_of(n) == folder]
         names = later[: max(1, max_bytes // self._bytes(store))]
         targets = [Target(**self._average(n)["target"]) for n in names]
@@ -102,13 +110,30 @@ class UnstoredNetworks:
         return {n: tensors for n, (_, tensors) in zip(names, averages, strict=True)}
 
     def _average(self, name: str) -> Any:
-        averages = self.manifest["averages"]
-        if name not in averages:
-            raise UserError(
-                f"{self.folder / name}: no such network. {self.folder} keeps no files (sweep.materialize: "
-                f"false); its manifest lists {len(averages)} networks, like {next(iter(averages))}."
+        averages, search = self.manifest["averages"], self.manifest["search"]
+        if name in averages:
+            return averages[name]
+        if search is None:
+            listed = f"its manifest lists {len(averages)} networks, like {next(iter(averages))}"
+        elif average := self._searched(name, search):
+            return average
+        else:
+            listed = (
+                f"its search has EMA lengths from {search['low']} to {search['high']}, with names like "
+                f"{network_file(1, search['low'])}"
             )
-        return averages[name]
+        raise UserError(
+            f"{self.folder / name}: no such network. {self.folder} keeps no files (sweep.materialize: "
+            f"false); {listed}."
+        )
+
+    def _searched(self, name: str, search: Mapping[str, float]) -> Any:
+        """What a network of a search is made from, which its name says; None if it has no such network."""
+        match = FILE.fullmatch(name)
+        store = self.manifest["stores"].get(match[1] or "") if match else None
+        if match is None or store is None or not 0 < float(match[3]) < MAX_SIGMA_REL:
+            return None
+        return {"store": store, "target": asdict(Target(float(match[3]), int(match[2])))}
 
     def _check_snapshots(self) -> None:
         for name, expected in self.manifest["snapshots"].items():

@@ -13,7 +13,13 @@ import pandas as pd
 from edm2.metrics.minima import MIN_LENGTHS, locate_minimum
 from edm2.params import UserError
 from edm2.reporting.curves import STYLE, draw_curve, finish_ema_axes, save_figure
-from edm2.reporting.selection import best_of, ema_curve, quality_columns, seed_block_curves
+from edm2.reporting.selection import (
+    best_of,
+    ema_curve,
+    is_searched,
+    quality_columns,
+    seed_block_curves,
+)
 
 FlatParams = Mapping[str, Any]  # by key path
 PER_CONFIG = "diffusion.per_config."
@@ -75,6 +81,8 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
 
 def _interval(networks: pd.DataFrame) -> dict[str, str]:
     """95 % confidence interval of the minimum's place, from the differences of several seed blocks."""
+    if is_searched(networks):
+        return {}  # among the columns of its quality
     rows = seed_block_curves(networks)
     if rows["first_seed"].nunique() < 2 or rows["ema_length"].nunique() < MIN_LENGTHS:
         return {}

@@ -40,9 +40,12 @@ def read_networks(files: Iterable[Path | TextIO]) -> pd.DataFrame:
 def main_metric(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the Fréchet distance with the most samples; a curve never mixes metrics.
 
-    One row per evaluation: of several seed blocks the one with the lowest value, as in the paper.
-    The columns `seed_blocks`, `mean` and `std` are their number and the statistics over them.
+    One row per evaluation: of several seed blocks the one with the lowest value, as in the paper. After a
+    search it is the distance at infinitely many samples, of all blocks of a network together. The columns
+    `seed_blocks`, `mean` and `std` are their number and the statistics over them.
     """
+    if is_searched(table):
+        return _merged(table)
     rows = table[table["metric"].str.fullmatch(FRECHET)]
     rows = rows[rows["samples"] == rows["samples"].max()]
     if "seed_blocks" in rows:
@@ -56,12 +59,35 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**statistics).loc[sorted(values.idxmin())]
 
 
+def is_searched(table: pd.DataFrame) -> bool:
+    """Whether these are rows of a search (sweep.search): `blocks` is the number of blocks that a row has."""
+    return "blocks" in table and bool(table["blocks"].notna().any())
+
+
+def _merged(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all blocks of a network together."""
+    rows = table[table["blocks"].notna()]
+    blocks = rows["blocks"].astype(int)
+    spread = rows["standard_error"] * np.sqrt(blocks)
+    return rows.assign(seed_blocks=blocks, mean=rows["value"], std=spread)
+
+
 def metrics_of(table: pd.DataFrame, row: pd.Series) -> dict[str, float]:
     """All metrics of the images that a row describes, by name."""
+    if is_searched(table):
+        return _means_of(table, row)
     same = table[(table[SEED_BLOCK_KEYS] == row[SEED_BLOCK_KEYS]).all(axis=1)]
     return {
         str(name): float(value) for name, value in zip(same["metric"], same["value"], strict=True)
     }
+
+
+def _means_of(table: pd.DataFrame, row: pd.Series) -> dict[str, float]:
+    """Means over the blocks of a network of a search, and the distance of all blocks together."""
+    keys = [key for key in EVALUATION_KEYS if key != "samples"]
+    blocks = table[(table[keys] == row[keys]).all(axis=1) & table["blocks"].isna()]
+    means = {str(name): float(part.mean()) for name, part in blocks.groupby("metric")["value"]}
+    return {**means, str(row["metric"]): float(row["value"])}
 
 
 def uniform_networks(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,9 +129,11 @@ def seed_block_curves(table: pd.DataFrame) -> pd.DataFrame:
 
 def minimum(curve: pd.DataFrame) -> pd.Series:
     """The row with the lowest value of one curve, and `at_edge`: whether its EMA length is the
-    shortest or the longest of several.
+    shortest or the longest of several. After a search, the row at the minimum that it found.
     """
-    lowest = curve.iloc[int(curve["value"].argmin())].copy()
+    found = curve[curve["minimum"].notna()] if is_searched(curve) else curve
+    rows = curve if found.empty else found
+    lowest = rows.iloc[int(rows["value"].argmin())].copy()
     edges = {curve["ema_length"].min(), curve["ema_length"].max()}
     lowest["at_edge"] = len(curve) > 1 and lowest["ema_length"] in edges
     return lowest
@@ -136,9 +164,18 @@ def fresh_seeds_row(table: pd.DataFrame, best: pd.Series) -> pd.Series | None:
     return None if fresh.empty else fresh.iloc[0]
 
 
+def search_columns(best: pd.Series) -> dict[str, str]:
+    """How well a search knows the best EMA length; nothing without a search."""
+    if "minimum" not in best or pd.isna(best["minimum"]):
+        return {}
+    note = "" if best["minimum_known"] else " (tolerance not reached)"
+    return {"its interval": f"{best['minimum_low']:.3g} to {best['minimum_high']:.3g}{note}"}
+
+
 def quality_columns(best: pd.Series) -> dict[str, object]:
     """Columns that say how far a minimum can be trusted."""
     return {
+        **search_columns(best),
         **({"detector at chance": "yes"} if best["at_chance"] else {}),
         "at edge of grid": "yes" if best["at_edge"] else "no",
         "reconstruction error": best["error"],

@@ -16,6 +16,7 @@ from edm2.reporting.selection import (
     best_of,
     fresh_seeds_row,
     main_metric,
+    search_columns,
 )
 from edm2.runtime.files import write_text
 
@@ -83,6 +84,7 @@ def ablation_table(
                 **_seed_block_statistics(best),
                 **({} if fresh is None else {"ours: on fresh seeds": fresh["value"]}),
                 "ours: EMA length": best["ema_length"],
+                **{f"ours: {name}": value for name, value in search_columns(best).items()},
                 "ours: average": best["average"],
                 **({} if best["guidance"] == 1 else {"ours: guidance": best["guidance"]}),
                 **({"ours: singular": "yes"} if best["singular"] else {}),
@@ -120,7 +122,7 @@ def networks_table(table: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values(list(NETWORK_ORDER), ascending=list(NETWORK_ORDER.values()))
     added = [] if (rows["seed_blocks"] == 1).all() else ["seed_blocks", "mean", "std"]
     added += ["at_chance"] if rows["at_chance"].any() else []
-    others = table[~table["metric"].str.fullmatch(FRECHET)]
+    others = table[~(table["metric"].str.fullmatch(FRECHET) | table["metric"].isin(rows["metric"]))]
     for name, other in others.groupby("metric"):
         names = {"value": str(name), "standard_error": f"{name}: standard error"}
         values = other[[*SEED_BLOCK_KEYS, *names]].rename(columns=names)

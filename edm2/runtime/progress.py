@@ -36,6 +36,13 @@ class Progress:
             else None
         )
 
+    def extend(self, units: int) -> None:
+        """Count up to so many units more."""
+        self.total += units
+        if self.bar is not None:
+            self.bar.total = self.total
+            self.bar.refresh()
+
     def advance(self, units: int) -> None:
         self.done += units
         if self.bar is not None:

@@ -106,7 +106,9 @@ def test_most_evaluations_are_near_the_minimum():
     assert all(LOW <= length <= HIGH for length in experiment.evaluated)
 
 
-@pytest.mark.parametrize(("curve", "edge"), [(powers(0.001), LOW), (lambda x: 2 - 0.3 * coordinate(x), HIGH)])
+@pytest.mark.parametrize(
+    ("curve", "edge"), [(powers(0.001), LOW), (lambda x: 2 - 0.3 * coordinate(x), HIGH)]
+)
 def test_a_minimum_outside_of_the_range_is_at_its_edge(curve, edge):
     found = find(Experiment(curve, 0))
     assert found.at_edge
