@@ -142,7 +142,7 @@ class SearchEvaluator:
             "standard_error": hypot(_error(values), _error(difference)),
             "singular": (count - 1) * samples <= dims,
             "samples": count * samples,
-            "blocks": count,
+            "merged_blocks": count,
         }
 
 

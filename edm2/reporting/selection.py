@@ -60,14 +60,14 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_searched(table: pd.DataFrame) -> bool:
-    """Whether these are rows of a search (sweep.search): `blocks` is the number of blocks that a row has."""
-    return "blocks" in table and bool(table["blocks"].notna().any())
+    """Whether these are rows of a search (sweep.search): `merged_blocks` is the number of blocks of a row."""
+    return "merged_blocks" in table and bool(table["merged_blocks"].notna().any())
 
 
 def _merged(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of all blocks of a network together."""
-    rows = table[table["blocks"].notna()]
-    blocks = rows["blocks"].astype(int)
+    rows = table[table["merged_blocks"].notna()]
+    blocks = rows["merged_blocks"].astype(int)
     spread = rows["standard_error"] * np.sqrt(blocks)
     return rows.assign(seed_blocks=blocks, mean=rows["value"], std=spread)
 
@@ -85,7 +85,7 @@ def metrics_of(table: pd.DataFrame, row: pd.Series) -> dict[str, float]:
 def _means_of(table: pd.DataFrame, row: pd.Series) -> dict[str, float]:
     """Means over the blocks of a network of a search, and the distance of all blocks together."""
     keys = [key for key in EVALUATION_KEYS if key != "samples"]
-    blocks = table[(table[keys] == row[keys]).all(axis=1) & table["blocks"].isna()]
+    blocks = table[(table[keys] == row[keys]).all(axis=1) & table["merged_blocks"].isna()]
     means = {str(name): float(part.mean()) for name, part in blocks.groupby("metric")["value"]}
     return {**means, str(row["metric"]): float(row["value"])}
 

@@ -109,16 +109,16 @@ def table(searched):
 
 def test_all_evaluations_are_in_the_table(searched, table):
     search = Search(**RANGE, max_blocks=30)
-    items = table[table["blocks"].isna()]
-    merged = table[table["blocks"].notna() & (table["seeds"] == "sweep")]
+    items = table[table["merged_blocks"].isna()]
+    merged = table[table["merged_blocks"].notna() & (table["seeds"] == "sweep")]
     best = best_of(table)
     assert set(items["ema_length"]) - {best["ema_length"]} <= set(search.lengths)
     assert set(search.first_lengths) <= set(items["ema_length"])
     for length, part in items[items["seeds"] == "sweep"].groupby("ema_length"):
         (row,) = merged[merged["ema_length"] == length].to_dict("records")
-        assert sorted(part["first_seed"]) == [40 * k for k in range(int(row["blocks"]))]
-        assert row["samples"] == 40 * row["blocks"]
-    counts = Counter(merged["blocks"])
+        assert sorted(part["first_seed"]) == [40 * k for k in range(int(row["merged_blocks"]))]
+        assert row["samples"] == 40 * row["merged_blocks"]
+    counts = Counter(merged["merged_blocks"])
     assert min(counts) == START
     assert counts[max(counts)] > WINDOW
     assert len(list(searched.glob(f"{ITEMS}.json"))) == len(items)
@@ -132,7 +132,7 @@ def test_the_best_network_is_at_the_minimum_and_confirmed(table):
     assert best["minimum_known"]
     assert best["minimum_high"] - best["minimum_low"] == pytest.approx(2 * RANGE["tolerance"])
     fresh = fresh_seeds_row(table, best)
-    assert fresh["blocks"] == best["blocks"]
+    assert fresh["merged_blocks"] == best["merged_blocks"]
     assert fresh["first_seed"] == 40 * 30
     curve = ema_curve(table)
     assert curve["ema_length"].is_monotonic_increasing
@@ -145,7 +145,7 @@ def test_values_are_distances_of_all_blocks_extrapolated(searched, table):
     with entered(searched):
         reference = reference_for(detector_for(load("params.yaml"), torch.device("cpu")))
     (folder,) = {path.parent for path in searched.glob(ITEMS)}
-    count, blocks = int(best["blocks"]), []
+    count, blocks = int(best["merged_blocks"]), []
     for k in range(count):
         saved = load_file(folder / f"{best['network']}-w1.0-{40 * k}.moments")
         blocks.append(Statistics(40, saved["mean"].numpy(), saved["scatter"].numpy()))
