@@ -55,7 +55,8 @@ def main_metric(table: pd.DataFrame) -> pd.DataFrame:
     evaluations = rows.sort_values("first_seed").groupby(EVALUATION_KEYS)
     values = evaluations["value"]
     blocks = {
-        part.index[0]: dict(zip(part["first_seed"], part["value"])) for _, part in evaluations
+        part.index[0]: dict(zip(part["first_seed"], part["value"], strict=True))
+        for _, part in evaluations
     }
     statistics = {
         "seed_blocks": values.transform("size"),
