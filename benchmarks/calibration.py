@@ -1,6 +1,7 @@
 """How often trainings of one config are called different, by the intervals of `edm2 compare`.
 
-`python benchmarks/calibration.py reports/fid/*.csv [--sizes 2 3 5] [--splits 300] [--csv FILE]` takes
+`python benchmarks/calibration.py` simulates experiments without a difference, in which trainings, seed blocks
+and both vary. `python benchmarks/calibration.py reports/fid/*.csv [--sizes 2 3 5] [--splits 300]` takes
 tables of several trainings of each config. It divides the trainings of one config into two groups of equal
 size, in many ways, and compares the groups as if the second were a change: by trainings that are paired with
 one another, and by none paired; each at its own best EMA length, and at one for all. Intervals should
@@ -13,11 +14,12 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -155,19 +157,54 @@ def steps(curves: dict[str, SeedCurves]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+SIMULATED = (  # variances of trainings, samples, both
+    (1, 0.03, 0.3),
+    (1, 0.1, 1),
+    (0, 0, 1),
+    (1, 1, 1),
+)
+EXPERIMENTS = 20_000
+
+
+def simulated() -> pd.DataFrame:
+    """Coverage and false improvements of drawn experiments without a difference."""
+    rng, rows = np.random.default_rng(0), []
+    for variances, blocks, trainings in product(SIMULATED, (1, 3), (2, 3, 5, 10)):
+        of_trainings, samples, both = np.sqrt(variances)
+        differences = (
+            rng.normal(0, of_trainings, (EXPERIMENTS, trainings, 1))
+            + rng.normal(0, samples, (EXPERIMENTS, 1, blocks))
+            + rng.normal(0, both, (EXPERIMENTS, trainings, blocks))
+        )
+        found = crossed_mean([differences])
+        ratio = found.value / np.sqrt(found.error.variance)
+        outside = abs(ratio) > stats.t.ppf(0.975, found.error.degrees)
+        rows.append(
+            {
+                "variances": ", ".join(f"{v:g}" for v in variances),
+                "seed blocks": blocks,
+                "trainings": trainings,
+                "intervals with 0, %": 100 * (1 - outside.mean()),
+                "false improvements, %": 100 * (outside & (ratio < 0)).mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", type=Path, nargs="+")
+    parser.add_argument("tables", type=Path, nargs="*")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 3, 5])
     parser.add_argument("--splits", type=int, default=300, help="divisions of each config and size")
-    parser.add_argument("--csv", type=Path, help="write the calibration to this file, too")
     args = parser.parse_args()
+    if not args.tables:
+        print(as_markdown(simulated()))
+        return
     curves = read_curves(args.tables)
-    found = calibration(curves, args.sizes, args.splits)
-    for table in (sources(curves), steps(curves), found):
-        print(as_markdown(table))
-    if args.csv:
-        found.to_csv(args.csv, index=False)
+    print(as_markdown(sources(curves)))
+    if len(curves) > 1:
+        print(as_markdown(steps(curves)))
+    print(as_markdown(calibration(curves, args.sizes, args.splits)))
 
 
 if __name__ == "__main__":
