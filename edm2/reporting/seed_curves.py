@@ -8,19 +8,31 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from edm2.params import UserError
-from edm2.reporting.selection import fresh_seeds_row, seed_block_curves
+from edm2.reporting.selection import (
+    FRESH_SEEDS,
+    OTHER_BLOCKS,
+    SAME_IMAGES,
+    best_of_others,
+    fresh_seeds_row,
+    is_searched,
+    minimum,
+    seed_block_curves,
+)
 
 Trainings = Mapping[int, pd.DataFrame]  # rows of reports/fid of one config, by the training's seed
-OTHER_BLOCKS, FRESH_SEEDS, SAME_IMAGES = "other seed blocks", "fresh seeds", "the same images"
 
 
 @dataclass(frozen=True)
 class SeedCurves:
     """The EMA curves of trainings that differ only in their seed.
 
+    Searches (sweep.search) have one seed block, of all their images, and the EMA lengths that they have in
+    common; their best networks have others.
+
     Attributes:
         values: float64 [trainings, EMA lengths, seed blocks].
         fresh: value of the best network on fresh seeds, of each training that has one.
+        found: after searches, the value of each training's best network; else empty.
     """
 
     metric: str
@@ -28,6 +40,7 @@ class SeedCurves:
     lengths: Sequence[float]
     values: NDArray[np.float64]
     fresh: Sequence[float]
+    found: Sequence[float] = ()
 
     @classmethod
     def of(cls, trainings: Trainings) -> "SeedCurves":
@@ -41,6 +54,10 @@ class SeedCurves:
             rows.pivot(index="ema_length", columns="first_seed", values="value")
             for rows in curves.values()
         ]
+        searched = any(is_searched(rows) for rows in curves.values())
+        if searched:
+            common = set.intersection(*(set(grid.index) for grid in grids))
+            grids = [grid.loc[sorted(common)] for grid in grids]
         axes = {(tuple(grid.index), tuple(grid.columns)) for grid in grids}
         if len(metrics) > 1 or len(axes) > 1 or any(grid.isna().any(axis=None) for grid in grids):
             raise UserError(
@@ -48,7 +65,10 @@ class SeedCurves:
                 "expected the same sweep.ema_lengths, evaluation.samples, evaluation.seed_blocks and "
                 "evaluation.first_seed. Evaluate them alike."
             )
-        best = {seed: rows.iloc[int(rows["value"].argmin())] for seed, rows in curves.items()}
+        best = {
+            seed: minimum(rows) if searched else rows.iloc[int(rows["value"].argmin())]
+            for seed, rows in curves.items()
+        }
         fresh = [fresh_seeds_row(table, best[seed]) for seed, table in trainings.items()]
         return cls(
             metrics.pop(),
@@ -56,44 +76,33 @@ class SeedCurves:
             [float(length) for length in grids[0].index],
             np.stack([grid.to_numpy(np.float64) for grid in grids]),
             [float(row["value"]) for row in fresh if row is not None],
+            [float(row["value"]) for row in best.values()] if searched else [],
         )
 
     @property
     def valued_on(self) -> str:
-        """The images that `own_best` values networks on, in relation to those that chose them."""
+        """The images that `own_best` can value networks on, in relation to those that chose them: other
+        ones where there are any.
+        """
         if self.values.shape[2] > 1:
             return OTHER_BLOCKS
         return FRESH_SEEDS if len(self.fresh) == len(self.seeds) else SAME_IMAGES
 
-    def own_best(self) -> dict[int, float]:
-        """By seed, the value at the training's best EMA length."""
-        if self.valued_on == FRESH_SEEDS:
-            return dict(zip(self.seeds, self.fresh, strict=True))
+    def own_best(self, valued_on: str) -> dict[int, list[float]]:
+        """By seed, the values of its seed blocks at the training's best EMA length."""
+        if valued_on == FRESH_SEEDS:
+            return {seed: [value] for seed, value in zip(self.seeds, self.fresh, strict=True)}
+        if self.found:
+            return {seed: [value] for seed, value in zip(self.seeds, self.found, strict=True)}
         chosen = best_of_others(self.values)  # [trainings, blocks]
         taken = np.take_along_axis(self.values, chosen[:, None], axis=1)[:, 0]
-        return dict(zip(self.seeds, taken.mean(axis=1).tolist(), strict=True))
+        return dict(zip(self.seeds, taken.tolist(), strict=True))
 
     def at(self, lengths: Sequence[float]) -> "SeedCurves":
         places = [list(self.lengths).index(length) for length in lengths]
         return replace(self, lengths=list(lengths), values=self.values[:, places])
 
-    def valued_at(self, chosen: NDArray[np.int64]) -> dict[int, float]:
-        """By seed, the mean over blocks of the values at the block's position in `lengths`."""
-        blocks = np.arange(len(chosen))
-        return dict(
-            zip(self.seeds, self.values[:, chosen, blocks].mean(axis=1).tolist(), strict=True)
-        )
-
-
-def best_of_others(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Position of the length that is best on the mean of all other blocks; of a single block, on itself.
-
-    Args:
-        values: [trainings, EMA lengths, seed blocks].
-
-    Returns:
-        [trainings, seed blocks].
-    """
-    blocks = values.shape[2]
-    others = values.sum(axis=2, keepdims=True) - values if blocks > 1 else values
-    return others.argmin(axis=1)
+    def valued_at(self, chosen: NDArray[np.int64]) -> dict[int, list[float]]:
+        """By seed, the values of its seed blocks, each at the block's position in `lengths`."""
+        values = self.values[:, chosen, np.arange(len(chosen))]
+        return dict(zip(self.seeds, values.tolist(), strict=True))

@@ -6,6 +6,7 @@ import pytest
 from network_rows import concatenated, network_rows
 from PIL import Image
 
+from edm2.metrics.minima import coordinate
 from edm2.params import UserError
 from edm2.reporting import compare
 from edm2.reporting.compare import (
@@ -93,9 +94,9 @@ def test_a_constant_rate_has_no_decay_time():
 
 
 def test_several_seed_blocks_give_the_best_length_an_interval():
-    """Of a parabola in the logarithm around 0.1, which every block sees at a level of its own."""
-    lengths = (0.025, 0.05, 0.1, 0.2, 0.4)
-    values = [math.log(length / 0.1) ** 2 for length in lengths]
+    """Of a parabola around 0.1, which every block sees at a level of its own."""
+    lengths = (0.025, 0.05, 0.1, 0.15, 0.2)
+    values = [(coordinate(length) - coordinate(0.1)) ** 2 for length in lengths]
     blocks = [network_rows([v + k for v in values], lengths, first_seed=1000 * k) for k in range(3)]
     found = compare_experiments({"a": Experiment(concatenated(*blocks), {}, {"G": {}})})
     assert found["its interval"].tolist() == ["0.1 to 0.1"]

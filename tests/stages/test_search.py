@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tiny import REPLICATE, TINY, entered, make_project, run_stage
 
 from edm2.cli.main import edm2
+from edm2.ema.store import SnapshotStore
 from edm2.metrics.collection import Collection
 from edm2.metrics.frechet import frechet_distance
 from edm2.metrics.minima import coordinate
@@ -23,7 +24,10 @@ from edm2.params import UserError, load
 from edm2.pipeline.detection import detector_for, reference_for
 from edm2.pipeline.evaluator import Evaluator, GeneratedImages
 from edm2.pipeline.paths import sweep_folder
+from edm2.reporting.compare import Experiment, compare_experiments
+from edm2.reporting.seed_curves import SeedCurves
 from edm2.reporting.selection import best_of, ema_curve, fresh_seeds_row, read_networks
+from edm2.reporting.tables import ablation_table, networks_table
 from edm2.runtime.manifest import read_manifest
 
 BEST = 0.12
@@ -159,7 +163,7 @@ def test_values_are_distances_of_all_blocks_extrapolated(searched, table):
     every = distance(range(count))
     others = [distance([k for k in range(count) if k != left]) for left in range(count)]
     expected = count * every - (count - 1) * sum(others) / count
-    assert best["value"] == pytest.approx(expected, rel=1e-9)
+    assert best["curve_value"] == pytest.approx(expected, rel=1e-9)
 
 
 class Killed(BaseException):
@@ -220,3 +224,45 @@ def test_any_network_of_the_range_can_be_sampled(searched, tmp_path):
         sample(f"{1024:012d}-ema_length-0.1234.safetensors")
         with pytest.raises(UserError, match=r"no such network.* from 0.01 to 0.25"):
             sample("none.safetensors")
+
+
+def test_the_report_and_comparisons_have_the_interval(table):
+    best = best_of(table)
+    interval = f"{best['minimum_low']:.3g} to {best['minimum_high']:.3g}"
+    (row,) = ablation_table(table).to_dict("records")
+    assert (row["ours: EMA length"], row["ours: its interval"]) == (best["ema_length"], interval)
+    assert (row["ours: fd_classifier_inf"], best["valued_on"]) == (best["value"], "fresh seeds")
+    experiments = {name: Experiment(table, {}, {"G": {}}) for name in ("one", "two")}
+    assert compare_experiments(experiments)["its interval"].tolist() == [interval] * 2
+    networks = networks_table(table)
+    assert networks["merged_blocks"].max() == table["merged_blocks"].max()
+    assert len(networks) == len(table[table["merged_blocks"].notna()])
+
+
+def test_trainings_are_compared_at_their_own_minimum_and_at_common_lengths(table):
+    other = table.assign(value=table["value"] + 1, training_seed=1)
+    curves = SeedCurves.of({0: table, 1: other})
+    fresh = fresh_seeds_row(table, best_of(table))["value"]
+    assert curves.own_best(curves.valued_on) == {0: [fresh], 1: [fresh + 1]}
+    without = [part[part["seeds"] == "sweep"] for part in (table, other)]
+    curves = SeedCurves.of(dict(enumerate(without)))
+    found = table[table["minimum"].notna()]["value"].item()
+    assert curves.own_best(curves.valued_on) == {0: [found], 1: [found + 1]}
+    assert set(Search(**RANGE, max_blocks=30).first_lengths) < set(curves.lengths)
+
+
+def test_an_average_of_fixed_length_is_evaluated_alone(unsearched, monkeypatch):
+    """As that of config A, which has nothing to search."""
+    monkeypatch.setattr(SnapshotStore, "has_fixed_lengths", property(lambda store: True))
+    run_stage("sweep_ema", "G")
+    run_stage("fid", "G")
+    table = read_networks([unsearched / TABLE])
+    assert table["network"].nunique() == 1
+    best = best_of(table)
+    assert (best["metric"], best["merged_blocks"], best["at_edge"]) == (
+        "fd_classifier_inf",
+        PILOT,
+        False,
+    )
+    assert len(ema_curve(table)) == 1
+    assert "ours: its interval" not in ablation_table(table)
