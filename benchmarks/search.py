@@ -3,8 +3,8 @@
 `python benchmarks/search.py curves [--searches 200]` searches synthetic curves with known minima. Noise is
 like that measured on the digits with blocks of 500 images: each block has a level and a slope of its own,
 each value a little more. A grid has 31 lengths and 100 blocks, which is 50 000 images a length. The columns:
-how often the interval has the true minimum and that of the grid (its lowest mean), the images of the search as
-a share of the grid's, and how often the tolerance was reached.
+how often the interval has the true minimum and that of the grid (its lowest mean), the images of the search
+as a share of the grid's, and how often the tolerance was reached.
 
 `python benchmarks/search.py project DIR [--config G] [--blocks 10]`, after `dvc repro` in DIR, searches with
 a trained network, and evaluates the grid on other seeds. The project is not changed; everything is in
