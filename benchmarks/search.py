@@ -6,7 +6,7 @@ each value a little more. A grid has 31 lengths and 100 blocks, which is 50 000 
 how often the interval has the true minimum and that of the grid (its lowest mean), the images of the search
 as a share of the grid's, and how often the tolerance was reached.
 
-`python benchmarks/search.py project DIR [--config G] [--blocks 10]`, after `dvc repro` in DIR, searches with
+`python benchmarks/search.py project DIR [--blocks 10] [--tolerance 0.005]`, after `dvc repro` in DIR, searches with
 a trained network, and evaluates the grid on other seeds. The project is not changed; everything is in
 `--scratch`, where an interrupted run continues.
 """
@@ -113,7 +113,7 @@ def _search_curve(
     }
 
 
-def make_project(folder: Path, project: Path) -> None:
+def make_project(folder: Path, project: Path, tolerance: float) -> None:
     """A project with the code of this checkout, the results of `project`, and its params for a search."""
     folder.mkdir(parents=True, exist_ok=True)
     links = {"edm2": ROOT, "stages": ROOT, "dvc.yaml": ROOT, "data": project}
@@ -127,7 +127,7 @@ def make_project(folder: Path, project: Path) -> None:
             (models / source.name).symlink_to(source)
     yaml = YAML()
     params = yaml.load(project / "params.yaml")
-    search = {"low": LOW, "high": HIGH, "tolerance": TOLERANCE}
+    search = {"low": LOW, "high": HIGH, "tolerance": tolerance}
     params["sweep"] |= {"search": search, "materialize": False, "nimg": None, "tensors": []}
     params["evaluation"] |= {"samples": SAMPLES, "seed_blocks": MAX_BLOCKS, "confirm": False}
     params["evaluation"] |= {"metrics": ["fd"]}
@@ -220,7 +220,7 @@ def main() -> None:
         print(search_curves(args.searches).round(3).to_string(index=False))
         return
     scratch = args.scratch.resolve()
-    make_project(scratch, args.project)
+    make_project(scratch, args.project, args.tolerance)
     print(json.dumps(search_project(scratch, args.config, args.blocks), indent=1))
 
 
