@@ -64,6 +64,7 @@ def plan(
     from edm2.params import load
     from edm2.planning.dataset import dataset_size
     from edm2.planning.plan import Planner
+    from edm2.planning.sampling import search_text
 
     if file is None or project.root is not None:
         root = project.enter()  # paths in FILE are relative to the project
@@ -73,6 +74,8 @@ def plan(
     size = dataset_size(params, options["images"], options["classes"])
     result = Planner(params, device, time.perf_counter if measure else None).plan(size)
     click.echo(json.dumps(result.as_json(), indent=2) if as_json else _text(result))
+    if params.sweep.search is not None and not as_json:
+        click.echo(search_text(params))
 
 
 def _device(

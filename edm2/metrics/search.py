@@ -89,6 +89,14 @@ class Search:
         lengths = self.lengths
         return tuple(dict.fromkeys([*lengths[::STRIDE], lengths[-1]]))
 
+    def evaluations(self, blocks: int) -> int:
+        """How many a search makes that ends with so many blocks, with those of the best network.
+
+        More, if the window moves or another length remains nearly as good: at most
+        (1 + len(lengths)) · max_blocks.
+        """
+        return (WINDOW + 1) * blocks + START * (len(self.first_lengths) - WINDOW // STRIDE)
+
     def find(self, evaluate: Evaluate) -> Found:
         """The minimum, from what `evaluate` returns in each round."""
         first = self.first_lengths

@@ -7,6 +7,7 @@ from itertools import product
 import torch
 
 from edm2.diffusion.names import PAPER_TENSORS
+from edm2.metrics.search import PILOT, Search
 from edm2.params import Params
 from edm2.params.configs import ConfigName
 from edm2.params.seams import SAMPLERS
@@ -23,18 +24,24 @@ class Sweep:
     Attributes:
         networks: that are evaluated.
         guides: of the same training that are no networks of the sweep; of another training: all.
-        images: generated images by guidance strength, with those that confirm the best.
+        images: generated images by guidance strength, with those that confirm the best; of a search, if it
+            needs all of its seed blocks.
+        fewest, most: images of a search, without those; 0 without one.
     """
 
     networks: int
     guides: int
     images: dict[float, int]
+    fewest: int = 0
+    most: int = 0
 
 
 def sweep_of(config: ConfigName, params: Params) -> Sweep:
     """The networks that params list, as the stage `sweep_ema` makes them."""
     sweep, guidance, evaluation = params.sweep, params.guidance, params.evaluation
     end = params.diffusion.of(config).duration_nimg
+    if sweep.search is not None:
+        return _search_of(config, params)
     traditional = params.resolved(config).average == "traditional"
     lengths = ("fixed",) if traditional else sweep.ema_lengths
     whole = list(product(sweep.nimg or (end,), lengths))
@@ -55,6 +62,31 @@ def sweep_of(config: ConfigName, params: Params) -> Sweep:
         for best in {strength == 1: strength for strength in guidance.strength}.values():
             images[best] += per_network
     return Sweep(networks, len(guides), images)
+
+
+def _search_of(config: ConfigName, params: Params) -> Sweep:
+    """A search: its networks have no files."""
+    assert params.sweep.search is not None
+    evaluation = params.evaluation
+    search = Search(**params.sweep.search.model_dump(), max_blocks=evaluation.seed_blocks)
+    blocks = search.evaluations(evaluation.seed_blocks) + evaluation.confirm * search.max_blocks
+    fewest = search.evaluations(PILOT)
+    most = (1 + len(search.lengths)) * search.max_blocks
+    if params.resolved(config).average == "traditional":  # one network, on as many blocks
+        blocks, fewest, most = PILOT * (1 + evaluation.confirm), PILOT, PILOT
+    (strength,) = params.guidance.strength
+    samples = evaluation.samples
+    return Sweep(0, 0, {strength: blocks * samples}, fewest * samples, most * samples)
+
+
+def search_text(params: Params) -> str:
+    """How many images the searches of all configs generate, in a sentence."""
+    sweeps = [sweep_of(config, params.of(config)) for config in params.configs]
+    fewest, most = (sum(count) for count in zip(*((s.fewest, s.most) for s in sweeps), strict=True))
+    return (
+        f"Searches (sweep.search) generate {fewest} images if {PILOT} seed blocks are enough, and at most {most}, "
+        "for each seed; the table has those that need evaluation.seed_blocks, with the confirmations."
+    )
 
 
 def evaluations(params: Params, strength: float) -> tuple[int, int]:

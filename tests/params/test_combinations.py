@@ -125,6 +125,17 @@ WRONG = [
     ("sweep.nimg", [5120, 5120], "sweep.nimg", [5120, 5120], []),
     ("sweep.tensors", ["*-affine"], "sweep.tensors_base", None, ["sweep.tensors"]),
     ("sweep.tensors_base", 0.1, "sweep.tensors_base", 0.1, ["null"]),
+    *(
+        ("sweep.search", {"low": low, "high": high, "tolerance": tolerance}, key, value, mentions)
+        for low, high, tolerance, key, value, mentions in (
+            (0.2, 0.1, 0.005, "sweep.search.low", 0.2, ["sweep.search.high (0.1)"]),
+            (0.1, 0.285, 0.005, "sweep.search.high", 0.285, ["0.28"]),
+            (0.1, 0.2, 0.0001, "sweep.search.tolerance", 0.0001, ["0.0005", "0.05"]),
+            (0.1, 0.2, 0.05, "sweep.search.tolerance", 0.05, ["half of the range"]),
+            (0.1, 0.2, 0.005, "sweep.materialize", True, ["false", "sweep.search"]),
+            (0.1, 0.2, 0.005, "evaluation.seed_blocks", 1, ["at least 10"]),
+        )
+    ),
     ("guidance.strength", [2.0], "guidance.strength", [2.0], ["guide: none"]),
     ("guidance.guide", "snapshot", "guidance.ema_length, guidance.nimg", (None, None), []),
     ("guidance.guide", "unlabeled", "diffusion.label_dropout", 0.0, ["0.1"]),
@@ -168,6 +179,29 @@ def test_a_combination_that_cannot_work_is_refused(problems, field, changed, key
     matches = [p for p in problems({field: changed}) if (p.key, p.value) == (key, value)]
     (named,) = matches
     assert [text for text in mentions if text not in f"{named.allowed} {named.fix}"] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sweep.nimg", [51200, 102400]),
+        ("sweep.tensors", ["*-affine"]),
+        ("guidance.strength", [1.0, 2.0]),
+    ],
+)
+def test_a_search_is_of_whole_networks_at_the_end_and_one_strength(problems, key, value):
+    search = {"low": 0.01, "high": 0.25, "tolerance": 0.005}
+    changes = {
+        "sweep.search": search,
+        "sweep.materialize": False,
+        "evaluation.seed_blocks": 100,
+        "sweep.tensors_base": 0.1 if key == "sweep.tensors" else None,
+        "guidance.guide": "snapshot" if key == "guidance.strength" else "none",
+        "guidance.nimg": 51200 if key == "guidance.strength" else None,
+    }
+    (problem,) = problems({**changes, key: value})
+    assert (problem.key, problem.value) == (key, value)
+    assert "sweep.search" in problem.allowed
 
 
 def test_compilation_needs_a_compiler(params, only_problem, monkeypatch, tmp_path):

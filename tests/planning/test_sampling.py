@@ -3,9 +3,10 @@
 import pytest
 from tiny import ROOT, write_params
 
+from edm2.metrics.search import Search
 from edm2.params import load
 from edm2.params.evaluation import Sampling
-from edm2.planning.sampling import evaluations, sweep_of
+from edm2.planning.sampling import evaluations, search_text, sweep_of
 from edm2.sampling.solver import noise_levels
 
 DEFAULT = load(ROOT / "params.yaml")
@@ -78,3 +79,22 @@ def test_euler_evaluates_once_a_step(changed):
     params = changed({"sampling.solver": "euler", "sampling.steps": 5, "sampling.churn": 10})
     assert isinstance(params.sampling, Sampling)
     assert evaluations(params, 1.0) == (5, 0)
+
+
+def test_images_of_a_search_are_between_bounds(changed):
+    """Of one that ends after 10 blocks, and of one that evaluates all lengths on all 100 blocks."""
+    search = {"low": 0.01, "high": 0.25, "tolerance": 0.005}
+    changes = {"sweep.search": search, "sweep.materialize": False, "evaluation.seed_blocks": 100}
+    sweep = sweep_of("G", changed({**changes, "evaluation.confirm": False}))
+    lengths = Search(**search, max_blocks=100).lengths
+    assert (sweep.networks, sweep.guides) == (0, 0)
+    assert sweep.fewest == 1000 * (6 * 10 + 5 * 5)
+    assert sweep.most == 1000 * 100 * (len(lengths) + 1)
+    assert sweep.images == {1.0: 1000 * (6 * 100 + 5 * 5)}
+    confirmed = sweep_of("G", changed(changes))
+    assert confirmed.images == {1.0: 1000 * (7 * 100 + 5 * 5)}
+    fixed = sweep_of("A", changed({**changes, "configs": ["A"]}))
+    assert (fixed.images, fixed.fewest, fixed.most) == ({1.0: 20_000}, 10_000, 10_000)
+    both = search_text(changed({**changes, "configs": ["A", "G"]}))
+    assert f"generate {sweep.fewest + 10_000} images" in both
+    assert f"at most {sweep.most + 10_000}" in both
