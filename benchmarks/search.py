@@ -6,9 +6,9 @@ each value a little more. A grid has 31 lengths and 100 blocks, which is 50 000 
 how often the interval has the true minimum and that of the grid (its lowest mean), the images of the search
 as a share of the grid's, and how often the tolerance was reached.
 
-`python benchmarks/search.py project DIR [--blocks 10] [--tolerance 0.005]`, after `dvc repro` in DIR, searches
-with a trained network, and evaluates the grid on other seeds. The project is not changed; everything is in
-`--scratch`, where an interrupted run continues.
+`python benchmarks/search.py project DIR [--blocks 10] [--tolerance 0.005]`, after `dvc repro` in DIR,
+searches with a trained network, and evaluates the grid on other seeds. The project is not changed; everything
+is in `--scratch`, where an interrupted run continues.
 """
 
 import argparse

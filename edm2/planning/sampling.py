@@ -84,8 +84,8 @@ def search_text(params: Params) -> str:
     sweeps = [sweep_of(config, params.of(config)) for config in params.configs]
     fewest, most = (sum(count) for count in zip(*((s.fewest, s.most) for s in sweeps), strict=True))
     return (
-        f"Searches (sweep.search) generate {fewest} images if {PILOT} seed blocks are enough, and at most {most}, "
-        "for each seed; the table has those that need evaluation.seed_blocks, with the confirmations."
+        f"Searches (sweep.search) generate {fewest} images if {PILOT} seed blocks are enough, and at most "
+        f"{most}, for each seed; the table has those that need all seed blocks, with the confirmations."
     )
 
 
