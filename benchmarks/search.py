@@ -210,6 +210,7 @@ def main() -> None:
     curves.add_argument("--searches", type=int, default=200, help="of each curve; default: 200")
     project = kinds.add_parser("project", help="a trained network")
     project.add_argument("project", type=Path)
+    project.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)s")
     project.add_argument("--config", default="G")
     project.add_argument("--blocks", type=int, default=10, help="of the grid; default: 10")
     project.add_argument(
