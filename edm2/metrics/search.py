@@ -14,30 +14,36 @@ about as many blocks as a grid, but at WINDOW lengths. Its rounds, each a functi
 
 Lengths of the first round that may be better than the window's best get as many blocks as the window; if they
 are, the window moves there.
+
+With several guidance strengths, the search is over lengths and strengths; the window has WINDOW_STRENGTHS of
+the strengths, and the minimum is anywhere between the lowest and the highest one.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from edm2.metrics.minima import CONFIDENCE, coordinate, ema_length
-from edm2.params.ema import PILOT_BLOCKS
+from edm2.metrics.minima import coordinate, ema_length
+from edm2.metrics.window import Estimate, estimate_curve, estimate_plane
+from edm2.params.ema import MIN_STRENGTHS, PILOT_BLOCKS
 
 Array = NDArray[np.float64]
 SPACING = 0.35  # of the lengths, about; in the coordinate of `minima`
 STRIDE = 3  # every third length is in the first round
-WINDOW = 5
+STRIDE_STRENGTHS = 2
+WINDOW, WINDOW_STRENGTHS = 5, MIN_STRENGTHS
 START, PILOT = 5, PILOT_BLOCKS  # seed blocks
 GROWTH = 4
-PLACES = 201  # within the window, at which slopes are tested
-EXCLUDED = 0.99  # one-sided confidence at which a length is worse than another one
+EXCLUDED = 0.99  # one-sided confidence at which a point is worse than another one
 
-# (EMA lengths, n) to the values of the seed blocks 0 to n − 1, [lengths, n]; called again for old ones
-Evaluate = Callable[[Sequence[float], int], Array]
+Point = tuple[float, float]  # EMA length, guidance strength
+# (points, n) to the values of the seed blocks 0 to n − 1, [points, n]; called again for old ones
+Evaluate = Callable[[Sequence[Point], int], Array]
 
 
 @dataclass(frozen=True)
@@ -45,19 +51,22 @@ class Found:
     """Where the minimum is.
 
     Attributes:
-        place: EMA length of the minimum, within the range.
-        interval: 95 % confidence interval of `place`, within the range; no end is nearer than the tolerance.
+        place: EMA length and guidance strength of the minimum, within their ranges.
+        interval: 95 % confidence interval of the EMA length, within the range; no end is nearer than the
+            tolerance.
+        strengths: the same of the strength.
         is_known: whether no end is further away than the tolerance.
-        at_edge: whether the minimum is at an end of the range.
-        lengths: the window of the last round.
+        at_edge: whether the EMA length is at an end of the range.
+        window: the points of the last round.
         blocks: number of seed blocks of the last round.
     """
 
-    place: float
+    place: Point
     interval: tuple[float, float]
+    strengths: tuple[float, float]
     is_known: bool
     at_edge: bool
-    lengths: tuple[float, ...]
+    window: tuple[Point, ...]
     blocks: int
 
 
@@ -66,49 +75,58 @@ class Search:
     """The range of EMA lengths, and how well the place of the minimum is to be known.
 
     Attributes:
-        tolerance: largest distance of the ends of the interval from the minimum.
+        tolerance: largest distance of the ends of the interval from the minimum; for a strength it is the
+            same share of the range.
         max_blocks: number of seed blocks after which the search ends without that; at least PILOT.
+        strengths: one guidance strength, or MIN_STRENGTHS or more, ascending.
     """
 
     low: float
     high: float
     tolerance: float
     max_blocks: int
+    strengths: tuple[float, ...] = (1.0,)
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """All EMA lengths that the search may evaluate, rounded to five decimals."""
+        """All EMA lengths that the search may evaluate before the last one, rounded to five decimals."""
         low, high = coordinate([self.low, self.high]).tolist()
         count = max(WINDOW, 1 + round((high - low) / SPACING))
         inner = ema_length(np.linspace(low, high, count))[1:-1]
         return (self.low, *(round(float(length), 5) for length in inner), self.high)
 
     @property
-    def first_lengths(self) -> tuple[float, ...]:
+    def first_points(self) -> list[Point]:
         """Those of the first round."""
-        lengths = self.lengths
-        return tuple(dict.fromkeys([*lengths[::STRIDE], lengths[-1]]))
+        lengths = dict.fromkeys([*self.lengths[::STRIDE], self.high])
+        strengths = dict.fromkeys([*self.strengths[::STRIDE_STRENGTHS], self.strengths[-1]])
+        return list(product(lengths, strengths))
 
     def evaluations(self, blocks: int) -> int:
         """How many a search makes that ends with so many blocks, with those of the best network.
 
-        More, if the window moves or another length remains nearly as good: at most
-        (1 + len(lengths)) · max_blocks.
+        More, if the window moves or another point remains nearly as good: at most `most_evaluations`.
         """
-        return (WINDOW + 1) * blocks + START * (len(self.first_lengths) - WINDOW // STRIDE)
+        window = WINDOW * min(len(self.strengths), WINDOW_STRENGTHS)
+        shared = len(set(self._window(self.first_points[0])) & set(self.first_points))
+        return (window + 1) * blocks + START * (len(self.first_points) - shared)
+
+    @property
+    def most_evaluations(self) -> int:
+        return (1 + len(self.lengths) * len(self.strengths)) * self.max_blocks
 
     def find(self, evaluate: Evaluate) -> Found:
         """The minimum, from what `evaluate` returns in each round."""
-        first = self.first_lengths
+        first = self.first_points
         best = first[int(evaluate(first, START).mean(axis=1).argmin())]
-        window, looks, seen = self._window(best), [START, PILOT], set()
+        window, looks = self._window(best), [START, PILOT]
+        seen: set[tuple[tuple[Point, ...], int]] = set()
         while True:
             blocks = looks[-1]
             seen.add((window, blocks))
-            estimate = _Estimate.of(window, evaluate(window, blocks))
+            estimate = self._estimate(window, evaluate(window, blocks))
             rivals = self._rivals(window, looks, evaluate)
-            target = min(rivals, key=rivals.__getitem__) if rivals else None
-            moved = self._window(estimate.place if target is None or rivals[target] > 0 else target)
+            moved = self._moved(window, estimate.place, rivals)
             if moved != window and (moved, blocks) not in seen:
                 window = moved
                 continue
@@ -117,100 +135,95 @@ class Search:
                 return found
             looks.append(min(self.max_blocks, self._more(blocks, estimate)))
 
-    def _window(self, place: float) -> tuple[float, ...]:
-        """The lengths around `place`."""
-        lengths = self.lengths
-        nearest = int(abs(coordinate(lengths) - coordinate(place)).argmin())
-        first = min(max(nearest - WINDOW // 2, 0), len(lengths) - WINDOW)
-        return lengths[first : first + WINDOW]
+    @property
+    def _tolerances(self) -> Point:
+        spread = self.strengths[-1] - self.strengths[0]
+        return self.tolerance, self.tolerance * spread / (self.high - self.low)
+
+    def _window(self, place: Point) -> tuple[Point, ...]:
+        """The points around `place`."""
+        lengths = _around(self.lengths, coordinate(self.lengths) - coordinate(place[0]), WINDOW)
+        away = np.array(self.strengths) - place[1]
+        return tuple(product(lengths, _around(self.strengths, away, WINDOW_STRENGTHS)))
+
+    def _estimate(self, window: Sequence[Point], values: Array) -> Estimate:
+        lengths, strengths = (sorted(set(axis)) for axis in zip(*window, strict=True))
+        if len(strengths) == 1:
+            return estimate_curve(lengths, strengths[0], values)
+        shape = len(lengths), len(strengths), values.shape[1]
+        return estimate_plane(lengths, strengths, values.reshape(shape), self._ends)
+
+    @property
+    def _ends(self) -> tuple[Point, Point]:
+        return (self.low, self.high), (self.strengths[0], self.strengths[-1])
+
+    def _moved(
+        self, window: tuple[Point, ...], place: Point, rivals: dict[Point, float]
+    ) -> tuple[Point, ...]:
+        """The window around the minimum, or around a point outside that is lower."""
+        rival = min(rivals, key=rivals.__getitem__, default=None)
+        if rival is not None and rivals[rival] <= 0:
+            return self._window(rival)
+        around = self._window(place)
+        lengths = sorted({length for length, _ in window})
+        same_strengths = {w for _, w in around} == {w for _, w in window}
+        return window if lengths[1] <= place[0] <= lengths[-2] and same_strengths else around
 
     def _rivals(
-        self, window: tuple[float, ...], looks: Sequence[int], evaluate: Evaluate
-    ) -> dict[float, float]:
-        """Lengths outside of the window that may be better than its best, and by how much they are worse.
+        self, window: tuple[Point, ...], looks: Sequence[int], evaluate: Evaluate
+    ) -> dict[Point, float]:
+        """Points outside of the window that may be better than its best, and by how much they are worse.
 
         One that was excluded in a round before gets no more blocks.
         """
-        others = [length for length in self.first_lengths if length not in window]
+        others = [point for point in self.first_points if point not in window]
         inside = evaluate(window, looks[-1])
         best = inside[int(inside.mean(axis=1).argmin())]
-        worse: dict[float, float] = {}
+        worse: dict[Point, float] = {}
         for count in looks:
             if others:
                 margins = evaluate(others, count) - best[:count]
                 errors = margins.std(axis=1, ddof=1) / np.sqrt(count)
                 low = margins.mean(axis=1) - float(stats.t.ppf(EXCLUDED, count - 1)) * errors
-                others = [length for length, bound in zip(others, low, strict=True) if bound <= 0]
+                others = [point for point, bound in zip(others, low, strict=True) if bound <= 0]
                 worse = dict(zip(others, margins.mean(axis=1)[low <= 0].tolist(), strict=True))
         return worse
 
     def _found(
-        self, estimate: "_Estimate", window: tuple[float, ...], blocks: int, rivals: list[float]
+        self, estimate: Estimate, window: tuple[Point, ...], blocks: int, rivals: list[Point]
     ) -> Found:
-        place = estimate.place
-        low = self.low if estimate.low is None else estimate.low
-        high = self.high if estimate.high is None else estimate.high
-        low, high = min([low, *rivals]), max([high, *rivals])
+        intervals, known = [], True
+        for axis, (first, last) in enumerate(self._ends):
+            place, tolerance = estimate.place[axis], self._tolerances[axis]
+            others = [rival[axis] for rival in rivals]
+            low = max(first, min([estimate.low[axis], *others]))
+            high = min(last, max([estimate.high[axis], *others]))
+            known = known and max(high - place, place - low) <= tolerance
+            intervals.append(
+                (max(first, min(low, place - tolerance)), min(last, max(high, place + tolerance)))
+            )
         return Found(
-            place=place,
-            interval=(
-                max(self.low, min(low, place - self.tolerance)),
-                min(self.high, max(high, place + self.tolerance)),
-            ),
-            is_known=max(high - place, place - low) <= self.tolerance,
-            at_edge=place in (self.low, self.high),
-            lengths=window,
+            place=estimate.place,
+            interval=intervals[0],
+            strengths=intervals[1],
+            is_known=known,
+            at_edge=estimate.place[0] in (self.low, self.high),
+            window=window,
             blocks=blocks,
         )
 
-    def _more(self, blocks: int, estimate: "_Estimate") -> int:
+    def _more(self, blocks: int, estimate: Estimate) -> int:
         """The number of blocks of the next round."""
-        needed = blocks * (estimate.half_width / self.tolerance) ** 2
-        return max(ceil(1.25 * blocks), min(GROWTH * blocks, ceil(min(needed, 1e9))))
-
-
-@dataclass(frozen=True)
-class _Estimate:
-    """The minimum as one window shows it, by the polynomial through all its lengths.
-
-    Attributes:
-        low, high: ends of the confidence interval; None: beyond the window.
-        half_width: of an interval for an even curvature.
-    """
-
-    place: float
-    low: float | None
-    high: float | None
-    half_width: float
-
-    @classmethod
-    def of(cls, lengths: Sequence[float], values: Array) -> "_Estimate":
-        """
-        The interval has all places at which the slope may be 0 by Student's t over blocks.
-
-        Args:
-            values: [lengths, blocks].
-        """
-        x, count = coordinate(lengths), values.shape[1]
-        places = np.linspace(x[0], x[-1], PLACES)
-        powers = np.arange(len(x))
-        coefficients = np.linalg.solve((x - x[0])[:, None] ** powers, values)
-        z = (places - x[0])[:, None]
-        slopes = (z ** np.maximum(powers - 1, 0) * powers) @ coefficients
-        curve = (z**powers) @ coefficients.mean(axis=1)
-        slope = slopes.mean(axis=1)
-        error = slopes.std(axis=1, ddof=1) / np.sqrt(count)
-        error *= float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-        k = int(curve.argmin())
-        falling, rising = np.flatnonzero(slope[:k] < -error[:k]), np.flatnonzero(slope > error)
-        rising = rising[rising > k]
-        at = ema_length(places)
-        at[0], at[-1] = lengths[0], lengths[-1]  # as they are, without rounding errors
-        curvature = max(float(np.gradient(slope, places)[k]), 1e-12)
-        reach = ema_length(places[k] + error[k] / curvature * np.array([-1, 1]))
-        return cls(
-            place=float(at[k]),
-            low=float(at[falling[-1]]) if len(falling) else None,
-            high=float(at[rising[0]]) if len(rising) else None,
-            half_width=float(abs(reach - at[k]).max()),
+        ratio = max(
+            half / tolerance
+            for half, tolerance in zip(estimate.half_widths, self._tolerances, strict=True)
+            if tolerance
         )
+        return max(ceil(1.25 * blocks), ceil(blocks * min(GROWTH, ratio**2)))
+
+
+def _around(values: tuple[float, ...], away: Array, count: int) -> tuple[float, ...]:
+    """The `count` neighboring values around the one that is least away."""
+    count = min(count, len(values))
+    first = min(max(int(abs(away).argmin()) - count // 2, 0), len(values) - count)
+    return values[first : first + count]

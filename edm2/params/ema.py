@@ -7,6 +7,7 @@ from pydantic import Field
 from edm2.params.section import Count, EmaLength, EmaLengths, Positive, Section, Times
 
 PILOT_BLOCKS = 10  # seed blocks after which a search knows how many more it needs
+MIN_STRENGTHS = 3  # guidance strengths of a search over these, too
 
 
 class Ema(Section):
