@@ -1,8 +1,9 @@
 """Combinations with `sweep.search` that cannot work."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
-from edm2.params.ema import PILOT_BLOCKS, SearchRange
+from edm2.params.ema import MIN_STRENGTHS, PILOT_BLOCKS, SearchRange
 from edm2.params.errors import Problem
 from edm2.params.tree import Params
 
@@ -38,12 +39,13 @@ def search_problems(params: Params) -> Iterator[Problem]:
             f"at least {PILOT_BLOCKS} with sweep.search: the most seed blocks that it may use",
             "For example 100, with evaluation.samples: 1000.",
         )
-    if len(params.guidance.strength) > 1:
+    strengths = params.guidance.strength
+    if 1 < len(strengths) < MIN_STRENGTHS or any(b <= a for a, b in pairwise(strengths)):
         yield Problem(
             "guidance.strength",
-            list(params.guidance.strength),
-            "one strength with sweep.search",
-            "Search at one strength, or sweep a grid (sweep.search: null).",
+            list(strengths),
+            f"one strength, or {MIN_STRENGTHS} or more in ascending order, with sweep.search",
+            "Several are searched together with the EMA length, from the first to the last one.",
         )
 
 

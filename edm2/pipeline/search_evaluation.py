@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from edm2.metrics.jackknife import pseudovalues
-from edm2.metrics.search import PILOT, Found, Search
+from edm2.metrics.search import PILOT, Found, Point, Search
 from edm2.metrics.statistics import metric_name
 from edm2.pipeline.evaluation_items import Evaluation, ItemEvaluator, Row
 from edm2.pipeline.networks import SweptNetwork
@@ -35,8 +35,11 @@ class SearchEvaluator:
         self.items, self.params = items, items.params
         self.networks = SearchedNetworks(items.replicate, self.params.guidance, manifest)
         self.fixed = [SweptNetwork(**network) for network in manifest["networks"]]
-        self.search = Search(**manifest["search"], max_blocks=self.params.evaluation.seed_blocks)
-        (self.strength,) = self.params.guidance.strength
+        self.search = Search(
+            **manifest["search"],
+            max_blocks=self.params.evaluation.seed_blocks,
+            strengths=self.params.guidance.strength,
+        )
         self._asked: dict[str, Evaluation] = {}
         self._values: dict[tuple[str, ...], Array] = {}  # by names of items
 
@@ -51,35 +54,41 @@ class SearchEvaluator:
         The network at the minimum is evaluated as well, on as many blocks as its neighbors, and on as many
         fresh seeds (evaluation.confirm). An average of fixed length is evaluated on the first blocks.
         """
-        found = None if self.fixed else self.search.find(self._curve)
-        best, blocks = self.fixed[0] if self.fixed else None, PILOT
-        if found is not None:
-            blocks = found.blocks
-            (best,) = self.networks.at([round(found.place, DECIMALS)])
-        assert best is not None
-        sweep = self._blocks(best, blocks)
+        found = None if self.fixed else self.search.find(self._points)
+        if found is None:
+            best, strength, blocks = self.fixed[0], self.search.strengths[0], PILOT
+        else:
+            length, strength = (round(each, DECIMALS) for each in found.place)
+            (best,), blocks = self.networks.at([length]), found.blocks
+        sweep = self._blocks(best, strength, blocks)
         self._complete(sweep)
-        fresh = self._blocks(best, blocks, fresh=True) if self.params.evaluation.confirm else []
+        confirm = self.params.evaluation.confirm
+        fresh = self._blocks(best, strength, blocks, fresh=True) if confirm else []
         self._complete(fresh)
         rows = self.items.complete(list(self._asked.values()))
         self.items.progress.close()
         merged = on_main_process(lambda: self._merged(rows, sweep, fresh, found))
         return pd.DataFrame(rows + merged)
 
-    def _curve(self, lengths: Sequence[float], count: int) -> Array:
+    def _points(self, points: Sequence[Point], count: int) -> Array:
         """What each of the first `count` blocks says of the distance at infinitely many samples."""
-        networks = self.networks.at(lengths)
+        networks = self.networks.at([length for length, _ in points])
         files = [file for network in networks for file in (network.file, network.guide) if file]
         self.items.evaluator.sampler.reader.queue = list(dict.fromkeys(files))
-        groups = [self._blocks(network, count) for network in networks]
+        groups = [
+            self._blocks(network, strength, count)
+            for network, (_, strength) in zip(networks, points, strict=True)
+        ]
         self._complete([item for group in groups for item in group])
         return np.stack(on_main_process(lambda: [self._pseudovalues(group) for group in groups]))
 
-    def _blocks(self, network: SweptNetwork, count: int, fresh: bool = False) -> list[Evaluation]:
+    def _blocks(
+        self, network: SweptNetwork, strength: float, count: int, fresh: bool = False
+    ) -> list[Evaluation]:
         """The items of a network on `count` blocks; fresh ones are after all that a search may use."""
         first = self.params.evaluation.seed_blocks if fresh else 0
         return [
-            Evaluation(network, self.strength, "fresh" if fresh else "sweep", seed)
+            Evaluation(network, strength, "fresh" if fresh else "sweep", seed)
             for seed in self.items.first_seeds(first, count)
         ]
 
@@ -105,16 +114,13 @@ class SearchEvaluator:
         found: Found | None,
     ) -> list[Row]:
         """A row for each network, on all its blocks; that of the best network says where the minimum is."""
-        groups: dict[str, list[Evaluation]] = {}
+        groups: dict[tuple[str, float], list[Evaluation]] = {}
         for item in self.evaluated:
-            groups.setdefault(item.network.name, []).append(item)
-        merged = [self._merged_row(rows, group, sweep) for group in groups.values()]
+            groups.setdefault((item.network.name, item.strength), []).append(item)
+        merged = {key: self._merged_row(rows, group, sweep) for key, group in groups.items()}
         if found is not None:
-            low, high = found.interval
-            place = {"minimum": found.place, "minimum_low": low, "minimum_high": high}
-            best = next(row for row in merged if row["network"] == sweep[0].network.name)
-            best |= {**place, "minimum_known": found.is_known}
-        return merged + ([self._merged_row(rows, fresh, fresh)] if fresh else [])
+            merged[sweep[0].network.name, sweep[0].strength] |= _columns(found)
+        return list(merged.values()) + ([self._merged_row(rows, fresh, fresh)] if fresh else [])
 
     def _merged_row(
         self, rows: Sequence[Row], items: Sequence[Evaluation], best: Sequence[Evaluation]
@@ -128,12 +134,14 @@ class SearchEvaluator:
         values = self._pseudovalues(best)
         difference = self._pseudovalues(items) - self._pseudovalues(best[:count])
         name = metric_name(self.items.evaluator.detector.name, samples, "fd")
-        common = next(
-            row
-            for row in rows
-            if (row["network"], row["metric"]) == (items[0].network.name, name)
-            and row["first_seed"] == items[0].first_seed
-        )
+        first = items[0]
+        same = {
+            "network": first.network.name,
+            "guidance": first.strength,
+            "metric": name,
+            "first_seed": first.first_seed,
+        }
+        common = next(row for row in rows if same.items() <= row.items())
         dims = self.items.evaluator.detector.dims
         return {
             **common,
@@ -144,6 +152,16 @@ class SearchEvaluator:
             "samples": count * samples,
             "merged_blocks": count,
         }
+
+
+def _columns(found: Found) -> Row:
+    """What the row of the best network says of the minimum."""
+    (length, strength), (low, high) = found.place, found.interval
+    columns: Row = {"minimum": length, "minimum_low": low, "minimum_high": high}
+    if found.strengths[0] < found.strengths[1]:
+        names = ("minimum_guidance", "minimum_guidance_low", "minimum_guidance_high")
+        columns |= dict(zip(names, (strength, *found.strengths), strict=True))
+    return {**columns, "minimum_known": found.is_known}
 
 
 def _error(values: Array) -> float:

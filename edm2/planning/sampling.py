@@ -68,15 +68,18 @@ def _search_of(config: ConfigName, params: Params) -> Sweep:
     """A search: its networks have no files."""
     assert params.sweep.search is not None
     evaluation = params.evaluation
-    search = Search(**params.sweep.search.model_dump(), max_blocks=evaluation.seed_blocks)
+    strengths = params.guidance.strength
+    search = Search(
+        **params.sweep.search.model_dump(), max_blocks=evaluation.seed_blocks, strengths=strengths
+    )
     blocks = search.evaluations(evaluation.seed_blocks) + evaluation.confirm * search.max_blocks
     fewest = search.evaluations(PILOT)
-    most = (1 + len(search.lengths)) * search.max_blocks
+    most = search.most_evaluations
     if params.resolved(config).average == "traditional":  # one network, on as many blocks
         blocks, fewest, most = PILOT * (1 + evaluation.confirm), PILOT, PILOT
-    (strength,) = params.guidance.strength
     samples = evaluation.samples
-    return Sweep(0, 0, {strength: blocks * samples}, fewest * samples, most * samples)
+    costly = strengths[0] if len(strengths) == 1 else max(strengths)  # as unguided images cost less
+    return Sweep(0, 0, {costly: blocks * samples}, fewest * samples, most * samples)
 
 
 def search_text(params: Params) -> str:

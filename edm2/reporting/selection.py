@@ -114,8 +114,11 @@ def at_final_time(rows: pd.DataFrame) -> pd.DataFrame:
 
 def at_one_guidance(rows: pd.DataFrame) -> pd.DataFrame:
     """For each config, the rows without guidance; if all are guided, those of the guidance strength
-    with the lowest value.
+    with the lowest value. After a search over strengths, the best network and the rows of the strength
+    next to its own.
     """
+    if "minimum_guidance" in rows and rows["minimum_guidance"].notna().any():
+        return pd.concat([_at_searched_guidance(part) for _, part in rows.groupby("config")])
     strengths = {
         config: 1.0
         if (part["guidance"] == 1).any()
@@ -123,6 +126,15 @@ def at_one_guidance(rows: pd.DataFrame) -> pd.DataFrame:
         for config, part in rows.groupby("config")
     }
     return rows[rows["guidance"] == rows["config"].map(strengths)]
+
+
+def _at_searched_guidance(rows: pd.DataFrame) -> pd.DataFrame:
+    found = rows["minimum"].notna()
+    if not found.any():  # an average of fixed length
+        return rows
+    others = rows[~found]
+    away = (others["guidance"] - rows[found]["guidance"].iloc[0]).abs()
+    return pd.concat([others[away == away.min()], rows[found]])
 
 
 def ema_curve(table: pd.DataFrame) -> pd.DataFrame:
@@ -198,7 +210,8 @@ def best_of(table: pd.DataFrame) -> pd.Series:
     """
     rows = at_final_time(uniform_networks(table))
     unguided = rows[rows["guidance"] == 1]
-    best = minimum(rows if unguided.empty else unguided)
+    over_strengths = "minimum_guidance" in rows and rows["minimum_guidance"].notna().any()
+    best = minimum(rows if unguided.empty or over_strengths else unguided)
     fresh = fresh_seeds_row(table, best)
     if best["valued_on"] == SAME_IMAGES and fresh is not None:
         best["value"], best["valued_on"] = fresh["value"], FRESH_SEEDS
@@ -238,7 +251,11 @@ def search_columns(best: pd.Series) -> dict[str, str]:
     if "minimum" not in best or pd.isna(best["minimum"]):
         return {}
     note = "" if best["minimum_known"] else " (tolerance not reached)"
-    return {"its interval": f"{best['minimum_low']:.3g} to {best['minimum_high']:.3g}{note}"}
+    columns = {"its interval": f"{best['minimum_low']:.3g} to {best['minimum_high']:.3g}{note}"}
+    if "minimum_guidance" in best and not pd.isna(best["minimum_guidance"]):
+        low, high = best["minimum_guidance_low"], best["minimum_guidance_high"]
+        columns["interval of guidance"] = f"{low:.3g} to {high:.3g}"
+    return columns
 
 
 def quality_columns(best: pd.Series) -> dict[str, object]:

@@ -189,7 +189,7 @@ def test_a_combination_that_cannot_work_is_refused(problems, field, changed, key
         ("guidance.strength", [1.0, 2.0]),
     ],
 )
-def test_a_search_is_of_whole_networks_at_the_end_and_one_strength(problems, key, value):
+def test_a_search_is_of_whole_networks_at_the_end_and_few_or_many_strengths(problems, key, value):
     search = {"low": 0.01, "high": 0.25, "tolerance": 0.005}
     changes = {
         "sweep.search": search,

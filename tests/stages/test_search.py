@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import REPLICATE, TINY, entered, make_project, run_stage
+from tiny import REPLICATE, TINY, entered, make_project, run_stage, write_params
 
 from edm2.cli.main import edm2
 from edm2.ema.store import SnapshotStore
@@ -27,10 +27,11 @@ from edm2.pipeline.paths import sweep_folder
 from edm2.reporting.compare import Experiment, compare_experiments
 from edm2.reporting.seed_curves import SeedCurves
 from edm2.reporting.selection import best_of, ema_curve, fresh_seeds_row, read_networks
+from edm2.reporting.sweeps import guidance_curves, minima
 from edm2.reporting.tables import ablation_table, networks_table
 from edm2.runtime.manifest import read_manifest
 
-BEST = 0.12
+BEST, STRENGTH = 0.12, 1.7
 RANGE = {"low": 0.01, "high": 0.25, "tolerance": 0.01}
 SEARCH = {
     **TINY,
@@ -50,7 +51,9 @@ def made_up(self, folder, network, strength, first_seed, progress):
     seeds = range(first_seed, first_seed + count)
     real = self.reference.features
     features = real[np.random.default_rng(first_seed).integers(0, len(real), count)]
-    away = coordinate(network.ema_length) - coordinate(BEST)
+    away = np.zeros(self.detector.dims)
+    away[0::2] = coordinate(network.ema_length) - coordinate(BEST)
+    away[1::2] = 0.0 if strength == 1 else strength - STRENGTH
     collection = Collection(self.detector.dims, self.counts, self.kept_features)
     collection.add(range(count), (features + 0.5 * real.std(axis=0) * away).astype(np.float32))
     labels = self.sampler.labels(seeds)
@@ -117,7 +120,7 @@ def test_all_evaluations_are_in_the_table(searched, table):
     merged = table[table["merged_blocks"].notna() & (table["seeds"] == "sweep")]
     best = best_of(table)
     assert set(items["ema_length"]) - {best["ema_length"]} <= set(search.lengths)
-    assert set(search.first_lengths) <= set(items["ema_length"])
+    assert {length for length, _ in search.first_points} <= set(items["ema_length"])
     for length, part in items[items["seeds"] == "sweep"].groupby("ema_length"):
         (row,) = merged[merged["ema_length"] == length].to_dict("records")
         assert sorted(part["first_seed"]) == [40 * k for k in range(int(row["merged_blocks"]))]
@@ -248,7 +251,8 @@ def test_trainings_are_compared_at_their_own_minimum_and_at_common_lengths(table
     curves = SeedCurves.of(dict(enumerate(without)))
     found = table[table["minimum"].notna()]["value"].item()
     assert curves.own_best(curves.valued_on) == {0: [found], 1: [found + 1]}
-    assert set(Search(**RANGE, max_blocks=30).first_lengths) < set(curves.lengths)
+    first = Search(**RANGE, max_blocks=30).first_points
+    assert {length for length, _ in first} < set(curves.lengths)
 
 
 def test_an_average_of_fixed_length_is_evaluated_alone(unsearched, monkeypatch):
@@ -266,3 +270,30 @@ def test_an_average_of_fixed_length_is_evaluated_alone(unsearched, monkeypatch):
     )
     assert len(ema_curve(table)) == 1
     assert "ours: its interval" not in ablation_table(table)
+
+
+def test_strengths_are_searched_as_well(unsearched):
+    guidance = {
+        "guidance.guide": "snapshot",
+        "guidance.ema_length": 0.1,
+        "guidance.strength": [1.25, 1.5, 1.75, 2.0, 2.25],
+    }
+    write_params(unsearched / "params.yaml", {**SEARCH, **guidance, "sweep.search.tolerance": 0.04})
+    run_stage("sweep_ema", "G")
+    run_stage("fid", "G")
+    table = read_networks([unsearched / TABLE])
+    best = best_of(table)
+    assert best["minimum_low"] <= BEST <= best["minimum_high"]
+    assert best["minimum_guidance_low"] <= STRENGTH <= best["minimum_guidance_high"]
+    assert (best["ema_length"], best["guidance"]) == (
+        round(best["minimum"], 4),
+        round(best["minimum_guidance"], 4),
+    )
+    assert fresh_seeds_row(table, best)["guidance"] == best["guidance"]
+    curve = ema_curve(table)
+    assert best["network"] in set(curve["network"])
+    assert len(curve) > WINDOW
+    assert curve["guidance"].nunique() == 2  # the strength next to the best, and that
+    (row,) = ablation_table(table).to_dict("records")
+    assert "ours: interval of guidance" in row
+    assert not minima(guidance_curves(table), "guidance").empty
