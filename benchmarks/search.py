@@ -4,9 +4,9 @@
 like that measured on the digits with blocks of 500 images: each block has a level and a slope of its own,
 each value a little more. A grid has 31 lengths and 100 blocks, which is 50 000 images a length. The columns:
 how often the interval has the true minimum, the lowest length of a grid on the same and on other seeds, and
-the minimum of a curve that is fitted to the latter; errors of the lengths found, and how much higher the curve
-is there than at its minimum; the images of the search as a share of the grid's; how often the tolerance was
-reached.
+the minimum of a curve that is fitted to the latter; errors of the lengths found, and how much higher the
+curve is there than at its minimum; the images of the search as a share of the grid's; how often the tolerance
+was reached.
 
 `python benchmarks/search.py project DIR [--blocks 10] [--tolerance 0.005]`, after `dvc repro` in DIR,
 searches with a trained network, and evaluates the grid on other seeds. The project is not changed; everything

@@ -82,17 +82,19 @@ def test_euler_evaluates_once_a_step(changed):
 
 
 def test_images_of_a_search_are_between_bounds(changed):
-    """Of one that ends after 10 blocks, and of one that evaluates all lengths on all 100 blocks."""
+    """Of one that ends after 10 blocks, with 4 of the first 6 lengths outside of its window, and of one that
+    evaluates all lengths on all 100 blocks.
+    """
     search = {"low": 0.01, "high": 0.25, "tolerance": 0.005}
     changes = {"sweep.search": search, "sweep.materialize": False, "evaluation.seed_blocks": 100}
     sweep = sweep_of("G", changed({**changes, "evaluation.confirm": False}))
     lengths = Search(**search, max_blocks=100).lengths
     assert (sweep.networks, sweep.guides) == (0, 0)
-    assert sweep.fewest == 1000 * (6 * 10 + 5 * 5)
+    assert sweep.fewest == 1000 * (6 * 10 + 5 * 4)
     assert sweep.most == 1000 * 100 * (len(lengths) + 1)
-    assert sweep.images == {1.0: 1000 * (6 * 100 + 5 * 5)}
+    assert sweep.images == {1.0: 1000 * (6 * 100 + 5 * 4)}
     confirmed = sweep_of("G", changed(changes))
-    assert confirmed.images == {1.0: 1000 * (7 * 100 + 5 * 5)}
+    assert confirmed.images == {1.0: 1000 * (7 * 100 + 5 * 4)}
     fixed = sweep_of("A", changed({**changes, "configs": ["A"]}))
     assert (fixed.images, fixed.fewest, fixed.most) == ({1.0: 20_000}, 10_000, 10_000)
     both = search_text(changed({**changes, "configs": ["A", "G"]}))
