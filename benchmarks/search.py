@@ -34,7 +34,8 @@ ROOT = Path(__file__).parent.parent
 LOW, HIGH, TOLERANCE = 0.01, 0.25, 0.005
 GRID = np.linspace(LOW, HIGH, 31).round(4)
 GRID_IMAGES, SAMPLES = 50_000, 500  # of a length; of a block
-MAX_BLOCKS = GRID_IMAGES // SAMPLES  # a search uses no more seeds than the grid
+GRID_BLOCKS = GRID_IMAGES // SAMPLES
+MAX_BLOCKS = 90  # of a search, which then has at most about a fifth of the grid's images
 Array = NDArray[np.float64]
 Curve = Callable[[Any], Any]
 
@@ -63,8 +64,8 @@ class Synthetic:
     def __init__(self, curve: Curve, noise: tuple[float, float, float], seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.curve, self.seed, self.own = curve, seed, noise[2]
-        self.levels = rng.normal(0, noise[0], MAX_BLOCKS)
-        self.slopes = rng.normal(0, noise[1], MAX_BLOCKS)
+        self.levels = rng.normal(0, noise[0], GRID_BLOCKS)
+        self.slopes = rng.normal(0, noise[1], GRID_BLOCKS)
         self.blocks: dict[float, int] = {}
 
     def __call__(self, points: Sequence[Point], count: int) -> Array:
@@ -75,7 +76,7 @@ class Synthetic:
     def values(self, length: float) -> Array:
         rng = np.random.default_rng([self.seed, round(length * 1e6)])
         slopes = self.slopes * (coordinate(length) + 1)
-        own: Array = rng.normal(0, self.own, MAX_BLOCKS)
+        own: Array = rng.normal(0, self.own, GRID_BLOCKS)
         return self.curve(length) + self.levels + slopes + own
 
 
@@ -115,7 +116,7 @@ def _search_curve(
         "error of grid": abs(other - best),
         "1000 x loss": 1000 * (curve(found.place[0]) - curve(best)),
         "1000 x loss of grid": 1000 * (curve(other) - curve(best)),
-        "images": evaluations / (len(GRID) * MAX_BLOCKS),
+        "images": evaluations / (len(GRID) * GRID_BLOCKS),
         "known": found.is_known,
     }
 
