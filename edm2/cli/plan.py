@@ -1,6 +1,7 @@
 """`edm2 plan`: what the params will cost."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from edm2.cli.amount import Amount
 from edm2.cli.project import ProjectContext
 
 if TYPE_CHECKING:
+    from edm2.planning.intervals import PastEffects
     from edm2.planning.plan import Device
 
 FILE_KEYS = (  # problems of what this machine lacks, which costs nothing to plan
@@ -47,24 +49,41 @@ FILE_KEYS = (  # problems of what this machine lacks, which costs nothing to pla
 @click.option(
     "--measure", is_flag=True, help="Time the computations on this machine, and say how long."
 )
+@click.option(
+    "--from",
+    "revisions",
+    multiple=True,
+    metavar="REVISION",
+    help="Past runs that show what seeds and samples buy, as for `edm2 compare`; may be repeated; default: "
+    "workspace.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def plan(
-    project: ProjectContext, /, file: Path | None, measure: bool, as_json: bool, **options: Any
+    project: ProjectContext,
+    /,
+    file: Path | None,
+    measure: bool,
+    revisions: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Print what FILE (default: the project's params.yaml) will cost, before anything runs.
 
     For each stage: images, operations, memory of a GPU, disk, GPU hours at a stated speed. Nothing is
-    computed, unless --measure times every computation for about a second. ImageNet without its files:
+    computed, unless --measure times every computation for about a second. From past runs with several seeds:
+    what more seeds and samples cost, and how much narrower intervals become. ImageNet without its files:
     --images 1281167 --classes 1000.
     """
     import time
 
     from edm2.params import load
+    from edm2.params.yaml_file import read_yaml
     from edm2.pipeline.past_runs import past_seconds
     from edm2.planning.dataset import dataset_size
+    from edm2.planning.intervals import options_of
     from edm2.planning.plan import Planner
-    from edm2.planning.text import plan_text
+    from edm2.planning.text import intervals_text, plan_text
 
     if file is None or project.root is not None:
         root = project.enter()  # paths in FILE are relative to the project
@@ -72,9 +91,33 @@ def plan(
     params = load(file, FILE_KEYS if options["images"] is not None else ())
     device = _device(options["gpu"], options["tflops"], options["memory"], options["utilization"])
     size = dataset_size(params, options["images"], options["classes"])
+    past = past_effects(read_yaml(file), revisions)
     planner = Planner(params, device, time.perf_counter if measure else None)
     result = planner.plan(size, past_seconds(params))
-    click.echo(json.dumps(result.as_json(), indent=2) if as_json else plan_text(result))
+    more = options_of(result, params, past.effects)
+    if as_json:
+        intervals = past.as_json() | {"options": [o.as_json() for o in more]}
+        click.echo(json.dumps({**result.as_json(), "intervals": intervals}, indent=2))
+    else:
+        click.echo(f"{plan_text(result)}\n\n{intervals_text(result, past, more)}")
+
+
+def past_effects(planned: dict[str, Any], revisions: Sequence[str]) -> "PastEffects":
+    """What past runs show; without `revisions`, those in the workspace, where a problem is a note.
+
+    Raises:
+        UserError: revisions cannot be read or compared.
+    """
+    from edm2.params import UserError
+    from edm2.pipeline.past_runs import WORKSPACE, past_networks
+    from edm2.planning.intervals import PastEffects
+
+    try:
+        return PastEffects.of(past_networks(planned, revisions or (WORKSPACE,)))
+    except UserError as error:
+        if revisions:
+            raise
+        return PastEffects("", {}, str(error))
 
 
 def _device(

@@ -15,6 +15,7 @@ from edm2.planning.workloads import Workload
 from edm2.runtime.precision import with_precision
 
 HOUR = 3600
+COLUMNS = ("flops", "disk_bytes", "gpu_hours", "seconds", "past_seconds")  # that are summed
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,10 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """The plan as a tree of JSON; the names of its keys have the units."""
-        columns = ("flops", "disk_bytes", "gpu_hours", "seconds", "past_seconds")
         return {
             "dataset": asdict(self.size),
             "stages": [asdict(row) for row in self.rows],
-            "total": {column: self.total(column) for column in columns},
+            "total": {column: self.total(column) for column in COLUMNS},
             "warnings": list(self.warnings),
         }
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from edm2.planning.intervals import Option, PastEffects, best_buy
 from edm2.planning.plan import Plan, Row, total
 
 Rows = Sequence[Row]
+Columns = dict[str, Callable[[Rows], str]]  # by their heads
 
 
 def plan_text(plan: Plan) -> str:
@@ -22,29 +24,66 @@ def _table(plan: Plan) -> str:
     for row in plan.rows:
         groups.setdefault(row.group, []).append(row)
     several = any(len(rows) > 1 for rows in groups.values())
-    columns: dict[str, Callable[[Rows], str]] = {
-        "stage": lambda rows: rows[0].group if several else rows[0].stage
-    }
+    columns: Columns = {"stage": lambda rows: rows[0].group if several else rows[0].stage}
     if several:
         columns["trainings"] = lambda rows: str(len(rows)) if rows[0].training else ""
-    columns |= {
-        "images": lambda rows: str(total(rows, "images") or ""),
-        "operations": lambda rows: number_with_prefix(total(rows, "flops")),
-        "GiB a GPU": _memory,
-        "disk": lambda rows: size_text(total(rows, "disk_bytes")),
-    }
-    if plan.total("gpu_hours") is not None:
-        columns["GPU hours"] = lambda rows: number(total(rows, "gpu_hours"))
-        columns["hours"] = lambda rows: number(total(rows, "hours"))
-    if plan.total("seconds") is not None:
-        columns["seconds"] = lambda rows: number(total(rows, "seconds"))
-    if any(row.past_seconds is not None for row in plan.rows):
-        columns["past seconds"] = lambda rows: number(total(rows, "past_seconds"))
+    cost = _columns(plan.rows)
+    first = {name: cost.pop(name) for name in ("images", "operations")}
+    columns |= {**first, "GiB a GPU": _memory, **cost}
     lines = [[cell(rows) for cell in columns.values()] for rows in groups.values()]
     # images are of different kinds, and the stages run one after the other
     hidden = {"stage": "total", "trainings": "", "images": "", "GiB a GPU": ""}
     totals = [hidden[name] if name in hidden else cell(plan.rows) for name, cell in columns.items()]
     return aligned([list(columns), *lines, totals])
+
+
+def _columns(rows: Rows) -> Columns:
+    """What is known of the cost of rows; each makes the cell of a sum."""
+    columns: Columns = {
+        "images": lambda rows: str(total(rows, "images") or ""),
+        "operations": lambda rows: number_with_prefix(total(rows, "flops")),
+        "disk": lambda rows: size_text(total(rows, "disk_bytes")),
+    }
+    if total(rows, "gpu_hours") is not None:
+        columns["GPU hours"] = lambda rows: number(total(rows, "gpu_hours"))
+        columns["hours"] = lambda rows: number(total(rows, "hours"))
+    if total(rows, "seconds") is not None:
+        columns["seconds"] = lambda rows: number(total(rows, "seconds"))
+    if any(row.past_seconds is not None for row in rows):
+        columns["past seconds"] = lambda rows: number(total(rows, "past_seconds"))
+    return columns
+
+
+def intervals_text(plan: Plan, past: PastEffects, options: Sequence[Option]) -> str:
+    """What more trainings and samples buy: a column per option, with what it costs and half-widths."""
+    if not options:
+        return f"Widths of intervals are not known: {past.unknown}"
+    about = (
+        f"Half the width of the 95 % interval of {past.metric}, as expected from past runs, beside what is "
+        "added to the cost:"
+    )
+    rows = [
+        ["", *(option.name for option in options)],
+        ["seeds", *(str(option.seeds) for option in options)],
+        ["seed blocks", *(str(option.seed_blocks) for option in options)],
+        ["samples", *(str(option.samples) for option in options)],
+    ]
+    for name, cell in _columns(plan.rows).items():
+        cells = [cell(option.rows) if option.rows else "" for option in options]
+        rows.append([name, *(text and f"+{text}" for text in cells)])
+    for name in past.effects:
+        rows.append([name, *(_width(option, name) for option in options)])
+    notes = [f"? is not known: {past.unknown}"] if past.unknown else []
+    best = best_buy(options)
+    if best is not None:
+        notes.append(f"Most narrowing for its cost: {best.name}.")
+    return "\n".join([about, "", aligned(rows), "", *notes]).rstrip()
+
+
+def _width(option: Option, name: str) -> str:
+    if option.seeds == 1:
+        return "none"  # a single training has no interval
+    return number(option.half_widths[name]) or "?"
 
 
 def _notes(plan: Plan) -> list[str]:
