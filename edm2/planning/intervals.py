@@ -75,15 +75,15 @@ class PastEffects:
         if self.problem:
             return self.problem
         if not effects:
-            return (
-                "no past runs: run several trainings of each config first, like `seeds: [0, 1]`, or name "
-                "runs with --from."
-            )
+            return "there are no past runs. Run `seeds: [0, 1]` first, or name runs with --from."
         if not any(effect.degrees for effect in effects):
-            return "no trainings with several seeds yet: run `seeds: [0, 1]` first, or name runs with --from."
+            return (
+                "no past runs have trainings with several seeds. Run `seeds: [0, 1]` first, or name runs "
+                "with --from."
+            )
         if all(effect.components is None for effect in effects):
             return (
-                "of more samples, since all past trainings have one seed block, or one seed: run "
+                "past trainings with one seed block do not show what more samples buy. Run "
                 "`evaluation.seed_blocks: 2` first."
             )
         return ""

@@ -22,7 +22,8 @@ def plan_text(plan: Plan) -> str:
 def _table(plan: Plan) -> str:
     groups: dict[str, list[Row]] = {}
     for row in plan.rows:
-        groups.setdefault(row.group, []).append(row)
+        if _costs(row):
+            groups.setdefault(row.group, []).append(row)
     several = any(len(rows) > 1 for rows in groups.values())
     columns: Columns = {"stage": lambda rows: rows[0].group if several else rows[0].stage}
     if several:
@@ -35,6 +36,11 @@ def _table(plan: Plan) -> str:
     hidden = {"stage": "total", "trainings": "", "images": "", "GiB a GPU": ""}
     totals = [hidden[name] if name in hidden else cell(plan.rows) for name, cell in columns.items()]
     return aligned([list(columns), *lines, totals])
+
+
+def _costs(row: Row) -> bool:
+    known = (row.images, row.flops, row.disk_bytes, row.seconds, row.past_seconds)
+    return any(value for value in known)
 
 
 def _columns(rows: Rows) -> Columns:
@@ -89,6 +95,9 @@ def _width(option: Option, name: str) -> str:
 def _notes(plan: Plan) -> list[str]:
     scratch = max(row.scratch_bytes for row in plan.rows)
     notes = [f"Checkpoints take {size_text(scratch)} more while a training runs."]
+    free = dict.fromkeys(row.stage.partition("@")[0] for row in plan.rows if not _costs(row))
+    if free:
+        notes.append(f"Not in the table, as nothing is counted: {', '.join(free)}.")
     if not plan.size.measured:
         notes.append("Sizes of image files are those of ImageNet, not of these images.")
     if plan.total("gpu_hours") is None and plan.total("seconds") is None:
