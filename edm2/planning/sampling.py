@@ -83,7 +83,9 @@ def _search_of(config: ConfigName, params: Params) -> Sweep:
 
 
 def search_text(params: Params) -> str:
-    """How many images the searches of all configs generate, in a sentence."""
+    """How many images the searches of all configs generate, in a sentence; empty without a search."""
+    if params.sweep.search is None:
+        return ""
     sweeps = [sweep_of(config, params.of(config)) for config in params.configs]
     fewest, most = (sum(count) for count in zip(*((s.fewest, s.most) for s in sweeps), strict=True))
     return (
