@@ -122,6 +122,8 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is tuple:
         items = _type(args[0])
         return f"list of {items}" if args[-1] is Ellipsis else f"list of {len(args)}: {items} each"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"`{{{', '.join(annotation.model_fields)}}}`"
     # constraints of a nested pydantic field are in its own metadata
     constraints = [
         constraint

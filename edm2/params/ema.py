@@ -54,8 +54,9 @@ class Sweep(Section):
         description="EMA length of all other tensors; null without tensors"
     )
     search: SearchRange | None = Field(
-        description="find the best EMA length: few images at many lengths, more near the minimum, until "
-        "it is known to the tolerance, or on evaluation.seed_blocks blocks; null: the grid of ema_lengths"
+        description="{low, high, tolerance}: find the best EMA length from low to high: few images at many "
+        "lengths, more near the minimum, until its 95 % confidence interval reaches no further than the "
+        "tolerance on each side, or on evaluation.seed_blocks blocks; null: the grid of ema_lengths"
     )
     normalize_weights: bool = Field(
         description="divide the weights of the snapshots by their sum, as the paper's published code "
