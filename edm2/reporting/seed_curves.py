@@ -8,10 +8,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from edm2.params import UserError
-from edm2.reporting.selection import fresh_seeds_row, seed_block_curves
+from edm2.reporting.selection import (
+    FRESH_SEEDS,
+    OTHER_BLOCKS,
+    SAME_IMAGES,
+    best_of_others,
+    fresh_seeds_row,
+    seed_block_curves,
+)
 
 Trainings = Mapping[int, pd.DataFrame]  # rows of reports/fid of one config, by the training's seed
-OTHER_BLOCKS, FRESH_SEEDS, SAME_IMAGES = "other seed blocks", "fresh seeds", "the same images"
 
 
 @dataclass(frozen=True)
@@ -83,17 +89,3 @@ class SeedCurves:
         """By seed, the values of its seed blocks, each at the block's position in `lengths`."""
         values = self.values[:, chosen, np.arange(len(chosen))]
         return dict(zip(self.seeds, values.tolist(), strict=True))
-
-
-def best_of_others(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Position of the length that is best on the mean of all other blocks; of a single block, on itself.
-
-    Args:
-        values: [trainings, EMA lengths, seed blocks].
-
-    Returns:
-        [trainings, seed blocks].
-    """
-    blocks = values.shape[2]
-    others = values.sum(axis=2, keepdims=True) - values if blocks > 1 else values
-    return others.argmin(axis=1)

@@ -11,13 +11,8 @@ import pandas as pd
 from edm2.metrics.effects import Effect, adjust, effect
 from edm2.params import UserError
 from edm2.reporting.compare import Experiment
-from edm2.reporting.seed_curves import (
-    OTHER_BLOCKS,
-    SAME_IMAGES,
-    SeedCurves,
-    Trainings,
-    best_of_others,
-)
+from edm2.reporting.seed_curves import SeedCurves, Trainings
+from edm2.reporting.selection import OTHER_BLOCKS, SAME_IMAGES, best_of_others
 
 SEEDS = "seeds"
 Choice = Literal["own best", "common"]
