@@ -32,6 +32,7 @@ class Verdict:
         ema_length: whether both are compared at the best EMA length of each training, or at the one that
             is best for all of them together.
         valued_on: images that the values are of, in relation to those that the EMA length was chosen on.
+        differences: of each pair of trainings, by seed; empty if they are not paired.
     """
 
     base: str
@@ -40,6 +41,7 @@ class Verdict:
     ema_length: Choice
     valued_on: str
     effect: Effect
+    differences: Mapping[int, float]
 
     @property
     def where(self) -> str:
@@ -101,7 +103,7 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
         first.metric,
         "own best",
         first.valued_on,
-        effect(first.own_best(), second.own_best()),
+        *_effect(first.own_best(), second.own_best()),
     )
     shared = sorted(set(first.lengths) & set(second.lengths))
     if not shared:
@@ -110,13 +112,24 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
     chosen = best_of_others(
         np.concatenate([first.values, second.values]).mean(axis=0, keepdims=True)
     )[0]
-    common = replace(
-        own,
-        ema_length="common",
-        valued_on=OTHER_BLOCKS if len(chosen) > 1 else SAME_IMAGES,
-        effect=effect(first.valued_at(chosen), second.valued_at(chosen)),
+    common = Verdict(
+        base,
+        change,
+        first.metric,
+        "common",
+        OTHER_BLOCKS if len(chosen) > 1 else SAME_IMAGES,
+        *_effect(first.valued_at(chosen), second.valued_at(chosen)),
     )
     return [own, common]
+
+
+def _effect(
+    base: Mapping[int, float], change: Mapping[int, float]
+) -> tuple[Effect, dict[int, float]]:
+    """The effect, and the differences of its pairs."""
+    found = effect(base, change)
+    seeds = sorted(base.keys() & change.keys()) if found.paired else []
+    return found, {seed: change[seed] - base[seed] for seed in seeds}
 
 
 def verdicts(experiments: Mapping[str, Experiment]) -> list[Verdict]:

@@ -40,6 +40,17 @@ def test_the_common_length_is_best_for_all_trainings_together():
     assert common.effect.difference == pytest.approx(1.2 - 1.5)
 
 
+def test_differences_are_those_of_pairs():
+    def trainings(values):
+        return {seed: blocks((3.0, value, 3.0)) for seed, value in values.items()}
+
+    base = trainings({0: 2.0, 1: 2.5, 2: 2.1})
+    own, common = own_and_common(base, trainings({1: 2.25, 0: 2.5}))
+    assert own.differences == common.differences == {0: 0.5, 1: -0.25}
+    unpaired, _ = own_and_common(base, trainings({5: 2.25, 6: 2.5}))
+    assert unpaired.differences == {}
+
+
 def test_with_one_block_the_best_network_is_valued_on_fresh_seeds():
     def training(curve, fresh):
         rows = blocks(curve)
