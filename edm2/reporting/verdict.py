@@ -18,6 +18,7 @@ from edm2.reporting.seed_curves import (
     Trainings,
     best_of_others,
 )
+from edm2.reporting.trainings import by_training
 
 SEEDS = "seeds"
 Choice = Literal["own best", "common"]
@@ -170,12 +171,8 @@ def _by_params(
         trainings = {(changes, seed) for seed in seeds}
         group = name if trainings & taken else changes
         taken |= trainings
-        for config, of_config in experiment.networks.groupby("config"):
-            of_seed = groups.setdefault(group, {}).setdefault(str(config), {})
-            of_seed |= {
-                int(rows["training_seed"].iloc[0]): rows
-                for _, rows in of_config.groupby("training_seed")
-            }
+        for config, of_config in by_training(experiment.networks).items():
+            groups.setdefault(group, {}).setdefault(config, {}).update(of_config)
     return groups
 
 
