@@ -11,7 +11,7 @@ import pandas as pd
 from edm2.reporting.curves import draw_ema_curves, draw_placeholder, draw_vae
 from edm2.reporting.grids import grid_name
 from edm2.reporting.page import Section, collapsed, paragraph, picture, table
-from edm2.reporting.selection import ema_curve, main_metric
+from edm2.reporting.selection import SAME_IMAGES, ema_curve, main_metric, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs, nonfinite_steps
 from edm2.reporting.tables import (
     ablation_table,
@@ -114,12 +114,16 @@ def _best_sentence(config: str, trainings: Trainings) -> str:
 
 def _selection_note(networks: pd.DataFrame) -> str:
     note = (
-        "The best EMA length was chosen with the same samples that give its value, so the value is "
-        "optimistic. All networks of a curve use the same seeds, so differences along the curve are "
-        "more reliable than its single values."
+        "All networks of a curve use the same seeds, so differences along the curve are more reliable than "
+        "its single values."
     )
-    if (networks["seeds"] == "sweep").all():
-        note += " Set evaluation.confirm to evaluate the best network again on fresh seeds."
+    valued_on = {best_of(part)["valued_on"] for _, part in networks.groupby("config")}
+    if SAME_IMAGES in valued_on:
+        note += (
+            " The best EMA length was chosen with the same samples that give its value, so the value is "
+            "optimistic. Set evaluation.confirm to evaluate the best network again on fresh seeds, or "
+            "evaluation.seed_blocks to 2 or more."
+        )
     return note
 
 

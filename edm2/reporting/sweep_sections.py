@@ -7,7 +7,7 @@ import pandas as pd
 from edm2.reporting.grids import grid_name
 from edm2.reporting.page import Section, collapsed, picture, table
 from edm2.reporting.sections import MEANS
-from edm2.reporting.selection import best_unguided_and_guided, fresh_seeds_row
+from edm2.reporting.selection import best_unguided_and_guided, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.sweeps import (
     draw_curves,

@@ -6,11 +6,18 @@ from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
 from edm2.params.errors import UserError
 from edm2.reporting.reading import REBUILD
-from edm2.reporting.selection import FRECHET, SEED_BLOCK_KEYS, main_metric
+from edm2.reporting.selection import (
+    EVALUATION_KEYS,
+    FRECHET,
+    OTHER_BLOCKS,
+    images_of,
+    main_metric,
+)
 from edm2.reporting.trainings import (
     best_networks,
     by_training,
@@ -67,7 +74,7 @@ def ablation_table(
     """One row per config: our best value and its EMA length, beside the paper's.
 
     Of several trainings of a config, values are means over them, each at its own best EMA length.
-
+    They are of other images than those that chose the EMA length, where there are any ("valued on").
     The names of the columns give detector and sample count of each side, which are never the same.
     Cells of the paper are empty for configs that it does not have.
 
@@ -134,21 +141,30 @@ def curve_means(curve: pd.DataFrame) -> pd.DataFrame:
 def networks_table(table: pd.DataFrame) -> pd.DataFrame:
     """The main metric of every network, and how accurately each was reconstructed.
 
-    Statistics over seed blocks are added if there are several, and whether the detector is at chance if it
-    is. Other metrics with the same sample count have columns of their own, with their standard errors
-    where these are known.
+    Values are means over seed blocks; statistics over these are added if there are several, and whether the
+    detector is at chance if it is. Other metrics with the same sample count have columns of their own, with
+    their standard errors where these are known.
     """
     rows = main_metric(table)
     rows = rows.sort_values(list(NETWORK_ORDER), ascending=list(NETWORK_ORDER.values()))
-    added = [] if (rows["seed_blocks"] == 1).all() else ["seed_blocks", "mean", "std"]
+    lowest = _lowest(rows["seed_blocks"].max())
+    rows = rows.rename(columns={"lowest": lowest})
+    added = [] if (rows["seed_blocks"] == 1).all() else ["seed_blocks", "std", lowest]
     added += ["at_chance"] if rows["at_chance"].any() else []
     others = table[~table["metric"].str.fullmatch(FRECHET)]
     for name, other in others.groupby("metric"):
         names = {"value": str(name), "standard_error": f"{name}: standard error"}
-        values = other[[*SEED_BLOCK_KEYS, *names]].rename(columns=names)
-        rows = rows.merge(values, on=SEED_BLOCK_KEYS, how="left", validate="one_to_one")
+        values = other.groupby(EVALUATION_KEYS)[list(names)].agg(
+            {"value": "mean", "standard_error": _error_of_mean}
+        )
+        rows = rows.join(values.rename(columns=names), on=EVALUATION_KEYS)
         added += [column for column in names.values() if rows[column].notna().any()]
     return rows[NETWORK_COLUMNS + added].reset_index(drop=True)
+
+
+def _error_of_mean(errors: pd.Series) -> float:
+    """Standard error of the mean of independent values with these standard errors."""
+    return float(np.sqrt((errors.astype(float) ** 2).sum(skipna=False)) / len(errors))
 
 
 def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataFrame:
