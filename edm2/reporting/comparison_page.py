@@ -1,0 +1,160 @@
+"""The page of `edm2 compare`: whether a change helps, and what that is concluded from."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from edm2.reporting.changes import Changes, Experiment
+from edm2.reporting.compare import (
+    configs_table,
+    differing_params,
+    draw_comparison,
+    require_one_metric,
+    shown_value,
+    trainings_table,
+)
+from edm2.reporting.forest import draw_forest
+from edm2.reporting.page import collapsed, paragraph, picture, render, table
+from edm2.reporting.tables import write_table
+from edm2.reporting.verdict import Verdict, verdict_table, verdicts_on
+from edm2.runtime.files import write_text
+
+FOREST_CAPTION = (
+    "Difference of each change from its base, and its 95 % interval; left of 0 the change is better. Small "
+    "dots: the difference of each pair of trainings with the same seed. An arrow: the interval is longer."
+)
+CURVES_CAPTION = (
+    "Fréchet distance against EMA length σ_rel. Lower is better; circles mark the minima."
+)
+CONFIGS_NOTE = (
+    "Values are those at the best EMA length of each training, with their mean and its 95 % interval over "
+    "trainings (low, high). The best EMA length is that of the mean over trainings."
+)
+SINGLE = (
+    "One training of each config says nothing about others: there is no interval, and nothing is settled. "
+    "Train with several seeds, like `seeds: [0, 1, 2]`."
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known of experiments.
+
+    Attributes:
+        configs: a row per experiment and config, over its trainings.
+        trainings: a row per training.
+        notes: what is not compared, in sentences.
+    """
+
+    changes: Changes
+    params: Sequence[str]
+    verdicts: Sequence[Verdict]
+    configs: pd.DataFrame
+    trainings: pd.DataFrame
+
+    @classmethod
+    def of(cls, experiments: Mapping[str, Experiment]) -> "Comparison":
+        """
+        Raises:
+            UserError: the experiments were evaluated differently, or have no config in common.
+        """
+        require_one_metric(experiments)
+        changes = Changes.between(experiments)
+        params = differing_params(experiments)
+        return cls(
+            changes,
+            params,
+            verdicts_on(changes.pairs),
+            configs_table(changes.variants, params),
+            trainings_table(changes.variants),
+        )
+
+    def sentences(self) -> list[str]:
+        """The answers, at each one's own best EMA length; then what is not compared."""
+        own = [verdict.sentence for verdict in self.verdicts if verdict.ema_length == "own best"]
+        return [*own, *self.changes.notes]
+
+
+def write_page(comparison: Comparison, folder: Path) -> Path:
+    """Write index.html, which opens without network, and its tables and figures: verdict.csv, compare.csv,
+    trainings.csv, params.csv, forest.png, compare.png, and the figures as svg.
+    """
+    sections = [
+        ("Does it help?", _answers(comparison, folder)),
+        ("EMA length", _curves(comparison, folder)),
+        ("Params that differ", _params(comparison, folder)),
+    ]
+    page = folder / "index.html"
+    write_text(page, render("EDM2 comparison", sections))
+    return page
+
+
+def _answers(comparison: Comparison, folder: Path) -> str:
+    verdicts = comparison.verdicts
+    body = "".join(f"<p><strong>{html.escape(s)}</strong></p>" for s in comparison.sentences())
+    rows = verdict_table(verdicts)
+    write_table(rows, folder / "verdict.csv", folder / "verdict.md")
+    if not verdicts:
+        return body
+    draw_forest(verdicts, folder / "forest.png", folder / "forest.svg")
+    body += picture(folder / "forest.svg", FOREST_CAPTION) + paragraph(corrections(verdicts))
+    return body + table(rows)
+
+
+def corrections(verdicts: Sequence[Verdict]) -> str:
+    """What p-values are corrected for, and what "settled" means, in words."""
+    own = [verdict for verdict in verdicts if verdict.ema_length == "own best"]
+    tested = sum(verdict.effect.interval is not None for verdict in own)
+    if not tested:
+        return SINGLE
+    text = "Settled: p is at most 0.05. "
+    if tested == 1:
+        text += "One comparison is made, so p is not corrected."
+    else:
+        text += (
+            f"{tested} comparisons are made at once, and p is corrected for their number (Holm): the "
+            "probability that any is called settled without an effect is at most 5 %. Each interval is that "
+            "of one comparison alone, so it may exclude 0 where nothing is settled."
+        )
+    if untested := len(own) - tested:
+        text += f" Changes with one training of each have no p and are not counted: {untested}."
+    return text
+
+
+def _curves(comparison: Comparison, folder: Path) -> str:
+    draw_comparison(
+        comparison.changes.variants,
+        comparison.params,
+        folder / "compare.png",
+        folder / "compare.svg",
+    )
+    write_table(comparison.configs, folder / "compare.csv", folder / "compare.md")
+    write_table(comparison.trainings, folder / "trainings.csv", folder / "trainings.md")
+    return (
+        picture(folder / "compare.svg", CURVES_CAPTION)
+        + paragraph(CONFIGS_NOTE)
+        + table(comparison.configs)
+        + collapsed("Each training", table(comparison.trainings))
+    )
+
+
+def _params(comparison: Comparison, folder: Path) -> str:
+    rows = [
+        {
+            "base": pair.base.name,
+            "change": pair.change.name,
+            "param": key,
+            "of base": shown_value(before),
+            "of change": shown_value(after),
+        }
+        for pair in comparison.changes.pairs
+        for key, (before, after) in pair.params.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["base", "change", "param", "of base", "of change"])
+    write_table(frame, folder / "params.csv", folder / "params.md")
+    if frame.empty:
+        return paragraph("None, in the values that the configs use.")
+    return paragraph("With the values that the configs use.") + table(frame)
