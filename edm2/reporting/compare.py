@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -55,7 +56,8 @@ def _over_trainings(trainings: Trainings) -> dict[str, object]:
     """Cells of one config."""
     curves = SeedCurves.of(trainings)
     place = int(curves.values.mean(axis=(0, 2)).argmin())
-    values = curves.own_best()
+    best = curves.own_best(curves.valued_on)
+    values = {seed: float(np.mean(of_blocks)) for seed, of_blocks in best.items()}
     low, high = _interval(list(values.values()))
     at_chance = any(table["at_chance"].any() for table in trainings.values())
     return {
@@ -63,7 +65,7 @@ def _over_trainings(trainings: Trainings) -> dict[str, object]:
         "best EMA length": curves.lengths[place],
         **_interval_of_length(curves),
         "at edge of grid": "yes" if _at_edge(place, len(curves.lengths)) else "no",
-        curves.metric: float(np.mean(list(values.values()))),
+        curves.metric: fmean(values.values()),
         "low": low,
         "high": high,
         "each training": ", ".join(f"{seed}: {value:.4g}" for seed, value in values.items()),

@@ -30,7 +30,7 @@ class Verdict:
         ema_length: whether both are compared at the best EMA length of each training, or at the one that
             is best for all of them together.
         valued_on: images that the values are of, in relation to those that the EMA length was chosen on.
-        differences: of each pair of trainings, by seed; empty if they are not paired.
+        differences: of each pair of trainings, by seed, mean over seed blocks; empty if not paired.
     """
 
     base: str
@@ -59,7 +59,8 @@ class Verdict:
                 "each, which says nothing about others: train with more seeds."
             )
         low, high = effect.interval
-        count = f"{effect.trainings} {'paired ' if effect.paired else ''}trainings"
+        blocks = "one seed block" if effect.blocks == 1 else f"{effect.blocks} seed blocks"
+        count = f"{effect.trainings} {'paired ' if effect.paired else ''}trainings on {blocks}"
         if effect.settled:
             verb = "improves" if effect.difference < 0 else "worsens"
             low, high = sorted((abs(low), abs(high)))
@@ -69,8 +70,13 @@ class Verdict:
             )
         more = effect.more_trainings
         need = "more than can be estimated" if more is None else f"about {more} more"
+        alone = ""
+        if low > 0 or high < 0:
+            alone = (
+                f"; it would be if it were the only comparison (p = {effect.p_value:.2g} of all)"
+            )
         return (
-            f"{step}: not settled. {self.metric} changes by {effect.difference:+.3g} "
+            f"{step}: not settled{alone}. {self.metric} changes by {effect.difference:+.3g} "
             f"[{low:+.3g}, {high:+.3g}] over {count}; needed: {need}."
         )
 
@@ -97,13 +103,15 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
             f"{base} was evaluated on {blocks[0]} seed blocks, {change} on {blocks[1]}: expected as many. "
             "Use the same evaluation.seed_blocks."
         )
+    same = first.valued_on == second.valued_on
+    valued_on = first.valued_on if same else SAME_IMAGES
     own = Verdict(
         base,
         change,
         first.metric,
         "own best",
-        first.valued_on,
-        *_effect(first.own_best(), second.own_best()),
+        valued_on,
+        *_effect(first.own_best(valued_on), second.own_best(valued_on)),
     )
     shared = sorted(set(first.lengths) & set(second.lengths))
     if not shared:
@@ -124,12 +132,12 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
 
 
 def _effect(
-    base: Mapping[int, float], change: Mapping[int, float]
+    base: Mapping[int, Sequence[float]], change: Mapping[int, Sequence[float]]
 ) -> tuple[Effect, dict[int, float]]:
-    """The effect, and the differences of its pairs."""
+    """The effect, and the difference of each pair, from values of seed blocks by training."""
     found = effect(base, change)
     seeds = sorted(base.keys() & change.keys()) if found.paired else []
-    return found, {seed: change[seed] - base[seed] for seed in seeds}
+    return found, {seed: float(np.mean(change[seed]) - np.mean(base[seed])) for seed in seeds}
 
 
 def verdicts(experiments: Mapping[str, Experiment]) -> list[Verdict]:
@@ -165,7 +173,9 @@ def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """A row per verdict."""
+    """A row per verdict. `low` and `high` are of this comparison alone, `p (corrected)` and `settled` of
+    all together. `variance from samples` is the part that more samples would remove, from 0 to 1.
+    """
     unknown = float("nan")
     rows = []
     for verdict in verdicts:
@@ -179,10 +189,14 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "EMA length": verdict.ema_length,
                 "valued on": verdict.valued_on,
                 "trainings": effect.trainings,
+                "seed blocks": effect.blocks,
                 "paired": "yes" if effect.paired else "no",
                 "difference": effect.difference,
                 "low": low,
                 "high": high,
+                "variance from samples": unknown
+                if effect.sample_share is None
+                else effect.sample_share,
                 "probability of improvement": unknown
                 if effect.improvement is None
                 else effect.improvement,
