@@ -42,7 +42,7 @@ def listed(names: dict[str, list[str]]) -> str:
     for kind, of_kind in names.items():
         more = len(of_kind) - MAX_LISTED
         rest = f" and {more} more" if more > 0 else ""
-        kinds.append(f"{kind}: {', '.join(of_kind[:MAX_LISTED])}{rest}")
+        kinds.append(f"{kind} {', '.join(of_kind[:MAX_LISTED])}{rest}")
     return "; ".join(kinds)
 
 

@@ -78,10 +78,11 @@ def _of_config(name: str, revision: str, config: str) -> Target:
     if _identity(revision) is None:
         raise _unknown(name, revision)
     params = read_params(revision)
-    if config not in params["configs"]:
+    configs = params["configs"]
+    if config not in configs:
         raise UserError(
-            f"{name}: {revision} has no config {config}: expected one of "
-            f"{', '.join(params['configs'])}. {did_you_mean(config, params['configs'])}"
+            f"{name}: {revision} has no config {config}: expected one of {', '.join(configs)}. "
+            f"{did_you_mean(config, configs)}".rstrip()
         )
     return Target(revision, [config], True, params)
 
@@ -89,9 +90,10 @@ def _of_config(name: str, revision: str, config: str) -> Target:
 def _unknown(name: str, revision: str) -> UserError:
     configs, revisions = read_params(WORKSPACE)["configs"], revision_names()
     known = {f"configs of the {WORKSPACE}": configs, **revisions}
-    every = [WORKSPACE, *(each for names in known.values() for each in names)]
+    every = [WORKSPACE, "HEAD", *(each for names in known.values() for each in names)]
+    which = "neither a revision nor a config" if name == revision else "no revision"
     return UserError(
-        f"{name}: {revision} is no revision, and no config of the {WORKSPACE}: expected a commit, or one of "
-        f"these names. {listed(known)}. {did_you_mean(revision, every)}"
+        f"{name}: {revision} is {which}: expected a commit, {WORKSPACE}, or one of these names: "
+        f"{listed(known)}. {did_you_mean(revision, every)}"
         f"{'' if revisions else f'Without commits in git there is only the {WORKSPACE}.'}".rstrip()
     )

@@ -1,7 +1,8 @@
 """Experiments, and which of their configs a comparison is about, each with all of its trainings."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -100,82 +101,120 @@ class Changes:
             UserError: the first experiment and another one have no config to be compared.
         """
         base, *others = groups = _grouped(experiments)
-        variants = [group.variant(config) for group in groups for config in group.configs]
+        first, *rest = variants = _variants(groups)
+        every = [variant for of_group in variants for variant in of_group.values()]
         if not others:
-            names = list(base.configs)
-            pairs = [Change(base.variant(a), base.variant(b)) for a, b in pairwise(names)]
-            return cls(pairs, [] if pairs else [_alone(base)], variants)
+            pairs = [Change(a, b) for a, b in pairwise(first.values())]
+            return cls(pairs, [] if pairs else [_alone(base)], every)
         pairs, notes = [], []
-        for other in others:
+        for other, of_other in zip(others, rest, strict=True):
             names_of_both = _counterparts(base, other)
-            pairs += [Change(base.variant(a), other.variant(b)) for a, b in names_of_both]
+            pairs += [Change(first[a], of_other[b]) for a, b in names_of_both]
             notes += _left_out(base, other, names_of_both)
-        return cls(pairs, notes, variants)
+        return cls(pairs, notes, every)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Group:
     """Experiments with the same params and configs.
 
     Attributes:
-        label: what distinguishes it from the first group.
-        members: names of the experiments.
-        revisions: where their results are from.
-        configs: by config, its params as used, and its trainings.
+        base: the first experiment of the comparison.
+        written: params that are written differently than in `base`.
+        revision: that of the group, if params do not distinguish it from the base.
+        members: the experiments by name.
     """
 
-    label: str
-    members: list[str] = field(default_factory=list)
-    revisions: list[str] = field(default_factory=list)
-    configs: dict[str, tuple[FlatParams, dict[int, Any]]] = field(default_factory=dict)
+    base: Experiment
+    written: Sequence[str]
+    revision: str
+    members: dict[str, Experiment]
 
-    def add(self, name: str, experiment: Experiment) -> None:
-        self.members.append(name)
-        self.revisions.append(experiment.revision or name)
-        for config, trainings in experiment.trainings.items():
-            used = experiment.used.get(config, {})
-            _, of_group = self.configs.setdefault(config, (used, {}))
-            of_group |= trainings
+    @property
+    def name(self) -> str:
+        return next(iter(self.members))
+
+    @property
+    def configs(self) -> dict[str, dict[int, pd.DataFrame]]:
+        """The trainings of each config."""
+        configs: dict[str, dict[int, pd.DataFrame]] = {}
+        for experiment in self.members.values():
+            for config, trainings in experiment.trainings.items():
+                configs.setdefault(config, {}).update(trainings)
+        return configs
+
+    @property
+    def revisions(self) -> list[str]:
+        return [experiment.revision or name for name, experiment in self.members.items()]
 
     def variant(self, config: str) -> Variant:
-        name = f"{config} ({self.label})" if self.label else config
-        return Variant(name, self.revisions, config, *self.configs[config])
+        used = next(iter(self.members.values())).used.get(config, {})
+        label = self._label(config, used)
+        name = f"{config} ({label})" if label else config
+        return Variant(name, self.revisions, config, used, self.configs[config])
+
+    def _label(self, config: str, used: FlatParams) -> str:
+        """What distinguishes a config from the base: params with the values that it uses, or the revision.
+
+        Empty if nothing does.
+        """
+        if self.revision or not self.written:
+            return self.revision
+        of_base, own = self.base.used.get(config), f"{PER_CONFIG}{config}."
+        keys = sorted({key.replace(own, "diffusion.") for key in self.written})
+        changed = [k for k in keys if k in used and (not of_base or of_base.get(k) != used[k])]
+        if not 0 < len(changed) <= MAX_NAMED:
+            return ", ".join(self.revisions)
+        return ", ".join(f"{key}={used[key]}" for key in changed)
+
+
+def _variants(groups: Sequence[_Group]) -> list[dict[str, Variant]]:
+    """By group and config. Those of the same name are named by their experiments instead."""
+    variants = [{config: group.variant(config) for config in group.configs} for group in groups]
+    count = Counter(variant.name for of_group in variants for variant in of_group.values())
+    return [
+        {
+            config: replace(variant, name=f"{config} ({', '.join(variant.experiments)})")
+            if count[variant.name] > 1
+            else variant
+            for config, variant in of_group.items()
+        }
+        for of_group in variants
+    ]
 
 
 def _grouped(experiments: Mapping[str, Experiment]) -> list[_Group]:
-    """The first group has the first experiment, whose name is the base's; the others in their order."""
-    revisions = {name: experiment.revision or name for name, experiment in experiments.items()}
+    """The first group has the first experiment; the others follow in their order."""
     (first_name, first), *_ = experiments.items()
     groups: dict[tuple[str, ...], _Group] = {}
     taken: set[tuple[object, ...]] = set()
     for name, experiment in experiments.items():
         written = _written_differently(first, experiment)
-        configs = experiment.networks["config"].unique()
-        seeds = experiment.networks["training_seed"].unique()
-        trainings = {(*written, config, seed) for config in configs for seed in seeds}
-        other_code = bool(trainings & taken)
+        values = [f"{key}={experiment.params.get(key)}" for key in written]
+        trainings = {
+            (*values, config, seed)
+            for config, of_config in experiment.trainings.items()
+            for seed in of_config
+        }
+        other_code, revision = bool(trainings & taken), experiment.revision or name
         taken |= trainings
-        key = (name,) if other_code else (*written, "", *configs)
+        key = (name,) if other_code else (*values, "", *experiment.trainings)
         if key not in groups:
-            label = revisions[name]
-            if not other_code and 0 < len(written) <= MAX_NAMED:
-                label = ", ".join(written)
-            elif not other_code and not written and label == revisions[first_name]:
-                label = ""
-            groups[key] = _Group(label)
-        groups[key].add(name, experiment)
+            of_base = not written and revision == (first.revision or first_name)
+            named = other_code or not (written or of_base)
+            groups[key] = _Group(first, written, revision if named else "", {})
+        groups[key].members[name] = experiment
     return list(groups.values())
 
 
 def _written_differently(first: Experiment, other: Experiment) -> list[str]:
-    """The params that are written differently from the first experiment, with their values."""
     a, b = first.params, other.params
     keys = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-    return [f"{key}={b.get(key)}" for key in keys if key not in COMMON]
+    return [key for key in keys if key not in COMMON]
 
 
 def _alone(group: _Group) -> str:
-    one = f"{group.members[0]} has one config"
+    one = f"{group.name} has one config"
     if len(group.members) > 1:
         one = f"{', '.join(group.members)} are one config: they differ at most in `seeds`"
     return f"Nothing to compare: {one}. Name a change, too."
@@ -188,9 +227,9 @@ def _counterparts(base: _Group, other: _Group) -> list[tuple[str, str]]:
     shared = [config for config in other.configs if config in base.configs]
     if not shared:
         raise UserError(
-            f"{base.members[0]} has the configs {', '.join(base.configs)}, {other.members[0]} has "
+            f"{base.name} has the configs {', '.join(base.configs)}, {other.name} has "
             f"{', '.join(other.configs)}: expected one that both have. Name one of each, like "
-            f"{base.members[0]}:{next(iter(base.configs))}."
+            f"{base.name}:{next(iter(base.configs))}."
         )
     return [(config, config) for config in shared]
 
@@ -201,7 +240,7 @@ def _left_out(base: _Group, other: _Group, compared: Sequence[tuple[str, str]]) 
         return []
     shared = {config for config, _ in compared}
     return [
-        f"Not compared: {', '.join(missing)}, which only {group.members[0]} has."
+        f"Not compared: {', '.join(missing)}, which only {group.name} has."
         for group in (base, other)
         if (missing := [config for config in group.configs if config not in shared])
     ]

@@ -56,6 +56,7 @@ def _over_trainings(trainings: Trainings) -> dict[str, object]:
     """Cells of one config."""
     curves = SeedCurves.of(trainings)
     place = int(curves.values.mean(axis=(0, 2)).argmin())
+    at_edge = len(curves.lengths) > 1 and place in (0, len(curves.lengths) - 1)
     best = curves.own_best(curves.valued_on)
     values = {seed: float(np.mean(of_blocks)) for seed, of_blocks in best.items()}
     low, high = _interval(list(values.values()))
@@ -63,8 +64,8 @@ def _over_trainings(trainings: Trainings) -> dict[str, object]:
     return {
         "trainings": len(values),
         "best EMA length": curves.lengths[place],
-        **_interval_of_length(curves),
-        "at edge of grid": "yes" if _at_edge(place, len(curves.lengths)) else "no",
+        **({} if at_edge else _interval_of_length(curves)),
+        "at edge of grid": "yes" if at_edge else "no",
         curves.metric: fmean(values.values()),
         "low": low,
         "high": high,
@@ -80,10 +81,6 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
         return math.nan, math.nan
     low, high = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
     return float(low), float(high)
-
-
-def _at_edge(place: int, count: int) -> bool:
-    return count > 1 and place in (0, count - 1)
 
 
 def _interval_of_length(curves: SeedCurves) -> dict[str, str]:
@@ -112,8 +109,9 @@ def trainings_table(variants: Sequence[Variant]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def require_one_metric(experiments: Mapping[str, Experiment]) -> None:
-    """
+def one_metric(experiments: Mapping[str, Experiment]) -> str:
+    """The name of the metric of all experiments.
+
     Raises:
         UserError: the experiments were evaluated with different metrics.
     """
@@ -128,6 +126,7 @@ def require_one_metric(experiments: Mapping[str, Experiment]) -> None:
             "distance depends on detector and sample count. Compare experiments with the same "
             "evaluation.detector and evaluation.samples."
         )
+    return str(next(iter(metrics.values())))
 
 
 def _decay_time(used: FlatParams) -> float:
@@ -158,12 +157,16 @@ def differing_params(experiments: Mapping[str, Experiment]) -> list[str]:
 
 
 def draw_comparison(variants: Sequence[Variant], params: Sequence[str], *paths: Path) -> None:
-    """All EMA curves in one figure, minima marked. The legend has the values of `params`, if these are at
-    most MAX_LEGEND_PARAMS.
+    """All EMA curves in one figure, minima marked, above a legend with the values of `params`, if these are
+    at most MAX_LEGEND_PARAMS.
     """
     shown = params if len(params) <= MAX_LEGEND_PARAMS else []
+    lines = sum(len(variant.trainings) for variant in variants)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(10, 4.4))
+        heights = 3.8, 0.2 * lines
+        figure, (axes, below) = plt.subplots(
+            2, 1, figsize=(6.6, sum(heights) + 0.3), height_ratios=heights
+        )
         for variant in variants:
             values = [f"{k.rpartition('.')[2]} {shown_value(variant.used.get(k))}" for k in shown]
             name = f"{', '.join(variant.experiments)} {variant.config}"
@@ -171,7 +174,10 @@ def draw_comparison(variants: Sequence[Variant], params: Sequence[str], *paths: 
                 label = f"{name}-{seed} ({', '.join(values)})" if values else f"{name}-{seed}"
                 curve = ema_curve(networks)
                 draw_curve(axes, label, curve)
-        finish_ema_axes(axes, curve, legend_outside=True)
+        finish_ema_axes(axes, curve, legend_outside=False)
+        axes.legend([], frameon=False)
+        below.legend(*axes.get_legend_handles_labels(), frameon=False, loc="upper left")
+        below.set_axis_off()
         save_figure(figure, *paths)
 
 

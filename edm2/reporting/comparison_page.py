@@ -12,7 +12,7 @@ from edm2.reporting.compare import (
     configs_table,
     differing_params,
     draw_comparison,
-    require_one_metric,
+    one_metric,
     shown_value,
     trainings_table,
 )
@@ -33,6 +33,7 @@ CONFIGS_NOTE = (
     "Values are those at the best EMA length of each training, with their mean and its 95 % interval over "
     "trainings (low, high). The best EMA length is that of the mean over trainings."
 )
+SPACE = "\N{NO-BREAK SPACE}"
 SINGLE = (
     "One training of each config says nothing about others: there is no interval, and nothing is settled. "
     "Train with several seeds, like `seeds: [0, 1, 2]`."
@@ -44,11 +45,13 @@ class Comparison:
     """What is known of experiments.
 
     Attributes:
+        metric: name of the Fréchet distance.
+        params: that are written or used differently.
         configs: a row per experiment and config, over its trainings.
         trainings: a row per training.
-        notes: what is not compared, in sentences.
     """
 
+    metric: str
     changes: Changes
     params: Sequence[str]
     verdicts: Sequence[Verdict]
@@ -61,21 +64,17 @@ class Comparison:
         Raises:
             UserError: the experiments were evaluated differently, or have no config in common.
         """
-        require_one_metric(experiments)
+        metric = one_metric(experiments)
         changes = Changes.between(experiments)
         params = differing_params(experiments)
         return cls(
+            metric,
             changes,
             params,
             verdicts_on(changes.pairs),
             configs_table(changes.variants, params),
             trainings_table(changes.variants),
         )
-
-    def sentences(self) -> list[str]:
-        """The answers, at each one's own best EMA length; then what is not compared."""
-        own = [verdict.sentence for verdict in self.verdicts if verdict.ema_length == "own best"]
-        return [*own, *self.changes.notes]
 
 
 def write_page(comparison: Comparison, folder: Path) -> Path:
@@ -94,19 +93,55 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
 
 def _answers(comparison: Comparison, folder: Path) -> str:
     verdicts = comparison.verdicts
-    body = "".join(f"<p><strong>{html.escape(s)}</strong></p>" for s in comparison.sentences())
+    body = "".join(
+        f"<p><strong>{html.escape(v.sentence)}</strong></p>" for v in _own_best(verdicts)
+    )
+    body += "".join(paragraph(note) for note in comparison.changes.notes)
     rows = verdict_table(verdicts)
     write_table(rows, folder / "verdict.csv", folder / "verdict.md")
     if not verdicts:
         return body
     draw_forest(verdicts, folder / "forest.png", folder / "forest.svg")
     body += picture(folder / "forest.svg", FOREST_CAPTION) + paragraph(corrections(verdicts))
-    return body + table(rows)
+    return body + table(_short_verdicts(rows))
+
+
+def _own_best(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    return [verdict for verdict in verdicts if verdict.ema_length == "own best"]
+
+
+def _short_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The table of verdicts as the page has it."""
+    change = rows["base"] + " → " + rows["change"]
+    return pd.DataFrame(
+        {
+            "change": change.where(~change.duplicated(), ""),
+            "EMA length": _unwrapped(rows["EMA length"]),
+            "difference, 95 % interval": _with_interval(rows, "difference"),
+            "settled": rows["settled"],
+            "p (corrected)": rows["p (corrected)"],
+            **{name: rows[name] for name in ("probability of improvement", "more trainings")},
+            **{name: rows[name] for name in ("variance from samples", "trainings", "seed blocks")},
+            "valued on": _unwrapped(rows["valued on"]),
+        }
+    )
+
+
+def _unwrapped(cells: pd.Series) -> pd.Series:
+    return cells.str.replace(" ", SPACE)
+
+
+def _with_interval(rows: pd.DataFrame, column: str) -> list[str]:
+    """Values with their interval, in cells that are not wrapped."""
+    return [
+        f"{value:.4g}" + ("" if pd.isna(low) else f"{SPACE}[{low:.4g},{SPACE}{high:.4g}]")
+        for value, low, high in zip(rows[column], rows["low"], rows["high"], strict=True)
+    ]
 
 
 def corrections(verdicts: Sequence[Verdict]) -> str:
     """What p-values are corrected for, and what "settled" means, in words."""
-    own = [verdict for verdict in verdicts if verdict.ema_length == "own best"]
+    own = _own_best(verdicts)
     tested = sum(verdict.effect.interval is not None for verdict in own)
     if not tested:
         return SINGLE
@@ -136,9 +171,16 @@ def _curves(comparison: Comparison, folder: Path) -> str:
     return (
         picture(folder / "compare.svg", CURVES_CAPTION)
         + paragraph(CONFIGS_NOTE)
-        + table(comparison.configs)
+        + table(_short_configs(comparison.configs, comparison.metric))
         + collapsed("Each training", table(comparison.trainings))
     )
+
+
+def _short_configs(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The table of configs as the page has it."""
+    short = rows.assign(**{metric: _with_interval(rows, metric)})
+    short["each training"] = _unwrapped(rows["each training"])
+    return short.drop(columns=["low", "high", "valued on"])
 
 
 def _params(comparison: Comparison, folder: Path) -> str:

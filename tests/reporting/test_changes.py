@@ -83,6 +83,31 @@ def test_many_params_are_named_by_their_experiment():
     assert names(a=experiment("G"), b=many) == [("G", "G (b)", 1, 1)]
 
 
+def test_params_are_named_with_the_values_that_the_config_uses():
+    """Of config G they are overridden: by what is written for it, or by what stays the same."""
+    own = "diffusion.per_config.G.lr_ref"
+    base = experiment("FG", **{"diffusion.lr_ref": 1})
+
+    def changed(used, **written):
+        of_f = {"diffusion.lr_ref": written["diffusion.lr_ref"]}
+        return Experiment(base.networks, {**base.params, **written}, {"F": of_f, "G": used})
+
+    same = changed(base.used["G"], **{"diffusion.lr_ref": 2})
+    assert names(a=base, b=same)[1][:2] == ("G", "G (b)")
+    both = changed({"diffusion.lr_ref": 3}, **{"diffusion.lr_ref": 2, own: 3})
+    assert [change for _, change, _, _ in names(a=base, b=both)] == [
+        "F (diffusion.lr_ref=2)",
+        "G (diffusion.lr_ref=3)",
+    ]
+
+
+def test_changes_of_the_same_name_are_named_by_their_experiments():
+    """One of them changes a param, too, which the config does not use."""
+    base, b, c = experiment("G"), experiment("G", rate=2), experiment("G", rate=2, unused=1)
+    c.used["G"].pop("unused")
+    assert [change for _, change, _, _ in names(a=base, b=b, c=c)] == ["G (b)", "G (c)"]
+
+
 def test_configs_that_only_one_has_are_named():
     changes = Changes.between({"a": experiment("CDG"), "b": experiment("DGH", rate=2)})
     assert len(changes.pairs) == 2

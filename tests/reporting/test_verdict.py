@@ -196,8 +196,8 @@ def test_all_changes_of_a_comparison_are_corrected_together():
     found = verdicts(
         {
             "a": Experiment(of(2.0, 2.1, 2.2), {}, {}),
-            "b": Experiment(of(1.0, 1.2, 1.1), {"rate": 2}, {}),
-            "c": Experiment(of(1.0, 1.2, 1.2), {"rate": 3}, {}),
+            "b": Experiment(of(1.0, 1.2, 1.1), {"rate": 2}, {"G": {"rate": 2}}),
+            "c": Experiment(of(1.0, 1.2, 1.2), {"rate": 3}, {"G": {"rate": 3}}),
         }
     )
     own = [v for v in found if v.ema_length == "own best"]
