@@ -9,6 +9,8 @@ from edm2.runtime.manifest import write_manifest
 
 ARTIFACTS = (
     "index.html",
+    "verdict.csv",
+    "verdict.png",
     "ema_curves.png",
     "ablation.csv",
     "training.png",

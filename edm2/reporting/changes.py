@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from edm2.params import UserError
-from edm2.reporting.seed_curves import Trainings
+from edm2.reporting.trainings import Trainings, by_training
 
 FlatParams = Mapping[str, Any]  # by key path
 COMMON = ("configs", "seeds")  # what is trained, and not how
@@ -37,13 +37,7 @@ class Experiment:
     @property
     def trainings(self) -> dict[str, dict[int, pd.DataFrame]]:
         """The rows of each training, by config and seed."""
-        groups: dict[str, dict[int, pd.DataFrame]] = {}
-        for config, of_config in self.networks.groupby("config", sort=False):
-            groups[str(config)] = {
-                int(rows["training_seed"].iloc[0]): rows
-                for _, rows in of_config.groupby("training_seed")
-            }
-        return groups
+        return by_training(self.networks)
 
 
 @dataclass(frozen=True)
@@ -165,7 +159,7 @@ class _Group:
         changed = [k for k in keys if k in used and (not of_base or of_base.get(k) != used[k])]
         if not 0 < len(changed) <= MAX_NAMED:
             return ", ".join(self.revisions)
-        return ", ".join(f"{key}={used[key]}" for key in changed)
+        return ", ".join(f"{key}={shown_value(used[key])}" for key in changed)
 
 
 def _variants(groups: Sequence[_Group]) -> list[dict[str, Variant]]:
@@ -244,3 +238,10 @@ def _left_out(base: _Group, other: _Group, compared: Sequence[tuple[str, str]]) 
         for group in (base, other)
         if (missing := [config for config in group.configs if config not in shared])
     ]
+
+
+def shown_value(value: object) -> str:
+    """The value of a param, in words."""
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -3,22 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from edm2.metrics.minima import MIN_LENGTHS, locate_minimum
 from edm2.params import UserError
-from edm2.reporting.changes import COMMON, PER_CONFIG, Experiment, FlatParams, Variant
+from edm2.reporting.changes import COMMON, PER_CONFIG, Experiment, FlatParams, Variant, shown_value
 from edm2.reporting.curves import STYLE, draw_curve, finish_ema_axes, save_figure
-from edm2.reporting.seed_curves import SeedCurves, Trainings
+from edm2.reporting.seed_curves import SeedCurves
 from edm2.reporting.selection import best_of, ema_curve, quality_columns
+from edm2.reporting.trainings import Trainings, mean_and_interval
 
 MAX_LEGEND_PARAMS = 3
-CONFIDENCE = 0.95
 
 
 def configs_table(variants: Sequence[Variant], params: Sequence[str]) -> pd.DataFrame:
@@ -59,28 +57,20 @@ def _over_trainings(trainings: Trainings) -> dict[str, object]:
     at_edge = len(curves.lengths) > 1 and place in (0, len(curves.lengths) - 1)
     best = curves.own_best(curves.valued_on)
     values = {seed: float(np.mean(of_blocks)) for seed, of_blocks in best.items()}
-    low, high = _interval(list(values.values()))
+    mean, low, high = mean_and_interval(list(values.values()))
     at_chance = any(table["at_chance"].any() for table in trainings.values())
     return {
         "trainings": len(values),
         "best EMA length": curves.lengths[place],
         **({} if at_edge else _interval_of_length(curves)),
         "at edge of grid": "yes" if at_edge else "no",
-        curves.metric: fmean(values.values()),
+        curves.metric: mean,
         "low": low,
         "high": high,
         "each training": ", ".join(f"{seed}: {value:.4g}" for seed, value in values.items()),
         "valued on": curves.valued_on,
         **({"detector at chance": "yes"} if at_chance else {}),
     }
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % confidence interval of the mean over trainings; NaN with one."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
-    return float(low), float(high)
 
 
 def _interval_of_length(curves: SeedCurves) -> dict[str, str]:
@@ -161,27 +151,18 @@ def draw_comparison(variants: Sequence[Variant], params: Sequence[str], *paths: 
     at most MAX_LEGEND_PARAMS.
     """
     shown = params if len(params) <= MAX_LEGEND_PARAMS else []
-    lines = sum(len(variant.trainings) for variant in variants)
     with plt.rc_context(STYLE):
-        heights = 3.8, 0.2 * lines
+        heights = 3.8, 0.2 * len(variants)
         figure, (axes, below) = plt.subplots(
             2, 1, figsize=(6.6, sum(heights) + 0.3), height_ratios=heights
         )
         for variant in variants:
             values = [f"{k.rpartition('.')[2]} {shown_value(variant.used.get(k))}" for k in shown]
             name = f"{', '.join(variant.experiments)} {variant.config}"
-            for seed, networks in variant.trainings.items():
-                label = f"{name}-{seed} ({', '.join(values)})" if values else f"{name}-{seed}"
-                curve = ema_curve(networks)
-                draw_curve(axes, label, curve)
+            curve = pd.concat([ema_curve(networks) for networks in variant.trainings.values()])
+            draw_curve(axes, f"{name} ({', '.join(values)})" if values else name, curve)
         finish_ema_axes(axes, curve, legend_outside=False)
         axes.legend([], frameon=False)
         below.legend(*axes.get_legend_handles_labels(), frameon=False, loc="upper left")
         below.set_axis_off()
         save_figure(figure, *paths)
-
-
-def shown_value(value: object) -> str:
-    if value is None:
-        return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)

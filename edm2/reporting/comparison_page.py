@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from edm2.reporting.changes import Changes, Experiment
+from edm2.reporting.changes import Changes, Experiment, shown_value
 from edm2.reporting.compare import (
     configs_table,
     differing_params,
     draw_comparison,
     one_metric,
-    shown_value,
     trainings_table,
 )
 from edm2.reporting.forest import draw_forest
@@ -27,7 +26,8 @@ FOREST_CAPTION = (
     "dots: the difference of each pair of trainings with the same seed. An arrow: the interval is longer."
 )
 CURVES_CAPTION = (
-    "Fréchet distance against EMA length σ_rel. Lower is better; circles mark the minima."
+    "Fréchet distance against EMA length σ_rel. Lower is better; circles mark the minima. Of several "
+    "trainings: the mean and its 95 % interval, and a thin line for each."
 )
 CONFIGS_NOTE = (
     "Values are those at the best EMA length of each training, with their mean and its 95 % interval over "

@@ -25,6 +25,7 @@ from edm2.reporting.selection import (
     quality_columns,
     uniform_networks,
 )
+from edm2.reporting.trainings import by_training, how_many, listed, mean_cells, mean_curve
 
 
 def time_curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,21 +55,36 @@ def tensor_curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def minima(curves: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The minimum of each curve, per config and value of column `by`."""
+    """The minimum of each curve, per config and value of column `by`.
+
+    Of several trainings: the mean over them, of the minimum of each one's own curve.
+    """
     rows = []
-    for (config, value), curve in curves.groupby(["config", by], sort=False):
-        best = minimum(curve)
+    for (config, value), of_config in curves.groupby(["config", by], sort=False):
+        trainings = by_training(of_config)[str(config)]
+        best = pd.DataFrame([minimum(curve) for curve in trainings.values()])
+        lengths = best["ema_length"].tolist()
         rows.append(
             {
                 "config": config,
                 by: value,
-                "metric": best["metric"],
-                "best": best["value"],
-                "EMA length": best["ema_length"],
-                **quality_columns(best),
+                "metric": best["metric"].iloc[0],
+                **mean_cells("best", best["value"].tolist()),
+                "EMA length": best["ema_length"].mean(),
+                **({"each EMA length": listed(lengths)} if len(best) > 1 else {}),
+                **_quality(best),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _quality(best: pd.DataFrame) -> dict[str, object]:
+    """How far minima of several trainings can be trusted: means, and how many are at an edge."""
+    together = best.iloc[0].copy()
+    together["at_chance"] = best["at_chance"].any()
+    for column in ("error", "weight_sum", "snapshots"):
+        together[column] = best[column].mean()
+    return quality_columns(together) | {"at edge of grid": how_many(best["at_edge"].tolist())}
 
 
 def draw_curves(curves: pd.DataFrame, by: str, *paths: Path) -> None:
@@ -95,7 +111,9 @@ def _curve_name(by: str, value: object) -> str:
 
 
 def draw_heat_map(curves: pd.DataFrame, path: Path) -> None:
-    """A panel per config: the metric over EMA length and guidance strength, minimum marked."""
+    """A panel per config: the metric over EMA length and guidance strength, its mean over trainings,
+    minimum marked.
+    """
     configs = list(curves["config"].unique())
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
@@ -107,7 +125,8 @@ def draw_heat_map(curves: pd.DataFrame, path: Path) -> None:
 
 
 def _draw_heat_map_panel(figure: Figure, axes: Axes, curves: pd.DataFrame) -> None:
-    values = curves.pivot_table(index="guidance", columns="ema_length", values="value")
+    means = mean_curve(curves, "guidance", "ema_length")
+    values = means.pivot(index="guidance", columns="ema_length", values="value")
     image = axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", norm=LogNorm())
     row, column = map(int, np.unravel_index(np.nanargmin(values.to_numpy()), values.shape))
     circle_point(axes, column, row, "white")

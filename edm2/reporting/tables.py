@@ -10,12 +10,14 @@ import pandas as pd
 
 from edm2.params.errors import UserError
 from edm2.reporting.reading import REBUILD
-from edm2.reporting.selection import (
-    FRECHET,
-    SEED_BLOCK_KEYS,
-    best_of,
-    fresh_seeds_row,
-    main_metric,
+from edm2.reporting.selection import FRECHET, SEED_BLOCK_KEYS, main_metric
+from edm2.reporting.trainings import (
+    best_networks,
+    by_training,
+    how_many,
+    listed,
+    mean_cells,
+    mean_curve,
 )
 from edm2.runtime.files import write_text
 
@@ -64,32 +66,24 @@ def ablation_table(
 ) -> pd.DataFrame:
     """One row per config: our best value and its EMA length, beside the paper's.
 
+    Of several trainings of a config, values are means over them, each at its own best EMA length.
+
     The names of the columns give detector and sample count of each side, which are never the same.
     Cells of the paper are empty for configs that it does not have.
 
     Args:
-        nonfinite_steps: by config, which steps of its training were not finite, if any were.
+        nonfinite_steps: by config, which steps of its trainings were not finite, if any were.
     """
-    paper = paper_configs().reindex(list(table["config"].unique()))
+    trainings = by_training(table)
+    paper = paper_configs().reindex(list(trainings))
     rows = []
-    for config, part in table.groupby("config"):
-        best, reference = best_of(part), paper.loc[config]
-        fresh = fresh_seeds_row(part, best)
+    for config, of_config in trainings.items():
+        reference = paper.loc[config]
         rows.append(
             {
                 "config": config,
                 "name": reference["name"],
-                f"ours: {best['metric']}": best["value"],
-                **_seed_block_statistics(best),
-                **({} if fresh is None else {"ours: on fresh seeds": fresh["value"]}),
-                "ours: EMA length": best["ema_length"],
-                "ours: average": best["average"],
-                **({} if best["guidance"] == 1 else {"ours: guidance": best["guidance"]}),
-                **({"ours: singular": "yes"} if best["singular"] else {}),
-                **({"ours: detector at chance": "yes"} if best["at_chance"] else {}),
-                **_training_mark(nonfinite_steps.get(str(config), "")),
-                "ours: at edge of grid": "yes" if best["at_edge"] else "no",
-                "ours: reconstruction error": best["error"],
+                **_ours(best_networks(of_config), nonfinite_steps.get(config, "")),
                 f"paper, ImageNet-512: {PAPER_METRIC}": reference["fid"],
                 "paper, ImageNet-512: EMA length": reference["ema_length"],
             }
@@ -97,16 +91,44 @@ def ablation_table(
     return pd.DataFrame(rows)
 
 
-def _training_mark(nonfinite_steps: str) -> dict[str, object]:
-    return {"ours: training not finite": nonfinite_steps} if nonfinite_steps else {}
+def _ours(best: pd.DataFrame, nonfinite_steps: str) -> dict[str, object]:
+    """Our cells of one config, from the best network of each training."""
+    lengths = best["ema_length"].tolist()
+    return {
+        **mean_cells(f"ours: {best['metric'].iloc[0]}", best["value"].tolist(), "ours: "),
+        **_seed_block_statistics(best),
+        **({"ours: on fresh seeds": best["fresh"].mean()} if best["fresh"].notna().all() else {}),
+        "ours: EMA length": best["ema_length"].mean(),
+        **({"ours: each EMA length": listed(lengths)} if len(best) > 1 else {}),
+        "ours: average": best["average"].iloc[0],
+        **({} if (best["guidance"] == 1).all() else {"ours: guidance": best["guidance"].mean()}),
+        **({"ours: singular": "yes"} if best["singular"].any() else {}),
+        **({"ours: detector at chance": "yes"} if best["at_chance"].any() else {}),
+        **({"ours: training not finite": nonfinite_steps} if nonfinite_steps else {}),
+        "ours: at edge of grid": how_many(best["at_edge"].tolist()),
+        "ours: reconstruction error": best["error"].mean(),
+    }
 
 
-def _seed_block_statistics(best: pd.Series) -> dict[str, object]:
-    """Mean and standard deviation over the seed blocks; nothing if there is only one."""
-    if best["seed_blocks"] == 1:
+def _seed_block_statistics(best: pd.DataFrame) -> dict[str, object]:
+    """Mean and standard deviation over the seed blocks of one training; nothing if there is only one."""
+    if len(best) > 1 or best["seed_blocks"].iloc[0] == 1:
         return {}
-    statistics = f"{best['mean']:.4g} ± {best['std']:.2g}"
-    return {f"ours: mean ± std of {best['seed_blocks']} seed blocks": statistics}
+    (row,) = best.to_dict("records")
+    statistics = f"{row['mean']:.4g} ± {row['std']:.2g}"
+    return {f"ours: mean ± std of {row['seed_blocks']} seed blocks": statistics}
+
+
+def curve_means(curve: pd.DataFrame) -> pd.DataFrame:
+    """The EMA curve of each config: mean over trainings at each EMA length that all of them have, and
+    the ends of its 95 % interval.
+    """
+    means = [
+        mean_curve(rows, "ema_length").assign(config=config, metric=rows["metric"].iloc[0])
+        for config, rows in curve.groupby("config", sort=False)
+    ]
+    columns = ["config", "ema_length", "metric", "trainings", "value", "low", "high"]
+    return pd.concat(means, ignore_index=True)[columns]
 
 
 def networks_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -146,21 +168,24 @@ def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataF
                 f"slash and a metric: damaged. {REBUILD}"
             )
         rows.append({"images": BASELINE_IMAGES[kind], "metric": metric, "value": value})
-    metrics = {key.partition("/")[2] for key in baselines}
-    for config, part in table[table["metric"].isin(metrics)].groupby("config"):
-        best = best_of(table[table["config"] == config])
-        length = best["ema_length"]
-        same = (
-            (part["network"] == best["network"])
-            & (part["training_seed"] == best["training_seed"])
-            & (part["seeds"] == "sweep")
-            & (part["guidance"] == best["guidance"])
-            & (part["first_seed"] == best["first_seed"])
-        )
-        (value,) = part[same]["value"]
-        images = f"generated by config {config} at EMA length {length:.3g}"
-        rows.append({"images": images, "metric": part["metric"].iloc[0], "value": value})
-    return pd.DataFrame(rows, columns=["images", "metric", "value"])
+    metrics = sorted({key.partition("/")[2] for key in baselines})
+    for config, trainings in by_training(table[table["metric"].isin(metrics)]).items():
+        best = best_networks(by_training(table)[config])
+        pairs = zip(trainings.values(), best.iterrows(), strict=True)
+        values = [_value_of(network, rows) for rows, (_, network) in pairs]
+        at = f"EMA length {best['ema_length'].iloc[0]:.3g}"
+        if len(values) > 1:
+            at = "the best EMA length of each training"
+        images = {"images": f"generated by config {config} at {at}"}
+        rows.append(images | {"metric": metrics[0]} | mean_cells("value", values))
+    return pd.DataFrame(rows, columns=None if rows else ["images", "metric", "value"])
+
+
+def _value_of(network: pd.Series, rows: pd.DataFrame) -> float:
+    """The value of a network on the same images, in rows of one training and another metric."""
+    same = ["network", "seeds", "guidance", "first_seed"]
+    (value,) = rows[(rows[same] == network[same]).all(axis=1)]["value"]
+    return float(value)
 
 
 def write_table(table: pd.DataFrame, *paths: Path) -> None:

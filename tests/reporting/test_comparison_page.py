@@ -50,7 +50,7 @@ def test_params_have_the_values_of_both(tmp_path):
     both = {"a": experiment({"G": (1.0,)}, rate=1), "b": experiment({"G": (2.0,)}, rate=None)}
     page = write_page(Comparison.of(both), tmp_path).read_text(encoding="utf-8")
     row = pd.read_csv(tmp_path / "params.csv", dtype=str, keep_default_na=False).iloc[0]
-    assert row.tolist() == ["G", "G (rate=None)", "rate", "1", "null"]
+    assert row.tolist() == ["G", "G (rate=null)", "rate", "1", "null"]
     assert "seeds: [0, 1, 2]" in page
 
 
