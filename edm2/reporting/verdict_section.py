@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edm2.params.errors import UserError
-from edm2.reporting.compare import Experiment
+from edm2.reporting.changes import Experiment
 from edm2.reporting.curves import draw_placeholder
 from edm2.reporting.forest import draw_forest
 from edm2.reporting.page import Section, paragraph, picture, table
