@@ -10,7 +10,7 @@ from edm2.runtime.manifest import write_manifest
 ARTIFACTS = (
     "index.html",
     "verdict.csv",
-    "verdict.png",
+    "forest.png",
     "ema_curves.png",
     "ablation.csv",
     "training.png",

@@ -82,7 +82,7 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
     trainings.csv, params.csv, forest.png, compare.png, and the figures as svg.
     """
     sections = [
-        ("Does it help?", _answers(comparison, folder)),
+        ("Does it help?", answers(comparison.verdicts, comparison.changes.notes, folder)),
         ("EMA length", _curves(comparison, folder)),
         ("Params that differ", _params(comparison, folder)),
     ]
@@ -91,12 +91,14 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
     return page
 
 
-def _answers(comparison: Comparison, folder: Path) -> str:
-    verdicts = comparison.verdicts
+def answers(verdicts: Sequence[Verdict], notes: Sequence[str], folder: Path) -> str:
+    """What a page says of changes; verdict.csv, verdict.md, forest.png and forest.svg, the last two only if
+    there are any.
+    """
     body = "".join(
         f"<p><strong>{html.escape(v.sentence)}</strong></p>" for v in _own_best(verdicts)
     )
-    body += "".join(paragraph(note) for note in comparison.changes.notes)
+    body += "".join(paragraph(note) for note in notes)
     rows = verdict_table(verdicts)
     write_table(rows, folder / "verdict.csv", folder / "verdict.md")
     if not verdicts:

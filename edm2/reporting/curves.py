@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from edm2.reporting.selection import ema_curve
 from edm2.reporting.trainings import Trainings, lowest_point, mean_curve, mean_over_trainings
 from edm2.runtime.log import NONFINITE_STEPS
 
+MIN_ROOM = 1.05  # ratio of the end of an axis to the lines, where bands are wider
 NOT_TRAINED = "not trained in this project"
 STYLE: Any = {
     "figure.dpi": 110,
@@ -51,9 +53,6 @@ def draw_curve(axes: Axes, name: str, curve: pd.DataFrame, color: Any = None) ->
     color = line.get_color()
     if curve["training_seed"].nunique() > 1:
         line.set_linewidth(2.2)
-        axes.fill_between(
-            mean["ema_length"], mean["low"], mean["high"], color=color, alpha=0.15, linewidth=0
-        )
         for _, training in curve.sort_values("ema_length").groupby("training_seed"):
             axes.plot(
                 training["ema_length"], training["value"], color=color, alpha=0.6, linewidth=0.8
@@ -61,6 +60,10 @@ def draw_curve(axes: Axes, name: str, curve: pd.DataFrame, color: Any = None) ->
     if mean.empty:
         line.set_label(f"{name}: trainings without a common EMA length")
         return
+    if mean["trainings"].iloc[0] > 1:
+        axes.fill_between(
+            mean["ema_length"], mean["low"], mean["high"], color=color, alpha=0.1, linewidth=0
+        )
     best = lowest_point(mean)
     at_edge = len(mean) > 1 and best["ema_length"] in (
         mean["ema_length"].min(),
@@ -84,10 +87,24 @@ def finish_ema_axes(axes: Axes, rows: pd.DataFrame, legend_outside: bool) -> Non
     axes.set_xlabel("EMA length σ_rel")
     axes.set_ylabel(str(rows["metric"].iloc[0]))
     axes.set_yscale("log")
+    if axes.collections:
+        _limit_bands(axes)
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     position: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if legend_outside else {}
     axes.legend(frameon=False, **position)
+
+
+def _limit_bands(axes: Axes) -> None:
+    """End the axis where bands are as far from the lines as these from each other: few trainings have bands
+    that are so wide that lines would look flat.
+    """
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    values = values[values > 0]  # the axis is logarithmic
+    low, high = float(values.min()), float(values.max())
+    room = max(high / low, MIN_ROOM)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low / room), min(top, high * room))
 
 
 def draw_training(curves: Mapping[str, Trainings], *paths: Path) -> None:

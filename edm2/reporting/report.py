@@ -18,7 +18,7 @@ from edm2.reporting.selection import metrics_of
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.sweep_sections import guidance_section, tensors_section, time_section
 from edm2.reporting.training_sections import dynamics_section, training_section
-from edm2.reporting.trainings import best_networks, by_training, mean_and_interval
+from edm2.reporting.trainings import by_training, mean_and_interval
 from edm2.reporting.verdict_section import verdict_section
 from edm2.runtime.files import write_json, write_text
 
@@ -57,7 +57,7 @@ def _summary(outputs: StageOutputs) -> dict[str, float]:
         for key, value in outputs.metrics(stage).items()
     }
     for config, trainings in by_training(outputs.networks).items():
-        best, name = best_networks(trainings), f"{config}/best"
+        best, name = outputs.best_networks[config], f"{config}/best"
         pairs = zip(trainings.values(), best.iterrows(), strict=True)
         metrics = pd.DataFrame([metrics_of(rows, network) for rows, (_, network) in pairs])
         means = metrics.mean(skipna=False)

@@ -20,14 +20,7 @@ from edm2.reporting.tables import (
     networks_table,
     write_table,
 )
-from edm2.reporting.trainings import (
-    Trainings,
-    best_networks,
-    by_training,
-    listed,
-    mean_and_interval,
-    valued_on,
-)
+from edm2.reporting.trainings import listed, mean_and_interval, valued_on
 
 SINGULAR = (
     "Singular: these Fréchet distances use no more images than there are feature dimensions, on one "
@@ -52,7 +45,7 @@ NOT_FINITE = (
 )
 MEANS = (
     " Thin lines are the trainings, strong lines their mean; bands are the 95 % interval of the mean, by "
-    "Student's t."
+    "Student's t, and may leave the figure."
 )
 ABLATION_MEANS = (
     " Values are means over the trainings of a config, each at its own best EMA length; values of each "
@@ -85,14 +78,13 @@ def ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         body += paragraph(AT_CHANCE)
     if main_metric(networks)["reference"].isna().any():
         body += paragraph(PUBLISHED)
-    for config, trainings in by_training(networks).items():
-        body += paragraph(_best_sentence(config, trainings))
-    return [("EMA length", body + paragraph(_selection_note(networks)))]
+    for config, best in outputs.best_networks.items():
+        body += paragraph(_best_sentence(config, best))
+    return [("EMA length", body + paragraph(_selection_note(outputs)))]
 
 
-def _best_sentence(config: str, trainings: Trainings) -> str:
-    """The minimum of the EMA curve of each training of a config, in words."""
-    best = best_networks(trainings)
+def _best_sentence(config: str, best: pd.DataFrame) -> str:
+    """The best network of each training of a config, in words."""
     length, value = f"{best['ema_length'].mean():.3g}", value_in_words(best.iloc[0])
     if len(best) > 1:
         length += f" on average ({listed(best['ema_length'].tolist())})"
@@ -114,13 +106,12 @@ def _best_sentence(config: str, trainings: Trainings) -> str:
     return text
 
 
-def _selection_note(networks: pd.DataFrame) -> str:
+def _selection_note(outputs: StageOutputs) -> str:
     note = (
         "All networks of a curve use the same seeds, so differences along the curve are more reliable than "
         "its single values."
     )
-    best = [best_networks(trainings) for trainings in by_training(networks).values()]
-    if any(SAME_IMAGES in valued_on(of_config) for of_config in best):
+    if any(SAME_IMAGES in valued_on(best) for best in outputs.best_networks.values()):
         note += (
             " The best EMA length was chosen with the same samples that give its value, so the value is "
             "optimistic. Set evaluation.confirm to evaluate the best network again on fresh seeds, or "
@@ -153,8 +144,7 @@ def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     The grids of its other trainings are collapsed.
     """
     body = ""
-    for config, trainings in by_training(outputs.networks).items():
-        best = best_networks(trainings)
+    for config, best in outputs.best_networks.items():
         first, *others = (_grid(outputs, row) for _, row in best.iterrows())
         body += first
         samples = outputs.samples(config, best.index[0])

@@ -10,6 +10,7 @@ import pandas as pd
 from edm2.params.replicates import Replicate
 from edm2.reporting.reading import read_metrics, read_table
 from edm2.reporting.selection import read_networks
+from edm2.reporting.trainings import best_networks, by_training
 from edm2.runtime.checksums import require_checksum
 from edm2.runtime.log import NONFINITE_STEPS
 
@@ -29,6 +30,12 @@ class StageOutputs:
     def networks(self) -> pd.DataFrame:
         """One row per network, guidance strength, seed block and metric."""
         return read_networks(self._file(f"fid/{replicate}.csv") for replicate in self.replicates)
+
+    @cached_property
+    def best_networks(self) -> dict[str, pd.DataFrame]:
+        """By config, the best network of each training; see `best_networks`."""
+        trainings = by_training(self.networks)
+        return {config: best_networks(of_config) for config, of_config in trainings.items()}
 
     @cached_property
     def training(self) -> dict[str, dict[int, pd.DataFrame]]:

@@ -134,6 +134,10 @@ def draw_heat_map(curves: pd.DataFrame, path: Path) -> None:
 
 def _draw_heat_map_panel(figure: Figure, axes: Axes, curves: pd.DataFrame) -> None:
     means = mean_curve(curves, "guidance", "ema_length")
+    if means.empty:
+        axes.set_axis_off()
+        axes.set_title(f"config {curves['config'].iloc[0]}: trainings without a common network")
+        return
     values = means.pivot(index="guidance", columns="ema_length", values="value")
     image = axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", norm=LogNorm())
     best = lowest_point(means)

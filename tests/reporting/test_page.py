@@ -14,6 +14,7 @@ from edm2.reporting.report import write_report
 from edm2.reporting.sections import vae_section
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
+from edm2.reporting.verdict_section import verdict_section
 from edm2.runtime.checksums import write_checksum
 
 BUCKETS = ("enc-8x8", "dec-8x8")
@@ -160,8 +161,14 @@ def test_without_training_there_are_no_training_curves(stage_outputs, tmp_path):
     page = write_page(stage_outputs("G", trained=False))
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [h for h in HEADINGS if h != "Training dynamics"]
-    for name in ("training", "magnitudes", "updates"):  # outs of the stage
+    for name in ("training", "magnitudes", "updates", "forest"):  # outs of the stage
         assert (tmp_path / f"{name}.png").exists()
+    assert "training 0" not in page  # there are no others
+    assert not [name for name in pd.read_csv(tmp_path / "ablation.csv") if "training" in name]
+    metrics = [
+        key for key in json.loads((tmp_path / "metrics.json").read_text()) if "/best/" in key
+    ]
+    assert metrics == ["G/best/fd_classifier_1k", "G/best/ema_length"]
 
 
 @pytest.mark.slow
@@ -197,3 +204,49 @@ def test_a_training_that_was_never_finite_has_a_report(stage_outputs, monkeypatc
     (row,) = pd.read_csv(tmp_path / "dynamics.csv").to_dict("records")
     assert row["activations: observed"] == row["relative update"] == "not finite"
     assert row["weights: observed"] == "grow"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
+def test_several_trainings_have_means_intervals_and_verdicts(stage_outputs, tmp_path):
+    """The values of seed 2 are 2 larger: own bests of 1 and 3, with a mean of 2."""
+    page = write_page(stage_outputs("D", "G", seeds=(0, 2)))
+    sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
+    assert next(iter(sections)) == "Does it help?"
+    assert "D → G: the same values in all 2 paired trainings." in sections["Does it help?"]
+    verdict = pd.read_csv(tmp_path / "verdict.csv")
+    assert verdict[["base", "change", "difference", "trainings"]].values.tolist() == [
+        ["D", "G", 0, 2]
+    ] * len(verdict)
+    shown, *collapsed = sections["Samples"].split("<details>")
+    assert "Best network of config D, training 0" in shown
+    assert "training 2" not in shown
+    assert "Best network of config G, training 2" in collapsed[-1]
+    assert "means over 2 trainings" in sections["Training dynamics"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    best = {key: value for key, value in metrics.items() if key.startswith("G/best/fd_classifier")}
+    half = 12.706 * 2**0.5 / 2**0.5  # Student's t of one degree of freedom; standard deviation √2
+    assert best["G/best/fd_classifier_1k"] == 2
+    assert best["G/best/fd_classifier_1k/low"] == pytest.approx(2 - half, abs=1e-3)
+    assert best["G/best/fd_classifier_1k/high"] == pytest.approx(2 + half, abs=1e-3)
+    rows, means = (pd.read_csv(tmp_path / f"ema_curves{name}.csv") for name in ("", "_mean"))
+    assert rows["training_seed"].tolist() == ([0] * 3 + [2] * 3) * 2
+    assert means["value"].tolist() == [4.0, 2.0, 3.0] * 2
+
+
+def test_trainings_that_were_evaluated_differently_have_a_report(
+    stage_outputs, tmp_path, monkeypatch
+):
+    outputs = stage_outputs("D", "G", seeds=(0, 1))
+    table = pd.read_csv(tmp_path / "fid/G-1.csv")
+    table = table[table["ema_length"] != 0.05]
+    write_result(tmp_path / "fid/G-1.csv", table.to_csv(index=False))
+    drawn = []
+    monkeypatch.setattr(
+        "edm2.reporting.verdict_section.draw_placeholder",
+        lambda _, *paths, text: drawn.extend(paths),
+    )
+    ((_, body),) = verdict_section(outputs, tmp_path)
+    assert "were evaluated differently" in body
+    assert drawn == [tmp_path / "forest.png", tmp_path / "forest.svg"]  # outs of the stage
+    assert (tmp_path / "verdict.csv").exists()
