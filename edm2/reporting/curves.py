@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edm2.reporting.selection import ema_curve, minimum
-from edm2.reporting.trainings import Trainings, mean_curve, mean_over_trainings
+from edm2.reporting.selection import ema_curve
+from edm2.reporting.trainings import Trainings, lowest_point, mean_curve, mean_over_trainings
 from edm2.runtime.log import NONFINITE_STEPS
 
 NOT_TRAINED = "not trained in this project"
@@ -61,10 +61,14 @@ def draw_curve(axes: Axes, name: str, curve: pd.DataFrame, color: Any = None) ->
     if mean.empty:
         line.set_label(f"{name}: trainings without a common EMA length")
         return
-    best = minimum(mean)
+    best = lowest_point(mean)
+    at_edge = len(mean) > 1 and best["ema_length"] in (
+        mean["ema_length"].min(),
+        mean["ema_length"].max(),
+    )
     circle_point(axes, best["ema_length"], best["value"], color)
     interval = f" [{best['low']:.3g}, {best['high']:.3g}]" if best["trainings"] > 1 else ""
-    note = " (edge of the grid)" if best["at_edge"] else ""
+    note = " (edge of the grid)" if at_edge else ""
     if (curve["average"] == "traditional").all():
         note = " (traditional EMA, fixed)"
     line.set_label(f"{name}: {best['value']:.3g}{interval} at {best['ema_length']:.3g}{note}")

@@ -26,6 +26,7 @@ from edm2.reporting.trainings import (
     by_training,
     listed,
     mean_and_interval,
+    valued_on,
 )
 
 SINGULAR = (
@@ -92,11 +93,14 @@ def ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
 def _best_sentence(config: str, trainings: Trainings) -> str:
     """The minimum of the EMA curve of each training of a config, in words."""
     best = best_networks(trainings)
-    mean, low, high = mean_and_interval(best["value"].tolist())
-    value, length = f"{best['metric'].iloc[0]} = {mean:.4g}", f"{best['ema_length'].mean():.3g}"
+    length, value = f"{best['ema_length'].mean():.3g}", value_in_words(best.iloc[0])
     if len(best) > 1:
-        value += f" [{low:.4g}, {high:.4g}], the mean of {len(best)} trainings"
         length += f" on average ({listed(best['ema_length'].tolist())})"
+        mean, low, high = mean_and_interval(best["value"].tolist())
+        value = (
+            f"{best['metric'].iloc[0]} = {mean:.4g} [{low:.4g}, {high:.4g}] on {valued_on(best)}, "
+            f"the mean of {len(best)} trainings"
+        )
     if (best["average"] == "traditional").all():
         text = f"Config {config}: one traditional EMA of length {length}, {value}."
     else:
@@ -107,8 +111,6 @@ def _best_sentence(config: str, trainings: Trainings) -> str:
             f" {where} is the edge of the grid, so the optimum may lie outside. Widen "
             "sweep.ema_lengths."
         )
-    if best["fresh"].notna().all():
-        text += f" On fresh seeds: {best['fresh'].mean():.4g}."
     return text
 
 
@@ -117,8 +119,8 @@ def _selection_note(networks: pd.DataFrame) -> str:
         "All networks of a curve use the same seeds, so differences along the curve are more reliable than "
         "its single values."
     )
-    valued_on = {best_of(part)["valued_on"] for _, part in networks.groupby("config")}
-    if SAME_IMAGES in valued_on:
+    best = [best_networks(trainings) for trainings in by_training(networks).values()]
+    if any(SAME_IMAGES in valued_on(of_config) for of_config in best):
         note += (
             " The best EMA length was chosen with the same samples that give its value, so the value is "
             "optimistic. Set evaluation.confirm to evaluate the best network again on fresh seeds, or "

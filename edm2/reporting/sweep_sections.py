@@ -82,12 +82,10 @@ def _guided_grids(outputs: StageOutputs, networks: pd.DataFrame) -> str:
     for best in best_unguided_and_guided(networks):
         if best["guidance"] == 1:
             continue
-        fresh = fresh_seeds_row(networks, best)
-        note = "" if fresh is None else f"; {fresh['value']:.4g} on fresh seeds"
         name = outputs.training_name(best["config"], best["training_seed"])
         caption = (
             f"{name[0].upper()}{name[1:]} with guidance strength w = {best['guidance']:g} at EMA length "
-            f"{best['ema_length']:.3g}: {best['metric']} = {best['value']:.4g}{note}."
+            f"{best['ema_length']:.3g}: {value_in_words(best)}."
         )
         samples = outputs.samples(best["config"], best["training_seed"])
         grid = samples / grid_name(best["network"], best["guidance"])

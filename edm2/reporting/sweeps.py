@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -25,7 +24,15 @@ from edm2.reporting.selection import (
     quality_columns,
     uniform_networks,
 )
-from edm2.reporting.trainings import by_training, how_many, listed, mean_cells, mean_curve
+from edm2.reporting.trainings import (
+    by_training,
+    how_many,
+    listed,
+    lowest_point,
+    mean_cells,
+    mean_curve,
+    valued_on,
+)
 
 
 def time_curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -70,6 +77,7 @@ def minima(curves: pd.DataFrame, by: str) -> pd.DataFrame:
                 by: value,
                 "metric": best["metric"].iloc[0],
                 **mean_cells("best", best["value"].tolist()),
+                "valued on": valued_on(best),
                 "EMA length": best["ema_length"].mean(),
                 **({"each EMA length": listed(lengths)} if len(best) > 1 else {}),
                 **_quality(best),
@@ -128,15 +136,17 @@ def _draw_heat_map_panel(figure: Figure, axes: Axes, curves: pd.DataFrame) -> No
     means = mean_curve(curves, "guidance", "ema_length")
     values = means.pivot(index="guidance", columns="ema_length", values="value")
     image = axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", norm=LogNorm())
-    row, column = map(int, np.unravel_index(np.nanargmin(values.to_numpy()), values.shape))
+    best = lowest_point(means)
+    row = values.index.tolist().index(best["guidance"])
+    column = values.columns.tolist().index(best["ema_length"])
     circle_point(axes, column, row, "white")
     axes.set_xticks(range(len(values.columns)), [f"{s:g}" for s in values.columns])
     axes.set_yticks(range(len(values.index)), [f"{w:g}" for w in values.index])
     axes.set_xlabel("EMA length σ_rel")
     axes.set_ylabel("guidance strength w")
     axes.set_title(
-        f"config {curves['config'].iloc[0]}: {values.to_numpy()[row, column]:.3g} at EMA length "
-        f"{values.columns[column]:.3g}, w = {values.index[row]:g}"
+        f"config {curves['config'].iloc[0]}: {best['value']:.3g} at EMA length "
+        f"{best['ema_length']:.3g}, w = {best['guidance']:g}"
     )
     bar = figure.colorbar(image, ax=axes, label=str(curves["metric"].iloc[0]))
     bar.ax.yaxis.set_major_formatter("{x:.3g}")

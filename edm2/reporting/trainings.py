@@ -63,30 +63,43 @@ def how_many(marks: Sequence[bool]) -> str:
 
 
 def best_networks(trainings: Trainings) -> pd.DataFrame:
-    """The best network of each training: a row of its table, indexed by seed.
+    """The best network of each training (see `best_of`), a row for each.
 
     Column `fresh` has the value on fresh seeds, NaN where there is none.
     """
-    rows = {}
-    for seed, table in trainings.items():
+    rows = []
+    for table in trainings.values():
         best = best_of(table)
         fresh = fresh_seeds_row(table, best)
-        rows[seed] = {**best, "fresh": np.nan if fresh is None else fresh["value"]}
-    return pd.DataFrame.from_dict(rows, orient="index")
+        best["fresh"] = np.nan if fresh is None else fresh["value"]
+        rows.append(best)
+    return pd.DataFrame(rows, index=pd.Index(trainings))
+
+
+def valued_on(best: pd.DataFrame) -> str:
+    """The images that the values of best networks are of, in relation to those that chose them."""
+    return ", ".join(dict.fromkeys(best["valued_on"]))
 
 
 def mean_curve(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Mean over the trainings of one config, at each place on the axes `keys` that all of them have.
 
-    Columns: keys, in ascending order; trainings; value; low and high, the ends of its interval.
+    Columns: keys, in ascending order; trainings; seed_blocks, those of the training with the fewest; value;
+    low and high, the ends of its interval.
     """
     trainings = rows["training_seed"].nunique()
     points = []
     for place, at in rows.groupby(list(keys)):
         if at["training_seed"].nunique() == trainings:
-            value, low, high = mean_and_interval(at["value"].tolist())
-            points.append((*place, trainings, value, low, high))
-    return pd.DataFrame(points, columns=[*keys, "trainings", "value", "low", "high"])
+            mean = mean_and_interval(at["value"].tolist())
+            points.append((*place, trainings, at["seed_blocks"].min(), *mean))
+    return pd.DataFrame(points, columns=[*keys, "trainings", "seed_blocks", "value", "low", "high"])
+
+
+def lowest_point(curve: pd.DataFrame) -> pd.Series:
+    """The point of a mean curve with the lowest value, of those with all seed blocks."""
+    complete = curve[curve["seed_blocks"] == curve["seed_blocks"].max()]
+    return complete.iloc[int(complete["value"].argmin())]
 
 
 def mean_over_trainings(trainings: Trainings) -> pd.DataFrame:
