@@ -34,14 +34,15 @@ OTHER_SEEDS = 1000  # added to the seeds of the second group if it is not paired
 
 
 def read_curves(files: list[Path]) -> dict[str, SeedCurves]:
-    """By config, the curves of its trainings."""
-    table = read_networks(files)
-    return {
-        str(config): SeedCurves.of(
-            {int(str(seed)): rows for seed, rows in part.groupby("training_seed")}
-        )
-        for config, part in table.groupby("config")
-    }
+    """By config, the curves of its trainings; configs with a single one are named and left out."""
+    curves = {}
+    for config, part in read_networks(files).groupby("config"):
+        trainings = {int(str(seed)): rows for seed, rows in part.groupby("training_seed")}
+        if len(trainings) < 2:
+            print(f"config {config} has one training: left out", file=sys.stderr)
+            continue
+        curves[str(config)] = SeedCurves.of(trainings)
+    return curves
 
 
 def divisions(count: int, size: int, number: int) -> Iterator[tuple[list[int], list[int]]]:
