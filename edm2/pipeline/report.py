@@ -7,7 +7,7 @@ import pandas as pd
 
 from edm2.params.errors import UserError
 from edm2.pipeline.runner import StageContext
-from edm2.reporting.compare import Experiment
+from edm2.reporting.changes import Experiment
 from edm2.reporting.reading import read_metrics
 from edm2.reporting.report import write_report
 from edm2.reporting.stage_outputs import StageOutputs

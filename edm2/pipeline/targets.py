@@ -59,7 +59,7 @@ def _find(name: str) -> Target:
     is_revision = commit_of(name) is not None
     if of_workspace and is_revision:
         raise UserError(
-            f"{name}: both a config of params.yaml and a revision: expected a name of one thing. Name the "
+            f"{name}: both a config of params.yaml and a revision: expected one of both. Name the "
             f"config {WORKSPACE}:{name}, or the revision by its commit, or like refs/heads/{name}."
         )
     if of_workspace:
@@ -90,7 +90,8 @@ def _of_config(name: str, revision: str, config: str) -> Target:
 def _unknown(name: str, revision: str) -> UserError:
     configs, revisions = read_params(WORKSPACE)["configs"], revision_names()
     known = {f"configs of the {WORKSPACE}": configs, **revisions}
-    every = [WORKSPACE, "HEAD", *(each for names in known.values() for each in names)]
+    every = [WORKSPACE, *(each for names in known.values() for each in names)]
+    every += ["HEAD"] if revisions else []
     which = "neither a revision nor a config" if name == revision else "no revision"
     return UserError(
         f"{name}: {revision} is {which}: expected a commit, {WORKSPACE}, or one of these names: "

@@ -95,7 +95,7 @@ def trainings_table(variants: Sequence[Variant]) -> pd.DataFrame:
             best = best_of(networks)
             row = {"name": variant.name, "config": variant.config, "training_seed": seed}
             row |= {"best EMA length": best["ema_length"], best["metric"]: best["value"]}
-            rows.append({**row, **quality_columns(best)})
+            rows.append({**row, "valued on": best["valued_on"], **quality_columns(best)})
     return pd.DataFrame(rows)
 
 

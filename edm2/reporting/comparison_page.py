@@ -30,8 +30,8 @@ CURVES_CAPTION = (
     "trainings: the mean and its 95 % interval, and a thin line for each."
 )
 CONFIGS_NOTE = (
-    "Values are those at the best EMA length of each training, with their mean and its 95 % interval over "
-    "trainings (low, high). The best EMA length is that of the mean over trainings."
+    "Values are those at the best EMA length of each training, on other images than chose it where there are "
+    "such, with their mean and its 95 % interval. The best EMA length is that of the mean over trainings."
 )
 SPACE = "\N{NO-BREAK SPACE}"
 SINGLE = (
@@ -152,9 +152,10 @@ def corrections(verdicts: Sequence[Verdict]) -> str:
         text += "One comparison is made, so p is not corrected."
     else:
         text += (
-            f"{tested} comparisons are made at once, and p is corrected for their number (Holm): the "
-            "probability that any is called settled without an effect is at most 5 %. Each interval is that "
-            "of one comparison alone, so it may exclude 0 where nothing is settled."
+            f"{tested} comparisons are made at once, and p is corrected for their number (Holm), for each "
+            "choice of the EMA length by itself: the probability that any is called settled without an "
+            f"effect is at most 5{SPACE}%. Each interval is that of one comparison alone, so it may exclude "
+            "0 where nothing is settled."
         )
     if untested := len(own) - tested:
         text += f" Changes with one training of each have no p and are not counted: {untested}."

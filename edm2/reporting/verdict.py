@@ -10,8 +10,9 @@ import pandas as pd
 from edm2.metrics.effects import Effect, adjust, effect
 from edm2.params import UserError
 from edm2.reporting.changes import Change, Changes, Experiment
-from edm2.reporting.seed_curves import SeedCurves, Trainings
+from edm2.reporting.seed_curves import SeedCurves
 from edm2.reporting.selection import OTHER_BLOCKS, SAME_IMAGES, best_of_others
+from edm2.reporting.trainings import Trainings
 
 Choice = Literal["own best", "common"]
 
