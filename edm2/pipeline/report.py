@@ -7,7 +7,7 @@ import pandas as pd
 
 from edm2.params.errors import UserError
 from edm2.pipeline.runner import StageContext
-from edm2.reporting.compare import Experiment
+from edm2.reporting.changes import Experiment
 from edm2.reporting.reading import read_metrics
 from edm2.reporting.report import write_report
 from edm2.reporting.stage_outputs import StageOutputs
@@ -18,6 +18,8 @@ NOTE = "mlflow.note.content"  # tag of the description on a run's page in MLflow
 
 ARTIFACTS = (
     "index.html",
+    "verdict.csv",
+    "forest.png",
     "ema_curves.png",
     "ablation.csv",
     "training.png",

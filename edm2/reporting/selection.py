@@ -114,15 +114,14 @@ def at_final_time(rows: pd.DataFrame) -> pd.DataFrame:
 
 def at_one_guidance(rows: pd.DataFrame) -> pd.DataFrame:
     """For each config, the rows without guidance; if all are guided, those of the guidance strength
-    with the lowest value. After a search over strengths, the best network and the rows of the strength
-    next to its own.
+    with the lowest value, which is a mean over trainings. After a search over strengths, the best network of
+    each training and the rows of the strength next to its own.
     """
     if "minimum_guidance" in rows and rows["minimum_guidance"].notna().any():
-        return pd.concat([_at_searched_guidance(part) for _, part in rows.groupby("config")])
+        trainings = rows.groupby(["config", "training_seed"])
+        return pd.concat([_at_searched_guidance(part) for _, part in trainings])
     strengths = {
-        config: 1.0
-        if (part["guidance"] == 1).any()
-        else part["guidance"].iloc[int(part["value"].argmin())]
+        config: 1.0 if (part["guidance"] == 1).any() else _best_guidance(part)
         for config, part in rows.groupby("config")
     }
     return rows[rows["guidance"] == rows["config"].map(strengths)]
@@ -135,6 +134,11 @@ def _at_searched_guidance(rows: pd.DataFrame) -> pd.DataFrame:
     others = rows[~found]
     away = (others["guidance"] - rows[found]["guidance"].iloc[0]).abs()
     return pd.concat([others[away == away.min()], rows[found]])
+
+
+def _best_guidance(rows: pd.DataFrame) -> float:
+    means = rows.groupby(["guidance", "network"], as_index=False)["value"].mean()
+    return float(means["guidance"].iloc[int(means["value"].argmin())])
 
 
 def ema_curve(table: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,8 @@ from edm2.params import UserError, load
 from edm2.pipeline.detection import detector_for, reference_for
 from edm2.pipeline.evaluator import Evaluator, GeneratedImages
 from edm2.pipeline.paths import sweep_folder
-from edm2.reporting.compare import Experiment, compare_experiments
+from edm2.reporting.changes import Variant
+from edm2.reporting.compare import configs_table
 from edm2.reporting.seed_curves import SeedCurves
 from edm2.reporting.selection import best_of, ema_curve, fresh_seeds_row, read_networks
 from edm2.reporting.sweeps import guidance_curves, minima
@@ -235,8 +236,8 @@ def test_the_report_and_comparisons_have_the_interval(table):
     (row,) = ablation_table(table).to_dict("records")
     assert (row["ours: EMA length"], row["ours: its interval"]) == (best["ema_length"], interval)
     assert (row["ours: fd_classifier_inf"], best["valued_on"]) == (best["value"], "fresh seeds")
-    experiments = {name: Experiment(table, {}, {"G": {}}) for name in ("one", "two")}
-    assert compare_experiments(experiments)["its interval"].tolist() == [interval] * 2
+    variants = [Variant(name, [name], "G", {}, {0: table}) for name in ("one", "two")]
+    assert configs_table(variants)["its interval"].tolist() == [interval] * 2
     networks = networks_table(table)
     assert networks["merged_blocks"].max() == table["merged_blocks"].max()
     assert len(networks) == len(table[table["merged_blocks"].notna()])
