@@ -124,14 +124,14 @@ def test_one_training_has_no_interval():
 
 
 def test_the_best_length_of_several_trainings_is_that_of_their_mean():
-    """Its interval is from the differences between trainings: the minima are at 0.05 and 0.2."""
-    lengths = (0.025, 0.05, 0.1, 0.2, 0.4)
-    curves = [[math.log(length / best) ** 2 for length in lengths] for best in (0.05, 0.2)]
+    """Its interval is from the differences between trainings: the minima are at 0.05 and 0.15."""
+    lengths = (0.025, 0.05, 0.1, 0.15, 0.2)
+    curves = [[(coordinate(s) - coordinate(best)) ** 2 for s in lengths] for best in (0.05, 0.15)]
     rows = [network_rows(c, lengths, training_seed=k) for k, c in enumerate(curves)]
     row = table_of({"a": Experiment(concatenated(*rows), {}, {"G": {}})}).iloc[0]
     assert row["best EMA length"] == 0.1
     low, high = map(float, row["its interval"].split(" to "))
-    assert low < 0.05 < 0.2 < high
+    assert low < 0.05 < 0.15 < high
 
 
 def test_trainings_have_a_row_each_with_how_far_to_trust_it():

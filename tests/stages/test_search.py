@@ -237,7 +237,7 @@ def test_the_report_and_comparisons_have_the_interval(table):
     assert (row["ours: EMA length"], row["ours: its interval"]) == (best["ema_length"], interval)
     assert (row["ours: fd_classifier_inf"], best["valued_on"]) == (best["value"], "fresh seeds")
     variants = [Variant(name, [name], "G", {}, {0: table}) for name in ("one", "two")]
-    assert configs_table(variants)["its interval"].tolist() == [interval] * 2
+    assert configs_table(variants, [])["its interval"].tolist() == [interval] * 2
     networks = networks_table(table)
     assert networks["merged_blocks"].max() == table["merged_blocks"].max()
     assert len(networks) == len(table[table["merged_blocks"].notna()])
