@@ -24,3 +24,4 @@ def report(context: StageContext) -> None:
     write_manifest(folder / "sweeps")  # without sweeps a folder with no file, of which DVC warns
     for name in ARTIFACTS:
         context.run.log_artifact(folder / name)
+    context.conclude("open reports/index.html")
