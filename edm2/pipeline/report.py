@@ -35,6 +35,7 @@ def report(context: StageContext) -> None:
         context.run.set_tag(NOTE, note)
     for name in ARTIFACTS:
         context.run.log_artifact(folder / name)
+    context.conclude("open reports/index.html")
 
 
 def best_by_config(metrics: Mapping[str, float]) -> dict[str, float]:

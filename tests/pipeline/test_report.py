@@ -81,7 +81,11 @@ def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, config
     monkeypatch.setattr(module, "StageOutputs", lambda *args: outputs)
     monkeypatch.setattr(module, "write_report", write)
     params = SimpleNamespace(replicates=())
-    report(SimpleNamespace(out=lambda path: tmp_path / path, params=params, run=run))
+    report(
+        SimpleNamespace(
+            out=lambda path: tmp_path / path, params=params, run=run, conclude=lambda text: None
+        )
+    )
     assert logged == best_by_config(METRICS)
     assert tags == notes
     assert {"index.html", "ablation.csv"} <= set(files)
