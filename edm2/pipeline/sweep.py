@@ -35,6 +35,11 @@ def sweep_ema(context: StageContext) -> None:
     base = params.sweep.tensors_base
     networks = [record(network, reconstructions[network.file], base) for network in plan.networks]
     _log_quality(context, networks, plan.stores[store_folder(context.replicate)].end)
+    context.conclude(
+        f"{len(networks)} networks" + " without files" * (not params.sweep.materialize)
+        if networks
+        else "the range of a search"
+    )
     search = params.sweep.search
     write_manifest(
         out,

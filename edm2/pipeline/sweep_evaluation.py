@@ -34,6 +34,10 @@ def evaluate_sweep(context: StageContext) -> None:
         folder = context.out(samples_folder(context.replicate))
         sweep.items.publish_pictures(sweep.evaluated, folder, best_of(table))
         log_curves(context, table)
+        best = best_of(table)
+        context.conclude(
+            f"{best['metric']} {best['value']:.4g} at the best EMA length, {best['ema_length']:g}"
+        )
 
 
 def share_evaluation(

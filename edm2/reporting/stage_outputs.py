@@ -8,9 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from edm2.params.replicates import Replicate
+from edm2.reporting.changes import Experiment
 from edm2.reporting.reading import read_metrics, read_table
 from edm2.reporting.selection import read_networks
 from edm2.reporting.trainings import best_networks, by_training
+from edm2.reporting.verdict import Verdict, verdicts
 from edm2.runtime.checksums import require_checksum
 from edm2.runtime.log import NONFINITE_STEPS
 
@@ -63,6 +65,15 @@ class StageOutputs:
     def vae_training(self) -> pd.DataFrame:
         """Training curves of the VAE; empty if none was trained."""
         return read_table(self._file("vae/curves.csv"), ["nimg"])
+
+    @cached_property
+    def steps(self) -> list[Verdict]:
+        """The verdicts on the steps from each config to the next one; empty with one config.
+
+        Raises:
+            UserError: their trainings were evaluated differently.
+        """
+        return verdicts({"": Experiment(self.networks, {}, {})})
 
     def metrics(self, stage: str) -> dict[str, float]:
         """The final metrics of a stage."""

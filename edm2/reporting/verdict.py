@@ -15,6 +15,24 @@ from edm2.reporting.selection import OTHER_BLOCKS, SAME_IMAGES, best_of_others
 from edm2.reporting.trainings import Trainings
 
 Choice = Literal["own best", "common"]
+COLUMNS = [
+    "base",
+    "change",
+    "metric",
+    "EMA length",
+    "valued on",
+    "trainings",
+    "seed blocks",
+    "paired",
+    "difference",
+    "low",
+    "high",
+    "variance from samples",
+    "probability of improvement",
+    "p (corrected)",
+    "settled",
+    "more trainings",
+]
 
 
 @dataclass(frozen=True)
@@ -201,4 +219,4 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "more trainings": effect.more_trainings,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)

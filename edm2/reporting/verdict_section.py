@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from edm2.params.errors import UserError
-from edm2.reporting.changes import Experiment
 from edm2.reporting.comparison_page import answers
 from edm2.reporting.curves import draw_placeholder
 from edm2.reporting.page import Section
 from edm2.reporting.stage_outputs import StageOutputs
-from edm2.reporting.verdict import Verdict, verdicts
+from edm2.reporting.verdict import Verdict
 
 STEPS = "Each config is compared with the one before it. All columns are in verdict.csv."
 
@@ -19,7 +18,7 @@ def verdict_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     notes = [STEPS]
     if several := outputs.networks["config"].nunique() > 1:
         try:
-            steps = verdicts({"": Experiment(outputs.networks, {}, {})})
+            steps = outputs.steps
         except UserError as error:  # trainings that were evaluated differently still have a report
             notes = [str(error)]
     body = answers(steps, notes, folder)
