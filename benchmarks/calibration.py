@@ -28,6 +28,7 @@ from edm2.metrics.effects import Effect, adjust, effect
 from edm2.reporting.seed_curves import SeedCurves
 from edm2.reporting.selection import best_of_others, read_networks
 from edm2.reporting.tables import as_markdown
+from edm2.reporting.trainings import by_training
 
 STEPS = 6  # of a ladder
 OTHER_SEEDS = 1000  # added to the seeds of the second group if it is not paired
@@ -36,12 +37,11 @@ OTHER_SEEDS = 1000  # added to the seeds of the second group if it is not paired
 def read_curves(files: list[Path]) -> dict[str, SeedCurves]:
     """By config, the curves of its trainings; configs with a single one are named and left out."""
     curves = {}
-    for config, part in read_networks(files).groupby("config"):
-        trainings = {int(str(seed)): rows for seed, rows in part.groupby("training_seed")}
+    for config, trainings in by_training(read_networks(files)).items():
         if len(trainings) < 2:
             print(f"config {config} has one training: left out", file=sys.stderr)
             continue
-        curves[str(config)] = SeedCurves.of(trainings)
+        curves[config] = SeedCurves.of(trainings)
     return curves
 
 
@@ -170,7 +170,7 @@ EXPERIMENTS = 20_000
 def simulated() -> pd.DataFrame:
     """Coverage and false improvements of drawn experiments without a difference."""
     rng, rows = np.random.default_rng(0), []
-    for variances, blocks, trainings in product(SIMULATED, (1, 3), (2, 3, 5, 10)):
+    for variances, blocks, trainings in product(SIMULATED, (1, 2, 3), (2, 3, 5, 10)):
         of_trainings, samples, both = np.sqrt(variances)
         differences = (
             rng.normal(0, of_trainings, (EXPERIMENTS, trainings, 1))
