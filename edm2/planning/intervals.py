@@ -14,6 +14,7 @@ from edm2.params import Params
 from edm2.planning.plan import COLUMNS, Plan, Row, total
 from edm2.planning.sampling import sweep_of
 from edm2.reporting.seed_curves import SeedCurves
+from edm2.reporting.trainings import by_training
 from edm2.reporting.verdict import compare_trainings
 
 COSTS = (
@@ -49,10 +50,7 @@ class PastEffects:
         """
         metrics, effects = set(), dict[str, Effect]()
         for revision, table in networks.items():
-            trainings = {
-                str(config): {int(str(seed)): part for seed, part in rows.groupby("training_seed")}
-                for config, rows in table.groupby("config", sort=False)
-            }
+            trainings = by_training(table)
             of = f" ({revision})" if len(networks) > 1 else ""
             for base, change in pairwise(trainings):
                 own, *_ = compare_trainings(base, change, trainings[base], trainings[change])
