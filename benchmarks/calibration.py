@@ -1,7 +1,8 @@
 """How often trainings of one config are called different, by the intervals of `edm2 compare`.
 
 `python benchmarks/calibration.py` simulates experiments without a difference, in which trainings, seed blocks
-and both vary. `python benchmarks/calibration.py reports/fid/*.csv [--sizes 2 3 5] [--splits 300]` takes
+and both vary, tested once and after each further training. `python benchmarks/calibration.py
+reports/fid/*.csv [--sizes 2 3 5] [--splits 300]` takes
 tables of several trainings of each config. It divides the trainings of one config into two groups of equal
 size, in many ways, and compares the groups as if the second were a change: by trainings that are paired with
 one another, and by none paired; each at its own best EMA length, and at one for all. Intervals should
@@ -192,6 +193,25 @@ def simulated() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def tested_repeatedly() -> pd.DataFrame:
+    """How often a difference that does not exist is settled by one of several tests: with `first` pairs of
+    trainings, and after each further one up to `last`.
+    """
+    rng, rows = np.random.default_rng(0), []
+    differences = rng.normal(size=(EXPERIMENTS, 10, 1))
+    counts = range(2, differences.shape[1] + 1)
+    found = [crossed_mean([differences[:, :count]]) for count in counts]
+    ratios = [abs(each.value) / np.sqrt(each.error.variance) for each in found]
+    settled = np.stack(
+        [r > stats.t.ppf(0.975, e.error.degrees) for r, e in zip(ratios, found, strict=True)]
+    )
+    for first, last in product((2, 3, 5), (5, 10)):
+        tests = settled[first - counts.start : last - counts.start + 1]
+        false = 100 * tests.any(axis=0).mean()
+        rows.append({"first": first, "last": last, "tests": len(tests), "settled, %": false})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", type=Path, nargs="*")
@@ -200,6 +220,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.tables:
         print(as_markdown(simulated()))
+        print(as_markdown(tested_repeatedly()))
         return
     curves = read_curves(args.tables)
     print(as_markdown(sources(curves)))
