@@ -1,6 +1,6 @@
 """Items a minute of the evaluation of a sweep, with one launch and with two at once.
 
-`python benchmarks/evaluation.py [CONFIG] [--project DIR] [--launches 1 2] [--seed-blocks 3]`, after
+`python benchmarks/evaluation.py [TRAINING] [--project DIR] [--launches 1 2] [--seed-blocks 3]`, after
 `dvc repro`, evaluates all networks of the project's sweep, from the beginning for each number of launches
 of `edm2 evaluate`, each of which has one thread. It works in a temporary project, whose data and models
 are links to those of DIR. An item is a network at one guidance strength, with one seed block. What a
@@ -37,34 +37,34 @@ def make_project(folder: Path, project: Path, seed_blocks: int) -> None:
     yaml.dump(params, folder / "params.yaml")
 
 
-def start_launch(folder: Path, config: str) -> "subprocess.Popen[bytes]":
+def start_launch(folder: Path, training: str) -> "subprocess.Popen[bytes]":
     environment = os.environ | {
         "DVC_ROOT": str(folder),
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", "from edm2.cli import main; main()", "evaluate", config]
+    command = [sys.executable, "-c", "from edm2.cli import main; main()", "evaluate", training]
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
 
 
-def run_launches(folder: Path, config: str, launches: int) -> tuple[float, float]:
+def run_launches(folder: Path, training: str, launches: int) -> tuple[float, float]:
     """Seconds until all launches have ended, and the CPU seconds of the one with the most."""
     start = time.perf_counter()
-    processes = [start_launch(folder, config) for _ in range(launches)]
+    processes = [start_launch(folder, training) for _ in range(launches)]
     longest = max(list(map(cpu_seconds, processes)))
     if any(process.returncode for process in processes):
         sys.exit("edm2 evaluate failed: run it in the project to see why")
     return time.perf_counter() - start, longest
 
 
-def measure(project: Path, config: str, launches: int, seed_blocks: int) -> dict[str, float]:
+def measure(project: Path, training: str, launches: int, seed_blocks: int) -> dict[str, float]:
     """Items; seconds of all of them, also of CPU; seconds of a start."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         make_project(folder, project, seed_blocks)
-        seconds, cpu = run_launches(folder, config, launches)
-        items = len(list(folder.glob(f".state/fid-{config}/*/items/*.json")))
-        start, _ = run_launches(folder, config, launches)
+        seconds, cpu = run_launches(folder, training, launches)
+        items = len(list(folder.glob(f".state/fid-{training}/*/items/*.json")))
+        start, _ = run_launches(folder, training, launches)
         return {"items": items, "seconds": seconds, "start": start, "CPU seconds": cpu}
 
 
@@ -81,7 +81,7 @@ def table(rows: Sequence[tuple[int, dict[str, float]]]) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", nargs="?", default="G")
+    parser.add_argument("training", nargs="?", default="G-0")
     parser.add_argument(
         "--project", type=Path, default=ROOT, help="with results; default: this one"
     )
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--seed-blocks", type=int, default=3, help="default: 3, as in the paper")
     args = parser.parse_args()
     rows = [
-        (launches, measure(args.project, args.config, launches, args.seed_blocks))
+        (launches, measure(args.project, args.training, launches, args.seed_blocks))
         for launches in args.launches
     ]
     print(table(rows).round(2).to_string())

@@ -1,6 +1,6 @@
 """Share of generated digits that an independent classifier assigns to their class label.
 
-`python benchmarks/read_digits.py [CONFIG] [--min-accuracy FRACTION]`, after `dvc repro`, generates images
+`python benchmarks/read_digits.py [TRAINING] [--min-accuracy FRACTION]`, after `dvc repro`, generates images
 with the best network of the sweep and classifies them with a support-vector machine, fitted to the 8×8
 digits of scikit-learn. The exit status is 1 if the share is below FRACTION.
 """
@@ -18,33 +18,39 @@ from sklearn.svm import SVC
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from edm2.params import load
+from edm2.params.replicates import Replicate
+from edm2.pipeline.paths import sweep_folder
 from edm2.pipeline.sampler import Sampler
 from edm2.reporting.selection import best_of
 
 SEEDS = range(1_000_000, 1_001_000)  # not among the seeds of the sweep
 
 
-def generate(config: str, network: str) -> tuple[torch.Tensor, torch.Tensor]:
+def generate(replicate: Replicate, network: str) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 images [N, 3, 16, 16] of SEEDS, and their class labels [N]."""
-    sampler = Sampler(load("params.yaml").of(config), config, torch.device("cpu"))
-    denoise = sampler.denoise(Path(f"models/sweep/{config}/{network}.safetensors"), None, 1.0)
+    sampler = Sampler(
+        load("params.yaml").of(replicate.config), replicate.config, torch.device("cpu")
+    )
+    denoise = sampler.denoise(sweep_folder(replicate) / f"{network}.safetensors", None, 1.0)
     images = [batch.samples for batch in sampler.images(denoise, SEEDS, sampler.labels(SEEDS))]
     return torch.cat(images), sampler.labels(SEEDS)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", nargs="?", default="G")
+    parser.add_argument("training", nargs="?", default="G-0")
     parser.add_argument("--min-accuracy", type=float, default=0.0)
     args = parser.parse_args()
-    best = best_of(pd.read_csv(f"reports/fid/{args.config}.csv"))
-    images, labels = generate(args.config, best["network"])
+    named = f"training {args.training}"
+    replicate = load("params.yaml").replicate(args.training, named, "params.yaml")
+    best = best_of(pd.read_csv(f"reports/fid/{replicate}.csv"))
+    images, labels = generate(replicate, best["network"])
     gray = images.float().mean(1)
     pixels = torch.nn.functional.avg_pool2d(gray, gray.shape[-1] // 8).flatten(1)  # [N, 64]
     classifier = SVC(gamma=0.001).fit(*load_digits(return_X_y=True))
     correct = classifier.predict(pixels.numpy() * (16 / 255)) == labels.numpy()
     print(
-        f"config {args.config}, EMA length {best['ema_length']:g}: {correct.mean():.1%} of {len(correct)} "
+        f"training {replicate}, EMA length {best['ema_length']:g}: {correct.mean():.1%} of {len(correct)} "
         "generated digits are classified as their label"
     )
     for digit in np.unique(labels):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 STAGES = ("prepare", "train_features", "train_vae", "encode_latents")
-OUTS = ("models/diffusion/G", "reports/training/G.csv")
+OUTS = ("models/diffusion/G-0", "reports/training/G-0.csv")
 
 
 def make_inputs(folder: Path) -> Path:
@@ -66,7 +66,7 @@ class Launch:
         ]
 
     def checkpoints(self) -> set[str]:
-        folder = self.folder / ".state/train_diffusion-G"
+        folder = self.folder / ".state/train_diffusion-G-0"
         return {path.name for path in folder.glob("*/checkpoint-*")}
 
     def wait_for_progress(self, since: set[str]) -> bool:

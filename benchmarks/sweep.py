@@ -1,6 +1,6 @@
 """Networks per hour of a sweep, and where the time goes.
 
-`python benchmarks/sweep.py [CONFIG] [--networks 3] [--strength 1]`, after `dvc repro`, reconstructs all EMA
+`python benchmarks/sweep.py [TRAINING] [--networks 3] [--strength 1]`, after `dvc repro`, reconstructs all EMA
 lengths of the sweep from the project's snapshots in one pass. It then generates images with some of the
 networks and evaluates them, with the code of the stage `fid` and the values of params.yaml.
 """
@@ -22,9 +22,10 @@ import torch
 from edm2.ema import SnapshotStore, Target, copy_files, reconstruct_files
 from edm2.metrics.collection import Collection
 from edm2.params import load
+from edm2.params.replicates import Replicate
 from edm2.pipeline.evaluator import Evaluator
 from edm2.pipeline.networks import SweptNetwork, load_networks
-from edm2.pipeline.paths import sweep_folder
+from edm2.pipeline.paths import store_folder, sweep_folder
 from edm2.runtime.device import pick_device
 from edm2.runtime.progress import Progress
 
@@ -47,8 +48,8 @@ class Clock:
         return wrapper
 
 
-def time_reconstruction(clock: Clock, config: str, lengths: Sequence[float]) -> None:
-    store = SnapshotStore(Path(f"models/ema/{config}"))
+def time_reconstruction(clock: Clock, replicate: Replicate, lengths: Sequence[float]) -> None:
+    store = SnapshotStore(store_folder(replicate))
     reconstruct = copy_files if store.has_fixed_lengths else reconstruct_files
     with tempfile.TemporaryDirectory() as scratch:
         targets = {Path(scratch) / f"{length}.safetensors": Target(length) for length in lengths}
@@ -58,7 +59,7 @@ def time_reconstruction(clock: Clock, config: str, lengths: Sequence[float]) -> 
 def time_evaluation(
     clock: Clock,
     evaluator: Evaluator,
-    config: str,
+    replicate: Replicate,
     networks: Sequence[SweptNetwork],
     strength: float,
 ) -> None:
@@ -70,7 +71,7 @@ def time_evaluation(
     progress = Progress("sweep", len(networks) * evaluation.samples, "img")
     for network in networks:
         generated = clock.timed("generate", evaluator.generate)(
-            sweep_folder(config), network, strength, evaluation.first_seed, progress
+            sweep_folder(replicate), network, strength, evaluation.first_seed, progress
         )
         clock.timed("metrics", evaluator.rows)(generated, strength, evaluation.first_seed)
     progress.close()
@@ -80,24 +81,26 @@ def time_evaluation(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", nargs="?", default="G")
+    parser.add_argument("training", nargs="?", default="G-0")
     parser.add_argument("--networks", type=int, default=3, help="to generate with; default: 3")
     parser.add_argument("--strength", type=float, default=1.0, help="of guidance; default: 1")
     args = parser.parse_args()
-    params = load("params.yaml").of(args.config)
+    params = load("params.yaml")
+    replicate = params.replicate(args.training, f"training {args.training}", "params.yaml")
+    params = params.of(replicate.config)
     device, lengths = pick_device(params.runtime), params.sweep.ema_lengths
-    clock, evaluator = Clock(device), Evaluator(params, args.config, device)
-    networks = load_networks(args.config)[: args.networks]
-    time_reconstruction(clock, args.config, lengths)
+    clock, evaluator = Clock(device), Evaluator(params, replicate.config, device)
+    networks = load_networks(replicate)[: args.networks]
+    time_reconstruction(clock, replicate, lengths)
     clock.seconds["reconstruct"] *= len(networks) / len(lengths)
-    time_evaluation(clock, evaluator, args.config, networks, args.strength)
+    time_evaluation(clock, evaluator, replicate, networks, args.strength)
 
     order = ("reconstruct", "sample", "decode", "features", "moments", "metrics")
     seconds = pd.Series({name: clock.seconds[name] / len(networks) for name in order})
     table = pd.DataFrame({"seconds": seconds, "share": seconds / seconds.sum()})
     samples, metrics = params.evaluation.samples, ", ".join(params.evaluation.metrics)
     print(
-        f"config {args.config}, {samples} images of each network, {metrics} "
+        f"training {replicate}, {samples} images of each network, {metrics} "
         f"of {evaluator.detector.name}; {device}, {torch.get_num_threads()} threads"
     )
     print(table.to_string(formatters={"seconds": "{:.3g}".format, "share": "{:.1%}".format}))

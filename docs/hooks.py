@@ -146,7 +146,7 @@ def stages_page() -> str:
     lines = [
         "# Stages\n",
         "The pipeline as [dvc.yaml](https://dvc.org/doc/user-guide/project-structure/dvcyaml-files) "
-        "declares it. `X` is a training config: those stages run once for each of `configs`. "
+        "declares it. `X` is a training, like `G-0`: those stages run for each of `configs` and `seeds`. "
         "`dvc dag` draws the graph, `dvc status` says what would run, `dvc repro -s NAME` runs one "
         "stage. The [pipeline in a picture](../start.md#the-pipeline).\n",
     ]
@@ -166,7 +166,7 @@ def stages_page() -> str:
 def _paths(entries: Any) -> str:
     names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
     return (
-        ", ".join(f"`{name.replace('${item.config}', 'X')}`" for name in names)
+        ", ".join(f"`{name.replace('${item.config}-${item.seed}', 'X')}`" for name in names)
         or "nothing in the project"
     )
 

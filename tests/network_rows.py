@@ -18,6 +18,7 @@ def network_rows(
     """
     common = {
         "config": "G",
+        "training_seed": 0,
         "nimg": 1000,
         "tensors": "all",
         "seeds": "sweep",

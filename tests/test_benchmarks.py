@@ -131,11 +131,11 @@ def test_plan(benchmark, tmp_path, monkeypatch):
     project = tmp_path / "project"
     script.make_project(project, ROOT / "params.yaml")
     assert load(project / "params.yaml").runtime.threads == 1
-    stages = [{"stage": "prepare", "seconds": 3.0}, {"stage": "fid@G", "seconds": 5.0}]
+    stages = [{"stage": "prepare", "seconds": 3.0}, {"stage": "fid@G-0", "seconds": 5.0}]
     answers = iter([json.dumps({"stages": stages}), "", ""])
     monkeypatch.setattr(script, "run", lambda *arguments: (4.0, next(answers)))
     table = script.compare(project, [], False)
-    assert list(table["stage"]) == ["prepare", "fid@G", "total"]
+    assert list(table["stage"]) == ["prepare", "fid@G-0", "total"]
     assert list(table["ratio"]) == [0.75, 1.25, 1.0]
 
 
@@ -160,9 +160,9 @@ def test_evaluation(benchmark, finished, monkeypatch, capsys):
 
     def start_launch(folder, config):
         assert load(folder / "params.yaml").evaluation.seed_blocks == 2
-        assert (folder / "models/sweep/G/manifest.json").exists()
+        assert (folder / "models/sweep/G-0/manifest.json").exists()
         started.append(folder)
-        items = folder / ".state/fid-G/key/items"
+        items = folder / ".state/fid-G-0/key/items"
         items.mkdir(parents=True, exist_ok=True)
         for name in ("a.json", "b.json", "a.png"):
             (items / name).touch()

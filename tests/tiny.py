@@ -16,7 +16,10 @@ from typing import Any, ClassVar
 import pytest
 from ruamel.yaml import YAML
 
+from edm2.params.replicates import Replicate
+
 ROOT = Path(__file__).parent.parent
+REPLICATE = Replicate("G", 0)  # the only training of the tiny project
 STAGES = (
     "prepare",
     "train_features",
@@ -154,10 +157,12 @@ def run_stage(
     from edm2.params import load
     from edm2.pipeline import runner
 
+    params = load("params.yaml")
+    replicate = params.replicate(config, config, "params.yaml") if config else None
     stage = importlib.import_module(f"stages.{name}")
     inputs = (lambda _: external_inputs, lambda _: watched_inputs)
     share = getattr(stage, "share", None)
-    runner.run_stage(name, stage.run, load("params.yaml"), config, *inputs, share)
+    runner.run_stage(name, stage.run, params, replicate, *inputs, share)
 
 
 def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
@@ -173,7 +178,7 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
 
 
 def run_on_two_ranks(folder: Path, *stages: str) -> None:
-    """Run stages in one pair of processes, for example `run_on_two_ranks(folder, "fid@G", "report")`.
+    """Run stages in one pair of processes, for example `run_on_two_ranks(folder, "fid@G-0", "report")`.
 
     They have torchrun's environment variables; torchrun itself would take as long as a third process.
     """

@@ -23,7 +23,7 @@ def compare(
 
     A REVISION is a commit, a branch, the name of an experiment in `dvc exp show`, or `workspace`.
     Each is compared with the first one, and the configs of the first with each other. Those that differ only
-    in `seed` are repeated trainings: with two or more there is a confidence interval.
+    in `seeds` are one: with two trainings or more there is a confidence interval.
     """
     project.enter()
     if vae:

@@ -113,7 +113,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]
 )
 @click.pass_obj
 def sample(project: ProjectContext, /, network: Path, **options: Any) -> None:
-    """Make images of NETWORK: a file of models/sweep/CONFIG/, or of `edm2 ema reconstruct`.
+    """Make images of NETWORK: a file of models/sweep/TRAINING/, or of `edm2 ema reconstruct`.
 
     The network's shape and the sampler are those of params.yaml; codec and latents are the project's
     models/vae and data/latents. Existing images are kept, so that an interrupted run continues. With
@@ -127,11 +127,11 @@ def sample(project: ProjectContext, /, network: Path, **options: Any) -> None:
     from edm2.pipeline.samples import SampleRequest, write_samples
 
     config, kind = options["config"], options.pop("kind")
-    folder = network.parent
-    if config != folder.name and folder.parent == root / "models/sweep":
-        raise UserError(
-            f"--config {config}: {network} is a network of config {folder.name}. "
-            f"Use --config {folder.name}."
-        )
     params.require_config(config, f"--config {config}", "params.yaml")
+    folder = network.parent
+    theirs = folder.name.rpartition("-")[0]
+    if config != theirs and folder.parent == root / "models/sweep":
+        raise UserError(
+            f"--config {config}: {network} is a network of config {theirs}. Use --config {theirs}."
+        )
     write_samples(SampleRequest(network, format=kind, **options), params.of(config))

@@ -89,6 +89,8 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
 def _configs(params: Params) -> Iterator[Problem]:
     if len(set(params.configs)) != len(params.configs):
         yield Problem("configs", list(params.configs), "each config once", "Remove the duplicates.")
+    if len(set(params.seeds)) != len(params.seeds):
+        yield Problem("seeds", list(params.seeds), "each seed once", "Remove the duplicates.")
 
 
 def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
@@ -167,6 +169,13 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
                 list(params.configs),
                 "[G] with ema.source: published",
                 "The published networks are of config G.",
+            )
+        if len(params.seeds) > 1:
+            yield Problem(
+                "seeds",
+                list(params.seeds),
+                "one seed with ema.source: published",
+                "The published networks are of one training.",
             )
     elif ema.path is not None:
         yield Problem(

@@ -11,4 +11,5 @@ RENAMED = {
     "vae.num_res_blocks": "vae.res_blocks",
     "vae.losses.plain": "vae.losses.mse",
     "vae.images.least_area": "vae.images.min_area",
+    "seed": "seeds",
 }

@@ -14,6 +14,7 @@ from edm2.params.evaluation import Evaluation, Sampling
 from edm2.params.features import Features
 from edm2.params.guidance import Guidance
 from edm2.params.launch import Launch
+from edm2.params.replicates import Replicate, find_replicate
 from edm2.params.resolution import resolve
 from edm2.params.runtime import Runtime, Tracking
 from edm2.params.seams import DETECTORS
@@ -21,6 +22,7 @@ from edm2.params.section import Section
 from edm2.params.vae import Vae
 
 ConfigNames = Annotated[tuple[ConfigName, ...], Field(strict=False, min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 
 
 class Params(Section):
@@ -31,8 +33,8 @@ class Params(Section):
         "the seams: configs, backbones, objectives, samplers, sources, codecs, detectors, metrics"
     )
     configs: ConfigNames = Field(description="training configs to run and compare")
-    seed: Annotated[int, Field(ge=0)] = Field(
-        description="seed of everything except what dataset.seed controls"
+    seeds: Seeds = Field(
+        description="seeds of the denoisers' trainings: each config is trained once with each"
     )
     launch: Launch = Field(
         description="launcher of the stages: a command like python or torchrun --nproc_per_node=8, or "
@@ -76,6 +78,15 @@ class Params(Section):
                 f"{named}: not one of `configs` in {file} ({', '.join(self.configs)}). Add it there, "
                 "or name one of these."
             )
+
+    @property
+    def replicates(self) -> tuple[Replicate, ...]:
+        """All trainings: every config with every seed."""
+        return tuple(Replicate(config, seed) for config in self.configs for seed in self.seeds)
+
+    def replicate(self, name: str, named: str, file: object) -> Replicate:
+        """The training that a user names; see `find_replicate`."""
+        return find_replicate(self.replicates, name, named, file)
 
     def of(self, config: ConfigName) -> "Params":
         """The params of one config: its entry in `diffusion.per_config` merged in."""

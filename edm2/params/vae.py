@@ -91,6 +91,7 @@ class VaeImages(Section):
 
 
 class Vae(Training):
+    seed: int = Field(ge=0, description="seed of the VAE's training")
     images: VaeImages = Field(description="the training images of the VAE")
     channels: Count = Field(description="width of the first level")
     channel_mult: Counts = Field(

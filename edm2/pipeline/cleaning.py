@@ -18,7 +18,6 @@ from typing import Any
 
 from edm2.data.tars import INDICES
 from edm2.params import Params
-from edm2.params.configs import CONFIGS
 from edm2.params.launch import STAGES
 from edm2.pipeline.declaration import read_declaration
 from edm2.pipeline.dvc_cache import DvcCache
@@ -103,16 +102,17 @@ class _Judge:
         return Entry(folder, _changed(folder) < self.oldest, reason)
 
     def _current(self, name: str) -> Any:
-        """The params that a stage depends on; None if there is no such stage or config any more.
+        """The params that a stage depends on; None if there is no such stage or training any more.
 
         Args:
-            name: of its folder in the state, like train_diffusion-G.
+            name: of its folder in the state, like train_diffusion-G-0.
         """
-        stage, _, config = name.partition("-")
-        if stage not in STAGES or (config and config not in CONFIGS):
+        stage, _, training = name.partition("-")
+        replicates = {str(replicate): replicate for replicate in self.params.replicates}
+        if stage not in STAGES or (training and training not in replicates):
             return None
-        params = self.params.of(config) if config else self.params
-        return json.loads(json.dumps(read_declaration(stage, config).values(params)))
+        params = self.params.of(replicates[training].config) if training else self.params
+        return json.loads(json.dumps(read_declaration(stage, training).values(params)))
 
 
 def _stats(path: Path) -> Iterator[os.stat_result]:

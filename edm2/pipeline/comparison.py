@@ -1,11 +1,13 @@
 """EMA curves of several experiments side by side: `edm2 compare`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from edm2.params.replicates import Replicate
 from edm2.pipeline.experiments import read_params, read_result, used_params
 from edm2.reporting.compare import Experiment, compare_experiments, draw_comparison
 from edm2.reporting.selection import read_networks
@@ -29,7 +31,7 @@ def write_comparison(revisions: Sequence[str], out: Path) -> tuple[pd.DataFrame,
     for revision in revisions:
         params = read_params(revision)
         used = used_params(params)
-        experiments[revision] = Experiment(_networks(revision, used), flatten(params), used)
+        experiments[revision] = Experiment(_networks(revision, params), flatten(params), used)
     table = compare_experiments(experiments)
     write_table(table, out / "compare.csv")
     draw_comparison(experiments, out / "compare.png")
@@ -38,7 +40,11 @@ def write_comparison(revisions: Sequence[str], out: Path) -> tuple[pd.DataFrame,
     return table, answers
 
 
-def _networks(revision: str, configs: Iterable[str]) -> pd.DataFrame:
-    """The metrics of every network of all configs."""
-    tables = [read_result(revision, f"reports/fid/{config}.csv") for config in configs]
+def _networks(revision: str, params: Mapping[str, Any]) -> pd.DataFrame:
+    """The metrics of every network of all trainings."""
+    tables = [
+        read_result(revision, f"reports/fid/{Replicate(config, seed)}.csv")
+        for config in params["configs"]
+        for seed in params["seeds"]
+    ]
     return read_networks(StringIO(text) for text in tables)

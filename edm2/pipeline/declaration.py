@@ -10,11 +10,12 @@ from edm2.params import Params, UserError
 from edm2.params.yaml_file import read_yaml
 
 PIPELINE = Path("dvc.yaml")
+REPLICATE = "${item.config}-${item.seed}"  # as in the names of outs
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """One stage, for one config where it is a matrix stage."""
+    """One stage, for one training where it is a matrix stage."""
 
     params: tuple[str, ...]
     deps: tuple[Path, ...]
@@ -26,8 +27,8 @@ class Declaration:
         return {key: _pick(tree, key) for key in self.params}
 
 
-def read_declaration(name: str, config: str | None, pipeline: Path = PIPELINE) -> Declaration:
-    """Stage `name` of dvc.yaml, with `config` for "${item.config}".
+def read_declaration(name: str, replicate: object, pipeline: Path = PIPELINE) -> Declaration:
+    """Stage `name` of dvc.yaml; of a matrix stage that of the training `replicate`.
 
     Raises:
         UserError: there is no dvc.yaml with this stage in this folder.
@@ -38,7 +39,7 @@ def read_declaration(name: str, config: str | None, pipeline: Path = PIPELINE) -
         for key in keys:
             for entry in stage.get(key, []):
                 text = entry if isinstance(entry, str) else next(iter(entry))
-                yield text.replace("${item.config}", config or "")
+                yield text.replace(REPLICATE, str(replicate))
 
     return Declaration(
         params=tuple(entries("params")),
@@ -48,7 +49,7 @@ def read_declaration(name: str, config: str | None, pipeline: Path = PIPELINE) -
 
 
 def all_outs(pipeline: Path = PIPELINE) -> list[str]:
-    """The outs of all stages, with `*` for the config."""
+    """The outs of all stages, with `*` for the training."""
     return [
         out.as_posix()
         for name in _stages(pipeline)
@@ -56,18 +57,18 @@ def all_outs(pipeline: Path = PIPELINE) -> list[str]:
     ]
 
 
-def config_from_dvc(name: str) -> str:
-    """The config for which DVC runs stage `name`; empty if it does not.
+def replicate_from_dvc(name: str) -> str:
+    """The name of the training for which DVC runs stage `name`; empty if it does not.
 
-    DVC names the stage that it runs, like train_diffusion@G, in an environment variable. The values of
+    DVC names the stage that it runs, like train_diffusion@G-0, in an environment variable. The values of
     params are not in the commands of dvc.yaml, because a shell would run what is in them.
     """
-    _, found, config = os.environ.get("DVC_STAGE", "").rpartition(f"{name}@")
-    return config if found else ""
+    _, found, replicate = os.environ.get("DVC_STAGE", "").rpartition(f"{name}@")
+    return replicate if found else ""
 
 
 def has_matrix(name: str, pipeline: Path = PIPELINE) -> bool:
-    """Whether a stage runs once per training config."""
+    """Whether a stage runs once per training."""
     return "matrix" in _stage(name, pipeline)
 
 

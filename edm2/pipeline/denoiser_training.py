@@ -31,13 +31,14 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
     """Train the denoiser that `params` describe; write snapshots of its averages and its final
     weights to `out`.
     """
-    seed, ema = params.seed, params.ema
+    config_name, seed = context.replicate.config, context.replicate.seed
+    ema = params.ema
     out.mkdir(exist_ok=True)
     latents = LatentShards(LATENTS, "train")
     state = context.state.folder
-    params = denoiser_precision(params, context.config, latents, state, context.device, trains=True)
+    params = denoiser_precision(params, config_name, latents, state, context.device, trains=True)
     torch.manual_seed(torch_seed(seed, "diffusion/init"))
-    denoiser = denoiser_for(context.config, params, latents.shape, len(latents.classes))
+    denoiser = denoiser_for(config_name, params, latents.shape, len(latents.classes))
     denoiser = denoiser.to(context.device)
     prepare_training(denoiser, params.runtime, context.device)
     config = denoiser.config
@@ -65,7 +66,7 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
         context.run,
         checkpoint_seconds=params.runtime.checkpoint_seconds,
         nonfinite_patience=params.runtime.nonfinite_patience,
-        remedy=_remedy(context.config, config, params.runtime.precision),
+        remedy=_remedy(config_name, config, params.runtime.precision),
         every=[Every(ema.snapshot_nimg, partial(_write_snapshots, out, average))],
         rollback=lambda nimg: remove_snapshots_after(out, nimg),
     )
@@ -96,16 +97,18 @@ def _remedy(name: str, config: TrainingConfig, precision: str) -> str:
     return f"For config {name}, {', or '.join(ways)}; see also diffusion.per_config.{name}."
 
 
-def train_config(context: StageContext) -> None:
-    """Train the denoiser of the stage's config; write its snapshots and its training curves."""
-    out = context.out(training_folder(context.config))
-    curves = f"reports/training/{context.config}.csv"
+def train_replicate(context: StageContext) -> None:
+    """Train the stage's denoiser; write its snapshots and its training curves."""
+    out = context.out(training_folder(context.replicate))
+    curves = f"reports/training/{context.replicate}.csv"
     if context.params.ema.source == "training":
         train_denoiser(context, context.params, out)
         if is_main_process():
             write_curves(context, curves)
     elif is_main_process():
-        print(f"note: ema.source is published: config {context.config} is not trained here.")
+        print(
+            f"note: ema.source is published: config {context.replicate.config} is not trained here."
+        )
         out.mkdir(exist_ok=True)
         write_manifest(out)
         write_no_curves(context, curves)

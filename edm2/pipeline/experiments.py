@@ -55,13 +55,16 @@ def read_params(revision: str) -> dict[str, Any]:
     """The tree of an experiment's params.yaml, as written.
 
     Raises:
-        UserError: it cannot be read, or has no list of configs.
+        UserError: it cannot be read, or has no lists of configs and seeds.
     """
     name = f"{revision}: params.yaml"
     tree = parse_yaml(read(revision, "params.yaml"), name)
-    configs = tree.get("configs") if isinstance(tree, dict) else None
-    if not isinstance(configs, list) or not all(isinstance(config, str) for config in configs):
-        raise UserError(f"{name}: expected `configs`, a list of names. See `edm2 params check`.")
+    for key, kind, kinds in (("configs", str, "names"), ("seeds", int, "numbers")):
+        values = tree.get(key) if isinstance(tree, dict) else None
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise UserError(
+                f"{name}: expected `{key}`, a list of {kinds}. See `edm2 params check`."
+            )
     return cast(dict[str, Any], tree)
 
 

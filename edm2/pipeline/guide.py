@@ -1,4 +1,4 @@
-"""The snapshots of the network that guides a config."""
+"""The snapshots of the network that guides a training's."""
 
 from edm2.params import Params
 from edm2.pipeline.denoiser_training import train_denoiser
@@ -11,8 +11,8 @@ from edm2.runtime.manifest import write_manifest
 
 def train_guide(context: StageContext) -> None:
     """Train the guide, import a published one, or write an empty folder for other guides."""
-    params = context.params.guide_of(context.config)
-    out = context.out(guide_folder(context.config))
+    params = context.params.guide_of(context.replicate.config)
+    out = context.out(guide_folder(context.replicate))
     if params.guidance.guide == "trained":
         train_denoiser(context, params, out)
     elif is_main_process():

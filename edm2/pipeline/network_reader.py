@@ -83,7 +83,7 @@ def _read_file(path: Path) -> Tensors:
         tensors: dict[str, torch.Tensor] = load_file(verified(path))
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: expected a network, a safetensors file like those in models/sweep/<config>/ "
+            f"{path}: expected a network, a safetensors file like those in models/sweep/<training>/ "
             f"({error})."
         ) from None
     return tensors

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edm2.params.replicates import Replicate
 from edm2.pipeline.paths import sweep_folder
 from edm2.runtime.manifest import read_manifest
 
@@ -43,11 +44,11 @@ class SweptNetwork:
         return {k: value for k, value in asdict(self).items() if k not in ("file", "guide")}
 
 
-def load_networks(config: str) -> list[SweptNetwork]:
-    """The networks that the stage `sweep_ema` made of one config.
+def load_networks(replicate: Replicate) -> list[SweptNetwork]:
+    """The networks that the stage `sweep_ema` made of one training.
 
     Raises:
         UserError: they are missing or damaged.
     """
-    manifest = read_manifest(sweep_folder(config))
+    manifest = read_manifest(sweep_folder(replicate))
     return [SweptNetwork(**network) for network in manifest["networks"]]

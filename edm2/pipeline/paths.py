@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from edm2.params.replicates import Replicate
+
 IMAGES = Path("data/images")
 LATENTS = Path("data/latents")
 REFERENCE = Path("data/reference")
@@ -9,26 +11,26 @@ FEATURES = Path("models/features")
 VAE = Path("models/vae")
 
 
-def training_folder(config: str) -> Path:
+def training_folder(replicate: Replicate) -> Path:
     """Snapshots and final weights of a training."""
-    return Path("models/diffusion") / config
+    return Path("models/diffusion") / str(replicate)
 
 
-def guide_folder(config: str) -> Path:
-    """Snapshots of the network that guides a config."""
-    return Path("models/guide") / config
+def guide_folder(replicate: Replicate) -> Path:
+    """Snapshots of the network that guides a training's."""
+    return Path("models/guide") / str(replicate)
 
 
-def store_folder(config: str) -> Path:
-    """The snapshot store of a config."""
-    return Path("models/ema") / config
+def store_folder(replicate: Replicate) -> Path:
+    """The snapshot store of a training."""
+    return Path("models/ema") / str(replicate)
 
 
-def sweep_folder(config: str) -> Path:
-    """The networks of a config's sweep."""
-    return Path("models/sweep") / config
+def sweep_folder(replicate: Replicate) -> Path:
+    """The networks of a training's sweep."""
+    return Path("models/sweep") / str(replicate)
 
 
-def samples_folder(config: str) -> Path:
-    """Sample grids of a config."""
-    return Path("reports/samples") / config
+def samples_folder(replicate: Replicate) -> Path:
+    """Sample grids of a training."""
+    return Path("reports/samples") / str(replicate)

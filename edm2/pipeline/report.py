@@ -20,7 +20,7 @@ ARTIFACTS = (
 def report(context: StageContext) -> None:
     """Write tables, figures and index.html; log the main ones to MLflow."""
     folder = context.out("reports/index.html").parent
-    write_report(StageOutputs(Path("reports"), context.params.configs), folder)
+    write_report(StageOutputs(Path("reports"), context.params.replicates), folder)
     write_manifest(folder / "sweeps")  # without sweeps a folder with no file, of which DVC warns
     for name in ARTIFACTS:
         context.run.log_artifact(folder / name)

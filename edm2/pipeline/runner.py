@@ -12,8 +12,9 @@ from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.params.loading import check_tree
 from edm2.params.registry import plugin_files
+from edm2.params.replicates import Replicate
 from edm2.params.yaml_file import read_yaml
-from edm2.pipeline.declaration import Declaration, config_from_dvc, has_matrix, read_declaration
+from edm2.pipeline.declaration import Declaration, has_matrix, read_declaration, replicate_from_dvc
 from edm2.pipeline.hidden_values import hidden_changes
 from edm2.pipeline.launcher import NO_LAUNCH, launch
 from edm2.runtime.failures import is_main_process, prepare_streams, report
@@ -31,14 +32,14 @@ class StageContext:
     """What a stage runs with.
 
     Attributes:
-        title: name of the stage and its config, for logs.
-        params: those of the config, if the stage runs once per config.
-        config: name of the training config; empty for other stages.
+        title: name of the stage and its training, for logs.
+        params: those of the training's config, if the stage runs once per training.
+        replicate: the training; None for other stages.
     """
 
     title: str
     params: Params
-    config: Any
+    replicate: Any
     device: "torch.device"
     state: "State"
     run: "Run"
@@ -61,7 +62,7 @@ def main(
     watched_inputs: DescribeInputs | None = None,
     share: Share | None = None,
 ) -> None:
-    """Run a stage from the command line: `python -m stages.NAME [CONFIG] [--params FILE]`.
+    """Run a stage from the command line: `python -m stages.NAME [TRAINING] [--params FILE]`.
 
     The launcher that params name for the stage takes the place of this process, and starts it again.
 
@@ -72,8 +73,8 @@ def main(
         run: writes the stage's outs.
         external_inputs: describes the inputs that dvc.yaml does not name, if there are any.
         watched_inputs: describes files, one a line, whose changes give a warning and compute nothing again.
-        share: does some of the stage's work while another launch runs it; gets title, params, config, device
-            and state.
+        share: does some of the stage's work while another launch runs it; gets title, params, replicate,
+            device and state.
     """
     name = Path(sys.argv[0]).stem
     prepare_streams()
@@ -86,10 +87,12 @@ def main(
         if not args.no_launch:
             launch(name, tree)
         params = check_tree(tree, args.params, name)
-        if args.config:
-            params.require_config(args.config, f"config {args.config}", args.params)
-        _warn_of_hidden_changes(params, args)
-        run_stage(name, run, params, args.config, external_inputs, watched_inputs, share)
+        replicate = None
+        if args.training:
+            named = f"training {args.training}"
+            replicate = params.replicate(args.training, named, args.params)
+            _warn_of_hidden_changes(params, replicate, args.params)
+        run_stage(name, run, params, replicate, external_inputs, watched_inputs, share)
     except (Exception, Interrupted) as error:
         exit_at_once(report(name, error))  # without waiting for threads that read ahead
 
@@ -98,7 +101,7 @@ def run_stage(
     name: str,
     run: RunStage,
     params: Params,
-    config: str = "",
+    replicate: Replicate | None = None,
     external_inputs: DescribeInputs | None = None,
     watched_inputs: DescribeInputs | None = None,
     share: Share | None = None,
@@ -114,13 +117,15 @@ def run_stage(
     from edm2.runtime.state import open_state
     from edm2.runtime.tracking import open_run
 
-    params = params.of(config) if config else params
-    title = f"{name} {config}".strip()
-    declared = read_declaration(name, config)
+    params = params.of(replicate.config) if replicate else params
+    title = f"{name} {replicate}" if replicate else name
+    declared = read_declaration(name, replicate)
     device = pick_device(params.runtime)
     with process_group(device, params.runtime.timeout_minutes):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
-        helps = None if share is None else lambda state: share(title, params, config, device, state)
+        helps = (
+            None if share is None else lambda state: share(title, params, replicate, device, state)
+        )
         with open_state(title.replace(" ", "-"), key, helps) as state:
             if watched_inputs and is_main_process():
                 _warn_of_changed_files(title, state, watched_inputs(params))
@@ -135,28 +140,39 @@ def run_stage(
             else:
                 if is_main_process():
                     state.note(params=declared.values(params))  # for `edm2 clean`
-                with open_run(title, params, state, stage=name, config=config) as tracked:
-                    run(StageContext(title, params, config, device, state, tracked))
+                with open_run(title, params, state, **_tags(name, replicate)) as tracked:
+                    run(StageContext(title, params, replicate, device, state, tracked))
                     publish(state, declared.outs)
 
 
 def share_stage(
-    name: str, share: Share, params: Params, config: str, external_inputs: DescribeInputs
+    name: str,
+    share: Share,
+    params: Params,
+    replicate: Replicate,
+    external_inputs: DescribeInputs,
 ) -> None:
     """Do what several launches can `share` of a stage; publish nothing."""
     from edm2.runtime.device import pick_device
     from edm2.runtime.distributed import is_main_process, on_main_process, process_group
     from edm2.runtime.state import used_state
 
-    params, title = params.of(config), f"{name} {config}"
-    declared = read_declaration(name, config)
+    params, title = params.of(replicate.config), f"{name} {replicate}"
+    declared = read_declaration(name, replicate)
     device = pick_device(params.runtime)
     with process_group(device, params.runtime.timeout_minutes):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
         with used_state(title.replace(" ", "-"), key) as state:
             if is_main_process():
                 _note_params(state, declared.values(params))
-            share(title, params, config, device, state)
+            share(title, params, replicate, device, state)
+
+
+def _tags(name: str, replicate: Replicate | None) -> dict[str, str]:
+    """Tags by which runs are found in MLflow."""
+    if replicate is None:
+        return {"stage": name, "config": ""}
+    return {"stage": name, "config": replicate.config, "seed": str(replicate.seed)}
 
 
 def _note_params(state: "State", params: dict[str, Any]) -> None:
@@ -196,9 +212,9 @@ def _warn_of_changed_files(title: str, state: "State", watched: str) -> None:
         )
 
 
-def _warn_of_hidden_changes(params: Params, args: argparse.Namespace) -> None:
-    if args.config and is_main_process():
-        for warning in hidden_changes(params, args.config, args.params.resolve()):
+def _warn_of_hidden_changes(params: Params, replicate: Replicate, file: Path) -> None:
+    if is_main_process():
+        for warning in hidden_changes(params, replicate.config, file.resolve()):
             print(warning, file=sys.stderr)
 
 
@@ -206,13 +222,14 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
     if has_matrix(name):
         parser.add_argument(
-            "config",
+            "training",
             nargs="?",
-            default=config_from_dvc(name),
-            help="training config, one of `configs` in the params; DVC sets it (DVC_STAGE)",
+            default=replicate_from_dvc(name),
+            help="like G-0: one of `configs`, a hyphen, and one of `seeds` in the params; G, if there is one "
+            "seed; DVC sets it (DVC_STAGE)",
         )
     else:
-        parser.set_defaults(config="")
+        parser.set_defaults(training="")
     parser.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="default: %(default)s"
     )
@@ -220,6 +237,6 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
         NO_LAUNCH, action="store_true", help="run in this process, whatever `launch` in the params"
     )
     args = parser.parse_args()
-    if has_matrix(name) and not args.config:
-        parser.error("expected a training config, one of `configs` in the params, like G")
+    if has_matrix(name) and not args.training:
+        parser.error("expected a training, like G-0: one of `configs` and one of `seeds`")
     return args

@@ -1,4 +1,4 @@
-"""The snapshot store of a config: snapshots of its training, or published networks."""
+"""The snapshot store of a training: snapshots of its training, or published networks."""
 
 import os
 
@@ -12,11 +12,11 @@ from edm2.pipeline.runner import StageContext
 
 def snapshot_emas(context: StageContext) -> None:
     """Write the store: an index of the training's snapshots, or the published networks."""
-    params, store = context.params, store_folder(context.config)
+    params, store = context.params, store_folder(context.replicate)
     if params.ema.source == "published":
         import_published(published_files(params.ema.path), context.out(store), params.diffusion)
     else:
-        training = training_folder(context.config)
+        training = training_folder(context.replicate)
         index_training(
             SnapshotStore(training),
             context.out(store),

@@ -42,13 +42,13 @@ def sweep_ema(context: StageContext) -> None:
 
     With `sweep.materialize: false` only describe them: those who use them make them.
     """
-    params, out = context.params, context.out(sweep_folder(context.config))
+    params, out = context.params, context.out(sweep_folder(context.replicate))
     out.mkdir(exist_ok=True)
-    folder, guides_folder = store_folder(context.config), guide_folder(context.config)
+    folder, guides_folder = store_folder(context.replicate), guide_folder(context.replicate)
     stores = {folder: SnapshotStore(folder)}
     if stores[folder].has_fixed_lengths:
         print(
-            f"note: the averages of config {context.config} have a fixed length; sweep.ema_lengths "
+            f"note: the averages of config {context.replicate.config} have a fixed length; sweep.ema_lengths "
             "and sweep.tensors have no effect."
         )
     planned = list(plan_networks(stores[folder], params.sweep))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from edm2.data.latents import read_latent_space
 from edm2.diffusion.precision import denoiser_precision
 from edm2.params import Params, UserError
-from edm2.params.configs import ConfigName
+from edm2.params.replicates import Replicate
 from edm2.pipeline.evaluator import Evaluator, GeneratedImages
 from edm2.pipeline.networks import ALL, SweptNetwork, load_networks
 from edm2.pipeline.outputs import write_table
@@ -40,20 +40,20 @@ def evaluate_sweep(context: StageContext) -> None:
     metrics. Evaluate the best networks again on fresh seeds (evaluation.confirm).
     """
     sweep = SweepEvaluator(
-        context.title, context.params, context.config, context.device, context.state
+        context.title, context.params, context.replicate, context.device, context.state
     )
     table = sweep.evaluate()
     if is_main_process():
-        write_table(context, f"reports/fid/{context.config}.csv", table)
-        sweep.publish_pictures(context.out(samples_folder(context.config)), best_of(table))
+        write_table(context, f"reports/fid/{context.replicate}.csv", table)
+        sweep.publish_pictures(context.out(samples_folder(context.replicate)), best_of(table))
         log_curves(context, table)
 
 
 def share_evaluation(
-    title: str, params: Params, config: ConfigName, device: torch.device, state: State
+    title: str, params: Params, replicate: Replicate, device: torch.device, state: State
 ) -> None:
     """Evaluate what no other launch is at, and return when all is done; nothing is published."""
-    SweepEvaluator(title, params, config, device, state).evaluate()
+    SweepEvaluator(title, params, replicate, device, state).evaluate()
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,18 @@ class SweepEvaluator:
         self,
         title: str,
         params: Params,
-        config: ConfigName,
+        replicate: Replicate,
         device: torch.device,
         state: State,
     ) -> None:
         latents = read_latent_space(LATENTS)
+        config = replicate.config
         params = denoiser_precision(params, config, latents, state.folder, device, trains=False)
-        self.title, self.params, self.config = title, params, config
+        self.title, self.params, self.replicate = title, params, replicate
         self.folder = state.items
         self.folder.mkdir(exist_ok=True, parents=True)
         self.evaluator = Evaluator(params, config, device)
-        self.networks = load_networks(config)
+        self.networks = load_networks(replicate)
         evaluation, strengths = params.evaluation, params.guidance.strength
         confirmations = evaluation.confirm * len({strength == 1 for strength in strengths})
         evaluations = len(self.networks) * len(strengths) + confirmations
@@ -179,14 +180,19 @@ class SweepEvaluator:
 
     def _evaluate(self, item: Evaluation) -> None:
         generated = self.evaluator.generate(
-            sweep_folder(self.config), item.network, item.strength, item.first_seed, self.progress
+            sweep_folder(self.replicate),
+            item.network,
+            item.strength,
+            item.first_seed,
+            self.progress,
         )
         if generated is None:
             return
         if self._has_grid(item):
             self._draw_grid(item, generated)
         common = {
-            "config": self.config,
+            "config": self.replicate.config,
+            "training_seed": self.replicate.seed,
             "network": item.network.name,
             **item.network.columns,
             "seeds": item.seeds,
@@ -242,6 +248,6 @@ def log_curves(context: StageContext, table: pd.DataFrame) -> None:
     context.run.log_summary({**metrics_of(table, best), **settings})
     figure = context.state.folder / "ema_curve.png"
     draw_ema_curves(table, figure)
-    samples = context.out(samples_folder(context.config))
+    samples = context.out(samples_folder(context.replicate))
     for path in (figure, samples / grid_name(best["network"], best["guidance"])):
         context.run.log_artifact(path)

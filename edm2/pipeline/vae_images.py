@@ -94,7 +94,7 @@ def _read_by_stage(params: Params, images: WebImages, key: str) -> Indices:
         return np.union1d(np.asarray(evaluated), np.arange(min(GRID_IMAGES, size)))
     if duration >= size:
         return np.arange(size)
-    order = image_order(images, params.runtime.reading, params.vae.batch, params.seed)
+    order = image_order(images, params.runtime.reading, params.vae.batch, params.vae.seed)
     return np.sort(order.indices(range(duration)))
 
 

@@ -102,7 +102,8 @@ def watched_inputs(params: Params) -> str:
 def _train(
     context: StageContext, images: ImageDataset, held_out: ImageDataset, backbone: Backbone
 ) -> Autoencoder:
-    seed, params, runtime = context.params.seed, context.params.vae, context.params.runtime
+    params, runtime = context.params.vae, context.params.runtime
+    seed = params.seed
     torch.manual_seed(torch_seed(seed, "vae/init"))
     network = Autoencoder(params).to(context.device)
     if runtime.channels_last:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -38,7 +38,7 @@ class Stage:
     """What a stage does.
 
     Attributes:
-        name: with its config, like fid@G.
+        name: with its training, like fid@G-0.
         images: that it trains on, reads or generates.
         parts: its computations.
         ranks: processes that share them.
@@ -64,7 +64,7 @@ class Images:
 
 
 def stages_of(params: Params, size: DatasetSize) -> Iterator[Stage]:
-    """All stages in their order; those of all configs."""
+    """All stages in their order; those of all trainings."""
     images = Images(
         workloads.encoding(params, size),
         workloads.decoding(params, size),
@@ -72,7 +72,9 @@ def stages_of(params: Params, size: DatasetSize) -> Iterator[Stage]:
     )
     yield from _of_the_dataset(params, size, images)
     for config in params.configs:
-        yield from _of_a_config(config, params.of(config), size, images)
+        stages = list(_of_a_config(config, params.of(config), size, images))
+        for seed in params.seeds:
+            yield from (replace(stage, name=f"{stage.name}-{seed}") for stage in stages)
     yield Stage("report", 0)
 
 

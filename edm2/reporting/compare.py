@@ -52,12 +52,13 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
     _check_metrics(experiments)
     differing, rows = differing_params(experiments), []
     for name, experiment in experiments.items():
-        for config, part in experiment.networks.groupby("config"):
+        for (config, seed), part in experiment.networks.groupby(["config", "training_seed"]):
             best, used = best_of(part), experiment.used[str(config)]
             rows.append(
                 {
                     "experiment": name,
                     "config": config,
+                    "training_seed": seed,
                     **{key: used.get(key) for key in differing},
                     "best EMA length": best["ema_length"],
                     **_interval(part),
@@ -134,10 +135,13 @@ def draw_comparison(experiments: Experiments, *paths: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(10, 4.4))
         for name, experiment in experiments.items():
-            for config, curve in ema_curve(experiment.networks).groupby("config"):
+            curves = ema_curve(experiment.networks).groupby(["config", "training_seed"])
+            for (config, seed), curve in curves:
                 used = experiment.used[str(config)]
                 values = ", ".join(f"{k.rpartition('.')[2]} {_value(used.get(k))}" for k in shown)
-                draw_curve(axes, f"{name} {config}" + (f" ({values})" if values else ""), curve)
+                draw_curve(
+                    axes, f"{name} {config}-{seed}" + (f" ({values})" if values else ""), curve
+                )
         first = next(iter(experiments.values()))
         finish_ema_axes(axes, ema_curve(first.networks), legend_outside=True)
         save_figure(figure, *paths)
@@ -154,16 +158,16 @@ VAE_METRICS = re.compile(r"psnr|ssim|perceptual_.*|reconstructions/.*|latent/(st
 
 
 def variants(experiments: VaeExperiments) -> dict[str, list[str]]:
-    """Names of experiments, grouped by all params but `seed`.
+    """Names of experiments, grouped by all params but `vae.seed`.
 
     A variant is named by its params that differ from the most common value; the one without a
     difference is called base.
     """
     flats = {name: params for name, (_, params) in experiments.items()}
-    keys = sorted({key for params in flats.values() for key in params} - {"seed"})
+    keys = sorted({key for params in flats.values() for key in params} - {"vae.seed"})
     usual = {key: _most_common([str(params.get(key)) for params in flats.values()]) for key in keys}
     groups: dict[str, list[str]] = {}
-    for name, params in sorted(flats.items(), key=lambda item: item[1].get("seed", 0)):
+    for name, params in sorted(flats.items(), key=lambda item: item[1].get("vae.seed", 0)):
         changes = [f"{key}={params.get(key)}" for key in keys if str(params.get(key)) != usual[key]]
         groups.setdefault(", ".join(changes) or "base", []).append(name)
     return dict(sorted(groups.items(), key=lambda item: (item[0] != "base", item[0])))

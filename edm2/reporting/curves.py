@@ -31,8 +31,8 @@ def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
         rows = ema_curve(table)
         several = rows["config"].nunique() > 1
         figure, axes = plt.subplots(figsize=(9.5 if several else 7, 4))
-        for config, curve in rows.groupby("config"):
-            draw_curve(axes, f"config {config}", curve)
+        for (config, seed), curve in rows.groupby(["config", "training_seed"]):
+            draw_curve(axes, f"config {config}, training {seed}", curve)
         finish_ema_axes(axes, rows, legend_outside=several)
         save_figure(figure, *paths)
 

@@ -108,7 +108,7 @@ def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     body = ""
     for config, part in outputs.networks.groupby("config"):
         best = best_of(part)
-        samples = outputs.folder / f"samples/{config}"
+        samples = outputs.folder / f"samples/{config}-{best['training_seed']}"
         grid = samples / grid_name(best["network"], best["guidance"])
         length = f"EMA length {best['ema_length']:.3g}"
         caption = f"Best network of config {config} ({length}): one row per class."

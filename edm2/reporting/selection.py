@@ -12,14 +12,14 @@ from edm2.reporting.reading import read_table
 
 FRECHET = r"(fd_.*|fid)_\d+k?"  # names of the Fréchet distance of a number of samples
 # columns that identify one evaluation of a network, and one seed block of that evaluation
-EVALUATION_KEYS = ["config", "network", "guidance", "seeds", "samples"]
+EVALUATION_KEYS = ["config", "training_seed", "network", "guidance", "seeds", "samples"]
 SEED_BLOCK_KEYS = [*EVALUATION_KEYS, "first_seed"]
-NUMBERS = ["ema_length", "nimg", "guidance", "samples", "first_seed", "value"]
+NUMBERS = ["training_seed", "ema_length", "nimg", "guidance", "samples", "first_seed", "value"]
 COLUMNS = [*SEED_BLOCK_KEYS, "tensors", "metric", *NUMBERS]
 
 
 def read_networks(files: Iterable[Path | TextIO]) -> pd.DataFrame:
-    """The tables of all configs as one: a row per network, guidance strength, seed block, metric.
+    """The tables of all trainings as one: a row per network, guidance strength, seed block, metric.
 
     Raises:
         UserError: a file is damaged.
@@ -28,7 +28,7 @@ def read_networks(files: Iterable[Path | TextIO]) -> pd.DataFrame:
     table = pd.concat([read_table(f, COLUMNS, NUMBERS) for f in files], ignore_index=True)
     for _, row in table[~np.isfinite(table["value"])].iterrows():
         raise NotFiniteError(
-            f"reports/fid, config {row['config']}, network {row['network']}, guidance "
+            f"reports/fid/{row['config']}-{row['training_seed']}.csv, network {row['network']}, guidance "
             f"{row['guidance']:g}: {row['metric']} is {row['value']}: expected a finite number. Remove "
             "this table and run `dvc repro`."
         )
@@ -91,13 +91,13 @@ def at_one_guidance(rows: pd.DataFrame) -> pd.DataFrame:
 def ema_curve(table: pd.DataFrame) -> pd.DataFrame:
     """The main metric over EMA length: uniform networks at the final time, one guidance strength."""
     rows = at_one_guidance(at_final_time(uniform_networks(table)))
-    return rows.sort_values(["config", "ema_length"])
+    return rows.sort_values(["config", "training_seed", "ema_length"])
 
 
 def seed_block_curves(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `ema_curve` of one config, with all seed blocks."""
+    """The rows of `ema_curve` of one training, with all seed blocks."""
     curve = ema_curve(table).iloc[0]
-    same = ["metric", "samples", "tensors", "seeds", "nimg", "guidance"]
+    same = ["training_seed", "metric", "samples", "tensors", "seeds", "nimg", "guidance"]
     return table[(table[same] == curve[same]).all(axis=1)]
 
 
@@ -129,6 +129,7 @@ def fresh_seeds_row(table: pd.DataFrame, best: pd.Series) -> pd.Series | None:
     fresh = rows[
         (rows["seeds"] == "fresh")
         & (rows["config"] == best["config"])
+        & (rows["training_seed"] == best["training_seed"])
         & (rows["network"] == best["network"])
         & (rows["guidance"] == best["guidance"])
     ]

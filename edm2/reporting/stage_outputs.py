@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from edm2.params.replicates import Replicate
 from edm2.reporting.reading import read_metrics, read_table
 from edm2.reporting.selection import read_networks
 from edm2.runtime.checksums import require_checksum
@@ -15,26 +16,29 @@ from edm2.runtime.log import NONFINITE_STEPS
 
 @dataclass(frozen=True)
 class StageOutputs:
-    """The tables and metrics that the stages wrote below `folder`, for the given configs.
+    """The tables and metrics that the stages wrote below `folder`, for the given trainings.
 
     Raises:
         UserError: a file is missing, or is not as it was written.
     """
 
     folder: Path
-    configs: Sequence[str]
+    replicates: Sequence[Replicate]
 
     @cached_property
     def networks(self) -> pd.DataFrame:
         """One row per network, guidance strength, seed block and metric."""
-        return read_networks(self._file(f"fid/{config}.csv") for config in self.configs)
+        return read_networks(self._file(f"fid/{replicate}.csv") for replicate in self.replicates)
 
     @cached_property
     def training(self) -> dict[str, pd.DataFrame]:
-        """Training curves by config, without those of published networks."""
+        """Training curves by label, without those of published networks."""
         columns = ["nimg", "train/nonfinite_gradients"]
-        curves = {c: read_table(self._file(f"training/{c}.csv"), columns) for c in self.configs}
-        return {config: rows for config, rows in curves.items() if len(rows)}
+        curves = {
+            self._label(replicate): read_table(self._file(f"training/{replicate}.csv"), columns)
+            for replicate in self.replicates
+        }
+        return {label: rows for label, rows in curves.items() if len(rows)}
 
     @cached_property
     def nonfinite_steps(self) -> dict[str, str]:
@@ -50,6 +54,11 @@ class StageOutputs:
     def metrics(self, stage: str) -> dict[str, float]:
         """The final metrics of a stage."""
         return read_metrics(self._file(f"{stage}/metrics.json"))
+
+    def _label(self, replicate: Replicate) -> str:
+        """The config alone, if it has one training."""
+        trainings = [other for other in self.replicates if other.config == replicate.config]
+        return str(replicate) if len(trainings) > 1 else replicate.config
 
     def _file(self, name: str) -> Path:
         return require_checksum(self.folder / name)

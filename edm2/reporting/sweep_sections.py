@@ -73,6 +73,10 @@ def _guided_samples(outputs: StageOutputs) -> str:
                 f"Config {config} with guidance strength w = {strength:g} at EMA length "
                 f"{best['ema_length']:.3g}: {best['metric']} = {best['value']:.4g}{note}."
             )
-            grid = outputs.folder / f"samples/{config}/{grid_name(best['network'], strength)}"
+            grid = (
+                outputs.folder
+                / f"samples/{config}-{best['training_seed']}"
+                / grid_name(best["network"], strength)
+            )
             pictures += picture(grid, caption, sharp=True)
     return pictures

@@ -26,6 +26,7 @@ BASELINE_IMAGES = {
 }
 NETWORK_COLUMNS = [
     "config",
+    "training_seed",
     "ema_length",
     "guidance",
     "tensors",
@@ -43,6 +44,7 @@ NETWORK_COLUMNS = [
 ]
 NETWORK_ORDER = {  # column: ascending
     "config": True,
+    "training_seed": True,
     "seeds": False,
     "tensors": True,
     "nimg": True,
@@ -150,6 +152,7 @@ def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataF
         length = best["ema_length"]
         same = (
             (part["network"] == best["network"])
+            & (part["training_seed"] == best["training_seed"])
             & (part["seeds"] == "sweep")
             & (part["guidance"] == best["guidance"])
             & (part["first_seed"] == best["first_seed"])

@@ -19,7 +19,7 @@ from edm2.reporting.seed_curves import (
     best_of_others,
 )
 
-SEED = "seed"
+SEEDS = "seeds"
 Choice = Literal["own best", "common"]
 
 
@@ -123,7 +123,7 @@ def verdicts(experiments: Mapping[str, Experiment]) -> list[Verdict]:
     """The verdicts on all changes: of the first experiment, each config against the one before it; of the
     others, each config against the same one of the first.
 
-    Experiments that differ only in `seed` are trainings of one and the same.
+    Experiments that differ only in `seeds` are one.
 
     Raises:
         UserError: see `compare_trainings`.
@@ -149,15 +149,20 @@ def _by_params(
     """
     base = next(iter(experiments.values())).params
     groups: dict[str, dict[str, dict[int, pd.DataFrame]]] = {}
-    taken = set()
+    taken: set[tuple[str, int]] = set()
     for name, experiment in experiments.items():
-        params, seed = experiment.params, int(experiment.params[SEED])
+        params, seeds = experiment.params, set(experiment.networks["training_seed"])
         keys = sorted(k for k in base.keys() | params.keys() if base.get(k) != params.get(k))
-        changes = ", ".join(f"{key}={params.get(key)}" for key in keys if key != SEED)
-        group = name if (changes, seed) in taken else changes
-        taken.add((changes, seed))
-        for config, rows in experiment.networks.groupby("config"):
-            groups.setdefault(group, {}).setdefault(str(config), {})[seed] = rows
+        changes = ", ".join(f"{key}={params.get(key)}" for key in keys if key != SEEDS)
+        trainings = {(changes, seed) for seed in seeds}
+        group = name if trainings & taken else changes
+        taken |= trainings
+        for config, of_config in experiment.networks.groupby("config"):
+            of_seed = groups.setdefault(group, {}).setdefault(str(config), {})
+            of_seed |= {
+                int(rows["training_seed"].iloc[0]): rows
+                for _, rows in of_config.groupby("training_seed")
+            }
     return groups
 
 

@@ -107,7 +107,6 @@ def _tags(params: Params, tags: Mapping[str, str]) -> dict[str, str]:
     return {
         **tags,
         "size": f"{params.diffusion.channels} channels" if size is None else size,
-        "seed": str(params.seed),
         "dvc_exp": os.environ.get("DVC_EXP_NAME", ""),
         "git_commit": _git_commit(),
     }

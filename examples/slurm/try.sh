@@ -134,7 +134,7 @@ next_checkpoint() { # wait until the training has written another checkpoint
 }
 
 checkpoint() { # the latest one
-    find .state/train_diffusion-G -maxdepth 2 -name "checkpoint-*" -printf '%f\n' 2>/dev/null | sort | tail -n 1 || true
+    find .state/train_diffusion-G-0 -maxdepth 2 -name "checkpoint-*" -printf '%f\n' 2>/dev/null | sort | tail -n 1 || true
 }
 
 # --- the jobs
@@ -170,7 +170,7 @@ start_again "$job"
 finished "$job" 40
 
 title "pipeline.sbatch to the networks: the training is complete, and published"
-job=$(sbatch --parsable "${nodes[@]}" examples/slurm/pipeline.sbatch sweep_ema@G)
+job=$(sbatch --parsable "${nodes[@]}" examples/slurm/pipeline.sbatch sweep_ema@G-0)
 finished "$job"
 
 title "evaluate.sbatch: an array of two jobs, then one that collects"

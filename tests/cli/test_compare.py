@@ -41,7 +41,7 @@ def repository(finished, tmp_path_factory):
             "vae.variance": VARIANCE[number],
         }
         write_params(folder / "params.yaml", {**TINY, **changes})
-        path = folder / "reports/fid/G.csv"
+        path = folder / "reports/fid/G-0.csv"
         curves = pd.read_csv(path)
         curves["value"] = 1 + abs(curves["ema_length"] - (0.1, 0.05)[number])
         curves.to_csv(path, index=False)
@@ -113,7 +113,7 @@ def test_out_is_relative_to_the_current_folder(repository, compare):
 
 @pytest.mark.parametrize(
     ("options", "file"),
-    [([], "reports/fid/G.csv"), (["--vae"], "reports/baselines/metrics.json")],
+    [([], "reports/fid/G-0.csv"), (["--vae"], "reports/baselines/metrics.json")],
 )
 def test_a_changed_table_of_the_workspace_is_refused(repository, compare, options, file):
     path = repository / file

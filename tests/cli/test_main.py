@@ -29,33 +29,33 @@ def test_help_lists_all_commands(run, option):
 
 
 def test_the_project_is_the_nearest_one_above(empty_project, run, monkeypatch):
-    folder = empty_project({"seed": 123})
+    folder = empty_project({"vae.seed": 123})
     (folder / "notes/deep").mkdir(parents=True)
-    write_params(folder / "notes/params.yaml", {"seed": 456})  # not a project without dvc.yaml
+    write_params(folder / "notes/params.yaml", {"vae.seed": 456})  # not a project without dvc.yaml
     monkeypatch.chdir(folder / "notes/deep")
-    result = run("params", "describe", "seed")
+    result = run("params", "describe", "vae.seed")
     assert result.status == 0, result.err
-    assert "seed = 123" in result.out
+    assert "vae.seed = 123" in result.out
 
 
 def test_a_project_elsewhere_can_be_named(empty_project, run, tmp_path, monkeypatch):
-    folder = empty_project({"seed": 123})
+    folder = empty_project({"vae.seed": 123})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     for name in (folder, "../project"):
-        result = run("--project", name, "params", "describe", "seed")
+        result = run("--project", name, "params", "describe", "vae.seed")
         assert result.status == 0, result.err
-        assert "seed = 123" in result.out
+        assert "vae.seed = 123" in result.out
 
 
 def test_a_named_project_is_used_instead_of_the_current_one(empty_project, run, tmp_path):
-    folder = empty_project({"seed": 123})
+    folder = empty_project({"vae.seed": 123})
     other = tmp_path / "other"
     other.mkdir()
     (other / "dvc.yaml").write_text("stages: {}\n")
-    write_params(other / "params.yaml", {"seed": 456})
-    assert "seed = 456" in run("--project", other, "params", "describe", "seed").out
+    write_params(other / "params.yaml", {"vae.seed": 456})
+    assert "vae.seed = 456" in run("--project", other, "params", "describe", "vae.seed").out
     (folder / "notes").mkdir()
     assert run("--project", "notes", "params", "check").status == 2  # it is not a project
 
@@ -69,7 +69,7 @@ def test_files_are_relative_to_the_folder_of_the_caller(
     (caller / "results").mkdir(parents=True)
     (caller / "results/file").write_text("content")
     write_manifest(caller / "results")
-    write_params(caller / "other.yaml", {"seed": "x"})
+    write_params(caller / "other.yaml", {"vae.seed": "x"})
     monkeypatch.chdir(caller)
     options = () if where == "subfolder" else ("--project", os.path.relpath(folder, caller))
     result = run(*options, "params", "check", "other.yaml")

@@ -24,7 +24,7 @@ def test_check_accepts_the_params_of_the_project(empty_project, run):
 
 
 def test_check_lists_all_wrong_values_at_once(empty_project, run):
-    empty_project({"seed": "x", "sampling.steps": 0, "vae.losses": {"nonsense": 1}})
+    empty_project({"vae.seed": "x", "sampling.steps": 0, "vae.losses": {"nonsense": 1}})
     result = run("params", "check")
     assert (result.status, result.out) == (2, "")
     for part in ("seed: 'x'", "sampling.steps: 0", "vae.losses.nonsense: 1"):
@@ -42,10 +42,10 @@ def test_check_lists_all_impossible_combinations_at_once(empty_project, run):
 
 def test_check_reads_another_file(empty_project, run):
     """Relative to the caller's folder, and the project's params.yaml is not read."""
-    folder = empty_project({"seed": "x"})
+    folder = empty_project({"vae.seed": "x"})
     (folder / "variants").mkdir()
     write_params(folder / "variants/good.yaml", {})
-    write_params(folder / "variants/bad.yaml", {"seed": "y"})
+    write_params(folder / "variants/bad.yaml", {"vae.seed": "y"})
     assert run("params", "check", "variants/good.yaml").status == 0
     result = run("params", "check", "variants/bad.yaml")
     assert result.status == 2
@@ -79,11 +79,11 @@ def test_check_of_a_file_needs_no_project(tmp_path, run, monkeypatch):
 
 
 def test_describe_prints_every_field_with_its_value_and_meaning(empty_project, run):
-    empty_project({"seed": 123})
+    empty_project({"vae.seed": 123})
     result = run("params", "describe")
     assert (result.status, result.err) == (0, "")
     assert described_keys(result.out) == KEYS
-    assert "seed = 123" in result.out
+    assert "vae.seed = 123" in result.out
     words = " ".join(result.out.split())  # long descriptions are wrapped
     for key, description in fields(Params):
         assert description
@@ -129,8 +129,8 @@ def test_describe_proposes_the_key_that_was_meant(empty_project, run, key, meant
 
 
 def test_describe_refuses_wrong_params(empty_project, run):
-    empty_project({"seed": "x"})
-    result = run("params", "describe", "seed")
+    empty_project({"vae.seed": "x"})
+    result = run("params", "describe", "vae.seed")
     assert (result.status, result.out) == (2, "")
     assert "seed: 'x'" in result.err
 

@@ -13,7 +13,7 @@ def test_a_plan_as_json(empty_project, run):
     plan = json.loads(result.out)
     stages = {row["stage"]: row for row in plan["stages"]}
     assert list(stages)[:2] == ["prepare", "train_features"]
-    training = stages["train_diffusion@G"]
+    training = stages["train_diffusion@G-0"]
     assert training["gpu_hours"] == pytest.approx(training["flops"] / 0.5e12 / 3600)
     assert plan["total"]["flops"] == sum(row["flops"] for row in plan["stages"])
     assert plan["total"]["seconds"] is None

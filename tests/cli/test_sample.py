@@ -21,7 +21,7 @@ from edm2.pipeline.sampler import Sampler
 from edm2.pipeline.samples import SampleFolder, SampleRequest
 from edm2.runtime.manifest import read_manifest
 
-NETWORK = "models/sweep/G/000000001024-ema_length-0.1.safetensors"
+NETWORK = "models/sweep/G-0/000000001024-ema_length-0.1.safetensors"
 OTHER = NETWORK.replace("0.1.", "0.2.")
 
 
@@ -57,7 +57,7 @@ def test_an_image_depends_on_its_seed_alone(project):
     """Not on the batch, the order, or the images that exist."""
     folder = project()
     assert NETWORK.rpartition("/")[2] in {
-        n["file"] for n in read_manifest(folder / "models/sweep/G")["networks"]
+        n["file"] for n in read_manifest(folder / "models/sweep/G-0")["networks"]
     }
     sample("--seeds", "0-39")
     (folder / "samples/000000007.png").unlink()

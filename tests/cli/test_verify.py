@@ -62,12 +62,12 @@ def test_the_results_of_a_whole_pipeline_are_undamaged(project, run):
 
 def test_results_without_their_checksums_are_named(results, run):
     (results / "models/vae/manifest.json").unlink()
-    for name in ("reports/fid/G.csv", "reports/index.html"):
+    for name in ("reports/fid/G-0.csv", "reports/index.html"):
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_text("value\n")
     result = run("verify")
     lines = [line for line in result.out.splitlines() if line.startswith(str(results))]
-    missing = ["models/vae/manifest.json", "reports/fid/G.csv.sha256"]
+    missing = ["models/vae/manifest.json", "reports/fid/G-0.csv.sha256"]
     assert [line.partition(": ")[0] for line in lines] == [f"{results}/{name}" for name in missing]
     assert (result.status, run("verify", str(results / "data")).status) == (1, 0)
 

@@ -65,8 +65,8 @@ def test_an_unknown_name_is_refused_with_the_choices(only_problem, key, value, c
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("seed", "zero"),
-        ("seed", True),
+        ("vae.seed", "zero"),
+        ("vae.seed", True),
         ("vae.batch", "64"),
         ("vae.variance", "leaned"),
         ("vae.variance", -0.1),
@@ -134,8 +134,8 @@ def test_a_missing_key_is_named(tmp_path):
 
 
 def test_all_problems_are_listed_at_once(problems):
-    keys = {problem.key for problem in problems({"seed": "x", "vae.lr": "y", "launch": 1})}
-    assert keys == {"seed", "vae.lr", "launch"}
+    keys = {problem.key for problem in problems({"vae.seed": "x", "vae.lr": "y", "launch": 1})}
+    assert keys == {"vae.seed", "vae.lr", "launch"}
 
 
 def test_the_message_has_file_key_value_expectation_and_fix(tmp_path):

@@ -108,7 +108,7 @@ def problem_of(tree: Any) -> Problem:
         ("tracking.experiment", "", "not empty", "Write a text."),
         ("dataset", "digits", "source, path", "Write its keys below it"),
         ("diffusion.per_config", None, "keys with values", "Write {}."),
-        ("seed", -1, "greater than or equal to 0", "Choose a value in this range."),
+        ("vae.seed", -1, "greater than or equal to 0", "Choose a value in this range."),
     ],
 )
 def test_the_fix_fits_the_value(key, value, allowed, fix):
@@ -207,7 +207,7 @@ def test_values_of_any_size_are_explained(value):
 
 
 def test_long_values_are_cut_in_messages():
-    assert len(str(problem_of(changed("seed", "x" * 10_000)))) < 500
+    assert len(str(problem_of(changed("vae.seed", "x" * 10_000)))) < 500
 
 
 @pytest.mark.parametrize(

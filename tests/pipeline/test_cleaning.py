@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import ROOT, write_params
+from tiny import REPLICATE, ROOT, write_params
 
 from edm2.cli import main
 from edm2.params import load
@@ -72,32 +72,32 @@ def values(stage: str, config: str = "", **changes: Any) -> Any:
 
 
 def test_finished_state_goes_if_the_cache_has_its_results(cleaned) -> None:
-    linked = make_finished("fid-G/linked", b"one")
+    linked = make_finished("fid-G-0/linked", b"one")
     os.link(linked / NAME, in_cache(b"one"))
-    make_finished("fid-G/copied", b"four")
+    make_finished("fid-G-0/copied", b"four")
     in_cache(b"four").write_bytes(b"four")
-    make_finished("fid-G/only", b"five!")
-    make_finished("fid-G/damaged", b"fivE")  # of the size of another one
+    make_finished("fid-G-0/only", b"five!")
+    make_finished("fid-G-0/damaged", b"fivE")  # of the size of another one
     entries = cleaned()
     assert {name for name, entry in entries.items() if entry.removable} == {
-        "fid-G/linked",
-        "fid-G/copied",
+        "fid-G-0/linked",
+        "fid-G-0/copied",
     }
-    assert entries["fid-G/linked"].shared == 3  # the cache keeps its blocks
+    assert entries["fid-G-0/linked"].shared == 3  # the cache keeps its blocks
     notes = (linked / "notes.json").stat().st_size
-    assert entries["fid-G/linked"].freed == notes
-    assert entries["fid-G/copied"].shared == 0
-    assert "dvc repro" in entries["fid-G/only"].reason
+    assert entries["fid-G-0/linked"].freed == notes
+    assert entries["fid-G-0/copied"].shared == 0
+    assert "dvc repro" in entries["fid-G-0/only"].reason
 
 
 @pytest.mark.parametrize("use", [open_state, used_state], ids=["stage", "evaluate"])
 def test_state_that_a_process_has_open_stays(cleaned, use) -> None:
-    folder = make_finished("fid-G/abc", b"one")
+    folder = make_finished("fid-G-0/abc", b"one")
     in_cache(b"one").write_bytes(b"one")
-    with use("fid-G", "abc"), use("fid-G", "other"):
+    with use("fid-G-0", "abc"), use("fid-G-0", "other"):
         assert not any(entry.removable for entry in cleaned(apply=True, days=0).values())
     assert (folder / NAME).exists()
-    assert cleaned(apply=True)["fid-G/abc"].removable
+    assert cleaned(apply=True)["fid-G-0/abc"].removable
     assert not folder.exists()
 
 
@@ -109,19 +109,19 @@ def test_files_that_are_removed_meanwhile_are_left_out(cleaned) -> None:
 
 def test_unfinished_state_goes_if_nothing_continues_it(cleaned) -> None:
     now = values("train_diffusion", "G")
-    other = values("train_diffusion", "G", seed=1)
-    make_state("train_diffusion-G/current", age=30, params=now)
-    make_state("train_diffusion-G/older-code", age=31, params=now)
-    make_state("train_diffusion-G/other", age=15, params=other)
-    make_state("train_diffusion-G/recent", age=13, params=other)
+    other = values("train_diffusion", "G", ema=1)
+    make_state("train_diffusion-G-0/current", age=30, params=now)
+    make_state("train_diffusion-G-0/older-code", age=31, params=now)
+    make_state("train_diffusion-G-0/other", age=15, params=other)
+    make_state("train_diffusion-G-0/recent", age=13, params=other)
     make_state("train_diffusion-Z/no-config", age=15, params=now)
     make_state("train_vae/other-stage", age=15, params=now)
     make_state("train_vae/unknown", b"x", age=99)
     make_state("prepare/current", age=99, params=values("prepare"))
     gone = {name for name, entry in cleaned(apply=True).items() if entry.removable}
     assert gone == {
-        "train_diffusion-G/older-code",
-        "train_diffusion-G/other",
+        "train_diffusion-G-0/older-code",
+        "train_diffusion-G-0/other",
         "train_diffusion-Z/no-config",
         "train_vae/other-stage",
     }
@@ -130,7 +130,7 @@ def test_unfinished_state_goes_if_nothing_continues_it(cleaned) -> None:
         "recent",
         "unknown",
     }
-    assert cleaned(days=12)["train_diffusion-G/recent"].removable
+    assert cleaned(days=12)["train_diffusion-G-0/recent"].removable
 
 
 def test_what_mlflow_has_not_taken_stays(cleaned) -> None:
@@ -180,7 +180,7 @@ def run(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_stages_note_the_params_that_they_depend_on(finished: Path) -> None:
-    (notes,) = finished.glob(".state/fid-G/*/notes.json")
+    (notes,) = finished.glob(".state/fid-G-0/*/notes.json")
     assert json.loads(notes.read_text())["params"]["evaluation"]["samples"] == 300
 
 
@@ -188,8 +188,8 @@ def test_what_the_command_evaluates_is_known_by_its_params(
     cleaned: Callable[..., dict[str, Entry]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_fingerprint", lambda *_: "key")
-    runner.share_stage("fid", lambda *_: None, load("params.yaml"), "G", lambda _: "")
-    assert "current params" in cleaned()["fid-G/key"].reason
+    runner.share_stage("fid", lambda *_: None, load("params.yaml"), REPLICATE, lambda _: "")
+    assert "current params" in cleaned()["fid-G-0/key"].reason
     write_params(Path("params.yaml"), {"evaluation.samples": 999})
-    assert not cleaned(apply=True)["fid-G/key"].removable
-    assert cleaned(days=-1)["fid-G/key"].removable
+    assert not cleaned(apply=True)["fid-G-0/key"].removable
+    assert cleaned(days=-1)["fid-G-0/key"].removable

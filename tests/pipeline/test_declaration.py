@@ -6,10 +6,11 @@ from pathlib import Path
 import grimp
 import pytest
 from ruamel.yaml import YAML
-from tiny import PER_CONFIG, ROOT, STAGES, write_params
+from tiny import PER_CONFIG, REPLICATE, ROOT, STAGES, write_params
 
 from edm2.params import UserError, load
-from edm2.pipeline.declaration import config_from_dvc, has_matrix, read_declaration
+from edm2.params.replicates import Replicate
+from edm2.pipeline.declaration import has_matrix, read_declaration, replicate_from_dvc
 
 # runs a stage without effect on its results
 FRAMEWORK = (
@@ -40,7 +41,7 @@ def graph():
 
 
 def declared(name):
-    return read_declaration(name, "G" if name in PER_CONFIG else None, ROOT / "dvc.yaml")
+    return read_declaration(name, REPLICATE if name in PER_CONFIG else None, ROOT / "dvc.yaml")
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -93,12 +94,19 @@ def test_no_value_of_params_reaches_a_shell(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     configs = ["G", "G; touch X #", "$(touch X)", "`touch X`", "a\nb", 'it\'s "q"', "${launch}"]
-    changes = {"configs": configs, "launch": "srun python", "ema.path": "; touch X"}
+    changes = {
+        "configs": configs,
+        "seeds": [0, 12],
+        "launch": "srun python",
+        "ema.path": "; touch X",
+    }
     write_params(tmp_path / "params.yaml", changes)
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")
     repo = Repo.init(no_scm=True)
     resolved = DataResolver(repo, "", stages).resolve()["stages"]
-    expected = {f"{name}@{config}" for name in PER_CONFIG for config in configs}
+    expected = {
+        f"{name}@{config}-{seed}" for name in PER_CONFIG for config in configs for seed in (0, 12)
+    }
     assert resolved.keys() == expected | set(STAGES) - set(PER_CONFIG)
     for stage, declaration in resolved.items():
         assert declaration["cmd"] == f"python -m stages.{stage.partition('@')[0]}"
@@ -112,13 +120,13 @@ def test_another_launcher_runs_no_stage_again():
 
 
 @pytest.mark.parametrize("folder", ["", "../dvc.yaml:", "../fid@x/dvc.yaml:"])
-@pytest.mark.parametrize("config", ["G", "G; touch X #", "a@b", ""])
-def test_a_stage_finds_the_config_that_dvc_runs_it_for(monkeypatch, folder, config):
-    monkeypatch.setenv("DVC_STAGE", f"{folder}fid@{config}")
-    assert config_from_dvc("fid") == config
-    assert config_from_dvc("train_guide") == ""
+@pytest.mark.parametrize("training", ["G-0", "G; touch X #-0", "a@b-12", ""])
+def test_a_stage_finds_the_training_that_dvc_runs_it_for(monkeypatch, folder, training):
+    monkeypatch.setenv("DVC_STAGE", f"{folder}fid@{training}")
+    assert replicate_from_dvc("fid") == training
+    assert replicate_from_dvc("train_guide") == ""
     monkeypatch.delenv("DVC_STAGE")
-    assert config_from_dvc("fid") == ""
+    assert replicate_from_dvc("fid") == ""
 
 
 def test_a_folder_without_dvc_yaml_is_refused(tmp_path, monkeypatch):
@@ -146,7 +154,7 @@ def test_a_dvc_yaml_without_the_stage_is_refused(tmp_path, text):
 def test_dvc_refuses_configs_that_leave_their_folder(config):
     """Two stages have the same out then, which `dvc repro` refuses before it removes anything."""
     outs = [
-        os.path.normpath(read_declaration(name, config, ROOT / "dvc.yaml").outs[0])
+        os.path.normpath(read_declaration(name, Replicate(config, 0), ROOT / "dvc.yaml").outs[0])
         for name in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema")
     ]
     assert len(set(outs)) == 1

@@ -3,6 +3,7 @@
 import pickle
 
 import torch
+from tiny import REPLICATE
 
 from edm2.params import load
 from edm2.pipeline import evaluator
@@ -21,7 +22,7 @@ def test_ranks_send_only_the_images_of_the_grid(project, monkeypatch):
     sent = []
     monkeypatch.setattr(evaluator, "gather_object", lambda value: sent.append(value) or [value])
     one = Evaluator(load("params.yaml").of("G"), "G", torch.device("cpu"))
-    generated = one.generate(sweep_folder("G"), load_networks("G")[0], 1.0, 0, Silent())
+    generated = one.generate(sweep_folder(REPLICATE), load_networks(REPLICATE)[0], 1.0, 0, Silent())
     ((_, images),) = sent
     pixels = generated.images.numel()
     assert sum(len(pickle.dumps(image)) for image in images.values()) < 2 * pixels + 1000 * len(

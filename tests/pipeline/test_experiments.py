@@ -23,7 +23,19 @@ def tree():
     return tree
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "a: [", "seed: 0", "configs: G", "configs: [1]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- 1",
+        "a: [",
+        "seed: 0",
+        "configs: G",
+        "configs: [1]",
+        "configs: [G]",
+        "configs: [G]\nseeds: 0",
+    ],
+)
 def test_params_without_configs_are_refused(monkeypatch, text):
     monkeypatch.setattr(experiments, "read", lambda revision, path: text)
     with pytest.raises(UserError, match=r"^HEAD: params\.yaml"):

@@ -33,7 +33,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.write_text("#!/bin/sh\n")
     file.chmod(0o755)
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setenv("DVC_STAGE", "fid@G")
+    monkeypatch.setenv("DVC_STAGE", "fid@G-0")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(sys, "argv", ["fid.py", "G", "--params", "my params.yaml"])
     monkeypatch.setattr(os, "execve", execve)
@@ -52,7 +52,7 @@ def test_a_stage_becomes_its_launcher(program: Path, command: object) -> None:
     assert path == str(program)
     words = ["-m", "stages.fid", "G", "--params", "my params.yaml", "--no-launch"]
     assert arguments == [*TORCHRUN.split(), *words]
-    assert environment["DVC_STAGE"] == "fid@G"
+    assert environment["DVC_STAGE"] == "fid@G-0"
     assert environment["PATH"].split(os.pathsep)[0] == str(program.parent)
 
 
@@ -112,13 +112,13 @@ def test_a_launched_stage_runs_with_the_params_of_its_file(
 ) -> None:
     calls: list[Any] = []
     shutil.copy(ROOT / "dvc.yaml", root)
-    write_params(root / "my.yaml", {"launch": TORCHRUN, "seed": 7})
+    write_params(root / "my.yaml", {"launch": TORCHRUN, "vae.seed": 7})
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(sys, "argv", ["prepare.py", "--params", "my.yaml", *arguments])
     monkeypatch.setattr(runner, "raise_at_signals", lambda: None)
     monkeypatch.setattr(runner, "launch", lambda stage, tree: calls.append((stage, tree["launch"])))
     monkeypatch.setattr(
-        runner, "run_stage", lambda name, run, params, *_: calls.append(params.seed)
+        runner, "run_stage", lambda name, run, params, *_: calls.append(params.vae.seed)
     )
     runner.main(lambda context: None)
     assert calls == ([] if arguments else [("prepare", TORCHRUN)]) + [7]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import REPLICATE
 
 from edm2.params import UserError, load
 from edm2.params.errors import NotFiniteError
@@ -22,7 +23,7 @@ def sampler(project):
 
 
 def test_a_network_that_is_not_finite_is_refused(sampler):
-    tensors = load_file(sweep_folder("G") / load_networks("G")[0].file)
+    tensors = load_file(sweep_folder(REPLICATE) / load_networks(REPLICATE)[0].file)
     name = "enc.4x4-block0.conv0.weight"
     tensors[name].view(-1)[7] = torch.inf
     network = Path("network.safetensors")  # no manifest lists it
@@ -34,7 +35,7 @@ def test_a_network_that_is_not_finite_is_refused(sampler):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_samples_that_are_not_finite_are_refused_by_network_and_seed(sampler, value):
     """The second batch of four has them in the images of seeds 15 and 17."""
-    network = sweep_folder("G") / load_networks("G")[0].file
+    network = sweep_folder(REPLICATE) / load_networks(REPLICATE)[0].file
     denoise, calls = sampler.denoise(network, None, 1.0), []
 
     def diverging(x, sigma, labels):
@@ -53,7 +54,7 @@ def test_samples_that_are_not_finite_are_refused_by_network_and_seed(sampler, va
 
 def test_networks_are_read_once_for_all_strengths(sampler, monkeypatch):
     """The network and its guide; a network that could not be loaded is not taken for loaded."""
-    first, second, third = (sweep_folder("G") / n.file for n in load_networks("G"))
+    first, second, third = (sweep_folder(REPLICATE) / n.file for n in load_networks(REPLICATE))
     reads, read = [], sampler.reader.read
     monkeypatch.setattr(sampler.reader, "read", lambda path: reads.append(path) or read(path))
     x, sigma, labels = torch.randn(1, *sampler.latents.shape), torch.ones(1), torch.zeros(1).long()

@@ -66,22 +66,22 @@ def test_bytes_of_latents_are_those_of_a_shard():
 
 def test_snapshots_and_networks_on_the_disk():
     stages = {stage.name: stage for stage in stages_of(DEFAULT, DIGITS)}
-    parameters = stages["sweep_ema@G"].disk_bytes / 2 / 12  # 12 networks in 16 bits
+    parameters = stages["sweep_ema@G-0"].disk_bytes / 2 / 12  # 12 networks in 16 bits
     # 40 times, two averages in 16 bits; the last network in 32
-    assert stages["train_diffusion@G"].disk_bytes == parameters * (40 * 2 * 2 + 4)
+    assert stages["train_diffusion@G-0"].disk_bytes == parameters * (40 * 2 * 2 + 4)
     # parameters, two moments, two averages
-    assert stages["train_diffusion@G"].scratch_bytes == 3 * parameters * 5 * 4
+    assert stages["train_diffusion@G-0"].scratch_bytes == 3 * parameters * 5 * 4
 
 
 def test_networks_that_are_not_kept_take_no_disk():
     sweep = DEFAULT.sweep.model_copy(update={"materialize": False})
     params = DEFAULT.model_copy(update={"sweep": sweep})
-    assert {s.name: s.disk_bytes for s in stages_of(params, DIGITS)}["sweep_ema@G"] == 0
+    assert {s.name: s.disk_bytes for s in stages_of(params, DIGITS)}["sweep_ema@G-0"] == 0
 
 
 def test_hours_follow_from_operations_and_speed():
     workload = Workload(None, precision="bf16", flops=5_000_000)
-    stage = Stage("fid@G", 100, (Part("denoising", workload, 3600), Part("more", workload, 3600)))
+    stage = Stage("fid@G-0", 100, (Part("denoising", workload, 3600), Part("more", workload, 3600)))
     row = planner(Device({"bf16": 2e-6, "fp32": 1e-9}, None))._row(stage, None)
     assert row.flops == 2 * 3600 * 5_000_000
     assert row.gpu_hours == pytest.approx(5.0)  # at two million operations a second
@@ -89,7 +89,7 @@ def test_hours_follow_from_operations_and_speed():
 
 
 def test_too_little_memory_gives_the_number_of_images_that_fits():
-    stage = Stage("train_diffusion@G", 1, (Part("training", linear(32), 1),))
+    stage = Stage("train_diffusion@G-0", 1, (Part("training", linear(32), 1),))
     (warning,) = planner(Device(None, 20.5 * GIB))._warnings(stage)
     # at most 19 images, and a divisor of the 128 of a rank
     assert "needs 33.0 GiB of 20.5 GiB" in warning
@@ -98,7 +98,7 @@ def test_too_little_memory_gives_the_number_of_images_that_fits():
 
 
 def test_memory_for_no_image_is_said():
-    stage = Stage("train_diffusion@G", 1, (Part("training", linear(8), 1),))
+    stage = Stage("train_diffusion@G-0", 1, (Part("training", linear(8), 1),))
     (warning,) = planner(Device(None, 1.5 * GIB))._warnings(stage)
     assert "Not even diffusion.microbatch: 1 fits" in warning
 

@@ -87,9 +87,9 @@ def test_the_pipeline_runs_from_images_to_report_with_a_plugin_for_every_seam(ex
         run_stage(name, "H" if name in per_config else "")
     assert load_manifest(extended / "data/images")["source"] == "npz"
     assert load_manifest(extended / "models/vae")["kind"] == "halved"
-    names = load_manifest(extended / "models/diffusion/H")["files"]
+    names = load_manifest(extended / "models/diffusion/H-0")["files"]
     assert "network.safetensors" in names
-    table = pd.read_csv(extended / "reports/fid/H.csv")
+    table = pd.read_csv(extended / "reports/fid/H-0.csv")
     assert {"fd_thumbnail_300", "coverage_thumbnail_300"} <= set(table["metric"])
     assert np.isfinite(table["value"]).all()
     assert "H" in pd.read_csv(extended / "reports/ablation.csv")["config"].tolist()
@@ -101,7 +101,7 @@ def test_the_pipeline_runs_from_images_to_report_with_a_plugin_for_every_seam(ex
     assert metrics["H/best/coverage_thumbnail_300"] == values["coverage_thumbnail_300"]
     page = (extended / "reports/index.html").read_text()
     assert "coverage_thumbnail_300" in page
-    training = pd.read_csv(extended / "reports/training/H.csv")
+    training = pd.read_csv(extended / "reports/training/H-0.csv")
     assert "weights_mean/blocks" in training
 
 

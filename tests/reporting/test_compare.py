@@ -127,7 +127,7 @@ def test_the_legend_has_the_params_that_differ(tmp_path, curve_names):
         "b": experiment({"x.y": 2.0, "seed": 0}),
     }
     draw_comparison(experiments, tmp_path / "compare.png")
-    assert curve_names == ["a G (y null)", "b G (y 2)"]
+    assert curve_names == ["a G-0 (y null)", "b G-0 (y 2)"]
     with Image.open(tmp_path / "compare.png") as figure:
         assert figure.width > 800
 
@@ -137,21 +137,21 @@ def test_the_legend_has_no_params_if_none_or_many_differ(tmp_path, curve_names, 
     params = {f"p{k}": k for k in range(count)}
     experiments = {"a": experiment(params), "b": experiment({})}
     draw_comparison(experiments, tmp_path / "compare.png")
-    assert curve_names == ["a G", "b G"]
+    assert curve_names == ["a G-0", "b G-0"]
 
 
 def vae(psnr, **params):
     """Metrics of a VAE, and its flat params."""
-    flat = {"seed": 0, "vae.variance": 0.1, "vae.losses.mse": 0.0, **params}
+    flat = {"vae.seed": 0, "vae.variance": 0.1, "vae.losses.mse": 0.0, **params}
     return {"psnr": psnr, "latent/std": 2.0, "latent/mean_0": 0.3}, flat
 
 
 VAES = {
-    "b1": vae(31.0, seed=1),
+    "b1": vae(31.0, **{"vae.seed": 1}),
     "b0": vae(29.0),
     "v0": vae(35.0, **{"vae.variance": 0}),
-    "p1": vae(20.0, seed=1, **{"vae.losses.mse": 0.1, "vae.variance": "learned"}),
-    "b2": vae(30.0, seed=2),
+    "p1": vae(20.0, **{"vae.seed": 1, "vae.losses.mse": 0.1, "vae.variance": "learned"}),
+    "b2": vae(30.0, **{"vae.seed": 2}),
 }
 
 

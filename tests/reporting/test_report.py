@@ -7,6 +7,7 @@ from network_rows import concatenated, network_rows
 from PIL import Image
 
 from edm2.params.errors import NotFiniteError, UserError
+from edm2.params.replicates import Replicate
 from edm2.reporting.curves import draw_ema_curves
 from edm2.reporting.grids import draw_grid, write_class_grid
 from edm2.reporting.page import paragraph, render
@@ -207,10 +208,10 @@ def test_a_value_that_is_not_finite_is_refused_by_its_row(tmp_path, value):
     """It is the minimum of no curve, and is not passed over."""
     table = network_rows((3.0, 1.0, 2.0), guidance=1.5).astype({"value": object})
     table.loc[2, "value"] = value
-    table.to_csv(tmp_path / "G.csv", index=False)
-    named = r"config G, network 1000-all-0.1, guidance 1.5: fd_classifier_1k"
+    table.to_csv(tmp_path / "G-0.csv", index=False)
+    named = r"G-0\.csv, network 1000-all-0.1, guidance 1.5: fd_classifier_1k"
     with pytest.raises(NotFiniteError, match=named):
-        read_networks([tmp_path / "G.csv"])
+        read_networks([tmp_path / "G-0.csv"])
 
 
 @pytest.mark.parametrize(
@@ -231,10 +232,10 @@ def test_a_damaged_table_is_refused_by_name(tmp_path, old, new, named):
 @pytest.mark.parametrize("text", ["", "nimg,train/loss\n256,1.5\n", "nimg\n2\x006\n"])
 def test_damaged_training_curves_are_refused_by_name(tmp_path, text):
     (tmp_path / "training").mkdir()
-    (tmp_path / "training/G.csv").write_text(text, encoding="utf-8")
-    write_checksum(tmp_path / "training/G.csv")
-    with pytest.raises(UserError, match=r"training/G\.csv: .*dvc repro"):
-        _ = StageOutputs(tmp_path, ["G"]).training
+    (tmp_path / "training/G-0.csv").write_text(text, encoding="utf-8")
+    write_checksum(tmp_path / "training/G-0.csv")
+    with pytest.raises(UserError, match=r"training/G-0\.csv: .*dvc repro"):
+        _ = StageOutputs(tmp_path, [Replicate("G", 0)]).training
 
 
 @pytest.mark.parametrize("text", ['{"psnr": 7', '{"psnr": "7"}', "[7]", '{"psnr": NaN}'])
@@ -243,7 +244,7 @@ def test_damaged_metrics_are_refused_by_name(tmp_path, text):
     (tmp_path / "vae/metrics.json").write_text(text, encoding="utf-8")
     write_checksum(tmp_path / "vae/metrics.json")
     with pytest.raises(UserError, match=r"vae/metrics\.json: .*dvc repro"):
-        StageOutputs(tmp_path, ["G"]).metrics("vae")
+        StageOutputs(tmp_path, [Replicate("G", 0)]).metrics("vae")
 
 
 def test_damaged_names_of_baselines_are_refused():

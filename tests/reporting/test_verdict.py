@@ -136,8 +136,11 @@ def test_the_choice_of_the_length_does_not_bias_the_difference():
 
 def experiment(seed, values, **params):
     """One training of each config, named by the letters of `values`."""
-    networks = [network_rows((3.0, value, 3.0), config=config) for config, value in values.items()]
-    return Experiment(concatenated(*networks), {"seed": seed, **params}, {})
+    networks = [
+        network_rows((3.0, value, 3.0), config=config, training_seed=seed)
+        for config, value in values.items()
+    ]
+    return Experiment(concatenated(*networks), {"seeds": [seed], **params}, {})
 
 
 def test_experiments_that_differ_in_the_seed_are_trainings_of_the_same():

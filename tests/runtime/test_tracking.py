@@ -35,7 +35,7 @@ def run_once(
     def run(body: Callable[[Run], None], **section: Any) -> list[dict[str, Any]]:
         section = {"mlflow": True, "uri": None, **section}
         changed = params.model_copy(
-            update={"tracking": params.tracking.model_copy(update=section), "seed": 7}
+            update={"tracking": params.tracking.model_copy(update=section), "seeds": (7,)}
         )
         with open_state("s", "f") as state:
             with open_run("s G", changed, state, stage="s", config="G") as opened:
@@ -89,7 +89,7 @@ def test_values_go_to_the_log_and_to_the_outbox(run_once, root: Path) -> None:
     metrics = [(entry["step"], entry["metrics"]) for entry in entries if "metrics" in entry]
     assert metrics == [(4, {"loss": math.inf}), (0, {"best/psnr": 31.5})]
     params = [entry["params"] for entry in entries if "params" in entry]
-    assert (params[0]["seed"], params[1]) == ("7", {"resolved.weight_norm": "forced"})
+    assert (params[0]["seeds"], params[1]) == ("[7]", {"resolved.weight_norm": "forced"})
     artifacts = [(e["artifact"], e["folder"]) for e in entries if "artifact" in e]
     assert artifacts == [("params.json", ""), ("results/a.png", "figures")]
     assert [e["status"] for e in entries if "status" in e] == ["RUNNING", "FINISHED"]
@@ -133,7 +133,6 @@ def test_the_description_identifies_the_run(
         >= {
             "stage": "s",
             "config": "G",
-            "seed": "7",
             "dvc_exp": "tidal-axon",
             "git_commit": "",
         }.items()

@@ -44,7 +44,7 @@ def evaluated(finished: Path, made_once: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def two_ranks(finished: Path, made_once: Callable[..., Path]) -> Path:
     """`evaluated`, whose results of some stages were made again on two ranks, in this order."""
-    stages = ("fid@G", "reference", "baselines", "encode_latents", "train_vae")
+    stages = ("fid@G-0", "reference", "baselines", "encode_latents", "train_vae")
 
     def make(folder: Path) -> None:
         make_project(folder, ALL_METRICS, finished)

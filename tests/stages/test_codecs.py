@@ -51,7 +51,7 @@ def metrics_of(folder, stage="vae"):
 
 def generated(folder):
     """The rows of the EMA sweep, which must be numbers."""
-    table = pd.read_csv(folder / "reports/fid/G.csv")
+    table = pd.read_csv(folder / "reports/fid/G-0.csv")
     assert len(table) == 2  # two sample counts
     assert np.isfinite(table["value"]).all()
     return table
@@ -77,7 +77,7 @@ def test_digits_in_pixel_space(project, capsys):
     mean, std = (getattr(pixels, name)(axis=(0, 2, 3)) for name in ("mean", "std"))
     np.testing.assert_allclose(latents.normalization.mean, mean, atol=1e-3)
     np.testing.assert_allclose(latents.normalization.std, std, rtol=1e-3)
-    network = load_file(folder / "models/diffusion/G/network.safetensors")
+    network = load_file(folder / "models/diffusion/G-0/network.safetensors")
     assert any("16x16" in name for name in network)
     generated(folder)
     metrics = metrics_of(folder)

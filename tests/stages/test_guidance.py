@@ -43,40 +43,40 @@ def guided(finished, tmp_path_factory):
 
 def networks_of(folder):
     """The networks of the sweep by EMA length."""
-    return {n["ema_length"]: n for n in read_manifest(folder / "models/sweep/G")["networks"]}
+    return {n["ema_length"]: n for n in read_manifest(folder / "models/sweep/G-0")["networks"]}
 
 
 def test_the_guide_is_trained_with_the_changed_params(guided):
-    store = SnapshotStore(guided / "models/guide/G")
+    store = SnapshotStore(guided / "models/guide/G-0")
     assert store.end == 512
     weights = load_file(store.path(store.snapshots[-1]))
     assert not any("label" in name for name in weights)
-    main = load_file(next((guided / "models/diffusion/G").glob("ema-*.safetensors")))
+    main = load_file(next((guided / "models/diffusion/G-0").glob("ema-*.safetensors")))
     assert sum(w.numel() for w in weights.values()) < sum(w.numel() for w in main.values()) / 2
 
 
 def test_each_network_has_a_guide_of_the_same_ema_length(guided):
-    store, networks = SnapshotStore(guided / "models/guide/G"), networks_of(guided)
+    store, networks = SnapshotStore(guided / "models/guide/G-0"), networks_of(guided)
     for spec, tensors in reconstruct(store, LENGTHS):
-        written = load_file(guided / "models/sweep/G" / networks[spec.sigma_rel]["guide"])
+        written = load_file(guided / "models/sweep/G-0" / networks[spec.sigma_rel]["guide"])
         for name, tensor in tensors.items():
             torch.testing.assert_close(written[name].float(), tensor, rtol=1e-3, atol=1e-6)
 
 
 def test_the_table_has_a_row_per_length_and_strength(guided, finished):
     """Rows without guidance equal those of a project without a guide."""
-    table = pd.read_csv(guided / "reports/fid/G.csv")
+    table = pd.read_csv(guided / "reports/fid/G-0.csv")
     sweep = table[table["seeds"] == "sweep"]
     for _, rows in sweep.groupby("metric"):
         pairs = sorted(rows[["ema_length", "guidance"]].itertuples(index=False, name=None))
         assert pairs == sorted((s, w) for s in LENGTHS for w in STRENGTHS)
         assert rows["value"].nunique() == len(rows)
     unguided = table[table["guidance"] == 1].reset_index(drop=True)
-    pd.testing.assert_frame_equal(unguided, pd.read_csv(finished / "reports/fid/G.csv"))
+    pd.testing.assert_frame_equal(unguided, pd.read_csv(finished / "reports/fid/G-0.csv"))
 
 
 def test_the_best_networks_with_and_without_guidance_are_evaluated_again(guided):
-    table = pd.read_csv(guided / "reports/fid/G.csv")
+    table = pd.read_csv(guided / "reports/fid/G-0.csv")
     main = table[table["samples"] == 300]
     fresh = main[main["seeds"] == "fresh"]
     assert len(fresh) == 2
@@ -104,7 +104,7 @@ def test_guided_images_follow_the_formula(guided, monkeypatch):
     """The expected images are computed here from both denoisers with the sampler."""
     monkeypatch.chdir(guided)
     params = load("params.yaml").of("G")
-    network, folder = networks_of(guided)[0.1], guided / "models/sweep/G"
+    network, folder = networks_of(guided)[0.1], guided / "models/sweep/G-0"
     evaluator = Evaluator(params, "G", torch.device("cpu"))
 
     class NoProgress:
@@ -141,11 +141,11 @@ def test_a_snapshot_of_the_same_training_guides(project):
     assert {n["guide"] for n in networks_of(folder).values()} == {
         "000000000512-ema_length-0.2.safetensors"
     }
-    ((_, tensors),) = reconstruct(SnapshotStore(folder / "models/ema/G"), [0.2], 512)
-    written = load_file(folder / "models/sweep/G/000000000512-ema_length-0.2.safetensors")
+    ((_, tensors),) = reconstruct(SnapshotStore(folder / "models/ema/G-0"), [0.2], 512)
+    written = load_file(folder / "models/sweep/G-0/000000000512-ema_length-0.2.safetensors")
     for name, tensor in tensors.items():
         torch.testing.assert_close(written[name].float(), tensor, rtol=1e-3, atol=1e-6)
-    assert set(pd.read_csv(folder / "reports/fid/G.csv")["guidance"]) == {2.0}
+    assert set(pd.read_csv(folder / "reports/fid/G-0.csv")["guidance"]) == {2.0}
     run_stage("report")
     assert pd.read_csv(folder / "reports/ablation.csv")["ours: guidance"].tolist() == [2.0]
 
@@ -159,7 +159,7 @@ def test_a_network_without_labels_guides_itself(project):
     )
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid"):
         run_stage(stage, "G")
-    table = pd.read_csv(folder / "reports/fid/G.csv")
+    table = pd.read_csv(folder / "reports/fid/G-0.csv")
     values = table[(table["samples"] == 300) & (table["seeds"] == "sweep")].groupby("guidance")
     assert sorted(values.groups) == [1.0, 2.0]
     assert set(values.get_group(1.0)["value"]).isdisjoint(values.get_group(2.0)["value"])
@@ -174,6 +174,6 @@ def test_traditional_averages_are_guided_by_traditional_averages(project):
     )
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "A")
-    (network,) = read_manifest(folder / "models/sweep/A")["networks"]
-    assert (folder / "models/sweep/A" / network["guide"]).exists()
+    (network,) = read_manifest(folder / "models/sweep/A-0")["networks"]
+    assert (folder / "models/sweep/A-0" / network["guide"]).exists()
     assert network["guide"].startswith("guide-")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import run_stage
+from tiny import REPLICATE, run_stage
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 def table(folder):
-    return pd.read_csv(folder / "reports/fid/G.csv")
+    return pd.read_csv(folder / "reports/fid/G-0.csv")
 
 
 def held_out(folder):
@@ -63,7 +63,7 @@ def features_of(folder, network, seeds):
     latents = LatentShards(folder / "data/latents", "train")
     denoiser = set_network(
         denoiser_for("G", params, latents.shape, 10),
-        load_file(folder / f"models/sweep/G/{network}.safetensors"),
+        load_file(folder / f"models/sweep/G-0/{network}.safetensors"),
     )
     labels, steps = seed_labels(seeds, 10, "balanced"), params.sampling.steps
     x = heun(lambda x, s: denoiser(x, s, labels), seed_noise(seeds, latents.shape, CPU), steps)
@@ -145,7 +145,7 @@ def test_all_metrics_are_logged_to_mlflow(evaluated, monkeypatch):
     rows = table(evaluated)
     monkeypatch.setattr("edm2.reporting.curves.draw_ema_curves", lambda *a: None)
     log_curves(
-        StageContext("fid G", load(evaluated / "params.yaml"), "G", CPU, State(), Run()), rows
+        StageContext("fid G", load(evaluated / "params.yaml"), REPLICATE, CPU, State(), Run()), rows
     )
     assert [step for step, _ in Run.rows] == [50, 100, 200]
     names = {f"{m}_classifier_300" for m in METRICS}
@@ -159,7 +159,7 @@ def test_all_metrics_are_logged_to_mlflow(evaluated, monkeypatch):
 
 def test_two_ranks_give_the_table_and_pictures_of_one(two_ranks, evaluated):
     pd.testing.assert_frame_equal(table(two_ranks), table(evaluated), rtol=1e-6)
-    for path in evaluated.glob("reports/samples/G/**/*.png"):
+    for path in evaluated.glob("reports/samples/G-0/**/*.png"):
         assert (two_ranks / path.relative_to(evaluated)).read_bytes() == path.read_bytes()
 
 
@@ -183,7 +183,7 @@ def test_strips_are_of_classes_that_have_images(project):
         evaluation__seed_blocks=2,
     )
     run_stage("fid", "G")
-    strips = folder / "reports/samples/G/lengths"
+    strips = folder / "reports/samples/G-0/lengths"
     assert sorted(path.name for path in strips.iterdir()) == ["0001.png", "0002.png"]
 
 

@@ -22,7 +22,7 @@ def test_a_denoiser_that_diverges_stops_its_stage(project, capsys):
         for text in ("train/loss", "config A", "diffusion.lr_ref (1000)"):
             assert text in str(error.value)
         assert f"since {error.value.since} images" in capsys.readouterr().err
-    assert not (folder / "models/diffusion/A").exists()
+    assert not (folder / "models/diffusion/A-0").exists()
 
 
 def test_gradients_that_are_zeroed_in_every_step_stop_the_stage(project):

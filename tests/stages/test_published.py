@@ -147,7 +147,7 @@ def test_stages_up_to_the_sweep_take_published_networks(project, published, caps
     assert "config G is not trained here" in capsys.readouterr().out
     models = project_folder / "models"
     assert list(read_manifest(models / "diffusion/G")["files"]) == []
-    assert pd.read_csv(project_folder / "reports/training/G.csv").empty
+    assert pd.read_csv(project_folder / "reports/training/G-0.csv").empty
     store = read_manifest(models / "ema/G")
     assert len(store["snapshots"]) == len(store["files"]) == len(LENGTHS)
     swept = {n["ema_length"]: n for n in read_manifest(models / "sweep/G")["networks"]}
@@ -169,9 +169,9 @@ def test_a_single_published_network_is_copied(project, tmp_path, capsys):
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "G")
     assert "sweep.ema_lengths and sweep.tensors have no effect" in capsys.readouterr().out
-    (network,) = read_manifest(folder / "models/sweep/G")["networks"]
+    (network,) = read_manifest(folder / "models/sweep/G-0")["networks"]
     assert (network["ema_length"], network["nimg"]) == (0.13, 64_000)
-    written = load_file(folder / "models/sweep/G" / network["file"])
+    written = load_file(folder / "models/sweep/G-0" / network["file"])
     expected = denoiser.unet.state_dict()
     assert written.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name].half()) for name, tensor in written.items())

@@ -66,7 +66,7 @@ class Reads:
 
     def take(self) -> dict[str, float]:
         """Full reads by file since the last call."""
-        folder = Path("models/diffusion/G")
+        folder = Path("models/diffusion/G-0")
         reads = {name: self.bytes[name] / value_bytes(folder / name) for name in FILES}
         self.bytes.clear()
         return reads
@@ -81,17 +81,17 @@ def value_bytes(path: Path) -> int:
 def test_each_snapshot_is_hashed_once_and_reconstructed_from_once(project, monkeypatch):
     """The stage between training and sweep reads none. (DVC hashes each file once more.)"""
     folder = project()
-    for out in ("models/diffusion/G", "models/ema/G", "models/sweep/G"):
+    for out in ("models/diffusion/G-0", "models/ema/G-0", "models/sweep/G-0"):
         shutil.rmtree(folder / out)
     reads = Reads(monkeypatch)
     run_stage("train_diffusion", "G")
     assert reads.take() == dict.fromkeys(FILES, 1)
     run_stage("snapshot_emas", "G")
     assert reads.take() == dict.fromkeys(FILES, 0)
-    assert [path.name for path in (folder / "models/ema/G").iterdir()] == ["manifest.json"]
+    assert [path.name for path in (folder / "models/ema/G-0").iterdir()] == ["manifest.json"]
     run_stage("sweep_ema", "G")
     assert all(0.99 < count <= 1 for count in reads.take().values())  # buffers only of the last
-    networks = read_manifest(folder / "models/sweep/G")["networks"]
+    networks = read_manifest(folder / "models/sweep/G-0")["networks"]
     assert [network["ema_length"] for network in networks] == TINY["sweep.ema_lengths"]
     for stage in ("snapshot_emas", "sweep_ema"):
         run_stage(stage, "G")  # complete: only published again
@@ -102,6 +102,6 @@ def test_each_snapshot_is_hashed_once_and_reconstructed_from_once(project, monke
 
 def test_a_training_without_a_snapshot_at_its_end_is_refused(project):
     folder = project(diffusion__duration_nimg=1280)
-    with pytest.raises(UserError, match=r"models/diffusion/G: .* 1280 images"):
+    with pytest.raises(UserError, match=r"models/diffusion/G-0: .* 1280 images"):
         run_stage("snapshot_emas", "G")
-    assert (folder / "models/ema/G/manifest.json").exists()
+    assert (folder / "models/ema/G-0/manifest.json").exists()

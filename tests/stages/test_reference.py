@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_detectors import write_dinov2, write_inception
 from safetensors.torch import load_file
-from tiny import ROOT, TINY, make_project, run_stage
+from tiny import REPLICATE, ROOT, TINY, make_project, run_stage
 
 from edm2.data.images import ImageShards
 from edm2.data.latents import LatentShards
@@ -116,7 +116,7 @@ def test_another_detector_is_other_work_for_those_that_measure_alone():
         )
         if any(
             key.startswith("evaluation")
-            for key in read_declaration(name, "G", ROOT / "dvc.yaml").params
+            for key in read_declaration(name, REPLICATE, ROOT / "dvc.yaml").params
         )
     }
     assert asking == {"reference", "baselines", "fid"}
@@ -191,7 +191,7 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
         run_stage(stage, "G")
     run_stage("report")
 
-    rows = pd.read_csv(folder / "reports/fid/G.csv").set_index("metric")
+    rows = pd.read_csv(folder / "reports/fid/G-0.csv").set_index("metric")
     assert list(rows.index) == [f"fid_{SAMPLES}", f"is_inception_{SAMPLES}"]
     assert rows["detector"].eq("inception").all()
     assert rows["reference"].isna().all()
@@ -217,10 +217,10 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
 def generated(folder):
     params = load(folder / "params.yaml").of("G")
     latents = LatentShards(folder / "data/latents", "train")
-    (network,) = read_manifest(folder / "models/sweep/G")["networks"]
+    (network,) = read_manifest(folder / "models/sweep/G-0")["networks"]
     denoiser = set_network(
         denoiser_for("G", params, latents.shape, 10),
-        load_file(folder / "models/sweep/G" / network["file"]),
+        load_file(folder / "models/sweep/G-0" / network["file"]),
     )
     seeds = range(SAMPLES)
     labels, steps = seed_labels(seeds, 10, params.sampling.labels), params.sampling.steps

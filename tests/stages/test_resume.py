@@ -40,7 +40,7 @@ def resume(folder, *stage):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_an_interrupted_training_gives_the_same_bits(project, finished, signum):
     folder = project(runtime__checkpoint_seconds=0)
-    outs = ("models/diffusion/G/network.safetensors", "reports/training/G.csv")
+    outs = ("models/diffusion/G-0/network.safetensors", "reports/training/G-0.csv")
     for path in outs:
         (folder / path).unlink()
     error = interrupt(folder, signum, "stages.train_diffusion", "G")
@@ -85,7 +85,7 @@ def test_a_corrupted_checkpoint_is_named_and_the_previous_one_is_used(project, f
 def test_torchrun_with_two_ranks_trains_the_denoiser_of_one(project, finished):
     """The ranks share its parameters (FSDP2); the main process writes whole ones."""
     folder = project(runtime__data_parallel="fsdp", runtime__activation_checkpointing=True)
-    out = folder / "models/diffusion/G"
+    out = folder / "models/diffusion/G-0"
     shutil.rmtree(out)
     options = ("--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0")
     ranks = start(folder, "torch.distributed.run", *options, "-m", "stages.train_diffusion", "G")
@@ -112,7 +112,7 @@ def test_two_ranks_train_the_vae_of_one(two_ranks, finished):
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"seed": "zero"}, "seed: 'zero'"),
+        ({"vae.seed": "zero"}, "vae.seed: 'zero'"),
         (
             {"diffusion.overrides.weight_norm": "none"},
             "diffusion.overrides.weight_norm: 'none'",

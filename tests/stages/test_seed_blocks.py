@@ -24,7 +24,7 @@ def two_blocks(finished, tmp_path_factory):
 
 
 def test_networks_are_evaluated_on_disjoint_seed_blocks_and_the_minimum_counts(two_blocks):
-    table = pd.read_csv(two_blocks / "reports/fid/G.csv")
+    table = pd.read_csv(two_blocks / "reports/fid/G-0.csv")
     main = table[table["samples"] == 300]
     sweep, fresh = (main[main["seeds"] == kind] for kind in ("sweep", "fresh"))
     assert sorted(sweep["first_seed"]) == [0] * 3 + [300] * 3
@@ -44,10 +44,10 @@ def test_networks_are_evaluated_on_disjoint_seed_blocks_and_the_minimum_counts(t
 
 
 def test_strips_show_the_same_seeds_at_every_length(two_blocks):
-    strips = sorted((two_blocks / "reports/samples/G/lengths").iterdir())
+    strips = sorted((two_blocks / "reports/samples/G-0/lengths").iterdir())
     assert [path.name for path in strips] == ["0000.png", "0001.png", "0002.png"]
     heights = {Image.open(path).height for path in strips}
-    grid = Image.open(next((two_blocks / "reports/samples/G").glob("*.png")))
+    grid = Image.open(next((two_blocks / "reports/samples/G-0").glob("*.png")))
     assert heights == {grid.height}  # strips of three lengths, a grid of three classes
     page = (two_blocks / "reports/index.html").read_text()
     assert page.count("the same seeds at all EMA lengths</figcaption>") == 3

@@ -12,7 +12,7 @@ from edm2.params import UserError
 from edm2.pipeline.evaluator import Evaluator
 
 ITEMS = 4  # three networks, and the best one on fresh seeds
-TABLE, PICTURES = "reports/fid/G.csv", "reports/samples/G"
+TABLE, PICTURES = "reports/fid/G-0.csv", "reports/samples/G-0"
 
 
 def evaluate():
@@ -70,7 +70,7 @@ def test_launches_share_the_items_and_results_are_those_of_one(shared, finished)
 def test_damaged_items_are_named_and_made_again_when_they_are_removed(shared, tmp_path):
     folder = tmp_path / "project"
     shutil.copytree(shared[0], folder, symlinks=True)
-    damaged = sorted(folder.glob(".state/fid-G/*/items/*.json"))[1:3]
+    damaged = sorted(folder.glob(".state/fid-G-0/*/items/*.json"))[1:3]
     content = [path.read_text() for path in damaged]
     for path in damaged:
         path.write_text(path.read_text().replace('"value": ', '"value": 1'))

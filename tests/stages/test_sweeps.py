@@ -45,12 +45,12 @@ def swept(finished, tmp_path_factory):
 
 def networks(folder, **wanted):
     """Of the sweep's manifest, those with these values, by length."""
-    listed = read_manifest(folder / "models/sweep/G")["networks"]
+    listed = read_manifest(folder / "models/sweep/G-0")["networks"]
     return {n["ema_length"]: n for n in listed if wanted.items() <= n.items()}
 
 
 def tensors_of(folder, network):
-    return load_file(folder / "models/sweep/G" / network["file"])
+    return load_file(folder / "models/sweep/G-0" / network["file"])
 
 
 def counted(monkeypatch, stop_at=None):
@@ -68,7 +68,7 @@ def counted(monkeypatch, stop_at=None):
 
 
 def test_the_manifest_lists_a_network_per_length_time_and_pattern(swept):
-    manifest = read_manifest(swept / "models/sweep/G")
+    manifest = read_manifest(swept / "models/sweep/G-0")
     listed = [(n["nimg"], n["tensors"], n["ema_length"]) for n in manifest["networks"]]
     expected = [
         *((nimg, "all", s) for nimg in TIMES for s in LENGTHS),
@@ -81,7 +81,7 @@ def test_the_manifest_lists_a_network_per_length_time_and_pattern(swept):
 
 
 def test_networks_of_a_time_are_averages_that_end_there(swept):
-    store = SnapshotStore(swept / "models/ema/G")
+    store = SnapshotStore(swept / "models/ema/G-0")
     for nimg in TIMES:
         made = networks(swept, nimg=nimg, tensors="all")
         for spec, tensors in reconstruct(store, LENGTHS, nimg):
@@ -94,7 +94,7 @@ def test_networks_of_a_time_are_averages_that_end_there(swept):
 def test_weights_of_snapshots_are_divided_by_their_sum_unless_params_say_no(project, swept):
     folder = project(sweep__normalize_weights=False)
     run_stage("sweep_ema", "G")
-    store = SnapshotStore(folder / "models/ema/G")
+    store = SnapshotStore(folder / "models/ema/G-0")
     ((average, tensors),) = reconstruct(store, [0.2], normalize=False)
     printed, default = networks(folder)[0.2], networks(swept, nimg=1024, tensors="all")[0.2]
     assert printed["weight_sum"] == default["weight_sum"] == average.weight_sum
@@ -135,21 +135,21 @@ def test_names_of_the_papers_list_are_refused_where_a_network_lacks_them(project
 
 
 def test_tables_have_a_curve_per_time_and_pattern(swept):
-    table = pd.read_csv(swept / "reports/fid/G.csv")
+    table = pd.read_csv(swept / "reports/fid/G-0.csv")
     sweep = table[table["seeds"] == "sweep"]
     for _, rows in sweep.groupby(["metric", "nimg", "tensors"]):
         assert sorted(rows["ema_length"]) == list(LENGTHS)
     groups = set(sweep[["nimg", "tensors"]].itertuples(index=False, name=None))
     assert groups == {(512, "all"), (1024, "all"), (1024, "*-affine")}
     assert set(table["network"]) == {
-        file.stem for file in (swept / "models/sweep/G").glob("*.safetensors")
+        file.stem for file in (swept / "models/sweep/G-0").glob("*.safetensors")
     }
     assert (table["value"] > 0).all()
 
 
 def test_the_same_tensors_make_the_same_images(swept):
     """At the base length the network of single tensors is that of the base."""
-    table = pd.read_csv(swept / "reports/fid/G.csv")
+    table = pd.read_csv(swept / "reports/fid/G-0.csv")
     same = table[
         (table["nimg"] == 1024) & (table["ema_length"] == 0.1) & (table["seeds"] == "sweep")
     ]
@@ -182,7 +182,7 @@ def test_without_sweeps_there_are_no_sections_but_the_folder(finished):
 @pytest.mark.parametrize("which", ["finished", "swept"])
 def test_the_best_network_is_measured_again_on_other_seeds(request, which):
     """It is chosen by the sweep alone: by the lowest value of whole networks at the end."""
-    table = pd.read_csv(request.getfixturevalue(which) / "reports/fid/G.csv")
+    table = pd.read_csv(request.getfixturevalue(which) / "reports/fid/G-0.csv")
     sweep, fresh = (table[table["seeds"] == seeds] for seeds in ("sweep", "fresh"))
     assert len(sweep) + len(fresh) == len(table)
     assert fresh["metric"].tolist() == table["metric"].unique().tolist()
@@ -199,7 +199,7 @@ def test_the_best_network_is_measured_again_on_other_seeds(request, which):
 
 
 def test_the_report_shows_the_number_of_fresh_seeds(finished):
-    table = pd.read_csv(finished / "reports/fid/G.csv")
+    table = pd.read_csv(finished / "reports/fid/G-0.csv")
     (value,) = table[(table["seeds"] == "fresh") & (table["samples"] == 300)]["value"]
     ablation = pd.read_csv(finished / "reports/ablation.csv")
     assert ablation["ours: on fresh seeds"].tolist() == pytest.approx([value])
@@ -212,7 +212,7 @@ def test_fresh_seeds_need_not_be_asked_for(project, finished):
     folder = project(evaluation__confirm=False)
     run_stage("fid", "G")
     run_stage("report")
-    table, before = (pd.read_csv(p / "reports/fid/G.csv") for p in (folder, finished))
+    table, before = (pd.read_csv(p / "reports/fid/G-0.csv") for p in (folder, finished))
     pd.testing.assert_frame_equal(table, before[before["seeds"] == "sweep"])
     assert "evaluation.confirm" in (folder / "reports/index.html").read_text()
     assert "ours: on fresh seeds" not in pd.read_csv(folder / "reports/ablation.csv")
@@ -223,24 +223,25 @@ def test_an_interrupted_measurement_goes_on_with_the_next_network(
     project, finished, monkeypatch, stop_at
 ):
     folder = project()
-    (folder / "reports/fid/G.csv").unlink()
+    (folder / "reports/fid/G-0.csv").unlink()
     shutil.rmtree(folder / "reports/samples")
     with monkeypatch.context() as patch:
         made = counted(patch, stop_at)
         with pytest.raises(KeyboardInterrupt):
             run_stage("fid", "G")
-    assert not (folder / "reports/fid/G.csv").exists()
+    assert not (folder / "reports/fid/G-0.csv").exists()
     with monkeypatch.context() as patch:
         again = counted(patch)
         run_stage("fid", "G")
     assert again[0] == made[-1]
     assert len(set(made + again)) == len(made) - 1 + len(again) == 4
     assert sorted(seed for _, seed in {*made, *again}) == [0, 0, 0, 300]
-    assert (folder / "reports/fid/G.csv").read_text() == (
-        finished / "reports/fid/G.csv"
+    assert (folder / "reports/fid/G-0.csv").read_text() == (
+        finished / "reports/fid/G-0.csv"
     ).read_text()
     pictures = [
-        sorted(p.name for p in (f / "reports/samples/G").glob("*.png")) for f in (folder, finished)
+        sorted(p.name for p in (f / "reports/samples/G-0").glob("*.png"))
+        for f in (folder, finished)
     ]
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == 3
@@ -251,17 +252,17 @@ def test_times_of_traditional_averages_are_those_of_their_snapshots(project):
     folder = project(ema__halflife_nimg=32, sweep__nimg=[512, 1024])
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "A")
-    listed = read_manifest(folder / "models/sweep/A")["networks"]
+    listed = read_manifest(folder / "models/sweep/A-0")["networks"]
     assert [(n["nimg"], n["tensors"], n["average"]) for n in listed] == [
         (512, "all", "traditional"),
         (1024, "all", "traditional"),
     ]
     path, changes = folder / "params.yaml", {**TINY, "ema.halflife_nimg": 32}
-    files = [folder / "models/sweep/A" / network["file"] for network in listed]
+    files = [folder / "models/sweep/A-0" / network["file"] for network in listed]
     copies = [load_file(file) for file in files]
     write_params(path, {**changes, "sweep.nimg": [512, 1024], "sweep.materialize": False})
     run_stage("sweep_ema", "A")
-    assert read_manifest(folder / "models/sweep/A")["networks"] == listed
+    assert read_manifest(folder / "models/sweep/A-0")["networks"] == listed
     for file, copy in zip(files, copies, strict=True):
         assert not file.exists()
         made = NetworkReader().read(file)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import TINY, run_stage, write_params
+from tiny import REPLICATE, TINY, run_stage, write_params
 
 from edm2.cli.main import edm2
 from edm2.ema import reconstruct
@@ -17,7 +17,7 @@ from edm2.pipeline.networks import load_networks
 from edm2.pipeline.paths import sweep_folder
 from edm2.runtime.manifest import read_manifest
 
-SWEEP = sweep_folder("G")
+SWEEP = sweep_folder(REPLICATE)
 GROUPS = {
     "sweep.nimg": [512, 1024],
     "sweep.tensors": ["*-affine"],
@@ -74,7 +74,7 @@ def test_every_kind_of_network_has_the_values_that_its_file_would_have(project, 
 def test_samples_are_the_same(project):
     """Metrics are, too: see test_sharing."""
     folder = project(sweep__materialize=False)
-    network = str(SWEEP / load_networks("G")[1].file)
+    network = str(SWEEP / load_networks(REPLICATE)[1].file)
     options = ("--seeds", "0-3", "--out")
     edm2.main(["sample", network, *options, "files"], standalone_mode=False)
     run_stage("sweep_ema", "G")
@@ -90,12 +90,12 @@ def test_samples_are_the_same(project):
 def test_snapshots_that_are_not_those_of_the_sweep_are_refused(project):
     project(sweep__materialize=False)
     run_stage("sweep_ema", "G")
-    name = load_networks("G")[0].file
-    with pytest.raises(UserError, match=r"models/sweep/G/none: no such network.* 3 networks"):
+    name = load_networks(REPLICATE)[0].file
+    with pytest.raises(UserError, match=r"models/sweep/G-0/none: no such network.* 3 networks"):
         NetworkReader().read(SWEEP / "none")
     manifest = SWEEP.parent.parent / "diffusion/G/manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
-    with pytest.raises(UserError, match=rf"{manifest}: SHA-256 .*dvc repro sweep_ema@G"):
+    with pytest.raises(UserError, match=rf"{manifest}: SHA-256 .*dvc repro sweep_ema@G-0"):
         NetworkReader().read(SWEEP / name)
     shutil.rmtree(manifest.parent)
     with pytest.raises(UserError, match=rf"{manifest}: missing.*dvc checkout"):

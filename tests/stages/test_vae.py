@@ -109,7 +109,7 @@ def test_each_latent_has_its_std(full_vae):
 
 
 def test_images_are_generated_from_these_latents(full_vae):
-    table = pd.read_csv(full_vae / "reports/fid/G.csv")
+    table = pd.read_csv(full_vae / "reports/fid/G-0.csv")
     assert len(table) == 8  # three EMA lengths and fresh seeds, at two sample counts
     assert np.isfinite(table["value"]).all()
 

@@ -332,7 +332,7 @@ def test_the_run_has_params_tags_and_status(mlflow: SimpleNamespace, params: Par
     assert run.data.params["diffusion.size"] == "None"
     assert math.isnan(run.data.metrics["max"])  # it was ∞, which SQL stores do not have
     assert (run.info.run_name, run.info.status) == ("s G", "FINISHED")
-    assert run.data.tags["seed"] == "0"
+    assert run.data.params["seeds"] == "[0]"
 
 
 def test_an_interrupted_run_is_killed(
