@@ -33,6 +33,7 @@ from ruamel.yaml import YAML
 from edm2.params import Params, load
 from edm2.params.configs import CONFIGS
 from edm2.params.errors import NotFiniteError
+from edm2.params.replicates import Replicate
 from edm2.pipeline.runner import run_stage
 from edm2.reporting.selection import ema_curve
 from edm2.runtime.divergence import DivergedError
@@ -105,7 +106,7 @@ class Search:
         if not folder.exists():
             make_project(folder, self.project, self._changes(config, lr_ref))
         begin = time.process_time()
-        found = dict(evaluate(folder, config))
+        found = dict(evaluate(folder, Replicate(config, self.seed)))
         seconds = round(time.process_time() - begin, 1)
         duration = load(folder / "params.yaml").diffusion.duration_nimg
         rows = [
@@ -127,7 +128,7 @@ class Search:
             "diffusion.duration_nimg": round(self.fraction * params.diffusion.duration_nimg),
             "diffusion.lr_rampup_nimg": round(self.fraction * resolved.lr_rampup_nimg),
             "configs": [config],
-            "seed": self.seed,
+            "seeds": [self.seed],
             "diffusion.per_config": {config: {**own, "lr_ref": lr_ref}},
             "sweep.ema_lengths": list(self.ema_lengths),
             "evaluation.seed_blocks": 1,
@@ -156,25 +157,25 @@ def make_project(folder: Path, project: Path, changes: dict[str, Any]) -> None:
     YAML(typ="safe").dump(tree, folder / "params.yaml")
 
 
-def evaluate(folder: Path, config: str) -> Iterator[tuple[tuple[str, float], float]]:
+def evaluate(folder: Path, training: Replicate) -> Iterator[tuple[tuple[str, float], float]]:
     """The distances of a project's networks by metric and EMA length; infinity if its training diverges."""
     with contextlib.chdir(folder):
         params = load("params.yaml")
         try:
             for name in STAGES:
-                _run(name, params, config)
+                _run(name, params, training)
         except (DivergedError, NotFiniteError) as error:
             print(f"{folder.name}: {error}", file=sys.stderr)
             yield ("diverged", float("nan")), float("inf")
             return
-        curve = ema_curve(pd.read_csv(f"reports/fid/{config}.csv"))
+        curve = ema_curve(pd.read_csv(f"reports/fid/{training}.csv"))
         for _, row in curve.iterrows():
             yield (str(row["metric"]), float(row["ema_length"])), float(row["value"])
 
 
-def _run(name: str, params: Params, config: str) -> None:
+def _run(name: str, params: Params, training: Replicate) -> None:
     stage = import_module(f"stages.{name}")
-    run_stage(name, stage.run, params, config, getattr(stage, "external_inputs", None))
+    run_stage(name, stage.run, params, training, getattr(stage, "external_inputs", None))
 
 
 def summary(search: Search, configs: list[str]) -> pd.DataFrame:

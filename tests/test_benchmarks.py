@@ -207,9 +207,10 @@ def test_learning_rates(benchmark, tmp_path, monkeypatch, capsys):
     script = benchmark("learning_rates", f"{tmp_path}/out {tmp_path} --configs G --fraction 0.5")
     trained = []
 
-    def evaluate(folder, config):
+    def evaluate(folder, training):
         params = load(folder / "params.yaml")
-        resolved = params.resolved(config)
+        assert params.seeds == (100,) == (training.seed,)
+        resolved = params.resolved(training.config)
         assert (params.diffusion.duration_nimg, resolved.lr_rampup_nimg) == (51200, 6400)
         assert resolved.lr_decay_batches == 2000
         trained.append(resolved.lr_ref)
