@@ -7,6 +7,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from tiny import ROOT
 
@@ -227,3 +229,16 @@ def test_learning_rates(benchmark, tmp_path, monkeypatch, capsys):
         row = capsys.readouterr().out.splitlines()[-1].split()
         assert row[:4] == ["G", "0.32", "0.0", "no"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["learning_rates.csv"]
+
+
+def test_pairing(benchmark):
+    """Trainings that differ by seed far more than by the change; one seed has no counterpart."""
+    script = benchmark("pairing")
+    values = pd.DataFrame({"F": [1.0, 2.0, 3.0, 9.0], "G": [0.9, 1.8, 2.9, None]})
+    (row,) = script.compare(values).to_dict("records")
+    assert (row["step"], row["trainings"]) == ("F → G", 3)
+    assert row["difference"] == pytest.approx(-0.4 / 3)
+    differences, t_two, t_four = np.std([0.1, 0.2, 0.1], ddof=1), 4.302653, 2.776445
+    assert row["paired"] == pytest.approx(2 * t_two * differences / math.sqrt(3), rel=1e-6)
+    variance = np.var(values["F"][:3], ddof=1) + np.var(values["G"][:3], ddof=1)
+    assert row["unpaired"] == pytest.approx(2 * t_four * math.sqrt(variance / 3), rel=1e-3)
