@@ -26,7 +26,7 @@ from edm2.planning.dataset import dataset_size
 from edm2.planning.plan import Device, Planner
 params = load("params.yaml")
 clock = getattr(time, {clock!r})
-plan = Planner(params, Device(None, None), clock).plan(dataset_size(params, None, None))
+plan = Planner(params, Device(None, None), clock).plan(dataset_size(params, None, None), {{}})
 print(json.dumps(plan.as_json()))
 """
 

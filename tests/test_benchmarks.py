@@ -8,8 +8,8 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
+from network_rows import concatenated, network_rows
 from tiny import ROOT
 
 from edm2.data.shards import OpenShard
@@ -77,6 +77,33 @@ def test_ingest(benchmark, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["1", "2"]
     assert lines[-1] == "equal shards: True"
+
+
+def test_calibration(benchmark, tmp_path):
+    """Four trainings of two configs, of which one is lower by 1 in all."""
+    rng, paths = np.random.default_rng(0), []
+    for config, level in (("A", 3.0), ("G", 2.0)):
+        for seed in range(4):
+            values = [level + v for v in rng.normal(0, 0.1, 6)]
+            columns = {"config": config, "training_seed": seed}
+            blocks = [
+                network_rows(values[3 * k : 3 * k + 3], first_seed=k, **columns) for k in (0, 1)
+            ]
+            paths.append(tmp_path / f"{config}-{seed}.csv")
+            concatenated(*blocks).to_csv(paths[-1], index=False)
+    script = benchmark("calibration")
+    divisions = list(script.divisions(4, 2, 100))
+    assert len(divisions) == 6  # three ways to make two pairs, each in two relative orders
+    curves = script.read_curves(paths)
+    (step,) = script.steps(curves).to_dict("records")
+    assert step["step"] == "A → G"
+    assert step["difference"] == pytest.approx(-1, abs=0.3)
+    assert step["ratio"] > 0
+    rates = script.calibration(curves, [2, 3], 5)
+    assert rates["comparisons"].tolist() == [10] * 4  # there are too few trainings for groups of 3
+    assert rates["intervals with 0, %"].between(50, 100).all()
+    found = script.sources(curves)
+    assert found["mean"].tolist() == pytest.approx([3, 2], abs=0.2)
 
 
 def test_reconstruct(benchmark, tmp_path):
@@ -229,16 +256,3 @@ def test_learning_rates(benchmark, tmp_path, monkeypatch, capsys):
         row = capsys.readouterr().out.splitlines()[-1].split()
         assert row[:4] == ["G", "0.32", "0.0", "no"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["learning_rates.csv"]
-
-
-def test_pairing(benchmark):
-    """Trainings that differ by seed far more than by the change; one seed has no counterpart."""
-    script = benchmark("pairing")
-    values = pd.DataFrame({"F": [1.0, 2.0, 3.0, 9.0], "G": [0.9, 1.8, 2.9, None]})
-    (row,) = script.compare(values).to_dict("records")
-    assert (row["step"], row["trainings"]) == ("F → G", 3)
-    assert row["difference"] == pytest.approx(-0.4 / 3)
-    differences, t_two, t_four = np.std([0.1, 0.2, 0.1], ddof=1), 4.302653, 2.776445
-    assert row["paired"] == pytest.approx(2 * t_two * differences / math.sqrt(3), rel=1e-6)
-    variance = np.var(values["F"][:3], ddof=1) + np.var(values["G"][:3], ddof=1)
-    assert row["unpaired"] == pytest.approx(2 * t_four * math.sqrt(variance / 3), rel=1e-3)

@@ -151,18 +151,21 @@ def entered(folder: Path) -> Iterator[None]:
 
 
 def run_stage(
-    name: str, config: str = "", external_inputs: str = "", watched_inputs: str = ""
+    name: str,
+    config: str = "",
+    external_inputs: str = "",
+    watched_inputs: str = "",
+    seed: int = 0,
 ) -> None:
     """Run a stage in this process, in the current folder."""
     from edm2.params import load
     from edm2.pipeline import runner
 
-    params = load("params.yaml")
-    replicate = params.replicate(config, config, "params.yaml") if config else None
+    replicate = Replicate(config, seed) if config else None
     stage = importlib.import_module(f"stages.{name}")
     inputs = (lambda _: external_inputs, lambda _: watched_inputs)
     share = getattr(stage, "share", None)
-    runner.run_stage(name, stage.run, params, replicate, *inputs, share)
+    runner.run_stage(name, stage.run, load("params.yaml"), replicate, *inputs, share)
 
 
 def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:

@@ -11,7 +11,8 @@ from edm2.cli.amount import Amount
 from edm2.cli.project import ProjectContext
 
 if TYPE_CHECKING:
-    from edm2.planning.plan import Device, Plan, Row
+    from edm2.planning.intervals import PastEffects
+    from edm2.planning.plan import Device
 
 FILE_KEYS = (  # problems of what this machine lacks, which costs nothing to plan
     "dataset.path",
@@ -48,22 +49,41 @@ FILE_KEYS = (  # problems of what this machine lacks, which costs nothing to pla
 @click.option(
     "--measure", is_flag=True, help="Time the computations on this machine, and say how long."
 )
+@click.option(
+    "--from",
+    "revisions",
+    multiple=True,
+    metavar="REVISION",
+    help="Past runs that show what seeds and samples buy, as for `edm2 compare`; may be repeated; default: "
+    "workspace.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def plan(
-    project: ProjectContext, /, file: Path | None, measure: bool, as_json: bool, **options: Any
+    project: ProjectContext,
+    /,
+    file: Path | None,
+    measure: bool,
+    revisions: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Print what FILE (default: the project's params.yaml) will cost, before anything runs.
 
     For each stage: images, operations, memory of a GPU, disk, GPU hours at a stated speed. Nothing is
-    computed, unless --measure times every computation for about a second. ImageNet without its files:
+    computed, unless --measure times every computation for about a second. From past runs with several seeds:
+    what more seeds and samples cost, and how much narrower intervals become. ImageNet without its files:
     --images 1281167 --classes 1000.
     """
     import time
 
     from edm2.params import load
+    from edm2.params.yaml_file import read_yaml
+    from edm2.pipeline.past_runs import past_seconds
     from edm2.planning.dataset import dataset_size
+    from edm2.planning.intervals import options_of
     from edm2.planning.plan import Planner
+    from edm2.planning.text import intervals_text, plan_text
 
     if file is None or project.root is not None:
         root = project.enter()  # paths in FILE are relative to the project
@@ -71,8 +91,33 @@ def plan(
     params = load(file, FILE_KEYS if options["images"] is not None else ())
     device = _device(options["gpu"], options["tflops"], options["memory"], options["utilization"])
     size = dataset_size(params, options["images"], options["classes"])
-    result = Planner(params, device, time.perf_counter if measure else None).plan(size)
-    click.echo(json.dumps(result.as_json(), indent=2) if as_json else _text(result))
+    past = past_effects(read_yaml(file), revisions)
+    planner = Planner(params, device, time.perf_counter if measure else None)
+    result = planner.plan(size, past_seconds(params))
+    more = options_of(result, params, past.effects)
+    if as_json:
+        intervals = past.as_json() | {"options": [o.as_json() for o in more]}
+        click.echo(json.dumps({**result.as_json(), "intervals": intervals}, indent=2))
+    else:
+        click.echo(f"{plan_text(result)}\n\n{intervals_text(result, past, more)}")
+
+
+def past_effects(planned: dict[str, Any], revisions: Sequence[str]) -> "PastEffects":
+    """What past runs show; without `revisions`, those in the workspace, where a problem is a note.
+
+    Raises:
+        UserError: revisions cannot be read or compared.
+    """
+    from edm2.params import UserError
+    from edm2.pipeline.past_runs import WORKSPACE, past_networks
+    from edm2.planning.intervals import PastEffects
+
+    try:
+        return PastEffects.of(past_networks(planned, revisions or (WORKSPACE,)))
+    except UserError as error:
+        if revisions:
+            raise
+        return PastEffects("", {}, str(error))
 
 
 def _device(
@@ -97,80 +142,3 @@ def _device(
     if memory is None and kind is not None:
         memory = kind.memory_gib
     return Device(rates, None if memory is None else (memory - RESERVED_GIB) * 2**30)
-
-
-def _text(plan: "Plan") -> str:
-    """The plan as a table, with totals, and warnings below it."""
-    size = plan.size
-    about = (
-        f"{size.train} training and {size.held_out} held-out images of {size.classes} classes at "
-        f"{size.resolution}x{size.resolution}, latents {'x'.join(map(str, size.latent_shape))}"
-    )
-    stated = plan.total("gpu_hours") is not None
-    measured = plan.total("seconds") is not None
-    head = ["stage", "images", "operations", "GiB a GPU", "disk"]
-    head += ["GPU hours"] * stated + ["hours"] * stated + ["seconds"] * measured
-    lines = [head, *(_cells(row, stated, measured) for row in plan.rows)]
-    total = ["total", "", _si(plan.total("flops") or 0), "", _bytes(plan.total("disk_bytes") or 0)]
-    if stated:
-        total += [_number(plan.total("gpu_hours")), _number(sum(map(_hours, plan.rows)))]
-    if measured:
-        total.append(_number(plan.total("seconds")))
-    scratch = max(row.scratch_bytes for row in plan.rows)
-    notes = [f"Checkpoints take {_bytes(scratch)} more while a training runs."]
-    if not size.measured:
-        notes.append("Sizes of image files are those of ImageNet, not of these images.")
-    if not stated and not measured:
-        notes.append("State --gpu or --tflops for hours, or --measure for seconds on this machine.")
-    notes += [f"warning: {warning}" for warning in plan.warnings]
-    return "\n".join([about, "", _aligned([*lines, total]), "", *notes])
-
-
-def _cells(row: "Row", stated: bool, measured: bool) -> list[str]:
-    cells = [
-        row.stage,
-        str(row.images or ""),
-        _si(row.flops) if row.flops else "",
-        f"{row.memory_bytes / 2**30:.2f}" if row.memory_bytes else "",
-        _bytes(row.disk_bytes) if row.disk_bytes else "",
-    ]
-    if stated:
-        cells += [_number(row.gpu_hours), _number(_hours(row))]
-    return [*cells, _number(row.seconds)] if measured else cells
-
-
-def _hours(row: "Row") -> float:
-    """Hours until a stage ends, on all its GPUs."""
-    return (row.gpu_hours or 0.0) / row.ranks
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def _si(value: float) -> str:
-    """A number of operations, like 2.1 E."""
-    for prefix, unit in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
-        if value >= unit:
-            return f"{value / unit:.3g} {prefix}"
-    return f"{value:.3g}"
-
-
-def _bytes(value: float) -> str:
-    """An amount of disk, like 390 GB."""
-    for prefix, unit in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if value >= unit:
-            return f"{value / unit:.3g} {prefix}"
-    return f"{value / 1e3:.3g} kB"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A text table: names left, numbers right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if k else cell.ljust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

@@ -68,7 +68,7 @@ class Evaluation(Section):
     )
     seed_blocks: Count = Field(
         description="disjoint blocks of `samples` seeds, on each of which every network is evaluated; "
-        "the lowest value counts; tables also show mean and standard deviation (paper: 3)"
+        "their mean counts, at lengths chosen on the other blocks; tables also show the lowest (paper: 3)"
     )
     first_seed: int = Field(
         ge=0, lt=2**62, description="first of the seeds that images are sampled from"

@@ -1,7 +1,7 @@
 """What dvc.yaml declares for a stage: its params, inputs and outputs."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ REPLICATE = "${item.config}-${item.seed}"  # as in the names of outs
 
 @dataclass(frozen=True)
 class Declaration:
-    """One stage, for one training where it is a matrix stage."""
+    """One stage, for one training where it is a matrix stage (`per_training`)."""
 
     params: tuple[str, ...]
     deps: tuple[Path, ...]
     outs: tuple[Path, ...]
+    per_training: bool
 
     def values(self, params: Params) -> dict[str, Any]:
         """The declared params by key path, as JSON."""
@@ -33,8 +34,15 @@ def read_declaration(name: str, replicate: object, pipeline: Path = PIPELINE) ->
     Raises:
         UserError: there is no dvc.yaml with this stage in this folder.
     """
-    stage = _stage(name, pipeline)
+    return _declaration(_stage(name, pipeline), replicate)
 
+
+def read_declarations(pipeline: Path = PIPELINE) -> dict[str, Declaration]:
+    """All stages of dvc.yaml, with `*` for the training."""
+    return {name: _declaration(stage, "*") for name, stage in _stages(pipeline).items()}
+
+
+def _declaration(stage: Mapping[str, Any], replicate: object) -> Declaration:
     def entries(*keys: str) -> Iterable[str]:
         for key in keys:
             for entry in stage.get(key, []):
@@ -45,16 +53,30 @@ def read_declaration(name: str, replicate: object, pipeline: Path = PIPELINE) ->
         params=tuple(entries("params")),
         deps=tuple(Path(path) for path in entries("deps")),
         outs=tuple(Path(path) for path in entries("outs", "metrics", "plots")),
+        per_training="matrix" in stage,
     )
 
 
 def all_outs(pipeline: Path = PIPELINE) -> list[str]:
     """The outs of all stages, with `*` for the training."""
-    return [
-        out.as_posix()
-        for name in _stages(pipeline)
-        for out in read_declaration(name, "*", pipeline).outs
-    ]
+    return [out.as_posix() for d in read_declarations(pipeline).values() for out in d.outs]
+
+
+def with_stages_before(name: str, pipeline: Path = PIPELINE) -> list[Declaration]:
+    """A stage and all stages whose results it depends on, with `*` for the training."""
+    declared = read_declarations(pipeline)
+    names = [name]
+    for stage in names:
+        deps = declared[stage].deps
+        names += [
+            n for n, other in declared.items() if n not in names and _overlap(deps, other.outs)
+        ]
+    return [declared[stage] for stage in names]
+
+
+def _overlap(deps: Iterable[Path], outs: Iterable[Path]) -> bool:
+    """Whether an out is a dep, in one, or has one in it."""
+    return any(dep in (out, *out.parents) or out in dep.parents for dep in deps for out in outs)
 
 
 def replicate_from_dvc(name: str) -> str:

@@ -1,6 +1,8 @@
 """The runner of stages: check the params, run the stage in its state folder, publish its outs."""
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +16,13 @@ from edm2.params.loading import check_tree
 from edm2.params.registry import plugin_files
 from edm2.params.replicates import Replicate
 from edm2.params.yaml_file import read_yaml
-from edm2.pipeline.declaration import Declaration, has_matrix, read_declaration, replicate_from_dvc
+from edm2.pipeline.declaration import (
+    Declaration,
+    has_matrix,
+    read_declaration,
+    replicate_from_dvc,
+    with_stages_before,
+)
 from edm2.pipeline.hidden_values import hidden_changes
 from edm2.pipeline.launcher import NO_LAUNCH, launch
 from edm2.runtime.failures import is_main_process, prepare_streams, report
@@ -140,7 +148,8 @@ def run_stage(
             else:
                 if is_main_process():
                     state.note(params=declared.values(params))  # for `edm2 clean`
-                with open_run(title, params, state, **_tags(name, replicate)) as tracked:
+                tags = _tags(name, replicate, params) if params.tracking.mlflow else {}
+                with state.timed(), open_run(title, params, state, **tags) as tracked:
                     run(StageContext(title, params, replicate, device, state, tracked))
                     publish(state, declared.outs)
 
@@ -168,11 +177,24 @@ def share_stage(
             share(title, params, replicate, device, state)
 
 
-def _tags(name: str, replicate: Replicate | None) -> dict[str, str]:
-    """Tags by which runs are found in MLflow."""
+def _tags(name: str, replicate: Replicate | None, params: Params) -> dict[str, str]:
+    """Tags by which runs are found and grouped in MLflow.
+
+    `replicates` is the same for the trainings of a config that differ in nothing but the seed: in no param
+    that this stage or one before it depends on.
+    """
     if replicate is None:
         return {"stage": name, "config": ""}
-    return {"stage": name, "config": replicate.config, "seed": str(replicate.seed)}
+    values: dict[str, Any] = {}
+    for declared in with_stages_before(name):
+        values |= declared.values(params)
+    key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    return {
+        "stage": name,
+        "config": replicate.config,
+        "seed": str(replicate.seed),
+        "replicates": f"{name} {replicate.config} {key}",
+    }
 
 
 def _note_params(state: "State", params: dict[str, Any]) -> None:

@@ -1,11 +1,12 @@
 """The plan: what each stage costs, and all of them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edm2.params import Params
+from edm2.params.replicates import Replicate
 from edm2.planning.cost import Cost, cost_of
 from edm2.planning.dataset import DatasetSize
 from edm2.planning.measure import seconds_per_image, seconds_to_start
@@ -14,6 +15,7 @@ from edm2.planning.workloads import Workload
 from edm2.runtime.precision import with_precision
 
 HOUR = 3600
+COLUMNS = ("flops", "disk_bytes", "gpu_hours", "seconds", "past_seconds")  # that are summed
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,21 @@ class Row:
     """The cost of one stage.
 
     Attributes:
+        stage: its name, like fid@G-0.
+        group: without the seed, like fid@G.
+        training: that it is of; None: the stage runs once.
         images: that it trains on, reads or generates.
         flops: of convolutions and matrix products, over all ranks.
         memory_bytes: peak on one rank; None: it computes nothing that grows.
         disk_bytes: of its results; scratch_bytes: of its checkpoints while it runs.
         gpu_hours: over all ranks; None: no speed was stated.
         seconds: until it ends, from measurements; None: nothing was measured.
+        past_seconds: mean of its past runs with these params; None: there are none.
     """
 
     stage: str
+    group: str
+    training: Replicate | None
     images: int
     ranks: int
     flops: int
@@ -51,6 +59,12 @@ class Row:
     scratch_bytes: int
     gpu_hours: float | None
     seconds: float | None
+    past_seconds: float | None
+
+    @property
+    def hours(self) -> float | None:
+        """Until it ends, on all its GPUs, at the stated speed."""
+        return None if self.gpu_hours is None else self.gpu_hours / self.ranks
 
 
 @dataclass(frozen=True)
@@ -62,19 +76,23 @@ class Plan:
     warnings: Sequence[str]
 
     def total(self, column: str) -> float | None:
-        """The sum of a column; None if nothing is known."""
-        values = [getattr(row, column) for row in self.rows]
-        return None if None in values else sum(values)
+        """The sum of a column; None unless all of its values are known."""
+        return total(self.rows, column)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as a tree of JSON; the names of its keys have the units."""
-        columns = ("flops", "disk_bytes", "gpu_hours", "seconds")
         return {
             "dataset": asdict(self.size),
             "stages": [asdict(row) for row in self.rows],
-            "total": {column: self.total(column) for column in columns},
+            "total": {column: self.total(column) for column in COLUMNS},
             "warnings": list(self.warnings),
         }
+
+
+def total(rows: Iterable[Row], column: str) -> float | None:
+    """The sum of a column; None unless all of its values are known."""
+    values = [getattr(row, column) for row in rows]
+    return None if None in values else sum(values)
 
 
 class Planner:
@@ -96,13 +114,21 @@ class Planner:
         self._costs: dict[int, Cost] = {}
         self._workloads: list[Workload] = []  # keeps their ids
 
-    def plan(self, size: DatasetSize) -> Plan:
+    def plan(self, size: DatasetSize, past_seconds: Mapping[str, float]) -> Plan:
+        """
+        Args:
+            past_seconds: of past runs with these params, by stage, like fid@G.
+        """
         stages = list(stages_of(self.fake_params, size))
         seconds = self._seconds(size) if self.clock is not None else [None] * len(stages)
-        rows = [self._row(stage, time) for stage, time in zip(stages, seconds, strict=True)]
-        return Plan(size, rows, [warning for stage in stages for warning in self._warnings(stage)])
+        rows = [
+            self._row(stage, time, past_seconds.get(stage.group))
+            for stage, time in zip(stages, seconds, strict=True)
+        ]
+        warnings = [warning for stage in stages for warning in self._warnings(stage)]
+        return Plan(size, rows, list(dict.fromkeys(warnings)))  # once for all seeds
 
-    def _row(self, stage: Stage, seconds: float | None) -> Row:
+    def _row(self, stage: Stage, seconds: float | None, past_seconds: float | None) -> Row:
         costs = [(part, self._cost(part.workload)) for part in stage.parts if part.images]
         flops = [
             (part.workload.precision, self._flops(part.workload) * part.images) for part, _ in costs
@@ -119,6 +145,8 @@ class Planner:
         peaks = [resting + cost.peak_bytes - cost.resting_bytes for cost in known]
         return Row(
             stage.name,
+            stage.group,
+            stage.training,
             stage.images,
             stage.ranks,
             sum(count for _, count in flops),
@@ -127,6 +155,7 @@ class Planner:
             stage.scratch_bytes,
             hours,
             seconds,
+            past_seconds,
         )
 
     def _cost(self, workload: Workload) -> Cost | None:
@@ -177,7 +206,7 @@ class Planner:
             if usable is None or cost is None or cost.peak_bytes <= usable:
                 continue
             yield (
-                f"{stage.name}: {part.name} needs {cost.peak_bytes / 2**30:.1f} GiB of "
+                f"{stage.group}: {part.name} needs {cost.peak_bytes / 2**30:.1f} GiB of "
                 f"{usable / 2**30:.1f} GiB on each device. {self._remedy(part.workload, usable)}"
             )
 

@@ -10,6 +10,7 @@ from edm2.diffusion.setup import denoiser_for
 from edm2.params import Params
 from edm2.params.configs import ConfigName
 from edm2.params.launch import launched_ranks, launcher_of
+from edm2.params.replicates import Replicate
 from edm2.params.seams import CODECS
 from edm2.planning import workloads
 from edm2.planning.dataset import DatasetSize
@@ -38,12 +39,13 @@ class Stage:
     """What a stage does.
 
     Attributes:
-        name: with its training, like fid@G-0.
+        name: as DVC has it, with its training, like fid@G-0.
         images: that it trains on, reads or generates.
         parts: its computations.
         ranks: processes that share them.
         disk_bytes: of its results.
         scratch_bytes: of the checkpoints while it runs.
+        training: that it is of; None: the stage runs once.
     """
 
     name: str
@@ -52,6 +54,12 @@ class Stage:
     ranks: int = 1
     disk_bytes: int = 0
     scratch_bytes: int = 0
+    training: Replicate | None = None
+
+    @property
+    def group(self) -> str:
+        """What all trainings of a config have in common, like fid@G."""
+        return self.name if self.training is None else self.name.rpartition("-")[0]
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,10 @@ def stages_of(params: Params, size: DatasetSize) -> Iterator[Stage]:
     yield from _of_the_dataset(params, size, images)
     for config in params.configs:
         stages = list(_of_a_config(config, params.of(config), size, images))
-        for seed in params.seeds:
-            yield from (replace(stage, name=f"{stage.name}-{seed}") for stage in stages)
+        for training in (Replicate(config, seed) for seed in params.seeds):
+            for stage in stages:
+                name = f"{stage.name}@{training}"
+                yield replace(stage, name=name, training=training)
     yield Stage("report", 0)
 
 
@@ -124,17 +134,17 @@ def _of_a_config(
     guide, count = params.guide_of(config), parameters(config, params, size)
     separate = params.guidance.guide in ("trained", "published")
     guide_count = parameters(config, guide, size) if separate else count
-    nothing = Stage(f"train_diffusion@{config}", 0)
+    nothing = Stage("train_diffusion", 0)
     own = params.ema.source == "training"
     yield _training("train_diffusion", config, params, size, count) if own else nothing
     if params.guidance.guide == "trained":
         yield _training("train_guide", config, guide, size, guide_count)
     else:
-        yield Stage(f"train_guide@{config}", 0)
-    yield Stage(f"snapshot_emas@{config}", 0)
+        yield Stage("train_guide", 0)
+    yield Stage("snapshot_emas", 0)
     sweep, number = sweep_of(config, params), STORED_BYTES[params.sweep.dtype]
     stored = sweep.networks * count + sweep.guides * guide_count if params.sweep.materialize else 0
-    yield Stage(f"sweep_ema@{config}", 0, disk_bytes=number * stored)
+    yield Stage("sweep_ema", 0, disk_bytes=number * stored)
     yield _evaluation(config, params, guide if separate else params, size, images)
 
 
@@ -148,7 +158,7 @@ def _training(
     averages = 1 if traditional else len(params.ema.ema_lengths)
     snapshots = duration // params.ema.snapshot_nimg * averages
     return Stage(
-        f"{stage}@{config}",
+        stage,
         duration,
         (Part("training", step, duration),),
         ranks,
@@ -174,7 +184,7 @@ def _evaluation(
         parts.append(Part("guiding", other, calls["guide"]))
     parts.append(Part("decoding", images.decode, generated))
     parts.append(Part("features", images.detect, generated))
-    return Stage(f"fid@{config}", generated, tuple(parts), ranks_of("fid", params))
+    return Stage("fid", generated, tuple(parts), ranks_of("fid", params))
 
 
 def parameters(config: ConfigName, params: Params, size: DatasetSize) -> int:

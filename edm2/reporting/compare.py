@@ -63,6 +63,7 @@ def compare_experiments(experiments: Experiments) -> pd.DataFrame:
                     "best EMA length": best["ema_length"],
                     **_interval(part),
                     best["metric"]: best["value"],
+                    "valued on": best["valued_on"],
                     **quality_columns(best),
                     "1/(lr_ref² lr_decay), relative": _decay_time(used),
                 }

@@ -44,9 +44,9 @@ def draw_curve(axes: Axes, name: str, curve: pd.DataFrame, color: Any = None) ->
     note = " (edge of the grid)" if best["at_edge"] else ""
     if (curve["average"] == "traditional").all():
         note = " (traditional EMA, fixed)"
-    label = f"{name}: {best['value']:.3g} at {best['ema_length']:.3g}{note}"
+    label = f"{name}: {best['curve_value']:.3g} at {best['ema_length']:.3g}{note}"
     (line,) = axes.plot(curve["ema_length"], curve["value"], marker=".", color=color, label=label)
-    circle_point(axes, best["ema_length"], best["value"], line.get_color())
+    circle_point(axes, best["ema_length"], best["curve_value"], line.get_color())
 
 
 def circle_point(axes: Axes, x: float, y: float, color: Any) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from edm2.reporting.curves import draw_ema_curves, draw_placeholder, draw_vae
 from edm2.reporting.grids import grid_name
 from edm2.reporting.page import Section, collapsed, paragraph, picture, table
-from edm2.reporting.selection import best_of, ema_curve, fresh_seeds_row, main_metric
+from edm2.reporting.selection import SAME_IMAGES, best_of, ema_curve, main_metric, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs, nonfinite_steps
 from edm2.reporting.tables import ablation_table, baseline_table, networks_table, write_table
 
@@ -63,27 +63,28 @@ def ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
 def _best_sentence(config: str, networks: pd.DataFrame) -> str:
     """The minimum of one config's EMA curve, in words."""
     best = best_of(networks)
-    value = f"{best['metric']} = {best['value']:.4g}"
+    value = value_in_words(best)
     if best["average"] == "traditional":
         text = f"Config {config}: one traditional EMA of length {best['ema_length']:.3g}, {value}."
     else:
         text = f"Config {config}: best EMA length {best['ema_length']:g}, {value}."
     if best["at_edge"]:
         text += " This is the edge of the grid, so the optimum may lie outside. Widen sweep.ema_lengths."
-    fresh = fresh_seeds_row(networks, best)
-    if fresh is not None:
-        text += f" On {fresh['samples']} fresh seeds: {fresh['value']:.4g}."
     return text
 
 
 def _selection_note(networks: pd.DataFrame) -> str:
     note = (
-        "The best EMA length was chosen with the same samples that give its value, so the value is "
-        "optimistic. All networks of a curve use the same seeds, so differences along the curve are "
-        "more reliable than its single values."
+        "All networks of a curve use the same seeds, so differences along the curve are more reliable than "
+        "its single values."
     )
-    if (networks["seeds"] == "sweep").all():
-        note += " Set evaluation.confirm to evaluate the best network again on fresh seeds."
+    valued_on = {best_of(part)["valued_on"] for _, part in networks.groupby("config")}
+    if SAME_IMAGES in valued_on:
+        note += (
+            " The best EMA length was chosen with the same samples that give its value, so the value is "
+            "optimistic. Set evaluation.confirm to evaluate the best network again on fresh seeds, or "
+            "evaluation.seed_blocks to 2 or more."
+        )
     return note
 
 

@@ -8,10 +8,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from edm2.params import UserError
-from edm2.reporting.selection import fresh_seeds_row, seed_block_curves
+from edm2.reporting.selection import (
+    FRESH_SEEDS,
+    OTHER_BLOCKS,
+    SAME_IMAGES,
+    best_of_others,
+    fresh_seeds_row,
+    seed_block_curves,
+)
 
 Trainings = Mapping[int, pd.DataFrame]  # rows of reports/fid of one config, by the training's seed
-OTHER_BLOCKS, FRESH_SEEDS, SAME_IMAGES = "other seed blocks", "fresh seeds", "the same images"
 
 
 @dataclass(frozen=True)
@@ -60,40 +66,26 @@ class SeedCurves:
 
     @property
     def valued_on(self) -> str:
-        """The images that `own_best` values networks on, in relation to those that chose them."""
+        """The images that `own_best` can value networks on, in relation to those that chose them: other
+        ones where there are any.
+        """
         if self.values.shape[2] > 1:
             return OTHER_BLOCKS
         return FRESH_SEEDS if len(self.fresh) == len(self.seeds) else SAME_IMAGES
 
-    def own_best(self) -> dict[int, float]:
-        """By seed, the value at the training's best EMA length."""
-        if self.valued_on == FRESH_SEEDS:
-            return dict(zip(self.seeds, self.fresh, strict=True))
+    def own_best(self, valued_on: str) -> dict[int, list[float]]:
+        """By seed, the values of its seed blocks at the training's best EMA length."""
+        if valued_on == FRESH_SEEDS:
+            return {seed: [value] for seed, value in zip(self.seeds, self.fresh, strict=True)}
         chosen = best_of_others(self.values)  # [trainings, blocks]
         taken = np.take_along_axis(self.values, chosen[:, None], axis=1)[:, 0]
-        return dict(zip(self.seeds, taken.mean(axis=1).tolist(), strict=True))
+        return dict(zip(self.seeds, taken.tolist(), strict=True))
 
     def at(self, lengths: Sequence[float]) -> "SeedCurves":
         places = [list(self.lengths).index(length) for length in lengths]
         return replace(self, lengths=list(lengths), values=self.values[:, places])
 
-    def valued_at(self, chosen: NDArray[np.int64]) -> dict[int, float]:
-        """By seed, the mean over blocks of the values at the block's position in `lengths`."""
-        blocks = np.arange(len(chosen))
-        return dict(
-            zip(self.seeds, self.values[:, chosen, blocks].mean(axis=1).tolist(), strict=True)
-        )
-
-
-def best_of_others(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Position of the length that is best on the mean of all other blocks; of a single block, on itself.
-
-    Args:
-        values: [trainings, EMA lengths, seed blocks].
-
-    Returns:
-        [trainings, seed blocks].
-    """
-    blocks = values.shape[2]
-    others = values.sum(axis=2, keepdims=True) - values if blocks > 1 else values
-    return others.argmin(axis=1)
+    def valued_at(self, chosen: NDArray[np.int64]) -> dict[int, list[float]]:
+        """By seed, the values of its seed blocks, each at the block's position in `lengths`."""
+        values = self.values[:, chosen, np.arange(len(chosen))]
+        return dict(zip(self.seeds, values.tolist(), strict=True))

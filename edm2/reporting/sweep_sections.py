@@ -6,7 +6,7 @@ import pandas as pd
 
 from edm2.reporting.grids import grid_name
 from edm2.reporting.page import Section, picture, table
-from edm2.reporting.selection import best_unguided_and_guided, fresh_seeds_row
+from edm2.reporting.selection import best_unguided_and_guided, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.sweeps import (
     draw_curves,
@@ -67,11 +67,9 @@ def _guided_samples(outputs: StageOutputs) -> str:
             strength = best["guidance"]
             if strength == 1:
                 continue
-            fresh = fresh_seeds_row(part, best)
-            note = "" if fresh is None else f"; {fresh['value']:.4g} on fresh seeds"
             caption = (
                 f"Config {config} with guidance strength w = {strength:g} at EMA length "
-                f"{best['ema_length']:.3g}: {best['metric']} = {best['value']:.4g}{note}."
+                f"{best['ema_length']:.3g}: {value_in_words(best)}."
             )
             grid = (
                 outputs.folder

@@ -64,6 +64,7 @@ def minima(curves: pd.DataFrame, by: str) -> pd.DataFrame:
                 by: value,
                 "metric": best["metric"],
                 "best": best["value"],
+                "valued on": best["valued_on"],
                 "EMA length": best["ema_length"],
                 **quality_columns(best),
             }

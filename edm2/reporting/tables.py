@@ -6,15 +6,18 @@ from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
 from edm2.params.errors import UserError
 from edm2.reporting.reading import REBUILD
 from edm2.reporting.selection import (
+    EVALUATION_KEYS,
     FRECHET,
-    SEED_BLOCK_KEYS,
+    OTHER_BLOCKS,
     best_of,
     fresh_seeds_row,
+    images_of,
     main_metric,
 )
 from edm2.runtime.files import write_text
@@ -64,6 +67,7 @@ def ablation_table(
 ) -> pd.DataFrame:
     """One row per config: our best value and its EMA length, beside the paper's.
 
+    The value is of other images than those that chose the EMA length, where there are any ("valued on").
     The names of the columns give detector and sample count of each side, which are never the same.
     Cells of the paper are empty for configs that it does not have.
 
@@ -74,14 +78,13 @@ def ablation_table(
     rows = []
     for config, part in table.groupby("config"):
         best, reference = best_of(part), paper.loc[config]
-        fresh = fresh_seeds_row(part, best)
         rows.append(
             {
                 "config": config,
                 "name": reference["name"],
                 f"ours: {best['metric']}": best["value"],
-                **_seed_block_statistics(best),
-                **({} if fresh is None else {"ours: on fresh seeds": fresh["value"]}),
+                "ours: valued on": best["valued_on"],
+                **_other_values(part, best),
                 "ours: EMA length": best["ema_length"],
                 "ours: average": best["average"],
                 **({} if best["guidance"] == 1 else {"ours: guidance": best["guidance"]}),
@@ -101,32 +104,54 @@ def _training_mark(nonfinite_steps: str) -> dict[str, object]:
     return {"ours: training not finite": nonfinite_steps} if nonfinite_steps else {}
 
 
-def _seed_block_statistics(best: pd.Series) -> dict[str, object]:
-    """Mean and standard deviation over the seed blocks; nothing if there is only one."""
-    if best["seed_blocks"] == 1:
-        return {}
-    statistics = f"{best['mean']:.4g} ± {best['std']:.2g}"
-    return {f"ours: mean ± std of {best['seed_blocks']} seed blocks": statistics}
+def _other_values(networks: pd.DataFrame, best: pd.Series) -> dict[str, object]:
+    """What else is known of the value: on the images that chose the network, by seed block, on fresh
+    seeds.
+    """
+    fresh = fresh_seeds_row(networks, best)
+    chosen = {"ours: where it was chosen": best["curve_value"]}
+    if best["valued_on"] != OTHER_BLOCKS:
+        return {} if fresh is None else chosen
+    return {
+        f"ours: std over {best['seed_blocks']} seed blocks": best["std"],
+        **chosen,
+        f"ours: {_lowest(best['seed_blocks'])}": best["lowest"],
+        **({} if fresh is None else {"ours: on fresh seeds": fresh["value"]}),
+    }
+
+
+def _lowest(blocks: int) -> str:
+    """Name of the column with the value that the paper takes."""
+    return f"lowest of {blocks} seed blocks"
 
 
 def networks_table(table: pd.DataFrame) -> pd.DataFrame:
     """The main metric of every network, and how accurately each was reconstructed.
 
-    Statistics over seed blocks are added if there are several, and whether the detector is at chance if it
-    is. Other metrics with the same sample count have columns of their own, with their standard errors
-    where these are known.
+    Values are means over seed blocks; statistics over these are added if there are several, and whether the
+    detector is at chance if it is. Other metrics with the same sample count have columns of their own, with
+    their standard errors where these are known.
     """
     rows = main_metric(table)
     rows = rows.sort_values(list(NETWORK_ORDER), ascending=list(NETWORK_ORDER.values()))
-    added = [] if (rows["seed_blocks"] == 1).all() else ["seed_blocks", "mean", "std"]
+    lowest = _lowest(rows["seed_blocks"].max())
+    rows = rows.rename(columns={"lowest": lowest})
+    added = [] if (rows["seed_blocks"] == 1).all() else ["seed_blocks", "std", lowest]
     added += ["at_chance"] if rows["at_chance"].any() else []
     others = table[~table["metric"].str.fullmatch(FRECHET)]
     for name, other in others.groupby("metric"):
         names = {"value": str(name), "standard_error": f"{name}: standard error"}
-        values = other[[*SEED_BLOCK_KEYS, *names]].rename(columns=names)
-        rows = rows.merge(values, on=SEED_BLOCK_KEYS, how="left", validate="one_to_one")
+        values = other.groupby(EVALUATION_KEYS)[list(names)].agg(
+            {"value": "mean", "standard_error": _error_of_mean}
+        )
+        rows = rows.join(values.rename(columns=names), on=EVALUATION_KEYS)
         added += [column for column in names.values() if rows[column].notna().any()]
     return rows[NETWORK_COLUMNS + added].reset_index(drop=True)
+
+
+def _error_of_mean(errors: pd.Series) -> float:
+    """Standard error of the mean of independent values with these standard errors."""
+    return float(np.sqrt((errors.astype(float) ** 2).sum(skipna=False)) / len(errors))
 
 
 def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataFrame:
@@ -147,19 +172,12 @@ def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataF
             )
         rows.append({"images": BASELINE_IMAGES[kind], "metric": metric, "value": value})
     metrics = {key.partition("/")[2] for key in baselines}
-    for config, part in table[table["metric"].isin(metrics)].groupby("config"):
-        best = best_of(table[table["config"] == config])
-        length = best["ema_length"]
-        same = (
-            (part["network"] == best["network"])
-            & (part["training_seed"] == best["training_seed"])
-            & (part["seeds"] == "sweep")
-            & (part["guidance"] == best["guidance"])
-            & (part["first_seed"] == best["first_seed"])
-        )
-        (value,) = part[same]["value"]
-        images = f"generated by config {config} at EMA length {length:.3g}"
-        rows.append({"images": images, "metric": part["metric"].iloc[0], "value": value})
+    for config, part in table.groupby("config"):
+        best = best_of(part)
+        images = f"generated by config {config} at EMA length {best['ema_length']:.3g}"
+        values = images_of(part, best).groupby("metric")["value"].mean()
+        for metric in sorted(metrics & set(values.index)):
+            rows.append({"images": images, "metric": metric, "value": values[metric]})
     return pd.DataFrame(rows, columns=["images", "metric", "value"])
 
 

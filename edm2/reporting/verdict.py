@@ -11,13 +11,8 @@ import pandas as pd
 from edm2.metrics.effects import Effect, adjust, effect
 from edm2.params import UserError
 from edm2.reporting.compare import Experiment
-from edm2.reporting.seed_curves import (
-    OTHER_BLOCKS,
-    SAME_IMAGES,
-    SeedCurves,
-    Trainings,
-    best_of_others,
-)
+from edm2.reporting.seed_curves import SeedCurves, Trainings
+from edm2.reporting.selection import OTHER_BLOCKS, SAME_IMAGES, best_of_others
 
 SEEDS = "seeds"
 Choice = Literal["own best", "common"]
@@ -57,7 +52,8 @@ class Verdict:
                 "each, which says nothing about others: train with more seeds."
             )
         low, high = effect.interval
-        count = f"{effect.trainings} {'paired ' if effect.paired else ''}trainings"
+        blocks = "one seed block" if effect.blocks == 1 else f"{effect.blocks} seed blocks"
+        count = f"{effect.trainings} {'paired ' if effect.paired else ''}trainings on {blocks}"
         if effect.settled:
             verb = "improves" if effect.difference < 0 else "worsens"
             low, high = sorted((abs(low), abs(high)))
@@ -67,8 +63,13 @@ class Verdict:
             )
         more = effect.more_trainings
         need = "more than can be estimated" if more is None else f"about {more} more"
+        alone = ""
+        if low > 0 or high < 0:
+            alone = (
+                f"; it would be if it were the only comparison (p = {effect.p_value:.2g} of all)"
+            )
         return (
-            f"{step}: not settled. {self.metric} changes by {effect.difference:+.3g} "
+            f"{step}: not settled{alone}. {self.metric} changes by {effect.difference:+.3g} "
             f"[{low:+.3g}, {high:+.3g}] over {count}; needed: {need}."
         )
 
@@ -95,13 +96,15 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
             f"{base} was evaluated on {blocks[0]} seed blocks, {change} on {blocks[1]}: expected as many. "
             "Use the same evaluation.seed_blocks."
         )
+    same = first.valued_on == second.valued_on
+    valued_on = first.valued_on if same else SAME_IMAGES
     own = Verdict(
         base,
         change,
         first.metric,
         "own best",
-        first.valued_on,
-        effect(first.own_best(), second.own_best()),
+        valued_on,
+        effect(first.own_best(valued_on), second.own_best(valued_on)),
     )
     shared = sorted(set(first.lengths) & set(second.lengths))
     if not shared:
@@ -178,7 +181,9 @@ def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """A row per verdict."""
+    """A row per verdict. `low` and `high` are of this comparison alone, `p (corrected)` and `settled` of
+    all together. `variance from samples` is the part that more samples would remove, from 0 to 1.
+    """
     unknown = float("nan")
     rows = []
     for verdict in verdicts:
@@ -192,10 +197,14 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "EMA length": verdict.ema_length,
                 "valued on": verdict.valued_on,
                 "trainings": effect.trainings,
+                "seed blocks": effect.blocks,
                 "paired": "yes" if effect.paired else "no",
                 "difference": effect.difference,
                 "low": low,
                 "high": high,
+                "variance from samples": unknown
+                if effect.sample_share is None
+                else effect.sample_share,
                 "probability of improvement": unknown
                 if effect.improvement is None
                 else effect.improvement,

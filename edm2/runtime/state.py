@@ -8,6 +8,7 @@ run finds its state again, any other run starts with an empty one.
 import fcntl
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -105,6 +106,23 @@ class State:
                 "complete shards beside it are kept."
             ) from None
         return notes
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the seconds that the block takes to the note `seconds`: those of all launches together.
+
+        It is null within the block, and so from then on if a launch is killed.
+        """
+        if not is_main_process():
+            yield
+            return
+        before, start = self.read_notes().get("seconds", 0.0), time.perf_counter()
+        self.note(seconds=None)
+        try:
+            yield
+        finally:
+            if before is not None:
+                self.note(seconds=before + time.perf_counter() - start)
 
 
 @contextmanager

@@ -3,11 +3,39 @@
 import json
 
 import pytest
+from network_rows import network_rows
+
+from edm2.cli.plan import past_effects
+from edm2.params import UserError
+from edm2.runtime.checksums import write_checksum
+
+
+def write_networks(folder, seed, value):
+    """A table of networks in the workspace."""
+    path = folder / f"reports/fid/G-{seed}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network_rows([value], [0.1], training_seed=seed).to_csv(path, index=False)
+    write_checksum(path)
+    return path
+
+
+def test_past_runs_that_cannot_be_read_are_a_note_unless_they_are_named(root):
+    write_networks(root, 0, 3.0).write_text("damaged")
+    planned = {"configs": ["G"], "seeds": [0, 1]}
+    assert "G-0.csv" in past_effects(planned, ()).unknown
+    with pytest.raises(UserError) as error:
+        past_effects(planned, ("workspace",))
+    assert "G-0.csv" in str(error.value)
+    write_networks(root, 0, 3.0)
+    write_networks(root, 1, 4.0)
+    assert past_effects(planned, ("workspace",)).effects["mean of G"].difference == 3.5
 
 
 @pytest.mark.slow
 def test_a_plan_as_json(empty_project, run):
-    empty_project({})
+    folder = empty_project({})
+    for seed, value in ((0, 3.0), (1, 4.0)):  # of which the params name one
+        write_networks(folder, seed, value)
     result = run("plan", "--json", "--tflops", "1", "--utilization", "0.5")
     assert result.status == 0, result.err
     plan = json.loads(result.out)
@@ -18,6 +46,8 @@ def test_a_plan_as_json(empty_project, run):
     assert plan["total"]["flops"] == sum(row["flops"] for row in plan["stages"])
     assert plan["total"]["seconds"] is None
     assert plan["warnings"] == []
+    assert plan["intervals"]["options"] == []
+    assert "`seeds: [0, 1]`" in plan["intervals"]["unknown"]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +64,7 @@ def test_a_plan_as_json(empty_project, run):
         (["--memory", "80GB"], "80"),
         (["--memory", "1"], "from 3"),
         (["--images", "10", "--classes", "1000"], "exchanged"),
+        (["--from", "nowhere"], "nowhere"),
     ],
 )
 def test_wrong_options_are_refused(empty_project, run, options, part):

@@ -43,6 +43,27 @@ def test_few_and_many_samples_speak_of_one_quantity(gaussians):
         )
 
 
+def test_5000_and_50_000_samples_give_one_quantity_within_their_intervals():
+    """In 48 dimensions the plain distance of 5000 samples is too high by about 48² / 4 / 5000 and more; that
+    is many times the error of the estimate, whose intervals overlap and hold the exact distance.
+    """
+    rng, dims = np.random.default_rng(5), 48
+    scales = np.linspace(0.9, 1.1, dims)
+    reference = Statistics(10**9, np.zeros(dims), np.eye(dims) * (10**9 - 1))
+    exact = ((scales - 1) ** 2).sum()
+    few, many = (
+        extrapolate(
+            [Statistics.of(part) for part in np.split(rng.normal(0, scales, (count, dims)), 10)],
+            reference,
+        )
+        for count in (5000, 50_000)
+    )
+    for found in (few, many):
+        assert found.interval[0] <= exact <= found.interval[1]
+    assert few.finite > few.interval[1] + 3 * few.standard_error
+    assert abs(few.value - many.value) < np.hypot(few.standard_error, many.standard_error) * 3
+
+
 def test_intervals_cover_the_distance(gaussians):
     """Of 400 estimates, 95 % (± 3.3 %: three standard errors of the simulation) have it in their interval."""
     rng, exact = np.random.default_rng(2), gaussians[-1]

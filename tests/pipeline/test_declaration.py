@@ -10,7 +10,12 @@ from tiny import PER_CONFIG, REPLICATE, ROOT, STAGES, write_params
 
 from edm2.params import UserError, load
 from edm2.params.replicates import Replicate
-from edm2.pipeline.declaration import has_matrix, read_declaration, replicate_from_dvc
+from edm2.pipeline.declaration import (
+    has_matrix,
+    read_declaration,
+    replicate_from_dvc,
+    with_stages_before,
+)
 
 # runs a stage without effect on its results
 FRAMEWORK = (
@@ -78,6 +83,18 @@ def test_all_inputs_are_outs_of_earlier_stages():
         for path in (p for p in declared(name).deps if p.parts[0] in ("data", "models", "reports")):
             assert any(out == path or path in out.parents for out in outs), (name, path)
         outs |= set(declared(name).outs)
+
+
+def test_stages_before_a_stage_are_those_whose_results_it_depends_on():
+    def before(name):
+        stages = {read_declaration(s, "*", ROOT / "dvc.yaml").outs: s for s in STAGES}
+        return {stages[each.outs] for each in with_stages_before(name, ROOT / "dvc.yaml")}
+
+    assert before("prepare") == {"prepare"}
+    # the features of real images are not needed to train
+    training = {"prepare", "train_features", "train_vae", "encode_latents", "train_diffusion"}
+    assert before("train_diffusion") == training
+    assert before("fid") == set(STAGES) - {"baselines", "report"}
 
 
 def test_every_stage_has_a_file():

@@ -149,3 +149,12 @@ def test_a_complete_stage_says_so_and_does_not_log_again(endings: dict[str, Endi
     assert "a note" not in ending.printed
     assert "MLflow" not in ending.printed
     assert (ending.root / "out.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["complete", "SIGTERM", "SIGKILL"])
+def test_seconds_are_noted_unless_the_process_was_killed(
+    endings: dict[str, Ending], name: str
+) -> None:
+    (path,) = endings[name].root.glob(".state/ending/*/notes.json")
+    seconds = json.loads(path.read_text())["seconds"]
+    assert seconds is None if name == "SIGKILL" else seconds > 0

@@ -1,17 +1,19 @@
 """Networks and samples that are not finite make no images."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import REPLICATE
+from tiny import REPLICATE, TINY, write_params
 
 from edm2.params import UserError, load
 from edm2.params.errors import NotFiniteError
 from edm2.pipeline.networks import load_networks
 from edm2.pipeline.paths import sweep_folder
 from edm2.pipeline.sampler import Sampler
+from edm2.runtime.noise import normals
 
 CPU = torch.device("cpu")
 
@@ -50,6 +52,42 @@ def test_samples_that_are_not_finite_are_refused_by_network_and_seed(sampler, va
     assert next(images).samples.dtype == torch.uint8
     with pytest.raises(NotFiniteError, match=rf"{network}, guidance 1: 2 of 4 .*\(seeds 15, 17\)"):
         next(images)
+
+
+def drawn(monkeypatch, config, batch, denoise, seeds):
+    """Labels by image seed, and all noise by purpose and image seed, of an evaluation with `seeds`, of a
+    training with another seed.
+    """
+    noise = {}
+
+    def recorded(seed, purpose, numbers, shape):
+        values = normals(seed, purpose, numbers, shape)
+        noise.update({(purpose, int(n)): v for n, v in zip(numbers, values, strict=True)})
+        return values
+
+    monkeypatch.setattr(sys.modules["edm2.sampling.generate"], "normals", recorded)
+    training = {"configs": [config], "seeds": [batch], "sampling.batch": batch}
+    evaluation = {"sampling.churn": 1.0, "sampling.labels": "uniform"}
+    write_params(Path("params.yaml"), {**TINY, **training, **evaluation})
+    sampler = Sampler(load("params.yaml").of(config), config, CPU)
+    for _ in sampler.images(denoise, seeds, labels := sampler.labels(seeds)):
+        pass
+    return dict(zip(seeds, labels.tolist(), strict=True)), noise
+
+
+def test_networks_of_all_configs_trainings_and_lengths_have_the_same_noise_and_labels(
+    project, monkeypatch
+):
+    """Common random numbers: the initial noise, that of each step, and the class are those of the image's
+    seed, whichever network there is. So comparisons are paired over seed blocks.
+    """
+    project()
+    labels, noise = drawn(monkeypatch, "G", 3, lambda x, sigma, _: torch.tanh(x), range(10, 18))
+    others, other = drawn(monkeypatch, "A", 4, lambda x, sigma, _: x / 2, range(13, 16))
+    assert {purpose for purpose, _ in noise} > {"sampling/noise", "sampling/churn/0"}
+    assert {number for _, number in other} == {13, 14, 15}
+    assert all(torch.equal(noise[key], values) for key, values in other.items())
+    assert {seed: labels[seed] for seed in others} == others
 
 
 def test_networks_are_read_once_for_all_strengths(sampler, monkeypatch):

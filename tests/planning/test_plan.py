@@ -9,10 +9,13 @@ from tiny import ROOT
 
 from edm2.data.latents import latent_sample
 from edm2.params import UserError, load
+from edm2.params.replicates import Replicate
+from edm2.planning import plan as planning
 from edm2.planning.dataset import DatasetSize, dataset_size
 from edm2.planning.gpus import GPUS, gpu_named
-from edm2.planning.plan import Device, Planner
+from edm2.planning.plan import Device, Plan, Planner, Row
 from edm2.planning.stages import Part, Stage, ranks_of, stages_of
+from edm2.planning.text import plan_text
 from edm2.planning.workloads import Workload
 
 GIB = 2**30
@@ -82,7 +85,7 @@ def test_networks_that_are_not_kept_take_no_disk():
 def test_hours_follow_from_operations_and_speed():
     workload = Workload(None, precision="bf16", flops=5_000_000)
     stage = Stage("fid@G-0", 100, (Part("denoising", workload, 3600), Part("more", workload, 3600)))
-    row = planner(Device({"bf16": 2e-6, "fp32": 1e-9}, None))._row(stage, None)
+    row = planner(Device({"bf16": 2e-6, "fp32": 1e-9}, None))._row(stage, None, None)
     assert row.flops == 2 * 3600 * 5_000_000
     assert row.gpu_hours == pytest.approx(5.0)  # at two million operations a second
     assert row.memory_bytes is None
@@ -101,6 +104,54 @@ def test_memory_for_no_image_is_said():
     stage = Stage("train_diffusion@G-0", 1, (Part("training", linear(8), 1),))
     (warning,) = planner(Device(None, 1.5 * GIB))._warnings(stage)
     assert "Not even diffusion.microbatch: 1 fits" in warning
+
+
+def plan_with(seeds):
+    """A plan of the given seeds, of workloads that cost nothing on fake tensors."""
+    rows = [
+        Row(stage, group, training, 100, 2, 1000, 5, 70, 9, 0.5, None, past)
+        for stage, group, training, past in (
+            ("prepare", "prepare", None, 3.0),
+            *((f"fid@G-{seed}", "fid@G", Replicate("G", seed), 8.0) for seed in seeds),
+        )
+    ]
+    free = [Row("report", "report", None, 0, 1, 0, None, 0, 0, 0.0, None, None)]
+    return Plan(DIGITS, rows + free, ["a warning"])
+
+
+def line(text, first):
+    """The line that starts so, with single spaces."""
+    (found,) = (line for line in text.splitlines() if line.startswith(first))
+    return " ".join(found.split())
+
+
+def test_trainings_of_a_config_are_one_line_of_the_text():
+    text = plan_text(plan_with((0, 3, 4)))
+    assert line(text, "stage").startswith("stage trainings images operations")
+    assert line(text, "prepare") == "prepare 100 1e+03 0.00 0.07 kB 0.5 0.25 3"
+    # images, operations, disk, hours on both GPUs and seconds of three; memory of one at a time
+    assert line(text, "fid@G") == "fid@G 3 300 3e+03 0.00 0.21 kB 1.5 0.75 24"
+    assert line(text, "total") == "total 4e+03 0.28 kB 2 1"  # not all past seconds are known
+    assert line(text, "Not in the table").endswith(": report.")
+    assert text.endswith("warning: a warning")
+
+
+def test_a_single_training_has_the_name_of_its_stage():
+    text = plan_text(plan_with((3,)))
+    assert line(text, "stage").startswith("stage images")
+    assert line(text, "fid@G-3").startswith("fid@G-3 100 ")
+
+
+def test_a_warning_is_given_once_for_all_seeds(monkeypatch):
+    trainings = [Replicate("G", seed) for seed in (0, 12)]
+    parts = (Part("training", linear(32), 1),)
+    stages = [Stage(f"train_guide@{t}", 1, parts, training=t) for t in trainings]
+    monkeypatch.setattr(planning, "stages_of", lambda params, size: [*stages, Stage("report", 0)])
+    plan = planner(Device(None, 20.5 * GIB)).plan(DIGITS, {"train_guide@G": 7.0})
+    (warning,) = plan.warnings
+    assert warning.startswith("train_guide@G: training needs 33.0 GiB")
+    assert [row.past_seconds for row in plan.rows] == [7.0, 7.0, None]
+    assert plan.total("past_seconds") is None  # that of the report is not known
 
 
 def test_ranks_are_those_of_the_launcher():

@@ -55,6 +55,15 @@ def test_with_one_block_the_best_network_is_valued_on_fresh_seeds():
     assert common.valued_on == "the same images"
 
 
+def test_without_fresh_seeds_of_one_both_are_valued_on_the_same_images():
+    rows = blocks((3.0, 1.0, 2.0))
+    best = rows[(rows["value"] == 1.0) & (rows["samples"] == 1000)]
+    confirmed = concatenated(rows, best.assign(seeds="fresh", value=1.4, first_seed=1000))
+    own, _ = own_and_common({0: confirmed}, {0: blocks((3.0, 2.0, 0.5))})
+    assert own.effect.difference == pytest.approx(0.5 - 1.0)
+    assert own.valued_on == "the same images"
+
+
 def test_configs_without_a_common_length_are_compared_at_their_own():
     base = {0: blocks((2.0,), lengths=(0.07,))}
     (only,) = compare_trainings("A", "C", base, {0: blocks((3.0, 1.0, 2.0))})
@@ -72,11 +81,11 @@ def test_sentences():
 
     better = verdict((-0.1, -0.11, -0.1, -0.12, -0.12))
     assert better.startswith("F → G improves fd_classifier_1k by 0.11 [0.09")
-    assert better.endswith("over 5 paired trainings.")
+    assert better.endswith("over 5 paired trainings on one seed block.")
     assert "G worsens fd_classifier_1k by 0.1 [" in verdict((0.1, 0.11, 0.1, 0.09, 0.1))
     unsettled = verdict((0.1, -0.2, 0.1, -0.1, -0.1))
     assert "F → G: not settled. fd_classifier_1k changes by -0.04 [-0.2" in unsettled
-    assert "trainings; needed: about " in unsettled
+    assert "trainings on one seed block; needed: about " in unsettled
     assert "train with more seeds" in verdict((-0.5,), seeds=[0])
 
 
@@ -95,6 +104,35 @@ def test_each_of_several_steps_needs_a_smaller_p_value():
     weaker = compare_trainings("A", "B", base, change(-0.1, -0.14, -0.20))
     three = corrected([*weaker, *compare_trainings("A", "C", base, change(-0.1, -0.14, -0.21))])
     assert [v.effect.settled for v in three if v.ema_length == "own best"] == [False, False]
+
+
+def test_an_interval_without_0_that_does_not_settle_is_explained():
+    """Two of three steps are unclear, so the third one's p-value counts three times."""
+    base = {seed: blocks((3.0, 2.0, 3.0)) for seed in range(3)}
+
+    def change(*differences):
+        steps = {seed: blocks((3.0, 2.0 + d, 3.0)) for seed, d in enumerate(differences)}
+        return compare_trainings("A", "B", base, steps)
+
+    weak, *_ = corrected([*change(-0.1, -0.14, -0.2), *change(0, 1, -2), *change(1, 0, -2)])
+    assert weak.effect.interval[1] < 0
+    assert not weak.effect.settled
+    p = f"p = {weak.effect.p_value:.2g} of all"
+    assert f"not settled; it would be if it were the only comparison ({p})" in weak.sentence
+
+
+def test_seed_blocks_are_part_of_the_effect():
+    """A change that is 1 lower in one block than in the other, in all trainings."""
+    base = {seed: blocks(*[(9.0, 2.0 + seed, 9.0)] * 2) for seed in range(3)}
+    change = {
+        seed: blocks((9.0, 1.5 + seed, 9.0), (9.0, 0.5 + seed + 0.1 * seed, 9.0))
+        for seed in range(3)
+    }
+    own, _ = own_and_common(base, change)
+    assert own.effect.blocks == 2
+    assert own.effect.sample_share > 0.9
+    (row,) = verdict_table([own]).to_dict("records")
+    assert (row["seed blocks"], row["variance from samples"]) == (2, own.effect.sample_share)
 
 
 def test_trainings_that_were_evaluated_differently_are_refused():

@@ -1,6 +1,8 @@
 """The same run finds its state again; no other run does."""
 
+import contextlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from edm2.params import UserError
 from edm2.runtime import checkpoint_parts
+from edm2.runtime import state as state_module
 from edm2.runtime.checkpoint import stage
 from edm2.runtime.files import remove
 from edm2.runtime.state import State, open_state
@@ -115,3 +118,33 @@ def test_a_second_launch_waits_for_the_first(
 def test_other_runs_do_not_wait(root: Path) -> None:
     with open_state("s", "f") as one, open_state("s", "g") as two, open_state("t", "f") as three:
         assert len({one.folder, two.folder, three.folder}) == 3
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """clock(seconds): that many seconds pass."""
+    now = [100.0]
+    monkeypatch.setattr(state_module.time, "perf_counter", lambda: now[0])
+    return lambda seconds: now.append(now.pop() + seconds)
+
+
+def test_seconds_of_several_launches_are_added(tmp_path: Path, clock) -> None:
+    state = State(tmp_path)
+    with contextlib.suppress(KeyboardInterrupt), state.timed():
+        clock(5)
+        raise KeyboardInterrupt
+    clock(1000)
+    with state.timed():
+        clock(7)
+    assert state.read_notes()["seconds"] == 12
+
+
+def test_seconds_are_unknown_after_a_launch_was_killed(tmp_path: Path, clock) -> None:
+    state = State(tmp_path)
+    with state.timed():
+        clock(5)
+        killed = state.read_notes()
+    state.note(**killed)  # what a process leaves that never ends the block
+    with state.timed():
+        clock(7)
+    assert state.read_notes()["seconds"] is None

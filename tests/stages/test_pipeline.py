@@ -142,7 +142,7 @@ def test_the_option_average_selects_the_average(project, config, average, expect
     """A half-life of ½ ln 2 of the training time so far gives a profile ∝ τ, of length 1/√18."""
     folder = project(diffusion__overrides__average=average, ema__halflife_rampup=math.log(2) / 2)
     run_stage("train_diffusion", config)
-    store = SnapshotStore(folder / f"models/diffusion/{config}")
+    store = SnapshotStore(folder / f"models/diffusion/{config}-0")
     assert {(s.average, s.sigma_rel) for s in store.snapshots} == expected
 
 

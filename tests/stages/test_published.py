@@ -146,13 +146,13 @@ def test_stages_up_to_the_sweep_take_published_networks(project, published, caps
         run_stage(stage, "G")
     assert "config G is not trained here" in capsys.readouterr().out
     models = project_folder / "models"
-    assert list(read_manifest(models / "diffusion/G")["files"]) == []
+    assert list(read_manifest(models / "diffusion/G-0")["files"]) == []
     assert pd.read_csv(project_folder / "reports/training/G-0.csv").empty
-    store = read_manifest(models / "ema/G")
+    store = read_manifest(models / "ema/G-0")
     assert len(store["snapshots"]) == len(store["files"]) == len(LENGTHS)
-    swept = {n["ema_length"]: n for n in read_manifest(models / "sweep/G")["networks"]}
+    swept = {n["ema_length"]: n for n in read_manifest(models / "sweep/G-0")["networks"]}
     assert list(swept) == TINY["sweep.ema_lengths"]
-    written = load_file(models / "sweep/G" / swept[0.1]["file"])
+    written = load_file(models / "sweep/G-0" / swept[0.1]["file"])
     for name in (name for name in written if name.endswith("weight")):
         torch.testing.assert_close(written[name].float(), networks[0.1][name], rtol=1e-3, atol=1e-3)
     run_stage("report")

@@ -133,5 +133,5 @@ def test_a_config_that_is_not_in_params_is_refused(tmp_path):
     refused = start(make_project(tmp_path, TINY), "stages.train_diffusion", "A")
     assert refused.wait() == 2
     error = refused.stderr.read()
-    assert "config A" in error
+    assert "training A" in error
     assert "(G)" in error

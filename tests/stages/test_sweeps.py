@@ -202,9 +202,10 @@ def test_the_report_shows_the_number_of_fresh_seeds(finished):
     table = pd.read_csv(finished / "reports/fid/G-0.csv")
     (value,) = table[(table["seeds"] == "fresh") & (table["samples"] == 300)]["value"]
     ablation = pd.read_csv(finished / "reports/ablation.csv")
-    assert ablation["ours: on fresh seeds"].tolist() == pytest.approx([value])
+    assert ablation["ours: fd_classifier_300"].tolist() == pytest.approx([value])
+    assert ablation["ours: valued on"].tolist() == ["fresh seeds"]
     page = (finished / "reports/index.html").read_text()
-    assert f"On 300 fresh seeds: {value:.4g}." in page
+    assert f"fd_classifier_300 = {value:.4g} on fresh seeds (" in page
     assert "evaluation.confirm" not in page
 
 

@@ -93,7 +93,7 @@ def test_snapshots_that_are_not_those_of_the_sweep_are_refused(project):
     name = load_networks(REPLICATE)[0].file
     with pytest.raises(UserError, match=r"models/sweep/G-0/none: no such network.* 3 networks"):
         NetworkReader().read(SWEEP / "none")
-    manifest = SWEEP.parent.parent / "diffusion/G/manifest.json"
+    manifest = SWEEP.parent.parent / "diffusion/G-0/manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
     with pytest.raises(UserError, match=rf"{manifest}: SHA-256 .*dvc repro sweep_ema@G-0"):
         NetworkReader().read(SWEEP / name)

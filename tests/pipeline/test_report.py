@@ -1,0 +1,75 @@
+"""What the report logs to MLflow: the best networks of each config, and whether each step helps."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from network_rows import concatenated, network_rows
+
+from edm2.pipeline import report as module
+from edm2.pipeline.report import best_by_config, report, sentences
+
+METRICS = {
+    "vae/psnr": 20.0,
+    "accuracy": 0.5,
+    "F/best/ema_length": 0.1,
+    "G/best/fd_classifier_1k": 2.0,
+    "G/best/fd_classifier_1k/low": 1.5,
+}
+
+
+def networks(*configs):
+    """Three trainings of each; those of G are better by 0.5."""
+    return concatenated(
+        *(
+            network_rows((7.0, seed + better, 8.0), config=config, training_seed=seed)
+            for config, better in zip(configs, (1.0, 0.5), strict=False)
+            for seed in (0, 1, 2)
+        )
+    )
+
+
+def test_only_metrics_of_best_networks_are_logged_by_config():
+    assert best_by_config(METRICS) == {
+        "F/ema_length": 0.1,
+        "G/fd_classifier_1k": 2.0,
+        "G/fd_classifier_1k_low": 1.5,
+    }
+
+
+def test_each_step_has_a_sentence():
+    own, common = sentences(networks("F", "G")).split("\n\n")
+    for sentence in (own, common):
+        assert "F → G improves fd_classifier_1k by 0.5 " in sentence
+    assert sentences(networks("G")) == ""
+
+
+def test_configs_that_cannot_be_compared_are_said():
+    other = networks("G").assign(metric="fd_dinov2_1k")
+    assert "fd_dinov2_1k" in sentences(concatenated(networks("F"), other))
+
+
+@pytest.mark.parametrize(
+    ("configs", "notes"), [(("G",), []), (("F", "G"), ["mlflow.note.content"])]
+)
+def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, configs, notes):
+    logged, tags, files = {}, [], []
+    run = SimpleNamespace(
+        log_summary=logged.update,
+        set_tag=lambda key, text: tags.append(key),
+        log_artifact=lambda path: files.append(path.name),
+    )
+
+    def write(outputs, folder):
+        folder.mkdir()
+        (folder / "sweeps").mkdir()
+        (folder / "metrics.json").write_text(json.dumps(METRICS))
+
+    outputs = SimpleNamespace(networks=networks(*configs))
+    monkeypatch.setattr(module, "StageOutputs", lambda *args: outputs)
+    monkeypatch.setattr(module, "write_report", write)
+    params = SimpleNamespace(replicates=())
+    report(SimpleNamespace(out=lambda path: tmp_path / path, params=params, run=run))
+    assert logged == best_by_config(METRICS)
+    assert tags == notes
+    assert {"index.html", "ablation.csv"} <= set(files)
