@@ -71,6 +71,10 @@ class Search:
     def table(self) -> Path:
         return self.folder / "learning_rates.csv"
 
+    @property
+    def duration_nimg(self) -> int:
+        return round(self.fraction * load(self.project / "params.yaml").diffusion.duration_nimg)
+
     def rows(self) -> pd.DataFrame:
         if self.table.exists():
             return pd.read_csv(self.table)
@@ -79,7 +83,8 @@ class Search:
     def distances(self, config: str) -> "pd.Series[float]":
         """Lowest distance by learning rate, in the order of the rates."""
         rows = self.rows()
-        of_config = rows[(rows["config"] == config) & (rows["seed"] == self.seed)]
+        same = {"config": config, "seed": self.seed, "duration_nimg": self.duration_nimg}
+        of_config = rows[(rows[list(same)] == pd.Series(same)).all(axis=1)]
         return of_config.groupby("lr_ref")["value"].min().sort_index()
 
     def run(self, config: str) -> None:
@@ -102,15 +107,14 @@ class Search:
     def _measure(self, config: str, lr_ref: float) -> None:
         if lr_ref in self.distances(config).index:
             return
-        folder = self.folder / f"{config}-{lr_ref:g}-{self.seed}"
+        folder = self.folder / f"{config}-{lr_ref:g}-{self.seed}-{self.duration_nimg}"
         if not folder.exists():
             make_project(folder, self.project, self._changes(config, lr_ref))
         begin = time.process_time()
         found = dict(evaluate(folder, Replicate(config, self.seed)))
         seconds = round(time.process_time() - begin, 1)
-        duration = load(folder / "params.yaml").diffusion.duration_nimg
         rows = [
-            Row(config, lr_ref, self.seed, duration, metric, length, value, seconds)
+            Row(config, lr_ref, self.seed, self.duration_nimg, metric, length, value, seconds)
             for (metric, length), value in found.items()
         ]
         new = pd.DataFrame([asdict(row) for row in rows])
@@ -125,7 +129,7 @@ class Search:
         decay = self.fraction * resolved.lr_decay_batches
         return {
             "diffusion.lr_decay_batches": None if isinf(decay) else decay,
-            "diffusion.duration_nimg": round(self.fraction * params.diffusion.duration_nimg),
+            "diffusion.duration_nimg": self.duration_nimg,
             "diffusion.lr_rampup_nimg": round(self.fraction * resolved.lr_rampup_nimg),
             "configs": [config],
             "seeds": [self.seed],
