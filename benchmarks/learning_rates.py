@@ -3,8 +3,9 @@
 `python benchmarks/learning_rates.py FOLDER PROJECT [--configs A B ...]` trains the configs of the project
 PROJECT, whose stages up to `encode_latents` have been run, with its params: first with each config's own
 learning rate divided by FACTOR, unchanged and multiplied by it, then further in the direction of the lowest
-distance until both neighbors of the best rate are known. The distance of a rate is the lowest of a few EMA
-lengths on one block of samples. With `--fraction 0.5` trainings have half the length, and rise and
+distance until both neighbors of the best rate are known. A rate counts only if FACTOR times as much still
+trains: close to where training fails, other seeds do fail. The distance of a rate is the lowest of a
+few EMA lengths on one block of samples. With `--fraction 0.5` trainings have half the length, and rise and
 fall of the rate are as much shorter: the schedules keep their shape. The seed should be none of those that
 will be compared, so that no training is compared with the rate that suits it best.
 
@@ -39,6 +40,7 @@ from edm2.reporting.selection import ema_curve
 from edm2.runtime.divergence import DivergedError
 
 STAGES = ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid")
+FAILS = 10  # times the lowest distance of its config: a training that went wrong
 INPUTS = ("data", "models/features", "models/vae")
 
 
@@ -94,9 +96,19 @@ class Search:
         while places:
             for place in places:
                 self._measure(config, self._rate(start, place))
-            best = self._place(start, float(self.distances(config).idxmin()))
-            done = {self._place(start, rate) for rate in self.distances(config).index}
-            places = sorted({best - 1, best + 1} - done)
+            known = [self._place(start, rate) for rate in self.distances(config).index]
+            best = [self._place(start, rate) for rate in (self.lowest(config), self.best(config))]
+            places = sorted({k + step for k in best for step in (-1, 1)} - set(known))
+
+    def lowest(self, config: str) -> float:
+        """The rate with the lowest distance."""
+        return float(self.distances(config).idxmin())
+
+    def best(self, config: str) -> float:
+        """The rate with the lowest distance of those of which the next higher one trains."""
+        distances = self.distances(config)
+        trains = distances.shift(-1) < FAILS * distances.min()
+        return float(distances[trains].idxmin()) if trains.any() else self.lowest(config)
 
     def _rate(self, start: float, place: int) -> float:
         return float(f"{start * self.factor**place:.4g}")
@@ -186,14 +198,13 @@ def summary(search: Search, configs: list[str]) -> pd.DataFrame:
     """The best rate of each config; `edge`: whether a neighbor of it was not measured."""
     rows = []
     for config in configs:
-        distances = search.distances(config)
-        place = int(distances.to_numpy().argmin())
+        distances, best = search.distances(config), search.best(config)
         rows.append(
             {
                 "config": config,
-                "lr_ref": distances.index[place],
-                "distance": distances.iloc[place],
-                "edge": "yes" if place in (0, len(distances) - 1) else "no",
+                "lr_ref": best,
+                "distance": distances[best],
+                "edge": "yes" if best in (distances.index[0], distances.index[-1]) else "no",
                 "all": ", ".join(f"{rate:g}: {d:.3f}" for rate, d in distances.items()),
             }
         )
