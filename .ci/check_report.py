@@ -13,8 +13,10 @@ FILES = (
     "ablation.md",
     "ema_curves.csv",
     "ema_curves.md",
+    "ema_curves_mean.csv",
     "ema_curves.png",
     "ema_curves.svg",
+    "forest.svg",
     "vae.png",
     "training.png",
 )

@@ -22,6 +22,7 @@ from edm2.cli.verify import verify
 from edm2.runtime import peers
 from edm2.runtime.failures import prepare_streams, report
 from edm2.runtime.interruption import SIGNALS, exit_at_once
+from edm2.runtime.messages import QUIET
 
 COMPLETION = "_EDM2_COMPLETE"  # set by shells for completion
 
@@ -33,8 +34,9 @@ COMPLETION = "_EDM2_COMPLETE"  # set by shells for completion
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
     help="Folder of the project; default: the nearest one above the current folder.",
 )
+@click.option("--quiet", is_flag=True, help="Show no progress; warnings and errors stay.")
 @click.pass_context
-def edm2(context: click.Context, project: str | None) -> None:
+def edm2(context: click.Context, project: str | None, quiet: bool) -> None:
     """Does a change to the training of a diffusion model really help, and at which EMA length?
 
     The pipeline itself is run with `dvc repro` and `dvc exp run`. These commands look at its params
@@ -43,6 +45,8 @@ def edm2(context: click.Context, project: str | None) -> None:
     Exit status: 0 for success; 1 for a negative result; 2 for wrong input; 130 after Ctrl-C.
     """
     context.obj = ProjectContext(project)
+    if quiet:
+        os.environ[QUIET] = "1"  # also for the processes that this one starts
 
 
 for command in (params, plan, ema, evaluate, sample, compare, model, verify, clean, track):

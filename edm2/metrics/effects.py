@@ -130,8 +130,8 @@ def effect(base: Mapping[int, Values], change: Mapping[int, Values]) -> Effect:
 
     Trainings with the same seed are paired (Student's t of their differences): they have the order of
     images, noise and noise levels in common, which makes the variance of the difference smaller. Seeds
-    that only one of both has are left out, unless fewer than two are common; then all trainings are
-    compared unpaired (Welch's t), if there are two of each.
+    that only one of both has are left out. If they outnumber those in common, or fewer than two are
+    in common, all trainings are compared unpaired (Welch's t), if there are two of each.
 
     Args:
         base, change: by seed, value of the metric on each seed block, in one order of blocks; a number for a
@@ -149,8 +149,9 @@ def effect(base: Mapping[int, Values], change: Mapping[int, Values]) -> Effect:
     sizes = {v.shape for values in (first, second) for v in values.values()}
     if len(sizes) > 1:
         raise ValueError(f"expected values of as many seed blocks in all trainings, got {sizes}")
-    common = sorted(first.keys() & second.keys())
-    if len(common) >= 2 or (common and min(len(first), len(second)) < 2):
+    common, others = sorted(first.keys() & second.keys()), first.keys() ^ second.keys()
+    few = len(common) < 2 or len(others) > len(common)
+    if common and (not few or min(len(first), len(second)) < 2):
         return _effect([np.stack([second[seed] - first[seed] for seed in common])])
     return _effect([-np.stack(list(first.values())), np.stack(list(second.values()))])
 

@@ -42,6 +42,7 @@ def write_baselines(context: StageContext) -> None:
     warn_of_doubtful(held_out.doubtful)
     if is_main_process():
         write_metrics(context, "reports/baselines/metrics.json", metrics)
+        context.conclude(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
 def _collect(

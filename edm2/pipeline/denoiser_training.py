@@ -23,6 +23,7 @@ from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
 from edm2.runtime.loop import Every, train
 from edm2.runtime.manifest import write_manifest
+from edm2.runtime.messages import counted
 from edm2.runtime.randomness import torch_seed
 from edm2.runtime.sharding import gather
 
@@ -104,7 +105,9 @@ def train_replicate(context: StageContext) -> None:
     if context.params.ema.source == "training":
         train_denoiser(context, context.params, out)
         if is_main_process():
-            write_curves(context, curves)
+            loss = write_curves(context, curves)["train/loss"].dropna().iloc[-1]
+            images = counted(context.params.diffusion.duration_nimg)
+            context.conclude(f"trained for {images} images, loss {loss:.4g}")
     elif is_main_process():
         print(
             f"note: ema.source is published: config {context.replicate.config} is not trained here."
@@ -112,3 +115,4 @@ def train_replicate(context: StageContext) -> None:
         out.mkdir(exist_ok=True)
         write_manifest(out)
         write_no_curves(context, curves)
+        context.conclude("nothing to train")

@@ -7,6 +7,7 @@ from edm2.pipeline.paths import IMAGES, LATENTS, VAE
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
 from edm2.runtime.manifest import write_manifest
+from edm2.runtime.messages import counted
 from edm2.vae.codec import load_codec
 from edm2.vae.encoding import encode_shards
 
@@ -22,3 +23,5 @@ def encode_latents(context: StageContext) -> None:
     if is_main_process():
         metadata = latent_metadata(out, codec.normalization)
         write_manifest(out, classes=images.classes, **metadata)
+        shape = "×".join(map(str, metadata["shape"]))
+        context.conclude(f"{counted(len(images))} latents of {shape}")

@@ -11,6 +11,7 @@ from edm2.params import Params, UserError
 from edm2.params.configs import ConfigName
 from edm2.params.diffusion import Diffusion, Overrides
 from edm2.params.yaml_file import parse_yaml
+from edm2.pipeline.revisions import WORKSPACE
 from edm2.runtime.checksums import require_checksum
 from edm2.runtime.tracking import flatten
 
@@ -124,4 +125,4 @@ def fetch(revision: str, folder: str, target: Path) -> Path:
 
 
 def _rev(revision: str) -> str | None:
-    return None if revision == "workspace" else revision
+    return None if revision == WORKSPACE else revision

@@ -45,6 +45,7 @@ def train_features(context: StageContext) -> None:
         save_classifier(classifier.cpu(), context.out(FEATURES), **metrics)
         write_curves(context, "reports/features/curves.csv")
         write_metrics(context, "reports/features/metrics.json", metrics)
+        context.conclude(f"{held_out_accuracy.value:.1%} accuracy on held-out images")
 
 
 def _at_chance(accuracy: Accuracy) -> str:

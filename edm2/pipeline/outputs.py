@@ -20,13 +20,14 @@ def write_table(context: StageContext, out: str | Path, table: "pd.DataFrame") -
     write_checksum(path)
 
 
-def write_curves(context: StageContext, out: str) -> None:
-    """The run's log as CSV: one row per time, one column per metric."""
+def write_curves(context: StageContext, out: str) -> "pd.DataFrame":
+    """The run's log as CSV: one row per time, one column per metric. Returns the table."""
     import pandas as pd
 
     rows = pd.DataFrame([row for row in read_log(context.state.log) if "nimg" in row])
     table = rows.groupby("nimg", as_index=False).first()
     write_table(context, out, table)
+    return table
 
 
 def write_no_curves(context: StageContext, out: str) -> None:

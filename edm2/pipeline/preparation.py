@@ -14,6 +14,7 @@ from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process, on_main_process
 from edm2.runtime.manifest import write_manifest
+from edm2.runtime.messages import counted
 
 MAX_CLASSES = 20  # that are printed one by one
 
@@ -46,6 +47,11 @@ def prepare(context: StageContext) -> None:
     if is_main_process():
         left_out: Tally = getattr(source, "left_out", Tally())
         left_out_by_class = _left_out_by_class(source)
+        images = metadata["images"]
+        context.conclude(
+            f"{counted(images['train'])} training and {counted(images['held_out'])} held-out images of "
+            f"{len(metadata['classes'])} classes"
+        )
         write_manifest(out, **metadata, left_out=dict(left_out.counts), **left_out_by_class)
 
 

@@ -20,6 +20,7 @@ from edm2.pipeline.detection import detector_for, images_fingerprint
 from edm2.pipeline.paths import IMAGES, REFERENCE
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
+from edm2.runtime.messages import counted
 from edm2.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def write_reference(context: StageContext) -> None:
     elif is_main_process():
         reference = import_reference(project_root() / path, context.params.detector_dims)
         print(f"note: metrics compare with {path}, statistics of an unknown number of images.")
+        context.conclude(f"statistics of {path}")
         save_reference(
             context.out(REFERENCE),
             reference,
@@ -60,6 +62,7 @@ def _compute(context: StageContext) -> None:
             weights=detector.fingerprint,
             images=images_fingerprint(),
         )
+        context.conclude(f"{detector.name} features of {counted(len(train))} images")
 
 
 def _collect(

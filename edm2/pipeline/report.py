@@ -3,21 +3,19 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from edm2.params.errors import UserError
 from edm2.pipeline.runner import StageContext
-from edm2.reporting.compare import Experiment
 from edm2.reporting.reading import read_metrics
 from edm2.reporting.report import write_report
 from edm2.reporting.stage_outputs import StageOutputs
-from edm2.reporting.verdict import verdicts
 from edm2.runtime.manifest import write_manifest
 
 NOTE = "mlflow.note.content"  # tag of the description on a run's page in MLflow
 
 ARTIFACTS = (
     "index.html",
+    "verdict.csv",
+    "forest.png",
     "ema_curves.png",
     "ablation.csv",
     "training.png",
@@ -33,10 +31,11 @@ def report(context: StageContext) -> None:
     write_report(outputs, folder)
     write_manifest(folder / "sweeps")  # without sweeps a folder with no file, of which DVC warns
     context.run.log_summary(best_by_config(read_metrics(folder / "metrics.json")))
-    if note := sentences(outputs.networks):
+    if note := sentences(outputs):
         context.run.set_tag(NOTE, note)
     for name in ARTIFACTS:
         context.run.log_artifact(folder / name)
+    context.conclude("open reports/index.html")
 
 
 def best_by_config(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -51,10 +50,10 @@ def best_by_config(metrics: Mapping[str, float]) -> dict[str, float]:
     return best
 
 
-def sentences(networks: pd.DataFrame) -> str:
+def sentences(outputs: StageOutputs) -> str:
     """What each step from a config to the next one changes; empty with one config."""
     try:
-        steps = verdicts({"": Experiment(networks, {}, {})})
+        steps = outputs.steps
     except UserError as error:  # trainings that were evaluated differently
         return str(error)
     return "\n\n".join(f"At {step.where}: {step.sentence}" for step in steps)

@@ -3,9 +3,11 @@
 import argparse
 import hashlib
 import json
+import os
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,9 @@ from edm2.pipeline.hidden_values import hidden_changes
 from edm2.pipeline.launcher import NO_LAUNCH, launch
 from edm2.runtime.failures import is_main_process, prepare_streams, report
 from edm2.runtime.interruption import Interrupted, exit_at_once, raise_at_signals
+from edm2.runtime.messages import QUIET, say
+
+MAX_OUTS = 4  # that the closing line of a stage names
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +56,11 @@ class StageContext:
     device: "torch.device"
     state: "State"
     run: "Run"
+    conclusions: list[str] = field(default_factory=list)
+
+    def conclude(self, text: str) -> None:
+        """Add to the line that the stage ends with: its result, in a few words."""
+        self.conclusions.append(text)
 
     def out(self, path: str | Path) -> Path:
         """Where to write the out `path`; it is published there when the stage is complete."""
@@ -127,7 +137,7 @@ def run_stage(
 
     params = params.of(replicate.config) if replicate else params
     title = f"{name} {replicate}" if replicate else name
-    declared = read_declaration(name, replicate)
+    declared, start = read_declaration(name, replicate), time.monotonic()
     device = pick_device(params.runtime)
     with process_group(device, params.runtime.timeout_minutes):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
@@ -150,8 +160,21 @@ def run_stage(
                     state.note(params=declared.values(params))  # for `edm2 clean`
                 tags = _tags(name, replicate, params) if params.tracking.mlflow else {}
                 with state.timed(), open_run(title, params, state, **tags) as tracked:
-                    run(StageContext(title, params, replicate, device, state, tracked))
+                    context = StageContext(title, params, replicate, device, state, tracked)
+                    run(context)
                     publish(state, declared.outs)
+                say(_closing_line(context, declared, time.monotonic() - start))
+
+
+def _closing_line(context: StageContext, declared: Declaration, seconds: float) -> str:
+    """What a stage has done, how long it took, and where the results and the log are."""
+    from edm2.runtime.checksums import CHECKSUM_ENDING
+
+    outs = [str(out) for out in declared.outs if out.suffix != CHECKSUM_ENDING]
+    more = [f"{len(outs) - MAX_OUTS} others"] if len(outs) > MAX_OUTS else []
+    log = context.state.log.relative_to(project_root())
+    parts = [*context.conclusions, f"{seconds:.0f} s", ", ".join(outs[:MAX_OUTS] + more)]
+    return f"{context.title}: {'; '.join(parts)}" + (f"; log: {log}" if log.exists() else "")
 
 
 def share_stage(
@@ -256,9 +279,16 @@ def _parse(name: str, description: str | None) -> argparse.Namespace:
         "--params", type=Path, default=Path("params.yaml"), help="default: %(default)s"
     )
     parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help=f"no progress and no closing line; with DVC: {QUIET}=1 dvc repro",
+    )
+    parser.add_argument(
         NO_LAUNCH, action="store_true", help="run in this process, whatever `launch` in the params"
     )
     args = parser.parse_args()
+    if args.quiet:
+        os.environ[QUIET] = "1"  # also for the processes that this one starts
     if has_matrix(name) and not args.training:
         parser.error("expected a training, like G-0: one of `configs` and one of `seeds`")
     return args

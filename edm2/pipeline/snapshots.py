@@ -8,6 +8,7 @@ from edm2.params import Params
 from edm2.pipeline.paths import store_folder, training_folder
 from edm2.pipeline.published import describe_published, import_published, published_files
 from edm2.pipeline.runner import StageContext
+from edm2.runtime.messages import counted
 
 
 def snapshot_emas(context: StageContext) -> None:
@@ -15,14 +16,12 @@ def snapshot_emas(context: StageContext) -> None:
     params, store = context.params, store_folder(context.replicate)
     if params.ema.source == "published":
         import_published(published_files(params.ema.path), context.out(store), params.diffusion)
+        context.conclude(f"published networks of {params.ema.path}")
     else:
-        training = training_folder(context.replicate)
-        index_training(
-            SnapshotStore(training),
-            context.out(store),
-            os.path.relpath(training, store),
-            params.diffusion.duration_nimg,
-        )
+        training, end = training_folder(context.replicate), params.diffusion.duration_nimg
+        snapshots = SnapshotStore(training)
+        index_training(snapshots, context.out(store), os.path.relpath(training, store), end)
+        context.conclude(f"{len(snapshots.snapshots)} snapshots up to {counted(end)} images")
 
 
 def external_inputs(params: Params) -> str:

@@ -67,6 +67,9 @@ def sweep_ema(context: StageContext) -> None:
     }
     networks = [_record(network, reconstructions[network.file], params) for network in planned]
     _log_quality(context, networks, stores[folder].end)
+    context.conclude(
+        f"{len(networks)} networks" + " without files" * (not params.sweep.materialize)
+    )
     write_manifest(
         out,
         networks=[asdict(network) for network in networks],

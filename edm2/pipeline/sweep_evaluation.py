@@ -47,6 +47,10 @@ def evaluate_sweep(context: StageContext) -> None:
         write_table(context, f"reports/fid/{context.replicate}.csv", table)
         sweep.publish_pictures(context.out(samples_folder(context.replicate)), best_of(table))
         log_curves(context, table)
+        best = best_of(table)
+        context.conclude(
+            f"{best['metric']} {best['value']:.4g} at the best EMA length, {best['ema_length']:g}"
+        )
 
 
 def share_evaluation(

@@ -11,9 +11,9 @@ import torch
 from edm2.data.prepared import open_images
 from edm2.pipeline.experiments import fetch, read_params, read_result
 from edm2.pipeline.paths import IMAGES, VAE
-from edm2.reporting.compare import variants, variants_table
 from edm2.reporting.grids import write_rows
 from edm2.reporting.tables import write_table
+from edm2.reporting.vae_variants import variants, variants_table
 from edm2.runtime.tracking import flatten
 from edm2.vae.codec import load_codec
 

@@ -69,6 +69,8 @@ def train_vae(context: StageContext) -> None:
         if metrics["psnr"] == inf:  # JSON has none; the report mentions exact reconstructions
             del metrics["psnr"]
         write_metrics(context, "reports/vae/metrics.json", metrics | skipped)
+        quality = {"PSNR {:.2f} dB": metrics.get("psnr", inf), "SSIM {:.4g}": metrics["ssim"]}
+        context.conclude(", ".join(text.format(value) for text, value in quality.items()))
 
 
 def trains_vae(params: Params) -> bool:

@@ -1,92 +1,110 @@
-"""Several experiments side by side."""
+"""EMA curves of several experiments side by side."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from edm2.metrics.minima import MIN_LENGTHS, locate_minimum
 from edm2.params import UserError
+from edm2.reporting.changes import COMMON, PER_CONFIG, Experiment, FlatParams, Variant, shown_value
 from edm2.reporting.curves import STYLE, draw_curve, finish_ema_axes, save_figure
-from edm2.reporting.selection import best_of, ema_curve, quality_columns, seed_block_curves
+from edm2.reporting.seed_curves import SeedCurves
+from edm2.reporting.selection import best_of, ema_curve, quality_columns
+from edm2.reporting.trainings import Trainings, mean_and_interval
 
-FlatParams = Mapping[str, Any]  # by key path
-PER_CONFIG = "diffusion.per_config."
 MAX_LEGEND_PARAMS = 3
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """The results of one experiment.
+def configs_table(variants: Sequence[Variant], params: Sequence[str]) -> pd.DataFrame:
+    """A row per experiment and config over its trainings.
 
-    Attributes:
-        networks: the rows of reports/fid of all its configs.
-        params: params.yaml as written.
-        used: by config, the params with the values that this config uses: `diffusion.per_config`
-            merged in, nulls replaced by the paper's values.
-    """
+    The value is that at the best EMA length of each training, valued on other images than those that the
+    length was chosen on where there are such (see `SeedCurves.own_best`): the mean over trainings, its 95 %
+    interval (low, high; with two trainings or more), and that of each training. 1 / (α_ref² t_ref) is
+    relative to the first row that has it; configs of constant learning rate do not.
 
-    networks: pd.DataFrame
-    params: FlatParams
-    used: Mapping[str, FlatParams]
-
-
-Experiments = Mapping[str, Experiment]
-
-
-def compare_experiments(experiments: Experiments) -> pd.DataFrame:
-    """A row per experiment and config: params that differ, and the best EMA length and its value.
-
-    A param that differs is shown with the value that the config uses, which may be the same in all
-    experiments: `diffusion.per_config` overrides a swept value. 1 / (α_ref² t_ref) is relative to
-    the first row that has it; configs of constant learning rate do not.
+    Args:
+        params: that have a column, with the value that the config uses. It may be the same in all
+            experiments: `diffusion.per_config` overrides a swept value.
 
     Raises:
-        UserError: the experiments were evaluated with different metrics.
+        UserError: the trainings of a config were evaluated differently.
     """
-    _check_metrics(experiments)
-    differing, rows = differing_params(experiments), []
-    for name, experiment in experiments.items():
-        for (config, seed), part in experiment.networks.groupby(["config", "training_seed"]):
-            best, used = best_of(part), experiment.used[str(config)]
-            rows.append(
-                {
-                    "experiment": name,
-                    "config": config,
-                    "training_seed": seed,
-                    **{key: used.get(key) for key in differing},
-                    "best EMA length": best["ema_length"],
-                    **_interval(part),
-                    best["metric"]: best["value"],
-                    "valued on": best["valued_on"],
-                    **quality_columns(best),
-                    "1/(lr_ref² lr_decay), relative": _decay_time(used),
-                }
-            )
+    rows = [
+        {
+            "experiment": ", ".join(variant.experiments),
+            "config": variant.config,
+            **{key: variant.used.get(key) for key in params},
+            **_over_trainings(variant.trainings),
+            "1/(lr_ref² lr_decay), relative": _decay_time(variant.used),
+        }
+        for variant in variants
+    ]
     table = pd.DataFrame(rows)
     last = table.columns[-1]
     table[last] = table[last] / table[last].bfill().iloc[0]
     return table
 
 
-def _interval(networks: pd.DataFrame) -> dict[str, str]:
-    """95 % confidence interval of the minimum's place, from the differences of several seed blocks."""
-    rows = seed_block_curves(networks)
-    if rows["first_seed"].nunique() < 2 or rows["ema_length"].nunique() < MIN_LENGTHS:
+def _over_trainings(trainings: Trainings) -> dict[str, object]:
+    """Cells of one config."""
+    curves = SeedCurves.of(trainings)
+    place = int(curves.values.mean(axis=(0, 2)).argmin())
+    at_edge = len(curves.lengths) > 1 and place in (0, len(curves.lengths) - 1)
+    best = curves.own_best(curves.valued_on)
+    values = {seed: float(np.mean(of_blocks)) for seed, of_blocks in best.items()}
+    mean, low, high = mean_and_interval(list(values.values()))
+    at_chance = any(table["at_chance"].any() for table in trainings.values())
+    return {
+        "trainings": len(values),
+        "best EMA length": curves.lengths[place],
+        **({} if at_edge else _interval_of_length(curves)),
+        "at edge of grid": "yes" if at_edge else "no",
+        curves.metric: mean,
+        "low": low,
+        "high": high,
+        "each training": ", ".join(f"{seed}: {value:.4g}" for seed, value in values.items()),
+        "valued on": curves.valued_on,
+        **({"detector at chance": "yes"} if at_chance else {}),
+    }
+
+
+def _interval_of_length(curves: SeedCurves) -> dict[str, str]:
+    """95 % confidence interval of the minimum's place, from the differences between trainings, or of
+    one training between seed blocks.
+    """
+    units = curves.values.mean(axis=2) if len(curves.seeds) > 1 else curves.values[0].T
+    if len(units) < 2 or len(curves.lengths) < MIN_LENGTHS:
         return {}
-    interval = locate_minimum(
-        rows["ema_length"].tolist(), rows["first_seed"].tolist(), rows["value"].tolist()
-    ).interval
-    assert interval is not None  # there are several seed blocks
+    lengths = np.tile(curves.lengths, len(units)).tolist()
+    numbers = np.repeat(np.arange(len(units)), len(curves.lengths)).tolist()
+    interval = locate_minimum(lengths, numbers, units.ravel().tolist()).interval
+    assert interval is not None  # there are several units
     return {"its interval": f"{interval[0]:.3g} to {interval[1]:.3g}"}
 
 
-def _check_metrics(experiments: Experiments) -> None:
+def trainings_table(variants: Sequence[Variant]) -> pd.DataFrame:
+    """A row per training: its best EMA length, the value there, and how far to trust it."""
+    rows = []
+    for variant in variants:
+        for seed, networks in variant.trainings.items():
+            best = best_of(networks)
+            row = {"name": variant.name, "config": variant.config, "training_seed": seed}
+            row |= {"best EMA length": best["ema_length"], best["metric"]: best["value"]}
+            rows.append({**row, "valued on": best["valued_on"], **quality_columns(best)})
+    return pd.DataFrame(rows)
+
+
+def one_metric(experiments: Mapping[str, Experiment]) -> str:
+    """The name of the metric of all experiments.
+
+    Raises:
+        UserError: the experiments were evaluated with different metrics.
+    """
     metrics = {
         name: ema_curve(experiment.networks)["metric"].iloc[0]
         for name, experiment in experiments.items()
@@ -98,6 +116,7 @@ def _check_metrics(experiments: Experiments) -> None:
             "distance depends on detector and sample count. Compare experiments with the same "
             "evaluation.detector and evaluation.samples."
         )
+    return str(next(iter(metrics.values())))
 
 
 def _decay_time(used: FlatParams) -> float:
@@ -110,7 +129,7 @@ def _decay_time(used: FlatParams) -> float:
     return 1 / (rate**2 * decay) if math.isfinite(decay) else math.nan
 
 
-def differing_params(experiments: Experiments) -> list[str]:
+def differing_params(experiments: Mapping[str, Experiment]) -> list[str]:
     """Key paths of params that are written differently, or used differently by the same config."""
     configs = {config for experiment in experiments.values() for config in experiment.used}
     views = [[experiment.params for experiment in experiments.values()]]
@@ -122,75 +141,28 @@ def differing_params(experiments: Experiments) -> list[str]:
         for first, *others in views
         for other in others
         for key in first.keys() | other.keys()
-        if first.get(key) != other.get(key) and not key.startswith(PER_CONFIG)
+        if first.get(key) != other.get(key) and key not in COMMON and not key.startswith(PER_CONFIG)
     }
     return sorted(keys)
 
 
-def draw_comparison(experiments: Experiments, *paths: Path) -> None:
-    """All EMA curves in one figure, minima marked. The legend has the values of the params that
-    differ, if these are at most MAX_LEGEND_PARAMS.
+def draw_comparison(variants: Sequence[Variant], params: Sequence[str], *paths: Path) -> None:
+    """All EMA curves in one figure, minima marked, above a legend with the values of `params`, if these are
+    at most MAX_LEGEND_PARAMS.
     """
-    differing = differing_params(experiments)
-    shown = differing if len(differing) <= MAX_LEGEND_PARAMS else []
+    shown = params if len(params) <= MAX_LEGEND_PARAMS else []
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(10, 4.4))
-        for name, experiment in experiments.items():
-            curves = ema_curve(experiment.networks).groupby(["config", "training_seed"])
-            for (config, seed), curve in curves:
-                used = experiment.used[str(config)]
-                values = ", ".join(f"{k.rpartition('.')[2]} {_value(used.get(k))}" for k in shown)
-                draw_curve(
-                    axes, f"{name} {config}-{seed}" + (f" ({values})" if values else ""), curve
-                )
-        first = next(iter(experiments.values()))
-        finish_ema_axes(axes, ema_curve(first.networks), legend_outside=True)
+        heights = 3.8, 0.2 * len(variants)
+        figure, (axes, below) = plt.subplots(
+            2, 1, figsize=(6.6, sum(heights) + 0.3), height_ratios=heights
+        )
+        for variant in variants:
+            values = [f"{k.rpartition('.')[2]} {shown_value(variant.used.get(k))}" for k in shown]
+            name = f"{', '.join(variant.experiments)} {variant.config}"
+            curve = pd.concat([ema_curve(networks) for networks in variant.trainings.values()])
+            draw_curve(axes, f"{name} ({', '.join(values)})" if values else name, curve)
+        finish_ema_axes(axes, curve, legend_outside=False)
+        axes.legend([], frameon=False)
+        below.legend(*axes.get_legend_handles_labels(), frameon=False, loc="upper left")
+        below.set_axis_off()
         save_figure(figure, *paths)
-
-
-def _value(value: object) -> str:
-    if value is None:
-        return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-VaeExperiments = Mapping[str, tuple[Mapping[str, float], FlatParams]]  # metrics, params
-VAE_METRICS = re.compile(r"psnr|ssim|perceptual_.*|reconstructions/.*|latent/(std|kurtosis)")
-
-
-def variants(experiments: VaeExperiments) -> dict[str, list[str]]:
-    """Names of experiments, grouped by all params but `vae.seed`.
-
-    A variant is named by its params that differ from the most common value; the one without a
-    difference is called base.
-    """
-    flats = {name: params for name, (_, params) in experiments.items()}
-    keys = sorted({key for params in flats.values() for key in params} - {"vae.seed"})
-    usual = {key: _most_common([str(params.get(key)) for params in flats.values()]) for key in keys}
-    groups: dict[str, list[str]] = {}
-    for name, params in sorted(flats.items(), key=lambda item: item[1].get("vae.seed", 0)):
-        changes = [f"{key}={params.get(key)}" for key in keys if str(params.get(key)) != usual[key]]
-        groups.setdefault(", ".join(changes) or "base", []).append(name)
-    return dict(sorted(groups.items(), key=lambda item: (item[0] != "base", item[0])))
-
-
-def variants_table(experiments: VaeExperiments) -> pd.DataFrame:
-    """A row per variant: number of seeds, and mean ± standard deviation of each metric.
-
-    Both are nan where one seed does not have the metric, as exact reconstructions have no PSNR.
-    """
-    rows = []
-    for variant, names in variants(experiments).items():
-        metrics = pd.DataFrame([experiments[name][0] for name in names])
-        row: dict[str, object] = {"variant": variant, "seeds": len(names)}
-        for key in (key for key in metrics if VAE_METRICS.fullmatch(str(key))):
-            std = f" ± {metrics[key].std(skipna=False):.2g}" if len(names) > 1 else ""
-            row[str(key)] = f"{metrics[key].mean(skipna=False):.4g}{std}"
-        if any(experiments[name][0].get("at_chance") for name in names):
-            row["classifier at chance"] = "yes"
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _most_common(values: Sequence[str]) -> str:
-    return max(values, key=values.count)

@@ -1,5 +1,6 @@
 """Figures: EMA-length curves and training curves."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,17 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edm2.reporting.selection import ema_curve, minimum
+from edm2.reporting.selection import ema_curve
+from edm2.reporting.trainings import Trainings, lowest_point, mean_curve, mean_over_trainings
 from edm2.runtime.log import NONFINITE_STEPS
 
+MIN_ROOM = 1.05  # ratio of the end of an axis to the lines, where bands are wider
+NOT_TRAINED = "not trained in this project"
 STYLE: Any = {
     "figure.dpi": 110,
     "axes.spines.top": False,
@@ -26,27 +31,50 @@ STYLE: Any = {
 
 
 def draw_ema_curves(table: pd.DataFrame, *paths: Path) -> None:
-    """Metric against EMA length, a line per config, minima marked (as EDM2 Figure 5a)."""
+    """Metric against EMA length, a curve per config, minima marked (as EDM2 Figure 5a)."""
     with plt.rc_context(STYLE):
         rows = ema_curve(table)
         several = rows["config"].nunique() > 1
         figure, axes = plt.subplots(figsize=(9.5 if several else 7, 4))
-        for (config, seed), curve in rows.groupby(["config", "training_seed"]):
-            draw_curve(axes, f"config {config}, training {seed}", curve)
+        for config, curve in rows.groupby("config", sort=False):
+            draw_curve(axes, f"config {config}", curve)
         finish_ema_axes(axes, rows, legend_outside=several)
         save_figure(figure, *paths)
 
 
 def draw_curve(axes: Axes, name: str, curve: pd.DataFrame, color: Any = None) -> None:
-    """One metric against EMA length; its minimum is circled, and given in the legend."""
-    curve = curve.sort_values("ema_length")
-    best = minimum(curve)
-    note = " (edge of the grid)" if best["at_edge"] else ""
+    """One metric of one config against EMA length; its minimum is circled, and given in the legend.
+
+    Of several trainings: a thin line for each, a strong one for their mean, whose minimum it is, and
+    a band for the 95 % interval of the mean.
+    """
+    mean = mean_curve(curve, "ema_length")
+    (line,) = axes.plot(mean["ema_length"], mean["value"], marker=".", color=color)
+    color = line.get_color()
+    if curve["training_seed"].nunique() > 1:
+        line.set_linewidth(2.2)
+        for _, training in curve.sort_values("ema_length").groupby("training_seed"):
+            axes.plot(
+                training["ema_length"], training["value"], color=color, alpha=0.6, linewidth=0.8
+            )
+    if mean.empty:
+        line.set_label(f"{name}: trainings without a common EMA length")
+        return
+    if mean["trainings"].iloc[0] > 1:
+        axes.fill_between(
+            mean["ema_length"], mean["low"], mean["high"], color=color, alpha=0.1, linewidth=0
+        )
+    best = lowest_point(mean)
+    at_edge = len(mean) > 1 and best["ema_length"] in (
+        mean["ema_length"].min(),
+        mean["ema_length"].max(),
+    )
+    circle_point(axes, best["ema_length"], best["value"], color)
+    interval = f" [{best['low']:.3g}, {best['high']:.3g}]" if best["trainings"] > 1 else ""
+    note = " (edge of the grid)" if at_edge else ""
     if (curve["average"] == "traditional").all():
         note = " (traditional EMA, fixed)"
-    label = f"{name}: {best['curve_value']:.3g} at {best['ema_length']:.3g}{note}"
-    (line,) = axes.plot(curve["ema_length"], curve["value"], marker=".", color=color, label=label)
-    circle_point(axes, best["ema_length"], best["curve_value"], line.get_color())
+    line.set_label(f"{name}: {best['value']:.3g}{interval} at {best['ema_length']:.3g}{note}")
 
 
 def circle_point(axes: Axes, x: float, y: float, color: Any) -> None:
@@ -59,32 +87,58 @@ def finish_ema_axes(axes: Axes, rows: pd.DataFrame, legend_outside: bool) -> Non
     axes.set_xlabel("EMA length σ_rel")
     axes.set_ylabel(str(rows["metric"].iloc[0]))
     axes.set_yscale("log")
+    if axes.collections:
+        _limit_bands(axes)
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     position: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if legend_outside else {}
     axes.legend(frameon=False, **position)
 
 
-def draw_training(curves: dict[str, pd.DataFrame], *paths: Path) -> None:
-    """Per config: loss, error by noise level, and learning rate, against images seen."""
+def _limit_bands(axes: Axes) -> None:
+    """End the axis where bands are as far from the lines as these from each other: few trainings have bands
+    that are so wide that lines would look flat.
+    """
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    values = values[values > 0]  # the axis is logarithmic
+    low, high = float(values.min()), float(values.max())
+    room = max(high / low, MIN_ROOM)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low / room), min(top, high * room))
+
+
+def draw_training(curves: Mapping[str, Trainings], *paths: Path) -> None:
+    """Per config: loss, error by noise level, and learning rate, against images seen.
+
+    Of several trainings: a thin line for each, a strong one for their mean.
+    """
+    prefix = "weighted_mse/sigma_"
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(len(curves), 3, figsize=(13, 3.4 * len(curves)), squeeze=False)
-        for (config, rows), (loss, noise, rate) in zip(curves.items(), grid, strict=True):
-            kimg = rows["nimg"] / 1000
-            loss.plot(kimg, rows["train/weighted_mse"], label="weighted squared error")
-            loss.plot(kimg, rows["train/loss"], label="training loss")
+        for (config, trainings), (loss, noise, rate) in zip(curves.items(), grid, strict=True):
+            _draw_mean(loss, trainings, "train/weighted_mse", "weighted squared error")
+            _draw_mean(loss, trainings, "train/loss", "training loss")
             loss.set_title(f"config {config}: loss")
-            prefix = "weighted_mse/sigma_"
-            for column in (name for name in rows if str(name).startswith(prefix)):
-                noise.plot(kimg, rows[column], label=f"σ ≈ {str(column).removeprefix(prefix)}")
+            for column in mean_over_trainings(trainings):
+                if str(column).startswith(prefix):
+                    label = f"σ ≈ {str(column).removeprefix(prefix)}"
+                    _draw_mean(noise, trainings, str(column), label)
             noise.set_title("weighted squared error by noise level")
             noise.set_yscale("log")
-            rate.plot(kimg, rows["train/lr"], label="learning rate")
+            _draw_mean(rate, trainings, "train/lr", "learning rate")
             rate.set_title("learning rate")
             for axes in (loss, noise, rate):
                 axes.set_xlabel("thousand images")
                 axes.legend(frameon=False, fontsize=8)
         save_figure(figure, *paths)
+
+
+def _draw_mean(axes: Axes, trainings: Trainings, column: str, label: str) -> None:
+    mean = mean_over_trainings(trainings)
+    (line,) = axes.plot(mean["nimg"] / 1000, mean[column], label=label)
+    for rows in trainings.values() if len(trainings) > 1 else ():
+        thin: Any = {"color": line.get_color(), "alpha": 0.5, "linewidth": 0.6}
+        axes.plot(rows["nimg"] / 1000, rows[column], **thin)
 
 
 def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
@@ -119,10 +173,10 @@ def draw_vae(rows: pd.DataFrame, *paths: Path) -> None:
         save_figure(figure, *paths)
 
 
-def draw_placeholder(curves: object, *paths: Path) -> None:
-    """The figure in place of training curves if nothing was trained."""
+def draw_placeholder(curves: object, *paths: Path, text: str = NOT_TRAINED) -> None:
+    """The figure in place of one that the project has nothing for."""
     figure = plt.figure(figsize=(5, 1))
-    figure.text(0.5, 0.5, "not trained in this project", ha="center", va="center")
+    figure.text(0.5, 0.5, text, ha="center", va="center")
     save_figure(figure, *paths)
 
 

@@ -11,9 +11,16 @@ import pandas as pd
 from edm2.reporting.curves import draw_ema_curves, draw_placeholder, draw_vae
 from edm2.reporting.grids import grid_name
 from edm2.reporting.page import Section, collapsed, paragraph, picture, table
-from edm2.reporting.selection import SAME_IMAGES, best_of, ema_curve, main_metric, value_in_words
+from edm2.reporting.selection import SAME_IMAGES, ema_curve, main_metric, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs, nonfinite_steps
-from edm2.reporting.tables import ablation_table, baseline_table, networks_table, write_table
+from edm2.reporting.tables import (
+    ablation_table,
+    baseline_table,
+    curve_means,
+    networks_table,
+    write_table,
+)
+from edm2.reporting.trainings import listed, mean_and_interval, valued_on
 
 SINGULAR = (
     "Singular: these Fréchet distances use no more images than there are feature dimensions, on one "
@@ -36,6 +43,14 @@ NOT_FINITE = (
     "set to zero. The network may be worse than its config can be. Lower the learning rate, or use "
     "another runtime.precision."
 )
+MEANS = (
+    " Thin lines are the trainings, strong lines their mean; bands are the 95 % interval of the mean, by "
+    "Student's t, and may leave the figure."
+)
+ABLATION_MEANS = (
+    " Values are means over the trainings of a config, each at its own best EMA length; values of each "
+    "training are in the order of seeds."
+)
 PUBLISHED = (
     "Compared with published statistics (evaluation.reference) of an unknown number of images."
 )
@@ -45,41 +60,58 @@ def ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """The EMA curve, the best EMA length of each config, and how far to trust it."""
     networks = outputs.networks
     draw_ema_curves(networks, folder / "ema_curves.png", folder / "ema_curves.svg")
-    curve = networks_table(ema_curve(networks))
-    write_table(curve, folder / "ema_curves.csv", folder / "ema_curves.md")
+    curve = ema_curve(networks)
+    rows, means = networks_table(curve), curve_means(curve)
+    several = outputs.several_trainings
+    write_table(rows, folder / "ema_curves.csv")
+    write_table(means, folder / "ema_curves_mean.csv")
+    write_table(means if several else rows, folder / "ema_curves.md")
     caption = "Fréchet distance against EMA length σ_rel. Lower is better; circles mark the minima."
+    if several:
+        caption += MEANS
     body = picture(folder / "ema_curves.svg", caption)
+    if several:
+        body += collapsed("Means over trainings", table(means))
     if main_metric(networks)["singular"].any():
         body += paragraph(SINGULAR)
     if networks["at_chance"].any():
         body += paragraph(AT_CHANCE)
     if main_metric(networks)["reference"].isna().any():
         body += paragraph(PUBLISHED)
-    for config, part in networks.groupby("config"):
-        body += paragraph(_best_sentence(str(config), part))
-    return [("EMA length", body + paragraph(_selection_note(networks)))]
+    for config, best in outputs.best_networks.items():
+        body += paragraph(_best_sentence(config, best))
+    return [("EMA length", body + paragraph(_selection_note(outputs)))]
 
 
-def _best_sentence(config: str, networks: pd.DataFrame) -> str:
-    """The minimum of one config's EMA curve, in words."""
-    best = best_of(networks)
-    value = value_in_words(best)
-    if best["average"] == "traditional":
-        text = f"Config {config}: one traditional EMA of length {best['ema_length']:.3g}, {value}."
+def _best_sentence(config: str, best: pd.DataFrame) -> str:
+    """The best network of each training of a config, in words."""
+    length, value = f"{best['ema_length'].mean():.3g}", value_in_words(best.iloc[0])
+    if len(best) > 1:
+        length += f" on average ({listed(best['ema_length'].tolist())})"
+        mean, low, high = mean_and_interval(best["value"].tolist())
+        value = (
+            f"{best['metric'].iloc[0]} = {mean:.4g} [{low:.4g}, {high:.4g}] on {valued_on(best)}, "
+            f"the mean of {len(best)} trainings"
+        )
+    if (best["average"] == "traditional").all():
+        text = f"Config {config}: one traditional EMA of length {length}, {value}."
     else:
-        text = f"Config {config}: best EMA length {best['ema_length']:g}, {value}."
-    if best["at_edge"]:
-        text += " This is the edge of the grid, so the optimum may lie outside. Widen sweep.ema_lengths."
+        text = f"Config {config}: best EMA length {length}, {value}."
+    if count := best["at_edge"].sum():
+        where = "This" if len(best) == 1 else f"In {count} of {len(best)} trainings this"
+        text += (
+            f" {where} is the edge of the grid, so the optimum may lie outside. Widen "
+            "sweep.ema_lengths."
+        )
     return text
 
 
-def _selection_note(networks: pd.DataFrame) -> str:
+def _selection_note(outputs: StageOutputs) -> str:
     note = (
         "All networks of a curve use the same seeds, so differences along the curve are more reliable than "
         "its single values."
     )
-    valued_on = {best_of(part)["valued_on"] for _, part in networks.groupby("config")}
-    if SAME_IMAGES in valued_on:
+    if any(SAME_IMAGES in valued_on(best) for best in outputs.best_networks.values()):
         note += (
             " The best EMA length was chosen with the same samples that give its value, so the value is "
             "optimistic. Set evaluation.confirm to evaluate the best network again on fresh seeds, or "
@@ -96,6 +128,8 @@ def ablation_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         "Our values and the paper's differ in dataset, detector and sample count (see the column "
         "names). Compare configs within one side, never our values with the paper's."
     )
+    if outputs.several_trainings:
+        note += ABLATION_MEANS
     body = table(ablation) + paragraph(note)
     if outputs.networks["at_chance"].any():
         body += paragraph(AT_CHANCE)
@@ -105,15 +139,15 @@ def ablation_section(outputs: StageOutputs, folder: Path) -> list[Section]:
 
 
 def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
-    """Images of each config's best network, and strips of the same seeds."""
+    """Images of the best network of each config's first training, and strips of the same seeds.
+
+    The grids of its other trainings are collapsed.
+    """
     body = ""
-    for config, part in outputs.networks.groupby("config"):
-        best = best_of(part)
-        samples = outputs.folder / f"samples/{config}-{best['training_seed']}"
-        grid = samples / grid_name(best["network"], best["guidance"])
-        length = f"EMA length {best['ema_length']:.3g}"
-        caption = f"Best network of config {config} ({length}): one row per class."
-        body += picture(grid, caption, sharp=True)
+    for config, best in outputs.best_networks.items():
+        first, *others = (_grid(outputs, row) for _, row in best.iterrows())
+        body += first
+        samples = outputs.samples(config, best.index[0])
         for kind, rows in (("lengths", "EMA lengths"), ("strengths", "guidance strengths")):
             strips = "".join(
                 picture(strip, f"class {int(strip.stem)}: the same seeds at all {rows}", sharp=True)
@@ -121,7 +155,17 @@ def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
             )
             if strips:
                 body += collapsed(f"Config {config}: the same seeds at all {rows}", strips)
+        if others:
+            body += collapsed(f"Config {config}: its other trainings", "".join(others))
     return [("Samples", body)]
+
+
+def _grid(outputs: StageOutputs, best: pd.Series) -> str:
+    """The samples of the best network of a training."""
+    name = outputs.training_name(best["config"], best["training_seed"])
+    caption = f"Best network of {name} (EMA length {best['ema_length']:.3g}): one row per class."
+    samples = outputs.samples(best["config"], best["training_seed"])
+    return picture(samples / grid_name(best["network"], best["guidance"]), caption, sharp=True)
 
 
 def baselines_section(outputs: StageOutputs, folder: Path) -> list[Section]:

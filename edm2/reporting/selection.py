@@ -97,15 +97,18 @@ def at_final_time(rows: pd.DataFrame) -> pd.DataFrame:
 
 def at_one_guidance(rows: pd.DataFrame) -> pd.DataFrame:
     """For each config, the rows without guidance; if all are guided, those of the guidance strength
-    with the lowest value.
+    with the lowest value, which is a mean over trainings.
     """
     strengths = {
-        config: 1.0
-        if (part["guidance"] == 1).any()
-        else part["guidance"].iloc[int(part["value"].argmin())]
+        config: 1.0 if (part["guidance"] == 1).any() else _best_guidance(part)
         for config, part in rows.groupby("config")
     }
     return rows[rows["guidance"] == rows["config"].map(strengths)]
+
+
+def _best_guidance(rows: pd.DataFrame) -> float:
+    means = rows.groupby(["guidance", "network"], as_index=False)["value"].mean()
+    return float(means["guidance"].iloc[int(means["value"].argmin())])
 
 
 def ema_curve(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,8 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from edm2.params.replicates import Replicate
+from edm2.reporting.changes import Experiment
 from edm2.reporting.reading import read_metrics, read_table
 from edm2.reporting.selection import read_networks
+from edm2.reporting.trainings import best_networks, by_training
+from edm2.reporting.verdict import Verdict, verdicts
 from edm2.runtime.checksums import require_checksum
 from edm2.runtime.log import NONFINITE_STEPS
 
@@ -31,19 +34,31 @@ class StageOutputs:
         return read_networks(self._file(f"fid/{replicate}.csv") for replicate in self.replicates)
 
     @cached_property
-    def training(self) -> dict[str, pd.DataFrame]:
-        """Training curves by label, without those of published networks."""
+    def best_networks(self) -> dict[str, pd.DataFrame]:
+        """By config, the best network of each training; see `best_networks`."""
+        trainings = by_training(self.networks)
+        return {config: best_networks(of_config) for config, of_config in trainings.items()}
+
+    @cached_property
+    def training(self) -> dict[str, dict[int, pd.DataFrame]]:
+        """Training curves by config and seed, without those of published networks."""
         columns = ["nimg", "train/nonfinite_gradients"]
-        curves = {
-            self._label(replicate): read_table(self._file(f"training/{replicate}.csv"), columns)
-            for replicate in self.replicates
-        }
-        return {label: rows for label, rows in curves.items() if len(rows)}
+        curves: dict[str, dict[int, pd.DataFrame]] = {}
+        for replicate in self.replicates:
+            rows = read_table(self._file(f"training/{replicate}.csv"), columns)
+            if len(rows):
+                curves.setdefault(replicate.config, {})[replicate.seed] = rows
+        return curves
 
     @cached_property
     def nonfinite_steps(self) -> dict[str, str]:
-        """By config, which steps of its training were not finite; empty without any."""
-        marks = {config: nonfinite_steps(rows) for config, rows in self.training.items()}
+        """By config, which steps of its trainings were not finite; empty without any."""
+        marks = {}
+        for config, trainings in self.training.items():
+            of_seed = {seed: nonfinite_steps(rows) for seed, rows in trainings.items()}
+            if len(trainings) > 1:
+                of_seed = {k: f"training {k}: {mark}" for k, mark in of_seed.items() if mark}
+            marks[config] = "; ".join(of_seed.values())
         return {config: mark for config, mark in marks.items() if mark}
 
     @cached_property
@@ -51,14 +66,31 @@ class StageOutputs:
         """Training curves of the VAE; empty if none was trained."""
         return read_table(self._file("vae/curves.csv"), ["nimg"])
 
+    @cached_property
+    def steps(self) -> list[Verdict]:
+        """The verdicts on the steps from each config to the next one; empty with one config.
+
+        Raises:
+            UserError: their trainings were evaluated differently.
+        """
+        return verdicts({"": Experiment(self.networks, {}, {})})
+
     def metrics(self, stage: str) -> dict[str, float]:
         """The final metrics of a stage."""
         return read_metrics(self._file(f"{stage}/metrics.json"))
 
-    def _label(self, replicate: Replicate) -> str:
-        """The config alone, if it has one training."""
-        trainings = [other for other in self.replicates if other.config == replicate.config]
-        return str(replicate) if len(trainings) > 1 else replicate.config
+    @property
+    def several_trainings(self) -> bool:
+        """Whether a config was trained with more than one seed."""
+        return len({replicate.config for replicate in self.replicates}) < len(self.replicates)
+
+    def training_name(self, config: str, seed: int) -> str:
+        """A training in words: its config alone, unless there are several seeds."""
+        return f"config {config}" + (f", training {seed}" if self.several_trainings else "")
+
+    def samples(self, config: str, seed: int) -> Path:
+        """The folder of a training's samples."""
+        return self.folder / f"samples/{config}-{seed}"
 
     def _file(self, name: str) -> Path:
         return require_checksum(self.folder / name)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from edm2.reporting.grids import grid_name
-from edm2.reporting.page import Section, picture, table
+from edm2.reporting.page import Section, collapsed, picture, table
+from edm2.reporting.sections import MEANS
 from edm2.reporting.selection import best_unguided_and_guided, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.sweeps import (
@@ -17,6 +18,7 @@ from edm2.reporting.sweeps import (
     time_curves,
 )
 from edm2.reporting.tables import write_table
+from edm2.reporting.trainings import by_training
 
 
 def time_section(outputs: StageOutputs, folder: Path) -> list[Section]:
@@ -41,6 +43,8 @@ def _sweep_section(
         return []
     figure = folder / f"sweeps/{by}.png"
     draw_curves(curves, by, figure)
+    if curves["training_seed"].nunique() > 1:
+        caption += MEANS
     table_of_minima = minima(curves, by)
     write_table(table_of_minima, folder / f"sweeps/{by}.csv")
     return [(heading, picture(figure, caption) + table(table_of_minima))]
@@ -56,25 +60,34 @@ def guidance_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     heat_map = folder / "sweeps/guidance_map.png"
     draw_heat_map(curves, heat_map)
     ((heading, body),) = sections
-    body += picture(heat_map, "The same as a heat map; darker is better.")
+    of = ", of the means over trainings" if outputs.several_trainings else ""
+    body += picture(heat_map, f"The same as a heat map{of}; darker is better.")
     return [(heading, body + _guided_samples(outputs))]
 
 
 def _guided_samples(outputs: StageOutputs) -> str:
+    """Samples of the best guided network of each config's first training; the others are collapsed."""
+    body = ""
+    for config, trainings in by_training(outputs.networks).items():
+        first, *others = (_guided_grids(outputs, rows) for rows in trainings.values())
+        body += first
+        if any(others):
+            body += collapsed(f"Config {config}, guided: its other trainings", "".join(others))
+    return body
+
+
+def _guided_grids(outputs: StageOutputs, networks: pd.DataFrame) -> str:
+    """Samples of the best guided network of one training, if it has any."""
     pictures = ""
-    for config, part in outputs.networks.groupby("config"):
-        for best in best_unguided_and_guided(part):
-            strength = best["guidance"]
-            if strength == 1:
-                continue
-            caption = (
-                f"Config {config} with guidance strength w = {strength:g} at EMA length "
-                f"{best['ema_length']:.3g}: {value_in_words(best)}."
-            )
-            grid = (
-                outputs.folder
-                / f"samples/{config}-{best['training_seed']}"
-                / grid_name(best["network"], strength)
-            )
-            pictures += picture(grid, caption, sharp=True)
+    for best in best_unguided_and_guided(networks):
+        if best["guidance"] == 1:
+            continue
+        name = outputs.training_name(best["config"], best["training_seed"])
+        caption = (
+            f"{name[0].upper()}{name[1:]} with guidance strength w = {best['guidance']:g} at EMA length "
+            f"{best['ema_length']:.3g}: {value_in_words(best)}."
+        )
+        samples = outputs.samples(best["config"], best["training_seed"])
+        grid = samples / grid_name(best["network"], best["guidance"])
+        pictures += picture(grid, caption, sharp=True)
     return pictures

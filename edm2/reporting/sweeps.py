@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -24,6 +23,15 @@ from edm2.reporting.selection import (
     minimum,
     quality_columns,
     uniform_networks,
+)
+from edm2.reporting.trainings import (
+    by_training,
+    how_many,
+    listed,
+    lowest_point,
+    mean_cells,
+    mean_curve,
+    valued_on,
 )
 
 
@@ -54,22 +62,37 @@ def tensor_curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def minima(curves: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The minimum of each curve, per config and value of column `by`."""
+    """The minimum of each curve, per config and value of column `by`.
+
+    Of several trainings: the mean over them, of the minimum of each one's own curve.
+    """
     rows = []
-    for (config, value), curve in curves.groupby(["config", by], sort=False):
-        best = minimum(curve)
+    for (config, value), of_config in curves.groupby(["config", by], sort=False):
+        trainings = by_training(of_config)[str(config)]
+        best = pd.DataFrame([minimum(curve) for curve in trainings.values()])
+        lengths = best["ema_length"].tolist()
         rows.append(
             {
                 "config": config,
                 by: value,
-                "metric": best["metric"],
-                "best": best["value"],
-                "valued on": best["valued_on"],
-                "EMA length": best["ema_length"],
-                **quality_columns(best),
+                "metric": best["metric"].iloc[0],
+                **mean_cells("best", best["value"].tolist()),
+                "valued on": valued_on(best),
+                "EMA length": best["ema_length"].mean(),
+                **({"each EMA length": listed(lengths)} if len(best) > 1 else {}),
+                **_quality(best),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _quality(best: pd.DataFrame) -> dict[str, object]:
+    """How far minima of several trainings can be trusted: means, and how many are at an edge."""
+    together = best.iloc[0].copy()
+    together["at_chance"] = best["at_chance"].any()
+    for column in ("error", "weight_sum", "snapshots"):
+        together[column] = best[column].mean()
+    return quality_columns(together) | {"at edge of grid": how_many(best["at_edge"].tolist())}
 
 
 def draw_curves(curves: pd.DataFrame, by: str, *paths: Path) -> None:
@@ -96,7 +119,9 @@ def _curve_name(by: str, value: object) -> str:
 
 
 def draw_heat_map(curves: pd.DataFrame, path: Path) -> None:
-    """A panel per config: the metric over EMA length and guidance strength, minimum marked."""
+    """A panel per config: the metric over EMA length and guidance strength, its mean over trainings,
+    minimum marked.
+    """
     configs = list(curves["config"].unique())
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
@@ -108,17 +133,24 @@ def draw_heat_map(curves: pd.DataFrame, path: Path) -> None:
 
 
 def _draw_heat_map_panel(figure: Figure, axes: Axes, curves: pd.DataFrame) -> None:
-    values = curves.pivot_table(index="guidance", columns="ema_length", values="value")
+    means = mean_curve(curves, "guidance", "ema_length")
+    if means.empty:
+        axes.set_axis_off()
+        axes.set_title(f"config {curves['config'].iloc[0]}: trainings without a common network")
+        return
+    values = means.pivot(index="guidance", columns="ema_length", values="value")
     image = axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", norm=LogNorm())
-    row, column = map(int, np.unravel_index(np.nanargmin(values.to_numpy()), values.shape))
+    best = lowest_point(means)
+    row = values.index.tolist().index(best["guidance"])
+    column = values.columns.tolist().index(best["ema_length"])
     circle_point(axes, column, row, "white")
     axes.set_xticks(range(len(values.columns)), [f"{s:g}" for s in values.columns])
     axes.set_yticks(range(len(values.index)), [f"{w:g}" for w in values.index])
     axes.set_xlabel("EMA length σ_rel")
     axes.set_ylabel("guidance strength w")
     axes.set_title(
-        f"config {curves['config'].iloc[0]}: {values.to_numpy()[row, column]:.3g} at EMA length "
-        f"{values.columns[column]:.3g}, w = {values.index[row]:g}"
+        f"config {curves['config'].iloc[0]}: {best['value']:.3g} at EMA length "
+        f"{best['ema_length']:.3g}, w = {best['guidance']:g}"
     )
     bar = figure.colorbar(image, ax=axes, label=str(curves["metric"].iloc[0]))
     bar.ax.yaxis.set_major_formatter("{x:.3g}")

@@ -15,10 +15,17 @@ from edm2.reporting.selection import (
     EVALUATION_KEYS,
     FRECHET,
     OTHER_BLOCKS,
-    best_of,
-    fresh_seeds_row,
     images_of,
     main_metric,
+)
+from edm2.reporting.trainings import (
+    best_networks,
+    by_training,
+    how_many,
+    listed,
+    mean_cells,
+    mean_curve,
+    valued_on,
 )
 from edm2.runtime.files import write_text
 
@@ -67,32 +74,24 @@ def ablation_table(
 ) -> pd.DataFrame:
     """One row per config: our best value and its EMA length, beside the paper's.
 
-    The value is of other images than those that chose the EMA length, where there are any ("valued on").
+    Of several trainings of a config, values are means over them, each at its own best EMA length.
+    They are of other images than those that chose the EMA length, where there are any ("valued on").
     The names of the columns give detector and sample count of each side, which are never the same.
     Cells of the paper are empty for configs that it does not have.
 
     Args:
-        nonfinite_steps: by config, which steps of its training were not finite, if any were.
+        nonfinite_steps: by config, which steps of its trainings were not finite, if any were.
     """
-    paper = paper_configs().reindex(list(table["config"].unique()))
+    trainings = by_training(table)
+    paper = paper_configs().reindex(list(trainings))
     rows = []
-    for config, part in table.groupby("config"):
-        best, reference = best_of(part), paper.loc[config]
+    for config, of_config in trainings.items():
+        reference = paper.loc[config]
         rows.append(
             {
                 "config": config,
                 "name": reference["name"],
-                f"ours: {best['metric']}": best["value"],
-                "ours: valued on": best["valued_on"],
-                **_other_values(part, best),
-                "ours: EMA length": best["ema_length"],
-                "ours: average": best["average"],
-                **({} if best["guidance"] == 1 else {"ours: guidance": best["guidance"]}),
-                **({"ours: singular": "yes"} if best["singular"] else {}),
-                **({"ours: detector at chance": "yes"} if best["at_chance"] else {}),
-                **_training_mark(nonfinite_steps.get(str(config), "")),
-                "ours: at edge of grid": "yes" if best["at_edge"] else "no",
-                "ours: reconstruction error": best["error"],
+                **_ours(best_networks(of_config), nonfinite_steps.get(config, "")),
                 f"paper, ImageNet-512: {PAPER_METRIC}": reference["fid"],
                 "paper, ImageNet-512: EMA length": reference["ema_length"],
             }
@@ -100,24 +99,52 @@ def ablation_table(
     return pd.DataFrame(rows)
 
 
-def _training_mark(nonfinite_steps: str) -> dict[str, object]:
-    return {"ours: training not finite": nonfinite_steps} if nonfinite_steps else {}
+def _ours(best: pd.DataFrame, nonfinite_steps: str) -> dict[str, object]:
+    """Our cells of one config, from the best network of each training."""
+    lengths = best["ema_length"].tolist()
+    return {
+        **mean_cells(f"ours: {best['metric'].iloc[0]}", best["value"].tolist(), "ours: "),
+        "ours: valued on": valued_on(best),
+        **_other_values(best),
+        "ours: EMA length": best["ema_length"].mean(),
+        **({"ours: each EMA length": listed(lengths)} if len(best) > 1 else {}),
+        "ours: average": best["average"].iloc[0],
+        **({} if (best["guidance"] == 1).all() else {"ours: guidance": best["guidance"].mean()}),
+        **({"ours: singular": "yes"} if best["singular"].any() else {}),
+        **({"ours: detector at chance": "yes"} if best["at_chance"].any() else {}),
+        **({"ours: training not finite": nonfinite_steps} if nonfinite_steps else {}),
+        "ours: at edge of grid": how_many(best["at_edge"].tolist()),
+        "ours: reconstruction error": best["error"].mean(),
+    }
 
 
-def _other_values(networks: pd.DataFrame, best: pd.Series) -> dict[str, object]:
+def _other_values(best: pd.DataFrame) -> dict[str, object]:
     """What else is known of the value: on the images that chose the network, by seed block, on fresh
     seeds.
     """
-    fresh = fresh_seeds_row(networks, best)
-    chosen = {"ours: where it was chosen": best["curve_value"]}
-    if best["valued_on"] != OTHER_BLOCKS:
-        return {} if fresh is None else chosen
+    blocks = best["seed_blocks"].max()
+    fresh = best["fresh"].mean(skipna=False)
+    chosen: dict[str, object] = {"ours: where it was chosen": best["curve_value"].mean()}
+    if OTHER_BLOCKS not in valued_on(best):
+        return {} if np.isnan(fresh) else chosen
     return {
-        f"ours: std over {best['seed_blocks']} seed blocks": best["std"],
+        f"ours: std over {blocks} seed blocks": best["std"].mean(),
         **chosen,
-        f"ours: {_lowest(best['seed_blocks'])}": best["lowest"],
-        **({} if fresh is None else {"ours: on fresh seeds": fresh["value"]}),
+        f"ours: {_lowest(blocks)}": best["lowest"].mean(),
+        **({} if np.isnan(fresh) else {"ours: on fresh seeds": fresh}),
     }
+
+
+def curve_means(curve: pd.DataFrame) -> pd.DataFrame:
+    """The EMA curve of each config: mean over trainings at each EMA length that all of them have, and
+    the ends of its 95 % interval.
+    """
+    means = [
+        mean_curve(rows, "ema_length").assign(config=config, metric=rows["metric"].iloc[0])
+        for config, rows in curve.groupby("config", sort=False)
+    ]
+    columns = ["config", "ema_length", "metric", "trainings", "value", "low", "high"]
+    return pd.concat(means, ignore_index=True)[columns]
 
 
 def _lowest(blocks: int) -> str:
@@ -172,13 +199,20 @@ def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataF
             )
         rows.append({"images": BASELINE_IMAGES[kind], "metric": metric, "value": value})
     metrics = {key.partition("/")[2] for key in baselines}
-    for config, part in table.groupby("config"):
-        best = best_of(part)
-        images = f"generated by config {config} at EMA length {best['ema_length']:.3g}"
-        values = images_of(part, best).groupby("metric")["value"].mean()
-        for metric in sorted(metrics & set(values.index)):
-            rows.append({"images": images, "metric": metric, "value": values[metric]})
-    return pd.DataFrame(rows, columns=["images", "metric", "value"])
+    for config, trainings in by_training(table).items():
+        best = best_networks(trainings)
+        pairs = zip(trainings.values(), best.iterrows(), strict=True)
+        values = pd.DataFrame(
+            [images_of(t, row).groupby("metric")["value"].mean() for t, (_, row) in pairs]
+        )
+        at = f"EMA length {best['ema_length'].iloc[0]:.3g}"
+        if len(best) > 1:
+            at = "the best EMA length of each training"
+        images = {"images": f"generated by config {config} at {at}"}
+        for metric in sorted(metrics & set(values.columns)):
+            cells = mean_cells("value", values[metric].tolist())
+            rows.append(images | {"metric": metric} | cells)
+    return pd.DataFrame(rows, columns=None if rows else ["images", "metric", "value"])
 
 
 def write_table(table: pd.DataFrame, *paths: Path) -> None:

@@ -9,23 +9,29 @@ from edm2.reporting.dynamics import BOUNDED, FLAT, draw_magnitudes, draw_updates
 from edm2.reporting.page import Section, paragraph, picture, table
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.tables import write_table
+from edm2.reporting.trainings import listed
+from edm2.runtime.log import NONFINITE_GRADIENTS
 
 
 def training_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """Training curves, if any network was trained."""
     training, figure = outputs.training, folder / "training.png"
+    zeroed = f"train/{NONFINITE_GRADIENTS}"
     (draw_training if training else draw_placeholder)(training, figure)
     if not training:
         note = "The networks are published ones; none was trained in this project."
         return [("Training", paragraph(note))]
-    counts = ", ".join(
-        f"{config} {rows['train/nonfinite_gradients'].mean():.3g}"
-        for config, rows in training.items()
+    counts = "; ".join(
+        f"{config} {listed([rows[zeroed].mean() for rows in trainings.values()])}"
+        for config, trainings in training.items()
     )
     note = f"Non-finite gradient values set to zero, per step on average: {counts}."
     for config, mark in outputs.nonfinite_steps.items():
         note += f" Config {config}: the loss or gradients were not finite in {mark}."
-    body = picture(figure, "Training curves of the denoisers.") + paragraph(note)
+    caption = "Training curves of the denoisers."
+    if outputs.several_trainings:
+        caption += " Thin lines are the trainings, strong lines their mean."
+    body = picture(figure, caption) + paragraph(note)
     return [("Training", body)]
 
 
@@ -43,6 +49,9 @@ def dynamics_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         "output units, faint lines maxima; the decoder is dashed."
     )
     updates = "Size of updates relative to the weights, with the same line styles."
+    if outputs.several_trainings:
+        means = f" All lines are means over {max(map(len, training.values()))} trainings."
+        magnitudes, updates = magnitudes + means, updates + means
     body = (
         picture(folder / "magnitudes.png", magnitudes)
         + table(dynamics)
@@ -67,9 +76,14 @@ def _agreement(dynamics: pd.DataFrame) -> str:
     sentences = ""
     for quantity in ("weights", "activations") if len(dynamics) else ():
         rows = dynamics[dynamics[f"{quantity}: paper"] != ""]
-        agrees = rows[f"{quantity}: paper"] == rows[f"{quantity}: observed"]
-        for verb, part in (("agree", rows[agrees]), ("disagree", rows[~agrees])):
+        observed = rows[f"{quantity}: observed"]
+        agrees, differs = rows[f"{quantity}: paper"] == observed, observed.str.contains(",")
+        for verb, part in (
+            ("agree with the paper", rows[agrees]),
+            ("disagree with the paper", rows[~agrees & ~differs]),
+            ("differ between trainings", rows[differs]),
+        ):
             if len(part):
                 configs = ", ".join(part["config"])
-                sentences += f"{quantity.capitalize()} {verb} with the paper in config {configs}. "
+                sentences += f"{quantity.capitalize()} {verb} in config {configs}. "
     return sentences

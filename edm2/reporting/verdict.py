@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -10,12 +9,30 @@ import pandas as pd
 
 from edm2.metrics.effects import Effect, adjust, effect
 from edm2.params import UserError
-from edm2.reporting.compare import Experiment
-from edm2.reporting.seed_curves import SeedCurves, Trainings
+from edm2.reporting.changes import Change, Changes, Experiment
+from edm2.reporting.seed_curves import SeedCurves
 from edm2.reporting.selection import OTHER_BLOCKS, SAME_IMAGES, best_of_others
+from edm2.reporting.trainings import Trainings
 
-SEEDS = "seeds"
 Choice = Literal["own best", "common"]
+COLUMNS = [
+    "base",
+    "change",
+    "metric",
+    "EMA length",
+    "valued on",
+    "trainings",
+    "seed blocks",
+    "paired",
+    "difference",
+    "low",
+    "high",
+    "variance from samples",
+    "probability of improvement",
+    "p (corrected)",
+    "settled",
+    "more trainings",
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,7 @@ class Verdict:
         ema_length: whether both are compared at the best EMA length of each training, or at the one that
             is best for all of them together.
         valued_on: images that the values are of, in relation to those that the EMA length was chosen on.
+        differences: of each pair of trainings, by seed, mean over seed blocks; empty if not paired.
     """
 
     base: str
@@ -35,6 +53,7 @@ class Verdict:
     ema_length: Choice
     valued_on: str
     effect: Effect
+    differences: Mapping[int, float]
 
     @property
     def where(self) -> str:
@@ -46,6 +65,8 @@ class Verdict:
     @property
     def sentence(self) -> str:
         effect, step = self.effect, f"{self.base} → {self.change}"
+        if len(self.differences) > 1 and not any(self.differences.values()):
+            return f"{step}: the same values in all {len(self.differences)} paired trainings."
         if effect.interval is None:
             return (
                 f"{step}: not settled. {self.metric} changes by {effect.difference:+.3g} in one training of "
@@ -104,7 +125,7 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
         first.metric,
         "own best",
         valued_on,
-        effect(first.own_best(valued_on), second.own_best(valued_on)),
+        *_effect(first.own_best(valued_on), second.own_best(valued_on)),
     )
     shared = sorted(set(first.lengths) & set(second.lengths))
     if not shared:
@@ -113,60 +134,45 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
     chosen = best_of_others(
         np.concatenate([first.values, second.values]).mean(axis=0, keepdims=True)
     )[0]
-    common = replace(
-        own,
-        ema_length="common",
-        valued_on=OTHER_BLOCKS if len(chosen) > 1 else SAME_IMAGES,
-        effect=effect(first.valued_at(chosen), second.valued_at(chosen)),
+    common = Verdict(
+        base,
+        change,
+        first.metric,
+        "common",
+        OTHER_BLOCKS if len(chosen) > 1 else SAME_IMAGES,
+        *_effect(first.valued_at(chosen), second.valued_at(chosen)),
     )
     return [own, common]
 
 
-def verdicts(experiments: Mapping[str, Experiment]) -> list[Verdict]:
-    """The verdicts on all changes: of the first experiment, each config against the one before it; of the
-    others, each config against the same one of the first.
+def _effect(
+    base: Mapping[int, Sequence[float]], change: Mapping[int, Sequence[float]]
+) -> tuple[Effect, dict[int, float]]:
+    """The effect, and the difference of each pair, from values of seed blocks by training."""
+    found = effect(base, change)
+    seeds = sorted(base.keys() & change.keys()) if found.paired else []
+    return found, {seed: float(np.mean(change[seed]) - np.mean(base[seed])) for seed in seeds}
 
-    Experiments that differ only in `seeds` are one.
+
+def verdicts(experiments: Mapping[str, Experiment]) -> list[Verdict]:
+    """The verdicts on all changes between experiments; see `Changes.between`."""
+    return verdicts_on(Changes.between(experiments).pairs)
+
+
+def verdicts_on(changes: Sequence[Change]) -> list[Verdict]:
+    """The verdicts on changes, corrected for their number.
 
     Raises:
         UserError: see `compare_trainings`.
     """
-    groups = _by_params(experiments)
-    (_, first), *others = groups.items()
-    pairs = [((a, first[a]), (b, first[b])) for a, b in pairwise(first)]
-    for name, group in others:
-        pairs += [
-            ((config, first[config]), (f"{config} ({name})", trainings))
-            for config, trainings in group.items()
-            if config in first
-        ]
-    return corrected([v for (a, x), (b, y) in pairs for v in compare_trainings(a, b, x, y)])
-
-
-def _by_params(
-    experiments: Mapping[str, Experiment],
-) -> dict[str, dict[str, dict[int, pd.DataFrame]]]:
-    """The tables of trainings, by what the params change against the first experiment, config, and seed.
-
-    A second experiment with the same params has another state of the code: it is a group of its own.
-    """
-    base = next(iter(experiments.values())).params
-    groups: dict[str, dict[str, dict[int, pd.DataFrame]]] = {}
-    taken: set[tuple[str, int]] = set()
-    for name, experiment in experiments.items():
-        params, seeds = experiment.params, set(experiment.networks["training_seed"])
-        keys = sorted(k for k in base.keys() | params.keys() if base.get(k) != params.get(k))
-        changes = ", ".join(f"{key}={params.get(key)}" for key in keys if key != SEEDS)
-        trainings = {(changes, seed) for seed in seeds}
-        group = name if trainings & taken else changes
-        taken |= trainings
-        for config, of_config in experiment.networks.groupby("config"):
-            of_seed = groups.setdefault(group, {}).setdefault(str(config), {})
-            of_seed |= {
-                int(rows["training_seed"].iloc[0]): rows
-                for _, rows in of_config.groupby("training_seed")
-            }
-    return groups
+    compared = [
+        verdict
+        for pair in changes
+        for verdict in compare_trainings(
+            pair.base.name, pair.change.name, pair.base.trainings, pair.change.trainings
+        )
+    ]
+    return corrected(compared)
 
 
 def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -213,4 +219,4 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "more trainings": effect.more_trainings,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -13,7 +13,7 @@ from edm2.runtime.device import fastest_convolutions
 from edm2.runtime.distributed import all_reduce, barrier, is_main_process
 from edm2.runtime.divergence import StepMonitor
 from edm2.runtime.interruption import Interrupted, signals
-from edm2.runtime.metrics import MetricAccumulator, Metrics
+from edm2.runtime.metrics import MetricAccumulator, Metrics, shown
 from edm2.runtime.progress import Progress
 from edm2.runtime.state import State
 from edm2.runtime.tracking import Run
@@ -76,6 +76,7 @@ def train(
             while nimg < schedule.duration_nimg:
                 nimg += schedule.batch
                 loop.step(next(stream), nimg)
+                progress.note = shown(loop.means.last_means)
                 progress.advance(schedule.batch)
                 signum = loop.save_if_due(nimg, received[0] if received else 0)
                 if signum:

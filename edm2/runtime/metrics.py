@@ -50,6 +50,17 @@ class MetricAccumulator:
         self.sums = {tuple(names): row * factor for names, row in state["sums"]}
 
 
+def shown(means: Mapping[str, float]) -> str:
+    """The loss of a log row, and how many gradients were not finite, for the line that shows progress."""
+    name = next((name for name in ("train/loss", "train/mse") if name in means), None)
+    parts = [] if name is None else [f"{name.removeprefix('train/')} {means[name]:.4g}"]
+    if nonfinite := means.get("train/nonfinite_gradients"):
+        parts.append(f"{nonfinite:.3g} gradients a step not finite")
+    if share := means.get(NONFINITE_STEPS):
+        parts.append(f"{share:.2%} of the steps not finite")
+    return ", ".join(parts)
+
+
 def _stack(metrics: Metrics) -> torch.Tensor:
     """Sum and count of each metric, float64 [metrics, 2], on the device of its first tensor.
 

@@ -1,4 +1,7 @@
-"""Progress of long steps: a bar on a terminal, a line from time to time elsewhere."""
+"""Progress of long steps: a bar on a terminal, a line from time to time elsewhere.
+
+With EDM2_QUIET=1 there are neither; see `edm2.runtime.messages`.
+"""
 
 import sys
 import time
@@ -7,7 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from edm2.runtime.distributed import is_main_process
+from edm2.runtime.messages import counted, is_quiet, say
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
@@ -15,13 +18,16 @@ MIN_SECONDS = 1.0  # shorter steps show nothing
 
 
 class Progress:
-    """Counts up to `total` units; the main process shows rate and time left."""
+    """Counts up to `total` units; the main process shows rate and time left, and `note` if it is set."""
 
     def __init__(self, name: str, total: int, unit: str, start: int = 0) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done = self.start = start
+        self.note = ""
         self.start_time = self.last_line = time.monotonic()
-        self.quiet = not is_main_process()
+        self.quiet = is_quiet()
+        if start:
+            say(f"{name}: resuming at {counted(start)} of {counted(total)} {unit}")
         terminal = sys.stderr.isatty() and not self.quiet
         self.bar = (
             tqdm(
@@ -39,6 +45,7 @@ class Progress:
     def advance(self, units: int) -> None:
         self.done += units
         if self.bar is not None:
+            self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(units)
         elif not self.quiet and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
@@ -56,7 +63,7 @@ class Progress:
         left = (self.total - self.done) / rate if rate else float("inf")
         print(
             f"{self.name}: {self.done}/{self.total} {self.unit}  {rate:.4g} {self.unit}/s  "
-            f"{left:.0f} s left",
+            f"{left:.0f} s left" + (f"  {self.note}" if self.note else ""),
             file=sys.stderr,
             flush=True,
         )

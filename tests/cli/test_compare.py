@@ -69,21 +69,33 @@ def compare(repository, run, monkeypatch):
 def test_curves_of_experiments_side_by_side(repository, compare):
     result = compare("first", "second", "workspace")
     assert result.status == 0, result.err
-    table = pd.read_csv(repository / "reports/compare/compare.csv")
+    folder = repository / "reports/compare"
+    table = pd.read_csv(folder / "compare.csv")
     assert table["experiment"].tolist() == ["first", "second", "workspace"]
     assert table["diffusion.lr_decay_batches"].tolist() == [100, 400, 400]
     assert table["diffusion.lr_ref"].tolist() == [0.002] * 3  # that of config G
     assert table["best EMA length"].tolist() == [0.1, 0.05, 0.05]
     assert table["1/(lr_ref² lr_decay), relative"].tolist() == [1, 0.25, 0.25]
-    assert Image.open(repository / "reports/compare/compare.png").width > 800
-    assert "second" in result.out
-    assert "compare.png" in result.out
-    assert "G → G (diffusion.lr_decay_batches=400" in result.out
+    assert Image.open(folder / "compare.png").width > 600
+    assert result.out.strip().endswith("page: reports/compare/index.html")
+    assert (folder / "index.html").stat().st_size > 10_000
     assert "not settled" in result.out
-    verdicts = pd.read_csv(repository / "reports/compare/verdict.csv")
+    verdicts = pd.read_csv(folder / "verdict.csv")
     assert verdicts["base"].tolist() == ["G"] * 4
     assert verdicts["trainings"].tolist() == [1] * 4
-    assert verdicts["change"].iloc[-1] == "G (workspace)"  # the params of the one before
+    params = "diffusion.lr_decay_batches=400, vae.variance=0.3"  # no lr_ref, which G does not use
+    assert verdicts["change"].tolist() == [f"G ({params})"] * 2 + ["G (workspace)"] * 2
+
+
+def test_a_config_of_a_revision_and_one_of_the_workspace(repository, compare):
+    result = compare("first:G", "G", "--out", "configs")
+    assert result.status == 0, result.err
+    verdicts = pd.read_csv(repository / "configs/verdict.csv")
+    assert set(verdicts["base"]) == {"G"}
+    assert verdicts["difference"].tolist()[0] == pytest.approx(0)
+    changed = pd.read_csv(repository / "configs/params.csv", dtype=str)
+    decay = changed[changed["param"] == "diffusion.lr_decay_batches"].iloc[0]
+    assert (decay["of base"], decay["of change"]) == ("100", "400")
 
 
 def test_vaes_of_experiments_side_by_side(repository, compare):
@@ -106,6 +118,7 @@ def test_vaes_of_experiments_side_by_side(repository, compare):
 def test_out_is_relative_to_the_current_folder(repository, compare):
     result = compare("first", "--out", "notes", folder="reports")
     assert result.status == 0, result.err
+    assert "Nothing to compare" in result.out
     assert (repository / "reports/notes/compare.csv").exists()
     assert (repository / "reports/notes/compare.png").exists()
     assert not (repository / "notes").exists()
@@ -130,4 +143,5 @@ def test_an_unknown_revision_is_an_error(compare, options):
     result = compare(*options, "first", "third")
     assert result.status == 2
     assert "third: " in result.err
+    assert ("tags first, second" in result.err) == (not options)
     assert "Traceback" not in result.err

@@ -6,7 +6,6 @@ import pytest
 from network_rows import network_rows
 
 from edm2.cli.plan import past_effects
-from edm2.params import UserError
 from edm2.runtime.checksums import write_checksum
 
 
@@ -19,15 +18,16 @@ def write_networks(folder, seed, value):
     return path
 
 
-def test_past_runs_that_cannot_be_read_are_a_note_unless_they_are_named(root):
-    write_networks(root, 0, 3.0).write_text("damaged")
+def test_past_runs_that_cannot_be_read_are_a_note_unless_they_are_named(empty_project, run):
+    folder = empty_project({})
+    write_networks(folder, 0, 3.0).write_text("damaged")
     planned = {"configs": ["G"], "seeds": [0, 1]}
     assert "G-0.csv" in past_effects(planned, ()).unknown
-    with pytest.raises(UserError) as error:
-        past_effects(planned, ("workspace",))
-    assert "G-0.csv" in str(error.value)
-    write_networks(root, 0, 3.0)
-    write_networks(root, 1, 4.0)
+    result = run("plan", "--from", "workspace")
+    assert (result.status, result.out) == (2, "")
+    assert "G-0.csv" in result.err
+    write_networks(folder, 0, 3.0)
+    write_networks(folder, 1, 4.0)
     assert past_effects(planned, ("workspace",)).effects["mean of G"].difference == 3.5
 
 
@@ -64,7 +64,6 @@ def test_a_plan_as_json(empty_project, run):
         (["--memory", "80GB"], "80"),
         (["--memory", "1"], "from 3"),
         (["--images", "10", "--classes", "1000"], "exchanged"),
-        (["--from", "nowhere"], "nowhere"),
     ],
 )
 def test_wrong_options_are_refused(empty_project, run, options, part):

@@ -19,9 +19,13 @@ def test_trainings_are_paired_by_seed():
     assert found.interval == pytest.approx(tuple(expected.confidence_interval()))
 
 
-def test_trainings_with_other_seeds_are_compared_unpaired():
+@pytest.mark.parametrize("seeds", [(5, 6, 7, 8, 9), (0, 1, 7, 8, 9)], ids=["none", "few"])
+def test_trainings_with_other_seeds_are_compared_unpaired(seeds):
     """Values as of scipy's Welch test, of samples with different sizes and variances."""
-    base, change = {0: 1.0, 1: 1.3, 2: 1.2}, {5: 0.9, 6: 0.5, 7: 1.4, 8: 1.1, 9: 0.2}
+    base, change = (
+        {0: 1.0, 1: 1.3, 2: 1.2},
+        dict(zip(seeds, (0.9, 0.5, 1.4, 1.1, 0.2), strict=True)),
+    )
     found = effect(base, change)
     expected = stats.ttest_ind(list(change.values()), list(base.values()), equal_var=False)
     assert not found.paired

@@ -1,6 +1,7 @@
 """What the report logs to MLflow: the best networks of each config, and whether each step helps."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from network_rows import concatenated, network_rows
 
 from edm2.pipeline import report as module
 from edm2.pipeline.report import best_by_config, report, sentences
+from edm2.reporting.stage_outputs import StageOutputs
 
 METRICS = {
     "vae/psnr": 20.0,
@@ -37,16 +39,26 @@ def test_only_metrics_of_best_networks_are_logged_by_config():
     }
 
 
+def outputs_of(rows):
+    outputs = StageOutputs(Path(), [])
+    outputs.__dict__["networks"] = rows
+    return outputs
+
+
+def sentences_of(rows):
+    return sentences(outputs_of(rows))
+
+
 def test_each_step_has_a_sentence():
-    own, common = sentences(networks("F", "G")).split("\n\n")
+    own, common = sentences_of(networks("F", "G")).split("\n\n")
     for sentence in (own, common):
         assert "F → G improves fd_classifier_1k by 0.5 " in sentence
-    assert sentences(networks("G")) == ""
+    assert sentences_of(networks("G")) == ""
 
 
 def test_configs_that_cannot_be_compared_are_said():
     other = networks("G").assign(metric="fd_dinov2_1k")
-    assert "fd_dinov2_1k" in sentences(concatenated(networks("F"), other))
+    assert "fd_dinov2_1k" in sentences_of(concatenated(networks("F"), other))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +77,15 @@ def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, config
         (folder / "sweeps").mkdir()
         (folder / "metrics.json").write_text(json.dumps(METRICS))
 
-    outputs = SimpleNamespace(networks=networks(*configs))
+    outputs = outputs_of(networks(*configs))
     monkeypatch.setattr(module, "StageOutputs", lambda *args: outputs)
     monkeypatch.setattr(module, "write_report", write)
     params = SimpleNamespace(replicates=())
-    report(SimpleNamespace(out=lambda path: tmp_path / path, params=params, run=run))
+    report(
+        SimpleNamespace(
+            out=lambda path: tmp_path / path, params=params, run=run, conclude=lambda text: None
+        )
+    )
     assert logged == best_by_config(METRICS)
     assert tags == notes
     assert {"index.html", "ablation.csv"} <= set(files)

@@ -66,7 +66,7 @@ else:
     sys.exit()
 main(run)
 """
-COMPLETE = "context.out('out.txt').write_text('x')"
+COMPLETE = "context.out('out.txt').write_text('x'); context.conclude('an x')"
 ENDINGS = {  # code; the exit status, and beginnings of the lines that are printed
     "user error": ("raise UserError('wrong')", 2, ["MLflow: FAILED", "ending: wrong"]),
     "system error": (
@@ -79,7 +79,7 @@ ENDINGS = {  # code; the exit status, and beginnings of the lines that are print
     "SIGKILL": ("send(signal.SIGKILL)", -9, []),
     "error": ("raise ZeroDivisionError", 1, ["MLflow: FAILED", "Traceback"]),
     "no results": ("pass", 1, ["MLflow: FAILED", "Traceback"]),  # no out.txt to publish
-    "complete": (COMPLETE, 0, ["MLflow: FINISHED"]),
+    "complete": (COMPLETE, 0, ["MLflow: FINISHED", "ending: an x; 0 s; out.txt"]),
 }
 
 

@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 from network_rows import concatenated, network_rows
 from PIL import Image
 
+from edm2.params.replicates import Replicate
 from edm2.reporting.report import write_report
 from edm2.reporting.sections import vae_section
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
+from edm2.reporting.verdict_section import verdict_section
 from edm2.runtime.checksums import write_checksum
 
 BUCKETS = ("enc-8x8", "dec-8x8")
@@ -51,7 +53,7 @@ def write_result(path, text):
 def stage_outputs(tmp_path):
     """Outputs of the stages for some configs; each is swept over time, tensors and guidance."""
 
-    def write(*configs, trained=True, at_chance=False, steps=None):
+    def write(*configs, seeds=(0,), trained=True, at_chance=False, steps=None):
         for folder in ("fid", "training", *METRICS):
             (tmp_path / folder).mkdir()
         for stage, metrics in METRICS.items():
@@ -63,19 +65,26 @@ def stage_outputs(tmp_path):
         training = pd.DataFrame(TRAINING if trained else {"nimg": []})
         if steps is not None:
             training["train/nonfinite_steps"] = steps
-        for config in configs:
+        replicates = [Replicate(config, seed) for config in configs for seed in seeds]
+        for replicate in replicates:
             table = concatenated(
                 network_rows((3.0, 1.0, 2.0)),
                 network_rows((4.0, 2.0, 3.0), nimg=500),
                 network_rows((2.0, 1.5, 3.0), tensors="*-affine"),
                 network_rows((2.0, 0.5, 1.0), guidance=2.0),
-            ).assign(config=config, at_chance=at_chance)
-            write_result(tmp_path / f"fid/{config}.csv", table.to_csv(index=False))
-            write_result(tmp_path / f"training/{config}.csv", training.to_csv(index=False))
+            )
+            table = table.assign(
+                config=replicate.config,
+                training_seed=replicate.seed,
+                at_chance=at_chance,
+                value=table["value"] + replicate.seed,
+            )
+            write_result(tmp_path / f"fid/{replicate}.csv", table.to_csv(index=False))
+            write_result(tmp_path / f"training/{replicate}.csv", training.to_csv(index=False))
             for network in table["network"].unique():
                 for name in (network, f"{network}-w2"):
-                    write_picture(tmp_path / f"samples/{config}/{name}.png")
-        return StageOutputs(tmp_path, configs)
+                    write_picture(tmp_path / f"samples/{replicate}/{name}.png")
+        return StageOutputs(tmp_path, replicates)
 
     return write
 
@@ -111,7 +120,8 @@ HEADINGS = [
 @pytest.mark.parametrize(("configs", "names"), [("AH", ["EDM baseline", ""]), ("H", [""])])
 def test_the_report_needs_no_config_of_the_paper(stage_outputs, tmp_path, configs, names):
     page = write_page(stage_outputs(*configs))
-    assert re.findall("<h2>(.*?)</h2>", page) == HEADINGS
+    expected = HEADINGS if len(configs) == 1 else ["Does it help?", *HEADINGS]
+    assert re.findall("<h2>(.*?)</h2>", page) == expected
     assert "nan" not in re.sub('src="[^"]*"', "", page).lower()
     ablation = pd.read_csv(tmp_path / "ablation.csv")
     assert ablation["config"].tolist() == list(configs)
@@ -151,8 +161,14 @@ def test_without_training_there_are_no_training_curves(stage_outputs, tmp_path):
     page = write_page(stage_outputs("G", trained=False))
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [h for h in HEADINGS if h != "Training dynamics"]
-    for name in ("training", "magnitudes", "updates"):  # outs of the stage
+    for name in ("training", "magnitudes", "updates", "forest"):  # outs of the stage
         assert (tmp_path / f"{name}.png").exists()
+    assert "training 0" not in page  # there are no others
+    assert not [name for name in pd.read_csv(tmp_path / "ablation.csv") if "training" in name]
+    metrics = [
+        key for key in json.loads((tmp_path / "metrics.json").read_text()) if "/best/" in key
+    ]
+    assert metrics == ["G/best/fd_classifier_1k", "G/best/ema_length"]
 
 
 @pytest.mark.slow
@@ -188,3 +204,49 @@ def test_a_training_that_was_never_finite_has_a_report(stage_outputs, monkeypatc
     (row,) = pd.read_csv(tmp_path / "dynamics.csv").to_dict("records")
     assert row["activations: observed"] == row["relative update"] == "not finite"
     assert row["weights: observed"] == "grow"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
+def test_several_trainings_have_means_intervals_and_verdicts(stage_outputs, tmp_path):
+    """The values of seed 2 are 2 larger: own bests of 1 and 3, with a mean of 2."""
+    page = write_page(stage_outputs("D", "G", seeds=(0, 2)))
+    sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
+    assert next(iter(sections)) == "Does it help?"
+    assert "D → G: the same values in all 2 paired trainings." in sections["Does it help?"]
+    verdict = pd.read_csv(tmp_path / "verdict.csv")
+    assert verdict[["base", "change", "difference", "trainings"]].values.tolist() == [
+        ["D", "G", 0, 2]
+    ] * len(verdict)
+    shown, *collapsed = sections["Samples"].split("<details>")
+    assert "Best network of config D, training 0" in shown
+    assert "training 2" not in shown
+    assert "Best network of config G, training 2" in collapsed[-1]
+    assert "means over 2 trainings" in sections["Training dynamics"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    best = {key: value for key, value in metrics.items() if key.startswith("G/best/fd_classifier")}
+    half = 12.706 * 2**0.5 / 2**0.5  # Student's t of one degree of freedom; standard deviation √2
+    assert best["G/best/fd_classifier_1k"] == 2
+    assert best["G/best/fd_classifier_1k/low"] == pytest.approx(2 - half, abs=1e-3)
+    assert best["G/best/fd_classifier_1k/high"] == pytest.approx(2 + half, abs=1e-3)
+    rows, means = (pd.read_csv(tmp_path / f"ema_curves{name}.csv") for name in ("", "_mean"))
+    assert rows["training_seed"].tolist() == ([0] * 3 + [2] * 3) * 2
+    assert means["value"].tolist() == [4.0, 2.0, 3.0] * 2
+
+
+def test_trainings_that_were_evaluated_differently_have_a_report(
+    stage_outputs, tmp_path, monkeypatch
+):
+    outputs = stage_outputs("D", "G", seeds=(0, 1))
+    table = pd.read_csv(tmp_path / "fid/G-1.csv")
+    table = table[table["ema_length"] != 0.05]
+    write_result(tmp_path / "fid/G-1.csv", table.to_csv(index=False))
+    drawn = []
+    monkeypatch.setattr(
+        "edm2.reporting.verdict_section.draw_placeholder",
+        lambda _, *paths, text: drawn.extend(paths),
+    )
+    ((_, body),) = verdict_section(outputs, tmp_path)
+    assert "were evaluated differently" in body
+    assert drawn == [tmp_path / "forest.png", tmp_path / "forest.svg"]  # outs of the stage
+    assert (tmp_path / "verdict.csv").exists()

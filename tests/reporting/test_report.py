@@ -354,5 +354,5 @@ def test_a_training_with_steps_that_are_not_finite_is_marked():
     assert "300 images" in mark
     assert nonfinite_steps(curves.drop(columns="train/nonfinite_steps")) == ""
     assert nonfinite_steps(curves.assign(**{"train/nonfinite_steps": float("nan")})) == ""
-    table = ablation_table(concatenated(CURVE, CURVE.assign(config="A")), {"A": mark})
+    table = ablation_table(concatenated(CURVE.assign(config="A"), CURVE), {"A": mark})
     assert table["ours: training not finite"].fillna("").tolist() == [mark, ""]

@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from edm2.runtime.log import NONFINITE_STEPS
+from edm2.runtime.messages import counted, say
+from edm2.runtime.metrics import shown
 from edm2.runtime.progress import Progress, track
 
 
@@ -24,9 +27,57 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_a_line_shows_rate_and_time_left(clock, capsys) -> None:
     progress = Progress("train", 400, "img", start=100)
+    assert lines(capsys) == ["train: resuming at 100 of 400 img"]
     clock.now = 20.0
     progress.advance(50)  # 50 images in 20 s; 250 are left
     assert lines(capsys) == ["train: 150/400 img  2.5 img/s  100 s left"]
+
+
+def test_a_note_is_shown_beside_the_rate(clock, capsys) -> None:
+    progress = Progress("train", 400, "img")
+    progress.note = "loss 0.25"
+    clock.now = 20.0
+    progress.advance(50)
+    assert lines(capsys) == ["train: 50/400 img  2.5 img/s  140 s left  loss 0.25"]
+
+
+def test_quiet_processes_print_nothing(clock, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDM2_QUIET", "1")
+    progress = Progress("train", 400, "img", start=100)
+    clock.now = 20.0
+    progress.advance(50)
+    progress.close()
+    say("done")
+    assert lines(capsys) == []
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ({"train/loss": 0.25, "train/mse": 1.0, "train/nonfinite_gradients": 0.0}, "loss 0.25"),
+        ({"train/mse": 0.12345, "train/kl": 2.0}, "mse 0.1235"),
+        (
+            {"train/loss": 1, "train/nonfinite_gradients": 7.5},
+            "loss 1, 7.5 gradients a step not finite",
+        ),
+        (
+            {"train/loss": float("nan"), NONFINITE_STEPS: 0.5},
+            "loss nan, 50.00% of the steps not finite",
+        ),
+        ({}, ""),
+    ],
+)
+def test_trainings_show_their_loss_and_what_is_not_finite(means, expected) -> None:
+    assert shown(means) == expected
+
+
+def test_large_counts_have_spaces() -> None:
+    assert [counted(n) for n in (999, 1000, 137856, 2147483648)] == [
+        "999",
+        "1 000",
+        "137 856",
+        "2 147 483 648",
+    ]
 
 
 def test_lines_are_at_least_15_seconds_apart(clock, capsys) -> None:
