@@ -111,7 +111,8 @@ def past_effects(planned: dict[str, Any], revisions: Sequence[str]) -> "PastEffe
         UserError: revisions cannot be read or compared.
     """
     from edm2.params import UserError
-    from edm2.pipeline.past_runs import WORKSPACE, past_networks
+    from edm2.pipeline.past_runs import past_networks
+    from edm2.pipeline.revisions import WORKSPACE
     from edm2.planning.intervals import PastEffects
 
     try:

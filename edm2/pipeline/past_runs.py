@@ -14,12 +14,12 @@ from edm2.params import Params
 from edm2.params.replicates import Replicate
 from edm2.pipeline.declaration import PIPELINE, read_declarations
 from edm2.pipeline.experiments import read_params, read_result
+from edm2.pipeline.revisions import WORKSPACE
 from edm2.reporting.selection import read_networks
 from edm2.runtime.checksums import require_checksum
 from edm2.runtime.state import State
 
 STATE = Path(".state")
-WORKSPACE = "workspace"
 
 
 def past_seconds(params: Params) -> dict[str, float]:
