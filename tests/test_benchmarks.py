@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -227,3 +228,33 @@ def test_checkpoints(benchmark, root, monkeypatch):
     monkeypatch.setattr(checkpoint_parts, "save_file", checkpoint_parts.save_file)
     assert script.stalls(args)["saves"] > 1
     assert {"stall, s/GB", "save, s/GB", "read, s/GB"} <= script.costs(args).keys()
+
+
+def test_learning_rates(benchmark, tmp_path, monkeypatch, capsys):
+    """Distances with a minimum three steps above the params' rate, next to one that fails: the rate below it
+    is taken. A second run trains nothing.
+    """
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    script = benchmark("learning_rates", f"{tmp_path}/out {tmp_path} --configs G --fraction 0.5")
+    trained = []
+
+    def evaluate(folder, training):
+        params = load(folder / "params.yaml")
+        assert params.seeds == (100,) == (training.seed,)
+        resolved = params.resolved(training.config)
+        assert (params.diffusion.duration_nimg, resolved.lr_rampup_nimg) == (51200, 6400)
+        assert resolved.lr_decay_batches == 2000
+        trained.append(resolved.lr_ref)
+        distance = 100 if resolved.lr_ref > 0.32 else 1 + math.log2(0.32 / resolved.lr_ref)
+        return {
+            ("fd_classifier_1k", 0.1): distance,
+            ("fd_classifier_1k", 0.2): distance + 1,
+        }.items()
+
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    for _ in range(2):
+        script.main()
+        assert trained == [0.04, 0.02, 0.08, 0.16, 0.32, 0.64]
+        row = capsys.readouterr().out.splitlines()[-1].split()
+        assert row[:4] == ["G", "0.16", "2.0", "no"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["learning_rates.csv"]

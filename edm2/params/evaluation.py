@@ -69,7 +69,7 @@ class Evaluation(Section):
     seed_blocks: Count = Field(
         description="disjoint blocks of `samples` seeds, on each of which every network is evaluated; "
         "their mean counts, at lengths chosen on the other blocks; tables also show the lowest (paper: 3); "
-        "with sweep.search: the most blocks of a network"
+        "the most blocks of a network if sweep.search is set"
     )
     first_seed: int = Field(
         ge=0, lt=2**62, description="first of the seeds that images are sampled from"

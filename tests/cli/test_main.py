@@ -116,7 +116,7 @@ def test_a_named_folder_must_be_a_project(run, tmp_path):
         (["nonsense"], "nonsense"),
         (["params", "nonsense"], "nonsense"),
         (["params", "check", "--nonsense"], "--nonsense"),
-        (["compare"], "REVISION"),
+        (["compare"], "BASE"),
         (["ema", "reconstruct", "store"], "--lengths"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     empty_project({})
     monkeypatch.delitem(sys.modules, "edm2.pipeline.comparison", raising=False)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    result = run("compare", "first")
+    result = run("compare", "workspace")
     assert (result.status, result.out) == (2, "")
     assert "pandas" in result.err
     assert "pip install 'edm2[pipeline]'" in result.err

@@ -37,6 +37,8 @@ PAIRS = {
     "autoguidance-imagenet64-s": ("S", "XS", 134.2, 0.045, 0.110, 1.70),
 }
 
+LADDERS = {"ladder-digits": 5, "ladder-photos": 3}  # seeds of a config
+
 
 @pytest.fixture(scope="module")
 def load_preset(tmp_path_factory):
@@ -55,7 +57,7 @@ def load_preset(tmp_path_factory):
 
 
 def test_there_is_a_preset_for_each_published_training():
-    assert set(PRESETS) == {"digits", "photos", "folder", *TRAININGS, *PAIRS}
+    assert set(PRESETS) == {"digits", "photos", "folder", *LADDERS, *TRAININGS, *PAIRS}
 
 
 def test_digits_are_the_params_of_the_repository():
@@ -68,6 +70,17 @@ def test_every_preset_is_complete_and_valid(load_preset, name):
     own_images = params.dataset.path is not None
     assert ("EDIT" in preset_text(name)) == own_images
     assert params.runtime.checkpoint_seconds == (900 if own_images else 20)
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_configs_of_a_ladder_differ_only_in_their_learning_rates(load_preset, name):
+    params = load_preset(name)
+    assert "".join(params.configs) == "ABCDEFG"
+    assert len(params.seeds) == LADDERS[name]
+    assert params.evaluation.seed_blocks >= 2  # to choose EMA lengths on other samples
+    for config in params.configs:
+        changes = {"lr_ref": params.resolved(config).lr_ref}
+        assert params.diffusion.per_config[config] == changes
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -52,7 +52,11 @@ def test_images_are_listed_once_and_anew_for_each_run(opened, tmp_path, capsys) 
     for run in (1, 2):
         out = tmp_path / str(run)
         assert preparation.external_inputs(params) == "grays"
-        preparation.prepare(SimpleNamespace(params=params, out=lambda path, out=out: out / path))
+        preparation.prepare(
+            SimpleNamespace(
+                params=params, out=lambda path, out=out: out / path, conclude=lambda text: None
+            )
+        )
         assert len(opened) == run
     manifest = read_manifest(tmp_path / "2/data/images")
     assert (manifest["left_out"], manifest["left_out_per_class"]) == ({"no image": 1}, [0, 1])

@@ -140,6 +140,14 @@ def _autoguidance(pair: Autoguidance) -> Preset:
 PRESETS: dict[str, Preset] = {
     BASE: Preset("handwritten digits, on a CPU in five minutes: the params.yaml of the repository"),
     "photos": Preset("crops of ten photographs at 32×32, without a download", ("photos",)),
+    "ladder-digits": Preset(
+        "all seven configs on the digits, with five seeds: two hours on two CPU cores",
+        ("ladder", "ladder-digits"),
+    ),
+    "ladder-photos": Preset(
+        "all seven configs on photographs, with three seeds: two hours on two CPU cores",
+        ("photos", "ladder", "ladder-photos"),
+    ),
     "folder": Preset("your own images at 64×64, on one GPU: set dataset.path", ("folder",)),
     **{
         _name(dataset, size): _imagenet(dataset, size)
@@ -195,9 +203,12 @@ def _yaml() -> YAML:
 
 
 def _merge(tree: CommentedMap, changes: CommentedMap) -> None:
-    """Set the values of `changes`, and their comments where they have some."""
+    """Set the values of `changes`, and their comments where they have some.
+
+    A mapping in braces replaces the one that is there; another one changes it.
+    """
     for key, value in changes.items():
-        if isinstance(value, CommentedMap) and value:
+        if isinstance(value, CommentedMap) and value and not value.fa.flow_style():
             _merge(tree[key], value)
             continue
         _set(tree, key, value)
