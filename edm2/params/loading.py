@@ -5,7 +5,8 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -98,16 +99,25 @@ def _wrong_changes(params: Params) -> Iterator[Problem]:
                 yield replace(problem, key=f"{key}.{problem.key.removeprefix('diffusion.')}")
 
 
-def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key path below `model` with its description, sections before their fields."""
+def fields(
+    model: type[BaseModel], prefix: str = "", optional: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Every key path below `model` with its description, sections before their fields.
+
+    Args:
+        optional: with those below sections that may be null.
+    """
     for name, field in model.model_fields.items():
         yield prefix + name, field.description or ""
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from fields(field.annotation, f"{prefix}{name}.")
+        section = field.annotation
+        if optional and NoneType in get_args(section):
+            section = next(kind for kind in get_args(section) if kind is not NoneType)
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from fields(section, f"{prefix}{name}.", optional)
 
 
 def _explain_all(
     error: ValidationError, model: type[BaseModel], tree: Any, section: str = ""
 ) -> list[Problem]:
     """The problems that pydantic found in the tree, or in one of its sections."""
-    return Explainer(model, tree, section, dict(fields(Params))).problems(error)
+    return Explainer(model, tree, section, dict(fields(Params, optional=True))).problems(error)

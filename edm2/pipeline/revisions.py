@@ -11,13 +11,14 @@ MAX_LISTED = 20  # names of a kind
 def commit_of(revision: str) -> str | None:
     """The SHA-1 of the commit that a name refers to; None if there is none."""
     from dvc.scm import RevError, resolve_rev
+    from scmrepo.exceptions import SCMError
 
     with _git() as git:
         if git is None or not revision:
             return None
         try:
             return str(resolve_rev(git, revision))
-        except RevError:
+        except (RevError, SCMError):  # SCMError: there is no commit at all
             return None
 
 

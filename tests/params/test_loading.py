@@ -112,6 +112,7 @@ def test_problems_of_changes_have_the_key_of_the_change(only_problem, changes, k
         (("  bias: null", "  biass: true"), "diffusion.overrides.biass", "bias"),
         (("A: {lr_ref", "A: {lr_reff"), "diffusion.per_config.A.lr_reff", "lr_ref"),
         (("changes: {}", "changes: {lr: 1.0}"), "guidance.changes.lr", "lr_ref"),
+        (("  search: null", "  search: {tolerence: 0.01}"), "sweep.search.tolerence", "tolerance"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_known_ones(tmp_path, changes, key, known):
