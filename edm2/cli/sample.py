@@ -127,11 +127,11 @@ def sample(project: ProjectContext, /, network: Path, **options: Any) -> None:
     from edm2.pipeline.samples import SampleRequest, write_samples
 
     config, kind = options["config"], options.pop("kind")
-    params.require_config(config, f"--config {config}", "params.yaml")
     folder = network.parent
     theirs = folder.name.rpartition("-")[0]
     if config != theirs and folder.parent == root / "models/sweep":
         raise UserError(
             f"--config {config}: {network} is a network of config {theirs}. Use --config {theirs}."
         )
+    params.require_config(config, f"--config {config}", "params.yaml")
     write_samples(SampleRequest(network, format=kind, **options), params.of(config))

@@ -82,7 +82,7 @@ class PastEffects:
         if all(effect.components is None for effect in effects):
             return (
                 "past trainings with one seed block do not show what more samples buy. Run "
-                "`evaluation.seed_blocks: 2` first."
+                "`evaluation.seed_blocks: 3` first."
             )
         return ""
 

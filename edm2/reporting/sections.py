@@ -115,7 +115,7 @@ def _selection_note(outputs: StageOutputs) -> str:
         note += (
             " The best EMA length was chosen with the same samples that give its value, so the value is "
             "optimistic. Set evaluation.confirm to evaluate the best network again on fresh seeds, or "
-            "evaluation.seed_blocks to 2 or more."
+            "evaluation.seed_blocks to 3."
         )
     return note
 

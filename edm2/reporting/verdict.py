@@ -44,6 +44,7 @@ class Verdict:
         ema_length: whether both are compared at the best EMA length of each training, or at the one that
             is best for all of them together.
         valued_on: images that the values are of, in relation to those that the EMA length was chosen on.
+        counts: trainings of base and of change, with those that have no partner.
         differences: of each pair of trainings, by seed, mean over seed blocks; empty if not paired.
     """
 
@@ -53,6 +54,7 @@ class Verdict:
     ema_length: Choice
     valued_on: str
     effect: Effect
+    counts: tuple[int, int]
     differences: Mapping[int, float]
 
     @property
@@ -68,13 +70,18 @@ class Verdict:
         if len(self.differences) > 1 and not any(self.differences.values()):
             return f"{step}: the same values in all {len(self.differences)} paired trainings."
         if effect.interval is None:
+            few = "{} and {} trainings".format(*self.counts)
+            where = (
+                f"in one pair of trainings{self._left_out}" if effect.paired else f"between {few}"
+            )
             return (
-                f"{step}: not settled. {self.metric} changes by {effect.difference:+.3g} in one training of "
-                "each, which says nothing about others: train with more seeds."
+                f"{step}: not settled. {self.metric} changes by {effect.difference:+.3g} {where}, which says "
+                "nothing about others: train with more seeds."
             )
         low, high = effect.interval
         blocks = "one seed block" if effect.blocks == 1 else f"{effect.blocks} seed blocks"
-        count = f"{effect.trainings} {'paired ' if effect.paired else ''}trainings on {blocks}"
+        kind = f"paired trainings{self._left_out}" if effect.paired else "trainings"
+        count = f"{effect.trainings} {kind} on {blocks}"
         if effect.settled:
             verb = "improves" if effect.difference < 0 else "worsens"
             low, high = sorted((abs(low), abs(high)))
@@ -93,6 +100,12 @@ class Verdict:
             f"{step}: not settled{alone}. {self.metric} changes by {effect.difference:+.3g} "
             f"[{low:+.3g}, {high:+.3g}] over {count}; needed: {need}."
         )
+
+    @property
+    def _left_out(self) -> str:
+        """How many trainings have no partner of the same seed, in words."""
+        alone = sum(self.counts) - 2 * self.effect.trainings if self.effect.paired else 0
+        return f" ({alone} without a partner left out)" if alone else ""
 
 
 def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> list[Verdict]:
@@ -147,11 +160,14 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
 
 def _effect(
     base: Mapping[int, Sequence[float]], change: Mapping[int, Sequence[float]]
-) -> tuple[Effect, dict[int, float]]:
-    """The effect, and the difference of each pair, from values of seed blocks by training."""
+) -> tuple[Effect, tuple[int, int], dict[int, float]]:
+    """The effect, the numbers of trainings, and the difference of each pair, from values of seed blocks by
+    training.
+    """
     found = effect(base, change)
     seeds = sorted(base.keys() & change.keys()) if found.paired else []
-    return found, {seed: float(np.mean(change[seed]) - np.mean(base[seed])) for seed in seeds}
+    pairs = {seed: float(np.mean(change[seed]) - np.mean(base[seed])) for seed in seeds}
+    return found, (len(base), len(change)), pairs
 
 
 def verdicts(experiments: Mapping[str, Experiment]) -> list[Verdict]:

@@ -56,7 +56,7 @@ def test_the_results_of_a_whole_pipeline_are_undamaged(project, run):
     assert (
         f"{found['manifest.json']} folders of results and {found['*.sha256']} tables" in result.out
     )
-    read_by_report = ["fid/G.csv", "training/G.csv", "vae/curves.csv", "baselines/metrics.json"]
+    read_by_report = ["fid/G-0.csv", "training/G-0.csv", "vae/curves.csv", "baselines/metrics.json"]
     assert all((folder / f"reports/{name}.sha256").exists() for name in read_by_report)
 
 

@@ -72,7 +72,7 @@ def test_what_one_seed_block_does_not_show_is_said():
     (line,) = (line.split() for line in text.splitlines() if line.startswith("F → G"))
     assert float(line[3]) > float(line[4]) > 0  # two and three seeds
     assert line[5:] == ["?", "?"]
-    assert "`evaluation.seed_blocks: 2`" in text
+    assert "`evaluation.seed_blocks: 3`" in text
     assert best_buy(options) is None
 
 
@@ -131,7 +131,7 @@ def test_of_a_single_config_it_is_the_mean():
     mean = past.effects["mean of G"]
     assert mean.difference == pytest.approx(10 / 3)
     assert mean.spread == pytest.approx(pd.Series(VALUES["G"]).std())
-    assert "`evaluation.seed_blocks: 2`" in past.unknown
+    assert "`evaluation.seed_blocks: 3`" in past.unknown
 
 
 @pytest.mark.parametrize("networks", [{}, {"workspace": trainings({"F": {0: 3.0}, "G": {0: 2.0}})}])

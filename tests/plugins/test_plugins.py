@@ -95,7 +95,7 @@ def test_the_pipeline_runs_from_images_to_report_with_a_plugin_for_every_seam(ex
     assert "H" in pd.read_csv(extended / "reports/ablation.csv")["config"].tolist()
     metrics = json.loads((extended / "reports/metrics.json").read_text())
     best = metrics["H/best/ema_length"]
-    sweep = table[(table["ema_length"] == best) & (table["seeds"] == "sweep")]
+    sweep = table[(table["ema_length"] == best) & (table["seeds"] == "fresh")]
     values = sweep.set_index("metric")["value"]
     assert metrics["H/best/fd_thumbnail_300"] == values["fd_thumbnail_300"]
     assert metrics["H/best/coverage_thumbnail_300"] == values["coverage_thumbnail_300"]

@@ -87,7 +87,7 @@ def test_the_number_of_comparisons_is_named(trainings, expected):
         for n in trainings
     ]
     verdicts = [
-        Verdict("F", "G", "fid_50k", choice, "fresh seeds", each, {})
+        Verdict("F", "G", "fid_50k", choice, "fresh seeds", each, (1, 1), {})
         for each in effects
         for choice in ("own best", "common")
     ]

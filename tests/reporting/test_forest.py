@@ -16,7 +16,7 @@ def verdict(*differences, change="G", choice="own best"):
     base = dict.fromkeys(range(len(differences)), 2.0)
     values = {seed: 2.0 + difference for seed, difference in enumerate(differences)}
     pairs = dict(enumerate(differences))
-    return Verdict("F", change, METRIC, choice, "other blocks", effect(base, values), pairs)
+    return Verdict("F", change, METRIC, choice, "other blocks", effect(base, values), (3, 3), pairs)
 
 
 @pytest.fixture

@@ -98,6 +98,16 @@ def test_sentences():
     assert "F → G: not settled. fd_classifier_1k changes by -0.04 [-0.2" in unsettled
     assert "trainings on one seed block; needed: about " in unsettled
     assert "train with more seeds" in verdict((-0.5,), seeds=[0])
+    assert "one pair of trainings (4 without a partner left out), which" in verdict((-0.5,))
+    assert "over 3 paired trainings (2 without a partner left out) on" in verdict(
+        (-0.1, -0.11, -0.1)
+    )
+
+
+def test_a_single_training_against_others_is_counted():
+    base = {seed: blocks((3.0, 2.0, 3.0)) for seed in (1, 2, 3)}
+    (own, _) = compare_trainings("F", "G", base, {0: blocks((3.0, 1.5, 3.0))})
+    assert "changes by -0.5 between 3 and 1 trainings, which" in own.sentence
 
 
 def test_each_of_several_steps_needs_a_smaller_p_value():

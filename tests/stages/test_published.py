@@ -168,7 +168,10 @@ def test_a_single_published_network_is_copied(project, tmp_path, capsys):
     folder = project(ema__source="published", ema__path=str(tmp_path / "one"))
     for stage in ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema"):
         run_stage(stage, "G")
-    assert "sweep.ema_lengths and sweep.tensors have no effect" in capsys.readouterr().out
+    assert (
+        "sweep.ema_lengths, sweep.tensors and sweep.search have no effect"
+        in capsys.readouterr().out
+    )
     (network,) = read_manifest(folder / "models/sweep/G-0")["networks"]
     assert (network["ema_length"], network["nimg"]) == (0.13, 64_000)
     written = load_file(folder / "models/sweep/G-0" / network["file"])

@@ -65,6 +65,7 @@ CHANGED: dict[str, Any] = {
 # generator_nimg must not be below discriminator_nimg
 START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}
 TESTED_ELSEWHERE = {
+    "seed": "tests/vae/test_step.py",
     "images.shards": "tests/stages/test_sources.py",
     "images.held_out": "tests/stages/test_sources.py",
     "backbone": "tests/stages/test_codecs.py",
