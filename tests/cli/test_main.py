@@ -201,7 +201,8 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     empty_project, run, monkeypatch
 ):
     empty_project({})
-    monkeypatch.delitem(sys.modules, "edm2.pipeline.comparison", raising=False)
+    for module in ("edm2.pipeline.comparison", "edm2.reporting.changes"):  # which imports pandas
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "pandas", None)
     result = run("compare", "workspace")
     assert (result.status, result.out) == (2, "")
