@@ -73,11 +73,14 @@ class PastEffects:
         if self.problem:
             return self.problem
         if not effects:
-            return "there are no past runs. Run `seeds: [0, 1]` first, or name runs with --from."
+            return (
+                "there are no past runs. Run `dvc repro` with `seeds: [0, 1]` or more first, or name runs "
+                "with --from."
+            )
         if not any(effect.degrees for effect in effects):
             return (
-                "no past runs have trainings with several seeds. Run `seeds: [0, 1]` first, or name runs "
-                "with --from."
+                "no past runs have trainings with several seeds. Run `dvc repro` with `seeds: [0, 1]` or "
+                "more first, or name runs with --from."
             )
         if all(effect.components is None for effect in effects):
             return (
