@@ -50,7 +50,8 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
         yield from vae_problems(params)
         yield from training_problems("vae", params, ranks["train_vae"])
     yield from _per_config(params, ranks["train_diffusion"], root)
-    yield from _sweep(params, root)
+    yield from _sweep(params)
+    yield from _published(params, root)
     yield from search_problems(params)
     yield from evaluation_problems(params, root)
     yield from _compiler(params)
@@ -144,7 +145,8 @@ def _skip_images(params: Params, root: Path) -> Iterator[Problem]:
         )
 
 
-def _sweep(params: Params, root: Path) -> Iterator[Problem]:
+def _sweep(params: Params) -> Iterator[Problem]:
+    """Problems of the EMA lengths, times and tensors."""
     sweep, ema = params.sweep, params.ema
     if bool(sweep.tensors) != (sweep.tensors_base is not None):
         yield Problem(
@@ -157,6 +159,18 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
         yield Problem(
             "sweep.tensors", list(sweep.tensors), "each pattern once", "Remove the duplicates."
         )
+    for key, lengths in (
+        ("ema.ema_lengths", ema.ema_lengths),
+        ("sweep.ema_lengths", sweep.ema_lengths),
+        ("sweep.nimg", sweep.nimg or ()),
+    ):
+        if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
+            yield Problem(key, list(lengths), "values in ascending order, each once", "Sort them.")
+
+
+def _published(params: Params, root: Path) -> Iterator[Problem]:
+    """Problems of published networks: where they are, and what else there can be beside them."""
+    ema = params.ema
     if ema.source == "published":
         if ema.path is None or not (root / ema.path).is_dir():
             yield Problem(
@@ -186,13 +200,6 @@ def _sweep(params: Params, root: Path) -> Iterator[Problem]:
             "null with source: training",
             "Set it to null, or set ema.source to published.",
         )
-    for key, lengths in (
-        ("ema.ema_lengths", ema.ema_lengths),
-        ("sweep.ema_lengths", sweep.ema_lengths),
-        ("sweep.nimg", sweep.nimg or ()),
-    ):
-        if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
-            yield Problem(key, list(lengths), "values in ascending order, each once", "Sort them.")
 
 
 def _compiler(params: Params) -> Iterator[Problem]:

@@ -148,12 +148,7 @@ def run_stage(
             if watched_inputs and is_main_process():
                 _warn_of_changed_files(title, state, watched_inputs(params))
             if is_complete(state):
-                if is_main_process():
-                    print(
-                        f"{title}: already complete; its results are reused from {state.folder}. "
-                        "Remove that folder to compute them again.",
-                        file=sys.stderr,
-                    )
+                _note_reuse(title, state)
                 publish(state, declared.outs)
             else:
                 if is_main_process():
@@ -164,6 +159,15 @@ def run_stage(
                     run(context)
                     publish(state, declared.outs)
                 say(_closing_line(context, declared, time.monotonic() - start))
+
+
+def _note_reuse(title: str, state: "State") -> None:
+    if is_main_process():
+        print(
+            f"{title}: already complete; its results are reused from {state.folder}. Remove that folder "
+            "to compute them again.",
+            file=sys.stderr,
+        )
 
 
 def _closing_line(context: StageContext, declared: Declaration, seconds: float) -> str:

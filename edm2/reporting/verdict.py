@@ -119,17 +119,7 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
         UserError: the metrics or the numbers of seed blocks differ.
     """
     first, second = SeedCurves.of(a), SeedCurves.of(b)
-    if first.metric != second.metric:
-        raise UserError(
-            f"{base} was evaluated with {first.metric}, {change} with {second.metric}: expected one "
-            "metric. Use the same evaluation.detector and evaluation.samples."
-        )
-    blocks = [curves.values.shape[2] for curves in (first, second)]
-    if blocks[0] != blocks[1]:
-        raise UserError(
-            f"{base} was evaluated on {blocks[0]} seed blocks, {change} on {blocks[1]}: expected as many. "
-            "Use the same evaluation.seed_blocks."
-        )
+    _require_same_evaluation((base, first), (change, second))
     same = first.valued_on == second.valued_on
     valued_on = first.valued_on if same else SAME_IMAGES
     own = Verdict(
@@ -156,6 +146,22 @@ def compare_trainings(base: str, change: str, a: Trainings, b: Trainings) -> lis
         *_effect(first.valued_at(chosen), second.valued_at(chosen)),
     )
     return [own, common]
+
+
+def _require_same_evaluation(*named: tuple[str, SeedCurves]) -> None:
+    """Of base and change, which may have one name."""
+    (base, first), (change, second) = named
+    if first.metric != second.metric:
+        raise UserError(
+            f"{base} was evaluated with {first.metric}, {change} with {second.metric}: expected one "
+            "metric. Use the same evaluation.detector and evaluation.samples."
+        )
+    blocks = [each.values.shape[2] for each in (first, second)]
+    if blocks[0] != blocks[1]:
+        raise UserError(
+            f"{base} was evaluated on {blocks[0]} seed blocks, {change} on {blocks[1]}: expected as many. "
+            "Use the same evaluation.seed_blocks."
+        )
 
 
 def _effect(
