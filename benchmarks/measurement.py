@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -39,11 +40,15 @@ def time_steps(
 ) -> dict[str, float]:
     """Median seconds of a training step, images per second, peak memory, seconds of the first step.
 
+    On a GPU also the kernels and copies that a step starts, and the seconds it computes them.
+
     Args:
         step: step(nimg) trains on `images` images.
         warmup: steps that are not timed.
     """
     import torch
+
+    from edm2.runtime.device import fastest_convolutions, use_full_float32
 
     def timed_step(nimg: int) -> float:
         start = time.perf_counter()
@@ -52,11 +57,29 @@ def time_steps(
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    seconds = [timed_step((k + 1) * images) for k in range(warmup + steps)]
-    typical = median(seconds[warmup:])
+    use_full_float32()
+    with fastest_convolutions():
+        seconds = [timed_step((k + 1) * images) for k in range(warmup + steps)]
+        typical = median(seconds[warmup:])
+        result = {
+            "s/step": typical,
+            "images/s": images / typical,
+            "peak GiB": peak_gib(device),
+            "first step s": seconds[0],
+        }
+        if device.type == "cuda":
+            result |= profile_step(partial(timed_step, (warmup + steps + 1) * images))
+    return result
+
+
+def profile_step(step: Callable[[], Any]) -> dict[str, float]:
+    """Number of kernels and copies that a step starts on a GPU, and the seconds that they take."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+        step()
+    events = [event for event in profiler.events() if event.device_type.name == "CUDA"]
     return {
-        "s/step": typical,
-        "images/s": images / typical,
-        "peak GiB": peak_gib(device),
-        "first step s": seconds[0],
+        "kernels": len(events),
+        "busy s": sum(event.device_time_total for event in events) / 1e6,
     }

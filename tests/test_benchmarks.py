@@ -23,7 +23,7 @@ FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def script_with(monkeypatch):
     """Imports a script with a command line."""
     monkeypatch.syspath_prepend(str(FOLDER))
 
@@ -34,8 +34,8 @@ def benchmark(monkeypatch):
     return import_script
 
 
-def test_train_step(benchmark):
-    script = benchmark(
+def test_train_step(script_with):
+    script = script_with(
         "train_step",
         "--channels 8 --resolution 8 --batch 2 --precision bf16 --warmup 1 --steps 1 --channels-last",
     )
@@ -43,9 +43,9 @@ def test_train_step(benchmark):
     assert result["images/s"] == pytest.approx(2 / result["s/step"])
 
 
-def test_parallel(benchmark):
+def test_parallel(script_with):
     """On a single rank: values, gradients, two moments with their steps, and two averages."""
-    script = benchmark("parallel", "--channels 8 --resolution 8 --batch 2 --steps 1")
+    script = script_with("parallel", "--channels 8 --resolution 8 --batch 2 --steps 1")
     row = script.measure(script.argument_parser().parse_args())
     denoiser = build_denoiser(channels=8, resolution=8)
     count, head = (
@@ -57,8 +57,8 @@ def test_parallel(benchmark):
 
 
 @pytest.mark.parametrize("part", ["sampler", "step"])
-def test_speed(benchmark, part):
-    script = benchmark("speed")
+def test_speed(script_with, part):
+    script = script_with("speed")
     size = {"channels": 8, "resolution": 8, "batch": 2}
     seconds = script.measure(SimpleNamespace(one=part, threads=1, repeats=2, **size))
     assert len(seconds) == 2
@@ -66,20 +66,20 @@ def test_speed(benchmark, part):
 
 
 @pytest.mark.parametrize("name", ["hangs", "restarts"])
-def test_options(benchmark, name):
+def test_options(script_with, name):
     """Of scripts whose smallest run takes as long as several launches."""
     with pytest.raises(SystemExit, match="0"):
-        benchmark(name, "--help").main()
+        script_with(name, "--help").main()
 
 
-def test_ingest(benchmark, capsys):
-    benchmark("ingest", "--images 40 --resolution 8 --workers 1 2").main()
+def test_ingest(script_with, capsys):
+    script_with("ingest", "--images 40 --resolution 8 --workers 1 2").main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["1", "2"]
     assert lines[-1] == "equal shards: True"
 
 
-def test_calibration(benchmark, tmp_path):
+def test_calibration(script_with, tmp_path):
     """Four trainings of two configs, of which one is lower by 1 in all."""
     rng, paths = np.random.default_rng(0), []
     for config, level in (("A", 3.0), ("G", 2.0)):
@@ -91,7 +91,7 @@ def test_calibration(benchmark, tmp_path):
             ]
             paths.append(tmp_path / f"{config}-{seed}.csv")
             concatenated(*blocks).to_csv(paths[-1], index=False)
-    script = benchmark("calibration")
+    script = script_with("calibration")
     divisions = list(script.divisions(4, 2, 100))
     assert len(divisions) == 6  # three ways to make two pairs, each in two relative orders
     curves = script.read_curves(paths)
@@ -106,8 +106,8 @@ def test_calibration(benchmark, tmp_path):
     assert found["mean"].tolist() == pytest.approx([3, 2], abs=0.2)
 
 
-def test_reconstruct(benchmark, tmp_path):
-    script = benchmark("reconstruct")
+def test_reconstruct(script_with, tmp_path):
+    script = script_with("reconstruct")
     store, scratch = tmp_path / "store", tmp_path / "scratch"
     store.mkdir()
     scratch.mkdir()
@@ -117,9 +117,9 @@ def test_reconstruct(benchmark, tmp_path):
     assert len(list(scratch.glob("*.safetensors"))) == 3
 
 
-def test_loader(benchmark, tmp_path, monkeypatch):
+def test_loader(script_with, tmp_path, monkeypatch):
     monkeypatch.setattr(OpenShard, "_read", OpenShard._read)  # the script replaces it
-    script = benchmark("loader")
+    script = script_with("loader")
     script.write_latents(tmp_path, 40)
     args = SimpleNamespace(workers=0, batch=8, seconds=0.02, rate=4000)
     for reading in ("random", "blocks"):
@@ -128,25 +128,25 @@ def test_loader(benchmark, tmp_path, monkeypatch):
         assert row["reading"] == reading
 
 
-def test_frechet(benchmark, capsys, monkeypatch):
+def test_frechet(script_with, capsys, monkeypatch):
     for library in ("OMP", "OPENBLAS", "MKL"):  # set by the script; restored after the test
         monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
-    benchmark("frechet", "--dims 12 --images 1000 --threads 1").main()
+    script_with("frechet", "--dims 12 --images 1000 --threads 1").main()
     values = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[3:5]]
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-6)
 
 
-def test_held_out(benchmark, capsys):
-    benchmark("held_out", "--resolution 16 --images 2 --counts").main()
+def test_held_out(script_with, capsys):
+    script_with("held_out", "--resolution 16 --images 2 --counts").main()
     scikit_image, edm2 = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
     assert (scikit_image[0], edm2[0]) == ("scikit-image", "edm2")
     assert scikit_image[3] == edm2[3]
     assert float(scikit_image[4]) < 1e-12
 
 
-def test_starts(benchmark, tmp_path):
+def test_starts(script_with, tmp_path):
     """The bytes read at a start do not grow with the latents of a shard; those of all headers do."""
-    script, read = benchmark("starts"), {"index": [], "headers": []}
+    script, read = script_with("starts"), {"index": [], "headers": []}
     for count in (100, 200):
         script.write_latents(tmp_path / str(count), count, [1, 2, 2])
         for way, values in read.items():
@@ -155,8 +155,8 @@ def test_starts(benchmark, tmp_path):
     assert read["headers"][1] > 1.8 * read["headers"][0]
 
 
-def test_plan(benchmark, tmp_path, monkeypatch):
-    script = benchmark("plan")
+def test_plan(script_with, tmp_path, monkeypatch):
+    script = script_with("plan")
     project = tmp_path / "project"
     script.make_project(project, ROOT / "params.yaml")
     assert load(project / "params.yaml").runtime.threads == 1
@@ -182,9 +182,9 @@ def test_sweep(finished):
     assert sum(float(row[2].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.5)
 
 
-def test_evaluation(benchmark, finished, monkeypatch, capsys):
+def test_evaluation(script_with, finished, monkeypatch, capsys):
     """In a project of its own. Instead of evaluating, launches write two items, or find them."""
-    script = benchmark("evaluation", f"--project {finished} --launches 1 2 --seed-blocks 2")
+    script = script_with("evaluation", f"--project {finished} --launches 1 2 --seed-blocks 2")
     started = []
 
     def start_launch(folder, config):
@@ -214,28 +214,28 @@ def test_read_digits(finished):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "webdataset"])
-def test_scan(benchmark, tmp_path, kind):
-    script = benchmark("scan")
+def test_scan(script_with, tmp_path, kind):
+    script = script_with("scan")
     path = script.WRITE[kind](tmp_path / kind, 8, 2)
     assert script.measure(kind, path)["images"] == 8
 
 
-def test_checkpoints(benchmark, root, monkeypatch):
+def test_checkpoints(script_with, root, monkeypatch):
     """On one rank, in this process."""
     monkeypatch.setenv("RANK", "0")
-    script = benchmark("checkpoints", "--seconds 1 --save 0 --interval 0.05 --mb 12")
+    script = script_with("checkpoints", "--seconds 1 --save 0 --interval 0.05 --mb 12")
     args = script.argument_parser().parse_args()
     monkeypatch.setattr(checkpoint_parts, "save_file", checkpoint_parts.save_file)
     assert script.stalls(args)["saves"] > 1
     assert {"stall, s/GB", "save, s/GB", "read, s/GB"} <= script.costs(args).keys()
 
 
-def test_learning_rates(benchmark, tmp_path, monkeypatch, capsys):
+def test_learning_rates(script_with, tmp_path, monkeypatch, capsys):
     """Distances with a minimum three steps above the params' rate, next to one that fails: the rate below it
     is taken. A second run trains nothing.
     """
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    script = benchmark("learning_rates", f"{tmp_path}/out {tmp_path} --configs G --fraction 0.5")
+    script = script_with("learning_rates", f"{tmp_path}/out {tmp_path} --configs G --fraction 0.5")
     trained = []
 
     def evaluate(folder, training):
