@@ -84,6 +84,8 @@ def test_workers_give_the_same_batches_and_end_quietly(capfd: pytest.CaptureFixt
     batches.close()
     expected = take(8, nimg=8)
     assert [(n.tolist(), i.tolist(), v[:, 2].tolist()) for n, i, v in found] == expected
+    for worker in workers:
+        worker.join(20)  # on a busy machine PyTorch does not wait until they have ended
     assert not any(worker.is_alive() for worker in workers)
     assert capfd.readouterr().err == ""
 
