@@ -39,8 +39,8 @@ FILE_KEYS = (  # problems of what this machine lacks, which costs nothing to pla
 )
 @click.option(
     "--utilization",
-    type=Amount(1e-4, 1, "0.4 for 40 %"),
-    default=0.4,
+    type=Amount(1e-4, 1, "0.35 for 35 %"),
+    default=0.35,
     show_default=True,
     help="Part of the peak speed that is reached.",
 )
