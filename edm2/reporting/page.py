@@ -9,22 +9,27 @@ from pathlib import Path
 
 import pandas as pd
 
+from edm2.reporting.charts import Spec, as_json, javascript, static_svg
+
+CHART = '<figure class="chart">'
 Section = tuple[str, str]  # heading, body in HTML
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
     """The page, with a link to each section at its top."""
-    style = files("edm2.reporting").joinpath("page.css").read_text(encoding="utf-8")
+    own = files("edm2.reporting")
+    style, script = (own.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     links, bodies = "", ""
     for number, (heading, body) in enumerate(sections):
         links += f'<a href="#s{number}">{html.escape(heading)}</a>'
         bodies += f'<section id="s{number}"><h2>{html.escape(heading)}</h2>{body}</section>'
+    library = f"<script>{javascript()}</script>" if CHART in bodies else ""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{style}</style></head>"
         f"<body><header><h1>{html.escape(title)}</h1><nav>{links}</nav></header>"
-        f"<main>{bodies}</main></body></html>\n"
+        f"<main>{bodies}</main>{library}<script>{script}</script></body></html>\n"
     )
 
 
@@ -40,6 +45,17 @@ def picture(path: Path, caption: str, sharp: bool = False) -> str:
     return (
         f'<figure><img{style} src="data:{mime_type};base64,{data}" alt="{html.escape(caption)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def chart(spec: Spec, caption: str) -> str:
+    """A chart that is drawn live, with its static figure for print and for readers without scripts."""
+    data, text = base64.b64encode(static_svg(spec).encode()).decode(), html.escape(caption)
+    return (
+        f'{CHART}<div class="live"></div>'
+        f'<img class="static" src="data:image/svg+xml;base64,{data}" alt="{text}">'
+        f'<script type="application/json">{as_json(spec)}</script>'
+        f"<figcaption>{text}</figcaption></figure>"
     )
 
 

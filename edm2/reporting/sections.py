@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from edm2.reporting.curves import draw_ema_curves, draw_placeholder, draw_vae
+from edm2.reporting.charts import write_chart
+from edm2.reporting.curves import draw_placeholder, draw_vae, ema_curves_chart
 from edm2.reporting.grids import grid_name
-from edm2.reporting.page import Section, collapsed, paragraph, picture, table
+from edm2.reporting.page import Section, chart, collapsed, paragraph, picture, table
 from edm2.reporting.selection import SAME_IMAGES, ema_curve, main_metric, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs, nonfinite_steps
 from edm2.reporting.tables import (
@@ -59,7 +60,8 @@ PUBLISHED = (
 def ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """The EMA curve, the best EMA length of each config, and how far to trust it."""
     networks = outputs.networks
-    draw_ema_curves(networks, folder / "ema_curves.png", folder / "ema_curves.svg")
+    figure = ema_curves_chart(networks)
+    write_chart(figure, folder / "ema_curves.png", folder / "ema_curves.svg")
     curve = ema_curve(networks)
     rows, means = networks_table(curve), curve_means(curve)
     several = outputs.several_trainings
@@ -69,7 +71,7 @@ def ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     caption = "Fréchet distance against EMA length σ_rel. Lower is better; circles mark the minima."
     if several:
         caption += MEANS
-    body = picture(folder / "ema_curves.svg", caption)
+    body = chart(figure, caption)
     if several:
         body += collapsed("Means over trainings", table(means))
     if main_metric(networks)["singular"].any():
