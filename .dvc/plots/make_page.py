@@ -18,7 +18,7 @@ PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <style>
 body { font-family: sans-serif; margin: 1rem; }
-body > div { margin-bottom: 2rem; overflow-x: auto; }
+body > div { margin-bottom: 2rem; max-width: 100%; overflow-x: auto; }
 </style>
 <script>%s</script>
 </head>
