@@ -251,13 +251,15 @@ def _of_fixed_width(spec: Spec) -> Spec:
     """As drawn in files, which have no page to take the width of."""
     fixed = themed(spec)
     if fixed.get("width") == "container":
-        fixed["width"] = STATIC_WIDTH
+        fixed["width"] = spec.get("usermeta", {}).get("static_width", STATIC_WIDTH)
     return fixed
 
 
 def javascript() -> str:
     """Vega, Vega-Lite and Vega-Embed, which draw specifications in a page without network access."""
-    return vl_convert.javascript_bundle(vl_version=VERSION).replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VERSION).replace(
+        "</script", "<\\/script"
+    )
 
 
 def as_json(spec: Spec) -> str:

@@ -1,15 +1,17 @@
 """The whole report, from invented outputs of the stages."""
 
+import io
 import json
 import re
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from network_rows import concatenated, network_rows
+from page_text import page_text
 from PIL import Image
 
 from edm2.params.replicates import Replicate
+from edm2.reporting.facts import Facts
 from edm2.reporting.report import write_report
 from edm2.reporting.sections import vae_section
 from edm2.reporting.stage_outputs import StageOutputs
@@ -37,6 +39,14 @@ METRICS = {
     "vae": {"evaluated_images": 270, "psnr": 30.0, "ssim": 0.9, "perceptual_classifier": 0.1},
     "baselines": {"held_out/fd_classifier_200": 5.0, "reconstructions/fd_classifier_200": 6.0},
 }
+
+
+FACTS = Facts(
+    {"Data set": "digits: 1,528 training images"},
+    pd.DataFrame({"stage": ["prepare"], "seconds": [1.5]}),
+    "digits",
+    pd.DataFrame({"param": ["seeds"], "preset digits": ["[0]"], "here": ["[0, 1]"]}),
+)
 
 
 def write_picture(path):
@@ -84,21 +94,23 @@ def stage_outputs(tmp_path):
             for network in table["network"].unique():
                 for name in (network, f"{network}-w2"):
                     write_picture(tmp_path / f"samples/{replicate}/{name}.png")
-        return StageOutputs(tmp_path, replicates)
+        return StageOutputs(tmp_path, replicates, [str(k) for k in range(10)])
 
     return write
 
 
 @pytest.fixture
 def blank_figures(monkeypatch):
-    """Figures are drawn, but not laid out and rendered, which takes most of a report's time."""
-    monkeypatch.setattr(Figure, "tight_layout", lambda figure: None)
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: path.write_bytes(b"blank"))
+    """Charts are specified, but not rendered, which takes most of a report's time."""
+    blank = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(blank, format="png")
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda *_, **__: "<svg/>")
+    monkeypatch.setattr("vl_convert.vegalite_to_png", lambda *_, **__: blank.getvalue())
 
 
 def write_page(outputs):
-    write_report(outputs, outputs.folder)
-    return (outputs.folder / "index.html").read_text(encoding="utf-8")
+    write_report(outputs, outputs.folder, FACTS)
+    return page_text((outputs.folder / "index.html").read_text(encoding="utf-8"))
 
 
 HEADINGS = [
@@ -113,6 +125,7 @@ HEADINGS = [
     "Training",
     "Training dynamics",
     "All networks",
+    "Glossary",
 ]
 
 
@@ -148,10 +161,10 @@ def test_dynamics_are_compared_with_the_papers(stage_outputs, tmp_path):
 @pytest.mark.parametrize(
     "skipped", [{}, {"skipped_images/shards": 2, "skipped_images/held_out": 1}]
 )
-def test_skipped_images_are_told(stage_outputs, tmp_path, skipped, monkeypatch):
+@pytest.mark.usefixtures("blank_figures")
+def test_skipped_images_are_told(stage_outputs, tmp_path, skipped):
     outputs = stage_outputs()
     write_result(tmp_path / "vae/metrics.json", json.dumps(METRICS["vae"] | skipped))
-    monkeypatch.setattr("edm2.reporting.sections.draw_placeholder", lambda *_: None)
     ((_, body),) = vae_section(outputs, tmp_path)
     assert ("3 damaged images" in body) == bool(skipped)
 
@@ -243,8 +256,7 @@ def test_trainings_that_were_evaluated_differently_have_a_report(
     write_result(tmp_path / "fid/G-1.csv", table.to_csv(index=False))
     drawn = []
     monkeypatch.setattr(
-        "edm2.reporting.verdict_section.draw_placeholder",
-        lambda _, *paths, text: drawn.extend(paths),
+        "edm2.reporting.verdict_section.write_chart", lambda _, *paths: drawn.extend(paths)
     )
     ((_, body),) = verdict_section(outputs, tmp_path)
     assert "were evaluated differently" in body
