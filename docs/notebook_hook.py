@@ -28,4 +28,5 @@ def notebook_page(path: Path) -> str:
 
     exporter = MarkdownExporter(config={"ExtractOutputPreprocessor": {"enabled": False}})
     text, _ = exporter.from_filename(str(path))
-    return text.replace("![png](data:", "![Output of the code above](data:")
+    text = text.replace("![png](data:", "![Output of the code above](data:")
+    return text.replace(' border="1" class="dataframe"', "")  # as tables of other pages

@@ -7,10 +7,10 @@ from html import escape
 
 from PIL import Image
 
-# hides all pictures but the one at the slider's position, and names it
+# shows the picture at the slider's position; pages may display figures that are `hidden`
 SELECT = (
     "for (const figure of this.closest('div').querySelectorAll('figure')) "
-    "figure.hidden = figure.dataset.position !== this.value"
+    "figure.style.display = figure.dataset.position === this.value ? 'block' : 'none'"
 )
 
 
@@ -43,8 +43,10 @@ class Slider:
         value, picture = list(self.pictures.items())[position]
         caption = f"{escape(self.name)} {value:g}"
         return (
-            f'<figure data-position="{position}"{" hidden" if position else ""} style="margin: 0">'
-            f'<figcaption>{caption}</figcaption><img alt="{caption}" src="{_data_uri(picture)}">'
+            f'<figure data-position="{position}" '
+            f'style="margin: 0; text-align: left; display: {"none" if position else "block"}">'
+            f'<figcaption style="margin: 0">{caption}</figcaption>'
+            f'<img alt="{caption}" src="{_data_uri(picture)}" style="max-width: 100%">'
             "</figure>\n"
         )
 
