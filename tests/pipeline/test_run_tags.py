@@ -5,7 +5,7 @@ from tiny import ROOT
 
 from edm2.params import load
 from edm2.params.replicates import Replicate
-from edm2.pipeline.runner import _tags
+from edm2.pipeline.run_description import stage_tags
 
 PARAMS = load(ROOT / "params.yaml")
 
@@ -23,7 +23,7 @@ def tags(monkeypatch):
             for name, values in sections.items()
         }
         params = PARAMS.model_copy(update=changes)
-        return _tags(stage, Replicate(config, seed), params.of(config))
+        return stage_tags(stage, Replicate(config, seed), params.of(config))
 
     return of
 

@@ -25,6 +25,7 @@ ENVIRONMENT = {
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # selects its pages
 BATCHES = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits
 RUN_TAG = "edm2.run"
+PARENT_TAG = "mlflow.parentRunId"
 Say = Callable[[str], None]
 
 
@@ -102,6 +103,10 @@ class Store:
         )
         return run.info.run_id
 
+    def nest(self, run_id: str, parent: str) -> None:
+        """Make a run a child of another one."""
+        self.client.set_tag(run_id, PARENT_TAG, parent)
+
     def log(self, run_id: str, kind: str, items: Sequence[Any]) -> list[str]:
         """Send metrics, params or tags; returns the names of those that MLflow refuses."""
         size = BATCHES[kind]
@@ -137,7 +142,7 @@ class Store:
         self.client.log_artifact(run_id, str(path), folder or None)
 
     def set_status(self, run_id: str, status: str, time: int) -> None:
-        if status == "RUNNING":
+        if status in ("RUNNING", "SCHEDULED"):
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status, time)
