@@ -25,6 +25,16 @@ from edm2.runtime.tracking import flatten, texts
 LAST = "report"  # the stage with which a pipeline run is finished
 STAGE = "pipeline"  # the tag `stage` of a pipeline run
 MAX_CHANGES = 4  # in the name of a pipeline run
+FIRST = (
+    "diffusion",
+    "dataset",
+    "codec",
+    "vae",
+    "ema",
+    "sweep",
+    "sampling",
+    "guidance",
+)  # in that name
 UNNAMED = ("configs", "launch", "plugins", "tracking.")  # there: named first, or without effect
 
 
@@ -72,7 +82,7 @@ def changed_params(params: Params) -> dict[str, Any]:
 
 def short_changes(params: Params, changes: Mapping[str, Any]) -> str:
     """Configs and the first changes, like "G, channels=64". Of a key, the last part if no other ends so."""
-    named = {key: value for key, value in changes.items() if not key.startswith(UNNAMED)}
+    named = {key: changes[key] for key in sorted(changes, key=_rank) if not key.startswith(UNNAMED)}
     ends = [key.rpartition(".")[2] for key in named]
     parts = [
         f"{end if ends.count(end) == 1 else key}={_short(value)}"
@@ -80,6 +90,12 @@ def short_changes(params: Params, changes: Mapping[str, Any]) -> str:
     ]
     more = [f"{len(parts) - MAX_CHANGES} more"] if len(parts) > MAX_CHANGES else []
     return ", ".join([_short(params.configs), *parts[:MAX_CHANGES], *more])
+
+
+def _rank(key: str) -> int:
+    """The place of a param in the name: experiments are mostly about the first sections."""
+    section = key.partition(".")[0]
+    return FIRST.index(section) if section in FIRST else -1 if section == "seeds" else len(FIRST)
 
 
 def _describe(params: Params) -> tuple[str, dict[str, str], dict[str, str]]:

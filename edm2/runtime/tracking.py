@@ -22,6 +22,10 @@ from edm2.runtime.log import Log
 from edm2.runtime.state import State
 
 MAX_PARAM_LENGTH = 500
+GROUPS = {  # in MLflow, whose pages sort charts by name: so that `train` comes first for a training
+    ("activations_", "updates_", "weights_"): "unet",
+    ("gradient/", "held_out/"): "vae",
+}
 NOTE = "mlflow.note.content"  # tag of the description on a run's page in MLflow
 
 
@@ -38,7 +42,7 @@ class Run:
         if is_main_process() and metrics:
             self.local.append(step, metrics, axis)
             if self.outbox is not None:
-                self.outbox.add_metrics(step, metrics)
+                self.outbox.add_metrics(step, {mlflow_name(k): v for k, v in metrics.items()})
 
     def rollback(self, nimg: int) -> None:
         """Remove the local rows of later times: training continues from `nimg`."""
@@ -136,6 +140,12 @@ def _open_outbox(
         outbox.add(params=texts(values))
         outbox.add_artifact(state.folder / "params.json")
     return outbox
+
+
+def mlflow_name(metric: str) -> str:
+    """The name of a metric in MLflow: that of the local log, after a group for details of a training."""
+    groups = [group for beginnings, group in GROUPS.items() if metric.startswith(beginnings)]
+    return "/".join([*groups, metric])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

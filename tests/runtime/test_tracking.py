@@ -14,7 +14,7 @@ from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.log import Log, read_log
 from edm2.runtime.state import open_state
-from edm2.runtime.tracking import Run, RunDescription, flatten, open_run
+from edm2.runtime.tracking import Run, RunDescription, flatten, mlflow_name, open_run
 
 DESCRIPTION = RunDescription(tags={"stage": "s", "config": "G"}, values={"ema": {"path": None}})
 
@@ -74,6 +74,16 @@ def test_only_rank_0_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_flatten_joins_key_paths() -> None:
     tree = {"a": {"b": {"c": 1}, "d": [1, 2]}, "e": None, "f": {}}
     assert flatten(tree) == {"a.b.c": 1, "a.d": [1, 2], "e": None}
+
+
+def test_details_of_a_training_are_sorted_behind_its_loss_in_mlflow() -> None:
+    logged = ["activations_max/enc-4x4", "gradient/pooled", "train/loss", "weighted_mse/sigma_3"]
+    assert sorted(map(mlflow_name, logged)) == [
+        "train/loss",
+        "unet/activations_max/enc-4x4",
+        "vae/gradient/pooled",
+        "weighted_mse/sigma_3",
+    ]
 
 
 def test_values_go_to_the_log_and_to_the_outbox(run_once, root: Path) -> None:

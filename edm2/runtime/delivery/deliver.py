@@ -47,7 +47,17 @@ class Deliverer:
         parent = outbox.parent
         if parent is not None and parent.is_pending:
             yield from self._deliver(parent, wait=True)
+            self._save_views(parent)
         yield from self._deliver(outbox)
+
+    def _save_views(self, parent: Outbox) -> None:
+        """Let MLflow's pages show the values by which pipeline runs are compared."""
+        logged = [entry["metrics"] for entry, _ in parent.entries() if "metrics" in entry]
+        store = self.open(parent)
+        with store.session():
+            store.save_views(
+                [name for name in (logged[-1] if logged else ()) if name.count("/") == 1]
+            )
 
     def _deliver(self, outbox: Outbox, wait: bool = False) -> Iterator[int]:
         with outbox.delivering(wait) as is_mine:

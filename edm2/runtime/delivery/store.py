@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from edm2.params.tracking_checks import SQLITE, sqlite_path
 from edm2.runtime.delivery.sqlite import SqliteStore
+from edm2.runtime.delivery.views import NOTE_TAG, VERSION_TAG, experiment_tags
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -73,6 +74,20 @@ class Store:
         if self.sqlite is not None and location is not None and _was_moved(old, location):
             self.sqlite.relocate(old, location)
             self.say(f"MLflow: the project was moved; files of {self.name} go to {location} now.")
+
+    def save_views(self, values: Sequence[str] = ()) -> None:
+        """Describe the experiment in MLflow's pages, unless that has been done: its note and saved views.
+
+        Args:
+            values: metrics of pipeline runs; without any, views that have some are left as they are.
+        """
+        tags = experiment_tags(values)
+        current = self.client.get_experiment(self.experiment).tags
+        if VERSION_TAG in current and (not values or current[VERSION_TAG] == tags[VERSION_TAG]):
+            return
+        for key, value in tags.items():
+            if key != NOTE_TAG or NOTE_TAG not in current:
+                self.client.set_experiment_tag(self.experiment, key, value)
 
     def resume(self, run_id: str) -> bool:
         """Make sure that a run can be continued, even if it was deleted. False if it is gone."""

@@ -99,6 +99,8 @@ class Store:
     def nest(self, run_id: str, parent: str) -> None:
         self.runs[run_id]["parent"] = self.runs[parent]["name"]
 
+    def save_views(self, values: list[str]) -> None: ...
+
     def set_status(self, run_id: str, status: str, time: int) -> None:
         self.runs[run_id]["status"] = status
 
