@@ -26,7 +26,7 @@ def read_labels(
     Raises:
         UserError: not as EDM and StyleGAN write it.
     """
-    malformed = (KeyError, TypeError, ValueError, *unreadable)
+    malformed: tuple[type[Exception], ...] = (KeyError, TypeError, ValueError, *unreadable)
     try:
         rows = json.loads(read())["labels"]
         labels = None if rows is None else {str(name): label for name, label in rows}
