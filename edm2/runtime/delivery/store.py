@@ -81,13 +81,20 @@ class Store:
         Args:
             values: metrics of pipeline runs; without any, views that have some are left as they are.
         """
+        from mlflow.exceptions import MlflowException
+
         tags = experiment_tags(values)
         current = self.client.get_experiment(self.experiment).tags
         if VERSION_TAG in current and (not values or current[VERSION_TAG] == tags[VERSION_TAG]):
             return
-        for key, value in tags.items():
-            if key != NOTE_TAG or NOTE_TAG not in current:
-                self.client.set_experiment_tag(self.experiment, key, value)
+        try:
+            for key, value in tags.items():
+                if key != NOTE_TAG or NOTE_TAG not in current:
+                    self.client.set_experiment_tag(self.experiment, key, value)
+        except MlflowException as error:
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"):
+                raise
+            self.say(f"MLflow refuses saved views of {self.name}: {error.message}")
 
     def resume(self, run_id: str) -> bool:
         """Make sure that a run can be continued, even if it was deleted. False if it is gone."""

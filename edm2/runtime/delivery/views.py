@@ -15,6 +15,7 @@ VIEW_TAG = "mlflow.sharedViewState."
 VERSION_TAG = "edm2.views"  # so that a view that a user changes or deletes stays so
 PIPELINES, TRAININGS, EVALUATIONS = "edm2-pipelines", "edm2-trainings", "edm2-evaluations"
 LOSSES = ("train/loss", "train/weighted_mse", "train/mse", "train/lr")
+MAX_CHARTS, MAX_COLUMNS = 4, 9  # a tag has at most 5000 characters; the pages add further charts
 SECTIONS = ("train", "weighted_mse", "ema_curve", "best")
 TIME, NAME = "attributes.start_time", "tags.`mlflow.runName`"
 NOTE = "Pipeline runs; the plus shows their stages. **Views** has columns and charts of each kind."
@@ -43,9 +44,9 @@ def _view(
     """A saved view of the runs of a stage: a filter, columns, and charts."""
     columns = [
         *(f"tags.`{tag}`" for tag in ("experiment", *tags)),
-        *(f"metrics.`{metric}`" for metric in metrics),
+        *(f"metrics.`{metric}`" for metric in metrics[:MAX_COLUMNS]),
     ]
-    charts = [_chart(metric, position) for position, metric in enumerate(metrics)]
+    charts = [_chart(metric, position) for position, metric in enumerate(metrics[:MAX_CHARTS])]
     state: dict[str, Any] = {
         "searchFilter": f'tags.stage = "{stage}"',
         "orderByKey": sorted_by,
