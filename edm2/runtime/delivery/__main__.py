@@ -38,7 +38,7 @@ def main() -> None:
     root = project_root()
     deliverer = Deliverer(root, lambda text: _send(NOTE, text))
     wait, swept, ended = 0.0, False, False
-    system = _system_metrics()
+    system: SystemMetrics | None = None
     while True:
         if not _attempt(deliverer, own):
             wait = min(max(2 * wait, SECONDS_BETWEEN), MAX_SECONDS_BETWEEN)
@@ -49,6 +49,9 @@ def main() -> None:
                 _sweep(deliverer, root, own)
         if ended:
             return
+        system = (
+            system or _system_metrics()
+        )  # a store has set MLflow's environment before its import
         ended = _wait(wait, own, system)
 
 

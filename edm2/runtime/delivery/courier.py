@@ -61,7 +61,8 @@ class Courier:
         """Wait a few seconds until everything is delivered, then end the process."""
         if self.process is not None and not self._end(self.process):
             say(
-                f"MLflow ({self.store}) is still starting; what was logged is delivered in the background."
+                f"MLflow ({self.store}) is still starting; what was logged is delivered in the background, "
+                "or else by the next run or `edm2 track sync`."
             )
         elif self.outbox.is_pending:
             print(
