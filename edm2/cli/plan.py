@@ -79,7 +79,7 @@ def plan(
 
     from edm2.params import load
     from edm2.params.yaml_file import read_yaml
-    from edm2.pipeline.past_runs import past_seconds
+    from edm2.pipeline.past_seconds import past_seconds
     from edm2.planning.dataset import dataset_size
     from edm2.planning.intervals import options_of
     from edm2.planning.plan import Planner

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edm2.params.errors import UserError
+from edm2.pipeline.paths import IMAGES
+from edm2.pipeline.run_facts import run_facts
 from edm2.pipeline.runner import StageContext
 from edm2.reporting.reading import read_metrics
 from edm2.reporting.report import write_report
 from edm2.reporting.stage_outputs import StageOutputs
-from edm2.runtime.manifest import write_manifest
+from edm2.runtime.manifest import load_manifest, write_manifest
 
 NOTE = "mlflow.note.content"  # tag of the description on a run's page in MLflow
 
@@ -27,8 +29,9 @@ ARTIFACTS = (
 def report(context: StageContext) -> None:
     """Write tables, figures and index.html; log the main ones, the best networks and verdicts to MLflow."""
     folder = context.out("reports/index.html").parent
-    outputs = StageOutputs(Path("reports"), context.params.replicates)
-    write_report(outputs, folder)
+    data = load_manifest(IMAGES)
+    outputs = StageOutputs(Path("reports"), context.params.replicates, data["classes"])
+    write_report(outputs, folder, run_facts(context.params, data, context.device))
     write_manifest(folder / "sweeps")  # without sweeps a folder with no file, of which DVC warns
     context.run.log_summary(best_by_config(read_metrics(folder / "metrics.json")))
     if note := sentences(outputs):

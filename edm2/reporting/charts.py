@@ -257,7 +257,9 @@ def _of_fixed_width(spec: Spec) -> Spec:
 
 def javascript() -> str:
     """Vega, Vega-Lite and Vega-Embed, which draw specifications in a page without network access."""
-    return vl_convert.javascript_bundle(vl_version=VERSION).replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VERSION).replace(
+        "</script", "<\\/script"
+    )
 
 
 def as_json(spec: Spec) -> str:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from edm2.reporting.facts import Facts, facts_header
+from edm2.reporting.headline import headline
 from edm2.reporting.page import Section, render
+from edm2.reporting.samples_section import samples_section
 from edm2.reporting.sections import (
     ablation_section,
     baselines_section,
     ema_section,
     networks_section,
-    samples_section,
     vae_section,
 )
 from edm2.reporting.selection import metrics_of
@@ -38,12 +40,13 @@ SECTIONS: tuple[Callable[[StageOutputs, Path], list[Section]], ...] = (
 )
 
 
-def write_report(outputs: StageOutputs, folder: Path) -> None:
+def write_report(outputs: StageOutputs, folder: Path, facts: Facts) -> None:
     """Write index.html, metrics.json, and all tables (csv, md) and figures (png, svg)."""
     (folder / "sweeps").mkdir(parents=True, exist_ok=True)  # an out of the stage, empty or not
     sections = [section for write in SECTIONS for section in write(outputs, folder)]
     write_json(folder / "metrics.json", _summary(outputs))
-    write_text(folder / "index.html", render("EDM2 report", sections))
+    introduction = headline(outputs) + facts_header(facts)
+    write_text(folder / "index.html", render("EDM2 report", sections, introduction))
 
 
 def _summary(outputs: StageOutputs) -> dict[str, float]:

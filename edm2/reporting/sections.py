@@ -10,7 +10,6 @@ import pandas as pd
 
 from edm2.reporting.charts import write_chart
 from edm2.reporting.curves import draw_placeholder, draw_vae, ema_curves_chart
-from edm2.reporting.grids import grid_name
 from edm2.reporting.page import Section, chart, collapsed, paragraph, picture, table
 from edm2.reporting.selection import SAME_IMAGES, ema_curve, main_metric, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs, nonfinite_steps
@@ -138,36 +137,6 @@ def ablation_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     if outputs.nonfinite_steps:
         body += paragraph(NOT_FINITE)
     return [("Ablation", body)]
-
-
-def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
-    """Images of the best network of each config's first training, and strips of the same seeds.
-
-    The grids of its other trainings are collapsed.
-    """
-    body = ""
-    for config, best in outputs.best_networks.items():
-        first, *others = (_grid(outputs, row) for _, row in best.iterrows())
-        body += first
-        samples = outputs.samples(config, best.index[0])
-        for kind, rows in (("lengths", "EMA lengths"), ("strengths", "guidance strengths")):
-            strips = "".join(
-                picture(strip, f"class {int(strip.stem)}: the same seeds at all {rows}", sharp=True)
-                for strip in sorted((samples / kind).glob("*.png"))
-            )
-            if strips:
-                body += collapsed(f"Config {config}: the same seeds at all {rows}", strips)
-        if others:
-            body += collapsed(f"Config {config}: its other trainings", "".join(others))
-    return [("Samples", body)]
-
-
-def _grid(outputs: StageOutputs, best: pd.Series) -> str:
-    """The samples of the best network of a training."""
-    name = outputs.training_name(best["config"], best["training_seed"])
-    caption = f"Best network of {name} (EMA length {best['ema_length']:.3g}): one row per class."
-    samples = outputs.samples(best["config"], best["training_seed"])
-    return picture(samples / grid_name(best["network"], best["guidance"]), caption, sharp=True)
 
 
 def baselines_section(outputs: StageOutputs, folder: Path) -> list[Section]:

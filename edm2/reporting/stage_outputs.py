@@ -21,12 +21,16 @@ from edm2.runtime.log import NONFINITE_STEPS
 class StageOutputs:
     """The tables and metrics that the stages wrote below `folder`, for the given trainings.
 
+    Attributes:
+        classes: names of the classes of the dataset, by number.
+
     Raises:
         UserError: a file is missing, or is not as it was written.
     """
 
     folder: Path
     replicates: Sequence[Replicate]
+    classes: Sequence[str]
 
     @cached_property
     def networks(self) -> pd.DataFrame:
@@ -87,6 +91,11 @@ class StageOutputs:
     def training_name(self, config: str, seed: int) -> str:
         """A training in words: its config alone, unless there are several seeds."""
         return f"config {config}" + (f", training {seed}" if self.several_trainings else "")
+
+    def class_name(self, number: int) -> str:
+        """A class in words; its number alone where that is its name."""
+        name = self.classes[number]
+        return f"class {number}" if name == str(number) else f"class {number} ({name})"
 
     def samples(self, config: str, seed: int) -> Path:
         """The folder of a training's samples."""

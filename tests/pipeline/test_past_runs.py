@@ -7,7 +7,8 @@ from tiny import ROOT
 from edm2.params import load
 from edm2.pipeline import past_runs
 from edm2.pipeline.declaration import read_declaration
-from edm2.pipeline.past_runs import past_networks, past_seconds
+from edm2.pipeline.past_runs import past_networks
+from edm2.pipeline.past_seconds import past_seconds
 from edm2.runtime.checksums import write_checksum
 from edm2.runtime.state import State
 

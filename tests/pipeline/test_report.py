@@ -40,7 +40,7 @@ def test_only_metrics_of_best_networks_are_logged_by_config():
 
 
 def outputs_of(rows):
-    outputs = StageOutputs(Path(), [])
+    outputs = StageOutputs(Path(), [], [])
     outputs.__dict__["networks"] = rows
     return outputs
 
@@ -72,7 +72,7 @@ def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, config
         log_artifact=lambda path: files.append(path.name),
     )
 
-    def write(outputs, folder):
+    def write(outputs, folder, facts):
         folder.mkdir()
         (folder / "sweeps").mkdir()
         (folder / "metrics.json").write_text(json.dumps(METRICS))
@@ -80,10 +80,16 @@ def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, config
     outputs = outputs_of(networks(*configs))
     monkeypatch.setattr(module, "StageOutputs", lambda *args: outputs)
     monkeypatch.setattr(module, "write_report", write)
+    monkeypatch.setattr(module, "load_manifest", lambda folder: {"classes": []})
+    monkeypatch.setattr(module, "run_facts", lambda *args: None)
     params = SimpleNamespace(replicates=())
     report(
         SimpleNamespace(
-            out=lambda path: tmp_path / path, params=params, run=run, conclude=lambda text: None
+            out=lambda path: tmp_path / path,
+            params=params,
+            run=run,
+            device=None,
+            conclude=lambda text: None,
         )
     )
     assert logged == best_by_config(METRICS)

@@ -5,6 +5,7 @@ import re
 import pandas as pd
 import pytest
 from network_rows import concatenated, network_rows
+from page_text import page_text
 
 from edm2.metrics.effects import effect
 from edm2.params import UserError
@@ -30,7 +31,7 @@ LADDER = {"E": (2.0, 2.1, 2.2), "F": (1.0, 1.11, 1.2), "G": (1.0, 1.2, 1.1)}
 @pytest.mark.slow
 def test_the_page_has_everything_inside(tmp_path):
     comparison = Comparison.of({"a": experiment(LADDER, rate=1)})
-    page = write_page(comparison, tmp_path).read_text(encoding="utf-8")
+    page = page_text(write_page(comparison, tmp_path).read_text(encoding="utf-8"))
     for verdict in comparison.verdicts[::2]:
         assert f"<strong>{verdict.sentence}</strong>" in page
     assert page.index("E → F improves") < page.index("<figure>") < page.index("<table")
@@ -65,7 +66,7 @@ def test_params_have_the_values_of_both(tmp_path, without_figures):
 
 def test_one_config_has_a_page_without_answers(tmp_path, without_figures):
     comparison = Comparison.of({"a": experiment({"G": (1.0, 1.1)})})
-    page = write_page(comparison, tmp_path).read_text(encoding="utf-8")
+    page = page_text(write_page(comparison, tmp_path).read_text(encoding="utf-8"))
     assert "Nothing to compare: a has one config" in page
     assert "compare.svg" in page
     assert "forest" not in page

@@ -54,7 +54,7 @@ def test_damaged_training_curves_are_refused_by_name(tmp_path, text):
     (tmp_path / "training/G-0.csv").write_text(text, encoding="utf-8")
     write_checksum(tmp_path / "training/G-0.csv")
     with pytest.raises(UserError, match=r"training/G-0\.csv: .*dvc repro"):
-        _ = StageOutputs(tmp_path, [Replicate("G", 0)]).training
+        _ = StageOutputs(tmp_path, [Replicate("G", 0)], []).training
 
 
 @pytest.mark.parametrize("text", ['{"psnr": 7', '{"psnr": "7"}', "[7]", '{"psnr": NaN}'])
@@ -63,7 +63,7 @@ def test_damaged_metrics_are_refused_by_name(tmp_path, text):
     (tmp_path / "vae/metrics.json").write_text(text, encoding="utf-8")
     write_checksum(tmp_path / "vae/metrics.json")
     with pytest.raises(UserError, match=r"vae/metrics\.json: .*dvc repro"):
-        StageOutputs(tmp_path, [Replicate("G", 0)]).metrics("vae")
+        StageOutputs(tmp_path, [Replicate("G", 0)], []).metrics("vae")
 
 
 def test_damaged_names_of_baselines_are_refused():

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from network_rows import concatenated, network_rows
+from page_text import page_text
 from PIL import Image
 
 from edm2.params.replicates import Replicate
+from edm2.reporting.facts import Facts
 from edm2.reporting.report import write_report
 from edm2.reporting.sections import vae_section
 from edm2.reporting.stage_outputs import StageOutputs
@@ -37,6 +39,14 @@ METRICS = {
     "vae": {"evaluated_images": 270, "psnr": 30.0, "ssim": 0.9, "perceptual_classifier": 0.1},
     "baselines": {"held_out/fd_classifier_200": 5.0, "reconstructions/fd_classifier_200": 6.0},
 }
+
+
+FACTS = Facts(
+    {"Data set": "digits: 1,528 training images"},
+    pd.DataFrame({"stage": ["prepare"], "seconds": [1.5]}),
+    "digits",
+    pd.DataFrame({"param": ["seeds"], "preset digits": ["[0]"], "here": ["[0, 1]"]}),
+)
 
 
 def write_picture(path):
@@ -84,7 +94,7 @@ def stage_outputs(tmp_path):
             for network in table["network"].unique():
                 for name in (network, f"{network}-w2"):
                     write_picture(tmp_path / f"samples/{replicate}/{name}.png")
-        return StageOutputs(tmp_path, replicates)
+        return StageOutputs(tmp_path, replicates, [str(k) for k in range(10)])
 
     return write
 
@@ -97,8 +107,8 @@ def blank_figures(monkeypatch):
 
 
 def write_page(outputs):
-    write_report(outputs, outputs.folder)
-    return (outputs.folder / "index.html").read_text(encoding="utf-8")
+    write_report(outputs, outputs.folder, FACTS)
+    return page_text((outputs.folder / "index.html").read_text(encoding="utf-8"))
 
 
 HEADINGS = [
@@ -113,6 +123,7 @@ HEADINGS = [
     "Training",
     "Training dynamics",
     "All networks",
+    "Glossary",
 ]
 
 

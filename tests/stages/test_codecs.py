@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from safetensors.torch import load_file
 from tiny import TINY, run_stage, write_autoencoder, write_params
 
@@ -87,7 +88,7 @@ def test_digits_in_pixel_space(project, capsys):
     assert len(distances) == 2
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
     assert pd.read_csv(folder / "reports/vae/curves.csv").empty
-    page = (folder / "reports/index.html").read_text()
+    page = page_text((folder / "reports/index.html").read_text())
     assert "exact reconstruction" in page
     assert "No VAE was trained" in page
     assert "Training curves of the VAE" not in page
@@ -107,7 +108,7 @@ def test_digits_in_latents_of_stable_diffusions_kind(project, tmp_path, normaliz
         (tmp_path / "sd/diffusion_pytorch_model.safetensors").write_bytes(b"")  # no more needed
         run(FROM_THE_CODEC_ON[1:])
         generated(folder)
-        assert "No VAE was trained" in (folder / "reports/index.html").read_text()
+        assert "No VAE was trained" in page_text((folder / "reports/index.html").read_text())
     else:
         run(("train_vae", "encode_latents"))
     manifest = read_manifest(folder / "data/latents")

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY, entered, make_project, run_stage
@@ -89,9 +90,9 @@ def test_the_best_networks_with_and_without_guidance_are_evaluated_again(guided)
 
 
 def test_the_report_shows_curves_and_heat_map_of_guidance(guided, finished):
-    page = (guided / "reports/index.html").read_text()
+    page = page_text((guided / "reports/index.html").read_text())
     assert ">Guidance</h2>" in page
-    assert ">Guidance</h2>" not in (finished / "reports/index.html").read_text()
+    assert ">Guidance</h2>" not in page_text((finished / "reports/index.html").read_text())
     assert pd.read_csv(guided / "reports/sweeps/guidance.csv")["guidance"].tolist() == [*STRENGTHS]
     for name in ("guidance", "guidance_map"):
         with Image.open(guided / f"reports/sweeps/{name}.png") as picture:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from safetensors.torch import load_file
 from tiny import REPLICATE, run_stage
 
@@ -111,7 +112,7 @@ def test_other_metrics_are_in_the_table_of_networks_and_in_metrics_json(evaluate
         "recall_classifier_300",
     ]
     assert networks.columns.tolist() == [*fd_only.columns, *added]
-    page = (evaluated / "reports/index.html").read_text()
+    page = page_text((evaluated / "reports/index.html").read_text())
     metrics = json.loads((evaluated / "reports/metrics.json").read_text())
     (best,) = networks[networks["seeds"] == "fresh"].to_dict("records")
     for name in (added[0], *added[2:]):
@@ -201,6 +202,6 @@ def test_fewer_samples_than_dimensions_are_marked_as_singular(project, finished)
     assert np.isfinite(rows["value"]).all()
     assert pd.read_csv(folder / "reports/networks.csv")["singular"].all()
     assert pd.read_csv(folder / "reports/ablation.csv")["ours: singular"].tolist() == ["yes"]
-    assert "Singular: these" in (folder / "reports/index.html").read_text()
-    assert "Singular: these" not in (finished / "reports/index.html").read_text()
+    assert "Singular: these" in page_text((folder / "reports/index.html").read_text())
+    assert "Singular: these" not in page_text((finished / "reports/index.html").read_text())
     assert "ours: singular" not in pd.read_csv(finished / "reports/ablation.csv")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from safetensors.torch import load_file
 from tiny import REPLICATE, ROOT, STAGES, run_stage
 
@@ -65,7 +66,7 @@ def test_each_network_has_one_row_per_sample_count(finished):
 
 
 def test_the_report_is_complete_and_needs_no_network(finished):
-    page = (finished / "reports/index.html").read_text()
+    page = page_text((finished / "reports/index.html").read_text())
     for heading in ("EMA length", "Ablation", "Samples", "Baselines", "VAE", "Training"):
         assert f">{heading}</h2>" in page
     assert page.count('src="data:image/') >= 5

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from published_pickles import write_published
 from safetensors.torch import load_file
 from tiny import TINY, run_stage, write_params
@@ -156,7 +157,7 @@ def test_stages_up_to_the_sweep_take_published_networks(project, published, caps
     for name in (name for name in written if name.endswith("weight")):
         torch.testing.assert_close(written[name].float(), networks[0.1][name], rtol=1e-3, atol=1e-3)
     run_stage("report")
-    page = (project_folder / "reports/index.html").read_text()
+    page = page_text((project_folder / "reports/index.html").read_text())
     assert "none was trained" in page
     assert "Training dynamics</h2>" not in page
 

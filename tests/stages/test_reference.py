@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from random_detectors import write_dinov2, write_inception
 from safetensors.torch import load_file
 from tiny import REPLICATE, ROOT, TINY, make_project, run_stage
@@ -209,9 +210,9 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
     value, deviation = inception_score(detector.probabilities(features).numpy())
     score = rows.loc[f"is_inception_{SAMPLES}", ["value", "standard_error"]].tolist()
     assert score == pytest.approx([value, deviation / np.sqrt(10)], rel=1e-3)
-    page = (folder / "reports/index.html").read_text()
+    page = page_text((folder / "reports/index.html").read_text())
     assert "of an unknown number of images" in page
-    assert "of an unknown number" not in (finished / "reports/index.html").read_text()
+    assert "of an unknown number" not in page_text((finished / "reports/index.html").read_text())
 
 
 def generated(folder):

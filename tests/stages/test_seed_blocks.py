@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from page_text import page_text
 from PIL import Image
 from tiny import TINY, entered, make_project, run_stage
 
@@ -55,5 +56,5 @@ def test_strips_show_the_same_seeds_at_every_length(two_blocks):
     heights = {Image.open(path).height for path in strips}
     grid = Image.open(next((two_blocks / "reports/samples/G-0").glob("*.png")))
     assert heights == {grid.height}  # strips of three lengths, a grid of three classes
-    page = (two_blocks / "reports/index.html").read_text()
+    page = page_text((two_blocks / "reports/index.html").read_text())
     assert page.count("the same seeds at all EMA lengths</figcaption>") == 3

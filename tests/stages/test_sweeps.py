@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY, make_project, run_stage, write_params
@@ -159,7 +160,7 @@ def test_the_same_tensors_make_the_same_images(swept):
 
 
 def test_the_report_has_a_section_per_sweep(swept):
-    page = (swept / "reports/index.html").read_text()
+    page = page_text((swept / "reports/index.html").read_text())
     for heading, by, values in (
         ("Training time", "nimg", ["512", "1024"]),
         ("Per-tensor EMA length", "tensors", ["all", "*-affine"]),
@@ -172,7 +173,7 @@ def test_the_report_has_a_section_per_sweep(swept):
 
 
 def test_without_sweeps_there_are_no_sections_but_the_folder(finished):
-    page = (finished / "reports/index.html").read_text()
+    page = page_text((finished / "reports/index.html").read_text())
     assert "Training time</h2>" not in page
     assert "Per-tensor EMA length</h2>" not in page
     assert [path.name for path in (finished / "reports/sweeps").iterdir()] == ["manifest.json"]
@@ -204,7 +205,7 @@ def test_the_report_shows_the_number_of_fresh_seeds(finished):
     ablation = pd.read_csv(finished / "reports/ablation.csv")
     assert ablation["ours: fd_classifier_300"].tolist() == pytest.approx([value])
     assert ablation["ours: valued on"].tolist() == ["fresh seeds"]
-    page = (finished / "reports/index.html").read_text()
+    page = page_text((finished / "reports/index.html").read_text())
     assert f"fd_classifier_300 = {value:.4g} on fresh seeds (" in page
     assert "evaluation.confirm" not in page
 
@@ -215,7 +216,7 @@ def test_fresh_seeds_need_not_be_asked_for(project, finished):
     run_stage("report")
     table, before = (pd.read_csv(p / "reports/fid/G-0.csv") for p in (folder, finished))
     pd.testing.assert_frame_equal(table, before[before["seeds"] == "sweep"])
-    assert "evaluation.confirm" in (folder / "reports/index.html").read_text()
+    assert "evaluation.confirm" in page_text((folder / "reports/index.html").read_text())
     assert "ours: on fresh seeds" not in pd.read_csv(folder / "reports/ablation.csv")
 
 

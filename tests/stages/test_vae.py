@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from PIL import Image
 from scipy import ndimage
 from tiny import run_stage
@@ -115,7 +116,7 @@ def test_images_are_generated_from_these_latents(full_vae):
 
 
 def test_the_report_shows_the_vae(full_vae):
-    page = (full_vae / "reports/index.html").read_text()
+    page = page_text((full_vae / "reports/index.html").read_text())
     assert "Training curves of the VAE" in page
     assert ">VAE</h2>" in page
     assert "nan" not in page.split(">VAE</h2>")[1].split("</h2>")[0].split("<img")[0]

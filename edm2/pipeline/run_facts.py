@@ -1,0 +1,158 @@
+"""Facts of a run for the header of the report: data, trainings, code, machine, time, params."""
+
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from ruamel.yaml import YAML
+
+from edm2.params import Params
+from edm2.params.presets import PRESETS, preset_text
+from edm2.pipeline.declaration import read_declarations
+from edm2.pipeline.past_seconds import past_seconds
+from edm2.reporting.facts import Facts, duration
+from edm2.runtime.tracking import flatten
+
+UNKNOWN = "not known"
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def run_facts(params: Params, data: Mapping[str, Any], device: torch.device) -> Facts:
+    """The facts of the run that writes a report now.
+
+    Args:
+        data: manifest of data/images.
+    """
+    seconds = stage_seconds(params)
+    summary = {
+        "Data set": _data(data),
+        "Trained": _trainings(params),
+        "Code": git_commit(),
+        "Written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "Machine": _machine(device),
+        "Duration": _duration(seconds["seconds"]),
+    }
+    preset, changes = nearest_preset(params)
+    rows = [(key, *map(str, values)) for key, values in changes.items()]
+    return Facts(
+        summary, seconds, preset, pd.DataFrame(rows, columns=["param", f"preset {preset}", "here"])
+    )
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    images, classes, side = data["images"], len(data["classes"]), data["resolution"]
+    kinds = f"{classes} classes" if classes > 1 else "one class"
+    return (
+        f"{data['source']}: {images['train']:,} training images and {images['held_out']:,} held-out ones, "
+        f"{kinds}, {side}×{side} pixels"
+    )
+
+
+def _trainings(params: Params) -> str:
+    configs, seeds = ", ".join(params.configs), ", ".join(map(str, params.seeds))
+    return (
+        f"config{'s' * (len(params.configs) > 1)} {configs}; "
+        f"training seed{'s' * (len(params.seeds) > 1)} {seeds}"
+    )
+
+
+def git_commit() -> str:
+    """The commit, and which files differ from it; DVC changes dvc.lock while it runs the stages."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return "not in a git repository with a commit"
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    changed = [line[3:] for line in (status or "").splitlines()]
+    return f"commit {commit}" + (
+        f", with changes that are not committed in {', '.join(changed)}" if changed else ""
+    )
+
+
+def _git(*args: str) -> str | None:
+    """What git prints; None without git, or if it refuses."""
+    try:
+        result = subprocess.run(["git", *args], capture_output=True, text=True)
+    except OSError:
+        return None
+    return None if result.returncode else result.stdout.rstrip()
+
+
+def _machine(device: torch.device) -> str:
+    accelerator = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    return (
+        f"{_processor()} ({os.cpu_count()} threads){accelerator}; {platform.system()}, "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}"
+    )
+
+
+def _processor() -> str:
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def stage_seconds(params: Params) -> pd.DataFrame:
+    """What stages took with these params, in this project: a row each; of trainings, mean and number.
+
+    Seconds are NaN where no complete run is known.
+    """
+    past, rows = past_seconds(params), []
+    for stage, declared in read_declarations().items():
+        for config in params.configs if declared.per_training else ("",):
+            name = f"{stage}@{config}" if config else stage
+            runs = len(params.seeds) if config else 1
+            mean = past.get(name, math.nan)
+            rows.append({"stage": name, "runs": runs, "mean seconds": mean, "seconds": runs * mean})
+    return pd.DataFrame(rows[:-1])  # without the report, which is being written
+
+
+def _duration(seconds: pd.Series) -> str:
+    unknown = int(seconds.isna().sum())
+    if unknown == len(seconds):
+        return UNKNOWN
+    total = duration(float(seconds.sum()))
+    return f"{total}, without {unknown} stages whose time is not known" if unknown else total
+
+
+def nearest_preset(params: Params) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """The preset with the fewest differences, and these by key path: its value and the one here.
+
+    Only params count that determine results: those that dvc.yaml names.
+    """
+    here = _tracked(params)
+    firsts = {preset.layers: name for name, preset in reversed(PRESETS.items())}
+
+    def differences(name: str) -> dict[str, tuple[Any, Any]]:
+        there = _tracked_of_preset(name)
+        keys = {**there, **here}
+        return {
+            key: (there.get(key), here.get(key)) for key in keys if there.get(key) != here.get(key)
+        }
+
+    def fewest(names: list[str]) -> str:
+        return min(names, key=lambda name: len(differences(name)))
+
+    kind = PRESETS[fewest(list(reversed(firsts.values())))].layers
+    nearest = fewest([name for name, preset in PRESETS.items() if preset.layers == kind])
+    return nearest, differences(nearest)
+
+
+@cache
+def _tracked_of_preset(name: str) -> dict[str, Any]:
+    return _tracked(Params.model_validate(YAML(typ="safe").load(preset_text(name))))
+
+
+def _tracked(params: Params) -> dict[str, Any]:
+    """The values that dvc.yaml names for any stage, by key path."""
+    values: dict[str, Any] = {}
+    for declared in read_declarations().values():
+        values |= flatten(declared.values(params))
+    return values

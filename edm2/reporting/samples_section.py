@@ -1,0 +1,85 @@
+"""The section of the report's page with samples: grids, and the same seeds at all EMA lengths."""
+
+import html
+import json
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from edm2.reporting.grids import GAP, grid_name
+from edm2.reporting.page import Section, collapsed, picture
+from edm2.reporting.selection import at_final_time, uniform_networks
+from edm2.reporting.stage_outputs import StageOutputs
+
+
+def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
+    """Images of the best network of each config's first training, and strips of the same seeds.
+
+    The grids of its other trainings are collapsed.
+    """
+    body = ""
+    for config, best in outputs.best_networks.items():
+        first, *others = (_grid(outputs, row) for _, row in best.iterrows())
+        body += first
+        samples = outputs.samples(config, best.index[0])
+        if strips := _strips(outputs, samples / "lengths", "EMA lengths"):
+            title = f"Config {config}: the same seeds at all EMA lengths"
+            rows = _rows(outputs.networks, best.iloc[0])
+            body += _slider(title, strips, _height(samples / "lengths"), rows, best.iloc[0])
+        if strips := _strips(outputs, samples / "strengths", "guidance strengths"):
+            body += collapsed(f"Config {config}: the same seeds at all guidance strengths", strips)
+        if others:
+            body += collapsed(f"Config {config}: its other trainings", "".join(others))
+    return [("Samples", body)]
+
+
+def _grid(outputs: StageOutputs, best: pd.Series) -> str:
+    """The samples of the best network of a training."""
+    name = outputs.training_name(best["config"], best["training_seed"])
+    caption = f"Best network of {name} (EMA length {best['ema_length']:.3g}): one row per class."
+    samples = outputs.samples(best["config"], best["training_seed"])
+    return picture(samples / grid_name(best["network"], best["guidance"]), caption, sharp=True)
+
+
+def _strips(outputs: StageOutputs, folder: Path, rows: str) -> str:
+    """A picture per class, with a row per EMA length or guidance strength."""
+    return "".join(
+        picture(strip, f"{outputs.class_name(int(strip.stem))} at all {rows}", sharp=True)
+        for strip in sorted(folder.glob("*.png"))
+    )
+
+
+def _rows(networks: pd.DataFrame, best: pd.Series) -> pd.DataFrame:
+    """The networks that strips have a row for, in their order."""
+    rows = at_final_time(uniform_networks(networks))
+    same = ["config", "training_seed", "guidance"]
+    return rows[(rows[same] == best[same]).all(axis=1)].sort_values("ema_length")
+
+
+def _height(folder: Path) -> int:
+    """Of a strip, in pixels."""
+    with Image.open(next(folder.glob("*.png"))) as strip:
+        return strip.height
+
+
+def _slider(title: str, strips: str, height: int, rows: pd.DataFrame, best: pd.Series) -> str:
+    """Strips of which a slider shows one row at a time; without scripts, and in print, all rows.
+
+    Strips that have other rows than the table of networks are only collapsed.
+    """
+    if (height - GAP) % len(rows):
+        return collapsed(title, strips)
+    labels = [
+        f"{length:.3g}: {metric} = {value:.4g}"
+        for length, metric, value in zip(
+            rows["ema_length"], rows["metric"], rows["value"], strict=True
+        )
+    ]
+    position = rows["network"].tolist().index(best["network"])
+    labels[position] += ", the best"
+    return (
+        f"<h3>{html.escape(title)}</h3>"
+        f'<div class="strips" data-lengths="{html.escape(json.dumps(labels))}" data-best="{position}" '
+        f'style="--rows:{len(rows)};--gap:{GAP / height:.6f}">{strips}</div>'
+    )
