@@ -2,8 +2,8 @@
 `python tests/browser/screenshots.py reports/index.html FOLDER`.
 
 Writes 1400-light.png, 1400-dark.png, 1400-print.png and the same of 400 pixels.
-Prints the size of the page, the width of each picture, and what is wrong: messages of the console, requests to
-the network, text that is clipped or has too little contrast. The status is 1 if there is any fault.
+Prints the size of the page, the width of each picture, and what is wrong: messages of the console, requests
+to the network, text that is clipped or has too little contrast. The status is 1 if there is any fault.
 """
 
 import argparse

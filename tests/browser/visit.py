@@ -67,7 +67,7 @@ class Visit:
         if context.get("java_script_enabled", True):
             self.page.evaluate(f"() => {{ {CHECKS} }}")
             self.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-            self.page.evaluate("window.checks.settled()")
+            self.settle()
 
     def _note(self, message: ConsoleMessage) -> None:
         if message.type in ("warning", "error"):
@@ -81,6 +81,10 @@ class Visit:
         """As if the window had this width, and the color scheme or medium of a view; charts follow."""
         self.page.emulate_media(**VIEWS[view])  # first: what is hidden does not follow the width
         self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until charts are drawn."""
         self.page.evaluate("window.checks.settled()")
 
     def faults(self, *names: str) -> list[str]:
