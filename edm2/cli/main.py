@@ -12,6 +12,7 @@ from edm2.cli.clean import clean
 from edm2.cli.compare import compare
 from edm2.cli.ema import ema
 from edm2.cli.evaluate import evaluate
+from edm2.cli.export import export
 from edm2.cli.model import model
 from edm2.cli.params import params
 from edm2.cli.plan import plan
@@ -49,7 +50,19 @@ def edm2(context: click.Context, project: str | None, quiet: bool) -> None:
         os.environ[QUIET] = "1"  # also for the processes that this one starts
 
 
-for command in (params, plan, ema, evaluate, sample, compare, model, verify, clean, track):
+for command in (
+    params,
+    plan,
+    ema,
+    evaluate,
+    sample,
+    compare,
+    export,
+    model,
+    verify,
+    clean,
+    track,
+):
     edm2.add_command(command)
 
 

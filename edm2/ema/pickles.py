@@ -1,31 +1,35 @@
 """Published networks: the tensors in a pickle of EDM2's authors, read without running its code.
 
 Such a pickle holds, under `ema`, a network that unpickling would rebuild by running Python source
-from the file. Here, unpickling only creates records: each global that a file may name is replaced by
-a class that keeps its arguments, state and items, and calls nothing. Any other global is refused by
-name. Parameters and buffers are then collected from the records. Their storages are pickles
-themselves, and are read in the same way.
+from the file. Here, unpickling only creates records (`edm2.runtime.pickle_records`), from which parameters
+and buffers are collected. Their storages are pickles themselves, and are read in the same way.
 """
 
-import copyreg
 import io
-import pickle
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from edm2.params import UserError
+from edm2.runtime.pickle_records import (
+    SET,
+    ForbiddenGlobalError,
+    RecordUnpickler,
+    as_bytes,
+    entries,
+    kind,
+    read_records,
+    record_classes,
+)
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
-RECONSTRUCTOR = "copyreg._reconstructor"  # takes a class, the built-in it extends, and its items
 STORAGE, TENSOR = "torch.storage._load_from_bytes", "torch._utils._rebuild_tensor_v2"
 PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
-MAPPINGS = ("dnnlib.util.EasyDict", "collections.OrderedDict")
 MODULES = tuple(
     f"torch.nn.modules.{name}"
     for name in (
@@ -56,31 +60,10 @@ DTYPES = {
         ("Bool", torch.bool),
     )
 }
-BYTES, SET = "_codecs.encode", "builtins.set"  # in older protocols: of "latin1" text, of a list
-ALLOWED = (
-    *(
-        PERSISTENT,
-        RECONSTRUCTOR,
-        STORAGE,
-        TENSOR,
-        *PARAMETERS,
-        *MAPPINGS,
-        *MODULES,
-        *DTYPES,
-        BYTES,
-        SET,
-    ),
-    # values beside the tensors, which remain records
-    *("torch.Size", "torch.device", *map(str, DTYPES.values()), "numpy.dtype", "numpy.ndarray"),
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-    *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
-    *(f"builtins.{name}" for name in ("object", "dict", "frozenset", "bytes", "bytearray")),
+CLASSES = record_classes(
+    *(PERSISTENT, STORAGE, TENSOR, *PARAMETERS, *MODULES, *DTYPES),
+    *("torch.Size", "torch.device", *map(str, DTYPES.values())),  # values beside the tensors
 )
-RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # in protocol 2
 
 
 @dataclass(frozen=True)
@@ -98,59 +81,8 @@ class Published:
     arguments: dict[str, Any]
 
 
-class _ForbiddenGlobal(Exception):
-    """A file names a global that is not in ALLOWED."""
-
-
-class _Record:
-    """One object of a file. A file can call only these methods, and cannot change a class."""
-
-    __slots__ = ("args", "items", "state")
-    global_name: ClassVar[str]
-    args: tuple[Any, ...]
-    items: dict[Any, Any]
-    state: Any
-
-    def __new__(cls, *args: Any, **_: Any) -> Any:
-        record = super().__new__(cls)
-        record.args, record.items, record.state = args, {}, None
-        return record
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items[key] = value
-
-
-def _record_class(name: str) -> type[_Record]:
-    class Record(_Record):
-        __slots__ = ()
-        global_name = name
-
-    return Record
-
-
-class _Reconstructor(_Record):
-    """Creates a record of the given class, which is always a record class."""
-
-    __slots__ = ()
-
-    def __new__(cls, record_class: Any, base: Any, items: Any = None) -> Any:
-        record = record_class()
-        record.items = dict(items or ())
-        return record
-
-
-RECORD_CLASSES = {name: _record_class(name) for name in ALLOWED} | {RECONSTRUCTOR: _Reconstructor}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str) -> type[_Record]:
-        name = f"{RENAMED.get(module_name, module_name)}.{global_name}"
-        if name not in RECORD_CLASSES:
-            raise _ForbiddenGlobal(name)
-        return RECORD_CLASSES[name]
+class _Unpickler(RecordUnpickler):
+    classes = CLASSES
 
 
 class _StorageUnpickler(_Unpickler):
@@ -167,12 +99,10 @@ def read_published(path: Path) -> Published:
             allowed, or holds no network.
     """
     try:
-        with path.open("rb") as file:
-            copyreg.clear_extension_cache()  # so that globals by number pass find_class, too
-            contents = _entries(_Unpickler(file).load())
+        contents = entries(read_records(path, _Unpickler))
         network = contents.get("ema") or contents.get("net")
         published = _published(network) if network else None
-    except _ForbiddenGlobal as name:
+    except ForbiddenGlobalError as name:
         raise UserError(
             f"{path}: refused: it names {name}, which is not needed to store a network. Nothing in "
             "the file was run. Use a file that EDM2's authors published."
@@ -193,7 +123,7 @@ def read_published(path: Path) -> Published:
 def _published(network: Any) -> Published:
     class_name, state = _module(network)
     arguments = {}
-    for name, value in _entries(state.get("_init_kwargs") or {}).items():
+    for name, value in entries(state.get("_init_kwargs") or {}).items():
         with suppress(ValueError):
             arguments[name] = _plain_value(value)
     return Published(class_name, dict(_tensors(network)), arguments)
@@ -201,32 +131,32 @@ def _published(network: Any) -> Published:
 
 def _module(value: Any) -> tuple[str, dict[str, Any]]:
     """Class name and state of a module, whether persistent or plain."""
-    if _kind(value) == PERSISTENT:
-        meta = _entries(value.args[0])
-        return meta["class_name"], _entries(meta["state"])
-    if _kind(value) in MODULES:
-        return _kind(value).rpartition(".")[2], _entries(value.state)
-    raise ValueError(f"expected a module, found {_kind(value)}")
+    if kind(value) == PERSISTENT:
+        meta = entries(value.args[0])
+        return meta["class_name"], entries(meta["state"])
+    if kind(value) in MODULES:
+        return kind(value).rpartition(".")[2], entries(value.state)
+    raise ValueError(f"expected a module, found {kind(value)}")
 
 
 def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers by name, as in a state_dict."""
     _, state = _module(module)
     non_persistent = state.get("_non_persistent_buffers_set", ())
-    non_persistent = non_persistent.args[0] if _kind(non_persistent) == SET else non_persistent
-    for name, tensor in (_entries(state["_parameters"]) | _entries(state["_buffers"])).items():
+    non_persistent = non_persistent.args[0] if kind(non_persistent) == SET else non_persistent
+    for name, tensor in (entries(state["_parameters"]) | entries(state["_buffers"])).items():
         if tensor is not None and name not in non_persistent:
             yield prefix + name, _tensor(tensor)
-    for name, child in _entries(state["_modules"]).items():
+    for name, child in entries(state["_modules"]).items():
         if child is not None:
             yield from _tensors(child, f"{prefix}{name}.")
 
 
 def _tensor(value: Any) -> torch.Tensor:
-    while _kind(value) in PARAMETERS:
+    while kind(value) in PARAMETERS:
         value = value.args[0]
-    if _kind(value) != TENSOR or _kind(value.args[0]) != STORAGE:
-        raise ValueError(f"expected a tensor, found {_kind(value)}")
+    if kind(value) != TENSOR or kind(value.args[0]) != STORAGE:
+        raise ValueError(f"expected a tensor, found {kind(value)}")
     storage, offset, size, stride, *_ = value.args
     dtype, data = _storage(storage.args[0])
     end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
@@ -238,22 +168,15 @@ def _tensor(value: Any) -> torch.Tensor:
 
 def _storage(saved: Any) -> tuple[torch.dtype, bytes]:
     """A storage's dtype and bytes, in either format of torch.save."""
-    file = io.BytesIO(saved.args[0].encode("latin1") if _kind(saved) == BYTES else saved)
+    file = io.BytesIO(as_bytes(saved))
     if file.getvalue().startswith(b"PK"):
         with zipfile.ZipFile(file) as archive:
             folder = archive.namelist()[0].partition("/")[0]
-            _, kind, key, *_ = _StorageUnpickler(archive.open(f"{folder}/data.pkl")).load()
-            return DTYPES[kind.global_name], archive.read(f"{folder}/data/{key}")
+            _, storage, key, *_ = _StorageUnpickler(archive.open(f"{folder}/data.pkl")).load()
+            return DTYPES[storage.global_name], archive.read(f"{folder}/data/{key}")
     # pickles of a magic number, a version, the system, the storage, its key; a length; the bytes
-    *_, (_, kind, *_), _ = [_StorageUnpickler(file).load() for _ in range(5)]
-    return DTYPES[kind.global_name], file.read()[8:]
-
-
-def _entries(value: Any) -> dict[Any, Any]:
-    entries = value.items if _kind(value) in MAPPINGS else value
-    if not isinstance(entries, dict):
-        raise ValueError(f"expected a dict, found {_kind(value)}")
-    return entries
+    *_, (_, storage, *_), _ = [_StorageUnpickler(file).load() for _ in range(5)]
+    return DTYPES[storage.global_name], file.read()[8:]
 
 
 def _plain_value(value: Any) -> Any:
@@ -261,8 +184,4 @@ def _plain_value(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return type(value)(map(_plain_value, value))
-    return {_plain_value(name): _plain_value(entry) for name, entry in _entries(value).items()}
-
-
-def _kind(value: Any) -> str:
-    return value.global_name if isinstance(value, _Record) else type(value).__name__
+    return {_plain_value(name): _plain_value(entry) for name, entry in entries(value).items()}

@@ -14,9 +14,12 @@ from edm2.metrics.collection import Collection
 from edm2.params import UserError
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_verified, write_manifest
+from edm2.runtime.pickle_records import ForbiddenGlobalError, array, entries, read_records
 
 NO_FEATURES = np.empty((0, 0), np.float32)
 MOMENTS, FEATURES = "statistics.npz", "features.npy"
+PICKLED = {"inception": "fid", "dinov2": "fd_dinov2"}  # keys in EDM2's files
+COUNT = "num_images"
 MAX_KEPT_FEATURES = 50_000  # images; metrics of pairs commonly use as many
 
 # what NumPy raises for files that it cannot read
@@ -66,13 +69,21 @@ def build_reference(collection: Collection) -> Reference:
     return Reference(moments.mean, moments.covariance, count, features)
 
 
-def import_reference(path: Path, dims: int) -> Reference:
-    """Published moments in the format of EDM: an .npz with `mu` [D] and `sigma` [D, D].
+def import_reference(path: Path, dims: int, detector: str) -> Reference:
+    """Published moments: `mu` [D] and `sigma` [D, D] in an .npz, as EDM has them, or in a .pkl such a pair
+    for each detector, as EDM2 has them. Nothing in a pickle is run.
+
+    Args:
+        dims: number of features, D.
+        detector: `inception` or `dinov2`; chooses the pair of a .pkl.
 
     Raises:
-        UserError: no such file, a file with a pickle, or arrays that are not moments of `dims` features.
+        UserError: no such file, a file with other content, or arrays that are not moments of `dims` features.
     """
-    mean, covariance = _read_moments(path)
+    if path.suffix == ".pkl":
+        mean, covariance, count = _read_pickled(path, detector)
+    else:
+        (mean, covariance), count = _read_moments(path), None
     if (mean.shape, covariance.shape) != ((dims,), (dims, dims)):
         raise _invalid_file(
             path,
@@ -87,7 +98,7 @@ def import_reference(path: Path, dims: int) -> Reference:
     covariance = (covariance + covariance.T) / 2
     if np.linalg.eigvalsh(covariance)[0] < -rounding:
         raise _invalid_file(path, "a covariance matrix as sigma", "one with negative eigenvalues")
-    return Reference(mean, covariance, None, NO_FEATURES)
+    return Reference(mean, covariance, count, NO_FEATURES)
 
 
 def save_reference(folder: Path, reference: Reference, **metadata: Any) -> None:
@@ -140,6 +151,32 @@ def _read_moments(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     except READ_ERRORS as error:
         raise _invalid_file(path, "an .npz file with arrays mu and sigma", str(error)) from None
     return mean, covariance
+
+
+def _read_pickled(
+    path: Path, detector: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int | None]:
+    """Mean, covariance and, where it is given, number of images."""
+    key = PICKLED.get(detector, detector)
+    try:
+        content = entries(read_records(path))
+        if key not in content:
+            found = f"only those of {', '.join(map(str, content)) or 'none'}"
+            raise _invalid_file(path, f"statistics of {detector} ({key})", found)
+        pair = entries(content[key])
+        mean, covariance = (np.asarray(array(pair[name]), np.float64) for name in ("mu", "sigma"))
+        counts = [entries_of[COUNT] for entries_of in (pair, content) if COUNT in entries_of]
+        count = int(array(counts[0])) if counts else None
+    except UserError:
+        raise
+    except ForbiddenGlobalError as name:
+        raise _invalid_file(
+            path, "statistics alone", f"the name {name}, so nothing in it was run"
+        ) from None
+    except Exception as error:  # a damaged pickle may raise any exception
+        reason = f"{type(error).__name__}: {error}"
+        raise _invalid_file(path, "a .pkl file of EDM2's statistics", reason) from None
+    return mean, covariance, count
 
 
 def _invalid_file(path: Path, expected: str, found: str) -> UserError:

@@ -15,7 +15,7 @@ class Dataset(Section):
     source: Annotated[str, one_of(SOURCES)] = Field(
         description="digits: the 1797 handwritten digits inside scikit-learn; "
         "photos: crops of ten photographs inside scikit-image and scikit-learn; "
-        "folder: your images, one subfolder per class; "
+        "folder: your images, one subfolder per class, or with labels in dataset.json (EDM, StyleGAN); "
         "webdataset: tars of images with labels; "
         "zip: an archive with labels in dataset.json, as EDM and StyleGAN write it, or a folder per class; "
         "huggingface: a dataset on disk that the package `datasets` reads"

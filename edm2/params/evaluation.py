@@ -49,8 +49,8 @@ class Evaluation(Section):
         "classifier: null"
     )
     reference: str | None = Field(
-        description="published statistics of the real images, .npz with mu and sigma, for inception "
-        "and dinov2; null: computed from all training images"
+        description="published statistics of the real images, .npz with mu and sigma or EDM2's .pkl, "
+        "for inception and dinov2; null: computed from all training images"
     )
     samples: Count = Field(description="generated images per network; part of the metric's name")
     metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1)] = Field(

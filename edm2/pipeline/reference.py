@@ -35,8 +35,11 @@ def write_reference(context: StageContext) -> None:
     if path is None:
         _compute(context)
     elif is_main_process():
-        reference = import_reference(project_root() / path, context.params.detector_dims)
-        print(f"note: metrics compare with {path}, statistics of an unknown number of images.")
+        reference = import_reference(
+            project_root() / path, context.params.detector_dims, context.params.evaluation.detector
+        )
+        count = "an unknown number of" if reference.count is None else counted(reference.count)
+        print(f"note: metrics compare with {path}, statistics of {count} images.")
         context.conclude(f"statistics of {path}")
         save_reference(
             context.out(REFERENCE),

@@ -92,9 +92,16 @@ def _unknown(name: str, revision: str) -> UserError:
     known = {f"configs of the {WORKSPACE}": configs, **revisions}
     every = [WORKSPACE, *(each for names in known.values() for each in names)]
     every += ["HEAD"] if revisions else []
-    which = "neither a revision nor a config" if name == revision else "no revision"
+    which = f"{revision} is no revision"
+    if name == revision:
+        which = "neither a revision nor a config"
+    config, _, seed = revision.rpartition("-")
+    if config in configs and seed.isdigit():
+        which = (
+            f"a single training of config {config}. Configs are compared, with all of their seeds"
+        )
     return UserError(
-        f"{name}: {revision} is {which}: expected a commit, {WORKSPACE}, or one of these names: "
+        f"{name}: {which}: expected a commit, {WORKSPACE}, or one of these names: "
         f"{listed(known)}. {did_you_mean(revision, every)}"
         f"{'' if revisions else f'Without commits in git there is only the {WORKSPACE}.'}".rstrip()
     )

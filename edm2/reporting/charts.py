@@ -251,7 +251,7 @@ def _of_fixed_width(spec: Spec) -> Spec:
     """As drawn in files, which have no page to take the width of."""
     fixed = themed(spec)
     if fixed.get("width") == "container":
-        fixed["width"] = STATIC_WIDTH
+        fixed["width"] = spec.get("usermeta", {}).get("static_width", STATIC_WIDTH)
     return fixed
 
 

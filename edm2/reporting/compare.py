@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from edm2.metrics.minima import MIN_LENGTHS, locate_minimum
 from edm2.params import UserError
 from edm2.reporting.changes import COMMON, PER_CONFIG, Experiment, FlatParams, Variant, shown_value
-from edm2.reporting.curves import STYLE, draw_curve, finish_ema_axes, save_figure
+from edm2.reporting.charts import Spec
+from edm2.reporting.curves import metric_curves
 from edm2.reporting.seed_curves import SeedCurves
 from edm2.reporting.selection import best_of, ema_curve, quality_columns
 from edm2.reporting.trainings import Trainings, best_networks, mean_and_interval, place_cells
@@ -153,23 +152,15 @@ def differing_params(experiments: Mapping[str, Experiment]) -> list[str]:
     return sorted(keys)
 
 
-def draw_comparison(variants: Sequence[Variant], params: Sequence[str], *paths: Path) -> None:
-    """All EMA curves in one figure, minima marked, above a legend with the values of `params`, if these are
+def comparison_chart(variants: Sequence[Variant], params: Sequence[str]) -> Spec:
+    """All EMA curves in one chart, minima circled, with the values of `params` in the legend, if these are
     at most MAX_LEGEND_PARAMS.
     """
     shown = params if len(params) <= MAX_LEGEND_PARAMS else []
-    with plt.rc_context(STYLE):
-        heights = 3.8, 0.2 * len(variants)
-        figure, (axes, below) = plt.subplots(
-            2, 1, figsize=(6.6, sum(heights) + 0.3), height_ratios=heights
-        )
-        for variant in variants:
-            values = [f"{k.rpartition('.')[2]} {shown_value(variant.used.get(k))}" for k in shown]
-            name = f"{', '.join(variant.experiments)} {variant.config}"
-            curve = pd.concat([ema_curve(networks) for networks in variant.trainings.values()])
-            draw_curve(axes, f"{name} ({', '.join(values)})" if values else name, curve)
-        finish_ema_axes(axes, curve, legend_outside=False)
-        axes.legend([], frameon=False)
-        below.legend(*axes.get_legend_handles_labels(), frameon=False, loc="upper left")
-        below.set_axis_off()
-        save_figure(figure, *paths)
+    curves = {}
+    for variant in variants:
+        values = [f"{k.rpartition('.')[2]} {shown_value(variant.used.get(k))}" for k in shown]
+        name = f"{', '.join(variant.experiments)} {variant.config}"
+        curve = pd.concat([ema_curve(networks) for networks in variant.trainings.values()])
+        curves[f"{name} ({', '.join(values)})" if values else name] = curve
+    return metric_curves(curves, str(curve["metric"].iloc[0]))

@@ -8,22 +8,24 @@ from pathlib import Path
 import pandas as pd
 
 from edm2.reporting.changes import Changes, Experiment, shown_value
+from edm2.reporting.charts import write_chart
 from edm2.reporting.compare import (
+    comparison_chart,
     configs_table,
     differing_params,
-    draw_comparison,
     one_metric,
     trainings_table,
 )
-from edm2.reporting.forest import draw_forest
-from edm2.reporting.page import collapsed, paragraph, picture, render, table
+from edm2.reporting.forest import forest_chart
+from edm2.reporting.page import chart, collapsed, paragraph, render, table
 from edm2.reporting.tables import write_table
 from edm2.reporting.verdict import Verdict, verdict_table, verdicts_on
 from edm2.runtime.files import write_text
 
 FOREST_CAPTION = (
-    "Difference of each change from its base, and its 95 % interval; left of 0 the change is better. Small "
-    "dots: the difference of each pair of trainings with the same seed. An arrow: the interval is longer."
+    "Difference of each change from its base, and its 95 % interval; left of 0 the change is better. Filled "
+    "marks: settled; hollow ones: not. Small dots: the difference of each pair of trainings with the same "
+    "seed. An arrow: the interval is longer."
 )
 CURVES_CAPTION = (
     "Fréchet distance against EMA length σ_rel. Lower is better; circles mark the minima. Of several "
@@ -103,8 +105,9 @@ def answers(verdicts: Sequence[Verdict], notes: Sequence[str], folder: Path) -> 
     write_table(rows, folder / "verdict.csv", folder / "verdict.md")
     if not verdicts:
         return body
-    draw_forest(verdicts, folder / "forest.png", folder / "forest.svg")
-    body += picture(folder / "forest.svg", FOREST_CAPTION) + paragraph(corrections(verdicts))
+    figure = forest_chart(verdicts)
+    write_chart(figure, folder / "forest.png", folder / "forest.svg")
+    body += chart(figure, FOREST_CAPTION) + paragraph(corrections(verdicts))
     return body + table(_short_verdicts(rows))
 
 
@@ -163,16 +166,12 @@ def corrections(verdicts: Sequence[Verdict]) -> str:
 
 
 def _curves(comparison: Comparison, folder: Path) -> str:
-    draw_comparison(
-        comparison.changes.variants,
-        comparison.params,
-        folder / "compare.png",
-        folder / "compare.svg",
-    )
+    figure = comparison_chart(comparison.changes.variants, comparison.params)
+    write_chart(figure, folder / "compare.png", folder / "compare.svg")
     write_table(comparison.configs, folder / "compare.csv", folder / "compare.md")
     write_table(comparison.trainings, folder / "trainings.csv", folder / "trainings.md")
     return (
-        picture(folder / "compare.svg", CURVES_CAPTION)
+        chart(figure, CURVES_CAPTION)
         + paragraph(CONFIGS_NOTE)
         + table(_short_configs(comparison.configs, comparison.metric))
         + collapsed("Each training", table(comparison.trainings))

@@ -2,21 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from edm2.reporting.curves import STYLE, save_figure
+from edm2.reporting.charts import Spec
+from edm2.reporting.time_charts import Line, gaps, panel
 from edm2.reporting.trainings import Trainings, mean_over_trainings
 
 QUANTITIES = ("weights", "activations", "updates")
 NOT_FINITE = "not finite"  # observed, if a measurement was NaN or infinite
 FLAT = 1.05  # magnitudes that end within this factor of their first measurement are flat
-MIN_AXIS_RANGE = 2.5  # smallest ratio of the ends of a magnitude axis
+SIDES = {"enc": "encoder", "dec": "decoder"}
 BOUNDED = 1.5  # activations that grow by a smaller factor in the second half are bounded
 WEIGHTS_IN_PAPER = {"C": "grow", "D": "grow", "E": "flat", "F": "flat", "G": "flat"}
 ACTIVATIONS_IN_PAPER = {"C": "grow", **dict.fromkeys("DEFG", "bounded")}
@@ -121,85 +118,68 @@ def _marked(cells: Mapping[str, Cell], measured: pd.DataFrame) -> dict[str, Cell
     return {key: cell if "paper" in key else NOT_FINITE for key, cell in cells.items()}
 
 
-def draw_magnitudes(curves: Curves, *paths: Path) -> None:
-    """A row per config: activations, then weights; a color per resolution; means over trainings.
+def magnitudes_panels(curves: Curves) -> list[Spec]:
+    """Panels of activations, then weights, for each config; a color per resolution; means over trainings.
 
-    If they were measured of averages (EDM2 Figure 15), these are in two more columns.
+    If they were measured of averages (EDM2 Figure 15), these are in two more panels. Configs without
+    measurements have no panel.
     """
-    quantities = ["activations", "weights"]
-    means = {config: mean_over_trainings(trainings) for config, trainings in curves.items()}
-    if any(by_bucket(rows, "average/weights_mean").size for rows in means.values()):
-        quantities += ["average/activations", "average/weights"]
-    size = (0.6 + 5.2 * len(quantities), 0.6 + 2.5 * len(curves))
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            len(curves), len(quantities), figsize=size, squeeze=False, sharex=True
-        )
-        for (config, rows), line in zip(means.items(), grid, strict=True):
-            for axes, quantity in zip(line, quantities, strict=True):
-                _draw(axes, rows, quantity)
-                kind = quantity.replace("average/", "averaged network, ")
-                axes.set_title(f"config {config}: {kind}")
-        last = grid[:, -1]  # panels of configs without measurements have no lines
-        _finish(grid[-1], next((axes for axes in last if axes.lines), last[0]))
-        save_figure(figure, *paths)
+    panels = []
+    for config, trainings in curves.items():
+        rows = mean_over_trainings(trainings)
+        for kind in ("", "average/"):
+            for quantity in ("activations", "weights"):
+                if lines := _lines(rows, kind + quantity):
+                    of = "averaged network, " if kind else ""
+                    title = f"Config {config}: {of}{quantity}"
+                    unit = f"{quantity} (root mean square)"
+                    panels.append(panel(title, unit, lines, ordered=True, log=True))
+    return panels
 
 
-def draw_updates(curves: Curves, *paths: Path) -> None:
+def updates_panels(curves: Curves) -> list[Spec]:
     """A panel per config: relative size of updates, which is the effective learning rate; means over
     trainings.
     """
-    with plt.rc_context(STYLE):
-        columns = min(4, len(curves))
-        lines = -(-len(curves) // columns)
-        figure, grid = plt.subplots(
-            lines,
-            columns,
-            figsize=(0.6 + 3.4 * columns, 0.4 + 2.7 * lines),
-            squeeze=False,
-            sharey=True,
-        )
-        for axes in grid.flat[len(curves) :]:
-            axes.set_visible(False)
-        for axes, (config, trainings) in zip(grid.flat, curves.items(), strict=False):
-            _draw(axes, mean_over_trainings(trainings), "updates")
-            axes.set_title(f"config {config}: ‖Δw‖ / ‖w‖")
-        panels = list(grid.flat)[: len(curves)]
-        _finish(panels, panels[-1])
-        save_figure(figure, *paths)
+    lines = {
+        config: _lines(mean_over_trainings(trainings), "updates")
+        for config, trainings in curves.items()
+    }
+    unit = "relative update ‖Δw‖ / ‖w‖"
+    return [
+        panel(f"Config {config}: updates", unit, of_config, ordered=True, log=True)
+        for config, of_config in lines.items()
+        if of_config
+    ]
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, quantity: str) -> None:
-    """Mean (strong) and maximum (faint) of every bucket; encoder solid, others dashed."""
-    mean, maximum = by_bucket(rows, f"{quantity}_mean"), by_bucket(rows, f"{quantity}_max")
-    buckets = {str(bucket): str(bucket).partition("-")[::2] for bucket in mean}
-    resolutions = sorted({r for _, r in buckets.values()}, key=_pixels, reverse=True)
-    for bucket, (part, resolution) in buckets.items():
-        position = resolutions.index(resolution) / max(1, len(resolutions) - 1)
-        color = plt.get_cmap("viridis")(0.85 * position)
-        style = "-" if part == "enc" else "--"
-        axes.plot(mean.index / 1000, mean[bucket], style, color=color, label=bucket)
-        axes.plot(
-            maximum.index / 1000, maximum[bucket], style, color=color, alpha=0.4, linewidth=0.9
-        )
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:.3g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="y", labelsize=7)
-    low, high = axes.get_ylim()
-    if high / low < MIN_AXIS_RANGE:  # flat curves should look flat
-        middle = (low * high) ** 0.5
-        axes.set_ylim(middle / MIN_AXIS_RANGE**0.5, middle * MIN_AXIS_RANGE**0.5)
+def dynamics_gaps(curves: Curves) -> list[str]:
+    """Which measurements of each training are not finite; see `gaps`."""
+    return [
+        note
+        for config, trainings in curves.items()
+        for seed, rows in trainings.items()
+        for quantity in (*QUANTITIES, "average/activations", "average/weights")
+        for note in gaps(_lines(rows, quantity), f"{quantity} of config {config}, training {seed}")
+    ]
 
 
-def _pixels(resolution: str) -> int:
-    """Height of a resolution such as 64x64; 0 for buckets that are not named by one."""
+def _lines(rows: pd.DataFrame, quantity: str) -> list[Line]:
+    """Mean (strong) and maximum (faint) of every bucket, those of the highest resolution first."""
+    lines = []
+    for kind, faint in (("mean", False), ("max", True)):
+        measured = by_bucket(rows, f"{quantity}_{kind}")
+        for bucket in sorted(map(str, measured), key=_from_the_outside):
+            side, _, resolution = bucket.partition("-")
+            part = SIDES.get(side, "")
+            name = resolution if part else bucket
+            label = f"{bucket}, {kind}"
+            lines.append(Line(name, measured[bucket], label, part, faint))
+    return lines
+
+
+def _from_the_outside(bucket: str) -> tuple[int, bool]:
+    """Order of buckets such as enc-64x64: from the highest resolution; those not named by one are last."""
+    side, _, resolution = bucket.partition("-")
     height = resolution.partition("x")[0]
-    return int(height) if height.isdigit() else 0
-
-
-def _finish(bottom: list[Axes], legend: Axes) -> None:
-    for axes in bottom:
-        axes.set_xlabel("thousand images")
-    legend.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    return -int(height) if height.isdigit() else 0, side != "enc"

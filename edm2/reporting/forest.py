@@ -1,62 +1,89 @@
 """The forest plot of verdicts: the difference that each change makes, with its interval."""
 
 import textwrap
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+import pandas as pd
 
-from edm2.reporting.curves import STYLE, save_figure
+from edm2.reporting.charts import COLORS, ZOOM, Spec, records, tooltip
 from edm2.reporting.verdict import Choice, Verdict
 
-WIDTH = 5.2  # inches: letters are legible where the figure is 400 pixels wide
-# heights in inches: line of text, interval, between changes, legend
-LINE, ROW, GAP, LEGEND = 0.19, 0.25, 0.2, 0.7
-CHARACTERS = 52  # of a line of text
-LOOKS: dict[Choice, tuple[str, str, str]] = {  # marker, color (Okabe and Ito's), words
-    "own best": ("o", "#0072B2", "each at its own best EMA length"),
-    "common": ("D", "#D55E00", "both at a common EMA length"),
+LINE, ROW, GAP = 16, 26, 14  # heights in pixels: line of text, interval, between changes
+CHARACTERS = 46  # of a line of text: so many fit where the chart is 400 pixels wide
+WORDS: dict[Choice, str] = {
+    "own best": "each at its own best EMA length",
+    "common": "both at a common EMA length",
 }
+SETTLED = ("settled", "not settled")
 MARGIN = 0.08  # of the range of differences, on each side
 MAX_INTERVAL = 3  # times the largest difference that is drawn: longer intervals end with an arrow
+HOVER = {
+    "of": "change",
+    "choice": "compared",
+    "difference": "difference",
+    "interval": "95 % interval",
+    "settled": "settled",
+    "trainings": "trainings",
+}
+HOVER_PAIR = {"of": "change", "choice": "compared", "seed": "training", "value": "difference"}
+GRAY = "#7f8894"
 
 
-def draw_forest(verdicts: Sequence[Verdict], *paths: Path) -> None:
+def forest_chart(verdicts: Sequence[Verdict]) -> Spec:
     """A row per change: the mean difference (large; filled if it is settled), its 95 % interval, and
     the difference of each pair of trainings (small dots). An interval that is too long ends with an arrow.
 
     Args:
         verdicts: of one metric, at least one.
     """
-    changes: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in verdicts:
-        changes.setdefault((verdict.base, verdict.change), []).append(verdict)
-    titles = [textwrap.fill(f"{a} → {b}", CHARACTERS) for a, b in changes]
-    heights = [
-        LINE * (1 + title.count("\n")) + ROW * len(of_change) + GAP
-        for title, of_change in zip(titles, changes.values(), strict=True)
-    ]
     limits = _limits(verdicts)
-    with plt.rc_context({**STYLE, "axes.spines.left": False}):
-        rows = sum(heights)
-        figure, (axes, below) = plt.subplots(
-            2, 1, figsize=(WIDTH, rows + LEGEND + 0.9), height_ratios=(rows, LEGEND)
-        )
-        top = 0.0
-        for title, of_change, height in zip(titles, changes.values(), heights, strict=True):
-            axes.text(
-                0, top, title, transform=axes.get_yaxis_transform(), va="top", fontweight="bold"
-            )
-            for number, verdict in enumerate(reversed(of_change)):
-                _draw_row(axes, verdict, top + height - GAP - ROW * (number + 0.5), limits)
-            top += height
-        _finish(axes, verdicts, top, limits)
-        _draw_legend(below, verdicts)
-        save_figure(figure, *paths)
+    titles, rows, pairs, height = _tables(verdicts, limits)
+    known = rows.dropna(subset=["low", "high"])
+    rule = {"type": "rule", "strokeWidth": 2}
+    dot = {"type": "circle", "size": 16, "opacity": 0.8}
+    white = {"type": "point", "size": 90, "fill": "white", "stroke": "white", "opacity": 1}
+    point = {**_x("difference"), **_looks(rows)}
+    zero = _fixed({"type": "rule", "color": GRAY}, {"x": {"datum": 0}, "y": {"value": 0}})
+    zero["encoding"]["y2"] = {"value": height}
+    layers = [
+        zero,
+        _layer(known, rule, {**_x("low"), "x2": {"field": "high"}, **_color(rows)}, HOVER),
+        *_ends(known, "low", limits, _color(rows)),
+        *_ends(known, "high", limits, _color(rows)),
+        _layer(pairs, dot, {**_x("value"), **_color(rows)}, HOVER_PAIR),
+        _layer(rows, white, {**_x("difference"), "shape": point["shape"]}, {}),
+        {
+            **_layer(rows, {"type": "point", "size": 90, "opacity": 1}, point, HOVER),
+            "params": [ZOOM],
+        },
+    ]
+    for layer in layers:
+        layer["encoding"]["x"] |= _axis(verdicts[0].metric, limits)
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container",
+        "height": height,
+        "encoding": {
+            "y": {
+                "field": "y",
+                "type": "quantitative",
+                "scale": {"domain": [height, 0], "nice": False},
+                "axis": None,
+            }
+        },
+        "layer": [*layers, *_words(titles)],
+    }
+
+
+def _axis(metric: str, limits: tuple[float, float]) -> Spec:
+    """The horizontal axis."""
+    return {
+        "type": "quantitative",
+        "title": f"change of {metric}, with 95 % interval",
+        "scale": {"domain": list(limits), "nice": False},
+        "axis": {"format": ".4~g", "tickCount": 6},
+    }
 
 
 def _limits(verdicts: Sequence[Verdict]) -> tuple[float, float]:
@@ -70,50 +97,127 @@ def _limits(verdicts: Sequence[Verdict]) -> tuple[float, float]:
     return min(points) - margin, max(points) + margin
 
 
-def _draw_row(axes: Axes, verdict: Verdict, y: float, limits: tuple[float, float]) -> None:
+def _tables(
+    verdicts: Sequence[Verdict], limits: tuple[float, float]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, int]:
+    """Titles of changes, verdicts, and pairs of trainings, with their places `y` in pixels from the top;
+    the height of all.
+    """
+    changes: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        changes.setdefault((verdict.base, verdict.change), []).append(verdict)
+    titles, rows, pairs, top = [], [], [], LINE + GAP
+    for (base, change), of_change in changes.items():
+        lines = textwrap.wrap(f"{base} → {change}", CHARACTERS)
+        titles.append({"text": lines, "y": top})
+        top += LINE * len(lines)
+        for verdict in of_change:
+            row = _row(verdict, limits)
+            rows.append({**row, "y": top + 0.65 * ROW})
+            pairs += [
+                {
+                    "of": row["of"],
+                    "choice": row["choice"],
+                    "seed": seed,
+                    "value": value,
+                    "y": top + 0.25 * ROW,
+                }
+                for seed, value in verdict.differences.items()
+            ]
+            top += ROW
+        top += GAP
+    columns = ["of", "choice", "seed", "value", "y"]
+    return pd.DataFrame(titles), pd.DataFrame(rows), pd.DataFrame(pairs, columns=columns), top
+
+
+def _row(verdict: Verdict, limits: tuple[float, float]) -> dict[str, object]:
     effect = verdict.effect
-    marker, color, _ = LOOKS[verdict.ema_length]
-    if effect.interval is not None:
-        low, high = np.clip(effect.interval, *limits)
-        axes.plot([low, high], [y, y], color=color, linewidth=2, solid_capstyle="butt", zorder=2)
-        for end, shown, arrow in zip(effect.interval, (low, high), "<>", strict=True):
-            axes.plot(shown, y, marker="|" if end == shown else arrow, color=color, clip_on=False)
-    differences = list(verdict.differences.values())
-    dots: Any = {"marker": ".", "markersize": 4, "linestyle": "none", "clip_on": False}
-    axes.plot(differences, [y + 0.085] * len(differences), color=color, alpha=0.8, **dots)
-    face = color if effect.settled else "white"
-    axes.plot(
-        effect.difference, y, marker, color=color, markerfacecolor=face, markersize=7, zorder=3
-    )
+    low, high = effect.interval or (np.nan, np.nan)
+    return {
+        "of": f"{verdict.base} → {verdict.change}",
+        "choice": WORDS[verdict.ema_length],
+        "difference": effect.difference,
+        "interval": f"{low:.4g} to {high:.4g}" if effect.interval else "none (one training)",
+        "low": np.clip(low, *limits),
+        "high": np.clip(high, *limits),
+        "settled": SETTLED[0] if effect.settled else SETTLED[1],
+        "trainings": effect.trainings,
+    }
 
 
-def _finish(
-    axes: Axes, verdicts: Sequence[Verdict], bottom: float, limits: tuple[float, float]
-) -> None:
-    """Line at 0, sides and label."""
-    axes.set_xlim(*limits)
-    axes.set_ylim(bottom, -0.05)
-    axes.axvline(0, color="#1c2430", linewidth=1, zorder=1)
-    axes.set_yticks([])
-    axes.set_xlabel(f"change of {verdicts[0].metric}, with 95 % interval")
-    sides: Any = {"transform": axes.get_xaxis_transform(), "va": "bottom", "color": "#5b6675"}
-    gap = 0.012 * (limits[1] - limits[0])
-    axes.text(-gap, 1.01, "← improves", ha="right", **sides)
-    axes.text(gap, 1.01, "worsens →", ha="left", **sides)
+def _layer(rows: pd.DataFrame, mark: Spec, encoding: Spec, hover: Mapping[str, str]) -> Spec:
+    tips = {"tooltip": tooltip(hover)} if hover else {}
+    return {"data": {"values": records(rows)}, "mark": mark, "encoding": {**encoding, **tips}}
 
 
-def _draw_legend(axes: Axes, verdicts: Sequence[Verdict]) -> None:
-    shown = {verdict.ema_length for verdict in verdicts}
-    handles = [
-        Line2D([], [], color=color, marker=marker, linewidth=2, label=words)
-        for choice, (marker, color, words) in LOOKS.items()
-        if choice in shown
+def _fixed(mark: Spec, encoding: Spec) -> Spec:
+    """A mark without data."""
+    return {"data": {"values": [{}]}, "mark": mark, "encoding": encoding}
+
+
+def _words(titles: pd.DataFrame) -> list[Spec]:
+    """The name of each change above its row, and what the sides of 0 mean."""
+    bold = {
+        "type": "text",
+        "align": "left",
+        "baseline": "top",
+        "fontWeight": "bold",
+        "lineHeight": LINE,
+    }
+    sides = [("← improves", "right", -6), ("worsens →", "left", 6)]
+    return [
+        _layer(titles, bold, {"x": {"value": 0}, "text": {"field": "text"}}, {}),
+        *(
+            _fixed(
+                {"type": "text", "align": align, "dx": dx, "baseline": "top", "color": GRAY},
+                {"x": {"datum": 0}, "y": {"value": 0}, "text": {"value": words}},
+            )
+            for words, align, dx in sides
+        ),
     ]
-    gray: Any = {"color": "#5b6675", "linestyle": "none"}
-    handles += [
-        Line2D([], [], marker=".", markersize=4, label="one pair of trainings", **gray),
-        Line2D([], [], marker="o", markersize=7, label="settled", **gray),
-        Line2D([], [], marker="o", markersize=7, mfc="white", label="not settled", **gray),
-    ]
-    axes.set_axis_off()
-    axes.legend(handles=handles, frameon=False, fontsize=9, loc="center", ncols=2)
+
+
+def _ends(known: pd.DataFrame, end: str, limits: tuple[float, float], color: Spec) -> list[Spec]:
+    """The low or high ends of intervals: a tick, or an arrow at the limit of the axis."""
+    arrow = "triangle-left" if end == "low" else "triangle-right"
+    longer = known[end].isin(limits)
+    tick = {"type": "tick", "thickness": 2, "size": 10, "orient": "vertical", "opacity": 1}
+    point = {"type": "point", "shape": arrow, "filled": True, "size": 70, "opacity": 1}
+    channels = {**_x(end), **color}
+    return [_layer(known[~longer], tick, channels, {}), _layer(known[longer], point, channels, {})]
+
+
+def _x(column: str) -> Spec:
+    return {"x": {"field": column}}
+
+
+def _choices(rows: pd.DataFrame) -> Spec:
+    """The field that colors and shapes tell, in the order of WORDS."""
+    domain = [words for words in WORDS.values() if words in set(rows["choice"])]
+    return {"field": "choice", "type": "nominal", "sort": None, "scale": {"domain": domain}}
+
+
+def _color(rows: pd.DataFrame) -> Spec:
+    channel = _choices(rows)
+    channel["scale"] |= {"range": list(COLORS)}
+    return {"color": {**channel, "legend": {"title": None}}}
+
+
+def _looks(rows: pd.DataFrame) -> Spec:
+    """Color and shape by choice of the EMA length; filled if the difference is settled."""
+    shape = _choices(rows)
+    shape["scale"] |= {"range": ["circle", "diamond"]}
+    color = _color(rows)["color"]
+    filled = {
+        "field": "settled",
+        "type": "nominal",
+        "sort": None,
+        "scale": {"domain": list(SETTLED), "range": [1, 0]},
+        "legend": None,
+    }
+    return {
+        "stroke": color,
+        "fill": {**color, "legend": None},
+        "shape": {**shape, "legend": {"title": None}},
+        "fillOpacity": filled,
+    }

@@ -33,7 +33,9 @@ def read_table(
         raise UserError(f"{name}: cannot be read as a table ({reason}). {REBUILD}") from None
     for column in columns:
         if column not in table and len(table):
-            raise UserError(f"{name}: column {column} is missing: damaged. {REBUILD}")
+            raise UserError(
+                f"{name}: column {column} is missing: damaged, or of another version of edm2. {REBUILD}"
+            )
     for column in table.columns if numbers is None else numbers:
         parsed = pd.to_numeric(table[column], errors="coerce")
         for cell in table[column][parsed.isna() & table[column].notna()]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from edm2.reporting.charts import write_chart
-from edm2.reporting.curves import draw_placeholder, draw_vae, ema_curves_chart
+from edm2.reporting.charts import placeholder_chart, write_chart
+from edm2.reporting.curves import ema_curves_chart
 from edm2.reporting.page import Section, chart, collapsed, paragraph, picture, table
 from edm2.reporting.selection import SAME_IMAGES, ema_curve, main_metric, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs, nonfinite_steps
@@ -20,6 +20,8 @@ from edm2.reporting.tables import (
     networks_table,
     write_table,
 )
+from edm2.reporting.time_charts import THINNED, gaps_note, shown_panels, write_panels
+from edm2.reporting.training_charts import NOT_TRAINED, vae_gaps, vae_panels
 from edm2.reporting.trainings import listed, mean_and_interval, valued_on
 
 SINGULAR = (
@@ -175,7 +177,8 @@ def _baselines_note(outputs: StageOutputs, baselines: pd.DataFrame) -> str:
 def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """How well the VAE reconstructs images, and its training curves."""
     metrics, curves = outputs.metrics("vae"), outputs.vae_training
-    (draw_placeholder if curves.empty else draw_vae)(curves, folder / "vae.png")
+    panels = [placeholder_chart(NOT_TRAINED)] if curves.empty else vae_panels(curves)
+    write_panels(panels, folder / "vae.png", columns=3)
     psnr = (
         f"PSNR {metrics['psnr']:.2f} dB"
         if "psnr" in metrics
@@ -200,7 +203,8 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     grid = outputs.folder / "vae/reconstructions.png"
     body = paragraph(text) + picture(grid, "Held-out images and their reconstructions.", sharp=True)
     if not curves.empty:
-        body += picture(folder / "vae.png", "Training curves of the VAE.")
+        caption = f"Training curves of the VAE.{THINNED}{gaps_note(vae_gaps(curves))}"
+        body += shown_panels(panels, caption)
     return [("VAE", body)]
 
 

@@ -10,14 +10,15 @@ from edm2.reporting.sections import MEANS
 from edm2.reporting.selection import best_unguided_and_guided, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.sweeps import (
-    draw_curves,
-    draw_heat_map,
     guidance_curves,
+    heat_maps,
     minima,
+    sweep_panels,
     tensor_curves,
     time_curves,
 )
 from edm2.reporting.tables import write_table
+from edm2.reporting.time_charts import shown_panels, write_panels
 from edm2.reporting.trainings import by_training
 
 
@@ -41,13 +42,13 @@ def _sweep_section(
     """Curves and the table of their minima; nothing if there was no such sweep."""
     if curves.empty:
         return []
-    figure = folder / f"sweeps/{by}.png"
-    draw_curves(curves, by, figure)
+    panels = sweep_panels(curves, by)
+    write_panels(panels, folder / f"sweeps/{by}.png", columns=1)
     if curves["training_seed"].nunique() > 1:
         caption += MEANS
     table_of_minima = minima(curves, by)
     write_table(table_of_minima, folder / f"sweeps/{by}.csv")
-    return [(heading, picture(figure, caption) + table(table_of_minima))]
+    return [(heading, shown_panels(panels, caption) + table(table_of_minima))]
 
 
 def guidance_section(outputs: StageOutputs, folder: Path) -> list[Section]:
@@ -57,11 +58,11 @@ def guidance_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     sections = _sweep_section("Guidance", curves, "guidance", caption, folder)
     if not sections:
         return []
-    heat_map = folder / "sweeps/guidance_map.png"
-    draw_heat_map(curves, heat_map)
+    maps = heat_maps(curves)
+    write_panels(maps, folder / "sweeps/guidance_map.png", columns=1)
     ((heading, body),) = sections
     of = ", of the means over trainings" if outputs.several_trainings else ""
-    body += picture(heat_map, f"The same as a heat map{of}; darker is better.")
+    body += shown_panels(maps, f"The same as a heat map{of}; darker is better.")
     return [(heading, body + _guided_samples(outputs))]
 
 

@@ -1,20 +1,9 @@
 """Sweeps besides the EMA length: training time, single tensors, guidance strength."""
 
-from pathlib import Path
-
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
-from edm2.reporting.curves import (
-    STYLE,
-    circle_point,
-    draw_curve,
-    finish_ema_axes,
-    save_figure,
-)
+from edm2.reporting.charts import Spec, placeholder_chart, records, tooltip
+from edm2.reporting.curves import metric_curves
 from edm2.reporting.selection import (
     at_final_time,
     at_one_guidance,
@@ -95,63 +84,80 @@ def _quality(best: pd.DataFrame) -> dict[str, object]:
     return quality_columns(together) | {"at edge of grid": how_many(best["at_edge"].tolist())}
 
 
-def draw_curves(curves: pd.DataFrame, by: str, *paths: Path) -> None:
-    """A panel per config, a line per value of column `by`, minima marked."""
-    configs = list(curves["config"].unique())
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            len(configs), 1, figsize=(9.5, 0.5 + 3.6 * len(configs)), squeeze=False
-        )
-        for axes, config in zip(grid[:, 0], configs, strict=True):
-            part = curves[curves["config"] == config]
-            for k, (value, curve) in enumerate(part.groupby(by, sort=False)):
-                color = plt.get_cmap("viridis")(0.9 * k / max(1, part[by].nunique() - 1))
-                draw_curve(axes, _curve_name(by, value), curve, color)
-            axes.set_title(f"config {config}")
-            finish_ema_axes(axes, part, legend_outside=True)
-        save_figure(figure, *paths)
+def sweep_panels(curves: pd.DataFrame, by: str) -> list[Spec]:
+    """A chart per config, with a curve per value of column `by`, minima circled."""
+    ordered = by != "tensors"
+    return [
+        {
+            **metric_curves(
+                {_curve_name(by, value): part for value, part in rows.groupby(by, sort=ordered)},
+                str(rows["metric"].iloc[0]),
+                ordered=ordered,
+            ),
+            "title": f"Config {config}",
+        }
+        for config, rows in curves.groupby("config", sort=False)
+    ]
 
 
 def _curve_name(by: str, value: object) -> str:
     if by == "nimg" and isinstance(value, (int, float)):
         return f"{value / 1000:g} thousand images"
-    return f"w = {value}" if by == "guidance" else str(value)
+    return f"w = {value:g}" if by == "guidance" else str(value)
 
 
-def draw_heat_map(curves: pd.DataFrame, path: Path) -> None:
-    """A panel per config: the metric over EMA length and guidance strength, its mean over trainings,
-    minimum marked.
+def heat_maps(curves: pd.DataFrame) -> list[Spec]:
+    """A chart per config: the metric over EMA length and guidance strength, its mean over trainings,
+    minimum circled.
     """
-    configs = list(curves["config"].unique())
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, grid = plt.subplots(
-            len(configs), 1, figsize=(8, 0.8 + 3.2 * len(configs)), squeeze=False
-        )
-        for axes, config in zip(grid[:, 0], configs, strict=True):
-            _draw_heat_map_panel(figure, axes, curves[curves["config"] == config])
-        save_figure(figure, path)
+    return [_heat_map(str(config), rows) for config, rows in curves.groupby("config", sort=False)]
 
 
-def _draw_heat_map_panel(figure: Figure, axes: Axes, curves: pd.DataFrame) -> None:
+def _heat_map(config: str, curves: pd.DataFrame) -> Spec:
     means = mean_curve(curves, "guidance", "ema_length")
     if means.empty:
-        axes.set_axis_off()
-        axes.set_title(f"config {curves['config'].iloc[0]}: trainings without a common network")
-        return
-    values = means.pivot(index="guidance", columns="ema_length", values="value")
-    image = axes.imshow(values, origin="lower", aspect="auto", cmap="viridis", norm=LogNorm())
-    best = lowest_point(means)
-    row = values.index.tolist().index(best["guidance"])
-    column = values.columns.tolist().index(best["ema_length"])
-    circle_point(axes, column, row, "white")
-    axes.set_xticks(range(len(values.columns)), [f"{s:g}" for s in values.columns])
-    axes.set_yticks(range(len(values.index)), [f"{w:g}" for w in values.index])
-    axes.set_xlabel("EMA length σ_rel")
-    axes.set_ylabel("guidance strength w")
-    axes.set_title(
-        f"config {curves['config'].iloc[0]}: {best['value']:.3g} at EMA length "
-        f"{best['ema_length']:.3g}, w = {best['guidance']:g}"
-    )
-    bar = figure.colorbar(image, ax=axes, label=str(curves["metric"].iloc[0]))
-    bar.ax.yaxis.set_major_formatter("{x:.3g}")
-    bar.ax.yaxis.set_minor_formatter("{x:.3g}")
+        return placeholder_chart(f"Config {config}: trainings without a common network")
+    metric, best = str(curves["metric"].iloc[0]), lowest_point(means)
+    hover = {"ema_length": "EMA length", "guidance": "guidance strength", "value": metric}
+    if best["trainings"] > 1:
+        hover |= {"low": "95 % interval from", "high": "to", "trainings": "trainings"}
+    scale = {"type": "log" if (means["value"] > 0).all() else "linear", "scheme": "viridis"}
+    cells = {"field": "value", "type": "quantitative", "title": metric, "scale": scale}
+    bar = {"direction": "horizontal", "gradientLength": 240, "format": ".3~g"}
+    place = f"EMA length {best['ema_length']:.3g}, w = {best['guidance']:g}"
+    circle = {"type": "point", "size": 190, "filled": False, "stroke": "white", "strokeWidth": 2}
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "title": f"Config {config}: {best['value']:.3g} at {place}",
+        "width": "container",
+        "height": max(160, 32 * means["guidance"].nunique()),
+        "encoding": {
+            "x": {
+                "field": "ema_length",
+                "type": "ordinal",
+                "title": "EMA length σ_rel",
+                **_level(),
+            },
+            "y": {
+                "field": "guidance",
+                "type": "ordinal",
+                "title": "guidance strength w",
+                "sort": "descending",
+                **_level(),
+            },
+            "tooltip": tooltip(hover),
+        },
+        "layer": [
+            {
+                "data": {"values": records(means)},
+                "mark": "rect",
+                "encoding": {"color": {**cells, "legend": bar}},
+            },
+            {"data": {"values": records(means.loc[[best.name]])}, "mark": circle},
+        ],
+    }
+
+
+def _level() -> Spec:
+    """The axis of a quantity with a cell for each value."""
+    return {"axis": {"labelAngle": 0, "format": ".3~g", "formatType": "number", "grid": False}}

@@ -4,21 +4,36 @@ from pathlib import Path
 
 import pandas as pd
 
-from edm2.reporting.curves import draw_placeholder, draw_training
-from edm2.reporting.dynamics import BOUNDED, FLAT, draw_magnitudes, draw_updates, dynamics_table
-from edm2.reporting.page import Section, paragraph, picture, table
+from edm2.reporting.charts import placeholder_chart, write_chart
+from edm2.reporting.dynamics import (
+    BOUNDED,
+    FLAT,
+    dynamics_gaps,
+    dynamics_table,
+    magnitudes_panels,
+    updates_panels,
+)
+from edm2.reporting.page import Section, paragraph, table
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.tables import write_table
+from edm2.reporting.time_charts import THINNED, gaps_note, shown_panels, write_panels
+from edm2.reporting.training_charts import NOT_TRAINED, training_gaps, training_panels
 from edm2.reporting.trainings import listed
 from edm2.runtime.log import NONFINITE_GRADIENTS
+
+MAGNITUDES = (
+    "Magnitudes by resolution of the network's blocks (as EDM2 Figures 3 and 15). Strong lines are means "
+    "over output units, faint lines maxima; the decoder is dashed."
+)
+UPDATES = "Size of updates relative to the weights, with the same line styles."
 
 
 def training_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """Training curves, if any network was trained."""
     training, figure = outputs.training, folder / "training.png"
     zeroed = f"train/{NONFINITE_GRADIENTS}"
-    (draw_training if training else draw_placeholder)(training, figure)
     if not training:
+        write_chart(placeholder_chart(NOT_TRAINED), figure)
         note = "The networks are published ones; none was trained in this project."
         return [("Training", paragraph(note))]
     counts = "; ".join(
@@ -31,8 +46,10 @@ def training_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     caption = "Training curves of the denoisers."
     if outputs.several_trainings:
         caption += " Thin lines are the trainings, strong lines their mean."
-    body = picture(figure, caption) + paragraph(note)
-    return [("Training", body)]
+    caption += THINNED + gaps_note(training_gaps(training))
+    panels = training_panels(training)
+    write_panels(panels, figure, columns=3)
+    return [("Training", shown_panels(panels, caption) + paragraph(note))]
 
 
 def dynamics_section(outputs: StageOutputs, folder: Path) -> list[Section]:
@@ -40,25 +57,31 @@ def dynamics_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     training = outputs.training
     dynamics = dynamics_table(training)
     write_table(dynamics, folder / "dynamics.csv")
-    (draw_magnitudes if training else draw_placeholder)(training, folder / "magnitudes.png")
-    (draw_updates if training else draw_placeholder)(training, folder / "updates.png")
+    magnitudes, updates = magnitudes_panels(training), updates_panels(training)
+    for panels, name in ((magnitudes, "magnitudes"), (updates, "updates")):
+        without = placeholder_chart("not measured" if training else NOT_TRAINED)
+        write_panels(panels or [without], folder / f"{name}.png", columns=4 if panels else 1)
     if not training:
         return []
-    magnitudes = (
-        "Magnitudes by bucket of the network (as EDM2 Figures 3 and 15). Strong lines are means over "
-        "output units, faint lines maxima; the decoder is dashed."
-    )
-    updates = "Size of updates relative to the weights, with the same line styles."
-    if outputs.several_trainings:
-        means = f" All lines are means over {max(map(len, training.values()))} trainings."
-        magnitudes, updates = magnitudes + means, updates + means
     body = (
-        picture(folder / "magnitudes.png", magnitudes)
+        shown_panels(magnitudes, MAGNITUDES + _lines_note(outputs, dynamics) + THINNED)
         + table(dynamics)
         + paragraph(_dynamics_note(dynamics))
-        + picture(folder / "updates.png", updates)
+        + shown_panels(updates, UPDATES + _lines_note(outputs, dynamics))
     )
     return [("Training dynamics", body)]
+
+
+def _lines_note(outputs: StageOutputs, dynamics: pd.DataFrame) -> str:
+    """Of how many trainings lines are, and where there is none."""
+    training = outputs.training
+    note = gaps_note(dynamics_gaps(training))
+    if outputs.several_trainings:
+        note = f" All lines are means over {max(map(len, training.values()))} trainings.{note}"
+    measured = set(dynamics["config"]) if len(dynamics) else set()
+    if missing := [config for config in training if config not in measured]:
+        note += f" Not measured (diffusion.magnitudes_nimg): config {', '.join(missing)}."
+    return note
 
 
 def _dynamics_note(dynamics: pd.DataFrame) -> str:

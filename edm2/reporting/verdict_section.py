@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from edm2.params.errors import UserError
+from edm2.reporting.charts import placeholder_chart, write_chart
 from edm2.reporting.comparison_page import answers
-from edm2.reporting.curves import draw_placeholder
 from edm2.reporting.page import Section
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.verdict import Verdict
@@ -24,5 +24,5 @@ def verdict_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     body = answers(steps, notes, folder)
     if not steps:  # outs of the stage
         figures = folder / "forest.png", folder / "forest.svg"
-        draw_placeholder(None, *figures, text="no steps from one config to another")
+        write_chart(placeholder_chart("no steps from one config to another"), *figures)
     return [("Does it help?", body)] if several else []

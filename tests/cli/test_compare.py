@@ -145,3 +145,9 @@ def test_an_unknown_revision_is_an_error(compare, options):
     assert "third: " in result.err
     assert ("tags first, second" in result.err) == (not options)
     assert "Traceback" not in result.err
+
+
+def test_a_training_is_no_target(compare):
+    result = compare("G-0", "workspace")
+    assert result.status == 2
+    assert "G-0: a single training of config G" in result.err

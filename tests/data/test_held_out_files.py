@@ -107,11 +107,6 @@ def test_flat_validation_images_are_told_how_to_lie(root: Path) -> None:
     assert "only in" not in message
 
 
-def test_labels_as_edm_writes_them_are_not_passed_over(root: Path) -> None:
-    (root / "train/dataset.json").write_text('{"labels": null}')
-    assert "dataset.source to zip" in error_of(root)
-
-
 def test_problems_of_both_folders_are_in_one_error(root: Path) -> None:
     save(root / "train/train/x/0.png")
     save(root / "train/test/x/0.png")

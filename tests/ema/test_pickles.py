@@ -16,6 +16,7 @@ from published_pickles import EasyDict, Persistent, pickled
 from edm2.ema import pickles
 from edm2.ema.pickles import read_published
 from edm2.params import UserError
+from edm2.runtime.pickle_records import Record
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -318,7 +319,7 @@ def test_extension_numbers_are_refused_by_name(read, tmp_path, cached):
 
 def attributes_of_classes():
     """Everything that a file could try to change in the record classes."""
-    classes = {**pickles.RECORD_CLASSES, "_Record": pickles._Record}
+    classes = {**pickles.CLASSES, "Record": Record}
     return {name: dict(vars(record_class)) for name, record_class in classes.items()}
 
 

@@ -3,9 +3,11 @@
 import io
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from published_pickles import EasyDict, pickled
 
 from edm2.metrics import frechet_distance
 from edm2.metrics.collection import Collection
@@ -113,7 +115,7 @@ def published(tmp_path, **changes):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_published_moments_are_imported_unchanged(tmp_path, dtype):
     arrays = {name: array.astype(dtype) for name, array in moments().items()}
-    imported = import_reference(published(tmp_path, **arrays, more=np.zeros(3)), DIMS)
+    imported = import_reference(published(tmp_path, **arrays, more=np.zeros(3)), DIMS, "inception")
     assert np.array_equal(imported.mean, arrays["mu"].astype(np.float64))
     np.testing.assert_allclose(imported.covariance, arrays["sigma"], rtol=1e-6)
     assert imported.count is None
@@ -140,7 +142,7 @@ def with_eigenvalues(*values):
 def test_rounding_errors_of_float32_covariances_are_accepted(tmp_path):
     """Rank 2, with slightly negative other eigenvalues and slight asymmetry."""
     sigma = with_eigenvalues(3, 1, -2e-7, -1e-7, 0) * (1 + 2e-7 * np.tri(DIMS))
-    covariance = import_reference(published(tmp_path, sigma=sigma), DIMS).covariance
+    covariance = import_reference(published(tmp_path, sigma=sigma), DIMS, "inception").covariance
     assert np.array_equal(covariance, covariance.T)
     np.testing.assert_allclose(covariance, sigma, rtol=2e-7)
 
@@ -154,15 +156,61 @@ def test_rounding_errors_of_float32_covariances_are_accepted(tmp_path):
 )
 def test_errors_larger_than_rounding_are_refused(tmp_path, sigma, reason):
     with pytest.raises(UserError, match=reason):
-        import_reference(published(tmp_path, sigma=sigma), DIMS)
+        import_reference(published(tmp_path, sigma=sigma), DIMS, "inception")
 
 
 def test_saved_moments_can_be_imported(tmp_path):
     computed = reference(features(50), 0)
     save(tmp_path, computed)
-    imported = import_reference(tmp_path / "statistics.npz", DIMS)
+    imported = import_reference(tmp_path / "statistics.npz", DIMS, "inception")
     assert np.array_equal(imported.mean, computed.mean)
     np.testing.assert_allclose(imported.covariance, computed.covariance, rtol=1e-12)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("number", [int, np.int64])
+def test_pickled_statistics_of_each_detector(tmp_path, protocol, number):
+    """As EDM2 writes them: a dict for each metric, here in its own class of dicts."""
+    both = {"fid": moments(), "fd_dinov2": {name: 2 * x for name, x in moments().items()}}
+    both["fid"]["sigma"] = np.asfortranarray(both["fid"]["sigma"].astype(np.float32))
+    both["fd_dinov2"]["num_images"] = number(1281167)
+    path = tmp_path / "img512.pkl"
+    path.write_bytes(pickled({key: EasyDict(pair) for key, pair in both.items()}, protocol))
+    for detector, key in (("inception", "fid"), ("dinov2", "fd_dinov2")):
+        imported = import_reference(path, DIMS, detector)
+        assert np.array_equal(imported.mean, both[key]["mu"].astype(np.float64))
+        np.testing.assert_allclose(imported.covariance, both[key]["sigma"], rtol=1e-6)
+    assert import_reference(path, DIMS, "inception").count is None
+    assert import_reference(path, DIMS, "dinov2").count == 1281167
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"fid": moments()}, r"statistics of dinov2 \(fd_dinov2\), found only those of fid"),
+        ({"fd_dinov2": {"mu": moments()["mu"]}}, "sigma"),
+        ({"fd_dinov2": {**moments(), "mu": "abc"}}, "array of numbers, found str"),
+        ({"fd_dinov2": {**moments(), "mu": np.array(["a"] * DIMS)}}, "numbers"),
+        ({"fd_dinov2": {**moments(), "mu": np.array([{}] * DIMS)}}, "expected bytes"),
+        ({"fd_dinov2": {**moments(), "mu": np.zeros(DIMS + 1)}}, r"\[6\]"),
+        ([moments()], "expected a dict, found list"),
+        ({"fd_dinov2": moments(), "x": Path("x")}, "pathlib.*nothing in it was run"),
+    ],
+)
+def test_other_pickles_are_refused(tmp_path, content, reason):
+    path = tmp_path / "reference.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=rf"{path}: .*{reason}.*evaluation\.reference"):
+        import_reference(path, DIMS, "dinov2")
+
+
+def test_a_truncated_pickle_is_refused(tmp_path):
+    path = tmp_path / "reference.pkl"
+    content = pickle.dumps({"fid": moments()})
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match="reference.pkl"):
+            import_reference(path, DIMS, "inception")
 
 
 NOT_FINITE = np.full((DIMS, DIMS), np.nan)
@@ -186,7 +234,7 @@ NEGATIVE = moments()["sigma"] - 100 * np.eye(DIMS)
 def test_arrays_that_are_not_moments_of_the_detector_are_refused(tmp_path, changes, reason):
     path = published(tmp_path, **changes)
     with pytest.raises(UserError, match=rf"{path}: .*{reason}.*evaluation\.reference"):
-        import_reference(path, DIMS)
+        import_reference(path, DIMS, "inception")
 
 
 def file_content(kind):
@@ -234,12 +282,12 @@ def test_invalid_files_are_named(tmp_path, kind):
     path = tmp_path / "published.npz"
     path.write_bytes(file_content(kind))
     with pytest.raises(UserError, match=f"{path}: .*mu and sigma"):
-        import_reference(path, DIMS)
+        import_reference(path, DIMS, "inception")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.npz: "):
-        import_reference(tmp_path / "nothing.npz", DIMS)
+        import_reference(tmp_path / "nothing.npz", DIMS, "inception")
 
 
 def test_a_reference_without_a_count_is_never_singular():

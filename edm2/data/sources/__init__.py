@@ -11,6 +11,8 @@ from edm2.data.decoding import Pixels
 from edm2.data.sources.digits import Digits
 from edm2.data.sources.files import FileSource, ImageFiles
 from edm2.data.sources.folder import FolderImages
+from edm2.data.sources.label_file import LABELS
+from edm2.data.sources.labeled_folder import LabeledFolderImages
 from edm2.data.sources.photos import Photos
 from edm2.data.sources.webdataset import TarImages
 from edm2.data.sources.zip import ZipImages
@@ -26,6 +28,7 @@ __all__ = [
     "Digits",
     "FileSource",
     "FolderImages",
+    "LabeledFolderImages",
     "Photos",
     "Source",
     "TarImages",
@@ -85,7 +88,11 @@ def open_photos(dataset: Dataset, root: Path) -> Source:
 
 
 def open_folder(dataset: Dataset, root: Path) -> Source:
-    return _open_files(dataset, root, lambda path, key: FolderImages(root / path, key))
+    def scan(path: str, key: str) -> ImageFiles:
+        labeled = (root / path / LABELS).exists()
+        return (LabeledFolderImages if labeled else FolderImages)(root / path, key)
+
+    return _open_files(dataset, root, scan)
 
 
 def open_zip(dataset: Dataset, root: Path) -> Source:

@@ -20,6 +20,7 @@ from edm2.data.decoding import (
     decode_image,
 )
 from edm2.data.sources.class_names import read_class_names
+from edm2.data.sources.names import Names
 from edm2.data.sources.tree import FolderId
 from edm2.data.splits import Split, split_classes
 from edm2.data.tally import MAX_LINES, Tally, listed, printable
@@ -72,6 +73,34 @@ class ImageFiles(ABC):
     def class_place(self, label: int) -> str:
         """A class in messages."""
         return f"{self.key}: {self.place}: class {printable(self.classes[label])}"
+
+
+class FilesBelow(ImageFiles):
+    """Images in files below a folder.
+
+    Attributes:
+        root: the folder.
+        files: their names relative to it, as the system has them.
+    """
+
+    files: Names
+
+    def __init__(self, root: Path, key: str) -> None:
+        super().__init__(key, str(root))
+        self.root = root
+
+    def read(self, index: int) -> bytes:
+        with open(self._path(index), "rb") as file:
+            return file.read()
+
+    def name(self, index: int) -> str:
+        return printable(os.fsdecode(self._path(index)))
+
+    def identity(self) -> str:
+        return files_digest(self.root, (self.files[k] for k in range(len(self.files))))
+
+    def _path(self, index: int) -> bytes:
+        return os.fsencode(self.root) + b"/" + self.files[index]
 
 
 class FileSource:

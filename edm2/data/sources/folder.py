@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edm2.data.decoding import IMAGE_ENDINGS
-from edm2.data.sources.files import ImageFiles, files_digest
+from edm2.data.sources.files import FilesBelow
 from edm2.data.sources.names import Names
 from edm2.data.sources.tree import FolderId, entries, folder_id, image_files
 from edm2.data.tally import EXAMPLES, NOT_AN_IMAGE, Tally, ending, printable
@@ -23,7 +23,7 @@ TWICE = "folder is read twice, through a link: its images may be trained on and 
 HELD_OUT = "dataset.held_out_path"
 
 
-class FolderImages(ImageFiles):
+class FolderImages(FilesBelow):
     """Images in one subfolder per class and any folders below it.
 
     `problems` has errors about folders without subfolders, subfolders that are splits, and names of classes
@@ -32,31 +32,17 @@ class FolderImages(ImageFiles):
 
     def __init__(self, root: Path, key: str = "dataset.path") -> None:
         """Find all images in one walk; their pixels, sizes and times are not read."""
-        super().__init__(key, str(root))
-        self.root = root
+        super().__init__(root, key)
         folders = self._class_folders()
         self.classes = [_utf8(folder.name) for folder in folders]
         counts: list[int] = []
-        self.files = Names(self._walk(folders, counts))  # relative to root, as the system has them
+        self.files = Names(self._walk(folders, counts))
         self.labels = np.repeat(np.arange(len(folders)), counts)
         self._check_classes()
         self._note_folders_read_twice()
 
-    def read(self, index: int) -> bytes:
-        with open(self._path(index), "rb") as file:
-            return file.read()
-
-    def name(self, index: int) -> str:
-        return printable(os.fsdecode(self._path(index)))
-
     def class_place(self, label: int) -> str:
         return f"{self.key}: {self.root / printable(self.classes[label])}"
-
-    def identity(self) -> str:
-        return files_digest(self.root, (self.files[k] for k in range(len(self.files))))
-
-    def _path(self, index: int) -> bytes:
-        return os.fsencode(self.root) + b"/" + self.files[index]
 
     def _walk(self, folders: list[os.DirEntry[str]], counts: list[int]) -> Iterator[bytes]:
         """The images of all classes; appends how many a class has to `counts`."""
@@ -83,12 +69,6 @@ class FolderImages(ImageFiles):
         for entry in entries(str(self.root), "", self.left_out):
             if entry.is_dir():
                 folders.append(entry)
-            elif entry.name == "dataset.json":
-                self.problems.append(
-                    f"{self.key}: {self.root}: dataset.json has labels, as tools of EDM and StyleGAN write "
-                    "it, and the classes of a source `folder` are its subfolders. Set dataset.source to "
-                    "zip and pack it: zip -0 -r images.zip dataset.json and the subfolders. Or remove it."
-                )
             else:
                 image = ending(entry.name) in IMAGE_ENDINGS
                 self.left_out.add(NO_CLASS if image else NOT_AN_IMAGE, entry.name)

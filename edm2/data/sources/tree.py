@@ -1,7 +1,7 @@
 """The image files below a folder."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from edm2.data.decoding import IMAGE_ENDINGS, is_image
@@ -16,6 +16,7 @@ def image_files(
     left_out: Tally,
     above: frozenset[FolderId] = frozenset(),
     entered: list[tuple[FolderId, str]] | None = None,
+    known: Collection[str] = (),
 ) -> Iterator[str]:
     """Every image file below `folder`; links to files and folders are followed.
 
@@ -27,6 +28,7 @@ def image_files(
         left_out: receives every other file, and folders that are not entered, with the reason.
         above: those that contain this one (`folder_id`), to recognize links that lead back.
         entered: receives `folder_id` and name of every folder whose files are listed.
+        known: names of files in `folder` itself that are neither images nor left out.
     """
     here = folder_id(folder)
     if here in above:
@@ -40,7 +42,7 @@ def image_files(
             yield from image_files(entry.path, path, left_out, above | {here}, entered)
         elif ending(entry.name) in IMAGE_ENDINGS or is_image(Path(entry.path)):
             yield path
-        else:
+        elif entry.name not in known:
             left_out.add(NOT_AN_IMAGE, path)
 
 

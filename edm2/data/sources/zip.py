@@ -1,6 +1,5 @@
 """A zip archive of images, with labels in dataset.json or a folder per class."""
 
-import json
 import os
 import struct
 import zipfile
@@ -14,11 +13,11 @@ import numpy as np
 from edm2.data.decoding import IMAGE_ENDINGS, ImageDecodeError
 from edm2.data.sources.files import ImageFiles, files_digest
 from edm2.data.sources.folder import NO_CLASS, SPLITS
+from edm2.data.sources.label_file import LABELS, label_images, read_labels
 from edm2.data.sources.labels import Labels
 from edm2.data.tally import EXAMPLES, FOREIGN, OTHER_ENDING, ending, is_foreign, listed, printable
 from edm2.params import UserError
 
-LABELS = "dataset.json"
 HEADER = struct.Struct("<6xH18x2H")  # of a member: flags, length of its name and of what follows
 ENCRYPTED, UTF8 = 0x1, 0x800  # flags
 # what `zipfile` raises for damaged archives: names that are not UTF-8, versions and compression that it
@@ -50,7 +49,8 @@ class ZipImages(ImageFiles):
         if labels is None:
             images = self._label_by_folder(images)
         else:
-            self._label_by_name(images, *labels)
+            folder, by_name = labels
+            label_images(self, (m.filename.removeprefix(folder) for m in images), by_name)
         self.members = np.array(
             [
                 (m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type != 0)
@@ -122,33 +122,6 @@ class ZipImages(ImageFiles):
             self.problems.append(f"{self.key}: {self.path}: contains no images.")
         return images
 
-    def _label_by_name(
-        self, images: Sequence[zipfile.ZipInfo], folder: str, by_name: dict[str, Any] | None
-    ) -> None:
-        """Labels of dataset.json, whose names start from its folder; null is a single class."""
-        if by_name is None:
-            self.doubtful.add("has no labels (null): all images are one class", folder + LABELS)
-            self.classes, self.labels = ["all"], np.zeros(len(images), dtype=np.int64)
-            return
-        labels, lacking = Labels(), []
-        names = [member.filename.removeprefix(folder) for member in images]
-        for name in names:
-            if name in by_name:
-                labels.add(by_name[name], name)
-            else:
-                lacking.append(f"without a label: {printable(name)}")
-        lacking += [
-            f"label without an image: {printable(name)}" for name in by_name.keys() - {*names}
-        ]
-        self.classes, self.labels = labels.finish()
-        self.numbered = labels.numbered
-        if lacking or labels.problems:
-            self.problems.append(
-                f"{self.key}: {self.path}: {LABELS}: expected a whole number from 0 for each image. "
-                f"Write it again with a tool of EDM or StyleGAN, or correct these:"
-                f"{listed(sorted(lacking) + labels.problems)}"
-            )
-
     def _label_by_folder(self, images: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
         """The images in folders: classes are the first level at which there are several."""
         folders = [tuple(m.filename.split("/")[:-1]) for m in images]
@@ -216,20 +189,14 @@ def _labels_file(
     files = [name for name in archive.NameToInfo if _is_labels_file(name)]
     if not files:
         return None
-    try:
+
+    def read() -> bytes:
         if len(files) > 1:
             raise ValueError(f"occurs {len(files)} times: {', '.join(files[:EXAMPLES])}")
-        rows = json.loads(archive.read(files[0]))["labels"]
-        labels = None if rows is None else {str(name): label for name, label in rows}
-        if rows is not None and len(rows) > len(labels or {}):
-            raise ValueError(f"{len(rows) - len(labels or {})} names occur twice")
-    except (KeyError, TypeError, *UNREADABLE) as error:
-        raise UserError(
-            f"{key}: {path}: {LABELS}: {type(error).__name__}: {error}. Expected "
-            '{"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null}. Write it again with a '
-            "tool of EDM or StyleGAN."
-        ) from None
-    return files[0].removesuffix(LABELS), labels
+        return archive.read(files[0])
+
+    by_name = read_labels(read, key, str(path), UNREADABLE)
+    return files[0].removesuffix(LABELS), by_name
 
 
 def _is_labels_file(name: str) -> bool:

@@ -1,0 +1,251 @@
+"""Charts of what a training measures over time: panels of lines over images seen."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from edm2.reporting.charts import (
+    HIDDEN,
+    ZOOM,
+    Spec,
+    color,
+    records,
+    toggle,
+    tooltip,
+    write_chart,
+)
+from edm2.reporting.page import chart, paragraph
+from edm2.runtime.files import replacing
+
+MAX_POINTS = 150  # of a line
+MIN_RATIO = 2.5  # smallest ratio of the ends of a logarithmic axis: flat curves should look flat
+FEW_POINTS = 30  # lines with at most so many show them
+GRAY = "#7f8894"
+NO_VALUE = "no finite value"
+PANEL_WIDTH = 360  # pixels of a static panel
+PADDING, ROOM = 6, 1.03  # pixels around a linear axis, factor around a logarithmic one
+DASHES = ([1, 0], [5, 3], [2, 2])
+THINNED = (
+    f" The values under the pointer are shown. Lines have about {MAX_POINTS} points at most; the tables of "
+    "the stages (training/*.csv, vae/curves.csv) have all rows."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel.
+
+    Attributes:
+        name: in the legend, where a click hides all lines of this name.
+        values: by images seen; those that are not finite are gaps.
+        label: in the tooltip; without one the line is not in it.
+        part: what the style of the line tells; empty if nothing.
+        faint: thin and pale, beside a strong line.
+    """
+
+    name: str
+    values: pd.Series
+    label: str = ""
+    part: str = ""
+    faint: bool = False
+
+
+def panel(
+    title: str, y_title: str, lines: Sequence[Line], *, ordered: bool = False, log: bool = False
+) -> Spec:
+    """Lines over images seen. The tooltip has all values at the time next to the pointer.
+
+    Args:
+        ordered: whether the order of the names has a meaning.
+        log: a logarithmic axis; linear around 0 if not all values are positive.
+    """
+    thin = [thinned(line.values) for line in lines]
+    table = pd.DataFrame(
+        [
+            (number, nimg / 1000, value, line.name, line.part, line.faint)
+            for number, (line, values) in enumerate(zip(lines, thin, strict=True))
+            for nimg, value in zip(values.index.tolist(), values.tolist(), strict=True)
+        ],
+        columns=["line", "kimg", "value", "name", "part", "faint"],
+    )
+    unused = [column for column in ("part", "faint") if not table[column].any()]
+    x = {
+        "field": "kimg",
+        "type": "quantitative",
+        "title": "images seen (thousands)",
+        "scale": {"nice": False, "zero": True},
+    }
+    y = {"field": "value", "type": "quantitative", "title": y_title, **_axis(table["value"], log)}
+    styles = _styles(lines, ordered)
+    dots = {"type": "circle", "size": 14, "clip": True, "aria": False}
+    dotted = {"color": styles["color"], "fillOpacity": styles["strokeOpacity"]}
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "title": title,
+        "width": "container",
+        "usermeta": {"static_width": PANEL_WIDTH},
+        "height": 220,
+        "layer": [
+            {
+                "data": {"values": records(table.drop(columns=unused))},
+                "mark": {"type": "line", "clip": True},
+                "params": [toggle("name"), ZOOM],
+                "encoding": {"x": x, "y": y, **styles},
+            },
+            {
+                "data": {
+                    "values": records(table.loc[_dotted(table), ["kimg", "value", "name", "faint"]])
+                },
+                "mark": dots,
+                "encoding": {"x": x, "y": y, **dotted},
+            },
+            _hover(lines, thin, x),
+        ],
+    }
+
+
+def thinned(values: pd.Series) -> pd.Series:
+    """Every k-th value, with the last one, so that there are at most MAX_POINTS.
+
+    NaN where it, or one that is left out before it, is not finite.
+    """
+    step = max(1, -(-len(values) // MAX_POINTS))
+    groups = np.arange(len(values))[::-1] // step
+    finite = pd.Series(np.isfinite(values), values.index).groupby(groups).transform("all")
+    return values.where(finite)[::-1][::step][::-1]
+
+
+def _dotted(table: pd.DataFrame) -> pd.Series:
+    """Which points have a dot: those of strong lines with few points, and those between gaps, which have no
+    line.
+    """
+    finite = pd.Series(np.isfinite(table["value"]), table.index)
+    lines = finite.groupby(table["line"])
+    neighbors = lines.shift(1, fill_value=False) | lines.shift(-1, fill_value=False)
+    few = (lines.transform("size") <= FEW_POINTS) & ~table["faint"].astype(bool)
+    return finite & (few | ~neighbors)
+
+
+def _styles(lines: Sequence[Line], ordered: bool) -> Spec:
+    """Colors by name, dashes by part, and what is faint or hidden."""
+    names = list(dict.fromkeys(line.name for line in lines))
+    parts = list(dict.fromkeys(line.part for line in lines))
+    legend = {
+        "title": None,
+        "direction": "horizontal",
+        "columns": 3,
+        "symbolType": "stroke",
+        "symbolStrokeWidth": 2,
+    }
+    colors = color("name", names, ordered)
+    colors["legend"] = legend if len(names) > 1 else None
+    styles: Spec = {
+        "color": colors,
+        "detail": {"field": "line"},
+        "strokeWidth": {"condition": {"test": "datum.faint", "value": 0.8}, "value": 1.8},
+        "strokeOpacity": {  # not opacity, which takes a picture in memory for each line
+            "condition": [
+                {"test": {"not": {"param": "shown"}}, "value": HIDDEN},
+                {"test": "datum.faint", "value": 0.5},
+            ],
+            "value": 1,
+        },
+    }
+    if len(parts) > 1:
+        scale = {"domain": parts, "range": DASHES[: len(parts)]}
+        styles["strokeDash"] = {"field": "part", "type": "nominal", "scale": scale}
+        styles["strokeDash"]["legend"] = {**legend, "symbolStrokeColor": GRAY, "symbolSize": 400}
+    return styles
+
+
+def _axis(values: pd.Series, log: bool) -> Spec:
+    """Scale and ticks of the vertical axis."""
+    axis: Spec = {"format": ".4~g", "tickCount": 6}
+    finite = values[np.isfinite(values)]
+    if not log or finite.empty:
+        return {"axis": axis, "scale": {"zero": False, "padding": PADDING, "nice": False}}
+    low, high = float(finite.min()), float(finite.max())
+    if low <= 0:  # such as the loss of a generator
+        smallest = float(finite.abs()[finite != 0].min()) if (finite != 0).any() else 1.0
+        constant = max(smallest, 1e-4)
+        return {"axis": axis, "scale": {"type": "symlog", "constant": constant, "padding": PADDING}}
+    if high / low < MIN_RATIO:
+        middle, side = (low * high) ** 0.5, MIN_RATIO**0.5
+        low, high = middle / side, middle * side
+    return {
+        "axis": axis,
+        "scale": {"type": "log", "domain": [low / ROOM, high * ROOM], "nice": False},
+    }
+
+
+def _hover(lines: Sequence[Line], thin: Sequence[pd.Series], x: Spec) -> Spec:
+    """A rule at the time next to the pointer, with all values then."""
+    labels = {f"v{k}": line.label for k, line in enumerate(lines) if line.label}
+    rows: dict[float, dict[str, object]] = {}
+    for key in labels:
+        values = thin[int(key[1:])]
+        for nimg, value in zip(values.index.tolist(), values.tolist(), strict=True):
+            row = rows.setdefault(nimg, {"images": f"{nimg:,.0f}", "kimg": nimg / 1000})
+            row[key] = f"{value:.4g}" if np.isfinite(value) else NO_VALUE
+    table = pd.DataFrame([{**dict.fromkeys(labels, "–"), **row} for row in rows.values()])
+    near = {"type": "point", "on": "pointermove", "nearest": True, "encodings": ["x"]}
+    return {
+        "data": {"values": records(table)},
+        "mark": {"type": "rule", "clip": True, "aria": False},
+        "params": [{"name": "near", "select": {**near, "clear": "pointerout"}}],
+        "encoding": {
+            "x": x,
+            "strokeOpacity": {
+                "condition": {"param": "near", "empty": False, "value": 0.4},
+                "value": 0,
+            },
+            "tooltip": tooltip({"images": "images seen", **labels}),
+        },
+    }
+
+
+def gaps(lines: Sequence[Line], of: str = "") -> list[str]:
+    """Where values that are not finite are, in words: one entry for each line that has any."""
+    notes = []
+    for line in lines:
+        missing = line.values.index[~np.isfinite(line.values)]
+        if len(missing):
+            name = ", ".join(filter(None, (of, line.label or line.name)))
+            notes.append(
+                f"{name} in {len(missing)} of {len(line.values)} rows, first at {missing[0]:,}"
+            )
+    return notes
+
+
+def gaps_note(notes: Sequence[str]) -> str:
+    """A sentence about all gaps; empty without any."""
+    return f" Gaps are values that are not finite: {'; '.join(notes)}." if notes else ""
+
+
+def write_panels(panels: Sequence[Spec], path: Path, columns: int) -> None:
+    """One picture of all panels, row by row."""
+    columns = min(columns, len(panels))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.png" for number in range(len(panels))]
+        for spec, part in zip(panels, paths, strict=True):
+            write_chart(spec, part)
+        images = [Image.open(part).convert("RGB") for part in paths]
+    width, height = (max(sizes) for sizes in zip(*(image.size for image in images), strict=True))
+    lines = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * width, lines * height), "white")
+    for number, image in enumerate(images):
+        line, column = divmod(number, columns)
+        sheet.paste(image, (column * width, line * height))
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="png")
+
+
+def shown_panels(panels: Sequence[Spec], caption: str) -> str:
+    """Panels side by side on a page, as many as fit, with one caption."""
+    charts = "".join(chart(spec, "") for spec in panels)
+    return f'<div class="panels">{charts}</div>{paragraph(caption)}'

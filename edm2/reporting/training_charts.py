@@ -1,0 +1,126 @@
+"""Training curves of the denoisers and of the VAE."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from edm2.reporting.charts import Spec
+from edm2.reporting.time_charts import Line, gaps, panel
+from edm2.reporting.trainings import Trainings, mean_over_trainings
+from edm2.runtime.log import NONFINITE_GRADIENTS, NONFINITE_STEPS
+
+LOGGED = f"train/{NONFINITE_GRADIENTS}"  # in all rows of the log, and only there
+NOISE = "weighted_mse/sigma_"
+PANELS = {  # column: title, axis, whether it is logarithmic
+    "train/weighted_mse": ("Weighted squared error", "weighted squared error", True),
+    "train/loss": ("Training loss", "training loss", False),
+    "train/lr": ("Learning rate", "learning rate", False),
+}
+NOT_TRAINED = "not trained in this project"
+SCORES = ("images", "reconstructions", "accuracy")
+
+
+def training_panels(curves: Mapping[str, Trainings]) -> list[Spec]:
+    """Loss and learning rate with a line per config, and for each config the error by noise level.
+
+    Of several trainings: a thin line for each, a strong one for their mean.
+    """
+    logs = {config: _logs(trainings) for config, trainings in curves.items()}
+    panels = [
+        panel(
+            title,
+            unit,
+            [
+                line
+                for config, log in logs.items()
+                for line in _lines(log, column, f"config {config}")
+            ],
+            log=log_axis,
+        )
+        for column, (title, unit, log_axis) in PANELS.items()
+    ]
+    for config, log in logs.items():
+        lines = [
+            line for column in _noise_levels(log) for line in _lines(log, column, _noise(column))
+        ]
+        if lines:
+            title = f"Config {config}: error by noise level σ"
+            panels.append(panel(title, "weighted squared error", lines, ordered=True, log=True))
+    return panels
+
+
+def training_gaps(curves: Mapping[str, Trainings]) -> list[str]:
+    """Which values of each training are not finite; see `gaps`."""
+    notes = []
+    for config, trainings in curves.items():
+        log = _logs(trainings)
+        for seed, rows in log.items():
+            lines = [Line(k, rows[k]) for k in (*PANELS, *_noise_levels(log)) if k in rows]
+            notes += gaps(lines, f"config {config}, training {seed}")
+    return notes
+
+
+def _logs(trainings: Trainings) -> dict[int, pd.DataFrame]:
+    """The rows of the log, without those of other measurements, by images seen."""
+    return {seed: rows[rows[LOGGED].notna()].set_index("nimg") for seed, rows in trainings.items()}
+
+
+def _lines(log: Trainings, column: str, name: str) -> list[Line]:
+    if not all(column in rows for rows in log.values()):
+        return []
+    if len(log) == 1:
+        return [Line(name, rows[column], name) for rows in log.values()]
+    mean = mean_over_trainings({seed: rows.reset_index() for seed, rows in log.items()})
+    strong = Line(name, mean.set_index("nimg")[column], f"{name}, mean")
+    return [*(Line(name, rows[column], faint=True) for rows in log.values()), strong]
+
+
+def _noise_levels(log: Trainings) -> list[str]:
+    """Columns of the error at a noise level, in ascending order."""
+    columns = {str(name) for rows in log.values() for name in rows if str(name).startswith(NOISE)}
+    return sorted(columns, key=lambda name: float(name.removeprefix(NOISE)))
+
+
+def _noise(column: str) -> str:
+    return f"σ ≈ {column.removeprefix(NOISE)}"
+
+
+def vae_panels(rows: pd.DataFrame) -> list[Spec]:
+    """Held-out PSNR, losses, and the discriminator's scores if there is one."""
+    quality, losses, scores = _vae_lines(rows)
+    panels = [
+        panel("Quality of reconstructions", "PSNR on held-out images (dB)", quality),
+        panel("Losses", "loss", losses, log=True),
+    ]
+    if scores:
+        panels.append(panel("Discriminator", "score, accuracy", scores))
+    return panels
+
+
+def vae_gaps(rows: pd.DataFrame) -> list[str]:
+    """Which values are not finite; see `gaps`."""
+    return [note for lines in _vae_lines(rows) for note in gaps(lines)]
+
+
+def _vae_lines(rows: pd.DataFrame) -> tuple[list[Line], list[Line], list[Line]]:
+    log = rows[rows[LOGGED].notna()].set_index("nimg")
+    evaluated = rows.set_index("nimg").dropna(subset="held_out/evaluated_images")
+    quality = [Line("PSNR", evaluated["held_out/psnr"], "PSNR in dB")]
+    losses = [Line(k, _since_start(log, f"train/{k}"), k) for k in _losses(log)]
+    shown = [name for name in SCORES if f"discriminator/{name}" in log]
+    return quality, losses, [Line(k, _since_start(log, f"discriminator/{k}"), k) for k in shown]
+
+
+def _losses(log: pd.DataFrame) -> list[str]:
+    columns = [str(name) for name in log if str(name).startswith("train/")]
+    return [
+        name.removeprefix("train/") for name in columns if name not in (LOGGED, NONFINITE_STEPS)
+    ]
+
+
+def _since_start(log: pd.DataFrame, column: str) -> pd.Series:
+    """Without the rows before it was computed for the first time: some losses begin later than others."""
+    computed = log[column].notna()
+    if NONFINITE_STEPS in log:
+        computed |= log[NONFINITE_STEPS] > 0
+    return log[column][computed.cummax()]
