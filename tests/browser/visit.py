@@ -66,7 +66,8 @@ class Visit:
         self.page.goto(path.resolve().as_uri())
         if context.get("java_script_enabled", True):
             self.page.evaluate(f"() => {{ {CHECKS} }}")
-            self.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            closed = self.page.locator("details:not(.live *)")  # Vega's menus stay closed
+            closed.evaluate_all("all => all.forEach((each) => { each.open = true; })")
             self.settle()
 
     def _note(self, message: ConsoleMessage) -> None:
