@@ -3,13 +3,14 @@
 /* Charts: live, in the colors of the page; the static figure stays where one cannot be drawn. */
 const night = matchMedia("(prefers-color-scheme: dark)");
 
-function inColorsOfThePage(spec) {
+function fitted(spec, width) {
   const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
   const config = structuredClone(spec.config);
   for (const part of ["axis", "legend", "header"]) {
     config[part].labelColor = config[part].titleColor = ink;
   }
   config.title.color = config.text.color = ink;
+  config.legend.labelLimit = width - 40; // so that no label is cut off
   return { ...spec, config };
 }
 
@@ -20,7 +21,8 @@ async function draw(figure) {
     actions: { export: true, source: false, compiled: false, editor: false },
   };
   figure.result?.finalize();
-  figure.result = await vegaEmbed(figure.querySelector(".live"), inColorsOfThePage(spec), options);
+  const place = figure.querySelector(".live");
+  figure.result = await vegaEmbed(place, fitted(spec, place.clientWidth), options);
   figure.classList.add("drawn");
 }
 
@@ -71,7 +73,7 @@ function explainTerms() {
   addEventListener("keydown", (event) => event.key === "Escape" && hide());
   addEventListener("scroll", hide, { passive: true });
   for (const link of document.querySelectorAll("a.term")) {
-    const text = definition(link.hash.slice(1));
+    const text = definition(decodeURIComponent(link.hash.slice(1)));
     explain(link, text);
     link.addEventListener("click", (event) => {
       event.preventDefault();

@@ -16,36 +16,44 @@ from edm2.reporting.stage_outputs import StageOutputs
 def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """Images of the best network of each config's first training, and strips of the same seeds.
 
-    The grids of its other trainings are collapsed.
+    There are links to the grids of its other trainings, which stay beside the page.
     """
     body = ""
     for config, best in outputs.best_networks.items():
-        first, *others = (_grid(outputs, row) for _, row in best.iterrows())
-        body += first
+        first, *others = (row for _, row in best.iterrows())
+        path, caption = _grid(outputs, first)
+        body += picture(path, f"{caption}: one row per class.", sharp=True)
         samples = outputs.samples(config, best.index[0])
-        if strips := _strips(outputs, samples / "lengths", "EMA lengths"):
+        if strips := _strips(outputs, samples / "lengths"):
             title = f"Config {config}: the same seeds at all EMA lengths"
             rows = _rows(outputs.networks, best.iloc[0])
             body += _slider(title, strips, _height(samples / "lengths"), rows, best.iloc[0])
-        if strips := _strips(outputs, samples / "strengths", "guidance strengths"):
+        if strips := _strips(outputs, samples / "strengths"):
             body += collapsed(f"Config {config}: the same seeds at all guidance strengths", strips)
         if others:
-            body += collapsed(f"Config {config}: its other trainings", "".join(others))
+            links = "".join(_link(outputs, *_grid(outputs, row)) for row in others)
+            body += collapsed(f"Config {config}: its other trainings", f"<ul>{links}</ul>")
     return [("Samples", body)]
 
 
-def _grid(outputs: StageOutputs, best: pd.Series) -> str:
-    """The samples of the best network of a training."""
+def _grid(outputs: StageOutputs, best: pd.Series) -> tuple[Path, str]:
+    """The samples of the best network of a training, and what they are."""
     name = outputs.training_name(best["config"], best["training_seed"])
-    caption = f"Best network of {name} (EMA length {best['ema_length']:.3g}): one row per class."
     samples = outputs.samples(best["config"], best["training_seed"])
-    return picture(samples / grid_name(best["network"], best["guidance"]), caption, sharp=True)
+    caption = f"Best network of {name} (EMA length {best['ema_length']:.3g})"
+    return samples / grid_name(best["network"], best["guidance"]), caption
 
 
-def _strips(outputs: StageOutputs, folder: Path, rows: str) -> str:
+def _link(outputs: StageOutputs, path: Path, text: str) -> str:
+    """An entry of a list, with a link to a file beside the page."""
+    target = html.escape(path.relative_to(outputs.folder).as_posix())
+    return f'<li><a href="{target}">{html.escape(text)}</a></li>'
+
+
+def _strips(outputs: StageOutputs, folder: Path) -> str:
     """A picture per class, with a row per EMA length or guidance strength."""
     return "".join(
-        picture(strip, f"{outputs.class_name(int(strip.stem))} at all {rows}", sharp=True)
+        picture(strip, outputs.class_name(int(strip.stem)), sharp=True)
         for strip in sorted(folder.glob("*.png"))
     )
 
