@@ -54,7 +54,7 @@ def ladder_sentence(outputs: StageOutputs) -> str:
     values = {config: rows["value"].mean() for config, rows in best.items()}
     winner = min(values, key=values.__getitem__)
     return (
-        f"{_count(steps)} The lowest Fréchet distance to real images is that of config {winner}: "
+        f"{_count(steps)}; the lowest Fréchet distance to real images is that of config {winner}: "
         f"{value_with_interval(best[winner])} at an EMA length of {best[winner]['ema_length'].mean():.3g}."
     )
 
@@ -77,7 +77,7 @@ def _count(steps: Sequence[Verdict]) -> str:
         if kind
     ]
     counted = "one step" if len(steps) == 1 else f"{len(steps)} steps"
-    return f"Of {counted} from a config to the next one, {', '.join(parts)}."
+    return f"Of {counted} from a config to the next one, {', '.join(parts)}"
 
 
 def value_with_interval(best: pd.DataFrame) -> str:
@@ -105,22 +105,22 @@ def value_with_interval(best: pd.DataFrame) -> str:
 def _cautions(outputs: StageOutputs) -> list[str]:
     """What makes the values mean less than they seem to."""
     best = pd.concat(outputs.best_networks.values())
+    reused = best["valued_on"] == SAME_IMAGES
     texts = {
-        "The detector is at chance, so the distances say little: see “EMA length”.": best[
-            "at_chance"
-        ],
-        "The distances are singular (too few images) and mean little.": best["singular"],
-        "The best EMA length is at the edge of the grid; a better one may lie outside.": best[
+        "the detector is at chance, so the distances say little": best["at_chance"],
+        "the distances are singular (too few images) and mean little": best["singular"],
+        "the best EMA length is at the edge of the grid; a better one may lie outside": best[
             "at_edge"
         ],
-        "The value is of the images that chose the EMA length, and so optimistic.": best[
-            "valued_on"
-        ]
-        == SAME_IMAGES,
+        "the value is of the images that chose the EMA length, and so optimistic": reused,
     }
-    found = [text for text, marks in texts.items() if marks.any()]
+    found = [
+        f"Config {', '.join(dict.fromkeys(best[marks]['config']))}: {text}."
+        for text, marks in texts.items()
+        if marks.any()
+    ]
     if outputs.nonfinite_steps:
-        found.append(f"Training was not finite in config {', '.join(outputs.nonfinite_steps)}.")
+        found.append(f"Config {', '.join(outputs.nonfinite_steps)}: training was not finite.")
     if any(len(rows) == 1 for rows in outputs.best_networks.values()):
         found.append("One training of a config says nothing about others: train with more seeds.")
     return found
