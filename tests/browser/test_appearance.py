@@ -4,6 +4,13 @@ import re
 
 import pytest
 from browser.visit import VIEWS, WIDTHS, Visit
+from network_rows import concatenated, network_rows
+
+from edm2.metrics.effects import effect
+from edm2.reporting.curves import ema_curves_chart
+from edm2.reporting.forest import forest_chart
+from edm2.reporting.page import chart, render
+from edm2.reporting.verdict import Verdict
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -11,6 +18,37 @@ from browser.visit import VIEWS, WIDTHS, Visit
 def test_all_text_can_be_read(report, width, view):
     report.show(width, view)
     assert report.faults() == []
+
+
+@pytest.fixture(scope="module")
+def comparison(chromium, tmp_path_factory):
+    """Figures of several configs and trainings: the longest legend that curves have, and verdicts."""
+    trainings = [
+        network_rows([3.0 + seed, 1.0 + seed, 2.0], config="G", training_seed=seed)
+        for seed in (0, 1)
+    ]
+    traditional = [
+        network_rows([2.9 + seed], [0.0629], config="A", average="traditional", training_seed=seed)
+        for seed in (0, 1)
+    ]
+    pairs = {0: -0.1, 1: 0.2}
+    change = effect({0: 2.0, 1: 2.0}, {0: 1.9, 1: 2.2})
+    verdicts = [
+        Verdict("A", "G", "fd_classifier_1k", choice, "other blocks", change, (2, 2), pairs)
+        for choice in ("own best", "common")
+    ]
+    figures = (ema_curves_chart(concatenated(*traditional, *trainings)), forest_chart(verdicts))
+    body = "".join(chart(figure, "caption") for figure in figures)
+    path = tmp_path_factory.mktemp("comparison") / "index.html"
+    path.write_text(render("Comparison", [("Figures", body)]))
+    return Visit(chromium, path, 1400)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_figures_of_several_configs_can_be_read(comparison, width):
+    comparison.show(width, "light")
+    assert comparison.faults() == []
+    assert comparison.messages == comparison.requests == []
 
 
 def test_the_page_is_quiet_and_complete(report):
