@@ -2,8 +2,8 @@
 
 Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models"
 (arXiv 2312.02696). Packages from the bottom up: `params`, `runtime`, {`data`, `features`},
-{`vae`, `diffusion`, `ema`, `sampling`, `metrics`}, `reporting`, `pipeline`, `cli`. A package imports
-only from those before it.
+{`vae`, `diffusion`, `ema`, `sampling`, `metrics`}, `reporting`, `pipeline`, `cli`, `notebook`. A
+package imports only from those before it.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -197,6 +197,7 @@ def test_the_wheel_declares_the_command_and_the_extras(wheel: ZipFile) -> None:
         "pipeline",
         "sd",
         "hf",
+        "notebook",
         "docs",
         "dev",
     }

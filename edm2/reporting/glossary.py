@@ -50,13 +50,13 @@ TERMS = {  # as in docs/glossary.md, in as few words as a reader of the page nee
     "relative to the length of the training.",
 }
 MARKUP = re.compile(r"(<script.*?</script>|<[^>]*>)", re.DOTALL)
-OPAQUE = ("a", "button", "summary", "h1", "h2", "h3", "th")  # no links in these
+OPAQUE = ("a", "code", "td", "button", "summary", "h1", "h2", "h3", "th")  # no links in these
 # longest first, as a term may be a part of another one; with a plural, and fd with what follows it
 _NAMES = sorted(TERMS, key=len, reverse=True)
 _WORDS = re.compile(
-    r"(?<![\w-])("
+    r"(?<![\w/-])("
     + "|".join(r"fd_\w+" if name == "fd" else re.escape(name) + r"(?:e?s)?" for name in _NAMES)
-    + r")(?![\w-])",
+    + r")(?![\w/-]|\.\w)",
     re.IGNORECASE,
 )
 

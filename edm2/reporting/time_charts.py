@@ -65,25 +65,16 @@ def panel(
         log: a logarithmic axis; linear around 0 if not all values are positive.
     """
     thin = [thinned(line.values) for line in lines]
-    table = pd.DataFrame(
-        [
-            (number, nimg / 1000, value, line.name, line.part, line.faint)
-            for number, (line, values) in enumerate(zip(lines, thin, strict=True))
-            for nimg, value in zip(values.index.tolist(), values.tolist(), strict=True)
-        ],
-        columns=["line", "kimg", "value", "name", "part", "faint"],
-    )
-    unused = [column for column in ("part", "faint") if not table[column].any()]
+    rows = _rows(lines, thin)
     x = {
         "field": "kimg",
         "type": "quantitative",
         "title": "images seen (thousands)",
         "scale": {"nice": False, "zero": True},
     }
-    y = {"field": "value", "type": "quantitative", "title": y_title, **_axis(table["value"], log)}
+    y = {"field": "value", "type": "quantitative", "title": y_title, **_axis(rows["value"], log)}
     styles = _styles(lines, ordered)
-    dots = {"type": "circle", "size": 14, "clip": True, "aria": False}
-    dotted = {"color": styles["color"], "fillOpacity": styles["strokeOpacity"]}
+    dots = {"color": styles["color"], "fillOpacity": styles["strokeOpacity"]}
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "title": title,
@@ -92,21 +83,31 @@ def panel(
         "height": 220,
         "layer": [
             {
-                "data": {"values": records(table.drop(columns=unused))},
+                "data": {"values": records(rows)},
                 "mark": {"type": "line", "clip": True},
                 "params": [toggle("name"), ZOOM],
                 "encoding": {"x": x, "y": y, **styles},
             },
             {
-                "data": {
-                    "values": records(table.loc[_dotted(table), ["kimg", "value", "name", "faint"]])
-                },
-                "mark": dots,
-                "encoding": {"x": x, "y": y, **dotted},
+                "data": {"values": records(rows[_dotted(rows)])},
+                "mark": {"type": "circle", "size": 14, "clip": True, "aria": False},
+                "encoding": {"x": x, "y": y, **dots},
             },
             _hover(lines, thin, x),
         ],
     }
+
+
+def _rows(lines: Sequence[Line], thin: Sequence[pd.Series]) -> pd.DataFrame:
+    """A row per point, with the columns that differ between lines."""
+    columns = ["line", "kimg", "value", "name", "part", "faint"]
+    points = [
+        (number, nimg / 1000, value, line.name, line.part, line.faint)
+        for number, (line, values) in enumerate(zip(lines, thin, strict=True))
+        for nimg, value in zip(values.index.tolist(), values.tolist(), strict=True)
+    ]
+    rows = pd.DataFrame(points, columns=columns)
+    return rows.drop(columns=[name for name in ("part", "faint") if not rows[name].any()])
 
 
 def thinned(values: pd.Series) -> pd.Series:
@@ -120,14 +121,16 @@ def thinned(values: pd.Series) -> pd.Series:
     return values.where(finite)[::-1][::step][::-1]
 
 
-def _dotted(table: pd.DataFrame) -> pd.Series:
+def _dotted(rows: pd.DataFrame) -> pd.Series:
     """Which points have a dot: those of strong lines with few points, and those between gaps, which have no
     line.
     """
-    finite = pd.Series(np.isfinite(table["value"]), table.index)
-    lines = finite.groupby(table["line"])
+    finite = pd.Series(np.isfinite(rows["value"]), rows.index)
+    lines = finite.groupby(rows["line"])
     neighbors = lines.shift(1, fill_value=False) | lines.shift(-1, fill_value=False)
-    few = (lines.transform("size") <= FEW_POINTS) & ~table["faint"].astype(bool)
+    few = lines.transform("size") <= FEW_POINTS
+    if "faint" in rows:
+        few &= ~rows["faint"]
     return finite & (few | ~neighbors)
 
 
@@ -209,17 +212,16 @@ def _hover(lines: Sequence[Line], thin: Sequence[pd.Series], x: Spec) -> Spec:
     }
 
 
-def gaps(lines: Sequence[Line], of: str = "") -> list[str]:
-    """Where values that are not finite are, in words: one entry for each line that has any."""
-    notes = []
-    for line in lines:
-        missing = line.values.index[~np.isfinite(line.values)]
-        if len(missing):
-            name = ", ".join(filter(None, (of, line.label or line.name)))
-            notes.append(
-                f"{name} in {len(missing)} of {len(line.values)} rows, first at {missing[0]:,}"
-            )
-    return notes
+def gaps(lines: Sequence[Line], of: str) -> list[str]:
+    """Which of the lines have values that are not finite, in words; empty without any."""
+    missing = {line.label or line.name: ~np.isfinite(line.values) for line in lines}
+    missing = {name: marks for name, marks in missing.items() if marks.any()}
+    if not missing:
+        return []
+    count = max(int(marks.sum()) for marks in missing.values())
+    first = min(marks.idxmax() for marks in missing.values())
+    rows = max(map(len, missing.values()))
+    return [f"{of}: {', '.join(missing)} (up to {count} of {rows} rows, first at {first:,} images)"]
 
 
 def gaps_note(notes: Sequence[str]) -> str:
@@ -247,5 +249,5 @@ def write_panels(panels: Sequence[Spec], path: Path, columns: int) -> None:
 
 def shown_panels(panels: Sequence[Spec], caption: str) -> str:
     """Panels side by side on a page, as many as fit, with one caption."""
-    charts = "".join(chart(spec, "") for spec in panels)
+    charts = "".join(chart({**spec, "title": ""}, spec.get("title", "")) for spec in panels)
     return f'<div class="panels">{charts}</div>{paragraph(caption)}'

@@ -99,7 +99,7 @@ def vae_panels(rows: pd.DataFrame) -> list[Spec]:
 
 def vae_gaps(rows: pd.DataFrame) -> list[str]:
     """Which values are not finite; see `gaps`."""
-    return [note for lines in _vae_lines(rows) for note in gaps(lines)]
+    return [note for lines in _vae_lines(rows) for note in gaps(lines, "VAE")]
 
 
 def _vae_lines(rows: pd.DataFrame) -> tuple[list[Line], list[Line], list[Line]]:

@@ -3,15 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from edm2.reporting.dynamics import (
     NOT_FINITE,
     QUANTITIES,
     by_bucket,
-    draw_magnitudes,
-    draw_updates,
+    dynamics_gaps,
     dynamics_table,
+    magnitudes_panels,
+    updates_panels,
 )
 
 TIMES = np.arange(1, 9) * 100
@@ -91,52 +91,82 @@ def test_times_without_measurement_are_left_out():
     assert list(by_bucket(rows, "weights_mean").index) == [200, 400, 500, 600, 700, 800]
 
 
-@pytest.mark.slow
-def test_figures_have_a_row_or_a_panel_per_config(tmp_path):
-    few, many = {"G": {0: curves()}}, {config: {0: curves()} for config in "ABCDEFG"}
-    for name, draw in (("m", draw_magnitudes), ("u", draw_updates)):
-        draw(few, tmp_path / f"{name}1.png")
-        draw(many, tmp_path / f"{name}7.png")
-        one, seven = (Image.open(tmp_path / f"{name}{k}.png").size for k in (1, 7))
-        assert seven[1] > 1.5 * one[1]
+def titles(panels):
+    return [spec["title"] for spec in panels]
 
 
-def test_averaged_networks_have_panels_of_their_own(tmp_path, monkeypatch):
+def drawn(spec):
+    """The lines of a panel: values by name, part and whether it is faint."""
+    lines = {}
+    for row in spec["layer"][0]["data"]["values"]:
+        lines.setdefault((row["name"], row.get("part"), row["faint"]), []).append(row["value"])
+    return lines
+
+
+def test_figures_have_panels_for_each_config():
+    many = {config: {0: curves()} for config in "AG"}
+    assert titles(magnitudes_panels(many)) == [
+        f"Config {config}: {quantity}" for config in "AG" for quantity in ("activations", "weights")
+    ]
+    assert titles(updates_panels(many)) == ["Config A: updates", "Config G: updates"]
+
+
+def test_a_panel_has_mean_and_maximum_of_each_bucket():
+    """Resolutions are colors, the halves of the network line styles, maxima faint."""
+    table = curves()
+    table["weights_max/dec-4x4"] = 3.0
+    (_, weights) = magnitudes_panels({"G": {0: table}})
+    lines = drawn(weights)
+    assert lines.keys() == {
+        (resolution, side, faint)
+        for resolution in ("8x8", "4x4")
+        for side in ("encoder", "decoder")
+        for faint in (False, True)
+    }
+    assert lines["4x4", "decoder", True] == [3.0] * len(TIMES)
+    assert lines["4x4", "decoder", False] == [1.0] * len(TIMES)
+    encoding = weights["layer"][0]["encoding"]
+    assert encoding["color"]["scale"]["domain"] == ["8x8", "4x4"]  # from the outside to the inside
+    assert encoding["color"]["scale"]["scheme"]["name"] == "viridis"
+    assert encoding["strokeDash"]["scale"]["domain"] == ["encoder", "decoder"]
+
+
+def test_averaged_networks_have_panels_of_their_own():
     """Also if only some configs measured them."""
-    figures = []
-    monkeypatch.setattr("edm2.reporting.dynamics.save_figure", lambda fig, *_: figures.append(fig))
     plain = curves()
     averaged = plain[[name for name in plain if str(name).startswith(("weights", "activ"))]]
     both = pd.concat([plain, 3 * averaged.add_prefix("average/")], axis=1)
-    draw_magnitudes({"F": {0: plain}})
-    draw_magnitudes({"F": {0: plain}, "G": {0: both}})
-    lines = [
-        {a.get_title(): [line.get_ydata()[0] for line in a.lines] for a in f.axes} for f in figures
-    ]
-    assert list(lines[0]) == ["config F: activations", "config F: weights"]
-    assert len(lines[1]) == 8
-    assert lines[1]["config F: averaged network, weights"] == []
-    assert lines[1]["config G: averaged network, weights"] == [3] * 2 * len(BUCKETS)
-    assert lines[1]["config G: weights"] == [1] * 2 * len(BUCKETS)
+    panels = {spec["title"]: spec for spec in magnitudes_panels({"F": {0: plain}, "G": {0: both}})}
+    averages = [title for title in panels if "averaged network" in title]
+    assert averages == [f"Config G: averaged network, {q}" for q in ("activations", "weights")]
+    assert set(drawn(panels[averages[1]])["8x8", "encoder", False]) == {3}
+    assert set(drawn(panels["Config G: weights"])["8x8", "encoder", False]) == {1}
 
 
-def test_buckets_need_not_be_named_by_resolutions(tmp_path):
+def test_buckets_need_not_be_named_by_resolutions():
     """A backbone may group its parameters otherwise."""
-    draw_magnitudes(
-        {"H": {0: curves(buckets=("encoder", "mlp-late"))}}, tmp_path / "magnitudes.png"
-    )
-    assert (tmp_path / "magnitudes.png").stat().st_size > 0
+    panels = magnitudes_panels({"H": {0: curves(buckets=("encoder", "mlp-late"))}})
+    assert {name for name, _, _ in drawn(panels[0])} == {"encoder", "mlp-late"}
 
 
-@pytest.mark.slow  # draws figures
+def test_configs_without_measurements_have_no_panel():
+    both = {"F": {0: curves(buckets=())}, "G": {0: curves()}}
+    assert titles(updates_panels(both)) == ["Config G: updates"]
+
+
 @pytest.mark.parametrize(("quantity", "value"), [("activations", np.nan), ("weights", np.inf)])
 @pytest.mark.parametrize("rows", [[7], [3, 4, 5, 6, 7], list(range(8))])
-def test_measurements_that_are_not_finite_give_no_verdict(tmp_path, quantity, value, rows):
-    """Whether a few are, or all; what was finite keeps its verdict."""
+def test_measurements_that_are_not_finite_give_no_verdict(quantity, value, rows):
+    """Whether a few are, or all; what was finite keeps its verdict. They are gaps, and named."""
     table = curves()
     table.loc[rows, [c for c in table if c.startswith(quantity)]] = value
     (row,) = dynamics_table({"G": {0: table}}).to_dict("records")
     for other in ("weights", "activations"):
         verdict = NOT_FINITE if other == quantity else {"weights": "flat"}.get(other, "bounded")
         assert row[f"{other}: observed"] == verdict
-    draw_magnitudes({"G": {0: table}}, tmp_path / "magnitudes.png")
+    panels = {spec["title"]: spec for spec in magnitudes_panels({"G": {0: table}})}
+    for values in drawn(panels[f"Config G: {quantity}"]).values():
+        assert [k for k, each in enumerate(values) if each is None] == rows
+    (note,) = dynamics_gaps({"G": {0: table}})
+    assert note.startswith(f"{quantity} of config G, training 0: enc-8x8")
+    assert f"up to {len(rows)} of 8 rows, first at {TIMES[rows[0]]} images" in note

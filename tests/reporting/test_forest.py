@@ -1,12 +1,10 @@
 """The forest plot shows the values of verdicts."""
 
-import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
 
 from edm2.metrics.effects import effect
-from edm2.reporting import forest
-from edm2.reporting.forest import draw_forest
+from edm2.reporting.charts import static_svg
+from edm2.reporting.forest import forest_chart
 from edm2.reporting.verdict import Verdict
 
 METRIC = "fd_classifier_1k"
@@ -19,69 +17,100 @@ def verdict(*differences, change="G", choice="own best"):
     return Verdict("F", change, METRIC, choice, "other blocks", effect(base, values), (3, 3), pairs)
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Draws, and returns the panel with the differences."""
-    figures = []
-    monkeypatch.setattr(forest, "save_figure", lambda figure, *_: figures.append(figure))
-
-    def draw(*verdicts):
-        draw_forest(verdicts)
-        return figures[-1].axes[0]
-
-    return draw
+def marks(spec, kind, **of_mark):
+    """Rows of the layers with such a mark, from the top to the bottom."""
+    rows = [
+        row
+        for layer in spec["layer"]
+        for row in layer["data"]["values"]
+        if layer["mark"].items() >= {"type": kind, **of_mark}.items()
+    ]
+    return sorted(rows, key=lambda row: row.get("y", 0))
 
 
-def x_of(axes, marker):
-    """Positions of the marks with this marker, from the top row to the bottom one."""
-    lines = [line for line in axes.lines if line.get_marker() == marker]
-    lines.sort(key=lambda line: np.mean(line.get_ydata()))
-    return [np.ravel(line.get_xdata()).tolist() for line in lines]
+def limits(spec):
+    return spec["layer"][0]["encoding"]["x"]["scale"]["domain"]
 
 
-def test_mean_interval_and_pairs_of_both_choices_of_the_length(drawn):
+def differences(spec):
+    """Rows of the layer of the differences, which is the last one of points."""
+    return [layer for layer in spec["layer"] if layer["mark"]["type"] == "point"][-1]["data"][
+        "values"
+    ]
+
+
+def test_mean_interval_and_pairs_of_both_choices_of_the_length():
     first = verdict(-0.1, -0.2, -0.3)
     second = verdict(0.05, 0.1, choice="common")
-    axes = drawn(first, second)
-    assert x_of(axes, "o") == [pytest.approx([-0.2])]
-    assert x_of(axes, "D") == [pytest.approx([0.075])]
-    assert x_of(axes, ".") == [pytest.approx([-0.1, -0.2, -0.3]), pytest.approx([0.05, 0.1])]
-    intervals = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]
-    assert any(tuple(each) == pytest.approx(first.effect.interval) for each in intervals)
-    assert METRIC in axes.get_xlabel()
-    assert [text.get_text() for text in axes.texts][:1] == ["F → G"]
+    spec = forest_chart([first, second])
+    own, common = differences(spec)
+    assert (own["difference"], common["difference"]) == pytest.approx((-0.2, 0.075))
+    assert own["choice"] != common["choice"]
+    assert (own["low"], own["high"]) == pytest.approx(first.effect.interval, rel=1e-3)
+    pairs = marks(spec, "circle")
+    assert [(row["seed"], row["value"]) for row in pairs if row["choice"] == own["choice"]] == [
+        (0, -0.1),
+        (1, -0.2),
+        (2, -0.3),
+    ]
+    assert [row["value"] for row in pairs if row["choice"] == common["choice"]] == [0.05, 0.1]
+    assert METRIC in spec["layer"][0]["encoding"]["x"]["title"]
+    assert marks(spec, "text", fontWeight="bold")[0]["text"] == ["F → G"]
 
 
-def test_only_settled_differences_are_filled(drawn):
-    axes = drawn(verdict(-0.1, -0.11, -0.1, -0.12), verdict(-0.1, 0.3, -0.4, 0.1, change="H"))
-    points = [line for line in axes.lines if line.get_marker() == "o"]
-    white = [to_rgba(point.get_markerfacecolor()) == to_rgba("white") for point in points]
-    assert white == [False, True]
+def test_only_settled_differences_are_filled():
+    spec = forest_chart(
+        [verdict(-0.1, -0.11, -0.1, -0.12), verdict(-0.1, 0.3, -0.4, 0.1, change="H")]
+    )
+    assert [row["settled"] for row in differences(spec)] == ["settled", "not settled"]
+    filled = next(
+        layer["encoding"]["fillOpacity"]["scale"]
+        for layer in spec["layer"]
+        if "fillOpacity" in layer["encoding"]
+    )
+    assert dict(zip(filled["domain"], filled["range"], strict=True)) == {
+        "settled": 1,
+        "not settled": 0,
+    }
 
 
-def test_one_training_has_no_interval(drawn):
-    axes = drawn(verdict(-0.1))
-    assert x_of(axes, "o") == [pytest.approx([-0.1])]
-    assert x_of(axes, "|") == []
-    low, high = axes.get_xlim()
+def test_one_training_has_no_interval():
+    spec = forest_chart([verdict(-0.1)])
+    (row,) = differences(spec)
+    assert (row["difference"], row["low"], row["high"]) == (-0.1, None, None)
+    assert marks(spec, "tick") == []
+    low, high = limits(spec)
     assert low < -0.1 < 0 < high  # the line at 0 is shown
 
 
-def test_a_long_interval_ends_with_arrows(drawn):
+def test_a_long_interval_ends_with_arrows():
     """Of two pairs: ten times as wide as the differences, which would be points next to 0."""
     wide = verdict(-0.1, 0.1)
     assert wide.effect.interval[1] == pytest.approx(12.7 * 0.1, rel=0.01)
-    axes = drawn(wide)
-    low, high = axes.get_xlim()
-    assert x_of(axes, "<") == [pytest.approx([low])]
-    assert x_of(axes, ">") == [pytest.approx([high])]
+    spec = forest_chart([wide])
+    low, high = limits(spec)
+    assert [row["low"] for row in marks(spec, "point", shape="triangle-left")] == [
+        pytest.approx(low)
+    ]
+    assert [row["high"] for row in marks(spec, "point", shape="triangle-right")] == [
+        pytest.approx(high)
+    ]
     assert high < 0.5
-    assert x_of(axes, "|") == []
+    assert marks(spec, "tick") == []
+    assert differences(spec)[0]["interval"] == "-1.271 to 1.271"  # the tooltip has it in full
 
 
-def test_changes_are_rows_from_the_top(drawn):
-    axes = drawn(verdict(-0.3, -0.31), verdict(0.3, 0.31, change="H"))
-    top, bottom = axes.texts[0].get_position()[1], axes.texts[1].get_position()[1]
-    assert [text.get_text() for text in axes.texts[:2]] == ["F → G", "F → H"]
-    assert top < bottom
-    assert axes.yaxis_inverted()
+def test_changes_are_rows_from_the_top():
+    spec = forest_chart([verdict(-0.3, -0.31), verdict(0.3, 0.31, change="H")])
+    titles, rows = marks(spec, "text", fontWeight="bold"), differences(spec)
+    assert [title["text"] for title in titles] == [["F → G"], ["F → H"]]
+    assert titles[0]["y"] < rows[0]["y"] < titles[1]["y"] < rows[1]["y"] < spec["height"]
+    assert spec["encoding"]["y"]["scale"]["domain"] == [spec["height"], 0]
+
+
+@pytest.mark.slow
+def test_the_chart_is_drawn():
+    """As SVG, with the names of changes and axis."""
+    svg = static_svg(forest_chart([verdict(-0.1, -0.2, -0.3), verdict(0.1, change="H")]))
+    for text in ("F → G", "F → H", f"change of {METRIC}", "each at its own best"):
+        assert text in svg

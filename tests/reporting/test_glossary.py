@@ -18,7 +18,7 @@ def test_the_first_use_of_a_term_is_a_link_to_its_definition():
 def test_nothing_but_text_gets_links():
     body = (
         '<img alt="EMA length"><h3>EMA length</h3><summary>EMA length</summary>'
-        '<script>"EMA length<b>"</script><a href="#x">EMA length</a>'
+        '<script>"EMA length<b>"</script><a href="#x">EMA length</a><td>EMA length</td> vae/vae.csv'
     )
     assert with_terms(body) == body
 

@@ -1,11 +1,11 @@
 """The whole report, from invented outputs of the stages."""
 
+import io
 import json
 import re
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from network_rows import concatenated, network_rows
 from page_text import page_text
 from PIL import Image
@@ -101,9 +101,11 @@ def stage_outputs(tmp_path):
 
 @pytest.fixture
 def blank_figures(monkeypatch):
-    """Figures are drawn, but not laid out and rendered, which takes most of a report's time."""
-    monkeypatch.setattr(Figure, "tight_layout", lambda figure: None)
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: path.write_bytes(b"blank"))
+    """Charts are specified, but not rendered, which takes most of a report's time."""
+    blank = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(blank, format="png")
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda *_, **__: "<svg/>")
+    monkeypatch.setattr("vl_convert.vegalite_to_png", lambda *_, **__: blank.getvalue())
 
 
 def write_page(outputs):
@@ -159,10 +161,10 @@ def test_dynamics_are_compared_with_the_papers(stage_outputs, tmp_path):
 @pytest.mark.parametrize(
     "skipped", [{}, {"skipped_images/shards": 2, "skipped_images/held_out": 1}]
 )
-def test_skipped_images_are_told(stage_outputs, tmp_path, skipped, monkeypatch):
+@pytest.mark.usefixtures("blank_figures")
+def test_skipped_images_are_told(stage_outputs, tmp_path, skipped):
     outputs = stage_outputs()
     write_result(tmp_path / "vae/metrics.json", json.dumps(METRICS["vae"] | skipped))
-    monkeypatch.setattr("edm2.reporting.sections.draw_placeholder", lambda *_: None)
     ((_, body),) = vae_section(outputs, tmp_path)
     assert ("3 damaged images" in body) == bool(skipped)
 
@@ -254,8 +256,7 @@ def test_trainings_that_were_evaluated_differently_have_a_report(
     write_result(tmp_path / "fid/G-1.csv", table.to_csv(index=False))
     drawn = []
     monkeypatch.setattr(
-        "edm2.reporting.verdict_section.draw_placeholder",
-        lambda _, *paths, text: drawn.extend(paths),
+        "edm2.reporting.verdict_section.write_chart", lambda _, *paths: drawn.extend(paths)
     )
     ((_, body),) = verdict_section(outputs, tmp_path)
     assert "were evaluated differently" in body

@@ -2,15 +2,15 @@
 
 import pytest
 from network_rows import concatenated, network_rows
-from PIL import Image
 
-from edm2.reporting.curves import draw_ema_curves
+from edm2.reporting.charts import static_svg
+from edm2.reporting.curves import ema_curves_chart
 from edm2.reporting.selection import best_of, ema_curve, fresh_seeds_row
 from edm2.reporting.sweeps import (
-    draw_curves,
-    draw_heat_map,
     guidance_curves,
+    heat_maps,
     minima,
+    sweep_panels,
     tensor_curves,
     time_curves,
 )
@@ -80,25 +80,65 @@ def test_without_curves_there_are_no_minima():
     assert minima(time_curves(END), "nimg").empty
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("by", "curves"), [("nimg", time_curves), ("tensors", tensor_curves)])
-def test_figures_have_a_panel_per_config(tmp_path, by, curves):
-    one, two = tmp_path / "deep/one.png", tmp_path / "two.png"
-    draw_curves(curves(ALL), by, one)
-    draw_curves(curves(concatenated(ALL, ALL.assign(config="A"))), by, two)
-    with Image.open(one) as single, Image.open(two) as double:
-        assert single.width == double.width > 800
-        assert 1.5 < double.height / single.height < 2
+def legend(spec):
+    return spec["encoding"]["color"]["scale"]["domain"]
 
 
-@pytest.mark.slow
-def test_the_heat_map_has_a_panel_per_config(tmp_path):
+def scheme(spec):
+    return spec["encoding"]["color"]["scale"].get("scheme", {}).get("name")
+
+
+def test_figures_have_a_chart_per_config_and_a_curve_per_value():
+    """Times and strengths have ordered colors, in ascending order; groups of tensors have not."""
+    both = concatenated(END, EARLY, AFFINE, GUIDED)
+    both = concatenated(both, both.assign(config="A"))
+    for by, curves, names, colors in (
+        ("nimg", time_curves, ["0.5 thousand images", "1 thousand images"], "viridis"),
+        ("guidance", guidance_curves, ["w = 1", "w = 2"], "viridis"),
+        ("tensors", tensor_curves, ["*-affine", "all"], None),
+    ):
+        charts = sweep_panels(curves(both), by)
+        assert {spec["title"] for spec in charts} == {"Config A", "Config G"}
+        for spec in charts:
+            assert sorted(label.partition(":")[0] for label in legend(spec)) == names
+            assert scheme(spec) == colors
+    ordered = legend(sweep_panels(time_curves(both), "nimg")[0])
+    assert [label.partition(":")[0] for label in ordered] == [
+        "0.5 thousand images",
+        "1 thousand images",
+    ]
+
+
+def test_the_heat_map_has_a_cell_per_network_and_circles_the_minimum():
     table = concatenated(END, GUIDED)
-    draw_heat_map(guidance_curves(table), tmp_path / "one.png")
-    both = concatenated(table, table.assign(config="A"))
-    draw_heat_map(guidance_curves(both), tmp_path / "two.png")
-    with Image.open(tmp_path / "one.png") as single, Image.open(tmp_path / "two.png") as double:
-        assert double.height > 1.5 * single.height
+    one, two = heat_maps(guidance_curves(concatenated(table, table.assign(config="A"))))
+    assert [one["title"], two["title"]] == [
+        f"Config {config}: 0.5 at EMA length 0.2, w = 2" for config in "GA"
+    ]
+    cells, circle = (layer["data"]["values"] for layer in one["layer"])
+    assert {(row["ema_length"], row["guidance"]): row["value"] for row in cells} == {
+        (0.05, 1.0): 3.0,
+        (0.1, 1.0): 1.0,
+        (0.2, 1.0): 2.0,
+        (0.05, 2.0): 3.0,
+        (0.1, 2.0): 2.0,
+        (0.2, 2.0): 0.5,
+    }
+    assert [(row["ema_length"], row["guidance"]) for row in circle] == [(0.2, 2.0)]
+
+
+@pytest.mark.slow
+def test_the_heat_map_is_drawn():
+    svg = static_svg(heat_maps(guidance_curves(concatenated(END, GUIDED)))[0])
+    for text in ("EMA length", "guidance strength", "fd_classifier_1k"):
+        assert text in svg
+
+
+def test_trainings_without_a_common_network_have_no_heat_map():
+    other = network_rows((3.0, 2.0), (0.3, 0.4), training_seed=1)
+    table = concatenated(END, GUIDED, other, other.assign(guidance=2.0))
+    (spec,) = heat_maps(guidance_curves(table))
+    assert "without a common network" in spec["data"]["values"][0]["text"]
 
 
 def test_the_ema_curve_is_of_uniform_networks_at_the_end_on_the_sweeps_seeds():
@@ -145,10 +185,8 @@ def test_the_table_of_networks_has_all_rows_of_the_metric():
     assert set(table["metric"]) == {"fd_classifier_1k"}
 
 
-def test_other_rows_do_not_change_the_ema_curves(tmp_path):
-    for name, rows in (("all", ALL), ("end", END)):
-        draw_ema_curves(rows, tmp_path / f"{name}.png")
-    assert (tmp_path / "all.png").read_bytes() == (tmp_path / "end.png").read_bytes()
+def test_other_rows_do_not_change_the_ema_curves():
+    assert ema_curves_chart(ALL) == ema_curves_chart(END)
 
 
 def test_a_curve_of_one_point_has_no_edge():

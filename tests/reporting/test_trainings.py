@@ -1,13 +1,12 @@
 """Several trainings of a config: means, intervals, and each training."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from network_rows import concatenated, network_rows
 from scipy import stats
 
-from edm2.reporting.curves import draw_curve, draw_training, ema_curves_chart, finish_ema_axes
+from edm2.reporting.curves import ema_curves_chart
 from edm2.reporting.selection import ema_curve
 from edm2.reporting.sweeps import guidance_curves, minima, time_curves
 from edm2.reporting.tables import ablation_table, baseline_table, curve_means
@@ -131,54 +130,60 @@ def test_without_unguided_networks_all_trainings_have_one_guidance_strength():
     assert guidance_curves(table)["guidance"].nunique() == 2
 
 
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
+def layer(spec, kind, **mark):
+    """Rows of the one layer with such a mark."""
+    (found,) = (
+        layer["data"]["values"]
+        for layer in spec["layer"]
+        if layer["mark"].items() >= {"type": kind, **mark}.items()
+    )
+    return found
 
 
-def test_a_figure_has_each_training_their_mean_and_its_interval(axes):
-    curve = ema_curve(trainings())
-    draw_curve(axes, "config G", curve)
-    strong, minimum, *thin = sorted(axes.lines, key=lambda line: -line.get_linewidth())
-    assert strong.get_ydata().tolist() == pytest.approx([3.5, 4.6 / 3, 5.7 / 3])
-    assert (minimum.get_xdata()[0], minimum.get_ydata()[0]) == pytest.approx((0.1, 4.6 / 3))
-    assert sorted(tuple(line.get_ydata()) for line in thin) == sorted(CURVES.values())
-    (band,) = axes.collections
-    edges = {y for x, y in band.get_paths()[0].vertices if x == 0.1}
-    assert sorted(edges) == pytest.approx(students_t([1.0, 1.6, 2.0]))
+def values(rows):
+    return [row["value"] for row in rows]
+
+
+def test_a_figure_has_each_training_their_mean_and_its_interval():
+    spec = ema_curves_chart(trainings())
+    strong, thin = (layer(spec, "line", strokeWidth=width) for width in (2.2, 0.8))
+    assert values(strong) == pytest.approx([3.5, 4.6 / 3, 5.7 / 3], rel=1e-4)
+    (minimum,) = layer(spec, "point", size=190)
+    assert (minimum["ema_length"], minimum["value"]) == pytest.approx((0.1, 4.6 / 3), rel=1e-4)
+    drawn = [[row["value"] for row in thin if row["training"] == seed] for seed in CURVES]
+    assert drawn == [list(curve) for curve in CURVES.values()]
+    (edges,) = (row for row in layer(spec, "area") if row["ema_length"] == 0.1)
     low, high = students_t([1.0, 1.6, 2.0])
-    assert strong.get_label() == f"config G: 1.53 [{low:.3g}, {high:.3g}] at 0.1"
+    assert (edges["low"], edges["high"]) == pytest.approx((low, high), rel=1e-4)
+    (label,) = spec["encoding"]["color"]["scale"]["domain"]
+    assert label == f"config G: 1.53 [{low:.3g}, {high:.3g}] at 0.1"
 
 
-def test_a_figure_of_one_training_has_one_line_without_a_band(axes):
-    draw_curve(axes, "config G", ema_curve(network_rows((3.0, 1.0, 2.0))))
-    line, circle = axes.lines
-    assert line.get_ydata().tolist() == [3.0, 1.0, 2.0]
-    assert circle.get_ydata().tolist() == [1.0]
-    assert line.get_label() == "config G: 1 at 0.1"
-    assert not axes.collections
+def test_a_figure_of_one_training_has_one_line_without_a_band():
+    spec = ema_curves_chart(network_rows((3.0, 1.0, 2.0)))
+    assert values(layer(spec, "line")) == [3.0, 1.0, 2.0]
+    assert values(layer(spec, "point", size=190)) == [1.0]
+    assert spec["encoding"]["color"]["scale"]["domain"] == ["config G: 1 at 0.1"]
+    assert not [layer for layer in spec["layer"] if layer["mark"]["type"] == "area"]
 
 
-def test_wide_bands_do_not_flatten_the_lines(axes):
+def test_wide_bands_do_not_flatten_the_lines():
     """With two trainings, Student's t is 12.7: the band of these reaches from below 0 to 7."""
-    curve = ema_curve(trainings().query("training_seed < 2"))
-    draw_curve(axes, "config G", curve)
-    finish_ema_axes(axes, curve, legend_outside=False)
-    bottom, top = axes.get_ylim()
+    spec = ema_curves_chart(trainings().query("training_seed < 2"))
+    bottom, top = spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
     assert 0.2 < bottom < 1
-    assert 4 < top <= 16
+    assert 4 < top <= 17
 
 
-def test_trainings_without_a_common_length_have_their_lines(axes):
+def test_trainings_without_a_common_length_have_their_lines():
     table = concatenated(
         network_rows((1.0, 2.0), (0.1, 0.2)),
         network_rows((3.0, 4.0), (0.11, 0.21), training_seed=1),
     )
-    draw_curve(axes, "config G", ema_curve(table))
-    assert [list(line.get_ydata()) for line in axes.lines] == [[], [1.0, 2.0], [3.0, 4.0]]
-    assert "without a common EMA length" in axes.lines[0].get_label()
+    spec = ema_curves_chart(table)
+    assert values(layer(spec, "line", strokeWidth=0.8)) == [1.0, 2.0, 3.0, 4.0]
+    assert len(spec["layer"]) == 1
+    assert "without a common EMA length" in spec["encoding"]["color"]["scale"]["domain"][0]
 
 
 def test_the_figure_has_a_curve_per_config():
@@ -193,23 +198,8 @@ def test_means_have_a_row_per_config_and_length():
     assert set(means["metric"]) == {"fd_classifier_1k"}
 
 
-def training_curve(loss):
-    columns = ("train/loss", "train/weighted_mse", "train/lr", "weighted_mse/sigma_1")
-    return pd.DataFrame({"nimg": [500, 1000], **dict.fromkeys(columns, loss)})
-
-
-def test_training_curves_have_each_training_and_their_mean(monkeypatch):
-    figures = []
-    monkeypatch.setattr("edm2.reporting.curves.save_figure", lambda fig, *_: figures.append(fig))
-    draw_training({"G": {0: training_curve([4.0, 2.0]), 1: training_curve([2.0, 1.0])}})
-    for axes, columns in zip(figures[0].axes, (2, 1, 1), strict=True):
-        strong, *thin = (list(line.get_ydata()) for line in axes.lines[:3])
-        assert strong == [3.0, 1.5]
-        assert thin == [[4.0, 2.0], [2.0, 1.0]]
-        assert len(axes.lines) == 3 * columns
-    plt.close(figures[0])
-
-
 def test_a_mean_over_trainings_hides_no_value_that_is_not_finite():
-    mean = mean_over_trainings({0: training_curve([4.0, 2.0]), 1: training_curve([np.nan, 1.0])})
+    losses = ([4.0, 2.0], [np.nan, 1.0])
+    tables = [pd.DataFrame({"nimg": [500, 1000], "train/loss": loss}) for loss in losses]
+    mean = mean_over_trainings(dict(enumerate(tables)))
     assert mean["train/loss"].isna().tolist() == [True, False]

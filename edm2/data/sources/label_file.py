@@ -26,12 +26,13 @@ def read_labels(
     Raises:
         UserError: not as EDM and StyleGAN write it.
     """
+    malformed: tuple[type[Exception], ...] = (KeyError, TypeError, ValueError, *unreadable)
     try:
         rows = json.loads(read())["labels"]
         labels = None if rows is None else {str(name): label for name, label in rows}
         if rows is not None and len(rows) > len(labels or {}):
             raise ValueError(f"{len(rows) - len(labels or {})} names occur twice")
-    except (KeyError, TypeError, ValueError, *unreadable) as error:
+    except malformed as error:
         raise UserError(
             f"{key}: {place}: {LABELS}: {type(error).__name__}: {error}. Expected "
             '{"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null}. Write it again with a '
