@@ -20,7 +20,7 @@ from tiny import ROOT, make_project
 pytestmark = pytest.mark.slow
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PIPELINE = {"dvc", "matplotlib", "mlflow", "pandas", "PIL", "sklearn", "torchvision", "webdataset"}
+PIPELINE = {"dvc", "mlflow", "pandas", "PIL", "sklearn", "torchvision", "vl_convert", "webdataset"}
 
 COMMAND = """
 from edm2.cli import main

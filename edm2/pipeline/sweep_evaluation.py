@@ -94,7 +94,7 @@ class SweepEvaluator:
 
 def log_curves(context: StageContext, table: pd.DataFrame) -> None:
     """Log the EMA curves of all metrics, the metrics of the best network, and its figures."""
-    from edm2.reporting.curves import draw_ema_curves  # Matplotlib takes a second; others draw none
+    from edm2.reporting.curves import draw_ema_curves  # others draw none
 
     for _, row in ema_curve(table).iterrows():
         values = {f"ema_curve/{key}": value for key, value in metrics_of(table, row).items()}

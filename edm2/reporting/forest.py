@@ -15,7 +15,7 @@ WORDS: dict[Choice, str] = {
     "own best": "each at its own best EMA length",
     "common": "both at a common EMA length",
 }
-SETTLED = ("settled", "not settled")
+SHAPES = ("circle", "diamond")
 MARGIN = 0.08  # of the range of differences, on each side
 MAX_INTERVAL = 3  # times the largest difference that is drawn: longer intervals end with an arrow
 HOVER = {
@@ -40,23 +40,21 @@ def forest_chart(verdicts: Sequence[Verdict]) -> Spec:
     limits = _limits(verdicts)
     titles, rows, pairs, height = _tables(verdicts, limits)
     known = rows.dropna(subset=["low", "high"])
+    color, shape = _of_choice(rows, "color", COLORS), _of_choice(rows, "shape", SHAPES)
     rule = {"type": "rule", "strokeWidth": 2}
     dot = {"type": "circle", "size": 16, "opacity": 0.8}
-    white = {"type": "point", "size": 90, "fill": "white", "stroke": "white", "opacity": 1}
-    point = {**_x("difference"), **_looks(rows)}
-    zero = _fixed({"type": "rule", "color": GRAY}, {"x": {"datum": 0}, "y": {"value": 0}})
+    mark = {"type": "point", "filled": True, "size": 110, "opacity": 1}
+    hollow = {**mark, "size": 36, "color": "white"}
+    zero = _fixed({"type": "rule", "color": GRAY}, {"x": {"datum": 0}, "y": {"value": LINE}})
     zero["encoding"]["y2"] = {"value": height}
     layers = [
         zero,
-        _layer(known, rule, {**_x("low"), "x2": {"field": "high"}, **_color(rows)}, HOVER),
-        *_ends(known, "low", limits, _color(rows)),
-        *_ends(known, "high", limits, _color(rows)),
-        _layer(pairs, dot, {**_x("value"), **_color(rows)}, HOVER_PAIR),
-        _layer(rows, white, {**_x("difference"), "shape": point["shape"]}, {}),
-        {
-            **_layer(rows, {"type": "point", "size": 90, "opacity": 1}, point, HOVER),
-            "params": [ZOOM],
-        },
+        _layer(known, rule, {**_x("low"), "x2": {"field": "high"}, **color}, HOVER),
+        *_ends(known, "low", limits, color),
+        *_ends(known, "high", limits, color),
+        _layer(pairs, dot, {**_x("value"), **color}, HOVER_PAIR),
+        {**_layer(rows, mark, {**_x("difference"), **color, **shape}, HOVER), "params": [ZOOM]},
+        _layer(rows[~rows["settled"]], hollow, {**_x("difference"), **shape}, HOVER),
     ]
     for layer in layers:
         layer["encoding"]["x"] |= _axis(verdicts[0].metric, limits)
@@ -140,7 +138,7 @@ def _row(verdict: Verdict, limits: tuple[float, float]) -> dict[str, object]:
         "interval": f"{low:.4g} to {high:.4g}" if effect.interval else "none (one training)",
         "low": np.clip(low, *limits),
         "high": np.clip(high, *limits),
-        "settled": SETTLED[0] if effect.settled else SETTLED[1],
+        "settled": bool(effect.settled),
         "trainings": effect.trainings,
     }
 
@@ -164,15 +162,15 @@ def _words(titles: pd.DataFrame) -> list[Spec]:
         "fontWeight": "bold",
         "lineHeight": LINE,
     }
-    sides = [("← improves", "right", -6), ("worsens →", "left", 6)]
+    sides = [("← improves", "left", 0), ("worsens →", "right", "width")]
     return [
         _layer(titles, bold, {"x": {"value": 0}, "text": {"field": "text"}}, {}),
         *(
             _fixed(
-                {"type": "text", "align": align, "dx": dx, "baseline": "top", "color": GRAY},
-                {"x": {"datum": 0}, "y": {"value": 0}, "text": {"value": words}},
+                {"type": "text", "align": align, "baseline": "top", "color": GRAY},
+                {"x": {"value": place}, "y": {"value": 0}, "text": {"value": words}},
             )
-            for words, align, dx in sides
+            for words, align, place in sides
         ),
     ]
 
@@ -191,33 +189,9 @@ def _x(column: str) -> Spec:
     return {"x": {"field": column}}
 
 
-def _choices(rows: pd.DataFrame) -> Spec:
-    """The field that colors and shapes tell, in the order of WORDS."""
-    domain = [words for words in WORDS.values() if words in set(rows["choice"])]
-    return {"field": "choice", "type": "nominal", "sort": None, "scale": {"domain": domain}}
-
-
-def _color(rows: pd.DataFrame) -> Spec:
-    channel = _choices(rows)
-    channel["scale"] |= {"range": list(COLORS)}
-    return {"color": {**channel, "legend": {"title": None}}}
-
-
-def _looks(rows: pd.DataFrame) -> Spec:
-    """Color and shape by choice of the EMA length; filled if the difference is settled."""
-    shape = _choices(rows)
-    shape["scale"] |= {"range": ["circle", "diamond"]}
-    color = _color(rows)["color"]
-    filled = {
-        "field": "settled",
-        "type": "nominal",
-        "sort": None,
-        "scale": {"domain": list(SETTLED), "range": [1, 0]},
-        "legend": None,
-    }
-    return {
-        "stroke": color,
-        "fill": {**color, "legend": None},
-        "shape": {**shape, "legend": {"title": None}},
-        "fillOpacity": filled,
-    }
+def _of_choice(rows: pd.DataFrame, channel: str, values: Sequence[str]) -> Spec:
+    """A channel that tells the choices of the EMA length, in the order of WORDS."""
+    shown = [words for words in WORDS.values() if words in set(rows["choice"])]
+    scale = {"domain": shown, "range": list(values[: len(shown)])}
+    field = {"field": "choice", "type": "nominal", "sort": None, "scale": scale}
+    return {channel: {**field, "legend": {"title": None}}}

@@ -125,7 +125,8 @@ def _heat_map(config: str, curves: pd.DataFrame) -> Spec:
     cells = {"field": "value", "type": "quantitative", "title": metric, "scale": scale}
     bar = {"direction": "horizontal", "gradientLength": 240, "format": ".3~g"}
     place = f"EMA length {best['ema_length']:.3g}, w = {best['guidance']:g}"
-    circle = {"type": "point", "size": 190, "filled": False, "stroke": "white", "strokeWidth": 2}
+    circle = {"type": "point", "size": 190, "filled": False, "stroke": "white"}
+    circle |= {"strokeWidth": 2.5, "opacity": 1}
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "title": f"Config {config}: {best['value']:.3g} at {place}",

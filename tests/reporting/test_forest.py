@@ -33,10 +33,8 @@ def limits(spec):
 
 
 def differences(spec):
-    """Rows of the layer of the differences, which is the last one of points."""
-    return [layer for layer in spec["layer"] if layer["mark"]["type"] == "point"][-1]["data"][
-        "values"
-    ]
+    """Rows of the layer of the differences."""
+    return marks(spec, "point", size=110)
 
 
 def test_mean_interval_and_pairs_of_both_choices_of_the_length():
@@ -62,16 +60,9 @@ def test_only_settled_differences_are_filled():
     spec = forest_chart(
         [verdict(-0.1, -0.11, -0.1, -0.12), verdict(-0.1, 0.3, -0.4, 0.1, change="H")]
     )
-    assert [row["settled"] for row in differences(spec)] == ["settled", "not settled"]
-    filled = next(
-        layer["encoding"]["fillOpacity"]["scale"]
-        for layer in spec["layer"]
-        if "fillOpacity" in layer["encoding"]
-    )
-    assert dict(zip(filled["domain"], filled["range"], strict=True)) == {
-        "settled": 1,
-        "not settled": 0,
-    }
+    hollow = marks(spec, "point", color="white")
+    assert [row["of"] for row in differences(spec)] == ["F → G", "F → H"]
+    assert [row["of"] for row in hollow] == ["F → H"]
 
 
 def test_one_training_has_no_interval():
