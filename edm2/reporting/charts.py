@@ -127,7 +127,8 @@ def color(field: str, names: Sequence[str], ordered: bool = False) -> Spec:
         }
     else:
         scale = {"domain": list(names), "range": list(COLORS)}
-    legend = {"title": None, "symbolType": "circle", "symbolSize": 90}
+    fits = {"expr": "width - 20"}  # longer labels end with dots
+    legend = {"title": None, "symbolType": "circle", "symbolSize": 90, "labelLimit": fits}
     kind = "ordinal" if ordered else "nominal"
     return {"field": field, "type": kind, "sort": None, "scale": scale, "legend": legend}
 

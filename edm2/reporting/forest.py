@@ -167,7 +167,7 @@ def _words(titles: pd.DataFrame) -> list[Spec]:
         _layer(titles, bold, {"x": {"value": 0}, "text": {"field": "text"}}, {}),
         *(
             _fixed(
-                {"type": "text", "align": align, "baseline": "top", "color": GRAY},
+                {"type": "text", "align": align, "baseline": "top"},
                 {"x": {"value": place}, "y": {"value": 0}, "text": {"value": words}},
             )
             for words, align, place in sides

@@ -163,7 +163,7 @@ def _styles(lines: Sequence[Line], ordered: bool) -> Spec:
     if len(parts) > 1:
         scale = {"domain": parts, "range": DASHES[: len(parts)]}
         styles["strokeDash"] = {"field": "part", "type": "nominal", "scale": scale}
-        styles["strokeDash"]["legend"] = {**legend, "symbolStrokeColor": GRAY, "symbolSize": 400}
+        styles["strokeDash"]["legend"] = {**legend, "symbolStrokeColor": GRAY, "symbolSize": 150}
     return styles
 
 
