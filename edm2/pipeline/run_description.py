@@ -7,20 +7,19 @@ import getpass
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edm2.params import Params
-from edm2.params.presets import BASE, preset_text
+from edm2.params.presets import BASE
 from edm2.params.replicates import Replicate
-from edm2.params.yaml_file import parse_yaml
 from edm2.pipeline.declaration import read_declarations, with_stages_before
+from edm2.pipeline.git import git
+from edm2.pipeline.preset_changes import nearest_preset
 from edm2.runtime.delivery.destination import destination
 from edm2.runtime.delivery.pipeline_run import PipelineRun
-from edm2.runtime.tracking import flatten, texts
+from edm2.runtime.tracking import texts
 
 LAST = "report"  # the stage with which a pipeline run is finished
 STAGE = "pipeline"  # the tag `stage` of a pipeline run
@@ -72,14 +71,6 @@ def stage_tags(stage: str, replicate: Replicate | None, params: Params) -> dict[
     }
 
 
-def changed_params(params: Params) -> dict[str, Any]:
-    """The params that differ from the preset of the digits, by key path."""
-    preset = Params.model_validate(parse_yaml(preset_text(BASE), f"preset {BASE}"))
-    usual = flatten(preset.model_dump(mode="json"))
-    values = flatten(params.model_dump(mode="json"))
-    return {key: value for key, value in values.items() if usual.get(key) != value}
-
-
 def short_changes(params: Params, changes: Mapping[str, Any]) -> str:
     """Configs and the first changes, like "G, channels=64". Of a key, the last part if no other ends so."""
     named = {key: changes[key] for key in sorted(changes, key=_rank) if not key.startswith(UNNAMED)}
@@ -99,9 +90,11 @@ def _rank(key: str) -> int:
 
 
 def _describe(params: Params) -> tuple[str, dict[str, str], dict[str, str]]:
-    changes = changed_params(params)
-    tags = {"stage": STAGE, "config": _short(params.configs)}
-    name = f"{_experiment()}: {short_changes(params, changes)}"
+    preset, differences = nearest_preset(params)
+    changes = {key: here for key, (_, here) in differences.items()}
+    tags = {"stage": STAGE, "config": _short(params.configs), "preset": preset}
+    base = "" if preset == BASE else f"{preset}: "
+    name = f"{_experiment()}: {base}{short_changes(params, changes)}"
     return name, {**tags, **_shared_tags(params), **_source("dvc.yaml")}, texts(changes)
 
 
@@ -119,7 +112,7 @@ def _shared_tags(params: Params) -> dict[str, str]:
         "experiment": _experiment(),
         "size": f"{params.diffusion.channels} channels" if size is None else size,
         "dvc_exp": os.environ.get("DVC_EXP_NAME", ""),
-        "git_commit": _git("rev-parse", "HEAD"),
+        "git_commit": git("rev-parse", "HEAD") or "",
     }
 
 
@@ -128,7 +121,7 @@ def _source(file: str) -> dict[str, str]:
     return {
         "mlflow.source.name": file,
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": _git("rev-parse", "HEAD"),
+        "mlflow.source.git.commit": git("rev-parse", "HEAD") or "",
         "mlflow.user": _user(),
     }
 
@@ -136,8 +129,8 @@ def _source(file: str) -> dict[str, str]:
 def _experiment() -> str:
     """The experiment of DVC; in the workspace the branch and the commit."""
     name = os.environ.get("DVC_EXP_NAME")
-    branch, commit = _git("branch", "--show-current"), _git("rev-parse", "--short=7", "HEAD")
-    return name or f"{branch} {commit}".strip() or "workspace"
+    branch, commit = git("branch", "--show-current"), git("rev-parse", "--short=7", "HEAD")
+    return name or " ".join(filter(None, (branch, commit))) or "workspace"
 
 
 def _user() -> str:
@@ -145,12 +138,3 @@ def _user() -> str:
         return getpass.getuser()
     except OSError:  # a user without a name, as in some containers
         return str(os.getuid())
-
-
-@cache
-def _git(*arguments: str) -> str:
-    try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    except OSError:  # git is not installed
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""

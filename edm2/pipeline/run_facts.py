@@ -3,23 +3,20 @@
 import math
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from ruamel.yaml import YAML
 
 from edm2.params import Params
-from edm2.params.presets import PRESETS, preset_text
 from edm2.pipeline.declaration import read_declarations
+from edm2.pipeline.git import git
 from edm2.pipeline.past_seconds import past_seconds
+from edm2.pipeline.preset_changes import nearest_preset
 from edm2.reporting.facts import Facts, duration
-from edm2.runtime.tracking import flatten
 
 UNKNOWN = "not known"
 CPU_INFO = Path("/proc/cpuinfo")
@@ -66,23 +63,14 @@ def _trainings(params: Params) -> str:
 
 def git_commit() -> str:
     """The commit, and which files differ from it; DVC changes dvc.lock while it runs the stages."""
-    commit = _git("rev-parse", "--short=12", "HEAD")
+    commit = git("rev-parse", "--short=12", "HEAD")
     if commit is None:
         return "not in a git repository with a commit"
-    status = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
     changed = [line[3:] for line in (status or "").splitlines()]
     return f"commit {commit}" + (
         f", with changes that are not committed in {', '.join(changed)}" if changed else ""
     )
-
-
-def _git(*args: str) -> str | None:
-    """What git prints; None without git, or if it refuses."""
-    try:
-        result = subprocess.run(["git", *args], capture_output=True, text=True)
-    except OSError:
-        return None
-    return None if result.returncode else result.stdout.rstrip()
 
 
 def _machine(device: torch.device) -> str:
@@ -120,39 +108,3 @@ def _duration(seconds: pd.Series) -> str:
         return UNKNOWN
     total = duration(float(seconds.sum()))
     return f"{total}, without {unknown} stages whose time is not known" if unknown else total
-
-
-def nearest_preset(params: Params) -> tuple[str, dict[str, tuple[Any, Any]]]:
-    """The preset with the fewest differences, and these by key path: its value and the one here.
-
-    Only params count that determine results: those that dvc.yaml names.
-    """
-    here = _tracked(params)
-    firsts = {preset.layers: name for name, preset in reversed(PRESETS.items())}
-
-    def differences(name: str) -> dict[str, tuple[Any, Any]]:
-        there = _tracked_of_preset(name)
-        keys = {**there, **here}
-        return {
-            key: (there.get(key), here.get(key)) for key in keys if there.get(key) != here.get(key)
-        }
-
-    def fewest(names: list[str]) -> str:
-        return min(names, key=lambda name: len(differences(name)))
-
-    kind = PRESETS[fewest(list(reversed(firsts.values())))].layers
-    nearest = fewest([name for name, preset in PRESETS.items() if preset.layers == kind])
-    return nearest, differences(nearest)
-
-
-@cache
-def _tracked_of_preset(name: str) -> dict[str, Any]:
-    return _tracked(Params.model_validate(YAML(typ="safe").load(preset_text(name))))
-
-
-def _tracked(params: Params) -> dict[str, Any]:
-    """The values that dvc.yaml names for any stage, by key path."""
-    values: dict[str, Any] = {}
-    for declared in read_declarations().values():
-        values |= flatten(declared.values(params))
-    return values

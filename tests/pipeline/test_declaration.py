@@ -27,6 +27,8 @@ FRAMEWORK = (
     "edm2.pipeline.publication",
     "edm2.pipeline.paths",
     "edm2.pipeline.hidden_values",
+    "edm2.pipeline.git",
+    "edm2.pipeline.preset_changes",
     "edm2.pipeline.run_description",
     "stages",
 )

@@ -9,7 +9,8 @@ from tiny import ROOT, write_params
 from edm2.params import load
 from edm2.params.presets import preset_text
 from edm2.pipeline import run_facts as module
-from edm2.pipeline.run_facts import git_commit, nearest_preset, run_facts, stage_seconds
+from edm2.pipeline.preset_changes import nearest_preset
+from edm2.pipeline.run_facts import git_commit, run_facts, stage_seconds
 
 DATA = {
     "source": "digits",

@@ -1,0 +1,47 @@
+"""Which params differ from a preset, and from which one."""
+
+from functools import cache
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from edm2.params import Params
+from edm2.params.presets import PRESETS, preset_text
+from edm2.pipeline.declaration import read_declarations
+from edm2.runtime.tracking import flatten
+
+
+def nearest_preset(params: Params) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """The preset with the fewest differences, and these by key path: its value and the one here.
+
+    Only params count that determine results: those that dvc.yaml names.
+    """
+    here = _tracked(params)
+    firsts = {preset.layers: name for name, preset in reversed(PRESETS.items())}
+
+    def differences(name: str) -> dict[str, tuple[Any, Any]]:
+        there = _tracked_of_preset(name)
+        keys = {**there, **here}
+        return {
+            key: (there.get(key), here.get(key)) for key in keys if there.get(key) != here.get(key)
+        }
+
+    def fewest(names: list[str]) -> str:
+        return min(names, key=lambda name: len(differences(name)))
+
+    kind = PRESETS[fewest(list(reversed(firsts.values())))].layers
+    nearest = fewest([name for name, preset in PRESETS.items() if preset.layers == kind])
+    return nearest, differences(nearest)
+
+
+@cache
+def _tracked_of_preset(name: str) -> dict[str, Any]:
+    return _tracked(Params.model_validate(YAML(typ="safe").load(preset_text(name))))
+
+
+def _tracked(params: Params) -> dict[str, Any]:
+    """The values that dvc.yaml names for any stage, by key path."""
+    values: dict[str, Any] = {}
+    for declared in read_declarations().values():
+        values |= flatten(declared.values(params))
+    return values
