@@ -18,7 +18,6 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python .dvc/plots/make_page.py .dvc/plots.html
 	touch $@
 
 repro: setup

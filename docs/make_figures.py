@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from edm2.ema.profile import Power, response
 from edm2.ema.solve import normalized, solve_profiles
@@ -121,7 +122,25 @@ def _error(count: int, tracked: Sequence[float], length: float) -> float:
     return float(normalized(*solve_profiles(snapshots(count, tracked), [Power(1.0, length)]))[1][0])
 
 
+def write_smaller(source: Path, path: Path, width: int, colors: int = 64) -> None:
+    """A picture with fewer pixels and colors."""
+    picture = Image.open(source).convert("RGBA")
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(
+        "RGB"
+    )
+    picture.thumbnail((width, 4 * width))
+    picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
+
+
+def write_small_chart(spec: Spec, path: Path) -> None:
+    """A chart as PNG, of less than 100 KB."""
+    write_chart(spec, path)
+    write_smaller(path, path, 1000, colors=256)
+
+
 if __name__ == "__main__":
     folder = Path(__file__).parent / "images"
-    write_chart(responses_chart(), folder / "posthoc-responses.png")
-    write_chart(errors_chart(), folder / "posthoc-errors.png")
+    write_small_chart(responses_chart(), folder / "posthoc-responses.png")
+    write_small_chart(errors_chart(), folder / "posthoc-errors.png")

@@ -211,6 +211,15 @@ def test_the_check_for_external_files_finds_them():
     assert not EXTERNAL.search('<a href="https://example.org">x</a>')
 
 
+def test_pictures_of_the_gallery_are_small_and_described():
+    path = ROOT / "docs/results/gallery.md"
+    pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", path.read_text(encoding="utf-8"))
+    assert pictures
+    for description, name in pictures:
+        assert len(description) > 20, name
+        assert (path.parent / name).stat().st_size <= 100_000, name
+
+
 def test_figures_are_used():
     used = {
         Path(name).name

@@ -1,9 +1,9 @@
-"""`python .dvc/plots/make_page.py FILE`: the page that `dvc plots show` fills, without network access.
+"""`python .dvc/plots/make_page.py`: makes page.html again, with another version of the scripts.
 
-DVC's own page loads its plotting scripts from the internet; this one contains them.
+DVC fills this page in `dvc plots show` and `dvc plots diff`. Its own page loads scripts from the internet;
+this one contains them, and is kept in the repository, so that plots need neither network nor setup.
 """
 
-import sys
 from pathlib import Path
 
 import vl_convert
@@ -12,8 +12,14 @@ PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 {refresh_tag}
 <title>Plots</title>
+<link rel="icon" href="data:,">
+<style>
+body { font-family: sans-serif; margin: 1rem; }
+body > div { margin-bottom: 2rem; max-width: 100%; overflow-x: auto; }
+</style>
 <script>%s</script>
 </head>
 <body>
@@ -23,4 +29,5 @@ PAGE = """<!doctype html>
 """
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(PAGE % vl_convert.javascript_bundle(), encoding="utf-8")
+    page = PAGE.replace("%s", vl_convert.javascript_bundle())
+    (Path(__file__).parent / "page.html").write_text(page, encoding="utf-8")

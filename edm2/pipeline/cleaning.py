@@ -22,6 +22,7 @@ from edm2.params.launch import STAGES
 from edm2.pipeline.declaration import read_declaration
 from edm2.pipeline.dvc_cache import DvcCache
 from edm2.runtime.delivery.outbox import Outbox
+from edm2.runtime.delivery.pipeline_run import FOLDER as PIPELINE_RUNS
 from edm2.runtime.files import remove
 from edm2.runtime.locks import exclusive
 from edm2.runtime.state import State
@@ -78,6 +79,10 @@ class _Judge:
         notes = state.read_notes()
         if Outbox(folder).is_pending:
             return Entry(folder, False, "not delivered to MLflow: run `edm2 track sync`")
+        if folder.parent.name == PIPELINE_RUNS:
+            days = (time.time() - _changed(folder)) / SECONDS_PER_DAY
+            reason = f"names of a run in MLflow, delivered; last changed {days:.0f} days ago"
+            return Entry(folder, _changed(folder) < self.oldest, reason)
         if "result_bytes" in notes:
             return self._finished(state, notes["result_bytes"])
         if "params" not in notes and any(_files(folder)):

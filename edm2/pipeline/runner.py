@@ -1,13 +1,12 @@
 """The runner of stages: check the params, run the stage in its state folder, publish its outs."""
 
 import argparse
-import hashlib
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from edm2.pipeline.declaration import (
     has_matrix,
     read_declaration,
     replicate_from_dvc,
-    with_stages_before,
 )
 from edm2.pipeline.hidden_values import hidden_changes
 from edm2.pipeline.launcher import NO_LAUNCH, launch
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     from edm2.runtime.state import State
-    from edm2.runtime.tracking import Run
+    from edm2.runtime.tracking import Run, RunDescription
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,7 @@ class StageContext:
     def conclude(self, text: str) -> None:
         """Add to the line that the stage ends with: its result, in a few words."""
         self.conclusions.append(text)
+        self.run.set_note("; ".join(self.conclusions))
 
     def out(self, path: str | Path) -> Path:
         """Where to write the out `path`; it is published there when the stage is complete."""
@@ -135,6 +134,7 @@ def run_stage(
     from edm2.runtime.state import open_state
     from edm2.runtime.tracking import open_run
 
+    everything = params
     params = params.of(replicate.config) if replicate else params
     title = f"{name} {replicate}" if replicate else name
     declared, start = read_declaration(name, replicate), time.monotonic()
@@ -153,12 +153,24 @@ def run_stage(
             else:
                 if is_main_process():
                     state.note(params=declared.values(params))  # for `edm2 clean`
-                tags = _tags(name, replicate, params) if params.tracking.mlflow else {}
-                with state.timed(), open_run(title, params, state, **tags) as tracked:
+                describe = partial(_describe, name, everything, replicate, declared)
+                with state.timed(), open_run(title, params, state, describe) as tracked:
                     context = StageContext(title, params, replicate, device, state, tracked)
                     run(context)
                     publish(state, declared.outs)
                 say(_closing_line(context, declared, time.monotonic() - start))
+
+
+def _describe(
+    name: str, params: Params, replicate: Replicate | None, declared: Declaration
+) -> "RunDescription":
+    """What the run of a stage is in MLflow; `params` of all configs."""
+    from edm2.pipeline.run_description import pipeline_run, stage_tags
+    from edm2.runtime.tracking import RunDescription
+
+    own = params.of(replicate.config) if replicate else params
+    tags, pipeline = stage_tags(name, replicate, own), pipeline_run(name, params)
+    return RunDescription(tags, declared.values(own), pipeline)
 
 
 def _note_reuse(title: str, state: "State") -> None:
@@ -202,26 +214,6 @@ def share_stage(
             if is_main_process():
                 _note_params(state, declared.values(params))
             share(title, params, replicate, device, state)
-
-
-def _tags(name: str, replicate: Replicate | None, params: Params) -> dict[str, str]:
-    """Tags by which runs are found and grouped in MLflow.
-
-    `replicates` is the same for the trainings of a config that differ in nothing but the seed: in no param
-    that this stage or one before it depends on.
-    """
-    if replicate is None:
-        return {"stage": name, "config": ""}
-    values: dict[str, Any] = {}
-    for declared in with_stages_before(name):
-        values |= declared.values(params)
-    key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-    return {
-        "stage": name,
-        "config": replicate.config,
-        "seed": str(replicate.seed),
-        "replicates": f"{name} {replicate.config} {key}",
-    }
 
 
 def _note_params(state: "State", params: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ VERSION = "6.4"  # of Vega-Lite
 DIGITS = 5  # significant ones of numbers in a specification
 MIN_ROOM = 1.05  # ratio of the end of an axis to the lines, where bands are wider
 STATIC_WIDTH = 640  # pixels of a static figure, of one that takes the width of the page
+HOVER = "hover"  # name of a layer that only shows what is under the pointer
 HIDDEN = 0.06  # opacity of what the legend leaves out
 COLORS = (  # Okabe and Ito's without the two that paper or night hides, lines of 3:1 on both
     "#1f77b4",
@@ -249,8 +250,10 @@ def write_chart(spec: Spec, *paths: Path) -> None:
 
 
 def _of_fixed_width(spec: Spec) -> Spec:
-    """As drawn in files, which have no page to take the width of."""
+    """As drawn in files, which have no page to take the width of, and no pointer."""
     fixed = themed(spec)
+    if "layer" in fixed:
+        fixed["layer"] = [layer for layer in fixed["layer"] if layer.get("name") != HOVER]
     if fixed.get("width") == "container":
         fixed["width"] = spec.get("usermeta", {}).get("static_width", STATIC_WIDTH)
     return fixed

@@ -68,6 +68,6 @@ def _minimum_in_words(curve: pd.DataFrame, mean: pd.DataFrame) -> str:
     ends = mean["ema_length"].min(), mean["ema_length"].max()
     note = " (edge of the grid)" if len(mean) > 1 and best["ema_length"] in ends else ""
     if (curve["average"] == "traditional").all():
-        note = " (traditional)"
+        note = " (fixed)"
     interval = f" [{best['low']:.3g}, {best['high']:.3g}]" if best["trainings"] > 1 else ""
     return f"{best['value']:.3g}{interval} at {best['ema_length']:.3g}{note}"

@@ -1,6 +1,7 @@
 "use strict";
 
 /* Charts: live, in the colors of the page; the static figure stays where one cannot be drawn. */
+const NARROW = 450; // pixels
 const night = matchMedia("(prefers-color-scheme: dark)");
 
 function fitted(spec, width) {
@@ -10,7 +11,8 @@ function fitted(spec, width) {
     config[part].labelColor = config[part].titleColor = ink;
   }
   config.title.color = config.text.color = ink;
-  config.legend.labelLimit = width - 40; // so that no label is cut off
+  config.legend.labelLimit = width - 80; // beside the axis and the symbol, so that no label is cut off
+  if (width < NARROW) config.legend.labelFontSize = 11;
   return { ...spec, config };
 }
 

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
-
 from edm2.reporting.facts import Facts, facts_header
 from edm2.reporting.headline import headline
 from edm2.reporting.page import Section, render
@@ -16,13 +14,12 @@ from edm2.reporting.sections import (
     networks_section,
     vae_section,
 )
-from edm2.reporting.selection import metrics_of
 from edm2.reporting.stage_outputs import StageOutputs
+from edm2.reporting.summary import write_summary
 from edm2.reporting.sweep_sections import guidance_section, tensors_section, time_section
 from edm2.reporting.training_sections import dynamics_section, training_section
-from edm2.reporting.trainings import by_training, mean_and_interval
 from edm2.reporting.verdict_section import verdict_section
-from edm2.runtime.files import write_json, write_text
+from edm2.runtime.files import write_text
 
 SECTIONS: tuple[Callable[[StageOutputs, Path], list[Section]], ...] = (
     verdict_section,
@@ -41,33 +38,9 @@ SECTIONS: tuple[Callable[[StageOutputs, Path], list[Section]], ...] = (
 
 
 def write_report(outputs: StageOutputs, folder: Path, facts: Facts) -> None:
-    """Write index.html, metrics.json, and all tables (csv, md) and figures (png, svg)."""
+    """Write index.html, the summary, and all tables (csv, md) and figures (png, svg)."""
     (folder / "sweeps").mkdir(parents=True, exist_ok=True)  # an out of the stage, empty or not
     sections = [section for write in SECTIONS for section in write(outputs, folder)]
-    write_json(folder / "metrics.json", _summary(outputs))
+    write_summary(outputs, folder)
     introduction = headline(outputs) + facts_header(facts)
     write_text(folder / "index.html", render("EDM2 report", sections, introduction))
-
-
-def _summary(outputs: StageOutputs) -> dict[str, float]:
-    """The metrics of the stages, and those of the best network of each config.
-
-    Of several trainings: means over them, and the interval of the main metric.
-    """
-    summary = {
-        f"{stage}/{key}": value
-        for stage in ("vae", "baselines", "features")
-        for key, value in outputs.metrics(stage).items()
-    }
-    for config, trainings in by_training(outputs.networks).items():
-        best, name = outputs.best_networks[config], f"{config}/best"
-        pairs = zip(trainings.values(), best.iterrows(), strict=True)
-        metrics = pd.DataFrame([metrics_of(rows, network) for rows, (_, network) in pairs])
-        means = metrics.mean(skipna=False)
-        summary |= {f"{name}/{key}": float(value) for key, value in means.items()}
-        summary[f"{name}/ema_length"] = float(best["ema_length"].mean())
-        if len(best) > 1:
-            _, low, high = mean_and_interval(best["value"].tolist())
-            metric = best["metric"].iloc[0]
-            summary |= {f"{name}/{metric}/low": low, f"{name}/{metric}/high": high}
-    return summary

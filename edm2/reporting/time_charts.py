@@ -11,6 +11,7 @@ from PIL import Image
 
 from edm2.reporting.charts import (
     HIDDEN,
+    HOVER,
     ZOOM,
     Spec,
     color,
@@ -187,26 +188,33 @@ def _axis(values: pd.Series, log: bool) -> Spec:
 
 
 def _hover(lines: Sequence[Line], thin: Sequence[pd.Series], x: Spec) -> Spec:
-    """A rule at the time next to the pointer, with all values then."""
+    """A stripe for each time, up to the middle of the times beside it, with all values then."""
     labels = {f"v{k}": line.label for k, line in enumerate(lines) if line.label}
     rows: dict[float, dict[str, object]] = {}
     for key in labels:
         values = thin[int(key[1:])]
         for nimg, value in zip(values.index.tolist(), values.tolist(), strict=True):
-            row = rows.setdefault(nimg, {"images": f"{nimg:,.0f}", "kimg": nimg / 1000})
+            row = rows.setdefault(nimg, {"images": f"{nimg:,.0f}"})
             row[key] = f"{value:.4g}" if np.isfinite(value) else NO_VALUE
-    table = pd.DataFrame([{**dict.fromkeys(labels, "–"), **row} for row in rows.values()])
-    near = {"type": "point", "on": "pointermove", "nearest": True, "encodings": ["x"]}
+    times = np.array(sorted(rows)) / 1000
+    ends = [0.0, *(times[1:] + times[:-1]) / 2, *times[-1:]]
+    stripes = [
+        {"from": start, "to": end, **dict.fromkeys(labels, "–"), **rows[nimg]}
+        for nimg, start, end in zip(sorted(rows), ends[:-1], ends[1:], strict=True)
+    ]
+    under = {"type": "point", "on": "pointerover", "clear": "pointerout"}
+    shade = {"condition": {"param": "under", "empty": False, "value": 0.15}, "value": 0}
     return {
-        "data": {"values": records(table)},
-        "mark": {"type": "rule", "clip": True, "aria": False},
-        "params": [{"name": "near", "select": {**near, "clear": "pointerout"}}],
+        "name": HOVER,
+        "data": {"values": records(pd.DataFrame(stripes))},
+        "mark": {"type": "rect", "clip": True, "aria": False, "color": GRAY},
+        "params": [{"name": "under", "select": under}],
         "encoding": {
-            "x": x,
-            "strokeOpacity": {
-                "condition": {"param": "near", "empty": False, "value": 0.4},
-                "value": 0,
-            },
+            "x": {**x, "field": "from"},
+            "x2": {"field": "to"},
+            "y": {"value": 0},
+            "y2": {"value": "height"},
+            "fillOpacity": shade,
             "tooltip": tooltip({"images": "images seen", **labels}),
         },
     }

@@ -3,11 +3,10 @@
 Only rank 0 logs. What is for MLflow goes to the outbox of the run, which `edm2.runtime.delivery` delivers.
 """
 
-import os
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,35 @@ from edm2.params import Params
 from edm2.params.tracking_checks import VARIABLE
 from edm2.runtime.delivery.courier import Courier
 from edm2.runtime.delivery.destination import destination
-from edm2.runtime.delivery.outbox import Outbox
+from edm2.runtime.delivery.outbox import Outbox, now
+from edm2.runtime.delivery.pipeline_run import PipelineOutbox, PipelineRun, joined
 from edm2.runtime.distributed import is_main_process
 from edm2.runtime.files import write_json
 from edm2.runtime.log import Log
 from edm2.runtime.state import State
 
 MAX_PARAM_LENGTH = 500
+GROUPS = {  # in MLflow, whose pages sort charts by name: so that `train` comes first for a training
+    ("activations_", "updates_", "weights_"): "unet",
+    ("gradient/", "held_out/"): "vae",
+}
+NOTE = "mlflow.note.content"  # tag of the description on a run's page in MLflow
 
 
 class Run:
     """Where a stage logs: the local log and, if params ask for it, MLflow."""
 
-    def __init__(self, log: Log, outbox: Outbox | None) -> None:
-        self.local, self.outbox = log, outbox
+    def __init__(
+        self, log: Log, outbox: Outbox | None, pipeline: PipelineOutbox | None = None
+    ) -> None:
+        self.local, self.outbox, self.pipeline = log, outbox, pipeline
 
     def log(self, step: int, metrics: Mapping[str, float], axis: str = "nimg") -> None:
         """Log one row at `step` of `axis`."""
         if is_main_process() and metrics:
             self.local.append(step, metrics, axis)
             if self.outbox is not None:
-                self.outbox.add_metrics(step, metrics)
+                self.outbox.add_metrics(step, {mlflow_name(k): v for k, v in metrics.items()})
 
     def rollback(self, nimg: int) -> None:
         """Remove the local rows of later times: training continues from `nimg`."""
@@ -49,21 +56,48 @@ class Run:
     def log_resolved_config(self, values: Mapping[str, Any]) -> None:
         """Log to MLflow, beside the user's params, what the stage resolved them to."""
         if is_main_process() and self.outbox is not None:
-            self.outbox.add(params=_texts(values))
+            self.outbox.add(params=texts(values))
 
     def set_tag(self, key: str, value: str) -> None:
         """Set a tag of the run in MLflow."""
         if is_main_process() and self.outbox is not None:
             self.outbox.add(tags={key: value})
 
+    def set_note(self, text: str) -> None:
+        """Set the description on the run's page in MLflow."""
+        self.set_tag(NOTE, text)
+
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Log a file to MLflow. It is read later, so it must stay."""
         if is_main_process() and self.outbox is not None:
             self.outbox.add_artifact(path, folder)
 
+    def log_to_pipeline(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Log metrics and tags of the pipeline run, the parent of this run, to MLflow."""
+        if is_main_process() and self.pipeline is not None:
+            self.pipeline.add(metrics=dict(metrics), step=0, time=now())
+            self.pipeline.add(tags=dict(tags))
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What a run is in MLflow.
+
+    Attributes:
+        tags: those by which it is found.
+        values: the params that matter to it, by key path.
+        pipeline: the pipeline run that is its parent, if it has one.
+    """
+
+    tags: Mapping[str, str]
+    values: Mapping[str, Any]
+    pipeline: PipelineRun | None = None
+
 
 @contextmanager
-def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[Run]:
+def open_run(
+    name: str, params: Params, state: State, describe: Callable[[], RunDescription]
+) -> Iterator[Run]:
     """Log into `state`, and to MLflow if params ask for it; a resumed state resumes its MLflow run.
 
     The MLflow run ends as FINISHED, as KILLED after an interruption, or as FAILED after an error.
@@ -71,53 +105,47 @@ def open_run(name: str, params: Params, state: State, **tags: str) -> Iterator[R
     if not (is_main_process() and params.tracking.mlflow):
         yield Run(Log(state.log), None)
         return
-    outbox = _open_outbox(name, params, state, tags)
-    goal = destination(params)
-    courier = Courier(outbox, goal.name)
-    if goal.from_environment:
-        print(f"{name}: MLflow logs to {goal.name} ({VARIABLE}).", file=sys.stderr)
-    status = "FINISHED"
-    try:
-        yield Run(Log(state.log), outbox)
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        raise
-    finally:
-        outbox.add_status(status)
-        courier.close()
+    goal, description, status = destination(params), describe(), "FINISHED"
+    tracking = {"uri": goal.kept, "experiment": goal.experiment}
+    about = {"name": name, "tags": description.tags, "tracking": tracking}
+    with (
+        ExitStack() as afterwards,
+        joined(state.folder.parents[1], description.pipeline, tracking) as pipeline,
+    ):
+        if pipeline is not None:
+            about["parent"] = pipeline.name
+        outbox = _open_outbox(about, description.values, params, state)
+        afterwards.callback(Courier(outbox, goal.name).close)
+        if goal.from_environment:
+            print(f"{name}: MLflow logs to {goal.name} ({VARIABLE}).", file=sys.stderr)
+        try:
+            yield Run(Log(state.log), outbox, pipeline)
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            raise
+        finally:
+            outbox.add_status(status)
 
 
-def _open_outbox(name: str, params: Params, state: State, tags: Mapping[str, str]) -> Outbox:
+def _open_outbox(
+    about: Mapping[str, Any], values: Mapping[str, Any], params: Params, state: State
+) -> Outbox:
     """The outbox of the run, which has its params already if the run is resumed."""
-    goal, tree = destination(params), params.model_dump(mode="json")
     outbox = Outbox(state.folder)
     is_new = not outbox.size
-    tracking = {"uri": goal.kept, "experiment": goal.experiment}
-    outbox.open({"name": name, "tags": _tags(params, tags), "tracking": tracking})
+    outbox.open(about)
     outbox.add_status("RUNNING")
     if is_new:
-        write_json(state.folder / "params.json", tree)
-        outbox.add(params=_texts(tree))
+        write_json(state.folder / "params.json", params.model_dump(mode="json"))
+        outbox.add(params=texts(values))
         outbox.add_artifact(state.folder / "params.json")
     return outbox
 
 
-def _tags(params: Params, tags: Mapping[str, str]) -> dict[str, str]:
-    size = params.diffusion.size
-    return {
-        **tags,
-        "size": f"{params.diffusion.channels} channels" if size is None else size,
-        "dvc_exp": os.environ.get("DVC_EXP_NAME", ""),
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str:
-    try:
-        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    except OSError:  # git is not installed
-        return ""
-    return result.stdout.strip()
+def mlflow_name(metric: str) -> str:
+    """The name of a metric in MLflow: that of the local log, after a group for details of a training."""
+    groups = [group for beginnings, group in GROUPS.items() if metric.startswith(beginnings)]
+    return "/".join([*groups, metric])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -131,6 +159,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _texts(tree: Mapping[str, Any]) -> dict[str, str]:
+def texts(tree: Mapping[str, Any]) -> dict[str, str]:
     """All values by key path, cut to MLflow's length."""
     return {key: str(value)[:MAX_PARAM_LENGTH] for key, value in flatten(tree).items()}

@@ -19,6 +19,7 @@ from edm2.pipeline.cleaning import Entry, clean
 from edm2.pipeline.declaration import read_declaration
 from edm2.pipeline.dvc_cache import DvcCache
 from edm2.runtime.delivery.outbox import Outbox
+from edm2.runtime.delivery.pipeline_run import PipelineRun, joined
 from edm2.runtime.state import open_state, used_state
 
 DAY = 86400
@@ -105,6 +106,18 @@ def test_files_that_are_removed_meanwhile_are_left_out(cleaned) -> None:
     folder = make_state("train_vae/abc", b"x", age=30, params={})
     (folder / "gone").symlink_to("nowhere")
     assert cleaned()["train_vae/abc"].freed == 1 + (folder / "notes.json").stat().st_size
+
+
+def test_pipeline_runs_go_when_they_are_old_and_no_stage_runs(cleaned) -> None:
+    make_state("pipeline/old-1", age=30)
+    make_state("pipeline/new-1")
+    make_state("pipeline/running-1", age=30)
+    run = PipelineRun("running", True, lambda: ("main: G", {}, {}))
+    with joined(Path(".state").resolve(), run, {}):
+        entries = cleaned()
+    assert {name for name, entry in entries.items() if entry.removable} == {"pipeline/old-1"}
+    assert "open" in entries["pipeline/running-1"].reason
+    assert not cleaned()["pipeline/running-1"].removable  # not delivered
 
 
 def test_unfinished_state_goes_if_nothing_continues_it(cleaned) -> None:

@@ -27,6 +27,7 @@ FRAMEWORK = (
     "edm2.pipeline.publication",
     "edm2.pipeline.paths",
     "edm2.pipeline.hidden_values",
+    "edm2.pipeline.run_description",
     "stages",
 )
 RUNTIME_DEPS = (  # modules of edm2.runtime with an effect on results

@@ -61,15 +61,31 @@ def test_configs_that_cannot_be_compared_are_said():
     assert "fd_dinov2_1k" in sentences_of(concatenated(networks("F"), other))
 
 
-@pytest.mark.parametrize(
-    ("configs", "notes"), [(("G",), []), (("F", "G"), ["mlflow.note.content"])]
-)
-def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, configs, notes):
-    logged, tags, files = {}, [], []
+def test_a_pipeline_run_has_the_metrics_of_its_best_config():
+    both = {**METRICS, "F/best/fd_classifier_1k": 3.0}
+    logged = module.main_metrics(outputs_of(networks("F", "G")), both)
+    assert logged == {
+        "best/fd_classifier_1k": 2.0,
+        "best/fd_classifier_1k_low": 1.5,
+        "best/F/ema_length": 0.1,
+        "best/F/fd_classifier_1k": 3.0,
+        "best/G/fd_classifier_1k": 2.0,
+        "best/G/fd_classifier_1k_low": 1.5,
+    }
+    assert set(module.main_metrics(outputs_of(networks("G")), both)) == {
+        "best/fd_classifier_1k",
+        "best/fd_classifier_1k_low",
+    }
+
+
+@pytest.mark.parametrize("configs", [("G",), ("F", "G")])
+def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, configs):
+    logged, notes, files, parent = {}, [], [], []
     run = SimpleNamespace(
         log_summary=logged.update,
-        set_tag=lambda key, text: tags.append(key),
+        set_note=notes.append,
         log_artifact=lambda path: files.append(path.name),
+        log_to_pipeline=lambda metrics, tags: parent.append((metrics, tags)),
     )
 
     def write(outputs, folder, facts):
@@ -93,5 +109,9 @@ def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, config
         )
     )
     assert logged == best_by_config(METRICS)
-    assert tags == notes
+    ((metrics, tags),) = parent
+    assert metrics["best/fd_classifier_1k"] == 2.0
+    assert [tags["mlflow.note.content"]] == notes
+    assert "- Config G: fd_classifier_1k " in notes[0]
+    assert ("F → G" in notes[0]) == (configs == ("F", "G"))
     assert {"index.html", "ablation.csv"} <= set(files)

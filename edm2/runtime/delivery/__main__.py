@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 from edm2.params.checks import project_root
 from edm2.runtime.delivery.courier import ALIVE, FAILED, IDLE, MARK, NOTE, READY
 from edm2.runtime.delivery.deliver import Deliverer, describe
-from edm2.runtime.delivery.outbox import Outbox, outboxes
+from edm2.runtime.delivery.outbox import Outbox, now, outboxes
+from edm2.runtime.delivery.system import SystemMetrics
 from edm2.runtime.interruption import SIGNALS
 
 PARENT = os.getppid()
@@ -36,6 +38,7 @@ def main() -> None:
     root = project_root()
     deliverer = Deliverer(root, lambda text: _send(NOTE, text))
     wait, swept, ended = 0.0, False, False
+    system: SystemMetrics | None = None
     while True:
         if not _attempt(deliverer, own):
             wait = min(max(2 * wait, SECONDS_BETWEEN), MAX_SECONDS_BETWEEN)
@@ -46,7 +49,10 @@ def main() -> None:
                 _sweep(deliverer, root, own)
         if ended:
             return
-        ended = _has_ended(wait)
+        system = (
+            system or _system_metrics()
+        )  # a store has set MLflow's environment before its import
+        ended = _wait(wait, own, system)
 
 
 def _attempt(deliverer: Deliverer, own: Outbox) -> bool:
@@ -81,6 +87,29 @@ def _sweep(deliverer: Deliverer, root: Path, own: Outbox) -> None:
                 signal.alarm(SECONDS_OF_SILENCE)
                 if _has_ended(0):
                     return
+
+
+def _system_metrics() -> SystemMetrics | None:
+    try:
+        return SystemMetrics()
+    except Exception:  # of psutil or of a driver: a run needs none of it
+        return None
+
+
+def _wait(seconds: float, own: Outbox, system: SystemMetrics | None) -> bool:
+    """Wait until the run has ended, at most for `seconds`, and sample the machine meanwhile.
+
+    A run that is over before the first sample is due gets one at its end.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        left = end - time.monotonic()
+        has_ended = _has_ended(max(0.0, left if system is None else min(left, system.due)))
+        if system is not None and (system.due <= 0 or (has_ended and system.count == 0)):
+            with suppress(Exception):  # of psutil or of a driver
+                own.add_metrics((now() - own.started) // 1000, system.sample())
+        if has_ended or time.monotonic() >= end:
+            return has_ended
 
 
 def _has_ended(seconds: float) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import edm2
 from edm2.params.checks import project_root
 from edm2.runtime.delivery.outbox import Outbox
+from edm2.runtime.messages import say
 
 MARK = "edm2-delivery "  # of lines that are meant; MLflow may print others
 # a store is asked, has answered, or failed; all is delivered; a line for the user
@@ -58,16 +59,20 @@ class Courier:
 
     def close(self) -> None:
         """Wait a few seconds until everything is delivered, then end the process."""
-        if self.process is not None:
-            self._end(self.process)
-        if self.outbox.is_pending:
+        if self.process is not None and not self._end(self.process):
+            say(
+                f"MLflow ({self.store}) is still starting; what was logged is delivered in the background, "
+                "or else by the next run or `edm2 track sync`."
+            )
+        elif self.outbox.is_pending:
             print(
                 f"warning: not everything has reached MLflow ({self.store}). The rest is kept in "
                 f"{self.outbox.folder}; the next run delivers it, or `edm2 track sync`.",
                 file=sys.stderr,
             )
 
-    def _end(self, process: "subprocess.Popen[str]") -> None:
+    def _end(self, process: "subprocess.Popen[str]") -> bool:
+        """Whether the process has ended; one that has not begun yet is left to deliver."""
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended
             process.stdin.write("end\n")
@@ -76,11 +81,12 @@ class Courier:
         while process.poll() is None and time.monotonic() < self._limit(begin):
             time.sleep(0.02)
         if self.heard is None and process.poll() is None:
-            return  # it has not begun yet, on a busy machine: it ends by itself, after one attempt
+            return False  # on a busy machine, or a cold disk: it ends by itself, after one attempt
         process.kill()
         if (status := process.wait()) not in (0, -signal.SIGKILL):
             self._fail(f"its process ended with status {status}")
         self.listener.join(SECONDS_OF_SILENCE)  # its last lines come before what follows
+        return True
 
     def _limit(self, begin: float) -> float:
         """When to stop waiting: sooner for a process that has not begun, and for a silent store."""

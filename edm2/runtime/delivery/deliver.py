@@ -38,12 +38,29 @@ class Deliverer:
     def deliver(self, outbox: Outbox) -> Iterator[int]:
         """Send what is not delivered; yields after each step how many values and files it sent.
 
-        Values go first, so that a file that cannot be sent holds none of them up.
+        The run's parent goes first, since a child needs its name. Values go before files, so that a file that
+        cannot be sent holds none of them up.
 
         Raises:
             Exception: whatever MLflow raises. The receipt says what was delivered before.
         """
-        with outbox.delivering() as is_mine:
+        parent = outbox.parent
+        if parent is not None and parent.is_pending:
+            yield from self._deliver(parent, wait=True)
+            self._save_views(parent)
+        yield from self._deliver(outbox)
+
+    def _save_views(self, parent: Outbox) -> None:
+        """Let MLflow's pages show the values by which pipeline runs are compared."""
+        logged = [entry["metrics"] for entry, _ in parent.entries() if "metrics" in entry]
+        store = self.open(parent)
+        with store.session():
+            store.save_views(
+                [name for name in (logged[-1] if logged else ()) if name.count("/") == 1]
+            )
+
+    def _deliver(self, outbox: Outbox, wait: bool = False) -> Iterator[int]:
+        with outbox.delivering(wait) as is_mine:
             if not is_mine or not outbox.is_pending:
                 return
             description = outbox.description
@@ -113,13 +130,18 @@ def _open_run(
     """The receipt of a run that exists in the store; of a new one, if its run is not there."""
     store.open_experiment()
     receipt = outbox.receipt
-    if receipt.store == uri and receipt.run_id and store.resume(receipt.run_id):
-        return receipt
-    started = next(entry["time"] for entry, _ in outbox.entries() if "time" in entry)
-    key = sha256(f"{outbox.folder.parent.name} {outbox.folder.name} {started}".encode()).hexdigest()
-    run_id = store.create(description["name"], description["tags"], key, started)
-    outbox.receipt = Receipt(store=uri, run_id=run_id, status="RUNNING")
-    return outbox.receipt
+    if not (receipt.store == uri and receipt.run_id and store.resume(receipt.run_id)):
+        started = outbox.started
+        name = f"{outbox.folder.parent.name} {outbox.folder.name} {started}"
+        key = sha256(name.encode()).hexdigest()
+        run_id = store.create(description["name"], description["tags"], key, started)
+        receipt = Receipt(store=uri, run_id=run_id, status="RUNNING")
+    parent = "" if outbox.parent is None else outbox.parent.receipt.run_id
+    if parent not in ("", receipt.parent):
+        store.nest(receipt.run_id, parent)
+        receipt = replace(receipt, parent=parent)
+    outbox.receipt = receipt
+    return receipt
 
 
 def _batches(entries: Iterable[tuple[Entry, int]]) -> Iterator[tuple[list[Entry], int]]:

@@ -23,6 +23,7 @@ class Receipt:
         run_id: MLflow's name of the run; empty if it has none yet.
         values, files: bytes of the outbox up to which values and files are delivered.
         status: the last status that was set.
+        parent: MLflow's name of the run whose child this one was made.
     """
 
     store: str | None = None
@@ -30,6 +31,7 @@ class Receipt:
     values: int = 0
     files: int = 0
     status: str = ""
+    parent: str = ""
 
 
 class Outbox:
@@ -56,8 +58,11 @@ class Outbox:
             )
 
     def add(self, **entry: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        line = json.dumps(entry) + "\n"
+        with self.path.open(
+            "ab", buffering=0
+        ) as file:  # one write, as the delivery adds entries, too
+            file.write(line.encode())
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self.add(metrics=dict(metrics), step=step, time=now())
@@ -80,13 +85,25 @@ class Outbox:
                     yield json.loads(line), position
 
     @property
+    def started(self) -> int:
+        """The time at which the run began first."""
+        return int(next(entry["time"] for entry, _ in self.entries() if "time" in entry))
+
+    @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the run is: name, tags, params, and the store that it logs to."""
+        """What the run is: name, tags, the store that it logs to, and maybe its parent."""
         return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+
+    @property
+    def parent(self) -> "Outbox | None":
+        """The outbox of the pipeline run, if this run belongs to one that still exists."""
+        name = self.description.get("parent")
+        parent = None if name is None else Outbox(self.folder.parents[1] / name)
+        return parent if parent is not None and parent.size else None
 
     @property
     def receipt(self) -> Receipt:
@@ -114,9 +131,9 @@ class Outbox:
         with exclusive(self.folder.with_name(f"{self.folder.name}.lock"), wait=False) as free:
             return not free
 
-    def delivering(self) -> AbstractContextManager[bool]:
-        """Within the block no other process delivers. The value is false if another one does."""
-        return exclusive(self.folder / "delivery.lock", wait=False)
+    def delivering(self, wait: bool = False) -> AbstractContextManager[bool]:
+        """Within the block no other process delivers. Without `wait` the value is false if one does."""
+        return exclusive(self.folder / "delivery.lock", wait)
 
 
 def outboxes(root: Path) -> list[Outbox]:

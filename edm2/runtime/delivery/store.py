@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from edm2.params.tracking_checks import SQLITE, sqlite_path
 from edm2.runtime.delivery.sqlite import SqliteStore
+from edm2.runtime.delivery.views import NOTE_TAG, VERSION_TAG, experiment_tags
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -25,6 +26,7 @@ ENVIRONMENT = {
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # selects its pages
 BATCHES = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits
 RUN_TAG = "edm2.run"
+PARENT_TAG = "mlflow.parentRunId"
 Say = Callable[[str], None]
 
 
@@ -73,6 +75,27 @@ class Store:
             self.sqlite.relocate(old, location)
             self.say(f"MLflow: the project was moved; files of {self.name} go to {location} now.")
 
+    def save_views(self, values: Sequence[str] = ()) -> None:
+        """Describe the experiment in MLflow's pages, unless that has been done: its note and saved views.
+
+        Args:
+            values: metrics of pipeline runs; without any, views that have some are left as they are.
+        """
+        from mlflow.exceptions import MlflowException
+
+        tags = experiment_tags(values)
+        current = self.client.get_experiment(self.experiment).tags
+        if VERSION_TAG in current and (not values or current[VERSION_TAG] == tags[VERSION_TAG]):
+            return
+        try:
+            for key, value in tags.items():
+                if key != NOTE_TAG or NOTE_TAG not in current:
+                    self.client.set_experiment_tag(self.experiment, key, value)
+        except MlflowException as error:
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"):
+                raise
+            self.say(f"MLflow refuses saved views of {self.name}: {error.message}")
+
     def resume(self, run_id: str) -> bool:
         """Make sure that a run can be continued, even if it was deleted. False if it is gone."""
         from mlflow.exceptions import MlflowException
@@ -101,6 +124,10 @@ class Store:
             self.experiment, started, run_name=name, tags={**tags, RUN_TAG: key}
         )
         return run.info.run_id
+
+    def nest(self, run_id: str, parent: str) -> None:
+        """Make a run a child of another one."""
+        self.client.set_tag(run_id, PARENT_TAG, parent)
 
     def log(self, run_id: str, kind: str, items: Sequence[Any]) -> list[str]:
         """Send metrics, params or tags; returns the names of those that MLflow refuses."""
@@ -137,7 +164,7 @@ class Store:
         self.client.log_artifact(run_id, str(path), folder or None)
 
     def set_status(self, run_id: str, status: str, time: int) -> None:
-        if status == "RUNNING":
+        if status in ("RUNNING", "SCHEDULED"):
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status, time)

@@ -88,7 +88,9 @@ def test_a_process_that_only_starts_is_left_to_deliver(outbox: Outbox, monkeypat
     monkeypatch.setattr(courier, "SECONDS_OF_START", 0.1)
     this = start(outbox, monkeypatch, "sys.stdin.read(); time.sleep(0.3); sys.exit(7)")
     this.close()
-    assert "edm2 track sync" in capsys.readouterr().err
+    note = capsys.readouterr().err
+    assert "background" in note
+    assert "warning" not in note
     assert this.process is not None
     assert this.process.wait() == 7
 

@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -25,10 +27,12 @@ from edm2.runtime import tracking
 from edm2.runtime.delivery import sqlite
 from edm2.runtime.delivery.deliver import Deliverer
 from edm2.runtime.delivery.outbox import Outbox
+from edm2.runtime.delivery.pipeline_run import PipelineRun
 from edm2.runtime.delivery.sqlite import SqliteStore
+from edm2.runtime.delivery.views import experiment_tags
 from edm2.runtime.interruption import Interrupted
 from edm2.runtime.state import open_state
-from edm2.runtime.tracking import open_run
+from edm2.runtime.tracking import NOTE, RunDescription, open_run
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +63,9 @@ def empty_store() -> bytes:
     return sqlite._empty_store(Path("/project/.mlflow/mlflow.db"))
 
 
+VALUES = {"vae": {"losses": {"kl": 0.1}}, "diffusion.size": None}
+
+
 @pytest.fixture
 def new_stores(monkeypatch: pytest.MonkeyPatch, empty_store: bytes) -> None:
     monkeypatch.setattr(sqlite, "_empty_store", lambda path: empty_store)
@@ -68,15 +75,26 @@ def new_stores(monkeypatch: pytest.MonkeyPatch, empty_store: bytes) -> None:
 def run(params: Params, new_stores: None) -> Callable[..., str]:
     """run(root, ...) logs a row and a file in a project, and returns the name of the MLflow run."""
 
-    def run(root: Path, fingerprint: str = "f", nimg: int = 4, **section: Any) -> str:
+    def run(
+        root: Path,
+        fingerprint: str = "f",
+        nimg: int = 4,
+        pipeline: PipelineRun | None = None,
+        **section: Any,
+    ) -> str:
         section = {"mlflow": True, "uri": None, "experiment": "tests", **section}
         changed = params.model_copy(update={"tracking": params.tracking.model_copy(update=section)})
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DVC_ROOT", str(root))
-            with open_state("s", fingerprint) as state, open_run("s G", changed, state) as opened:
+            describe = partial(RunDescription, {}, VALUES, pipeline)
+            with (
+                open_state("s", fingerprint) as state,
+                open_run("s G", changed, state, describe) as opened,
+            ):
                 opened.log(nimg, {"loss": 2.0 / nimg, "max": math.inf})
                 (state.results / "a.png").write_bytes(b"picture")
                 opened.log_artifact(state.results / "a.png", "figures")
+                opened.log_to_pipeline({"best/fd": 1.5}, {NOTE: "It helps."})
         return Outbox(state.folder).receipt.run_id
 
     return run
@@ -328,11 +346,22 @@ def test_rows_sent_twice_are_one_row_to_mlflow(mlflow: SimpleNamespace) -> None:
 
 def test_the_run_has_params_tags_and_status(mlflow: SimpleNamespace, params: Params) -> None:
     run = mlflow.client.get_run(mlflow.run_id)
-    assert run.data.params["vae.losses.kl"] == str(params.vae.losses.kl)
-    assert run.data.params["diffusion.size"] == "None"
+    assert run.data.params == {"vae.losses.kl": "0.1", "diffusion.size": "None"}
     assert math.isnan(run.data.metrics["max"])  # it was ∞, which SQL stores do not have
     assert (run.info.run_name, run.info.status) == ("s G", "FINISHED")
-    assert run.data.params["seeds"] == "[0]"
+
+
+def test_a_stage_is_a_child_of_its_pipeline_run(mlflow: SimpleNamespace, run) -> None:
+    stage = PipelineRun("k", False, lambda: ("main: G", {"stage": "pipeline"}, {"configs": "G"}))
+    child = mlflow.client.get_run(run(mlflow.root, "g", pipeline=stage))
+    parent = mlflow.client.get_run(child.data.tags["mlflow.parentRunId"])
+    assert (parent.info.run_name, parent.info.status) == ("main: G", "SCHEDULED")
+    assert (parent.data.metrics, parent.data.params) == ({"best/fd": 1.5}, {"configs": "G"})
+    assert parent.data.tags[NOTE] == "It helps."
+    run(mlflow.root, "h", pipeline=replace(stage, is_last=True))
+    assert mlflow.client.get_run(parent.info.run_id).info.status == "FINISHED"
+    tags = mlflow.client.get_experiment(parent.info.experiment_id).tags
+    assert tags == {**tags, **experiment_tags(["best/fd"])}
 
 
 def test_an_interrupted_run_is_killed(
@@ -344,7 +373,7 @@ def test_an_interrupted_run_is_killed(
     with (
         pytest.raises(Interrupted),
         open_state("s", "f") as state,
-        open_run("s G", changed, state),
+        open_run("s G", changed, state, partial(RunDescription, {}, VALUES)),
     ):
         raise Interrupted(15)
     assert mlflow.client.get_run(mlflow.run_id).info.status == "KILLED"
@@ -358,9 +387,10 @@ import os, signal, sys, time
 from pathlib import Path
 from edm2.params import load
 from edm2.runtime.state import open_state
-from edm2.runtime.tracking import open_run
+from edm2.runtime.tracking import RunDescription, open_run
 
-with open_state("s", "f") as state, open_run("s", load(sys.argv[1]), state) as run:
+describe = lambda: RunDescription({}, {})
+with open_state("s", "f") as state, open_run("s", load(sys.argv[1]), state, describe) as run:
     run.log(4, {"loss": 0.5})
     exec(sys.argv[2])
 """

@@ -1,0 +1,156 @@
+"""What runs are called in MLflow, and the tags and params by which they are found there.
+
+A pipeline run (`dvc repro`, or an experiment of `dvc exp run`) is the parent of the runs of its stages.
+"""
+
+import getpass
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edm2.params import Params
+from edm2.params.presets import BASE, preset_text
+from edm2.params.replicates import Replicate
+from edm2.params.yaml_file import parse_yaml
+from edm2.pipeline.declaration import read_declarations, with_stages_before
+from edm2.runtime.delivery.destination import destination
+from edm2.runtime.delivery.pipeline_run import PipelineRun
+from edm2.runtime.tracking import flatten, texts
+
+LAST = "report"  # the stage with which a pipeline run is finished
+STAGE = "pipeline"  # the tag `stage` of a pipeline run
+MAX_CHANGES = 4  # in the name of a pipeline run
+FIRST = (
+    "diffusion",
+    "dataset",
+    "codec",
+    "vae",
+    "ema",
+    "sweep",
+    "sampling",
+    "guidance",
+)  # in that name
+UNNAMED = ("configs", "launch", "plugins", "tracking.")  # there: named first, or without effect
+
+
+def pipeline_run(stage: str, params: Params) -> PipelineRun:
+    """The pipeline run that a stage belongs to: of one experiment of DVC, with one set of params.
+
+    Args:
+        params: of all configs.
+    """
+    goal = destination(params)
+    values = [declared.values(params) for declared in read_declarations().values()]
+    identity = [os.environ.get("DVC_EXP_NAME", ""), goal.kept, goal.experiment, values]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return PipelineRun(key, stage == LAST, lambda: _describe(params))
+
+
+def stage_tags(stage: str, replicate: Replicate | None, params: Params) -> dict[str, str]:
+    """The tags of a stage's run.
+
+    `replicates` is the same for the trainings of a config that differ in nothing but the seed: in no param
+    that this stage or one before it depends on.
+    """
+    shared = {"stage": stage, **_shared_tags(params), **_source(f"stages/{stage}.py")}
+    if replicate is None:
+        return {**shared, "config": ""}
+    values: dict[str, Any] = {}
+    for declared in with_stages_before(stage):
+        values |= declared.values(params)
+    key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    return {
+        **shared,
+        "config": replicate.config,
+        "seed": str(replicate.seed),
+        "replicates": f"{stage} {replicate.config} {key}",
+    }
+
+
+def changed_params(params: Params) -> dict[str, Any]:
+    """The params that differ from the preset of the digits, by key path."""
+    preset = Params.model_validate(parse_yaml(preset_text(BASE), f"preset {BASE}"))
+    usual = flatten(preset.model_dump(mode="json"))
+    values = flatten(params.model_dump(mode="json"))
+    return {key: value for key, value in values.items() if usual.get(key) != value}
+
+
+def short_changes(params: Params, changes: Mapping[str, Any]) -> str:
+    """Configs and the first changes, like "G, channels=64". Of a key, the last part if no other ends so."""
+    named = {key: changes[key] for key in sorted(changes, key=_rank) if not key.startswith(UNNAMED)}
+    ends = [key.rpartition(".")[2] for key in named]
+    parts = [
+        f"{end if ends.count(end) == 1 else key}={_short(value)}"
+        for end, (key, value) in zip(ends, named.items(), strict=True)
+    ]
+    more = [f"{len(parts) - MAX_CHANGES} more"] if len(parts) > MAX_CHANGES else []
+    return ", ".join([_short(params.configs), *parts[:MAX_CHANGES], *more])
+
+
+def _rank(key: str) -> int:
+    """The place of a param in the name: experiments are mostly about the first sections."""
+    section = key.partition(".")[0]
+    return FIRST.index(section) if section in FIRST else -1 if section == "seeds" else len(FIRST)
+
+
+def _describe(params: Params) -> tuple[str, dict[str, str], dict[str, str]]:
+    changes = changed_params(params)
+    tags = {"stage": STAGE, "config": _short(params.configs)}
+    name = f"{_experiment()}: {short_changes(params, changes)}"
+    return name, {**tags, **_shared_tags(params), **_source("dvc.yaml")}, texts(changes)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return str(value)
+
+
+def _shared_tags(params: Params) -> dict[str, str]:
+    dataset, size = params.dataset, params.diffusion.size
+    path = "" if dataset.path is None else f" {Path(dataset.path).name}"
+    return {
+        "dataset": f"{dataset.source}{path}",
+        "experiment": _experiment(),
+        "size": f"{params.diffusion.channels} channels" if size is None else size,
+        "dvc_exp": os.environ.get("DVC_EXP_NAME", ""),
+        "git_commit": _git("rev-parse", "HEAD"),
+    }
+
+
+def _source(file: str) -> dict[str, str]:
+    """MLflow's own tags, which it shows as Source, Version and User."""
+    return {
+        "mlflow.source.name": file,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": _git("rev-parse", "HEAD"),
+        "mlflow.user": _user(),
+    }
+
+
+def _experiment() -> str:
+    """The experiment of DVC; in the workspace the branch and the commit."""
+    name = os.environ.get("DVC_EXP_NAME")
+    branch, commit = _git("branch", "--show-current"), _git("rev-parse", "--short=7", "HEAD")
+    return name or f"{branch} {commit}".strip() or "workspace"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:  # a user without a name, as in some containers
+        return str(os.getuid())
+
+
+@cache
+def _git(*arguments: str) -> str:
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    except OSError:  # git is not installed
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
