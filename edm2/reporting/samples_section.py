@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,28 +13,65 @@ from edm2.reporting.page import Section, collapsed, picture
 from edm2.reporting.selection import at_final_time, uniform_networks
 from edm2.reporting.stage_outputs import StageOutputs
 
+MAX_CONFIGS_WITH_STRIPS = 3
+STRIPS = {"lengths": "EMA lengths", "strengths": "guidance strengths"}  # by folder
+
 
 def samples_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """Images of the best network of each config's first training, and strips of the same seeds.
 
-    There are links to the grids of its other trainings, which stay beside the page.
+    There are links to the grids of its other trainings, which stay beside the page, and, of many configs, to
+    the strips of all but the best one: the page has to stay small.
     """
     body = ""
+    shown = _configs_with_strips(outputs.best_networks)
     for config, best in outputs.best_networks.items():
         first, *others = (row for _, row in best.iterrows())
         path, caption = _grid(outputs, first)
         body += picture(path, f"{caption}: one row per class.", sharp=True)
-        samples = outputs.samples(config, best.index[0])
-        if strips := _strips(outputs, samples / "lengths"):
-            title = f"Config {config}: the same seeds at all EMA lengths"
-            rows = _rows(outputs.networks, best.iloc[0])
-            body += _slider(title, strips, _height(samples / "lengths"), rows, best.iloc[0])
-        if strips := _strips(outputs, samples / "strengths"):
-            body += collapsed(f"Config {config}: the same seeds at all guidance strengths", strips)
+        body += _same_seeds(outputs, best, config in shown)
         if others:
             links = "".join(_link(outputs, *_grid(outputs, row)) for row in others)
             body += collapsed(f"Config {config}: its other trainings", f"<ul>{links}</ul>")
     return [("Samples", body)]
+
+
+def _same_seeds(outputs: StageOutputs, best: pd.DataFrame, shown: bool) -> str:
+    """The same seeds at all EMA lengths and guidance strengths, of a config's first training.
+
+    Args:
+        shown: whether the pictures are in the page; there are links to them otherwise.
+    """
+    config = best["config"].iloc[0]
+    title = f"Config {config}: the same seeds at all "
+    samples = outputs.samples(config, best.index[0])
+    if not shown:
+        files = sorted(samples.glob("*/*.png"))
+        links = "".join(_link(outputs, file, _strip_name(outputs, file)) for file in files)
+        return (
+            collapsed(f"{title}{' and '.join(STRIPS.values())}", f"<ul>{links}</ul>")
+            if files
+            else ""
+        )
+    body = ""
+    if strips := _strips(outputs, samples / "lengths"):
+        rows = _rows(outputs.networks, best.iloc[0])
+        height = _height(samples / "lengths")
+        body += _slider(title + STRIPS["lengths"], strips, height, rows, best.iloc[0])
+    if strips := _strips(outputs, samples / "strengths"):
+        body += collapsed(title + STRIPS["strengths"], strips)
+    return body
+
+
+def _configs_with_strips(best: Mapping[str, pd.DataFrame]) -> set[str]:
+    """All configs, or of many the one with the lowest distance."""
+    if len(best) <= MAX_CONFIGS_WITH_STRIPS:
+        return set(best)
+    return {min(best, key=lambda config: float(best[config]["value"].mean()))}
+
+
+def _strip_name(outputs: StageOutputs, strip: Path) -> str:
+    return f"{outputs.class_name(int(strip.stem))}, at all {STRIPS[strip.parent.name]}"
 
 
 def _grid(outputs: StageOutputs, best: pd.Series) -> tuple[Path, str]:

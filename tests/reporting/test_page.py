@@ -14,6 +14,7 @@ from PIL import Image
 from edm2.params.replicates import Replicate
 from edm2.reporting.facts import Facts
 from edm2.reporting.report import write_report
+from edm2.reporting.samples_section import samples_section
 from edm2.reporting.sections import vae_section
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
@@ -273,3 +274,22 @@ def test_trainings_that_were_evaluated_differently_have_a_report(
     assert "were evaluated differently" in body
     assert drawn == [tmp_path / "forest.png", tmp_path / "forest.svg"]  # outs of the stage
     assert (tmp_path / "verdict.csv").exists()
+
+
+@pytest.mark.parametrize(("configs", "shown"), [("ABG", "ABG"), ("ABFG", "B")])
+def test_of_many_configs_only_the_best_one_has_its_strips_in_the_page(
+    stage_outputs, configs, shown
+):
+    outputs = stage_outputs(*configs)
+    for config in configs:
+        for name in ("lengths/0003.png", "strengths/0003.png"):
+            write_picture(outputs.folder / f"samples/{config}-0/{name}")
+    table = pd.read_csv(outputs.folder / "fid/B-0.csv")
+    text = table.assign(value=table["value"] / 2).to_csv(index=False)
+    write_result(outputs.folder / "fid/B-0.csv", text)
+    outputs = StageOutputs(outputs.folder, outputs.replicates, outputs.classes)
+    [(_, body)] = samples_section(outputs, outputs.folder)
+    for config in configs:
+        linked = f'href="samples/{config}-0/lengths/0003.png">class 3, at all EMA lengths' in body
+        assert linked == (config not in shown)
+    assert body.count("<img") == len(configs) + 2 * len(shown)
