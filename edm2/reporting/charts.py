@@ -60,6 +60,7 @@ THEME: Spec = {
     "title": {"anchor": "start", "fontSize": 13, "color": "#1c2430"},
     "header": {"labelColor": "#1c2430", "titleColor": "#1c2430"},
     "text": {"color": "#1c2430", "fontSize": 12},
+    "style": {"hollow": {"color": "white"}},  # as what is behind the chart
     "range": {"category": list(COLORS), "ordinal": {"scheme": "viridis"}},
 }
 # Dragging moves, Ctrl and the wheel (or two fingers on a pad) zoom: the wheel alone scrolls the page.

@@ -44,7 +44,7 @@ def forest_chart(verdicts: Sequence[Verdict]) -> Spec:
     rule = {"type": "rule", "strokeWidth": 2}
     dot = {"type": "circle", "size": 16, "opacity": 0.8}
     mark = {"type": "point", "filled": True, "size": 110, "opacity": 1}
-    hollow = {**mark, "size": 36, "color": "white"}
+    hollow = {**mark, "size": 36, "style": "hollow"}
     zero = _fixed({"type": "rule", "color": GRAY}, {"x": {"datum": 0}, "y": {"value": LINE}})
     zero["encoding"]["y2"] = {"value": height}
     layers = [

@@ -5,12 +5,14 @@ const NARROW = 450; // pixels
 const night = matchMedia("(prefers-color-scheme: dark)");
 
 function fitted(spec, width) {
-  const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
+  const style = getComputedStyle(document.documentElement);
+  const [ink, paper] = ["--ink", "--paper"].map((name) => style.getPropertyValue(name).trim());
   const config = structuredClone(spec.config);
   for (const part of ["axis", "legend", "header"]) {
     config[part].labelColor = config[part].titleColor = ink;
   }
   config.title.color = config.text.color = ink;
+  config.style.hollow.color = paper;
   config.legend.labelLimit = width - 80; // beside the axis and the symbol, so that no label is cut off
   if (width < NARROW) config.legend.labelFontSize = 11;
   return { ...spec, config };

@@ -60,7 +60,7 @@ def test_only_settled_differences_are_filled():
     spec = forest_chart(
         [verdict(-0.1, -0.11, -0.1, -0.12), verdict(-0.1, 0.3, -0.4, 0.1, change="H")]
     )
-    hollow = marks(spec, "point", color="white")
+    hollow = marks(spec, "point", style="hollow")
     assert [row["of"] for row in differences(spec)] == ["F → G", "F → H"]
     assert [row["of"] for row in hollow] == ["F → H"]
 
