@@ -14,9 +14,9 @@ from typing import Any
 from edm2.params import Params
 from edm2.params.presets import BASE
 from edm2.params.replicates import Replicate
+from edm2.pipeline.changed_params import changes_since_commit, nearest_preset
 from edm2.pipeline.declaration import read_declarations, with_stages_before
 from edm2.pipeline.git import git
-from edm2.pipeline.preset_changes import nearest_preset
 from edm2.runtime.delivery.destination import destination
 from edm2.runtime.delivery.pipeline_run import PipelineRun
 from edm2.runtime.tracking import texts
@@ -94,7 +94,8 @@ def _describe(params: Params) -> tuple[str, dict[str, str], dict[str, str]]:
     changes = {key: here for key, (_, here) in differences.items()}
     tags = {"stage": STAGE, "config": _short(params.configs), "preset": preset}
     base = "" if preset == BASE else f"{preset}: "
-    name = f"{_experiment()}: {base}{short_changes(params, changes)}"
+    named = changes_since_commit(params) or changes
+    name = f"{_experiment()}: {base}{short_changes(params, named)}"
     return name, {**tags, **_shared_tags(params), **_source("dvc.yaml")}, texts(changes)
 
 

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 
 from edm2.params import Params
+from edm2.pipeline.changed_params import nearest_preset
 from edm2.pipeline.declaration import read_declarations
 from edm2.pipeline.git import git
 from edm2.pipeline.past_seconds import past_seconds
-from edm2.pipeline.preset_changes import nearest_preset
 from edm2.reporting.facts import Facts, duration
 
 UNKNOWN = "not known"

@@ -28,7 +28,7 @@ FRAMEWORK = (
     "edm2.pipeline.paths",
     "edm2.pipeline.hidden_values",
     "edm2.pipeline.git",
-    "edm2.pipeline.preset_changes",
+    "edm2.pipeline.changed_params",
     "edm2.pipeline.run_description",
     "stages",
 )

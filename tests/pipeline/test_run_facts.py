@@ -9,7 +9,8 @@ from tiny import ROOT, write_params
 from edm2.params import load
 from edm2.params.presets import preset_text
 from edm2.pipeline import run_facts as module
-from edm2.pipeline.preset_changes import nearest_preset
+from edm2.pipeline.changed_params import nearest_preset
+from edm2.pipeline.run_description import pipeline_run
 from edm2.pipeline.run_facts import git_commit, run_facts, stage_seconds
 
 DATA = {
@@ -69,6 +70,22 @@ def test_params_are_compared_with_the_nearest_preset(params):
     assert changes["seeds"] == ([0], [0, 1])
     assert changes["vae.channels"][1] == 8
     assert len(changes) == 2
+
+
+def test_an_experiment_is_named_by_what_differs_from_the_commit(params, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "tidal-axon")
+    own = {"diffusion.channels": 16, "vae.channels": 8, "sampling.steps": 3}
+    values = params(own)
+    name, _, _ = pipeline_run("prepare", values).describe()
+    assert name == "tidal-axon: G, diffusion.channels=16, vae.channels=8, steps=3"
+    git("init")
+    git("add", "params.yaml")
+    git("commit", "-m", "first")
+    assert pipeline_run("prepare", values).describe()[0] == name  # it changes nothing
+    values = params({**own, "diffusion.lr_ref": 0.5, "runtime.threads": 1})
+    name, _, changes = pipeline_run("prepare", values).describe()
+    assert name == "tidal-axon: G, lr_ref=0.5"
+    assert changes.keys() == {*own, "diffusion.lr_ref"}
 
 
 def test_a_project_of_another_preset_is_compared_with_that(params, root):

@@ -1,13 +1,17 @@
-"""Which params differ from a preset, and from which one."""
+"""Which params differ from the nearest preset, and from those of the last commit."""
 
 from functools import cache
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from edm2.params import Params
+from edm2.params.errors import UserError
 from edm2.params.presets import PRESETS, preset_text
+from edm2.params.yaml_file import parse_yaml
 from edm2.pipeline.declaration import read_declarations
+from edm2.pipeline.git import git
 from edm2.runtime.tracking import flatten
 
 
@@ -32,6 +36,20 @@ def nearest_preset(params: Params) -> tuple[str, dict[str, tuple[Any, Any]]]:
     kind = PRESETS[fewest(list(reversed(firsts.values())))].layers
     nearest = fewest([name for name, preset in PRESETS.items() if preset.layers == kind])
     return nearest, differences(nearest)
+
+
+def changes_since_commit(params: Params) -> dict[str, Any]:
+    """The params that differ from params.yaml of the last commit, by key path: what an experiment of DVC
+    changes. Without a commit, or if its params.yaml is not valid here, there are none.
+    """
+    text = git("show", "HEAD:./params.yaml")
+    if text is None:
+        return {}
+    try:
+        committed = _tracked(Params.model_validate(parse_yaml(text, "params.yaml of the commit")))
+    except (UserError, ValidationError):  # of another version of edm2
+        return {}
+    return {key: value for key, value in _tracked(params).items() if committed.get(key) != value}
 
 
 @cache
