@@ -1,4 +1,4 @@
-"""What git says of the project."""
+"""Questions to git about the project."""
 
 import subprocess
 

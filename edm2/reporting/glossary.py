@@ -8,7 +8,7 @@ TERMS = {  # as in docs/glossary.md, in as few words as a reader of the page nee
     "baseline": "The Fréchet distance of real held-out images, and of their copies after the VAE. A perfect "
     "generator would reach the first.",
     "95 % interval": "The range in which the true value lies in 95 of 100 such experiments.",
-    "class": "A kind of image, like one digit. The network is told which class to draw.",
+    "class": "A kind of image, like one digit. It is an input of the network.",
     "config": "One of the paper's seven variants A to G of network and training. Each changes a few options "
     "of the one before it: A is the older EDM, G the final EDM2.",
     "decibel": "A logarithmic ratio, dB: 10 dB more is a tenth of the squared error.",
@@ -32,14 +32,14 @@ TERMS = {  # as in docs/glossary.md, in as few words as a reader of the page nee
     "nimg": "Training time: the number of images that the network has seen.",
     "noise level": "How much noise was added to an image, σ; the network is trained to remove it.",
     "paired trainings": "Trainings of two configs with the same training seed. They see the same images and "
-    "noise, so their difference varies less.",
+    "noise, and are compared pair by pair.",
     "perceptual distance": "How different two images look to a trained network; lower is better.",
     "PSNR": "Peak signal-to-noise ratio of a reconstruction, in dB; higher is better.",
     "reconstruction error": "How exactly the averaged network was rebuilt from stored snapshots, relative to "
     "its weights; 0 is exact.",
     "seed block": "A set of consecutive seeds, one generated image each, that a network is measured on. "
     "Several blocks show how much the value depends on chance.",
-    "settled": "Said of a change whose effect differs from 0 at a significance of 5 %, corrected for all "
+    "settled": "A change is settled if its effect differs from 0 at a significance of 5 %, corrected for all "
     "comparisons made at once.",
     "snapshot": "The average of the weights as it stood at one time of the training.",
     "SSIM": "Structural similarity of a reconstruction and its image, at most 1; higher is better.",

@@ -5,12 +5,11 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-from scipy import stats
 
 from edm2.params.errors import UserError
 from edm2.reporting.selection import SAME_IMAGES
 from edm2.reporting.stage_outputs import StageOutputs
-from edm2.reporting.trainings import CONFIDENCE, mean_and_interval
+from edm2.reporting.trainings import half_width, mean_and_interval
 from edm2.reporting.verdict import Verdict
 
 
@@ -95,7 +94,7 @@ def value_with_interval(best: pd.DataFrame) -> str:
     blocks, value = int(first["seed_blocks"]), first["value"]
     if blocks == 1 or math.isnan(first["std"]):
         return f"{value:.4g} ({of} of one training; its interval is not known)"
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, blocks - 1)) * first["std"] / math.sqrt(blocks)
+    half = half_width(first["std"], blocks)
     return (
         f"{value:.4g} (95 % interval {value - half:.4g} to {value + half:.4g} over {blocks} seed blocks of "
         f"one training; {of} each)"
@@ -107,7 +106,7 @@ def _cautions(outputs: StageOutputs) -> list[str]:
     best = pd.concat(outputs.best_networks.values())
     reused = best["valued_on"] == SAME_IMAGES
     texts = {
-        "the detector is at chance, so the distances say little": best["at_chance"],
+        "the detector is at chance, so the distances mean little": best["at_chance"],
         "the distances are singular (too few images) and mean little": best["singular"],
         "the best EMA length is at the edge of the grid; a better one may lie outside": best[
             "at_edge"

@@ -45,7 +45,7 @@ class Line:
         name: in the legend, where a click hides all lines of this name.
         values: by images seen; those that are not finite are gaps.
         label: in the tooltip; without one the line is not in it.
-        part: what the style of the line tells; empty if nothing.
+        part: what the style of the line stands for; empty: it has no meaning.
         faint: thin and pale, beside a strong line.
     """
 

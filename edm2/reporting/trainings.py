@@ -1,5 +1,6 @@
 """The trainings of a config, which differ only in their seed: means over them and intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,9 +29,18 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:
     mean, count = float(np.mean(values)), len(values)
     if count == 1:
         return mean, np.nan, np.nan
-    error = float(np.std(values, ddof=1)) / np.sqrt(count)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+    half = half_width(float(np.std(values, ddof=1)), count)
     return mean, mean - half, mean + half
+
+
+def half_width(std: float, count: int) -> float:
+    """Of the 95 % confidence interval of a mean by Student's t.
+
+    Args:
+        std: standard deviation of the values, with count - 1 degrees of freedom.
+        count: of the values, at least 2.
+    """
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * std / math.sqrt(count)
 
 
 def mean_cells(name: str, values: Sequence[float], side: str = "") -> dict[str, object]:
