@@ -1,5 +1,6 @@
 """Pickles like those of EDM2's authors, of other networks."""
 
+import io
 import pickle
 import sys
 from pathlib import Path
@@ -17,6 +18,23 @@ class EasyDict(dict):
 
 def _reconstruct_persistent_obj(meta):
     raise AssertionError("only the name of this function is pickled")
+
+
+class Call:
+    """Pickled as a call of a function."""
+
+    def __init__(self, function, *args):
+        self.reduced = (function, args)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def zipped(content):
+    """The file of `torch.save`."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
 
 class Persistent(torch.nn.Module):
