@@ -1,5 +1,7 @@
 """Training images → latents, and their mean and standard deviation per channel."""
 
+import torch
+
 from edm2.data.damage import refuse_damaged, warn_of_doubtful
 from edm2.data.latents import latent_metadata
 from edm2.data.prepared import open_images
@@ -17,11 +19,12 @@ def encode_latents(context: StageContext) -> None:
     out = context.out(LATENTS)
     (images,) = open_images(IMAGES, "train")
     codec = load_codec(VAE, context.device)
-    damaged = encode_shards(codec, images, out, context.device)
+    dtype: torch.dtype = getattr(torch, context.params.latents.dtype)
+    damaged = encode_shards(codec, images, out, context.device, dtype)
     warn_of_doubtful(images.doubtful)
     refuse_damaged(damaged, len(images), images.after_repair)
     if is_main_process():
-        metadata = latent_metadata(out, codec.normalization)
+        metadata = latent_metadata(out, codec.normalization, dtype)
         write_manifest(out, classes=images.classes, **metadata)
         shape = "×".join(map(str, metadata["shape"]))
         context.conclude(f"{counted(len(images))} latents of {shape}")

@@ -14,6 +14,7 @@ from edm2.params.dataset import Dataset
 SAMPLED = 32  # images whose size as PNG is taken
 PNG_BYTES_PER_PIXEL = 1.35  # of ImageNet at 512×512 (docs/results/scale.md: 451 GB)
 TAR_BLOCK = 512
+STORED_BYTES = {"float16": 2, "float32": 4}  # of a number
 LATENT_HEADER = 160  # bytes of a safetensors file before its tensors
 
 
@@ -28,6 +29,7 @@ class DatasetSize:
         latent_shape: of one latent, [C, R, R].
         image_bytes: of an image as a PNG file, in the mean.
         measured: whether images were read for that.
+        latent_dtype: of the numbers of latents.
     """
 
     train: int
@@ -37,6 +39,7 @@ class DatasetSize:
     latent_shape: tuple[int, int, int]
     image_bytes: float
     measured: bool
+    latent_dtype: str = "float16"
 
     @property
     def images_on_disk(self) -> int:
@@ -45,8 +48,9 @@ class DatasetSize:
 
     @property
     def latents_on_disk(self) -> int:
-        """Bytes of the shards of latents, whose mean and standard deviation have 16 bits."""
-        content = 2 * 2 * int(np.prod(self.latent_shape)) + LATENT_HEADER
+        """Bytes of the shards of latents: mean and standard deviation of each number."""
+        numbers = 2 * int(np.prod(self.latent_shape))
+        content = STORED_BYTES[self.latent_dtype] * numbers + LATENT_HEADER
         return round(self.train * (_in_tar(content) + _in_tar(1)))
 
 
@@ -84,16 +88,15 @@ def dataset_size(params: Params, images: int | None, classes: int | None) -> Dat
     if images is not None and classes is not None:
         held_out = round((dataset.held_out or 0.0) * images)
         png = PNG_BYTES_PER_PIXEL * dataset.resolution**2
-        return DatasetSize(
-            images - held_out, held_out, classes, dataset.resolution, shape, png, False
-        )
-    return _scanned(dataset, shape)
+        train, resolution, dtype = images - held_out, dataset.resolution, params.latents.dtype
+        return DatasetSize(train, held_out, classes, resolution, shape, png, False, dtype)
+    return _scanned(dataset, shape, params.latents.dtype)
 
 
-def _scanned(dataset: Dataset, shape: tuple[int, int, int]) -> DatasetSize:
+def _scanned(dataset: Dataset, shape: tuple[int, int, int], latent_dtype: str) -> DatasetSize:
     source = open_source(dataset)
     train, held_out = (len(part) for part in source.split(dataset.held_out, dataset.seed))
     chosen = np.unique(np.linspace(0, len(source.labels) - 1, SAMPLED).astype(int))
     sizes = [len(image_sample("", source.image(int(k)), 0)["png"]) for k in chosen]
-    resolution, classes = dataset.resolution, len(source.classes)
-    return DatasetSize(train, held_out, classes, resolution, shape, float(np.mean(sizes)), True)
+    resolution, classes, size = dataset.resolution, len(source.classes), float(np.mean(sizes))
+    return DatasetSize(train, held_out, classes, resolution, shape, size, True, latent_dtype)

@@ -13,11 +13,10 @@ from edm2.params.launch import launched_ranks, launcher_of
 from edm2.params.replicates import Replicate
 from edm2.params.seams import CODECS
 from edm2.planning import workloads
-from edm2.planning.dataset import DatasetSize
+from edm2.planning.dataset import STORED_BYTES, DatasetSize
 from edm2.planning.sampling import evaluations, sweep_of
 from edm2.planning.workloads import Workload
 
-STORED_BYTES = {"float16": 2, "float32": 4}  # of a number, by sweep.dtype
 CHECKPOINTS = 3  # two are kept while the next is written
 
 

@@ -53,9 +53,10 @@ def test_numbers_of_a_dataset_may_be_stated():
     assert "--classes" in str(error.value)
 
 
-def test_bytes_of_latents_are_those_of_a_shard():
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_bytes_of_latents_are_those_of_a_shard(dtype):
     latent = torch.zeros(4, 64, 64)
-    sample = latent_sample("00000000", latent, latent, 3)
+    sample = latent_sample("00000000", latent, latent.clone(), 3, getattr(torch, dtype))
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for ending in ("safetensors", "cls"):
@@ -63,7 +64,7 @@ def test_bytes_of_latents_are_those_of_a_shard():
             member.size = len(sample[ending])
             tar.addfile(member, io.BytesIO(sample[ending]))
         expected = tar.offset  # without the end of the archive
-    size = DatasetSize(10, 1, 10, 512, (4, 64, 64), 1.0, False)
+    size = DatasetSize(10, 1, 10, 512, (4, 64, 64), 1.0, False, dtype)
     assert size.latents_on_disk == 10 * expected
 
 
