@@ -146,11 +146,7 @@ def latent_metadata(
         UserError: there are no latents; a record is missing or damaged; a measured channel is the same
             for all images; or a mean or standard deviation is not finite.
     """
-    records = [read_record(path) for path in sorted(folder.glob("train-*.tar"))]
-    if not records:
-        raise UserError(f"{folder}: expected latent shards (train-*.tar), found none.")
-    parts = (LatentMoments.from_json(record[MOMENTS]) for record in records)
-    moments = reduce(LatentMoments.merge, parts)
+    moments = _moments(folder)
     if normalization is not None:
         return _metadata(folder, moments.shape, normalization, dtype)
     measured = moments.normalization()
@@ -160,6 +156,19 @@ def latent_metadata(
             "not use it. For a trained one set vae.variance above 0, or vae.latent_channels lower."
         )
     return _metadata(folder, moments.shape, measured, dtype)
+
+
+def measured_normalization(folder: Path) -> Normalization:
+    """Mean and std of all training latents in a folder of shards. Raises UserError; see `latent_metadata`."""
+    return _moments(folder).normalization()
+
+
+def _moments(folder: Path) -> LatentMoments:
+    records = [read_record(path) for path in sorted(folder.glob("train-*.tar"))]
+    if not records:
+        raise UserError(f"{folder}: expected latent shards (train-*.tar), found none.")
+    parts = (LatentMoments.from_json(record[MOMENTS]) for record in records)
+    return reduce(LatentMoments.merge, parts)
 
 
 def _metadata(

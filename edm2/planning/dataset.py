@@ -1,11 +1,12 @@
 """How many images a dataset has, and what they take on the disk."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from edm2.data.images import image_sample
-from edm2.data.sources import open_source
+from edm2.data.sources import Source, open_source
 from edm2.params import Params, UserError
 from edm2.params.checks import project_root
 from edm2.params.codec_checks import latent_layout
@@ -94,9 +95,12 @@ def dataset_size(params: Params, images: int | None, classes: int | None) -> Dat
 
 
 def _scanned(dataset: Dataset, shape: tuple[int, int, int], latent_dtype: str) -> DatasetSize:
-    source = open_source(dataset)
+    source = cast(Source, open_source(dataset))
     train, held_out = (len(part) for part in source.split(dataset.held_out, dataset.seed))
+    resolution, classes = dataset.resolution, len(source.classes)
+    if not dataset.has_images:
+        return DatasetSize(train, held_out, classes, resolution, shape, 0.0, True, latent_dtype)
     chosen = np.unique(np.linspace(0, len(source.labels) - 1, SAMPLED).astype(int))
     sizes = [len(image_sample("", source.image(int(k)), 0)["png"]) for k in chosen]
-    resolution, classes, size = dataset.resolution, len(source.classes), float(np.mean(sizes))
+    size = float(np.mean(sizes))
     return DatasetSize(train, held_out, classes, resolution, shape, size, True, latent_dtype)

@@ -93,6 +93,9 @@ def ranks_of(stage: str, params: Params) -> int:
 
 
 def _of_the_dataset(params: Params, size: DatasetSize, images: Images) -> Iterator[Stage]:
+    if not params.dataset.has_images:
+        yield from _of_latents(params, size)
+        return
     duration, held_out = params.features.duration_nimg, size.held_out
     stored = size.images_on_disk if params.dataset.stored else 0
     yield Stage("prepare", size.train + held_out, (), ranks_of("prepare", params), stored)
@@ -108,6 +111,14 @@ def _of_the_dataset(params: Params, size: DatasetSize, images: Images) -> Iterat
     encode = (Part("encoding", images.encode, size.train),)
     ranks = ranks_of("encode_latents", params)
     yield Stage("encode_latents", size.train, encode, ranks, size.latents_on_disk)
+
+
+def _of_latents(params: Params, size: DatasetSize) -> Iterator[Stage]:
+    """Latents without images are imported, and nothing else is computed."""
+    for name in ("prepare", "train_features", "reference", "train_vae", "baselines"):
+        yield Stage(name, 0, ranks=ranks_of(name, params))
+    ranks = ranks_of("encode_latents", params)
+    yield Stage("encode_latents", size.train, (), ranks, size.latents_on_disk)
 
 
 def _codec(params: Params, size: DatasetSize, images: Images) -> Stage:
