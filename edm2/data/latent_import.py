@@ -106,10 +106,10 @@ class _ShardWriter:
     def _stored(self, index: int) -> torch.Tensor:
         """Mean and std [2, C, H, W] as they are stored. Raises DamagedLatentError."""
         values = torch.from_numpy(self.source.latent(index, self.shape).copy())
-        stored = values.to(self.dtype)
-        if not stored.isfinite().all():
+        largest = max(float(values.max()), -float(values.min()))
+        if largest > torch.finfo(self.dtype).max:
             raise DamagedLatentError(
-                f"{self.source.latent_name(index)}: has numbers up to {values.abs().max():g}, too large for "
+                f"{self.source.latent_name(index)}: has numbers up to {largest:g}, too large for "
                 f"{dtype_name(self.dtype)} (set latents.dtype to float32)"
             )
-        return stored
+        return values.to(self.dtype)

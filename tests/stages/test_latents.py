@@ -6,17 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from page_text import page_text
 from tiny import PER_CONFIG, STAGES, TINY, make_project, run_stage
 
 from edm2.data.dataset_zip import latent_members, write_dataset_zip
 from edm2.data.latents import LatentShards
 from edm2.data.prepared import open_images, open_latents
-from edm2.params import UserError
+from edm2.params import UserError, load
 from edm2.params.seams import CODECS, DETECTORS, CodecKind, DetectorKind
+from edm2.pipeline.run_facts import run_facts
+from edm2.reporting.sections import baselines_section, vae_section
+from edm2.reporting.stage_outputs import StageOutputs
+from edm2.reporting.summary import write_summary
 from edm2.runtime.manifest import read_manifest
 from edm2.vae.codec import load_codec
 
+CPU = torch.device("cpu")
 DIMS = 4
 CHANGES = {
     **TINY,
@@ -79,7 +83,7 @@ def test_a_zip_of_latents_and_a_reference_are_enough(
     mean, covariance = np.full(DIMS, 100.0), 50 * np.eye(DIMS)
     theirs = {"means": {"mu": mean, "sigma": covariance}}
     (folder / "theirs.pkl").write_bytes(pickle.dumps(theirs))
-    for stage in STAGES:
+    for stage in STAGES[:-1]:
         run_stage(stage, "G" if stage in PER_CONFIG else "")
     assert capsys.readouterr().out.count("latents and no images") == 3
 
@@ -101,11 +105,15 @@ def test_a_zip_of_latents_and_a_reference_are_enough(
     assert np.isfinite(row["value"])
     assert row["value"] > 0
     assert read_manifest(folder / "models/vae")["kind"] == "toy"
-    assert isinstance(load_codec(folder / "models/vae", torch.device("cpu")), Toy)
+    assert isinstance(load_codec(folder / "models/vae", CPU), Toy)
     for stage in ("features", "vae", "baselines"):
         assert (folder / f"reports/{stage}/metrics.json").read_text().strip() == "{}"
-    page = page_text((folder / "reports/index.html").read_text())
-    assert f"latents of {len(exported):,} training images" in page
-    assert "no reconstruction evaluated" in page
+    outputs = StageOutputs(folder / "reports", load("params.yaml").replicates, latents.classes)
+    texts = dict(vae_section(outputs, folder) + baselines_section(outputs, folder))
+    assert "no reconstruction evaluated" in texts["VAE"]
+    assert "no held-out images" in texts["Baselines"]
+    write_summary(outputs, folder)
+    facts = run_facts(load("params.yaml"), read_manifest(folder / "data/images"), CPU)
+    assert f"latents of {len(exported):,} training images" in facts.summary["Data set"]
     with pytest.raises(UserError, match="data/images: has no images"):
         open_images(folder / "data/images", "train")

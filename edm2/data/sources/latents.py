@@ -1,6 +1,8 @@
 """Latents as EDM2's tools write them, without images: a zip of NumPy files, or the same unpacked."""
 
 import io
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,6 @@ from edm2.params import UserError
 from edm2.runtime.randomness import generator
 
 FORM = "means and then standard deviations of {} channels"
-HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 Shape = tuple[int, int, int]  # C, H, W
 
 
@@ -95,15 +96,24 @@ def read_array(content: bytes) -> NDArray[np.float32]:
     Raises:
         ValueError: it is no NumPy file, has numbers other than float32, or more or fewer than it says.
     """
-    stream = io.BytesIO(content)
-    version = npy.read_magic(stream)
-    if version not in HEADERS:
-        raise ValueError(f"NumPy file of version {version}, expected 1.0 or 2.0")
-    shape, in_columns, dtype = HEADERS[version](stream)
+    start = npy.MAGIC_LEN + 2 + int.from_bytes(content[npy.MAGIC_LEN : npy.MAGIC_LEN + 2], "little")
+    shape, in_columns, dtype = _header(content[:start])
     if dtype != np.float32:
         raise ValueError(f"has numbers of type {dtype}, expected float32")
-    size, start = 4 * np.prod(shape, dtype=object), stream.tell()
+    size = 4 * prod(shape)
     if len(content) - start != size:
         raise ValueError(f"has {len(content) - start} bytes of numbers, expected {size}")
     values = np.frombuffer(content, np.float32, offset=start)
     return values.reshape(shape, order="F" if in_columns else "C")
+
+
+@lru_cache(
+    8
+)  # those of a data set are equal, and parsing one takes longer than reading its numbers
+def _header(content: bytes) -> tuple[tuple[int, ...], bool, "np.dtype[np.generic]"]:
+    """Shape, whether it is stored in columns, and dtype."""
+    stream = io.BytesIO(content)
+    version = npy.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"NumPy file of version {version}, expected (1, 0)")
+    return npy.read_array_header_1_0(stream)
