@@ -112,7 +112,7 @@ def latent_sample(
 ) -> dict[str, str | bytes]:
     """A shard sample of [C, H, W] mean and std.
 
-    16 bits take half the disk space, with a rounding error far below the sampling noise.
+    16 bits take half the disk space, with a rounding error far below the lowest noise level.
 
     Raises:
         NotFiniteError: a value is not finite in `dtype`.

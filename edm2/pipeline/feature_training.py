@@ -31,7 +31,7 @@ def train_features(context: StageContext) -> None:
     if not has_images(IMAGES):
         note_without_images("no classifier is trained")
         if is_main_process():
-            context.out(FEATURES).mkdir()
+            context.out(FEATURES).mkdir(exist_ok=True)
             write_manifest(context.out(FEATURES))
             write_no_curves(context, CURVES)
             write_metrics(context, METRICS, {})

@@ -8,17 +8,21 @@ import pytest
 import torch
 from tiny import PER_CONFIG, STAGES, TINY, make_project, run_stage
 
+from edm2.data.damage import refuse_damaged
 from edm2.data.dataset_zip import latent_members, write_dataset_zip
 from edm2.data.latents import LatentShards
+from edm2.data.normalization import Normalization
 from edm2.data.prepared import open_images, open_latents
 from edm2.params import UserError, load
 from edm2.params.seams import CODECS, DETECTORS, CodecKind, DetectorKind
+from edm2.pipeline.encoding import NOT_READ, _compare_scales
 from edm2.pipeline.run_facts import run_facts
 from edm2.reporting.sections import baselines_section, vae_section
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.summary import write_summary
 from edm2.runtime.manifest import read_manifest
 from edm2.vae.codec import load_codec
+from edm2.vae.stable_diffusion import PAPER
 
 CPU = torch.device("cpu")
 DIMS = 4
@@ -35,6 +39,24 @@ CHANGES = {
     "evaluation.confirm": False,
     "sweep.ema_lengths": [0.1],
 }
+
+
+def test_another_scale_than_that_of_the_constants_is_warned_of(capsys):
+    """Also Stable Diffusion's own scaling of latents to a standard deviation of one."""
+    near = Normalization(PAPER.mean + 0.5, PAPER.std * 1.3)
+    _compare_scales(near, PAPER)
+    assert capsys.readouterr().out == ""
+    for far in (
+        Normalization(PAPER.mean * 0.18215, PAPER.std * 0.18215),
+        Normalization(PAPER.mean + torch.tensor([0, 0, 4.0, 0]), PAPER.std),
+    ):
+        _compare_scales(far, PAPER)
+        assert f"{far.mean[2]:.3g}" in capsys.readouterr().out
+
+
+def test_damaged_latents_are_called_latents():
+    with pytest.raises(UserError, match=r"1 of 9 latents cannot be used.*repair:\n  a.npy"):
+        refuse_damaged(["a.npy"], 9, "repair", NOT_READ)
 
 
 class Toy:
