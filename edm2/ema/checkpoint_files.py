@@ -1,0 +1,90 @@
+"""The checkpoint files among what a user names: files, and folders of files."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edm2.ema.checkpoint_names import POST_HOC_EMA, NamePattern
+from edm2.params import UserError
+
+PICKLE = ".pkl"
+EXAMPLES = "'ckpt-{nimg}-{length}.pt' or 'checkpoint-{step}/ema.safetensors'"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Files of one kind.
+
+    Attributes:
+        kind: `published` by EDM2's authors; `post_hoc_ema` of ema-pytorch; or of `any` other program.
+        fields: of the name, by file.
+        others: number of files in the folders that are not among them.
+    """
+
+    kind: Literal["published", "post_hoc_ema", "any"]
+    fields: dict[Path, dict[str, float]]
+    others: int = 0
+
+
+def find_checkpoints(sources: Sequence[Path], pattern: str | None) -> Checkpoints:
+    """The files that match a pattern; without one, those whose names tell what they are.
+
+    Without a pattern, these are EDM2's pickles (*.pkl), ema-pytorch's {index}.{step}.pt, or a single file
+    of any name.
+
+    Raises:
+        UserError: a source does not exist; no file matches, or a named one does not; there are files of
+            two kinds.
+    """
+    for source in sources:
+        if not source.exists():
+            raise UserError(f"{source}: no such file or folder.")
+    if pattern is not None:
+        return _matching(sources, NamePattern(pattern), "any")
+    files = list(_files(sources, "*"))
+    if any(path.suffix == PICKLE for path in files):
+        pickles = {path: dict[str, float]() for path in files if path.suffix == PICKLE}
+        _check_named(sources, pickles, f"*{PICKLE}")
+        return Checkpoints("published", pickles, len(files) - len(pickles))
+    post_hoc = NamePattern(POST_HOC_EMA)
+    if any(post_hoc.match(path) is not None for path in files):
+        return _matching(sources, post_hoc, "post_hoc_ema")
+    if len(sources) == 1 and sources[0].is_file():
+        return Checkpoints("any", {sources[0]: {}})
+    raise UserError(
+        f"{sources[0]}: what times and averages are these files of? Give a --pattern of their names, like "
+        f"{EXAMPLES}."
+    )
+
+
+def _matching(
+    sources: Sequence[Path], pattern: NamePattern, kind: Literal["post_hoc_ema", "any"]
+) -> Checkpoints:
+    files = list(_files(sources, "**/*" if kind == "any" else "*"))
+    fields = {path: found for path in files if (found := pattern.match(path)) is not None}
+    _check_named(sources, fields, pattern.text)
+    if not fields:
+        raise UserError(
+            f"{sources[0]}: none of {len(files)} files has a name like {pattern.text}, for example "
+            f"{files[0].name if files else 'none'}. Change --pattern."
+        )
+    return Checkpoints(kind, fields, len(files) - len(fields))
+
+
+def _check_named(sources: Sequence[Path], found: Iterable[Path], expected: str) -> None:
+    """Raises UserError if a file that was named itself is not among them."""
+    for source in sources:
+        if source.is_file() and source not in set(found):
+            raise UserError(f"{source}: expected a name like {expected}. Import it by itself.")
+
+
+def _files(sources: Sequence[Path], pattern: str) -> list[Path]:
+    """Files, and those in folders in the order of their names, each once; hidden ones are left out."""
+    found = [
+        path
+        for source in sources
+        for path in (sorted(source.glob(pattern)) if source.is_dir() else [source])
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    return list(dict.fromkeys(found))
