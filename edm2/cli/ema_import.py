@@ -90,9 +90,8 @@ def import_averages(
 
     checkpoints = find_checkpoints(sources, pattern)
     if checkpoints.others:
-        click.echo(
-            f"note: {checkpoints.others} other files in these folders are left out.", err=True
-        )
+        note = f"note: files in these folders, left out by their names: {checkpoints.others}"
+        click.echo(note, err=True)
     if checkpoints.kind == "published":
         store = _import_published(checkpoints, out, options, force)
     else:
@@ -159,10 +158,10 @@ def _identify(checkpoints: "Checkpoints", options: dict[str, Any]) -> "dict[Path
 
 def _print_result(store: "SnapshotStore") -> None:
     """How many snapshots of which averages there are, and which tensors are copied."""
-    counts = Counter(snapshot.average for snapshot in store.snapshots)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    by_kind = Counter(snapshot.average for snapshot in store.snapshots)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in by_kind.items())
     click.echo(f"{store.folder}: {kinds} averages up to {store.end}.")
-    averaged = len(store.parameters)
-    click.echo(
-        f"{averaged} tensors are averaged, {len(store.buffers)} copied from the last snapshot."
+    counts = (
+        f"averaged: {len(store.parameters)}, copied from the last snapshot: {len(store.buffers)}"
     )
+    click.echo(f"Tensors {counts}.")

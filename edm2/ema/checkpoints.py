@@ -24,7 +24,7 @@ SHOWN = 8  # names in an error
 Tensors = dict[str, torch.Tensor]
 
 
-def read_checkpoint(path: Path, key: str = "") -> Tensors:
+def read_checkpoint(path: str | Path, key: str = "") -> Tensors:
     """The named tensors of a file, on the CPU.
 
     Averages of ema-pytorch (`ema_model.*`) and of `torch.optim.swa_utils.AveragedModel` (`module.*`)
@@ -38,6 +38,7 @@ def read_checkpoint(path: Path, key: str = "") -> Tensors:
         UserError: the file cannot be read, or needs code that is not allowed; there are no tensors at
             the key; without a key, no dict of tensors or several of them.
     """
+    path = Path(path)
     tree = _load_safetensors(path) if path.suffix == SAFETENSORS else _load_torch(path)
     found = dict(_tensor_dicts(tree if not key else _at(path, tree, key), key))
     if len(found) != 1:

@@ -116,13 +116,17 @@ def import_snapshots(
         expected.check_all(todo, read)
     remove_partial(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # until all is there, a folder without one
-    for path, snapshot in track(list(todo.items()), "import averages", len(todo), "file"):
+
+    def write(path: Path, snapshot: Snapshot) -> None:
         tensors, copied = read(path)
         expected.check(path, tensors, copied)
         exact = copied if dtype else list(tensors)
         metadata = snapshot_metadata(snapshot, copied) | {"source": json.dumps(origins[path])}
         with _naming(path):
             write_tensors(folder / snapshot.file, tensors, dtype or torch.float32, metadata, exact)
+
+    for path, snapshot in track(list(todo.items()), "import averages", len(todo), "file"):
+        write(path, snapshot)
     store = SnapshotStore(folder)
     write_index(store)
     return store
