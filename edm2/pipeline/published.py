@@ -86,10 +86,10 @@ def read_raw_network(path: Path) -> tuple[Denoiser, dict[str, torch.Tensor]]:
     Raises:
         UserError: the file cannot be read safely, or holds another network.
     """
-    published = read_published(path).tensors
+    published = read_published(path)
     try:
-        denoiser = infer_denoiser(published)
-        tensors = convert_names(published, denoiser)
+        denoiser = infer_denoiser(published.tensors, published.arguments)
+        tensors = convert_names(published.tensors, denoiser)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     prefix = "unet."

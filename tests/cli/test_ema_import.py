@@ -7,12 +7,10 @@ import torch
 from published_pickles import write_published
 from safetensors.torch import load_file
 
-from edm2.data.normalization import Normalization
 from edm2.diffusion import build_denoiser
 from edm2.diffusion.names import published_name
 from edm2.ema import SnapshotStore, reconstruct, solve_weights
-from edm2.pipeline import published_store
-from edm2.pipeline.portable import CodecDescription, PortableNetwork, read_portable
+from edm2.pipeline.portable import read_portable
 from edm2.runtime.manifest import read_verified
 from edm2.runtime.verification import damaged_files
 
@@ -118,22 +116,12 @@ def pickles(tmp_path_factory):
     return folder, networks
 
 
-@pytest.fixture
-def described(monkeypatch):
-    def read(path):
-        codec = CodecDescription("stable_diffusion", "paper", "truncate")
-        mean_and_std = Normalization(torch.zeros(4), torch.ones(4))
-        return PortableNetwork(narrow(0), codec, mean_and_std, ["0", "1", "2"], "")
-
-    monkeypatch.setattr(published_store, "read_published_network", read)
-
-
 def reconstruct_from(run, source, out, *options):
     lengths = ("--lengths", "0.05,0.08", "--out", out, "--dtype", "float32")
     return run("ema", "reconstruct", "--from", source, *lengths, *options)
 
 
-def test_averages_of_published_networks_need_no_project(pickles, described, tmp_path, run):
+def test_averages_of_published_networks_need_no_project(pickles, tmp_path, run):
     """They are sums of the networks, can be sampled from, and are made of pickles that are read once."""
     folder, networks = pickles
     out = tmp_path / "out"
@@ -146,7 +134,7 @@ def test_averages_of_published_networks_need_no_project(pickles, described, tmp_
         expected = sum(w * n[key].half().double() for w, n in zip(weights, networks, strict=True))
         torch.testing.assert_close(tensors[key].double(), expected, rtol=1e-4, atol=1e-4)
     network = read_portable(out / name)
-    assert network.codec.kind == "stable_diffusion"
+    assert (network.codec.kind, network.classes) == ("stable_diffusion", ["0", "1", "2"])
     assert network.denoiser.head is None
     assert torch.equal(network.denoiser.unet.state_dict()["out_gain"], tensors["out_gain"])
     assert damaged_files([out]) == []
@@ -156,7 +144,7 @@ def test_averages_of_published_networks_need_no_project(pickles, described, tmp_
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_an_imported_store_hands_on_its_description(pickles, described, tmp_path, run):
+def test_an_imported_store_hands_on_its_description(pickles, tmp_path, run):
     file = pickles[0] / "edm2-img512-s-0002097-0.100.pkl"
     store, out = tmp_path / "store", tmp_path / "out"
     assert run("ema", "import", file, "--out", store).status == 0
@@ -173,7 +161,7 @@ def test_an_imported_store_hands_on_its_description(pickles, described, tmp_path
     assert f"{out / 'config.json'}: describes other networks" in result.err
 
 
-def test_pickles_of_several_networks_are_told_apart(pickles, described, tmp_path, run):
+def test_pickles_of_several_networks_are_told_apart(pickles, tmp_path, run):
     """By their names, before anything is read; a pattern chooses those of one."""
     folder = tmp_path / "mixed"
     folder.mkdir()
@@ -206,7 +194,7 @@ def test_folders_without_usable_pickles_are_refused(tmp_path, run, files, part):
     assert part in result.err
 
 
-def test_other_networks_of_the_same_name_are_refused(pickles, described, tmp_path, run):
+def test_other_networks_of_the_same_name_are_refused(pickles, tmp_path, run):
     tensors = {published_name(n): t.half() for n, t in narrow(0, classes=2).state_dict().items()}
     path = write_published(tmp_path / "edm2-img512-s-0004194-0.100.pkl", tensors)
     result = run("ema", "import", pickles[0], path, "--out", tmp_path / "store")
