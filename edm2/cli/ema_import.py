@@ -88,7 +88,7 @@ def import_averages(
     """
     from edm2.ema.checkpoint_files import find_checkpoints
 
-    checkpoints = find_checkpoints(sources, pattern)
+    checkpoints = find_checkpoints(sources, pattern, out)
     if checkpoints.others:
         note = f"note: files in these folders, left out by their names: {checkpoints.others}"
         click.echo(note, err=True)
@@ -146,8 +146,8 @@ def _identify(checkpoints: "Checkpoints", options: dict[str, Any]) -> "dict[Path
         )
     averages = Averages(
         options["nimg"],
-        lengths,
-        options["decays"] or [],
+        tuple(lengths),
+        tuple(options["decays"] or ()),
         options["rampup"],
         options["batch"],
         options["update_every"],

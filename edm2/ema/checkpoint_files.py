@@ -27,8 +27,10 @@ class Checkpoints:
     others: int = 0
 
 
-def find_checkpoints(sources: Sequence[Path], pattern: str | None) -> Checkpoints:
+def find_checkpoints(sources: Sequence[Path], pattern: str | None, out: Path) -> Checkpoints:
     """The files that match a pattern; without one, those whose names tell what they are.
+
+    Those in the folder `out`, where the store is made, are none of them.
 
     Without a pattern, these are EDM2's pickles (*.pkl), ema-pytorch's {index}.{step}.pt, or a single file
     of any name.
@@ -41,15 +43,15 @@ def find_checkpoints(sources: Sequence[Path], pattern: str | None) -> Checkpoint
         if not source.exists():
             raise UserError(f"{source}: no such file or folder.")
     if pattern is not None:
-        return _matching(sources, NamePattern(pattern), "any")
-    files = list(_files(sources, "*"))
+        return _matching(_files(sources, "**/*", out), sources, NamePattern(pattern), "any")
+    files = _files(sources, "*", out)
     if any(path.suffix == PICKLE for path in files):
         pickles = {path: dict[str, float]() for path in files if path.suffix == PICKLE}
         _check_named(sources, pickles, f"*{PICKLE}")
         return Checkpoints("published", pickles, len(files) - len(pickles))
     post_hoc = NamePattern(POST_HOC_EMA)
     if any(post_hoc.match(path) is not None for path in files):
-        return _matching(sources, post_hoc, "post_hoc_ema")
+        return _matching(files, sources, post_hoc, "post_hoc_ema")
     if len(sources) == 1 and sources[0].is_file():
         return Checkpoints("any", {sources[0]: {}})
     raise UserError(
@@ -59,9 +61,11 @@ def find_checkpoints(sources: Sequence[Path], pattern: str | None) -> Checkpoint
 
 
 def _matching(
-    sources: Sequence[Path], pattern: NamePattern, kind: Literal["post_hoc_ema", "any"]
+    files: Sequence[Path],
+    sources: Sequence[Path],
+    pattern: NamePattern,
+    kind: Literal["post_hoc_ema", "any"],
 ) -> Checkpoints:
-    files = list(_files(sources, "**/*" if kind == "any" else "*"))
     fields = {path: found for path in files if (found := pattern.match(path)) is not None}
     _check_named(sources, fields, pattern.text)
     if not fields:
@@ -79,12 +83,13 @@ def _check_named(sources: Sequence[Path], found: Iterable[Path], expected: str) 
             raise UserError(f"{source}: expected a name like {expected}. Import it by itself.")
 
 
-def _files(sources: Sequence[Path], pattern: str) -> list[Path]:
-    """Files, and those in folders in the order of their names, each once; hidden ones are left out."""
+def _files(sources: Sequence[Path], pattern: str, out: Path) -> list[Path]:
+    """Files, and those in folders in the order of their names, each once; not hidden ones, nor in `out`."""
+    out = out.absolute()
     found = [
         path
         for source in sources
         for path in (sorted(source.glob(pattern)) if source.is_dir() else [source])
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not path.name.startswith(".") and out not in path.absolute().parents
     ]
     return list(dict.fromkeys(found))

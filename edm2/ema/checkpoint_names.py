@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class Averages:
     post_hoc_ema: bool = False
 
 
-def identify(path: Path, fields: dict[str, float], averages: Averages) -> Snapshot:
+def identify(path: Path, fields: Mapping[str, float], averages: Averages) -> Snapshot:
     """The snapshot that a file is.
 
     Args:
@@ -95,10 +95,9 @@ def identify(path: Path, fields: dict[str, float], averages: Averages) -> Snapsh
     if averages.post_hoc_ema:
         return _post_hoc_ema(path, fields, averages)
     nimg = _time(path, fields, averages)
-    index = int(fields.get("index", 0))
     choices = {
-        "length": fields.get("length", _of_index(path, averages.lengths, index)),
-        "decay": fields.get("decay", _of_index(path, averages.decays, index)),
+        "length": fields.get("length", _of_index(path, averages.lengths, fields)),
+        "decay": fields.get("decay", _of_index(path, averages.decays, fields)),
         "halflife": fields.get("halflife"),
     }
     chosen = {kind: value for kind, value in choices.items() if value is not None}
@@ -109,8 +108,10 @@ def identify(path: Path, fields: dict[str, float], averages: Averages) -> Snapsh
         )
     ((kind, value),) = chosen.items()
     if kind == "length":
+        _refuse(path, averages, "rampup", "update_every")
         return _power(path, nimg, value)
     if kind == "halflife":
+        _refuse(path, averages, "update_every")
         return _traditional(path, nimg, value, averages)
     if not 0 < value < 1:
         raise UserError(f"{path}: decay {value:g}: expected between 0 and 1, like 0.9999.")
@@ -118,8 +119,9 @@ def identify(path: Path, fields: dict[str, float], averages: Averages) -> Snapsh
     return _traditional(path, nimg, -images * math.log(2) / math.log(value), averages)
 
 
-def _post_hoc_ema(path: Path, fields: dict[str, float], averages: Averages) -> Snapshot:
-    length = _of_index(path, averages.lengths, int(fields["index"]))
+def _post_hoc_ema(path: Path, fields: Mapping[str, float], averages: Averages) -> Snapshot:
+    _refuse(path, averages, "nimg", "decays", "rampup")
+    length = _of_index(path, averages.lengths, fields)
     if averages.update_every is None or length is None:
         raise UserError(
             f"{path}: a checkpoint of ema-pytorch's PostHocEMA, which does not have its EMA length: "
@@ -134,7 +136,7 @@ def _post_hoc_ema(path: Path, fields: dict[str, float], averages: Averages) -> S
     return _power(path, round(time * averages.batch), length)
 
 
-def _time(path: Path, fields: dict[str, float], averages: Averages) -> int:
+def _time(path: Path, fields: Mapping[str, float], averages: Averages) -> int:
     times = {
         "nimg": fields.get("nimg", averages.nimg),
         "kimg": fields["kimg"] * 1000 if "kimg" in fields else None,
@@ -149,13 +151,26 @@ def _time(path: Path, fields: dict[str, float], averages: Averages) -> int:
     return round(given[0])
 
 
-def _of_index(path: Path, values: Sequence[float], index: int) -> float | None:
+def _of_index(path: Path, values: Sequence[float], fields: Mapping[str, float]) -> float | None:
     """The value of an average: that of its index, or the only one; None if there are none."""
-    if len(values) > 1 and index >= len(values):
-        raise UserError(
-            f"{path}: index {index}, expected below {len(values)}, the number of given averages."
-        )
-    return values[index if len(values) > 1 else 0] if values else None
+    if len(values) > 1:
+        index = fields.get("index")
+        if index is None or index >= len(values):
+            found = "no {index} in --pattern" if index is None else f"index {index:g}"
+            raise UserError(
+                f"{path}: {found}, expected one below {len(values)}, the number of averages given."
+            )
+        return values[int(index)]
+    return values[0] if values else None
+
+
+def _refuse(path: Path, averages: Averages, *names: str) -> None:
+    """Raises UserError if something is given that has no effect."""
+    for name in names:
+        if getattr(averages, name) not in (None, ()):
+            raise UserError(
+                f"{path}: --{name.replace('_', '-')}: no effect on an average of this kind. Leave it out."
+            )
 
 
 def _power(path: Path, nimg: int, length: float) -> Snapshot:

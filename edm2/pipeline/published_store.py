@@ -37,10 +37,11 @@ def import_networks(paths: Sequence[Path], folder: Path, *, force: bool = False)
     _check_one_network(paths)
     store = import_snapshots(sources, folder, _read, "published", force=force, compare_first=False)
     if force or not (folder / CONFIG).exists():
-        network = read_published_network(max(sources, key=lambda path: sources[path]))
+        latest = max(sources, key=lambda path: sources[path])
+        network = read_published_network(latest)
         network.denoiser.head = None  # averages are of the raw network
-        source = {**network.provenance, "snapshots": sorted(path.name for path in paths)}
-        write_description(folder, replace(network, provenance=source))
+        provenance = {**network.provenance, "file": f"averages of {_name(latest)}"}
+        write_description(folder, replace(network, provenance=provenance))
         add_to_manifest(folder, [folder / CONFIG])
     return store
 
@@ -54,8 +55,7 @@ def _check_one_network(paths: Sequence[Path]) -> None:
     """Compare what the names begin with, before anything is read."""
     names: dict[str, list[Path]] = {}
     for path in paths:
-        match = NAME.fullmatch(path.name)
-        names.setdefault(match[1] if match else "", []).append(path)
+        names.setdefault(_name(path), []).append(path)
     if len(names) > 1:
         networks = ", ".join(f"{name} ({len(files)})" for name, files in sorted(names.items()))
         example = sorted(names)[0]
@@ -63,3 +63,9 @@ def _check_one_network(paths: Sequence[Path]) -> None:
             f"{paths[0].parent}: {len(names)} networks: {networks}: expected one. Choose its files, "
             f"like '{paths[0].parent / example}-*.pkl' in quotes."
         )
+
+
+def _name(path: Path) -> str:
+    """The network of a pickle, by its name."""
+    match = NAME.fullmatch(path.name)
+    return match[1] if match else path.stem

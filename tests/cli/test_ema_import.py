@@ -150,8 +150,8 @@ def test_an_imported_store_hands_on_its_description(pickles, tmp_path, run):
     assert run("ema", "import", file, "--out", store).status == 0
     assert run("ema", "reconstruct", store, "--lengths", "0.1", "--out", out).status == 0
     assert (out / "config.json").read_bytes() == (store / "config.json").read_bytes()
-    source = json.loads((out / "config.json").read_text())["provenance"]["snapshots"]
-    assert source == [file.name]
+    source = json.loads((out / "config.json").read_text())["provenance"]["file"]
+    assert source == "averages of edm2-img512-s"
     ((_, expected),) = reconstruct(SnapshotStore(store), [0.1])
     (name,) = (path for path in out.iterdir() if path.suffix == ".safetensors")
     assert torch.equal(load_file(name)["out_gain"], expected["out_gain"].half())

@@ -10,6 +10,8 @@ from edm2.ema.checkpoint_files import find_checkpoints
 from edm2.ema.checkpoint_names import POST_HOC_EMA, Averages, NamePattern, identify
 from edm2.params import UserError
 
+OUT = Path("store")
+
 
 @pytest.mark.parametrize(
     ("pattern", "path", "fields"),
@@ -61,8 +63,9 @@ def test_one_of_several_averages_is_chosen_by_its_index():
     fields = {"step": 100.0, "index": 1.0}
     assert snapshot(fields, lengths=[0.05, 0.28]).sigma_rel == 0.28
     assert snapshot(fields, lengths=[0.05]).sigma_rel == 0.05
-    with pytest.raises(UserError, match=r"index 1, expected below|index 2, expected below 2"):
-        snapshot({"step": 1.0, "index": 2.0}, lengths=[0.05, 0.28])
+    for fields, part in (({"index": 2.0}, "index 2"), ({}, r"no \{index\}")):
+        with pytest.raises(UserError, match=rf"{part}.* below 2"):
+            snapshot(fields | {"step": 1.0}, lengths=[0.05, 0.28])
 
 
 @pytest.mark.parametrize(("batch", "every"), [(1, None), (64, None), (64, 10)])
@@ -101,6 +104,9 @@ def test_without_a_rampup_the_initial_parameters_may_have_no_share():
         ({"nimg": 3.0}, {"lengths": [0.1], "decays": [0.9]}, "several averages"),
         ({"nimg": 3.0, "length": 0.3}, {}, "0.3"),
         ({"nimg": 3.0}, {"decays": [1.0]}, "decay 1"),
+        ({"nimg": 3.0, "length": 0.1}, {"rampup": 0.1}, "--rampup"),
+        ({"nimg": 3.0, "length": 0.1}, {"update_every": 2}, "--update-every"),
+        ({"nimg": 3.0, "halflife": 0.1}, {"update_every": 2}, "--update-every"),
     ],
 )
 def test_what_is_not_clear_or_impossible_is_refused(fields, given, part):
@@ -136,6 +142,8 @@ def test_averages_with_fewer_updates_are_longer():
         ({"lengths": [0.05]}, "--update-every"),
         ({"update_every": 1}, "--lengths"),
         ({"lengths": [0.28], "update_every": 10}, r"exponent -0\.8"),
+        ({"lengths": [0.05], "update_every": 1, "decays": [0.9]}, "--decays"),
+        ({"lengths": [0.05], "update_every": 1, "nimg": 3}, "--nimg"),
     ],
 )
 def test_post_hoc_ema_needs_what_its_files_do_not_have(given, part):
@@ -151,20 +159,28 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_files_of_the_store_itself_are_none_of_its_sources(folder):
+    found = find_checkpoints([folder], "*.{index}.pt", folder / "store")
+    assert len(found.fields) == 2
+    (folder / "store").mkdir()
+    (folder / "store/a.3.pt").touch()
+    assert find_checkpoints([folder], "*.{index}.pt", folder / "store") == found
+
+
 def names(checkpoints):
     return [path.name for path in checkpoints.fields]
 
 
 def test_files_are_found_by_pattern_or_by_what_their_names_tell(folder):
-    found = find_checkpoints([folder], None)
+    found = find_checkpoints([folder], None, OUT)
     assert (found.kind, names(found), found.others) == ("post_hoc_ema", ["0.5.pt", "1.5.pt"], 1)
-    found = find_checkpoints([folder], "{index}.{step}.pt")
+    found = find_checkpoints([folder], "{index}.{step}.pt", OUT)
     assert (found.kind, names(found), found.others) == ("any", ["0.5.pt", "1.5.pt"], 2)
-    found = find_checkpoints([folder / "0.5.pt", folder / "1.5.pt", folder / "0.5.pt"], None)
+    found = find_checkpoints([folder / "0.5.pt", folder / "1.5.pt", folder / "0.5.pt"], None, OUT)
     assert names(found) == ["0.5.pt", "1.5.pt"]
-    assert find_checkpoints([folder / "a/ema.pt"], None).fields == {folder / "a/ema.pt": {}}
+    assert find_checkpoints([folder / "a/ema.pt"], None, OUT).fields == {folder / "a/ema.pt": {}}
     (folder / "s-1-0.1.pkl").touch()
-    found = find_checkpoints([folder], None)
+    found = find_checkpoints([folder], None, OUT)
     assert (found.kind, names(found), found.others) == ("published", ["s-1-0.1.pkl"], 3)
 
 
@@ -180,4 +196,4 @@ def test_files_are_found_by_pattern_or_by_what_their_names_tell(folder):
 )
 def test_files_that_are_not_found_are_errors(folder, sources, pattern, part):
     with pytest.raises(UserError, match=part):
-        find_checkpoints([folder / source for source in sources], pattern)
+        find_checkpoints([folder / source for source in sources], pattern, OUT)

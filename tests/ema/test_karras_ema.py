@@ -68,7 +68,7 @@ def training(tmp_path_factory):
         for average in (ema, *exact.values()):
             average.update()
     responses = {length: average.ema_model.weight.detach() for length, average in exact.items()}
-    files = find_checkpoints([folder / "checkpoints"], None).fields
+    files = find_checkpoints([folder / "checkpoints"], None, folder / "store").fields
     averages = Averages(lengths=LENGTHS, update_every=1, post_hoc_ema=True)
     snapshots = {path: identify(path, fields, averages) for path, fields in files.items()}
     store = import_snapshots(snapshots, folder / "store", Selection().read, "")
