@@ -132,7 +132,7 @@ def reconstruct(
     """Make averages of EMA lengths from the snapshots of STORE.
 
     A manifest beside the averages lists them with their checksums, for `edm2 sample`. With --from, pickles
-    are read once, into the store OUT/snapshots, and config.json says how to sample from the averages.
+    are read once, into the store OUT/snapshots, and config.json describes what sampling needs.
     The exit status is 1 if a reconstruction has a large error.
     """
     import torch

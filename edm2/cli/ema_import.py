@@ -49,8 +49,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--rampup",
-    type=click.FloatRange(0, min_open=True),
-    help="With decays: upper limit of the half-life, relative to the training time so far.",
+    type=float,
+    help="With decays: upper limit of the half-life, relative to the training time so far, at most 1.",
 )
 @click.option(
     "--update-every",
@@ -129,6 +129,7 @@ def _import_checkpoints(
 
 
 def _identify(checkpoints: "Checkpoints", options: dict[str, Any]) -> "dict[Path, Snapshot]":
+    from edm2.ema.checkpoint_files import for_each
     from edm2.ema.checkpoint_names import Averages, identify
     from edm2.ema.profile import gamma_to_sigma_rel
 
@@ -153,7 +154,8 @@ def _identify(checkpoints: "Checkpoints", options: dict[str, Any]) -> "dict[Path
         options["update_every"],
         checkpoints.kind == "post_hoc_ema",
     )
-    return {path: identify(path, fields, averages) for path, fields in checkpoints.fields.items()}
+    fields = checkpoints.fields
+    return for_each(fields, lambda path: identify(path, fields[path], averages))
 
 
 def _print_result(store: "SnapshotStore") -> None:

@@ -1,14 +1,17 @@
 """The checkpoint files among what a user names: files, and folders of files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from edm2.ema.checkpoint_names import POST_HOC_EMA, NamePattern
 from edm2.params import UserError
 
+T = TypeVar("T")
+
 PICKLE = ".pkl"
+SHOWN = 8  # files in an error
 EXAMPLES = "'ckpt-{nimg}-{length}.pt' or 'checkpoint-{step}/ema.safetensors'"
 
 
@@ -28,11 +31,11 @@ class Checkpoints:
 
 
 def find_checkpoints(sources: Sequence[Path], pattern: str | None, out: Path) -> Checkpoints:
-    """The files that match a pattern; without one, those whose names tell what they are.
+    """The files that match a pattern; without one, those of known names.
 
     Those in the folder `out`, where the store is made, are none of them.
 
-    Without a pattern, these are EDM2's pickles (*.pkl), ema-pytorch's {index}.{step}.pt, or a single file
+    Known are EDM2's pickles (*.pkl), ema-pytorch's {index}.{step}.pt, or a single file
     of any name.
 
     Raises:
@@ -55,9 +58,27 @@ def find_checkpoints(sources: Sequence[Path], pattern: str | None, out: Path) ->
     if len(sources) == 1 and sources[0].is_file():
         return Checkpoints("any", {sources[0]: {}})
     raise UserError(
-        f"{sources[0]}: what times and averages are these files of? Give a --pattern of their names, like "
-        f"{EXAMPLES}."
+        f"{sources[0]}: the times and averages of its files are unknown. Give a --pattern of their names, "
+        f"like {EXAMPLES}."
     )
+
+
+def for_each(paths: Iterable[Path], action: Callable[[Path], T]) -> dict[Path, T]:
+    """The results of an action by file.
+
+    Raises:
+        UserError: has the errors of all files, or of the first of them.
+    """
+    results, problems = {}, []
+    for path in paths:
+        try:
+            results[path] = action(path)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        more = [f"… and {len(problems) - SHOWN} other files."] if len(problems) > SHOWN else []
+        raise UserError("\n".join(problems[:SHOWN] + more))
+    return results
 
 
 def _matching(

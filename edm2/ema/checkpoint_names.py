@@ -11,7 +11,7 @@ from edm2.ema.profile import sigma_rel_to_gamma
 from edm2.ema.snapshot import Snapshot
 from edm2.params import UserError
 
-WHOLE, NUMBER = r"\d+", r"\d*\.?\d+(?:[eE][+-]?\d+)?"
+WHOLE, NUMBER = r"\d{1,18}", r"\d{0,18}\.?\d{1,18}(?:[eE][+-]?\d{1,2})?"  # finite ones
 FIELDS = {
     "nimg": WHOLE,
     "kimg": NUMBER,
@@ -139,7 +139,7 @@ def _post_hoc_ema(path: Path, fields: Mapping[str, float], averages: Averages) -
 def _time(path: Path, fields: Mapping[str, float], averages: Averages) -> int:
     times = {
         "nimg": fields.get("nimg", averages.nimg),
-        "kimg": fields["kimg"] * 1000 if "kimg" in fields else None,
+        "kimg": round(fields["kimg"] * 1000, 6) if "kimg" in fields else None,
         "step": fields["step"] * averages.batch if "step" in fields else None,
     }
     given = [value for value in times.values() if value is not None]
@@ -184,6 +184,11 @@ def _power(path: Path, nimg: int, length: float) -> Snapshot:
 def _traditional(path: Path, nimg: int, halflife: float, averages: Averages) -> Snapshot:
     """A traditional average; without a ramp-up, one in which the initial parameters have no share."""
     rampup = averages.rampup
+    if not halflife > 0 or not (rampup is None or 0 < rampup <= 1):
+        raise UserError(
+            f"{path}: half-life {halflife:g}, ramp-up {rampup}: expected a half-life above 0, and a ramp-up "
+            "(--rampup) above 0 and at most 1."
+        )
     if rampup is None:
         start = 0.5 ** (nimg / halflife)
         if nimg and start > MAX_START:

@@ -17,7 +17,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from edm2.params import UserError
 
 SAFETENSORS = ".safetensors"
-# Modules that hold an averaged model: entries that tell them by, and the prefix of the model's names
+# Modules that hold an averaged model: entries by which they are known, and the prefix of the model's names
 WRAPPERS = ((("initted", "step"), "ema_model."), (("n_averaged",), "module."))
 SHOWN = 8  # names in an error
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from edm2.ema.checkpoint_files import for_each
 from edm2.ema.checkpoints import read_checkpoint
 from edm2.ema.index import write_index
 from edm2.ema.snapshot import Snapshot, read_snapshot, snapshot_metadata, write_tensors
@@ -28,7 +29,6 @@ from edm2.runtime.progress import track
 
 BATCHES = ".num_batches_tracked"  # PyTorch's normalization layers have it beside their statistics
 STATISTICS = (".running_mean", ".running_var")
-SHOWN = 8  # problems in an error
 
 Read = Callable[[Path], tuple[Mapping[str, torch.Tensor], Sequence[str]]]
 
@@ -113,7 +113,7 @@ def import_snapshots(
     kept = stored.keys() - {snapshot.file for snapshot in todo.values()}
     expected = _Expected(folder, kept, dtype)
     if compare_first:
-        expected.check_all(todo, read)
+        for_each(todo, lambda path: expected.check(path, *read(path)))
     remove_partial(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # until all is there, a folder without one
 
@@ -178,21 +178,6 @@ class _Expected:
                 "--dtype."
             )
         return dtype
-
-    def check_all(self, paths: Iterable[Path], read: Read) -> None:
-        """
-        Raises:
-            UserError: names the first tensor that differs of each file.
-        """
-        problems = []
-        for path in paths:
-            try:
-                self.check(path, *read(path))
-            except UserError as error:
-                problems.append(str(error))
-        if problems:
-            more = [f"… and {len(problems) - SHOWN} other files."] if len(problems) > SHOWN else []
-            raise UserError("\n".join(problems[:SHOWN] + more))
 
 
 @contextmanager

@@ -67,6 +67,10 @@ def test_a_single_file_and_averages_by_index(checkpoints, tmp_path, run):
     assert (snapshot.nimg, round(snapshot.sigma_rel, 3)) == (7, 0.05)
     pattern = ("--pattern", "checkpoint-{step}/ema-0.0{index}.pt", "--decays", "0.1,0.2")
     assert run("ema", "import", checkpoints, *pattern, *options).status == 2  # index 5 of 2
+    pattern = ("--pattern", "checkpoint-{step}/ema-0.05.pt", "--decays", "0.999")
+    result = run("ema", "import", checkpoints, *pattern, *options)
+    assert (result.status, result.out) == (2, "")
+    assert all(f"checkpoint-{step}/ema-0.05.pt: an average" in result.err for step in (10, 20, 30))
     pattern = ("--pattern", "checkpoint-{step}/ema-*.pt", "--decays", "0.1")
     result = run("ema", "import", checkpoints, *pattern, *options)
     assert (result.status, result.out) == (2, "")
@@ -161,7 +165,7 @@ def test_an_imported_store_hands_on_its_description(pickles, tmp_path, run):
     assert f"{out / 'config.json'}: describes other networks" in result.err
 
 
-def test_pickles_of_several_networks_are_told_apart(pickles, tmp_path, run):
+def test_pickles_of_several_networks_are_refused(pickles, tmp_path, run):
     """By their names, before anything is read; a pattern chooses those of one."""
     folder = tmp_path / "mixed"
     folder.mkdir()

@@ -24,6 +24,7 @@ OUT = Path("store")
         ("ckpt-{nimg}.pt", "my-ckpt-3.pt", None),
         ("ckpt-{nimg}.pt", "ckpt-3.pth", None),
         ("a+{step}.pt", "aa3.pt", None),
+        ("{halflife}.{step}.pt", "1e999.3.pt", None),
         ("*-{step}/ema.pt", "checkpoint-3/other/ema.pt", None),
         (POST_HOC_EMA, "1.2000.pt", {"index": 1, "step": 2000}),
     ],
@@ -54,6 +55,7 @@ def test_times_are_images_thousands_of_images_or_steps():
     expected = Snapshot.power(6000, 0.1)
     assert snapshot({"nimg": 6000.0, "length": 0.1}) == expected
     assert snapshot({"kimg": 6.0}, lengths=[0.1]) == expected
+    assert snapshot({"kimg": 1.001}, lengths=[0.1]).nimg == 1001
     assert snapshot({"step": 6000.0}, lengths=[0.1]) == expected
     assert snapshot({"step": 750.0}, lengths=[0.1], batch=8) == expected
     assert snapshot({}, nimg=6000, lengths=[0.1]) == expected
@@ -104,6 +106,9 @@ def test_without_a_rampup_the_initial_parameters_may_have_no_share():
         ({"nimg": 3.0}, {"lengths": [0.1], "decays": [0.9]}, "several averages"),
         ({"nimg": 3.0, "length": 0.3}, {}, "0.3"),
         ({"nimg": 3.0}, {"decays": [1.0]}, "decay 1"),
+        ({"nimg": 3.0, "halflife": 0.0}, {}, "half-life 0"),
+        ({"nimg": 3.0, "halflife": 1.0}, {"rampup": math.nan}, "ramp-up nan"),
+        ({"nimg": 3.0, "halflife": 1.0}, {"rampup": 2.0}, "ramp-up 2"),
         ({"nimg": 3.0, "length": 0.1}, {"rampup": 0.1}, "--rampup"),
         ({"nimg": 3.0, "length": 0.1}, {"update_every": 2}, "--update-every"),
         ({"nimg": 3.0, "halflife": 0.1}, {"update_every": 2}, "--update-every"),
@@ -171,7 +176,7 @@ def names(checkpoints):
     return [path.name for path in checkpoints.fields]
 
 
-def test_files_are_found_by_pattern_or_by_what_their_names_tell(folder):
+def test_files_are_found_by_a_pattern_or_by_known_names(folder):
     found = find_checkpoints([folder], None, OUT)
     assert (found.kind, names(found), found.others) == ("post_hoc_ema", ["0.5.pt", "1.5.pt"], 1)
     found = find_checkpoints([folder], "{index}.{step}.pt", OUT)
