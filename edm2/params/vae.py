@@ -40,7 +40,7 @@ class Losses(Section):
     kl: NonNegative = Field(description="weight of mean μ², or of twice the KL term if learned")
     pool: Count = Field(description="side of the pooling window in pixels")
     gradient_normalization: bool = Field(
-        description="scale each loss's gradient at the image to norm 1 before its weight"
+        description="scale each loss's gradient at an image to norm 1 (root mean square) before its weight"
     )
     flip: Probability = Field(
         description="probability that image and reconstruction are flipped for backbone and discriminator"
