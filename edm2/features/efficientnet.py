@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 (Tan and Le 2019) with ImageNet weights from an installed package: no download."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,15 +25,16 @@ SIDE = 128  # pixels, to which the detector resizes images
 MAX_BATCH_SIZE = 64
 STEM = 32  # channels
 EPSILON = 1e-3  # of batch normalization
-STAGES = (  # blocks, kernel, stride, expansion of channels, channels (Tan and Le 2019, Table 1)
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
+STAGES = (  # kernel, stride, expansion of channels, channels (Tan and Le 2019, Table 1)
+    (3, 1, 1, 16),
+    (3, 2, 6, 24),
+    (5, 2, 6, 40),
+    (3, 2, 6, 80),
+    (5, 1, 6, 112),
+    (5, 2, 6, 192),
+    (3, 1, 6, 320),
 )
+BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage in Lite0
 SLICES = (0, 1, 2, 4, 6)  # the last stage of each resolution
 
 
@@ -52,15 +53,16 @@ class EfficientNetLite(nn.Module):
     name = "efficientnet"
     dims = STAGES[-1][-1]
 
-    def __init__(self, fingerprint: str = "") -> None:
+    def __init__(self, fingerprint: str = "", blocks: Sequence[int] = BLOCKS) -> None:
         """
         Args:
             fingerprint: SHA-256 of the file of the weights.
+            blocks: of each stage; deeper networks of the family have more.
         """
         super().__init__()
         self.fingerprint = fingerprint
         self.stem = _conv(3, STEM, kernel=3, stride=2)
-        self.stages = nn.ModuleList(_stages())
+        self.stages = nn.ModuleList(_stages(blocks))
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @property
@@ -122,13 +124,13 @@ def _conv(
     return nn.Sequential(conv, nn.ReLU6())
 
 
-def _stages() -> Iterator[nn.Sequential]:
+def _stages(blocks: Sequence[int]) -> Iterator[nn.Sequential]:
     in_channels = STEM
-    for blocks, kernel, stride, expand, out in STAGES:
+    for count, (kernel, stride, expand, out) in zip(blocks, STAGES, strict=True):
         yield nn.Sequential(
             *(
                 _Block(out if k else in_channels, out, kernel, 1 if k else stride, expand)
-                for k in range(blocks)
+                for k in range(count)
             )
         )
         in_channels = out
@@ -148,16 +150,23 @@ def load_efficientnet(device: torch.device) -> EfficientNetLite:
             "(evaluation.detector)."
         )
     path = Path(package.origin).parent / "models" / EFFICIENTNET_WEIGHTS.file
-    state, digest = load_weights(EFFICIENTNET_WEIGHTS, path)
-    network = EfficientNetLite(digest)
-    network.load_state_dict(_folded(state))
+    network = build_efficientnet(*load_weights(EFFICIENTNET_WEIGHTS, path))
     return network.to(device)
 
 
-def _folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def build_efficientnet(
+    state: Mapping[str, torch.Tensor], fingerprint: str, blocks: Sequence[int] = BLOCKS
+) -> EfficientNetLite:
+    """The network with the tensors of a file of such a package; see `EfficientNetLite` for the others."""
+    network = EfficientNetLite(fingerprint, blocks)
+    network.load_state_dict(_folded(state, blocks))
+    return network
+
+
+def _folded(state: Mapping[str, torch.Tensor], blocks: Sequence[int]) -> dict[str, torch.Tensor]:
     """The weights of all convolutions up to the last stage, each with the batch normalization after it."""
     tensors = {}
-    for name, (conv, norm) in _layers():
+    for name, (conv, norm) in _layers(blocks):
         mean, variance, weight, bias = (
             state[f"{norm}.{part}"].double()
             for part in ("running_mean", "running_var", "weight", "bias")
@@ -170,14 +179,14 @@ def _folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _layers() -> Iterator[tuple[str, tuple[str, str]]]:
+def _layers(blocks: Sequence[int]) -> Iterator[tuple[str, tuple[str, str]]]:
     """Each convolution's name here, and those of it and its normalization in the file."""
     yield "stem.0", ("_conv_stem", "_bn0")
     number = 0
-    for k, (count, _, _, expand, _) in enumerate(STAGES):
+    for k, count in enumerate(blocks):
         for j in range(count):
             ours, theirs = f"stages.{k}.{j}", f"_blocks.{number}"
-            if expand != 1:
+            if k > 0:  # the first stage expands nothing
                 yield f"{ours}.expand.0", (f"{theirs}._expand_conv", f"{theirs}._bn0")
             yield f"{ours}.depthwise.0", (f"{theirs}._depthwise_conv", f"{theirs}._bn1")
             yield f"{ours}.project", (f"{theirs}._project_conv", f"{theirs}._bn2")
