@@ -51,3 +51,18 @@ def dataset(project: ProjectContext, file: Path, split: str, latents: bool) -> N
         members = image_members(*open_images(IMAGES, SPLITS[split]))
     count = write_dataset_zip(file, members)
     click.echo(f"{counted(count)} {'latents' if latents else 'images'}: {file}")
+
+
+@export.command()
+@click.argument("folder", type=click.Path(path_type=Path, resolve_path=True))
+@click.pass_obj
+def vae(project: ProjectContext, folder: Path) -> None:
+    """Write the trained VAE to FOLDER, as an AutoencoderKL of diffusers with a model card.
+
+    Options that an AutoencoderKL does not have are an error that names them.
+    """
+    from edm2.pipeline.vae_export import export_vae
+
+    project.enter()
+    export_vae(folder)
+    click.echo(f"AutoencoderKL of diffusers: {folder}")

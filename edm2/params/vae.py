@@ -99,7 +99,18 @@ class Vae(Training):
     )
     res_blocks: Count = Field(description="residual blocks per level (decoder: one more)")
     latent_channels: Count = Field(description="channels of the latents")
+    norm_groups: Count | None = Field(
+        description="groups of all group normalizations; null: 32, or fewer where a group would have less "
+        "than 4 channels"
+    )
     attention: bool = Field(description="self-attention in the middle of encoder and decoder")
+    attention_heads: Count | None = Field(
+        description="heads of the attention; null: one for 64 channels"
+    )
+    quant_convolutions: bool = Field(
+        description="a 1×1 convolution after the encoder and one before the decoder, as Stable Diffusion's "
+        "VAE has them"
+    )
     wavelet: bool = Field(description="a Haar wavelet transform in place of the first halving")
     high_resolution: bool = Field(
         description="a decoder with one more level: images are halved before they are encoded"

@@ -1,6 +1,7 @@
 """Combinations of `vae` that cannot work."""
 
 from collections.abc import Iterator
+from math import gcd
 
 from edm2.params.codec_checks import VGG16_MIN_RESOLUTION
 from edm2.params.errors import Problem
@@ -17,14 +18,7 @@ def vae_problems(params: Params) -> Iterator[Problem]:
             f"at most vae.duration_nimg ({vae.duration_nimg})",
             "Use a smaller value.",
         )
-    width = vae.channels * vae.channel_mult[-1]
-    if vae.attention and width % max(1, width // 64):
-        yield Problem(
-            "vae.channels",
-            vae.channels,
-            f"a last level in multiples of 64, or below 128; got {width}",
-            "Attention heads have 64 channels each. Or set vae.attention to false.",
-        )
+    yield from _divisions(vae)
     if vae.wavelet and len(vae.channel_mult) < 2:
         yield Problem(
             "vae.wavelet",
@@ -40,6 +34,35 @@ def vae_problems(params: Params) -> Iterator[Problem]:
             vae.equivariance.flip_channels,
             f"less than half of vae.latent_channels ({vae.latent_channels})",
             "Each of the two axes reserves that many.",
+        )
+
+
+def _divisions(vae: Vae) -> Iterator[Problem]:
+    """Widths that groups or heads do not divide."""
+    widths = [vae.channels * mult for mult in vae.channel_mult]
+    if vae.norm_groups is not None and any(width % vae.norm_groups for width in widths):
+        common = gcd(*widths)
+        yield Problem(
+            "vae.norm_groups",
+            vae.norm_groups,
+            f"a divisor of the width of each level: {', '.join(map(str, widths))}",
+            f"Use {common} or a divisor of it, or null.",
+        )
+    if not vae.attention:
+        return
+    if vae.attention_heads is None and widths[-1] % max(1, widths[-1] // 64):
+        yield Problem(
+            "vae.channels",
+            vae.channels,
+            f"a last level in multiples of 64, or below 128; got {widths[-1]}",
+            "Attention heads have 64 channels each. Or set vae.attention_heads to 1.",
+        )
+    if vae.attention_heads is not None and widths[-1] % vae.attention_heads:
+        yield Problem(
+            "vae.attention_heads",
+            vae.attention_heads,
+            f"a divisor of the width of the last level ({widths[-1]})",
+            "Use 1, or null.",
         )
 
 

@@ -369,6 +369,22 @@ def test_levels_of_the_vae_must_fit_the_images(params, only_problem):
     wide = only_problem({"vae.attention": True, "vae.channels": 100})
     assert (wide.key, wide.value) == ("vae.channels", 100)
     params({"vae.attention": True, "vae.channels": 96})
+    params({"vae.attention": True, "vae.channels": 100, "vae.attention_heads": 1})
+
+
+def test_groups_and_heads_of_the_vae_divide_its_widths(params, only_problem):
+    """32, 64 and 64 channels."""
+    for groups in (1, 32):
+        params({"vae.norm_groups": groups})
+    problem = only_problem({"vae.norm_groups": 64})
+    assert (problem.key, problem.value) == ("vae.norm_groups", 64)
+    assert "32, 64, 64" in problem.allowed
+    assert "32" in problem.fix
+    heads = {"vae.attention": True, "vae.attention_heads": 3}
+    problem = only_problem(heads)
+    assert (problem.key, problem.value) == ("vae.attention_heads", 3)
+    assert "(64)" in problem.allowed
+    params({**heads, "vae.attention": False})
 
 
 def test_a_loss_of_the_image_must_have_a_weight_from_the_start(params, only_problem):
