@@ -90,8 +90,21 @@ class VaeImages(Section):
     flip: Probability = Field(description="probability that an image is flipped horizontally")
 
 
+class VaeInit(Section):
+    """The weights that the training starts from."""
+
+    path: str | None = Field(
+        description="folder of a VAE with the same options: models/vae of another project, or an "
+        "AutoencoderKL of diffusers, relative to the project root; null: random weights"
+    )
+    parts: Literal["all", "decoder"] = Field(
+        description="which weights are taken from there; with path: null all"
+    )
+
+
 class Vae(Training):
     seed: int = Field(ge=0, description="seed of the VAE's training")
+    init: VaeInit = Field(description="the weights that the training starts from")
     images: VaeImages = Field(description="the training images of the VAE")
     channels: Count = Field(description="width of the first level")
     channel_mult: Counts = Field(

@@ -1,16 +1,25 @@
 """Combinations of `vae` that cannot work."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from math import gcd
+from pathlib import Path
 
-from edm2.params.codec_checks import VGG16_MIN_RESOLUTION
+from edm2.params.codec_checks import CONFIG, VGG16_MIN_RESOLUTION, WEIGHTS
 from edm2.params.errors import Problem
 from edm2.params.tree import Params
-from edm2.params.vae import Vae
+from edm2.params.vae import Vae, VaeInit
+
+RESULT = "models/vae"  # of the stage that trains
 
 
-def vae_problems(params: Params) -> Iterator[Problem]:
+def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
+    """
+    Args:
+        root: folder that relative paths start from.
+    """
     vae = params.vae
+    yield from _init(vae.init, root)
     if vae.warmup_nimg > vae.duration_nimg:
         yield Problem(
             "vae.warmup_nimg",
@@ -34,6 +43,41 @@ def vae_problems(params: Params) -> Iterator[Problem]:
             vae.equivariance.flip_channels,
             f"less than half of vae.latent_channels ({vae.latent_channels})",
             "Each of the two axes reserves that many.",
+        )
+
+
+def _init(init: VaeInit, root: Path) -> Iterator[Problem]:
+    if init.path is None:
+        if init.parts != "all":
+            yield Problem(
+                "vae.init.parts",
+                init.parts,
+                "all with vae.init.path: null",
+                "Set vae.init.path to the folder of a VAE.",
+            )
+        return
+    folder = root / init.path
+    autoencoder = (folder / CONFIG).is_file()
+    if not autoencoder and not (folder / "manifest.json").is_file():
+        yield Problem(
+            "vae.init.path",
+            init.path,
+            f"the folder models/vae of another project, or one with {CONFIG} and {WEIGHTS}",
+            f"Looked for {folder}. Or set it to null: random weights.",
+        )
+    elif folder.resolve() == (root / RESULT).resolve():
+        yield Problem(
+            "vae.init.path",
+            init.path,
+            "another folder than that of the result, which is removed before the stage runs",
+            f"Copy {RESULT} and name the copy.",
+        )
+    elif autoencoder and find_spec("diffusers") is None:
+        yield Problem(
+            "vae.init.path",
+            init.path,
+            "the package diffusers to be installed: the folder has an AutoencoderKL",
+            "Install it: pip install 'edm2[sd]'.",
         )
 
 

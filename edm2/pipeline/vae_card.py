@@ -56,6 +56,8 @@ def vae_card(
     """
     tree = params.model_dump(mode="json")
     options = {f"vae.{key}": tree[key] for key in OPTIONS}
+    if params.init.path is not None:
+        options["vae.init"] = f"{params.init.parts} of {Path(params.init.path).name}"
     options |= {f"vae.losses.{key}": value for key, value in tree["losses"].items()}
     quality = {key: f"{v:.6g}" for key, v in metrics.items() if not key.startswith("latent/")}
     channels = zip(normalization.mean.tolist(), normalization.std.tolist(), strict=True)

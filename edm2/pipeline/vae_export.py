@@ -35,8 +35,8 @@ def export_vae(folder: Path) -> None:
     manifest = load_manifest(VAE)
     if not isinstance(codec, TrainedVae):
         raise UserError(
-            f"{VAE}: codec.kind is {manifest['kind']}, so no VAE is trained here. Expected trained. "
-            f"The files of a published VAE are in {VAE} as diffusers reads them."
+            f"{VAE}: codec.kind is {manifest['kind']}, so no VAE is trained here, and there is none to export. "
+            "Expected trained."
         )
     params = codec.params
     problems = list(format_problems(codec.network, params))
@@ -54,6 +54,7 @@ def export_vae(folder: Path) -> None:
         write_json(partial / CONFIG, config)
         metadata = {"format": "pt"}  # without it, transformers and diffusers refuse the file
         save_file(to_diffusers(codec.network, params), partial / WEIGHTS, metadata)
+        (partial / WEIGHTS).chmod(0o644)  # by itself, its owner alone could read it
         write_text(partial / "README.md", card)
         partial.rename(folder)
     finally:

@@ -16,8 +16,13 @@ from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, wr
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
-# options of the network that older manifests do not have, with what all networks had then
-ADDED = {"norm_groups": None, "attention_heads": None, "quant_convolutions": False}
+# options that older manifests do not have, with what all had then
+ADDED = {
+    "init": {"path": None, "parts": "all"},
+    "norm_groups": None,
+    "attention_heads": None,
+    "quant_convolutions": False,
+}
 
 
 class Codec(Protocol):

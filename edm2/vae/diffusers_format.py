@@ -6,7 +6,7 @@ becomes one that the encoder gives for every latent. Tensors keep their values, 
 up to rounding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import exp, gcd, log
 from typing import Any
 
@@ -16,7 +16,6 @@ from edm2.data.normalization import Normalization
 from edm2.params.errors import Problem
 from edm2.params.vae import Vae
 from edm2.vae.network import (
-    GROUPS,
     LOG_VARIANCE_RANGE,
     Attention,
     Autoencoder,
@@ -55,13 +54,12 @@ def format_problems(network: Autoencoder, params: Vae) -> Iterator[Problem]:
         yield Problem("vae.clamp", params.clamp, "null: means are not clamped there", AGAIN)
     groups = sorted({layer.num_groups for layer in network.modules() if isinstance(layer, Norm)})
     if len(groups) > 1:
-        common = gcd(*(params.channels * mult for mult in params.channel_mult))
-        largest = max(n for n in range(1, GROUPS + 1) if common % n == 0)
+        usual = Norm(gcd(*(params.channels * mult for mult in params.channel_mult))).num_groups
         yield Problem(
             "vae.norm_groups",
             params.norm_groups,
             f"a number of groups that all norms have; they have {' or '.join(map(str, groups))}",
-            f"Set it, for example to {largest}, and train again.",
+            f"Set it, for example to {usual}, and train again.",
         )
     heads = {layer.heads for layer in network.modules() if isinstance(layer, Attention)}
     if heads - {1}:
@@ -119,6 +117,17 @@ def to_diffusers(network: Autoencoder, params: Vae) -> Tensors:
     if params.variance != "learned":
         _append_variance(tensors, params, params.variance)
     return tensors
+
+
+def from_diffusers(tensors: Mapping[str, torch.Tensor], params: Vae) -> Tensors:
+    """The inverse of `to_diffusers`, of a network with a learned variance."""
+    with torch.device("meta"):
+        network = Autoencoder(params)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    return {
+        name: torch.cat([tensors[part] for part in theirs]).reshape(shapes[name])
+        for name, theirs in tensor_names(network, params)
+    }
 
 
 def _append_variance(tensors: Tensors, params: Vae, variance: float) -> None:
