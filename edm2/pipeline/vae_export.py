@@ -35,8 +35,8 @@ def export_vae(folder: Path) -> None:
     manifest = load_manifest(VAE)
     if not isinstance(codec, TrainedVae):
         raise UserError(
-            f"{VAE}: codec.kind is {manifest['kind']}, so no VAE is trained here, and there is none to export. "
-            "Expected trained."
+            f"{VAE}: codec.kind is {manifest['kind']}, so no VAE is trained here. "
+            "Expected trained: only such a VAE is exported."
         )
     params = codec.params
     problems = list(format_problems(codec.network, params))
