@@ -19,6 +19,11 @@ images = vae.decode(latents).sample
 ```"""
 FACTORS = """With the factors of the config, `(z - shift_factor) * scaling_factor` of the training latents has
 mean 0 and standard deviation 1 over all channels together. Each channel has"""
+QUALITY = {
+    "classifier": "PSNR is in dB. The perceptual distance is of the features of a classifier that was "
+    "trained on the data set: it is not LPIPS.",
+    "vgg16": "PSNR is in dB. The perceptual distance is LPIPS with VGG16.",
+}
 OPTIONS = (
     "channels",
     "channel_mult",
@@ -78,6 +83,8 @@ def vae_card(
             "## Reconstructions of held-out images",
             "",
             *_table(("metric", "value"), quality.items()),
+            QUALITY.get(params.backbone, ""),
+            "",
             "## Latents",
             "",
             FACTORS,
