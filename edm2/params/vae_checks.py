@@ -5,8 +5,9 @@ from importlib.util import find_spec
 from math import gcd
 from pathlib import Path
 
-from edm2.params.codec_checks import CONFIG, VGG16_MIN_RESOLUTION, WEIGHTS
+from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.params.errors import Problem
+from edm2.params.seams import VAE_BACKBONES
 from edm2.params.tree import Params
 from edm2.params.vae import Vae, VaeInit
 
@@ -130,7 +131,7 @@ def _sides(params: Params) -> Iterator[Problem]:
             f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
             "Use a power of two below it, or set vae.equivariance.crop to 0.",
         )
-    minimum = VGG16_MIN_RESOLUTION if vae.backbone == "vgg16" else 2 ** (params.features.slices - 1)
+    minimum = VAE_BACKBONES[vae.backbone].min_resolution or 2 ** (params.features.slices - 1)
     if crop < minimum and (vae.losses.perceptual or vae.losses.adversarial):
         yield Problem(
             "vae.equivariance.crop",

@@ -19,11 +19,8 @@ images = vae.decode(latents).sample
 ```"""
 FACTORS = """With the factors of the config, `(z - shift_factor) * scaling_factor` of the training latents has
 mean 0 and standard deviation 1 over all channels together. Each channel has"""
-QUALITY = {
-    "classifier": "PSNR is in dB. The perceptual distance is of the features of a classifier that was "
-    "trained on the data set: it is not LPIPS.",
-    "vgg16": "PSNR is in dB. The perceptual distance is LPIPS with VGG16.",
-}
+QUALITY = """PSNR is in dB. The perceptual distance is of the features of the backbone: LPIPS with `vgg16`;
+`classifier` was trained on the data set."""
 OPTIONS = (
     "channels",
     "channel_mult",
@@ -83,7 +80,7 @@ def vae_card(
             "## Reconstructions of held-out images",
             "",
             *_table(("metric", "value"), quality.items()),
-            QUALITY.get(params.backbone, ""),
+            QUALITY,
             "",
             "## Latents",
             "",

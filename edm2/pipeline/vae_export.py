@@ -8,12 +8,13 @@ from safetensors.torch import save_file
 
 from edm2.data.latents import LatentShards
 from edm2.data.prepared import open_images
+from edm2.diffusion.pretrained import CARD, new_folder, require_new
 from edm2.params import UserError
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.pipeline.paths import IMAGES, LATENTS, VAE
 from edm2.pipeline.vae_card import vae_card
 from edm2.runtime.checksums import require_checksum
-from edm2.runtime.files import remove, write_json, write_text
+from edm2.runtime.files import write_json, write_text
 from edm2.runtime.manifest import load_manifest
 from edm2.vae.codec import TrainedVae, load_codec
 from edm2.vae.diffusers_format import autoencoder_config, format_problems, to_diffusers
@@ -29,8 +30,7 @@ def export_vae(folder: Path) -> None:
         UserError: the folder exists; no VAE is trained here; a result is missing, or was made with another
             VAE; or the VAE has options that an `AutoencoderKL` does not have, which are all named.
     """
-    if folder.exists():
-        raise UserError(f"{folder}: exists. Remove it, or give another name.")
+    require_new(folder)
     codec = load_codec(VAE, torch.device("cpu"))
     manifest = load_manifest(VAE)
     if not isinstance(codec, TrainedVae):
@@ -48,17 +48,12 @@ def export_vae(folder: Path) -> None:
     images = load_manifest(IMAGES)
     config = autoencoder_config(codec.network, params, images["resolution"], latents.normalization)
     card = vae_card(folder.name, params, images, metrics, latents.normalization, manifest["files"])
-    partial = folder.with_name(f".{folder.name}.partial")
-    remove(partial)
-    try:
+    with new_folder(folder) as partial:
         write_json(partial / CONFIG, config)
-        metadata = {"format": "pt"}  # without it, transformers and diffusers refuse the file
+        metadata = {"format": "pt"}  # as other programs mark it
         save_file(to_diffusers(codec.network, params), partial / WEIGHTS, metadata)
-        (partial / WEIGHTS).chmod(0o644)  # by itself, its owner alone could read it
-        write_text(partial / "README.md", card)
-        partial.rename(folder)
-    finally:
-        remove(partial)
+        (partial / WEIGHTS).chmod(0o644)  # by itself, it could be read by its owner alone
+        write_text(partial / CARD, card)
 
 
 def _latents(codec: TrainedVae) -> LatentShards:
