@@ -9,7 +9,7 @@ from edm2.data.normalization import Normalization
 from edm2.params.vae import Vae
 from edm2.pipeline.run_facts import git_commit
 
-HEADER = "---\nlibrary_name: diffusers\ntags: [autoencoder, vae, edm2]\n---\n"
+HEADER = "---\nlibrary_name: diffusers\ntags: [autoencoder, vae, edm2]\n---\n\n"
 USE = """```python
 from diffusers import AutoencoderKL
 
@@ -36,7 +36,7 @@ OPTIONS = (
     "duration_nimg",
     "backbone",
 )
-ZERO = "\nThe latents have no variance. diffusers has none below exp(-30), so `latent_dist.std` is 3.1e-7."
+ZERO = "The latents have no variance. diffusers has none below exp(-30), so `latent_dist.std` is 3.1e-7."
 
 
 def vae_card(
@@ -56,49 +56,39 @@ def vae_card(
         normalization: of the training latents.
         files: those of models/vae, from its manifest.
     """
+    quality = {key: f"{v:.6g}" for key, v in metrics.items() if not key.startswith("latent/")}
+    pairs = zip(normalization.mean.tolist(), normalization.std.tolist(), strict=True)
+    sections = [
+        f"# {name}",
+        f"A VAE with latents {params.downscale}× smaller than images, of {params.latent_channels} "
+        "channels, in the format of diffusers' `AutoencoderKL`.",
+        USE.format(name=name),
+        *[ZERO] * (params.variance == 0),
+        "## Data",
+        _data(params, images),
+        "## Reconstructions of held-out images",
+        _table(("metric", "value"), quality.items()),
+        QUALITY,
+        "## Latents",
+        FACTORS,
+        _table(("channel", "mean", "std"), ((c, *pair) for c, pair in enumerate(pairs))),
+        "## Training",
+        _table(("option", "value"), _options(params).items()),
+        "## Provenance",
+        f"Trained with edm2, and exported by edm2 {__version__}, {git_commit()}, from weights with "
+        f"SHA-256 `{files['network.safetensors']['sha256']}`.",
+        "License: not set. State one before you publish this folder.",
+    ]
+    return HEADER + "\n\n".join(sections) + "\n"
+
+
+def _options(params: Vae) -> dict[str, Any]:
+    """The options that are shown, by their keys in params.yaml; no path of this machine."""
     tree = params.model_dump(mode="json")
     options = {f"vae.{key}": tree[key] for key in OPTIONS}
     if params.init.path is not None:
         options["vae.init"] = f"{params.init.parts} of {Path(params.init.path).name}"
-    options |= {f"vae.losses.{key}": value for key, value in tree["losses"].items()}
-    quality = {key: f"{v:.6g}" for key, v in metrics.items() if not key.startswith("latent/")}
-    channels = zip(normalization.mean.tolist(), normalization.std.tolist(), strict=True)
-    return "\n".join(
-        [
-            HEADER,
-            f"# {name}",
-            "",
-            f"A VAE with latents {params.downscale}× smaller than images, of {params.latent_channels} "
-            "channels, in the format of diffusers' `AutoencoderKL`.",
-            "",
-            USE.format(name=name),
-            ZERO * (params.variance == 0),
-            "## Data",
-            "",
-            _data(params, images),
-            "",
-            "## Reconstructions of held-out images",
-            "",
-            *_table(("metric", "value"), quality.items()),
-            QUALITY,
-            "",
-            "## Latents",
-            "",
-            FACTORS,
-            "",
-            *_table(("channel", "mean", "std"), ((c, *pair) for c, pair in enumerate(channels))),
-            "## Training",
-            "",
-            *_table(("option", "value"), options.items()),
-            "## Provenance",
-            "",
-            f"Trained with edm2, and exported by edm2 {__version__}, {git_commit()}, from weights with "
-            f"SHA-256 `{files['network.safetensors']['sha256']}`.",
-            "",
-            "License: not set. State one before you publish this folder.",
-            "",
-        ]
-    )
+    return options | {f"vae.losses.{key}": value for key, value in tree["losses"].items()}
 
 
 def _data(params: Vae, images: Mapping[str, Any]) -> str:
@@ -113,8 +103,8 @@ def _data(params: Vae, images: Mapping[str, Any]) -> str:
     )
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """A table in Markdown, and an empty line."""
+def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table in Markdown."""
     names = list(header)
     lines = [names, ["---"] * len(names), *rows]
-    return [*("| " + " | ".join(map(str, line)) + " |" for line in lines), ""]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
