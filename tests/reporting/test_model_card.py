@@ -29,6 +29,7 @@ DESCRIPTION = {
         "preset": "digits",
         "changes": {"diffusion.channels": 16},
         "guide": "trained",
+        "guidance_interval": [0.25, 5.0],
         "evaluation": {
             "metrics": {"fd_classifier_1k": 1.25, "recall_classifier_1k": 0.5},
             "main_metric": "fd_classifier_1k",
@@ -79,6 +80,7 @@ def test_the_header_has_license_data_and_metrics_under_their_full_names():
         "Images seen in training: 4,096",
         "1.25 (95 % interval 1 to 1.5)",
         "`recall_classifier_1k` | 0.5 | higher",
+        "Guidance acts at noise levels from 0.25 to 5.",
         "the best of 3 trainings",
         "edm2 1.2.3, commit 0123456789ab",
         "`diffusion.channels` | `16`",
