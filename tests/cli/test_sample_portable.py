@@ -258,16 +258,33 @@ def test_an_exported_folder_and_an_average_beside_its_description_make_the_same_
             path.unlink()
 
 
+def described(network, options=None, **changes):
+    """Networks whose description has these changes."""
+    networks = PortableNetworks("net.pkl", None, SampleOptions(**(options or {})))
+    networks.__dict__["main"] = replace(network, **changes)
+    return networks
+
+
 def test_the_recommended_sampler_is_taken_and_options_come_first():
-    write_network(Path("net.pkl"), random_denoiser())
-    authors = PortableNetworks("net.pkl", None, SampleOptions()).sampling
+    network = read_portable(write_network(Path("net.pkl"), random_denoiser()))
+    authors = described(network).sampling
     assert (authors.solver, authors.steps, authors.churn) == ("heun", 32, 0)
     assert (authors.sigma_min, authors.sigma_max, authors.rho) == (0.002, 80, 7)
-    network = read_portable("net.pkl")
     recommended = authors.model_copy(update={"steps": 5, "rho": 5.0})
-    networks = PortableNetworks("net.pkl", None, SampleOptions(steps=4))
-    networks.__dict__["main"] = replace(network, sampling=recommended)
+    networks = described(network, {"steps": 4}, sampling=recommended)
     assert networks.sampling == recommended.model_copy(update={"steps": 4})
+
+
+def test_guidance_is_that_of_the_training():
+    """Its interval, and whether the network guides itself."""
+    network = read_portable(write_network(Path("net.pkl"), random_denoiser()))
+    assert (described(network).interval, described(network).guides_itself) == (None, False)
+    provenance = {"guidance_interval": [0.3, 5.0], "label_dropout": 0.1}
+    networks = described(network, provenance=provenance)
+    assert (networks.interval, networks.guides_itself) == ((0.3, 5.0), True)
+    wrong = described(network, provenance={"guidance_interval": [0.3]})
+    with pytest.raises(UserError, match=r"guidance_interval .*\[0.3\]"):
+        _ = wrong.interval
 
 
 @pytest.mark.parametrize(
