@@ -100,7 +100,7 @@ class PortableNetworks:
             return None if value is None else INTERVAL.validate_python(value)
         except ValidationError:
             raise UserError(
-                f"{self.name}: guidance_interval of its config.json: {value!r}: expected two noise levels, or "
+                f"{self.name}: guidance_interval of its config.json: {value!r}: expected two noise levels or "
                 "null. Correct it there, or export the network again."
             ) from None
 
