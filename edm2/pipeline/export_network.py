@@ -51,6 +51,7 @@ def export_choice(params: Params, choice: Choice, license_id: str | None, folder
         space.classes if denoiser.shape.num_classes else [],
         network_identity(choice.file),
         params.sampling,
+        params.guidance.interval,
         _provenance(params, choice, license_id),
     )
     write_portable(folder, network, tensors)
@@ -157,7 +158,6 @@ def _provenance(params: Params, choice: Choice, license_id: str | None) -> dict[
         "precision": params.runtime.precision,
         "label_dropout": diffusion.label_dropout if diffusion.conditional else 0.0,
         "guide": params.guidance.guide,
-        "guidance_interval": params.guidance.interval,
         "evaluation": dict(choice.evaluation),
     }
     plain: dict[str, Any] = without_folders(tree)

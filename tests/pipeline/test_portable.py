@@ -56,7 +56,9 @@ def damage_codec(folder, change):
 
 def test_all_that_sampling_needs_comes_back(params, tmp_path):
     sampling = Sampling.model_validate({**params["sampling"], "steps": 5})
-    network = tiny_network(sampling=sampling, provenance={"config": "G", "seed": 3})
+    network = tiny_network(
+        sampling=sampling, guidance_interval=(0.3, 5.0), provenance={"config": "G", "seed": 3}
+    )
     export_portable(network, "cc-by-4.0", tmp_path / "net")
     back = read_portable(tmp_path / "net")
     assert (back.classes, back.sampling, back.codec) == (
@@ -64,6 +66,7 @@ def test_all_that_sampling_needs_comes_back(params, tmp_path):
         sampling,
         CodecDescription("rgb", "dataset", "nearest"),
     )
+    assert back.guidance_interval == (0.3, 5.0)
     assert torch.equal(back.normalization.mean, network.normalization.mean)
     assert torch.equal(back.normalization.std, network.normalization.std)
     assert back.provenance == {"config": "G", "seed": 3, "license": "cc-by-4.0"}
@@ -170,6 +173,7 @@ def test_a_stable_diffusion_codec_is_in_the_folder_and_is_checked(tmp_path, chan
         (["latents", "std"], [1.0, 0.0, 1.0], "latents.std.1"),
         (["classes"], ["cat"], "classes: 1 entries, expected 2"),
         (["sampling"], {"steps": 8}, "sampling."),
+        (["guidance_interval"], [1.0], "guidance_interval"),
         (["latents"], ..., "latents: "),
     ],
 )
@@ -234,5 +238,5 @@ def test_the_format_is_plain(folder):
     """What other programs may rely on."""
     tree = json.loads((folder / "config.json").read_text())
     assert (tree["format"], tree["format_version"]) == ("edm2", 1)
-    sections = {"denoiser", "codec", "latents", "classes", "sampling", "provenance"}
-    assert set(tree) - {"format", "format_version"} == sections
+    sections = {"denoiser", "codec", "latents", "classes", "sampling", "guidance_interval"}
+    assert set(tree) - {"format", "format_version"} == sections | {"provenance"}
