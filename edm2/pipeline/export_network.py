@@ -51,6 +51,7 @@ def export_choice(params: Params, choice: Choice, license_id: str | None, folder
         space.classes if denoiser.shape.num_classes else [],
         network_identity(choice.file),
         params.sampling,
+        params.guidance.interval,
         _provenance(params, choice, license_id),
     )
     write_portable(folder, network, tensors)
@@ -77,12 +78,17 @@ def write_portable(folder: Path, network: PortableNetwork, tensors: Mapping[str,
 
 
 def export_portable(network: PortableNetwork, license_id: str | None, folder: Path) -> None:
-    """Write a portable network, such as a published one, as a folder; weights are stored as float32."""
+    """Write a portable network, such as a published one, as a folder.
+
+    Weights are stored in 16 bits if all of them are exact there, like those of published files.
+    """
     if license_id is not None:
         provenance = {**network.provenance, "license": license_id}
         network = replace(network, provenance=provenance)
     state = {name: value.contiguous() for name, value in network.denoiser.state_dict().items()}
-    write_portable(folder, network, state)
+    halves = {name: value.half() for name, value in state.items()}
+    exact = all(torch.equal(halves[name].float(), value) for name, value in state.items())
+    write_portable(folder, network, halves if exact else state)
 
 
 def _whole(tensors: Mapping[str, torch.Tensor]) -> Tensors:
@@ -152,7 +158,6 @@ def _provenance(params: Params, choice: Choice, license_id: str | None) -> dict[
         "precision": params.runtime.precision,
         "label_dropout": diffusion.label_dropout if diffusion.conditional else 0.0,
         "guide": params.guidance.guide,
-        "guidance_interval": params.guidance.interval,
         "evaluation": dict(choice.evaluation),
     }
     plain: dict[str, Any] = without_folders(tree)
