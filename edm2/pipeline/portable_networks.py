@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from edm2.data.normalization import Normalization
 from edm2.diffusion.denoiser import Denoiser
@@ -16,7 +15,6 @@ from edm2.params import UserError
 from edm2.params.evaluation import Sampling
 from edm2.params.presets import preset_params
 from edm2.params.runtime import Runtime
-from edm2.params.section import Interval
 from edm2.pipeline.portable import PortableNetwork, read_portable
 from edm2.pipeline.sample_options import SampleOptions
 from edm2.runtime.device import DTYPES
@@ -26,7 +24,6 @@ from edm2.runtime.manifest import MANIFEST
 from edm2.vae.codec import Codec
 
 AUTHORS = "imagenet512-s"  # the preset whose sampler is that of EDM2's authors
-INTERVAL: TypeAdapter[tuple[float, float]] = TypeAdapter(Interval)
 ENDINGS = (".pkl", ".safetensors")
 
 
@@ -37,11 +34,12 @@ def is_portable(name: str) -> bool:
     Hub. Other files are networks of a project.
     """
     path = Path(name)
-    if path.exists():
-        beside = path.suffix == ".safetensors" and (path.parent / CONFIG).exists()
-        return path.is_dir() or path.suffix == ".pkl" or beside
+    if path.is_dir():
+        return (path / CONFIG).exists()
+    if path.exists() and path.suffix == ".safetensors":
+        return (path.parent / CONFIG).exists()
     is_repository = REPOSITORY.fullmatch(name) and path.suffix not in ENDINGS
-    return path.suffix == ".pkl" or bool(is_repository)
+    return path.suffix == ".pkl" or (bool(is_repository) and not path.exists())
 
 
 @dataclass(frozen=True)
@@ -92,17 +90,9 @@ class PortableNetworks:
     def runtime(self) -> Runtime:
         return self.options.runtime(preset_params(AUTHORS).runtime)
 
-    @cached_property
+    @property
     def interval(self) -> tuple[float, float] | None:
-        """Of the training's project, with which its guided networks were evaluated."""
-        value = self.main.provenance.get("guidance_interval")
-        try:
-            return None if value is None else INTERVAL.validate_python(value)
-        except ValidationError:
-            raise UserError(
-                f"{self.name}: guidance_interval of its config.json: {value!r}: expected two noise levels or "
-                "null. Correct it there, or export the network again."
-            ) from None
+        return self.main.guidance_interval
 
     @property
     def conditional(self) -> bool:

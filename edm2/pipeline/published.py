@@ -56,8 +56,8 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
         if nimg == 0:
             print(f"note: {path}: skipped: at time 0 there is no training to average.")
             continue
-        tensors = read_published(path).tensors
-        denoiser = infer_denoiser(tensors)
+        published = read_published(path)
+        denoiser = infer_denoiser(published.tensors, published.arguments, path)
         if denoiser.shape.channels != channels:
             raise UserError(
                 f"{path}: a network of {denoiser.shape.channels} channels, expected {channels} "
@@ -65,7 +65,7 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
             )
         unet = {
             name.removeprefix("unet."): tensor
-            for name, tensor in convert_names(tensors, denoiser).items()
+            for name, tensor in convert_names(published.tensors, denoiser).items()
             if name.startswith("unet.")
         }
         snapshot = Snapshot.power(nimg, float(match[2]))

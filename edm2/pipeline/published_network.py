@@ -77,14 +77,11 @@ def _denoiser(published: Published, path: Path) -> Denoiser:
             f"{path}: tensors of this network are not finite ({listed(names)}). Its training diverged, "
             "or the file is damaged: use another network."
         )
-    try:
-        denoiser = infer_denoiser(published.tensors, published.arguments)
-        if any(published_name(name) not in published.tensors for name in denoiser.state_dict()):
-            denoiser.head = None  # the only part that may be missing
-        denoiser = denoiser.to_empty(device="cpu")
-        load_published(denoiser, published.tensors)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    denoiser = infer_denoiser(published.tensors, published.arguments, path)
+    if any(published_name(name) not in published.tensors for name in denoiser.state_dict()):
+        denoiser.head = None  # the only part that may be missing
+    denoiser = denoiser.to_empty(device="cpu")
+    load_published(denoiser, published.tensors)
     return denoiser.eval().requires_grad_(False)
 
 
