@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,18 @@ def test_another_network_guides(classes):
         return 1.5 * both[0](x, sigma, labels) + (1 - 1.5) * both[1](x, sigma, labels)
 
     assert np.array_equal(pixels(), as_pixels(solved(denoise, main)))
+
+
+def test_without_the_package_of_the_codec_its_extra_is_named(run, monkeypatch):
+    monkeypatch.setenv("EDM2_CACHE", "cache")
+    for file in ("config.json", "diffusion_pytorch_model.safetensors"):
+        Path("cache/sd-vae-ft-mse").mkdir(parents=True, exist_ok=True)
+        Path("cache/sd-vae-ft-mse", file).touch()
+    write_network(Path("net.pkl"), random_denoiser(**LATENTS), encoder=None)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    result = run("sample", "net.pkl")
+    assert (result.status, "Traceback" in result.err) == (2, False)
+    assert "pip install 'edm2[sd]'" in result.err
 
 
 def test_options_set_the_sampler():
