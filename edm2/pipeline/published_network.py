@@ -58,7 +58,7 @@ def _provenance(path: Path, published: Published) -> dict[str, Any]:
     if published.arguments.get("use_fp16"):
         tree["precision"] = "fp16"
     if match := NAME.fullmatch(path.name):
-        nimg, length = time_in_images(int(match[1])), float(match[2])
+        nimg, length = time_in_images(int(match[2])), float(match[3])
         tree["average"] = {"average": "power", "nimg": nimg, "ema_length": length}
         if path.name.startswith(AUTHORS_PREFIX):
             tree["license"] = PUBLISHED_LICENSE
