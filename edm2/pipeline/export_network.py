@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from edm2 import __version__
 from edm2.data.latents import LatentSpace, read_latent_space
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.identification import mismatch
-from edm2.diffusion.pretrained import CARD, WEIGHTS, new_folder, read_config
+from edm2.diffusion.pretrained import (
+    CARD,
+    WEIGHTS,
+    new_folder,
+    read_config,
+    write_weights,
+)
 from edm2.diffusion.setup import denoiser_for
 from edm2.params import Params, UserError
 from edm2.pipeline.changed_params import nearest_preset
@@ -57,7 +62,9 @@ def export_choice(params: Params, choice: Choice, license_id: str | None, folder
     write_portable(folder, network, tensors)
 
 
-def write_portable(folder: Path, network: PortableNetwork, tensors: Mapping[str, Any]) -> None:
+def write_portable(
+    folder: Path, network: PortableNetwork, tensors: Mapping[str, torch.Tensor]
+) -> None:
     """Write all files of a network; they appear together.
 
     Args:
@@ -67,14 +74,10 @@ def write_portable(folder: Path, network: PortableNetwork, tensors: Mapping[str,
         UserError: the folder exists, or a file of the codec is missing or damaged.
     """
     with new_folder(folder) as temporary:
-        save_file(dict(tensors), temporary / WEIGHTS, {"format": "pt"})  # as other programs mark it
-        (temporary / WEIGHTS).chmod(0o644)  # by itself, it could be read by its owner alone
+        write_weights(temporary / WEIGHTS, tensors)
         write_description(temporary, network)
-        write_manifest(temporary)
-        card = model_card(
-            folder.name, read_config(temporary)
-        )  # no part of the manifest: people edit it
-        write_text(temporary / CARD, card)
+        write_manifest(temporary)  # not of the card, which people edit
+        write_text(temporary / CARD, model_card(folder.name, read_config(temporary)))
 
 
 def export_portable(network: PortableNetwork, license_id: str | None, folder: Path) -> None:
@@ -85,7 +88,7 @@ def export_portable(network: PortableNetwork, license_id: str | None, folder: Pa
     if license_id is not None:
         provenance = {**network.provenance, "license": license_id}
         network = replace(network, provenance=provenance)
-    state = {name: value.contiguous() for name, value in network.denoiser.state_dict().items()}
+    state = network.denoiser.state_dict()
     halves = {name: value.half() for name, value in state.items()}
     exact = all(torch.equal(halves[name].float(), value) for name, value in state.items())
     write_portable(folder, network, halves if exact else state)
