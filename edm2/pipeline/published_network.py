@@ -54,14 +54,18 @@ def read_published_network(path: Path) -> PortableNetwork:
 
 def _provenance(path: Path, published: Published) -> dict[str, Any]:
     """As in `config.json` of an exported network; time and EMA length are read from the file's name."""
-    tree: dict[str, Any] = {"network": path.stem, "published": True}
+    published_by_authors = path.name.startswith(AUTHORS_PREFIX)
+    tree: dict[str, Any] = {
+        "network": path.stem,
+        "program": "the program of its authors",
+        "published": published_by_authors,
+        "license": PUBLISHED_LICENSE if published_by_authors else None,
+    }
     if published.arguments.get("use_fp16"):
         tree["precision"] = "fp16"
     if match := NAME.fullmatch(path.name):
         nimg, length = time_in_images(int(match[2])), float(match[3])
         tree["average"] = {"average": "power", "nimg": nimg, "ema_length": length}
-        if path.name.startswith(AUTHORS_PREFIX):
-            tree["license"] = PUBLISHED_LICENSE
     return tree
 
 

@@ -261,6 +261,7 @@ def test_an_exported_folder_and_an_average_beside_its_description_make_the_same_
     export_portable(network, None, Path("exported"))
     Path("averages").mkdir()
     write_description(Path("averages"), network)
+    assert "in the program of its authors" in Path("exported/README.md").read_text()
     unet = {name: t.half() for name, t in network.denoiser.unet.state_dict().items()}
     save_file(unet, "averages/average.safetensors")
     sample("net.pkl")
