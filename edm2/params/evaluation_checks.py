@@ -59,13 +59,12 @@ def _reference(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
             f"null with detector: {name}",
             "There are no published statistics of its features; set it to null.",
         )
-    elif Path(path).suffix != ".npz":
+    elif Path(path).suffix not in (".npz", ".pkl"):
         yield Problem(
             "evaluation.reference",
             path,
-            "an .npz file with mu and sigma",
-            "Pickles can run any code, so they are not read. If you trust one, save its two arrays "
-            "with numpy.savez(path, mu=..., sigma=...).",
+            "an .npz file with mu and sigma, or EDM2's .pkl",
+            "Save other statistics with numpy.savez(path, mu=..., sigma=...).",
         )
     elif not (root / path).is_file():
         yield Problem(

@@ -39,7 +39,7 @@ class FolderImages(FilesBelow):
         self.files = Names(self._walk(folders, counts))
         self.labels = np.repeat(np.arange(len(folders)), counts)
         self._check_classes()
-        self._note_folders_read_twice()
+        self._note_folders_read_twice(TWICE)
 
     def class_place(self, label: int) -> str:
         return f"{self.key}: {self.root / printable(self.classes[label])}"
@@ -57,12 +57,6 @@ class FolderImages(FilesBelow):
 
     def _images(self, folder: os.DirEntry[str], above: frozenset[FolderId]) -> Iterator[str]:
         return image_files(folder.path, folder.name, self.left_out, above, self.folders)
-
-    def _note_folders_read_twice(self) -> None:
-        first: dict[FolderId, str] = {}
-        for folder, name in self.folders:
-            if first.setdefault(folder, name) != name:
-                self.doubtful.add(TWICE, f"{name} is {first[folder]}")
 
     def _class_folders(self) -> list[os.DirEntry[str]]:
         folders = []
