@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edm2.cli.parsing import Names, PathOrCommand
+from edm2.cli.parsing import Names, OwnArgument, PathOrCommand
 from edm2.cli.project import ProjectContext
 from edm2.params.errors import UserError
 
@@ -27,7 +27,7 @@ COLUMNS = {
 }
 
 OF_FEATURES = (
-    click.argument("images", metavar="IMAGES"),
+    click.argument("images", cls=OwnArgument),
     click.option(
         "--detector",
         "detectors",

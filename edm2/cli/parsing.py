@@ -29,6 +29,13 @@ class PathOrCommand(click.Group):
         return click.Command.collect_usage_pieces(self, ctx)
 
 
+class OwnArgument(click.Argument):
+    """An argument of a `PathOrCommand`, which is not in the usage of its subcommands."""
+
+    def get_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return super().get_usage_pieces(ctx) if self in ctx.command.params else []
+
+
 class Names(click.ParamType):  # type: ignore[type-arg]
     """Names separated by commas."""
 

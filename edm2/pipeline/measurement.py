@@ -26,6 +26,7 @@ from edm2.pipeline.measurement_checks import (
 )
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import on_main_process, process_group
+from edm2.runtime.messages import counted, say
 
 KEY = "IMAGES"
 Row = dict[str, Any]
@@ -129,6 +130,8 @@ def write_reference(path: str, options: FeatureOptions, out: Path) -> None:
                 {detector.name: detector.fingerprint for detector in detectors},
                 images.resolution,
             )
+            names = ", ".join(collections)
+            say(f"{out}: moments of {counted(len(images))} images, and their features ({names})")
 
 
 def _given(request: MeasureRequest, detectors: list[Detector]) -> GivenReference | None:
