@@ -15,6 +15,7 @@ from tiny import ROOT
 from edm2.data.shards import OpenShard
 from edm2.diffusion import build_denoiser
 from edm2.params import load
+from edm2.params.seams import DETECTORS
 from edm2.runtime import checkpoint_parts
 
 pytestmark = pytest.mark.slow
@@ -258,3 +259,12 @@ def test_learning_rates(script_with, tmp_path, monkeypatch, capsys):
         row = capsys.readouterr().out.splitlines()[-1].split()
         assert row[:4] == ["G", "0.16", "2.0", "no"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["learning_rates.csv"]
+
+
+def test_measure(script_with, monkeypatch):
+    """edm2 and torch-fidelity agree to rounding, where torch-fidelity computes in float64."""
+    monkeypatch.setattr(DETECTORS, "_members", dict(DETECTORS._members))  # the script adds one
+    table = script_with("measure").compare(150, "small").set_index("metric")
+    assert len(table) == 5
+    assert table["relative difference"].max() < 1e-6
+    assert (table["edm2"] > 0).all()
