@@ -135,6 +135,7 @@ def by_torch_fidelity(
         prc=True,
         isc=True,
         verbose=False,
+        save_cpu_ram=True,  # no worker processes
         cache=False,
         **options,
     )

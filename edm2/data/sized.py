@@ -54,8 +54,11 @@ class SizedImages(ImageDataset):
         """
         sizes = Tally()
         for index in track(share(len(self)), "read sizes", len(share(len(self))), "img"):
-            image, _ = self.load_image(index)
-            sizes.add(f"of {_pixels(image)}", self.files.name(index))
+            try:
+                size = f"of {_pixels(self.load_image(index)[0])}"
+            except DamagedImageError:
+                size = "that cannot be decoded"
+            sizes.add(size, self.files.name(index))
         parts = gather_object(sizes)
 
         def refuse() -> None:
@@ -74,7 +77,7 @@ class SizedImages(ImageDataset):
         """That of the first image that can be decoded; a pass over all of them lists the damaged ones."""
         for index in range(len(self)):
             try:
-                return self.load_image(index)[0].size
+                return self.files.decode(index, Tally()).size
             except DamagedImageError:
                 continue
         return 1, 1

@@ -1,14 +1,15 @@
 """Images that a user names, and their features: what both commands of `edm2 measure` work on."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from edm2.data.damage import warn_of_doubtful
 from edm2.data.sized import OddSizeError, SizedImages
 from edm2.data.sources.unlabeled import open_unlabeled
+from edm2.data.tally import Tally
 from edm2.data.tars import INDICES
 from edm2.features.backbone import Detector
 from edm2.features.detectors import load_detector
@@ -20,7 +21,7 @@ from edm2.params.evaluation import Evaluation
 from edm2.params.runtime import Runtime
 from edm2.pipeline.paths import FEATURES
 from edm2.pipeline.reference import collect_features
-from edm2.runtime.distributed import is_main_process, on_main_process
+from edm2.runtime.distributed import gather_object, is_main_process, on_main_process
 from edm2.runtime.manifest import load_manifest
 from edm2.runtime.messages import counted, say
 
@@ -71,10 +72,8 @@ def open_images(
         some = "" if samples is None else f"the first {counted(samples)} of "
         side = images.resolution
         say(f"{files.place}: {some}{counted(total)} images, {side}×{side} pixels")
-        for lines in (files.left_out.lines(), files.doubtful.lines()):
-            which = "left out: " if lines == files.left_out.lines() else ""
-            for line in lines:
-                print(f"warning: {files.place}: {which}{line}", file=sys.stderr)
+        _warn(files.place, [f"left out: {line}" for line in files.left_out.lines()])
+        _warn(files.place, files.doubtful.lines())
         return images
 
     return on_main_process(scan)
@@ -111,8 +110,17 @@ def features_of(
         collections = collect_features(images, detectors, device, kept, options.batch)
     except OddSizeError:
         images.refuse_odd_sizes()
-    warn_of_doubtful(images.doubtful)
+    doubtful = Tally()
+    for part in gather_object(images.doubtful):
+        doubtful.update(part)
+    if is_main_process():
+        _warn(images.files.place, doubtful.lines())
     return collections
+
+
+def _warn(place: str, lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"warning: {place}: {line}", file=sys.stderr)
 
 
 def _check_classifier(project: Path | None, folder: Path) -> None:

@@ -97,9 +97,9 @@ def measure(request: MeasureRequest) -> Measurement | None:
                 require_enough(detector, evaluation, request.images, len(images), given)
 
         on_main_process(check)
-        references = _references(request, given, detectors, device)
         kept = len(images) if any(METRICS[m].uses_features for m in request.metrics) else 0
         collections = features_of(images, detectors, options, device, kept)
+        references = _references(request, given, detectors, device)
         if collections is None:
             return None
         return Measurement(
@@ -121,6 +121,10 @@ def write_reference(path: str, options: FeatureOptions, out: Path) -> None:
     device = pick_device(options.runtime)
     with process_group(device, options.runtime.timeout_minutes):
         images = open_images(path, KEY, options)
+        if len(images) < 2:
+            raise UserError(
+                f"{KEY}: {path}: one image has no covariance. Use more, of all classes."
+            )
         detectors = load_detectors(options, device)
         collections = features_of(images, detectors, options, device, MAX_KEPT_FEATURES)
         if collections is not None:

@@ -322,6 +322,28 @@ def test_wrong_requests(run, fake, real, arguments, words):
     assert Path("there.csv").read_text() == "mine"
 
 
+def test_one_image_makes_no_reference(run, tmp_path):
+    folder = write_folder(tmp_path / "one", pixels(1, 0))
+    result = run("measure", "reference", folder, "--detector", "colors", "--out", "one.npz")
+    assert result.status == 2
+    assert str(folder) in result.err
+    assert not Path("one.npz").exists()
+
+
+def test_a_project_has_a_classifier_and_a_reference(run, project):
+    """Its own training images have the distance 0 from its reference."""
+    folder = project()
+    options = ("--detector", "classifier", "--reference", folder / "data/reference")
+    rows = values(run, f"{folder}/data/images/train-*.tar", *options, "--metrics", "fd,kid")
+    fd, kid = rows.values()
+    assert kid["value"] < 0  # unbiased, and without the pairs of an image with itself
+    assert fd["images"] == fd["reference"] > 1000
+    assert fd["value"] == pytest.approx(0, abs=1e-6)
+    wrong = run("measure", folder / "data/images/train-*.tar", *options, "--detector", "colors")
+    assert wrong.status == 2
+    assert "--detector classifier" in wrong.err
+
+
 def test_a_folder_may_have_the_name_of_the_subcommand(run, real, tmp_path):
     write_folder(tmp_path / "reference", pixels(30, 0))
     rows = values(run, "./reference", "--reference", real, "--detector", "colors")

@@ -76,6 +76,7 @@ def test_places_without_images_are_refused(folder, tmp_path):
         "tars": ("tars/*.tar",),
         "x.zip": ("no images", "notes.txt"),
         "missing": ("expected a folder",),
+        "images/c.png": ("expected a folder", "is a file"),
         "x-{0..1.tar": ("braces",),
     }.items():
         with pytest.raises(UserError) as error:

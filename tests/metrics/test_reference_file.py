@@ -68,7 +68,7 @@ def test_other_detectors_and_weights_are_refused(path, detector, words):
 
 
 def require_unchanged(path):
-    """What can be read is what was written; without the name of its description it is another program's file."""
+    """What can be read is what was written; without its description it is another program's file."""
     file = open_reference_file(path)
     for detector in (FIRST, SECOND) if file else ():
         read, written = file.read(detector, with_features=True), reference(detector.dims)

@@ -39,12 +39,12 @@ def open_unlabeled(path: str, key: str, indices: Path) -> ImageFiles:
         files: ImageFiles = UnlabeledFolder(place, key)
     elif place.suffix.lower() == ".zip" and place.is_file():
         files = UnlabeledZip(place, key)
-    elif tars := [place] if place.is_file() else _matching(path, key):
+    elif tars := _tars(path, key):
         files = UnlabeledTars(tars, key, indices)
     else:
         raise UserError(
             f"{key}: {printable(path)}: expected a folder of images, a zip, or tars{hint(path, place)}. "
-            "Nothing is there: correct the path, or the pattern of the tars."
+            "Correct the path, or the pattern of the tars."
         )
     _require_images(files, place)
     return files
@@ -101,7 +101,10 @@ class UnlabeledTars(ImageFiles):
         return files_digest(folder, below(folder, self.tars.paths))
 
 
-def _matching(pattern: str, key: str) -> list[Path]:
+def _tars(pattern: str, key: str) -> list[Path]:
+    """The tar at a path, or the files of a pattern; none for another file."""
+    if Path(pattern).is_file():
+        return [Path(pattern)] if Path(pattern).suffix == ".tar" else []
     try:
         return matching(pattern, Path.cwd())
     except ValueError as error:
