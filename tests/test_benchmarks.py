@@ -137,6 +137,15 @@ def test_frechet(script_with, capsys, monkeypatch):
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-6)
 
 
+def test_measure(script_with, monkeypatch):
+    """edm2 and torch-fidelity agree to rounding, where torch-fidelity computes in float64."""
+    monkeypatch.setattr(DETECTORS, "_members", dict(DETECTORS._members))  # the script adds one
+    table = script_with("measure").compare(150, "small").set_index("metric")
+    assert len(table) == 5
+    assert table["relative difference"].max() < 1e-6
+    assert (table["edm2"] > 0).all()
+
+
 def test_held_out(script_with, capsys):
     script_with("held_out", "--resolution 16 --images 2 --counts").main()
     scikit_image, edm2 = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
@@ -259,12 +268,3 @@ def test_learning_rates(script_with, tmp_path, monkeypatch, capsys):
         row = capsys.readouterr().out.splitlines()[-1].split()
         assert row[:4] == ["G", "0.16", "2.0", "no"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["learning_rates.csv"]
-
-
-def test_measure(script_with, monkeypatch):
-    """edm2 and torch-fidelity agree to rounding, where torch-fidelity computes in float64."""
-    monkeypatch.setattr(DETECTORS, "_members", dict(DETECTORS._members))  # the script adds one
-    table = script_with("measure").compare(150, "small").set_index("metric")
-    assert len(table) == 5
-    assert table["relative difference"].max() < 1e-6
-    assert (table["edm2"] > 0).all()

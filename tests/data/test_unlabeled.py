@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edm2.data.sources.unlabeled import TWICE, open_unlabeled
+from edm2.data.sources.unlabeled import open_unlabeled
 from edm2.params import UserError
 
 NAMES = ("a/1.png", "a/b/0.png", "c.png")
@@ -59,7 +59,7 @@ def test_what_is_not_read_is_counted(folder, tmp_path):
 def test_images_that_a_link_leads_to_twice_are_doubtful(folder, tmp_path):
     (folder / "link").symlink_to(folder / "a")
     files = opened(folder, tmp_path)
-    assert files.doubtful.counts == {TWICE: 2}  # a and a/b
+    assert files.doubtful.counts == {files.about_folders_read_twice: 2}  # a and a/b
     assert len(files.labels) == 5
 
 

@@ -104,6 +104,7 @@ class FilesBelow(ImageFiles):
     """
 
     files: Names
+    about_folders_read_twice = "folder is read twice, through a link: its images count twice"
 
     def __init__(self, root: Path, key: str) -> None:
         super().__init__(key, str(root))
@@ -119,11 +120,13 @@ class FilesBelow(ImageFiles):
     def identity(self) -> str:
         return files_digest(self.root, (self.files[k] for k in range(len(self.files))))
 
-    def _note_folders_read_twice(self, reason: str) -> None:
+    def _note_folders_read_twice(self) -> None:
         first: dict[FolderId, str] = {}
         for folder, name in self.folders:
             if first.setdefault(folder, name) != name:
-                self.doubtful.add(reason, f"{name} is {first[folder] or self.root}")
+                self.doubtful.add(
+                    self.about_folders_read_twice, f"{name} is {first[folder] or self.root}"
+                )
 
     def _path(self, index: int) -> bytes:
         return os.fsencode(self.root) + b"/" + self.files[index]

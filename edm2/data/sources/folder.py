@@ -30,6 +30,8 @@ class FolderImages(FilesBelow):
     that are not UTF-8. Folders that are read twice, through links, are doubtful.
     """
 
+    about_folders_read_twice = TWICE
+
     def __init__(self, root: Path, key: str = "dataset.path") -> None:
         """Find all images in one walk; their pixels, sizes and times are not read."""
         super().__init__(root, key)
@@ -39,7 +41,7 @@ class FolderImages(FilesBelow):
         self.files = Names(self._walk(folders, counts))
         self.labels = np.repeat(np.arange(len(folders)), counts)
         self._check_classes()
-        self._note_folders_read_twice(TWICE)
+        self._note_folders_read_twice()
 
     def class_place(self, label: int) -> str:
         return f"{self.key}: {self.root / printable(self.classes[label])}"

@@ -19,7 +19,6 @@ from edm2.params import UserError
 from edm2.params.patterns import hint, matching
 
 GRID, SAMPLES = "grid.png", "samples.json"  # of `edm2 sample`
-TWICE = "folder is read twice, through a link: its images count twice"
 
 
 def open_unlabeled(path: str, key: str, indices: Path) -> ImageFiles:
@@ -60,7 +59,7 @@ class UnlabeledFolder(FilesBelow):
         )
         self.files = Names(os.fsencode(name) for name in found if not self._is_grid(name))
         self.classes, self.labels = ["all"], np.zeros(len(self.files), dtype=np.int64)
-        self._note_folders_read_twice(TWICE)
+        self._note_folders_read_twice()
 
     def _is_grid(self, name: str) -> bool:
         path = self.root / name
