@@ -28,6 +28,10 @@ class SizedImages(ImageDataset):
     """
 
     def __init__(self, files: ImageFiles, resize: int | None, crop: Crop, count: int) -> None:
+        """
+        Raises:
+            UserError: none of the images can be decoded.
+        """
         self.files, self.resize, self.crop, self.count = files, resize, crop, count
         self.doubtful = Tally()
         self.resolution = resize or min(self._first_size())
@@ -74,13 +78,20 @@ class SizedImages(ImageDataset):
         on_main_process(refuse)
 
     def _first_size(self) -> tuple[int, int]:
-        """That of the first image that can be decoded; a pass over all of them lists the damaged ones."""
+        """That of the first image that can be decoded.
+
+        Raises:
+            UserError: none can be decoded.
+        """
+        damaged = []
         for index in range(len(self)):
             try:
                 return self.files.decode(index, Tally()).size
-            except DamagedImageError:
-                continue
-        return 1, 1
+            except DamagedImageError as error:
+                damaged.append(str(error))
+        raise UserError(
+            f"{self.files.place}: none of its {len(self)} images can be decoded:{listed(damaged)}"
+        )
 
     def _fits(self, image: Image.Image) -> bool:
         return image.size == (self.resolution, self.resolution)

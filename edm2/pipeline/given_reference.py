@@ -11,8 +11,10 @@ from edm2.metrics.reference_file import open_reference_file
 from edm2.params import UserError
 from edm2.params.seams import DETECTORS
 from edm2.pipeline.measured_images import FeatureOptions, open_images
+from edm2.pipeline.paths import IMAGES
 from edm2.runtime.distributed import on_main_process
-from edm2.runtime.manifest import load_manifest
+from edm2.runtime.files import sha256
+from edm2.runtime.manifest import MANIFEST, load_manifest
 
 KEY = "--reference"
 STATISTICS = (".npz", ".pkl")
@@ -69,7 +71,7 @@ def _read_statistics(
 ) -> tuple[dict[str, Reference], int | None]:
     """The references by the names of their detectors, and the images' side in pixels if it is known."""
     if place.is_dir():
-        return {detector.name: _of_stage(place, detector) for detector in detectors}, None
+        return {d.name: _of_stage(place, d) for d in detectors}, _resolution(place)
     if not place.is_file():
         raise UserError(
             f"{KEY}: {place}: expected a file of statistics, found none. Correct the path."
@@ -88,6 +90,15 @@ def _of_stage(folder: Path, detector: Detector) -> Reference:
             f"Use --detector {theirs}, or another reference."
         )
     return load_reference(folder, detector, None)
+
+
+def _resolution(folder: Path) -> int | None:
+    """Side of the images behind an out of the stage `reference`, if they are beside it."""
+    images = folder.parent / IMAGES.name
+    manifest = images / MANIFEST
+    if not manifest.exists() or sha256(manifest) != load_manifest(folder)["images"]:
+        return None
+    return int(load_manifest(images)["resolution"])
 
 
 def _published(file: Path, detector: Detector) -> Reference:

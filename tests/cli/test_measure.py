@@ -270,6 +270,16 @@ def test_all_damaged_images_are_named_and_nothing_is_written(run, fake, real):
     assert not Path("values.csv").exists()
 
 
+def test_images_that_are_all_damaged_have_no_size(run, real, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "bad" / name).write_bytes(b"no image")
+    result = run("measure", "bad", "--reference", real, "--detector", "colors")
+    assert result.status == 2
+    for words in ("none of its 2 images", "1.png", "2.png"):
+        assert words in result.err
+
+
 def test_what_is_left_out_is_named(run, fake, real):
     (fake / "notes.txt").write_text("mine")
     (fake / "samples.json").write_text("{}")
@@ -339,6 +349,9 @@ def test_a_project_has_a_classifier_and_a_reference(run, project):
     assert kid["value"] < 0  # unbiased, and without the pairs of an image with itself
     assert fd["images"] == fd["reference"] > 1000
     assert fd["value"] == pytest.approx(0, abs=1e-6)
+    small = run("measure", write_folder(folder / "small", pixels(20, 0)), *options)
+    assert small.status == 2
+    assert "--resize 16" in small.err
     wrong = run("measure", folder / "data/images/train-*.tar", *options, "--detector", "colors")
     assert wrong.status == 2
     assert "--detector classifier" in wrong.err

@@ -103,7 +103,7 @@ class UnlabeledTars(ImageFiles):
 def _tars(pattern: str, key: str) -> list[Path]:
     """The tar at a path, or the files of a pattern; none for another file."""
     if Path(pattern).is_file():
-        return [Path(pattern)] if Path(pattern).suffix == ".tar" else []
+        return [Path(pattern)] if ".tar" in Path(pattern).suffixes else []
     try:
         return matching(pattern, Path.cwd())
     except ValueError as error:
