@@ -57,6 +57,15 @@ def test_parallel(script_with):
     assert row["kept MiB"] > 0
 
 
+def test_vae_formats(script_with):
+    """A wrong tensor would differ by about 1."""
+    script = script_with("vae_formats", "--channels 4 --resolution 16")
+    rows = script.measure("FLUX", 0.1, **vars(script.argument_parser().parse_args()))
+    assert [row["difference"] for row in rows][:2] == ["ours, published", "ours, exported"]
+    assert all(row[key] < 1e-4 for row in rows for key in ("mean", "std", "image"))
+    assert rows[2]["image"] > 0
+
+
 @pytest.mark.parametrize("part", ["sampler", "step"])
 def test_speed(script_with, part):
     script = script_with("speed")

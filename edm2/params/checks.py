@@ -47,7 +47,7 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
     yield from _skip_images(params, root)
     yield from training_problems("features", params, ranks["train_features"])
     if params.codec.kind == "trained":
-        yield from vae_problems(params)
+        yield from vae_problems(params, root)
         yield from training_problems("vae", params, ranks["train_vae"])
     yield from _per_config(params, ranks["train_diffusion"], root)
     yield from _sweep(params)

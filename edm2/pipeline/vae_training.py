@@ -32,6 +32,7 @@ from edm2.runtime.randomness import torch_seed
 from edm2.vae.batches import batches
 from edm2.vae.codec import Codec, TrainedVae, load_codec, save_vae
 from edm2.vae.evaluation import evaluate
+from edm2.vae.initialization import initialize
 from edm2.vae.low_pass import low_pass_mask
 from edm2.vae.network import Autoencoder
 from edm2.vae.precision import vae_precision
@@ -82,10 +83,11 @@ def external_inputs(params: Params) -> str:
 
     Of tars the names of their images, of other files size and time.
     """
-    groups, backbone, folder = list[list[Path]](), params.vae.backbone_path, params.codec.path
+    groups, backbone = list[list[Path]](), params.vae.backbone_path
     if backbone is not None:
         groups.append([project_root() / backbone])
-    if folder is not None:
+    start = params.vae.init.path if trains_vae(params) else None
+    for folder in filter(None, (params.codec.path, start)):
         groups.append(
             sorted(path for path in (project_root() / folder).iterdir() if path.is_file())
         )
@@ -106,7 +108,10 @@ def _train(
     params, runtime = context.params.vae, context.params.runtime
     seed = params.seed
     torch.manual_seed(torch_seed(seed, "vae/init"))
-    network = Autoencoder(params).to(context.device)
+    network = Autoencoder(params)
+    if params.init.path is not None:
+        initialize(network, params, project_root() / params.init.path)
+    network = network.to(context.device)
     if runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)
     codec = TrainedVae(network, params)

@@ -37,8 +37,8 @@ AT_CHANCE = (
 )
 PERCEPTUAL_AT_CHANCE = (
     " The classifier's accuracy on held-out images is chance: the perceptual distance, and a perceptual "
-    "loss with it, are those of an untrained network. Set vae.backbone to efficientnet, use images of several "
-    "classes, or train the classifier longer."
+    "loss with it, are those of an untrained network. Set vae.backbone to efficientnet, use images of "
+    "several classes, or train the classifier longer."
 )
 NOT_FINITE = (
     "Training not finite: in these steps the loss or gradients were not finite, and such gradients were "
