@@ -31,7 +31,7 @@ from edm2.params.codec import Rounding
 from edm2.params.evaluation import Sampling
 from edm2.params.registry import one_of
 from edm2.params.seams import CODECS
-from edm2.params.section import Positive, Section
+from edm2.params.section import Interval, Positive, Section
 from edm2.pipeline.portable_codec import WITHOUT_FILES, CodecDescription, copy_codec
 from edm2.runtime.hub import local_network
 
@@ -48,6 +48,7 @@ class PortableNetwork:
         classes: their names, or their numbers as text if these are unknown; [] if unconditional.
         identity: SHA-256 of the file of the weights.
         sampling: recommended settings of the sampler; None: unknown.
+        guidance_interval: noise levels between which guidance acts; None: all.
         provenance: where it comes from, for people and for the model card.
     """
 
@@ -57,6 +58,7 @@ class PortableNetwork:
     classes: list[str]
     identity: str
     sampling: Sampling | None = None
+    guidance_interval: tuple[float, float] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +80,7 @@ class _Description(Section):
     latents: _Latents
     classes: tuple[str, ...]
     sampling: Sampling | None
+    guidance_interval: Interval | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -102,6 +105,7 @@ def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
     folder = weights.parent
     source = folder / CONFIG
     tree = _parse(read_config(folder), source)
+    identity = verified_file(weights)[1]
     denoiser = load_denoiser(weights, tree.denoiser, source)
     _check_sizes(tree, denoiser, source)
     codec = CodecDescription(
@@ -111,7 +115,6 @@ def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
         folder / CODEC if tree.codec.files else None,
     )
     normalization = Normalization(torch.tensor(tree.latents.mean), torch.tensor(tree.latents.std))
-    identity = verified_file(weights)[1]
     return PortableNetwork(
         denoiser,
         codec,
@@ -119,6 +122,7 @@ def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
         list(tree.classes),
         identity,
         tree.sampling,
+        tree.guidance_interval,
         tree.provenance,
     )
 
@@ -141,6 +145,7 @@ def write_description(folder: Path, network: PortableNetwork) -> None:
         },
         "classes": network.classes,
         "sampling": network.sampling and network.sampling.model_dump(mode="json"),
+        "guidance_interval": network.guidance_interval,
         "provenance": dict(network.provenance),
     }
     write_config(folder, tree)
@@ -155,7 +160,9 @@ def _parse(tree: Mapping[str, Any], source: Path) -> _Description:
     try:
         return _Description.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise UserError(f"{source}: {first_problem(error)} {REMEDY}") from None
+        raise UserError(
+            f"{source}: {first_problem(error)} If a plug-in has it, import that first. {REMEDY}"
+        ) from None
 
 
 def _check_sizes(tree: _Description, denoiser: Denoiser, source: Path) -> None:

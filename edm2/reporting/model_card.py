@@ -50,7 +50,7 @@ def model_card(name: str, description: Mapping[str, Any]) -> str:
         "## Samples",
         _usage(name, description),
         "## Quality",
-        _quality(provenance.get("evaluation") or {}),
+        _quality(description),
         "## Training",
         _training(description),
         "## Limits",
@@ -105,10 +105,11 @@ def _summary(description: Mapping[str, Any]) -> str:
     resolution = (provenance.get("data") or {}).get("resolution")
     images = f"{resolution}×{resolution} images" if resolution else "images"
     shown = ", ".join(classes[:SHOWN_CLASSES]) + (", …" if len(classes) > SHOWN_CLASSES else "")
+    program = provenance.get("program", "the framework `edm2`")
     what = f"of {len(classes)} classes ({shown})" if classes else "without classes"
     return (
         f"A diffusion model that makes {images} {what}, trained with "
-        "[EDM2](https://arxiv.org/abs/2312.02696)'s methods in the framework `edm2`. It is config "
+        f"[EDM2](https://arxiv.org/abs/2312.02696)'s methods in {program}. It is config "
         f"{provenance.get('config', 'G')} ({description['denoiser']['config']['name']}) with "
         f"{shape['channels']} channels at the first level, and works on {size} values: "
         f"{CODECS.get(kind, f'the latents of a codec of kind {kind}')}."
@@ -147,7 +148,9 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _quality(evaluation: Mapping[str, Any]) -> str:
+def _quality(description: Mapping[str, Any]) -> str:
+    evaluation = description["provenance"].get("evaluation")
+    interval = description.get("guidance_interval")
     if not evaluation:
         return "This network was not evaluated."
     rows = [
@@ -162,6 +165,8 @@ def _quality(evaluation: Mapping[str, Any]) -> str:
         f"In a metric's name are the detector and the number of generated images. Guidance strength: "
         f"{evaluation['guidance']:g}{' (no guidance)' if evaluation['guidance'] == 1 else ''}.",
     ]
+    if interval and evaluation["guidance"] != 1:
+        parts.append(f"Guidance acts at noise levels from {interval[0]:g} to {interval[1]:g}.")
     if "value" in evaluation:
         chosen = f", and is {evaluation['chosen']}" if "chosen" in evaluation else ""
         parts.append(f"The network was chosen by this metric{chosen}: {evaluation['value']}.")
