@@ -4,7 +4,7 @@
 folders, every other digit to each, with less detail in the first, and measures that by the second with both
 programs. The published weights are not needed: `small` is a random network of 64 features, which leaves
 covariances regular; `inception` is Inception-v3 with random weights, whose 2048 features take 0.2 s of CPU an
-image. torch-fidelity measures once with the same choices as edm2: kernel distance of one subset of all images,
+image. torch-fidelity measures once with the choices of edm2: kernel distance of one subset of all images,
 Inception score in edm2's order of the images, and `small`'s features in float64, since it computes in
 their precision; and once by its defaults: in float32, on 100 random subsets, in its own order.
 """
