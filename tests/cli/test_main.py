@@ -84,7 +84,6 @@ def test_files_are_relative_to_the_folder_of_the_caller(
     [
         ("params", "check"),
         ("params", "describe"),
-        ("sample", "network.safetensors"),
         ("compare", "first"),
         ("compare", "--vae", "first"),
         ("verify",),
