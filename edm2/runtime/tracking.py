@@ -4,7 +4,7 @@ Only rank 0 logs. What is for MLflow goes to the outbox of the run, which `edm2.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +87,13 @@ class RunDescription:
         tags: those by which it is found.
         values: the params that matter to it, by key path.
         pipeline: the pipeline run that is its parent, if it has one.
+        datasets: what it reads, as in entries of its outbox.
     """
 
     tags: Mapping[str, str]
     values: Mapping[str, Any]
     pipeline: PipelineRun | None = None
+    datasets: Sequence[Mapping[str, str]] = ()
 
 
 @contextmanager
@@ -114,7 +116,8 @@ def open_run(
     ):
         if pipeline is not None:
             about["parent"] = pipeline.name
-        outbox = _open_outbox(about, description.values, params, state)
+            pipeline.add_datasets(description.datasets)
+        outbox = _open_outbox(about, description, params, state)
         afterwards.callback(Courier(outbox, goal.name).close)
         if goal.from_environment:
             print(f"{name}: MLflow logs to {goal.name} ({VARIABLE}).", file=sys.stderr)
@@ -128,16 +131,17 @@ def open_run(
 
 
 def _open_outbox(
-    about: Mapping[str, Any], values: Mapping[str, Any], params: Params, state: State
+    about: Mapping[str, Any], description: RunDescription, params: Params, state: State
 ) -> Outbox:
-    """The outbox of the run, which has its params already if the run is resumed."""
+    """The outbox of the run, which has its params and datasets already if the run is resumed."""
     outbox = Outbox(state.folder)
     is_new = not outbox.size
     outbox.open(about)
     outbox.add_status("RUNNING")
     if is_new:
         write_json(state.folder / "params.json", params.model_dump(mode="json"))
-        outbox.add(params=texts(values))
+        outbox.add(params=texts(description.values))
+        outbox.add_datasets(description.datasets)
         outbox.add_artifact(state.folder / "params.json")
     return outbox
 

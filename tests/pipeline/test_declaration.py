@@ -30,6 +30,7 @@ FRAMEWORK = (
     "edm2.pipeline.git",
     "edm2.pipeline.changed_params",
     "edm2.pipeline.run_description",
+    "edm2.pipeline.run_datasets",
     "stages",
 )
 RUNTIME_DEPS = (  # modules of edm2.runtime with an effect on results

@@ -95,7 +95,7 @@ class Deliverer:
             outbox.receipt = replace(receipt, status="KILLED")
 
     def _log(self, store: Store, run_id: str, batch: Sequence[Entry]) -> int:
-        """Log metrics, params or tags; returns how many MLflow has taken."""
+        """Log metrics, params, tags or datasets; returns how many MLflow has taken."""
         kind, items = _items(batch)
         refused = store.log(run_id, kind, items)
         if refused:
@@ -163,7 +163,7 @@ def _batches(entries: Iterable[tuple[Entry, int]]) -> Iterator[tuple[list[Entry]
 
 
 def _items(batch: Sequence[Entry]) -> tuple[str, list[Any]]:
-    """The metrics, params or tags of entries, as MLflow takes them.
+    """The metrics, params, tags or datasets of entries, as MLflow takes them.
 
     Infinities become NaN, because SQL stores would turn them into large numbers.
     """
@@ -172,11 +172,19 @@ def _items(batch: Sequence[Entry]) -> tuple[str, list[Any]]:
     for kind, item in (("params", Param), ("tags", RunTag)):
         if kind in batch[0]:
             return kind, [item(*pair) for entry in batch for pair in entry[kind].items()]
+    if "datasets" in batch[0]:
+        return "datasets", [_dataset(**fields) for entry in batch for fields in entry["datasets"]]
     return "metrics", [
         Metric(key, value if isfinite(value) else nan, entry["time"], entry["step"])
         for entry in batch
         for key, value in entry["metrics"].items()
     ]
+
+
+def _dataset(context: str, **fields: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return DatasetInput(Dataset(**fields), [InputTag("mlflow.data.context", context)])
 
 
 def describe(error: BaseException) -> str:

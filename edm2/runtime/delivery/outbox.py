@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,8 +37,9 @@ class Receipt:
 class Outbox:
     """The outbox in the state folder of a run. Its run appends; one process at a time delivers.
 
-    An entry has one of the keys `metrics` (with step and time), `params`, `tags`, `artifact` (a path,
-    absolute or below the state folder; with folder), or `status` (with time). Times are in ms.
+    An entry has one of the keys `metrics` (with step and time), `params`, `tags`, `datasets` (fields of
+    MLflow's Dataset, and its context), `artifact` (a path, absolute or below the state folder; with
+    folder), or `status` (with time). Times are in ms.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,6 +67,12 @@ class Outbox:
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self.add(metrics=dict(metrics), step=step, time=now())
+
+    def add_datasets(self, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Add those that are not there already."""
+        known = [dataset for entry, _ in self.entries() for dataset in entry.get("datasets", ())]
+        if new := [dict(dataset) for dataset in datasets if dataset not in known]:
+            self.add(datasets=new)
 
     def add_artifact(self, path: Path, folder: str = "") -> None:
         inside = path.is_relative_to(self.folder)

@@ -24,9 +24,10 @@ ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # selects its pages
-BATCHES = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits
+BATCHES = {"metrics": 1000, "params": 100, "tags": 100, "datasets": 100}  # MLflow takes as many
 RUN_TAG = "edm2.run"
 PARENT_TAG = "mlflow.parentRunId"
+REFUSALS = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")  # the latter: of older servers
 Say = Callable[[str], None]
 
 
@@ -130,7 +131,7 @@ class Store:
         self.client.set_tag(run_id, PARENT_TAG, parent)
 
     def log(self, run_id: str, kind: str, items: Sequence[Any]) -> list[str]:
-        """Send metrics, params or tags; returns the names of those that MLflow refuses."""
+        """Send metrics, params, tags or datasets; returns the names of those that MLflow refuses."""
         size = BATCHES[kind]
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         return [name for batch in batches for name in self._log_batch(run_id, kind, batch)]
@@ -139,14 +140,17 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.log_batch(run_id, **{kind: items})
+            if kind == "datasets":
+                self.client.log_inputs(run_id, datasets=items)
+            else:
+                self.client.log_batch(run_id, **{kind: items})
         except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
+            if error.error_code not in REFUSALS:
                 raise
             if self._is_deleted(run_id):
                 raise  # the next attempt restores it
             if len(items) == 1:
-                return [items[0].key]
+                return [items[0].dataset.name if kind == "datasets" else items[0].key]
             middle = len(items) // 2
             return [
                 *self._log_batch(run_id, kind, items[:middle]),
