@@ -31,7 +31,7 @@ def save_codec(choice: CodecChoice, folder: Path, root: Path) -> None:
 
 
 def save_stable_diffusion(choice: CodecChoice, folder: Path, root: Path) -> None:
-    source = _download() if choice.path is None else root / choice.path
+    source = published_vae() if choice.path is None else root / choice.path
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(source / name, folder / name)
 
@@ -40,7 +40,7 @@ def save_nothing(choice: CodecChoice, folder: Path, root: Path) -> None:
     """For codecs without files."""
 
 
-def _download() -> Path:
+def published_vae() -> Path:
     """The cache folder of the published VAE; `huggingface_hub` downloads what is missing."""
     from huggingface_hub import hf_hub_download
 

@@ -1,0 +1,154 @@
+"""Networks in folders: `model.safetensors` with the weights, and `config.json` that describes them.
+
+The weights are named as in the denoiser's state dict, or, in files of averages, as in that of its raw
+network. A manifest beside them has their checksums, if the folder was exported.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.description import build
+from edm2.params import UserError
+from edm2.params.errors import NotFiniteError
+from edm2.runtime.checked_json import read_checked
+from edm2.runtime.files import require_sha256, sha256
+from edm2.runtime.finite import listed, nonfinite_tensors
+from edm2.runtime.manifest import MANIFEST
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FORMAT, VERSION = "edm2", 1
+MAX_CONFIG_BYTES = 2**24
+REMEDY = "Download it again, or export it again with `edm2 export network`."
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `config.json` says: the sections of the format.
+
+    Raises:
+        UserError: it is missing, damaged, too large, of another program or of another version.
+    """
+    path = folder / CONFIG
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
+        text = verified_file(path)[0].read_text(encoding="utf-8")
+        tree = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: cannot be read as the description of a network ({error}). {REMEDY}"
+        ) from None
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: not the description of a network of edm2: expected format {FORMAT!r}. Use a folder "
+            "that `edm2 export network` wrote."
+        )
+    if tree.get("format_version") != VERSION:
+        raise UserError(
+            f"{path}: format_version {tree.get('format_version')!r}: expected {VERSION}. Use the version "
+            "of edm2 that wrote it, or export the network again with this one."
+        )
+    return {key: value for key, value in tree.items() if key not in ("format", "format_version")}
+
+
+def load_denoiser(weights: Path, description: Mapping[str, Any], source: object) -> Denoiser:
+    """The denoiser that a section `denoiser` describes, with the weights of a file, frozen, on the CPU.
+
+    Names and shapes are compared with the header of the file before memory is allocated.
+
+    Args:
+        source: where the description is, for errors.
+
+    Raises:
+        UserError: the description is not valid; the file cannot be read, or is of another network.
+        NotFiniteError: a weight is not finite.
+    """
+    with torch.device("meta"):
+        denoiser = build(description, source)
+    expected = denoiser.state_dict()
+    tensors = _read_weights(weights, expected)
+    names = nonfinite_tensors(tensors)
+    if names:
+        raise NotFiniteError(
+            f"{weights}: tensors of this network are not finite ({listed(names)}). Its training "
+            "diverged, or the file is damaged: use another network."
+        )
+    if denoiser.config.backbone != "unet":  # may have tensors that are not in its state
+        denoiser = build(description, source)
+    denoiser.load_state_dict(tensors, assign=True)
+    return denoiser.eval().requires_grad_(False)
+
+
+def verified_file(path: Path) -> tuple[Path, str]:
+    """`path` and its SHA-256, compared with the manifest beside it, if that lists the file.
+
+    Raises:
+        UserError: they differ, or the manifest is damaged.
+    """
+    checksum, folder = sha256(path), path.parent
+    if (folder / MANIFEST).exists():
+        files = read_checked(folder / MANIFEST, REMEDY, REMEDY).get("files", {})
+        with suppress(AttributeError, KeyError, TypeError):
+            expected = files[path.name]["sha256"]
+            require_sha256(path, checksum, expected, f"as in {folder / MANIFEST}", REMEDY)
+    return path, checksum
+
+
+def _read_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            whole = any(name.startswith("unet.") for name in names)
+            stored = {name if whole else f"unet.{name}": name for name in names}
+            shapes = {name: file.get_slice(key).get_shape() for name, key in stored.items()}
+            _compare(path, shapes, expected)
+            return {
+                name: _as(file.get_tensor(stored[name]), value.dtype, f"{path}: {stored[name]}")
+                for name, value in expected.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a safetensors file ({error}). {REMEDY}"
+        ) from None
+
+
+def _compare(
+    path: Path, shapes: Mapping[str, list[int]], expected: Mapping[str, torch.Tensor]
+) -> None:
+    """Raises UserError if names or shapes differ."""
+    for problem, names in (
+        ("missing", expected.keys() - shapes.keys()),
+        ("unknown", shapes.keys() - expected.keys()),
+    ):
+        if names:
+            raise UserError(
+                f"{path}: {problem} tensors: {listed(sorted(names))}: another network than {CONFIG} "
+                f"describes. {REMEDY}"
+            )
+    for name, tensor in expected.items():
+        if tuple(shapes[name]) != tensor.shape:
+            raise UserError(
+                f"{path}: {name}: shape {list(shapes[name])}, expected {list(tensor.shape)} as {CONFIG} "
+                f"describes. {REMEDY}"
+            )
+
+
+def _as(tensor: torch.Tensor, dtype: torch.dtype, what: str) -> torch.Tensor:
+    if tensor.dtype != dtype and not (tensor.dtype in FLOATS and dtype == torch.float32):
+        raise UserError(f"{what}: dtype {tensor.dtype}, expected {dtype}. {REMEDY}")
+    return tensor.to(dtype)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value

@@ -1,0 +1,218 @@
+"""Portable networks: with all that sampling from them needs, without a project.
+
+A folder has `model.safetensors`, `config.json`, the codec's files in `codec/`, and checksums in
+`manifest.json`. An average of such a network is a safetensors file with a `config.json` beside it.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+
+from edm2.data.normalization import Normalization
+from edm2.diffusion.denoiser import Denoiser
+from edm2.diffusion.description import describe, first_problem
+from edm2.diffusion.pretrained import (
+    CONFIG,
+    FORMAT,
+    REMEDY,
+    VERSION,
+    WEIGHTS,
+    load_denoiser,
+    read_config,
+    verified_file,
+)
+from edm2.params import UserError
+from edm2.params.codec import Rounding
+from edm2.params.evaluation import Sampling
+from edm2.params.registry import one_of
+from edm2.params.seams import CODECS
+from edm2.params.section import Positive, Section
+from edm2.runtime.files import write_json
+from edm2.runtime.hub import local_network
+from edm2.vae.codec import Codec, Rgb, load_codec
+
+CODEC_FOLDER = "codec"
+WITHOUT_FILES = ("rgb", "stable_diffusion")
+
+
+@dataclass(frozen=True)
+class CodecDescription:
+    """A codec that may not be loaded yet.
+
+    Attributes:
+        kind: a member of `edm2.params.seams.CODECS`.
+        normalization, rounding: its options, see `edm2.params.codec`.
+        folder: of its files, as models/vae; None for rgb, and for Stable Diffusion's VAE, which is then
+            that of the cache, downloaded once.
+    """
+
+    kind: str
+    normalization: Literal["dataset", "paper"] = "dataset"
+    rounding: Rounding = "nearest"
+    folder: Path | None = None
+
+    def load(self, device: torch.device) -> Codec:
+        """
+        Raises:
+            UserError: a file is missing or damaged, or cannot be downloaded.
+        """
+        if self.folder is not None:
+            return load_codec(self.folder, device)
+        if self.kind == "rgb":
+            return Rgb(self.normalization)
+        from edm2.vae.published import published_vae
+        from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
+
+        network = load_autoencoder(published_vae(), device)
+        return StableDiffusionVae(network, self.normalization, self.rounding)
+
+
+@dataclass(frozen=True)
+class PortableNetwork:
+    """A network with all that sampling from it needs.
+
+    Attributes:
+        denoiser: with its weights, frozen, on the CPU; its `shape` is that of the latents.
+        normalization: mean and standard deviation of the latents.
+        classes: their names, or their numbers as text if these are unknown; [] if unconditional.
+        identity: SHA-256 of the file of the weights.
+        sampling: recommended settings of the sampler; None: unknown.
+        provenance: where it comes from, for people and for the model card.
+    """
+
+    denoiser: Denoiser
+    codec: CodecDescription
+    normalization: Normalization
+    classes: list[str]
+    identity: str
+    sampling: Sampling | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Codec(Section):
+    kind: Annotated[str, one_of(CODECS)]
+    normalization: Literal["dataset", "paper"]
+    rounding: Rounding
+    files: bool  # whether they are in codec/
+
+
+class _Latents(Section):
+    mean: tuple[float, ...]
+    std: tuple[Positive, ...]
+
+
+class _Description(Section):
+    denoiser: dict[str, Any]
+    codec: _Codec
+    latents: _Latents
+    classes: tuple[str, ...]
+    sampling: Sampling | None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
+    """
+    Args:
+        name: an exported folder; a safetensors file with a `config.json` beside it; a pickle of EDM2's
+            authors; or a repository of the Hugging Face Hub, owner/name.
+        options: for the Hub, see `local_network`.
+
+    Raises:
+        UserError: there is no such network; a file is missing, damaged, of another version of the format or
+            of another network.
+        NotFiniteError: a weight is not finite.
+    """
+    path = local_network(name, **options)
+    if path.suffix == ".pkl":
+        from edm2.pipeline.published_network import read_published_network
+
+        return read_published_network(path)
+    weights = path / WEIGHTS if path.is_dir() else path
+    folder = weights.parent
+    source = folder / CONFIG
+    tree = _parse(read_config(folder), source)
+    denoiser = load_denoiser(weights, tree.denoiser, source)
+    _check_sizes(tree, denoiser, source)
+    codec = CodecDescription(
+        tree.codec.kind,
+        tree.codec.normalization,
+        tree.codec.rounding,
+        folder / CODEC_FOLDER if tree.codec.files else None,
+    )
+    normalization = Normalization(torch.tensor(tree.latents.mean), torch.tensor(tree.latents.std))
+    identity = verified_file(weights)[1]
+    return PortableNetwork(
+        denoiser,
+        codec,
+        normalization,
+        list(tree.classes),
+        identity,
+        tree.sampling,
+        tree.provenance,
+    )
+
+
+def write_description(folder: Path, network: PortableNetwork) -> None:
+    """Write `config.json`, and copy the files of the codec to `codec/`; weights are not written.
+
+    Raises:
+        NotFiniteError: a number is not finite.
+    """
+    codec = network.codec
+    if codec.folder is not None:
+        shutil.copytree(codec.folder, folder / CODEC_FOLDER, dirs_exist_ok=True)
+    tree = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "denoiser": describe(network.denoiser),
+        "codec": {
+            "kind": codec.kind,
+            "normalization": codec.normalization,
+            "rounding": codec.rounding,
+            "files": codec.folder is not None,
+        },
+        "latents": {
+            "mean": network.normalization.mean.tolist(),
+            "std": network.normalization.std.tolist(),
+        },
+        "classes": network.classes,
+        "sampling": network.sampling and network.sampling.model_dump(mode="json"),
+        "provenance": dict(network.provenance),
+    }
+    write_json(folder / CONFIG, tree)
+
+
+def _parse(tree: Mapping[str, Any], source: Path) -> _Description:
+    if tree.get("codec") is None:
+        raise UserError(
+            f"{source}: describes a denoiser without its codec and latents, so it makes no images. Export "
+            "the network with `edm2 export network`."
+        )
+    try:
+        return _Description.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        raise UserError(f"{source}: {first_problem(error)} {REMEDY}") from None
+
+
+def _check_sizes(tree: _Description, denoiser: Denoiser, source: Path) -> None:
+    """Raises UserError if parts do not fit the network."""
+    shape = denoiser.shape
+    sizes = (
+        ("latents.mean", len(tree.latents.mean), shape.in_channels),
+        ("latents.std", len(tree.latents.std), shape.in_channels),
+        ("classes", len(tree.classes), shape.num_classes),
+    )
+    for name, size, expected in sizes:
+        if size != expected:
+            raise UserError(f"{source}: {name}: {size} entries, expected {expected}. {REMEDY}")
+    if not tree.codec.files and tree.codec.kind not in WITHOUT_FILES:
+        raise UserError(
+            f"{source}: codec.files: false: a codec of kind {tree.codec.kind} needs its files in "
+            f"{CODEC_FOLDER}/. {REMEDY}"
+        )
