@@ -6,7 +6,7 @@ Only rank 0 logs. What is for MLflow goes to the outbox of the run, which `edm2.
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from edm2.params import Params
 from edm2.params.tracking_checks import VARIABLE
 from edm2.runtime.delivery.courier import Courier
 from edm2.runtime.delivery.destination import destination
+from edm2.runtime.delivery.models import Model
 from edm2.runtime.delivery.outbox import Outbox, now
 from edm2.runtime.delivery.pipeline_run import PipelineOutbox, PipelineRun, joined
 from edm2.runtime.distributed import is_main_process
@@ -71,6 +72,11 @@ class Run:
         """Log a file to MLflow. It is read later, so it must stay."""
         if is_main_process() and self.outbox is not None:
             self.outbox.add_artifact(path, folder)
+
+    def log_model(self, model: Model, folder: Path) -> None:
+        """Log a model to MLflow, with the files in `folder`. They are read later, so they must stay."""
+        if is_main_process() and self.outbox is not None:
+            self.outbox.add_model(asdict(model), folder)
 
     def log_to_pipeline(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Log metrics and tags of the pipeline run, the parent of this run, to MLflow."""

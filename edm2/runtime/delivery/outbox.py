@@ -39,7 +39,8 @@ class Outbox:
 
     An entry has one of the keys `metrics` (with step and time), `params`, `tags`, `datasets` (fields of
     MLflow's Dataset, and its context), `artifact` (a path, absolute or below the state folder; with
-    folder), or `status` (with time). Times are in ms.
+    folder), `model` (see `models.Model`; with the folder of its files, and time), or `status` (with
+    time). Times are in ms.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,12 +76,17 @@ class Outbox:
             self.add(datasets=new)
 
     def add_artifact(self, path: Path, folder: str = "") -> None:
-        inside = path.is_relative_to(self.folder)
-        name = path.relative_to(self.folder) if inside else path.absolute()
-        self.add(artifact=str(name), folder=folder)
+        self.add(artifact=self._name(path), folder=folder)
+
+    def add_model(self, model: Mapping[str, Any], folder: Path) -> None:
+        self.add(model=dict(model), folder=self._name(folder), time=now())
 
     def add_status(self, status: str) -> None:
         self.add(status=status, time=now())
+
+    def _name(self, path: Path) -> str:
+        inside = path.is_relative_to(self.folder)
+        return str(path.relative_to(self.folder) if inside else path.absolute())
 
     def entries(self, position: int = 0) -> Iterator[tuple[Entry, int]]:
         """The complete entries from a byte position on, each with the position behind it."""

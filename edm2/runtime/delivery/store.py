@@ -14,6 +14,7 @@ from urllib.parse import quote
 from edm2.params.tracking_checks import SQLITE, sqlite_path
 from edm2.runtime.delivery.sqlite import SqliteStore
 from edm2.runtime.delivery.views import NOTE_TAG, VERSION_TAG, experiment_tags
+from edm2.runtime.files import link
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -166,6 +167,16 @@ class Store:
                 shutil.copyfile(path, own / folder / path.name)  # MLflow changes non-UTF-8 paths
                 return
         self.client.log_artifact(run_id, str(path), folder or None)
+
+    def log_model_file(self, model: Any, path: Path, inside: str) -> None:
+        """Send a file of a logged model, to the path `inside` its folder."""
+        if self.folder is not None:
+            own = self.folder / "models" / model.model_id / "artifacts"
+            if model.artifact_location == _uri(own):
+                link(path, own / inside)
+                return
+        folder = inside.rpartition("/")[0]
+        self.client.log_model_artifact(model.model_id, str(path), folder or None)
 
     def set_status(self, run_id: str, status: str, time: int) -> None:
         if status in ("RUNNING", "SCHEDULED"):
