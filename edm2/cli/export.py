@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from edm2.cli.project import ProjectContext
+from edm2.cli.sample import FILE
 from edm2.params.errors import UserError
 from edm2.runtime.messages import counted
 
@@ -51,3 +52,67 @@ def dataset(project: ProjectContext, file: Path, split: str, latents: bool) -> N
         members = image_members(*open_images(IMAGES, SPLITS[split]))
     count = write_dataset_zip(file, members)
     click.echo(f"{counted(count)} {'latents' if latents else 'images'}: {file}")
+
+
+@export.command()
+@click.argument("folder", type=click.Path(path_type=Path, resolve_path=True))
+@click.option(
+    "--training", help="A config, or with its seed: G-0; default: the one with the best network."
+)
+@click.option("--ema-length", type=float, help="Network of the sweep; default: the best one.")
+@click.option(
+    "--network",
+    "file",
+    type=FILE,
+    help="File of the network, instead; also a pickle of EDM2's authors, without a project.",
+)
+@click.option(
+    "--license", "license_id", help="Of the weights, as the Hub names it, like cc-by-4.0."
+)
+@click.pass_obj
+def network(
+    project: ProjectContext,
+    folder: Path,
+    training: str | None,
+    ema_length: float | None,
+    file: Path | None,
+    license_id: str | None,
+) -> None:
+    """Write a network to FOLDER, with all that `edm2 sample FOLDER` needs, and a model card.
+
+    By default the network is the best one of the evaluation: of all trainings, or of --training. FOLDER has
+    model.safetensors, config.json, codec/, checksums and README.md. In Python, Denoiser.from_pretrained
+    reads it, and push_to_hub uploads it to the Hugging Face Hub, as does: hf upload OWNER/NAME FOLDER
+    """
+    from edm2.diffusion.pretrained import CONFIG, require_new
+
+    require_new(folder)
+    if file is not None and ema_length is not None:
+        raise UserError("--network and --ema-length: expected only one of them.")
+    if file is not None and (file.suffix == ".pkl" or (file.parent / CONFIG).is_file()):
+        from edm2.pipeline.export_network import export_portable
+        from edm2.pipeline.portable import read_portable
+
+        if training is not None:
+            raise UserError(f"--training {training}: has no effect: {file} describes itself.")
+        export_portable(read_portable(file), license_id, folder)
+        click.echo(f"network {file.name}: {folder}")
+        return
+    from edm2.params import load
+
+    params = load(project.enter() / "params.yaml")
+    from edm2.pipeline.export_choice import choose_best, choose_file, choose_length
+    from edm2.pipeline.export_network import export_choice
+
+    if file is not None:
+        choice = choose_file(params, training, file)
+    elif ema_length is not None:
+        choice = choose_length(params, training, ema_length)
+    else:
+        choice = choose_best(params, training)
+    export_choice(params, choice, license_id, folder)
+    click.echo(f"network {choice.file.stem} of {choice.replicate}: {folder}")
+    if not choice.evaluation:
+        click.echo("note: it was not evaluated, so its card has no metrics.")
+    if license_id is None:
+        click.echo("note: no --license: its card states none, so others may not use the weights.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -26,7 +27,10 @@ class Denoiser(nn.Module):
     Attributes:
         unet: the raw network F.
         dtype: precision of its activations.
+        origin: the exported folder that its weights come from, if it was made by `from_pretrained`.
     """
+
+    origin: Path | None = None
 
     def __init__(
         self, config: TrainingConfig, shape: Shape, dtype: torch.dtype = torch.float32
@@ -68,6 +72,52 @@ class Denoiser(nn.Module):
     def force_norms(self) -> None:
         """Set all weights back to norm √fan-in if the config forces norms; called before each step."""
         force_norms(self)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "Denoiser":
+        """A network of an exported folder, or of the Hugging Face Hub, frozen, on the CPU.
+
+        Args:
+            name: a folder with `model.safetensors` and `config.json`, as `edm2 export network` writes; a
+                safetensors file with a `config.json` beside it; or a repository owner/name.
+            options: for the Hub: of `huggingface_hub.snapshot_download`, such as revision, token, cache_dir.
+
+        Raises:
+            UserError: there is no such network, or it is damaged or not one of edm2.
+            NotFiniteError: a weight is not finite.
+        """
+        from edm2.diffusion.pretrained import from_pretrained  # it imports this module
+
+        return from_pretrained(name, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder for `from_pretrained`.
+
+        It has the codec and the card of the folder that the network comes from; the card only if the
+        weights are the same. Without such a folder it makes latents, not images.
+
+        Raises:
+            UserError: the folder exists.
+            NotFiniteError: a weight is not finite.
+        """
+        from edm2.diffusion.pretrained import save_pretrained
+
+        save_pretrained(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hugging Face Hub; returns its address.
+
+        Args:
+            repo_id: owner/name; the repository is made if there is none.
+            options: of `huggingface_hub.ModelHubMixin.push_to_hub`, such as private, token, branch,
+                commit_message.
+
+        Raises:
+            UserError: the package huggingface_hub is missing, or the upload fails.
+        """
+        from edm2.diffusion.hub_upload import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
 
     def _one_hot(
         self, labels: torch.Tensor | None, count: int, device: torch.device

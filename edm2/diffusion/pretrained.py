@@ -1,33 +1,135 @@
 """Networks in folders: `model.safetensors` with the weights, and `config.json` that describes them.
 
 The weights are named as in the denoiser's state dict, or, in files of averages, as in that of its raw
-network. A manifest beside them has their checksums, if the folder was exported.
+network. A manifest beside them has the checksums, if the folder was exported. Other sections of
+`config.json`, and the codec, are those of `edm2.pipeline.portable`; they are kept as they are.
 """
 
 import json
 import math
-from collections.abc import Mapping
-from contextlib import suppress
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from edm2.diffusion.denoiser import Denoiser
-from edm2.diffusion.description import build
+from edm2.diffusion.description import build, describe
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.checked_json import read_checked
-from edm2.runtime.files import require_sha256, sha256
+from edm2.runtime.files import remove, require_sha256, sha256, write_json
 from edm2.runtime.finite import listed, nonfinite_tensors
-from edm2.runtime.manifest import MANIFEST
+from edm2.runtime.hub import local_network
+from edm2.runtime.manifest import MANIFEST, write_manifest
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CODEC, CARD = "model.safetensors", "config.json", "codec", "README.md"
 FORMAT, VERSION = "edm2", 1
 MAX_CONFIG_BYTES = 2**24
 REMEDY = "Download it again, or export it again with `edm2 export network`."
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def from_pretrained(name: str | Path, **options: Any) -> Denoiser:
+    """See `Denoiser.from_pretrained`."""
+    path = local_network(name, **options)
+    weights = path / WEIGHTS if path.is_dir() else path
+    folder = weights.parent
+    denoiser = load_denoiser(weights, read_config(folder)["denoiser"], folder / CONFIG)
+    denoiser.origin = folder if path.is_dir() else None
+    return denoiser
+
+
+def save_pretrained(denoiser: Denoiser, folder: Path) -> None:
+    """See `Denoiser.save_pretrained`."""
+    with new_folder(folder) as temporary:
+        fill(temporary, denoiser)
+
+
+def fill(folder: Path, denoiser: Denoiser) -> None:
+    """Write a network into an empty folder.
+
+    If its weights are those of its origin, all files are copied from there; else its codec, but neither
+    card nor provenance, which are of other weights.
+    """
+    origin = denoiser.origin
+    if origin is not None and _unchanged(denoiser, origin):
+        for name in (WEIGHTS, CONFIG, CODEC, CARD, MANIFEST):
+            _copy(origin / name, folder / name)
+        return
+    state = {name: value.cpu().contiguous() for name, value in denoiser.state_dict().items()}
+    names = nonfinite_tensors(state)
+    if names:
+        raise NotFiniteError(
+            f"{folder}: tensors are not finite ({listed(names)}). Use other weights."
+        )
+    save_file(state, folder / WEIGHTS)
+    sections: dict[str, Any] = {}
+    if origin is not None:
+        sections = read_config(origin)
+        old = sections.get("provenance") or {}
+        kept = {key: old[key] for key in ("license", "published") if key in old}
+        sections["provenance"] = {"changed from": verified_file(origin / WEIGHTS)[1], **kept}
+        _copy(origin / CODEC, folder / CODEC)
+    write_config(folder, sections | {"denoiser": describe(denoiser)})
+    write_manifest(folder)
+
+
+def write_config(folder: Path, sections: Mapping[str, Any]) -> None:
+    """Write `config.json` for `read_config`.
+
+    Raises:
+        NotFiniteError: a number is not finite.
+    """
+    write_json(folder / CONFIG, {"format": FORMAT, "format_version": VERSION, **sections})
+
+
+def require_new(folder: Path) -> None:
+    """Raises UserError if `folder` exists, unless it is an empty folder."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder}: exists. Remove it, or give another name.")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to `folder` when the block ends without an error.
+
+    Raises:
+        UserError: `folder` exists, and is not an empty folder.
+    """
+    require_new(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    remove(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(folder)
+    finally:
+        remove(temporary)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    elif source.exists():
+        shutil.copyfile(source, target)
+
+
+def _unchanged(denoiser: Denoiser, origin: Path) -> bool:
+    """Whether a denoiser still has the weights of the folder that it comes from."""
+    try:
+        stored = from_pretrained(origin).state_dict()
+    except UserError:  # the folder was changed meanwhile
+        return False
+    state = denoiser.state_dict()
+    return state.keys() == stored.keys() and all(
+        torch.equal(value.cpu(), stored[name]) for name, value in state.items()
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -56,7 +158,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path}: format_version {tree.get('format_version')!r}: expected {VERSION}. Use the version "
             "of edm2 that wrote it, or export the network again with this one."
         )
-    return {key: value for key, value in tree.items() if key not in ("format", "format_version")}
+    sections = {k: value for k, value in tree.items() if k not in ("format", "format_version")}
+    if not isinstance(sections.get("denoiser"), dict):
+        raise UserError(f"{path}: denoiser: missing, or not a mapping. {REMEDY}")
+    return sections
 
 
 def load_denoiser(weights: Path, description: Mapping[str, Any], source: object) -> Denoiser:

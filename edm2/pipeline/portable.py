@@ -5,7 +5,6 @@ A folder has `model.safetensors`, `config.json`, the codec's files in `codec/`, 
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,14 @@ from edm2.data.normalization import Normalization
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.description import describe, first_problem
 from edm2.diffusion.pretrained import (
+    CODEC,
     CONFIG,
-    FORMAT,
     REMEDY,
-    VERSION,
     WEIGHTS,
     load_denoiser,
     read_config,
     verified_file,
+    write_config,
 )
 from edm2.params import UserError
 from edm2.params.codec import Rounding
@@ -33,44 +32,10 @@ from edm2.params.evaluation import Sampling
 from edm2.params.registry import one_of
 from edm2.params.seams import CODECS
 from edm2.params.section import Positive, Section
-from edm2.runtime.files import write_json
+from edm2.pipeline.portable_codec import WITHOUT_FILES, CodecDescription, copy_codec
 from edm2.runtime.hub import local_network
-from edm2.vae.codec import Codec, Rgb, load_codec
 
-CODEC_FOLDER = "codec"
-WITHOUT_FILES = ("rgb", "stable_diffusion")
-
-
-@dataclass(frozen=True)
-class CodecDescription:
-    """A codec that may not be loaded yet.
-
-    Attributes:
-        kind: a member of `edm2.params.seams.CODECS`.
-        normalization, rounding: its options, see `edm2.params.codec`.
-        folder: of its files, as models/vae; None for rgb, and for Stable Diffusion's VAE, which is then
-            that of the cache, downloaded once.
-    """
-
-    kind: str
-    normalization: Literal["dataset", "paper"] = "dataset"
-    rounding: Rounding = "nearest"
-    folder: Path | None = None
-
-    def load(self, device: torch.device) -> Codec:
-        """
-        Raises:
-            UserError: a file is missing or damaged, or cannot be downloaded.
-        """
-        if self.folder is not None:
-            return load_codec(self.folder, device)
-        if self.kind == "rgb":
-            return Rgb(self.normalization)
-        from edm2.vae.published import published_vae
-        from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
-
-        network = load_autoencoder(published_vae(), device)
-        return StableDiffusionVae(network, self.normalization, self.rounding)
+__all__ = ["CodecDescription", "PortableNetwork", "read_portable", "write_description"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +108,7 @@ def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
         tree.codec.kind,
         tree.codec.normalization,
         tree.codec.rounding,
-        folder / CODEC_FOLDER if tree.codec.files else None,
+        folder / CODEC if tree.codec.files else None,
     )
     normalization = Normalization(torch.tensor(tree.latents.mean), torch.tensor(tree.latents.std))
     identity = verified_file(weights)[1]
@@ -166,17 +131,10 @@ def write_description(folder: Path, network: PortableNetwork) -> None:
     """
     codec = network.codec
     if codec.folder is not None:
-        shutil.copytree(codec.folder, folder / CODEC_FOLDER, dirs_exist_ok=True)
+        copy_codec(codec.folder, folder / CODEC)
     tree = {
-        "format": FORMAT,
-        "format_version": VERSION,
         "denoiser": describe(network.denoiser),
-        "codec": {
-            "kind": codec.kind,
-            "normalization": codec.normalization,
-            "rounding": codec.rounding,
-            "files": codec.folder is not None,
-        },
+        "codec": {**codec.options, "files": codec.folder is not None},
         "latents": {
             "mean": network.normalization.mean.tolist(),
             "std": network.normalization.std.tolist(),
@@ -185,7 +143,7 @@ def write_description(folder: Path, network: PortableNetwork) -> None:
         "sampling": network.sampling and network.sampling.model_dump(mode="json"),
         "provenance": dict(network.provenance),
     }
-    write_json(folder / CONFIG, tree)
+    write_config(folder, tree)
 
 
 def _parse(tree: Mapping[str, Any], source: Path) -> _Description:
@@ -214,5 +172,5 @@ def _check_sizes(tree: _Description, denoiser: Denoiser, source: Path) -> None:
     if not tree.codec.files and tree.codec.kind not in WITHOUT_FILES:
         raise UserError(
             f"{source}: codec.files: false: a codec of kind {tree.codec.kind} needs its files in "
-            f"{CODEC_FOLDER}/. {REMEDY}"
+            f"{CODEC}/. {REMEDY}"
         )

@@ -104,18 +104,9 @@ def value_with_interval(best: pd.DataFrame) -> str:
 def _cautions(outputs: StageOutputs) -> list[str]:
     """What makes the values mean less than they seem to."""
     best = pd.concat(outputs.best_networks.values())
-    reused = best["valued_on"] == SAME_IMAGES
-    texts = {
-        "the detector is at chance, so the distances mean little": best["at_chance"],
-        "the distances are singular (too few images) and mean little": best["singular"],
-        "the best EMA length is at the edge of the grid; a better one may lie outside": best[
-            "at_edge"
-        ],
-        "the value is of the images that chose the EMA length, and so optimistic": reused,
-    }
     found = [
         f"Config {', '.join(dict.fromkeys(best[marks]['config']))}: {text}."
-        for text, marks in texts.items()
+        for text, marks in doubts(best).items()
         if marks.any()
     ]
     if outputs.nonfinite_steps:
@@ -123,3 +114,16 @@ def _cautions(outputs: StageOutputs) -> list[str]:
     if any(len(rows) == 1 for rows in outputs.best_networks.values()):
         found.append("One training of a config says nothing about others: train with more seeds.")
     return found
+
+
+def doubts(best: pd.DataFrame) -> dict[str, pd.Series]:
+    """What makes the value of a network mean less than it seems to, and of which rows that is true."""
+    return {
+        "the detector is at chance, so the distances mean little": best["at_chance"],
+        "the distances are singular (too few images) and mean little": best["singular"],
+        "the best EMA length is at the edge of the grid; a better one may lie outside": best[
+            "at_edge"
+        ],
+        "the value is of the images that chose the EMA length, and so optimistic": best["valued_on"]
+        == SAME_IMAGES,
+    }

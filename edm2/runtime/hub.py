@@ -1,21 +1,22 @@
-"""Names of networks: paths, or repositories of the Hugging Face Hub, which are downloaded."""
+"""The Hugging Face Hub (the extra `hub`): networks are named by their path, or by their repository."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edm2.params import UserError
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
-NETWORK_FILES = ("model.safetensors", "config.json", "manifest.json", "codec/*")
-EXTRA = "Install it: pip install 'edm2[hub]'."
+NETWORK_FILES = ("model.safetensors", "config.json", "manifest.json", "codec/*", "README.md")
 
 
 def local_network(name: str | Path, **options: Any) -> Path:
     """The path of a network: `name` if it exists, or the snapshot of the repository `name`.
 
     Args:
-        name: a path, or a repository owner/name, which is not a path that exists.
+        name: a path, or a repository owner/name, unless that is a path that exists.
         options: of `huggingface_hub.snapshot_download`, such as revision, token, cache_dir.
 
     Raises:
@@ -29,19 +30,33 @@ def local_network(name: str | Path, **options: Any) -> Path:
             f"{name}: does not exist. Expected a network: a file, an exported folder, or a repository of "
             "the Hugging Face Hub, like owner/name."
         )
-    try:
+    with hub_errors(f"{name}: no such path; as a repository of the Hugging Face Hub"):
         from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(name), allow_patterns=list(NETWORK_FILES), **options))
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Raise what goes wrong with the Hub as a UserError.
+
+    Args:
+        what: what is read or written, the beginning of the error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
     except ImportError:
         raise UserError(
-            f"{name}: no such path, and as a repository of the Hugging Face Hub it needs the package "
-            f"huggingface_hub. {EXTRA}"
+            f"{what}: needs the package huggingface_hub. Install it: pip install 'edm2[hub]'."
         ) from None
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=list(NETWORK_FILES), **options))
-    except (OSError, ValueError) as error:  # the Hub's errors, and those of the connection
+    except (
+        Exception
+    ) as error:  # of the Hub, or of the connection, by another package in each version
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{name}: no such path, and as a repository of the Hugging Face Hub it cannot be downloaded "
-            f"({type(error).__name__}: {reason}). Correct the name, log in with `hf auth login` if it is "
-            "private, or download it on another machine and give its folder."
+            f"{what}: failed ({type(error).__name__}: {reason}). Correct the name; log in with "
+            "`hf auth login` if it is private or yours; without a connection, use a folder that was "
+            "downloaded elsewhere."
         ) from None
