@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -17,7 +18,7 @@ from edm2.diffusion.backbone import Shape
 from edm2.diffusion.denoiser import Denoiser
 from edm2.params import UserError
 from edm2.params.configs import TrainingConfig
-from edm2.params.registry import Registry
+from edm2.params.registry import Registry, load_plugins
 from edm2.params.seams import BACKBONES, OBJECTIVES
 from edm2.params.section import Section
 
@@ -108,6 +109,8 @@ def _config(values: Any, source: str) -> TrainingConfig:
         CONFIG, {**values, "lr_decay_batches": math.inf if decay is None else decay}, source
     )
     seams: dict[str, Registry[Any]] = {"backbone": BACKBONES, "objective": OBJECTIVES}
+    if any(getattr(config, seam) not in registry for seam, registry in seams.items()):
+        list(load_plugins(None, Path()))  # those of installed packages
     for seam, registry in seams.items():
         if getattr(config, seam) not in registry:
             raise UserError(

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ def from_pretrained(name: str | Path, **options: Any) -> Denoiser:
     path = local_network(name, **options)
     weights = path / WEIGHTS if path.is_dir() else path
     folder = weights.parent
-    denoiser = load_denoiser(weights, read_config(folder)["denoiser"], folder / CONFIG)
+    description = read_config(folder)["denoiser"]
+    verified_file(weights)
+    denoiser = load_denoiser(weights, description, folder / CONFIG)
     denoiser.origin = folder if path.is_dir() else None
     return denoiser
 
@@ -196,14 +198,18 @@ def verified_file(path: Path) -> tuple[Path, str]:
     """`path` and its SHA-256, compared with the manifest beside it, if that lists the file.
 
     Raises:
-        UserError: they differ, or the manifest is damaged.
+        UserError: it cannot be read, the two differ, or the manifest is damaged.
     """
-    checksum, folder = sha256(path), path.parent
-    if (folder / MANIFEST).exists():
-        files = read_checked(folder / MANIFEST, REMEDY, REMEDY).get("files", {})
-        with suppress(AttributeError, KeyError, TypeError):
+    try:
+        checksum = sha256(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). {REMEDY}") from None
+    manifest = path.parent / MANIFEST
+    if manifest.exists():
+        files = read_checked(manifest, REMEDY, REMEDY).get("files", {})
+        if path.name in files:
             expected = files[path.name]["sha256"]
-            require_sha256(path, checksum, expected, f"as in {folder / MANIFEST}", REMEDY)
+            require_sha256(path, checksum, expected, f"as in {manifest}", REMEDY)
     return path, checksum
 
 

@@ -129,7 +129,7 @@ def _provenance(params: Params, choice: Choice, license_id: str | None) -> dict[
     """Where the network comes from, as in `config.json`; paths of this machine are left out."""
     preset, changes = nearest_preset(params)
     published = params.ema.source == "published"
-    data = load_manifest(IMAGES)
+    data, diffusion = load_manifest(IMAGES), params.diffusion.of(choice.replicate.config)
     tree = {
         "edm2": __version__,
         "code": git_commit(),
@@ -150,7 +150,9 @@ def _provenance(params: Params, choice: Choice, license_id: str | None) -> dict[
         "preset": preset,
         "changes": {key: here for key, (_, here) in changes.items()},
         "precision": params.runtime.precision,
+        "label_dropout": diffusion.label_dropout if diffusion.conditional else 0.0,
         "guide": params.guidance.guide,
+        "guidance_interval": params.guidance.interval,
         "evaluation": dict(choice.evaluation),
     }
     plain: dict[str, Any] = without_folders(tree)

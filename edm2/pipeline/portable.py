@@ -102,6 +102,7 @@ def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
     folder = weights.parent
     source = folder / CONFIG
     tree = _parse(read_config(folder), source)
+    identity = verified_file(weights)[1]
     denoiser = load_denoiser(weights, tree.denoiser, source)
     _check_sizes(tree, denoiser, source)
     codec = CodecDescription(
@@ -111,7 +112,6 @@ def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
         folder / CODEC if tree.codec.files else None,
     )
     normalization = Normalization(torch.tensor(tree.latents.mean), torch.tensor(tree.latents.std))
-    identity = verified_file(weights)[1]
     return PortableNetwork(
         denoiser,
         codec,
@@ -155,7 +155,9 @@ def _parse(tree: Mapping[str, Any], source: Path) -> _Description:
     try:
         return _Description.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise UserError(f"{source}: {first_problem(error)} {REMEDY}") from None
+        raise UserError(
+            f"{source}: {first_problem(error)} If a plug-in has it, import that first. {REMEDY}"
+        ) from None
 
 
 def _check_sizes(tree: _Description, denoiser: Denoiser, source: Path) -> None:

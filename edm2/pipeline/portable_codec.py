@@ -1,5 +1,6 @@
 """The codec of a portable network, and the check of one that a stranger made."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +84,7 @@ def copy_codec(source: Path, target: Path) -> None:
     manifest = read_verified(source)
     for name in manifest.pop("files"):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).write_bytes((source / name).read_bytes())
+        shutil.copyfile(source / name, target / name)
     target.mkdir(parents=True, exist_ok=True)
     write_manifest(target, **without_folders(manifest))
 

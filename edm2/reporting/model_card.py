@@ -50,7 +50,7 @@ def model_card(name: str, description: Mapping[str, Any]) -> str:
         "## Samples",
         _usage(name, description),
         "## Quality",
-        _quality(provenance.get("evaluation") or {}),
+        _quality(provenance),
         "## Training",
         _training(description),
         "## Limits",
@@ -147,7 +147,8 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _quality(evaluation: Mapping[str, Any]) -> str:
+def _quality(provenance: Mapping[str, Any]) -> str:
+    evaluation, interval = provenance.get("evaluation"), provenance.get("guidance_interval")
     if not evaluation:
         return "This network was not evaluated."
     rows = [
@@ -162,6 +163,8 @@ def _quality(evaluation: Mapping[str, Any]) -> str:
         f"In a metric's name are the detector and the number of generated images. Guidance strength: "
         f"{evaluation['guidance']:g}{' (no guidance)' if evaluation['guidance'] == 1 else ''}.",
     ]
+    if interval and evaluation["guidance"] != 1:
+        parts.append(f"Guidance acts at noise levels from {interval[0]:g} to {interval[1]:g}.")
     if "value" in evaluation:
         chosen = f", and is {evaluation['chosen']}" if "chosen" in evaluation else ""
         parts.append(f"The network was chosen by this metric{chosen}: {evaluation['value']}.")
