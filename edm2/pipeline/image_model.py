@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def signature(resolution: int, sampling: Sampling) -> dict[str, str]:
+def signature(resolution: int, steps: int, guidance: float) -> dict[str, str]:
     """Inputs, outputs and params of `ImageModel.predict`, as `mlflow.models.ModelSignature` has them.
 
     Args:
         resolution: of the images.
-        sampling: default settings.
+        steps, guidance: defaults.
     """
     inputs = [
         {"type": "long", "name": "seed", "required": True},
@@ -39,8 +39,8 @@ def signature(resolution: int, sampling: Sampling) -> dict[str, str]:
     ]
     images = {"dtype": "uint8", "shape": [-1, resolution, resolution, 3]}
     params = [
-        {"name": "steps", "type": "long", "default": sampling.steps, "shape": None},
-        {"name": "guidance", "type": "double", "default": 1.0, "shape": None},
+        {"name": "steps", "type": "long", "default": steps, "shape": None},
+        {"name": "guidance", "type": "double", "default": guidance, "shape": None},
     ]
     outputs = [{"type": "tensor", "tensor-spec": images}]
     parts = {"inputs": inputs, "outputs": outputs, "params": params}
@@ -114,7 +114,8 @@ class ImageModel:
                 f"guidance: {strength:g}: expected 1: the network was trained without label dropout, so "
                 "it needs labels, and has no guide."
             )
-        return guided(self.denoise, without_labels(self.denoise), strength)
+        interval = self.network.provenance.get("guidance_interval")
+        return guided(self.denoise, without_labels(self.denoise), strength, interval)
 
     def _images(self, batch: SampleBatch) -> Any:
         rows = nonfinite_rows(batch.samples)

@@ -48,6 +48,7 @@ def _used(stage: str, params: Params) -> tuple[Sequence[str], bool]:
         "baselines": (TRAIN, HELD_OUT),
         "encode_latents": (TRAIN,),
         "fid": (TRAIN,),  # with which generated images are compared
+        "report": (TRAIN, HELD_OUT),
     }
     if stage == "train_vae" and params.vae.images.shards is not None:
         return (), False  # tars that nobody has counted

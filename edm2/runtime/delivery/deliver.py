@@ -22,7 +22,7 @@ class Deliverer:
     Args:
         root: root of the project.
         say: takes lines for the user.
-        upload: gets the size of each file of a model before it is sent.
+        upload: called when a model begins, and with the size of each of its files before that is sent.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class Deliverer:
         from mlflow.exceptions import MlflowException
 
         runs, model = [receipt.run_id, *filter(None, [receipt.parent])], Model(**entry["model"])
+        self.upload(0)
         try:
             for size in log_model(store, runs, model, folder, entry["time"]):
                 yield 0

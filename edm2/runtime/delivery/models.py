@@ -4,7 +4,7 @@ A model has the flavor `python_function`: MLflow imports the module `loader` and
 the folder of the model, where the files are in `NETWORK`. So weights are never pickled.
 """
 
-import warnings
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,11 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edm2.runtime.delivery.store import NOTE_TAG, Store
+from edm2.runtime.delivery.store import Store
+from edm2.runtime.delivery.views import NOTE_TAG
+from edm2.runtime.files import write_json, write_text
 
 NETWORK = "network"  # folder of the files in that of the model
 MODEL_TAG = "edm2.model"
 MAX_NOTE = 8000  # characters of a tag
+REQUIREMENTS, ENVIRONMENT = "requirements.txt", "python_env.yaml"
 FORBIDDEN = str.maketrans("/:.%\"'", "------")  # in names of models
 
 
@@ -89,19 +92,28 @@ def _find_or_create(store: Store, run_id: str, model: Model) -> Any:
 
 
 def _describe(folder: Path, model_id: str, run_id: str, model: Model) -> None:
-    """Write `MLmodel` and the files of the environment, which MLflow reads."""
+    """Write `MLmodel` and the files of the environment, which MLflow reads.
+
+    `pyfunc.save_model` would write the same, after a second in which it lists all installed packages.
+    """
+    import mlflow
     from mlflow import pyfunc
     from mlflow.models import Model as Description
     from mlflow.models import ModelSignature
 
-    with warnings.catch_warnings(action="ignore"):  # that there is no example of an input
-        pyfunc.save_model(
-            folder,
-            loader_module=model.loader,
-            mlflow_model=Description(run_id=run_id, model_id=model_id),
-            signature=ModelSignature.from_dict(dict(model.signature)),
-            pip_requirements=list(model.requirements),
-        )
+    signature = ModelSignature.from_dict(dict(model.signature))
+    description = Description(run_id=run_id, model_id=model_id, signature=signature)
+    pyfunc.add_to_model(description, model.loader, python_env=ENVIRONMENT)
+    folder.mkdir()
+    description.save(str(folder / "MLmodel"))
+    requirements = [*model.requirements, f"mlflow=={mlflow.__version__}"]
+    write_text(folder / REQUIREMENTS, "".join(f"{line}\n" for line in requirements))
+    environment = {
+        "python": platform.python_version(),
+        "build_dependencies": ["pip", "setuptools", "wheel"],
+        "dependencies": [f"-r {REQUIREMENTS}"],
+    }
+    write_json(folder / ENVIRONMENT, environment)  # which is YAML, too
 
 
 def _finish(store: Store, model_id: str, run_ids: Sequence[str], model: Model, time: int) -> None:
