@@ -55,8 +55,8 @@ def _model(name: str, params: Params, choice: Choice, card: str) -> Model:
             resolution,
             params.sampling.steps,
             guidance
-            if params.guidance.guide == "unconditional"
-            else 1.0,  # others have another network
+            if params.guidance.guide == "unlabeled"
+            else 1.0,  # others are not in the folder
         ),
         requirements=[f"edm2{extra}=={__version__}"],
         metrics=choice.evaluation["metrics"],
