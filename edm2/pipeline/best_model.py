@@ -9,7 +9,7 @@ from edm2.pipeline import image_model
 from edm2.pipeline.export_choice import Choice, choose_best
 from edm2.pipeline.export_network import export_choice
 from edm2.pipeline.paths import IMAGES
-from edm2.pipeline.run_datasets import dataset_name
+from edm2.pipeline.run_datasets import dataset_name, datasets_of
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.delivery.models import Model
 from edm2.runtime.files import remove
@@ -40,7 +40,7 @@ def log_best_model(context: StageContext) -> None:
 def _model(name: str, params: Params, choice: Choice, card: str) -> Model:
     resolution = load_manifest(IMAGES)["resolution"]
     extra = "[sd]" if params.codec.kind == "stable_diffusion" else ""
-    guidance = choice.evaluation["guidance"]
+    guidance, compared = choice.evaluation["guidance"], datasets_of("fid", params)
     known = {
         "config": choice.replicate.config,
         "seed": choice.replicate.seed,
@@ -62,6 +62,7 @@ def _model(name: str, params: Params, choice: Choice, card: str) -> Model:
         metrics=choice.evaluation["metrics"],
         params={key: str(value) for key, value in known.items()},
         note=without_header(card),
+        dataset=[dataset[key] for dataset in compared for key in ("name", "digest")],
     )
 
 

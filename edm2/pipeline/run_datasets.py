@@ -41,13 +41,14 @@ def dataset_name(dataset: Dataset) -> str:
 def _used(stage: str, params: Params) -> tuple[Sequence[str], bool]:
     """The splits of the images that a stage uses, and whether it is trained on latents of them."""
     trains_codec = CODECS[params.codec.kind].save is None
+    reference = () if params.evaluation.reference else (TRAIN,)  # with which images are compared
     reads: dict[str, Sequence[str]] = {
         "train_features": (TRAIN, HELD_OUT),
         "train_vae": (TRAIN, HELD_OUT) if trains_codec else (HELD_OUT,),
-        "reference": () if params.evaluation.reference else (TRAIN,),
+        "reference": reference,
         "baselines": (TRAIN, HELD_OUT),
         "encode_latents": (TRAIN,),
-        "fid": (TRAIN,),  # with which generated images are compared
+        "fid": reference,
         "report": (TRAIN, HELD_OUT),
     }
     if stage == "train_vae" and params.vae.images.shards is not None:

@@ -14,6 +14,7 @@ from edm2.pipeline.best_model import log_best_model, without_header
 from edm2.pipeline.image_model import ImageModel
 from edm2.pipeline.portable import read_portable
 from edm2.reporting.selection import best_of, metrics_of, read_networks
+from edm2.runtime.files import sha256
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def test_the_best_network_is_logged_with_metrics_and_card(log):
     assert model.metrics == metrics_of(table, best)
     assert model.params["network"] == best["network"]
     assert float(model.params["ema_length"]) == best["ema_length"]
+    assert model.dataset == ["digits train", sha256(Path("data/images/manifest.json"))[:16]]
     assert model.note.startswith("# digits-G-0")
     assert model.note in (folder / "README.md").read_text()
     network = ImageModel(read_portable(folder), best_model.image_model.torch.device("cpu"))

@@ -65,7 +65,8 @@ def test_a_stage_that_trains_nothing_has_no_training_images(data):
     assert names("train_diffusion", changed(ema={"source": "published"})) == []
     assert names("train_guide") == []
     assert names("train_guide", changed(guidance={"guide": "trained"})) == [TRAIN, LATENTS]
-    assert names("reference", changed(evaluation={"reference": "img512.pkl"})) == []
+    for stage in ("reference", "fid"):
+        assert names(stage, changed(evaluation={"reference": "img512.pkl"})) == []
     tars = PARAMS.vae.images.model_copy(update={"shards": "/data/{0..9}.tar"})
     assert names("train_vae", changed(vae={"images": tars})) == []
 

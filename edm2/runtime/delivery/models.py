@@ -19,6 +19,7 @@ from edm2.runtime.files import write_json, write_text
 
 NETWORK = "network"  # folder of the files in that of the model
 MODEL_TAG = "edm2.model"
+SHARED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 MAX_NOTE = 8000  # characters of a tag
 REQUIREMENTS, ENVIRONMENT = "requirements.txt", "python_env.yaml"
 FORBIDDEN = str.maketrans("/:.%\"'", "------")  # in names of models
@@ -33,6 +34,7 @@ class Model:
         signature: inputs, outputs and params, each as JSON; see `mlflow.models.ModelSignature`.
         requirements: as for pip.
         metrics: those that are not finite are left out, since MLflow has no such metrics of models.
+        dataset: name and digest of what they compare with; empty if that is no dataset of MLflow.
         note: Markdown, shown as its description.
     """
 
@@ -43,6 +45,7 @@ class Model:
     metrics: Mapping[str, float]
     params: Mapping[str, str]
     note: str
+    dataset: Sequence[str] = ()
 
 
 def log_model(
@@ -85,9 +88,12 @@ def _find_or_create(store: Store, run_id: str, model: Model) -> Any:
     found = store.client.search_logged_models([store.experiment], f"tags.`{MODEL_TAG}` = '{key}'")
     if found:
         return found[0]
-    tags = {NOTE_TAG: model.note[:MAX_NOTE], MODEL_TAG: key}
+    own = {NOTE_TAG: model.note[:MAX_NOTE], MODEL_TAG: key}
+    tags = {
+        key: value for key, value in store.client.get_run(run_id).data.tags.items() if key in SHARED
+    }
     return store.client.create_logged_model(
-        store.experiment, name, run_id, tags, dict(model.params)
+        store.experiment, name, run_id, {**tags, **own}, dict(model.params)
     )
 
 
@@ -119,8 +125,9 @@ def _describe(folder: Path, model_id: str, run_id: str, model: Model) -> None:
 def _finish(store: Store, model_id: str, run_ids: Sequence[str], model: Model, time: int) -> None:
     from mlflow.entities import LoggedModelOutput, Metric
 
+    name, digest = model.dataset or (None, None)
     metrics = [  # of models MLflow would make NaN 0
-        Metric(key, value, time, 0, model_id=model_id)
+        Metric(key, value, time, 0, model_id, name, digest)
         for key, value in model.metrics.items()
         if isfinite(value)
     ]

@@ -381,6 +381,7 @@ MODEL = Model(
     metrics={"fd": 1.5, "psnr": math.inf},
     params={"ema_length": "0.1"},
     note="# A model card",
+    dataset=["digits train", "8e134057e2384552"],
 )
 
 
@@ -407,7 +408,9 @@ def test_a_model_is_logged_once_and_can_be_loaded(
         run.info.run_id,
     )
     assert (logged.params, logged.tags[NOTE]) == (MODEL.params, MODEL.note)
-    assert {metric.key: metric.value for metric in logged.metrics} == {"fd": 1.5}  # finite ones
+    (metric,) = logged.metrics  # those that are finite
+    assert (metric.key, metric.value) == ("fd", 1.5)
+    assert [metric.dataset_name, metric.dataset_digest] == MODEL.dataset
     assert receipt.parent == mlflow.run_id
     for run_id in (receipt.run_id, receipt.parent):
         (output,) = mlflow.client.get_run(run_id).outputs.model_outputs
