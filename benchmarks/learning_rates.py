@@ -41,7 +41,7 @@ from edm2.runtime.divergence import DivergedError
 
 STAGES = ("train_diffusion", "train_guide", "snapshot_emas", "sweep_ema", "fid")
 FAILS = 10  # times the lowest distance of its config: a training that went wrong
-INPUTS = ("data", "models/features", "models/vae")
+LATENTS = ("data", "models/features", "models/vae")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Search:
             return
         folder = self.folder / f"{config}-{lr_ref:g}-{self.seed}-{self.duration_nimg}"
         if not folder.exists():
-            make_project(folder, self.project, self._changes(config, lr_ref))
+            make_project(folder, self.project, self._changes(config, lr_ref), LATENTS)
         begin = time.process_time()
         found = dict(evaluate(folder, Replicate(config, self.seed)))
         seconds = round(time.process_time() - begin, 1)
@@ -155,13 +155,15 @@ class Search:
         }
 
 
-def make_project(folder: Path, project: Path, changes: dict[str, Any]) -> None:
-    """A project with the code of this checkout, and with the images, latents and params of `project`."""
+def make_project(
+    folder: Path, project: Path, changes: dict[str, Any], inputs: tuple[str, ...]
+) -> None:
+    """A project with the code of this checkout, and with the params and the results `inputs` of `project`."""
     folder.mkdir(parents=True)
     for name in ("dvc.yaml", "stages", "edm2"):
         (folder / name).symlink_to(ROOT / name)
-    for name in INPUTS:
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in inputs:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).symlink_to((project / name).resolve())
     tree = YAML(typ="safe").load(project / "params.yaml")
     for key, value in changes.items():

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from edm2.params import load
 from edm2.params.replicates import Replicate
 from edm2.pipeline.paths import sweep_folder
-from edm2.pipeline.sampler import Sampler
+from edm2.pipeline.project_networks import project_sampler
 from edm2.reporting.selection import best_of
 
 SEEDS = range(1_000_000, 1_001_000)  # not among the seeds of the sweep
@@ -28,7 +28,7 @@ SEEDS = range(1_000_000, 1_001_000)  # not among the seeds of the sweep
 
 def generate(replicate: Replicate, network: str) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 images [N, 3, 16, 16] of SEEDS, and their class labels [N]."""
-    sampler = Sampler(
+    sampler = project_sampler(
         load("params.yaml").of(replicate.config), replicate.config, torch.device("cpu")
     )
     denoise = sampler.denoise(sweep_folder(replicate) / f"{network}.safetensors", None, 1.0)

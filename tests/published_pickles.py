@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,9 +74,24 @@ def pickled(content, protocol=pickle.DEFAULT_PROTOCOL):
         return pickle.dumps(content, protocol)
 
 
-def write_published(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+class StandardRGBEncoder(Persistent):
+    """Pixels."""
+
+
+class StabilityVAEEncoder(Persistent):
+    """Latents; what it computes with is in its state."""
+
+    def __init__(self, scale, bias, **kwargs):
+        super().__init__(**kwargs)
+        self.vae_name = kwargs.get("vae_name", "stabilityai/sd-vae-ft-mse")
+        self.scale, self.bias = np.float32(scale), np.float32(bias)
+
+
+def write_published(
+    path: Path, tensors: dict[str, torch.Tensor], entry: str = "ema", encoder=None, **arguments
+) -> Path:
     """A pickle of a network whose state_dict has these tensors."""
-    network = Persistent()
+    network = Persistent(**arguments)
     for name, tensor in tensors.items():
         *parents, last = name.split(".")
         module = network
@@ -84,5 +100,8 @@ def write_published(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
                 module.add_module(parent, Persistent())
             module = module._modules[parent]
         module.register_parameter(last, torch.nn.Parameter(tensor, requires_grad=False))
-    path.write_bytes(pickled(EasyDict(ema=network, dataset_kwargs=EasyDict(path="images.zip"))))
+    others = {} if encoder is None else {"encoder": encoder}
+    path.write_bytes(
+        pickled(EasyDict({entry: network}, dataset_kwargs=EasyDict(path="images.zip"), **others))
+    )
     return path

@@ -1,4 +1,4 @@
-"""`edm2 ema`: post-hoc EMA from any folder of snapshots, without a pipeline."""
+"""`edm2 ema`: post-hoc EMA of any training, without a pipeline."""
 
 import json
 import sys
@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edm2.cli.ema_import import import_averages
 from edm2.params.errors import UserError
 
 if TYPE_CHECKING:
     from edm2.ema.reconstruct import Reconstruction
+    from edm2.ema.store import SnapshotStore
+
+DESCRIPTION, CODEC = "config.json", "codec"  # what sampling needs beside an average
+IMPORTED = "snapshots"  # folder in --out of what was read from pickles
 
 STORE = click.argument("store", type=click.Path(path_type=Path))
 
@@ -40,6 +45,9 @@ class EmaLengths(click.ParamType):  # type: ignore[type-arg]
 @click.group()
 def ema() -> None:
     """Make averages of any EMA length from a folder of snapshots (STORE)."""
+
+
+ema.add_command(import_averages)
 
 
 @ema.command("list")
@@ -77,7 +85,13 @@ def verify(store: Path) -> None:
 
 
 @ema.command()
-@STORE
+@click.argument("store", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--from",
+    "pickles",
+    help="In place of STORE: a folder of network pickles of EDM2's authors, or a pattern of their paths in "
+    "quotes.",
+)
 @click.option(
     "--lengths",
     type=EmaLengths(),
@@ -106,7 +120,8 @@ def verify(store: Path) -> None:
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def reconstruct(
-    store: Path,
+    store: Path | None,
+    pickles: str | None,
     lengths: list[float],
     out: Path,
     nimg: int | None,
@@ -116,7 +131,8 @@ def reconstruct(
 ) -> int:
     """Make averages of EMA lengths from the snapshots of STORE.
 
-    A manifest beside the averages lists them with their checksums, for `edm2 sample`.
+    A manifest beside the averages lists them with their checksums, for `edm2 sample`. With --from, pickles
+    are read once, into the store OUT/snapshots, and config.json describes what sampling needs.
     The exit status is 1 if a reconstruction has a large error.
     """
     import torch
@@ -126,7 +142,9 @@ def reconstruct(
     from edm2.runtime.files import write_json
     from edm2.runtime.manifest import add_to_manifest
 
-    snapshots = SnapshotStore(store)
+    if (store is None) == (pickles is None):
+        raise click.UsageError("expected either STORE or --from: a store, or pickles.")
+    snapshots = _import(pickles, out) if store is None else SnapshotStore(store)
     end = snapshots.end if nimg is None else nimg
     targets = {
         out / f"{end:012d}-ema_length-{length!r}.safetensors": Target(length, end)
@@ -137,14 +155,55 @@ def reconstruct(
         raise UserError(f"{existing[0]}: already exists. Choose another --out, or use --force.")
     index = out / "averages.json"
     descriptions = _read_descriptions(index)
+    described = _copy_description(snapshots.folder, out)
     try:
         averages = reconstruct_files(snapshots, targets, getattr(torch, dtype), normalize)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     made = dict(zip(targets, averages, strict=True))
     write_json(index, descriptions | {path.name: asdict(made[path]) for path in made})
-    add_to_manifest(out, targets)
+    add_to_manifest(out, [*targets, *described])
     return int(not _print_averages(made))
+
+
+def _import(pickles: str | None, out: Path) -> "SnapshotStore":
+    """The store of published networks in `out`, made of a folder of pickles or a pattern of paths."""
+    import glob
+
+    from edm2.pipeline.published_store import import_networks
+
+    pattern = pickles or ""
+    pattern = f"{glob.escape(pattern)}/*.pkl" if Path(pattern).is_dir() else pattern
+    paths = [Path(name) for name in sorted(glob.glob(pattern)) if name.endswith(".pkl")]
+    if not paths:
+        raise UserError(
+            f"--from {pickles}: no network pickles of EDM2's authors (*.pkl). Of other averages, "
+            "make a store first, with `edm2 ema import`."
+        )
+    return import_networks(paths, out / IMPORTED)
+
+
+def _copy_description(store: Path, out: Path) -> list[Path]:
+    """Copy what sampling from the averages needs, if the store has it; return the copied files.
+
+    Raises:
+        UserError: the folder has averages of another network.
+    """
+    import shutil
+
+    if not (store / DESCRIPTION).exists():
+        return []
+    description = out / DESCRIPTION
+    if description.exists() and description.read_bytes() != (store / DESCRIPTION).read_bytes():
+        raise UserError(
+            f"{description}: describes other networks than {store / DESCRIPTION}. Choose another --out."
+        )
+    sources = [store / DESCRIPTION, *(p for p in (store / CODEC).rglob("*") if p.is_file())]
+    copies = [out / source.relative_to(store) for source in sources]
+    for source, copy in zip(sources, copies, strict=True):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    return copies
 
 
 def _print_averages(averages: Mapping[Path, "Reconstruction"]) -> bool:

@@ -15,7 +15,7 @@ FIRST_CONV = re.compile(r"enc\.(\d+)x\1-block0\.conv0\.weight")
 
 
 @dataclass(frozen=True)
-class Description:
+class UnetDescription:
     """What the tensors of a U-Net say about it.
 
     Attributes:
@@ -59,7 +59,7 @@ def mismatch(tensors: Mapping[str, torch.Tensor], denoiser: Denoiser) -> str:
     expected, actual = _shapes(denoiser.unet.state_dict()), _shapes(tensors)
     if actual == expected:
         return ""
-    theirs, ours = _describe(actual), _describe(expected)
+    theirs, ours = describe_shapes(actual), describe_shapes(expected)
     if theirs is None or ours is None:
         name = min(n for n in expected | actual if expected.get(n) != actual.get(n))
         return (
@@ -87,8 +87,8 @@ def mismatch(tensors: Mapping[str, torch.Tensor], denoiser: Denoiser) -> str:
     return f"{'; '.join(differences)}. Set these as in the training of this network."
 
 
-def _describe(shapes: Mapping[str, tuple[int, ...]]) -> Description | None:
-    """None for other networks than the U-Net."""
+def describe_shapes(shapes: Mapping[str, tuple[int, ...]]) -> UnetDescription | None:
+    """The U-Net whose raw network has tensors of these names and shapes; None for other networks."""
     widths = {
         int(match[1]): shape[0]
         for name, shape in shapes.items()
@@ -98,7 +98,7 @@ def _describe(shapes: Mapping[str, tuple[int, ...]]) -> Description | None:
     if not sides or "out_conv.weight" not in shapes:
         return None
     first = f"enc.{sides[0]}x{sides[0]}-block"
-    return Description(
+    return UnetDescription(
         widths=tuple(widths[side] for side in sides),
         attention=tuple(s for s in sides if f"enc.{s}x{s}-block0.attention.qkv.weight" in shapes),
         resolution=sides[0],
@@ -108,7 +108,7 @@ def _describe(shapes: Mapping[str, tuple[int, ...]]) -> Description | None:
     )
 
 
-def _configs(network: Description, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+def _configs(network: UnetDescription, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """The training configs whose network has these tensors."""
     names = []
     for name, config in CONFIGS.items():

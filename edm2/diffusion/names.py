@@ -25,19 +25,20 @@ from fnmatch import fnmatchcase
 
 from edm2.params import UserError
 
-PUBLISHED = (  # replacements in names of a denoiser's state dict, applied in order
-    (r"^unet\.map\.features\.", "unet.emb_fourier."),
-    (r"^unet\.map\.layer0\.", "unet.emb_noise."),
-    (r"^unet\.map\.label\.", "unet.emb_label."),
-    (r"^head\.features\.", "logvar_fourier."),
-    (r"^head\.linear\.", "logvar_linear."),
-    (r"^(unet\.(?:enc|dec)\.\d+x\d+)-", r"\1_"),
-    (r"\.conv([01])\.", r".conv_res\1."),
-    (r"\.skip\.", ".conv_skip."),
-    (r"\.conditioning\.affine\.", ".emb_linear."),
-    (r"\.conditioning\.gain$", ".emb_gain"),
-    (r"\.attention\.(qkv|proj)\.", r".attn_\1."),
+PUBLISHED = (  # parts of names in a denoiser's state dict, and in published weights
+    ("map.features.", "emb_fourier."),
+    ("map.layer0.", "emb_noise."),
+    ("map.label.", "emb_label."),
+    ("head.features.", "logvar_fourier."),
+    ("head.linear.", "logvar_linear."),
+    (".conv0.", ".conv_res0."),
+    (".conv1.", ".conv_res1."),
+    (".skip.", ".conv_skip."),
+    (".conditioning.affine.", ".emb_linear."),
+    (".conditioning.gain", ".emb_gain"),
+    (".attention.", ".attn_"),
 )
+LEVEL = r"^(unet\.(?:enc|dec)\.\d+x\d+)"  # followed by - here, by _ there
 
 # the tensors whose EMA length the paper varies one at a time (Figure 5b, Appendix D.6)
 PAPER_TENSORS = (
@@ -82,9 +83,16 @@ def paper_name(name: str) -> str:
 
 def published_name(name: str) -> str:
     """Name in the published weights of a tensor in the state dict of config G's denoiser."""
-    for pattern, replacement in PUBLISHED:
-        name = re.sub(pattern, replacement, name)
-    return name
+    for ours, theirs in PUBLISHED:
+        name = name.replace(ours, theirs)
+    return re.sub(f"{LEVEL}-", r"\1_", name)
+
+
+def own_name(published: str) -> str:
+    """The inverse of `published_name`."""
+    for ours, theirs in PUBLISHED:
+        published = published.replace(theirs, ours)
+    return re.sub(f"{LEVEL}_", r"\1-", published)
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:

@@ -4,8 +4,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from edm2.data.latents import LatentShards, LatentSpace
+from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.inference import prepare_for_inference
 from edm2.diffusion.setup import denoiser_for
 from edm2.params import Params
@@ -34,19 +36,36 @@ def denoiser_precision(
         fp32, classes = with_precision(params, "fp32"), len(latents.classes)
         with torch.random.fork_rng(devices=[]):  # without effect on what is initialized later
             denoiser = denoiser_for(config, fp32, latents.shape, classes).to(device).eval()
-
-        prepared = cache(lambda dtype: prepare_for_inference(denoiser, dtype))
+        if not trains:
+            return evaluation(denoiser, latents.shape, device)
 
         def run(dtype: torch.dtype, images: int) -> None:
             denoiser.dtype = dtype
-            x, sigma = ramp((images, *latents.shape), device), torch.ones(images, device=device)
-            if trains:
-                denoiser(x, sigma).sum().backward()
-            else:
-                prepared(dtype)(x, sigma)
+            x, sigma = _inputs(images, latents.shape, device)
+            denoiser(x, sigma).sum().backward()
 
         return run
 
     microbatch = params.diffusion.microbatch or params.diffusion.batch // ranks().world_size
     images = microbatch if trains else params.sampling.batch
     return resolve_precision(params, state, device, make_run, images)
+
+
+def evaluation(denoiser: Denoiser, shape: tuple[int, int, int], device: torch.device) -> TimedRun:
+    """An evaluation of a denoiser on `device`, as samplers need it, for data [C, R, R]."""
+
+    @cache
+    def prepared(dtype: torch.dtype) -> nn.Module:
+        denoiser.dtype = dtype
+        return prepare_for_inference(denoiser)
+
+    def run(dtype: torch.dtype, images: int) -> None:
+        prepared(dtype)(*_inputs(images, shape, device))
+
+    return run
+
+
+def _inputs(
+    images: int, shape: tuple[int, int, int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return ramp((images, *shape), device), torch.ones(images, device=device)

@@ -1,42 +1,114 @@
 """The networks that EDM2's authors published: all are config G."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
-from edm2.diffusion.denoiser import Denoiser, build_denoiser
-from edm2.diffusion.names import published_name
+from edm2.data.normalization import SIGMA_DATA
+from edm2.diffusion.blocks import CLAMP, HEAD_CHANNELS, RESIDUAL_BALANCE
+from edm2.diffusion.denoiser import UNCERTAINTY_CHANNELS, Denoiser, build_denoiser
+from edm2.diffusion.identification import UnetDescription, describe_shapes
+from edm2.diffusion.names import own_name, published_name
+from edm2.diffusion.unet import LABEL_BALANCE, SKIP_BALANCE
 from edm2.params import UserError
 
-INPUT_CONV = "unet.enc.64x64_conv.weight"
 OPTIONAL_PREFIX = "logvar"  # the uncertainty head, which a published network may lack
+CONSTANTS: dict[str, Any] = {  # arguments of a published network that are constants here
+    "sigma_data": SIGMA_DATA,
+    "logvar_channels": UNCERTAINTY_CHANNELS,
+    "label_balance": LABEL_BALANCE,
+    "concat_balance": SKIP_BALANCE,
+    "res_balance": RESIDUAL_BALANCE,
+    "attn_balance": RESIDUAL_BALANCE,
+    "channels_per_head": HEAD_CHANNELS,
+    "clip_act": CLAMP,
+    "resample_filter": [1, 1],
+}
+DERIVED = ("channel_mult_noise", "channel_mult_emb")  # None: from the other widths
+WITHOUT_EFFECT = ("use_fp16", "dropout")  # on weights, and on evaluation in fp32
 
 
-def infer_denoiser(tensors: Mapping[str, torch.Tensor]) -> Denoiser:
-    """The denoiser that published tensors belong to, on the meta device.
+def infer_denoiser(
+    tensors: Mapping[str, torch.Tensor], arguments: Mapping[str, Any] | None = None
+) -> Denoiser:
+    """The denoiser that published tensors belong to, on the meta device; its shape is read from theirs.
 
-    Width, channels and classes are read from the shapes; depth and resolution are the paper's.
+    Args:
+        arguments: keyword arguments that the published network was made with, which are compared with
+            the shape and with the constants of config G; None: unknown.
 
     Raises:
-        UserError: the tensors are those of another network.
+        UserError: the tensors are those of another network, or an argument contradicts them or has a
+            value that is not possible here.
     """
-    try:
-        channels, in_channels = tensors[INPUT_CONV].shape[:2]
-        label = tensors.get("unet.emb_label.weight")
-    except (KeyError, ValueError):
+    shapes = {own_name(name): tuple(tensor.shape) for name, tensor in tensors.items()}
+    network = describe_shapes(
+        {n.removeprefix("unet."): shape for n, shape in shapes.items() if n.startswith("unet.")}
+    )
+    if network is None:
         raise UserError(
-            f"published weights: expected a tensor {INPUT_CONV} of 4 dimensions, as in EDM2 "
-            "networks at resolution 64. Use one of those."
-        ) from None
+            "published weights: expected tensors like unet.enc.64x64_block0.conv_res0.weight and "
+            f"unet.out_conv.weight, as in EDM2's networks, found {len(tensors)} others. Use one of those."
+        )
+    shape = network.shape
     with torch.device("meta"):
         denoiser = build_denoiser(
             "G",
-            channels=channels,
-            in_channels=in_channels - 1,  # without the constant channel
-            num_classes=0 if label is None else label.shape[1],
+            channels=shape.channels,
+            resolution=shape.resolution,
+            in_channels=shape.in_channels,
+            num_classes=shape.num_classes,
+            channel_mult=shape.channel_mult,
+            res_blocks=shape.res_blocks,
+            attention_resolutions=network.attention,
         )
     convert_names(tensors, denoiser)
+    problems = list(_contradictions(network, arguments or {}))
+    if problems:
+        raise UserError(
+            f"published weights: {'; '.join(problems)}. Only networks of EDM2's config G can be used."
+        )
     return denoiser
+
+
+def _contradictions(network: UnetDescription, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Arguments that are not as in the network that the tensors describe."""
+    widths, sides = network.widths, [network.resolution >> k for k in range(len(network.widths))]
+    mult = arguments.get("channel_mult")
+    first = mult[0] if isinstance(mult, list | tuple) and mult and mult[0] in range(1, 1024) else 1
+    base = widths[0] / first
+    expected = {
+        **CONSTANTS,
+        "img_resolution": network.resolution,
+        "img_channels": network.in_channels,
+        "label_dim": network.num_classes,
+        "model_channels": base,
+        "channel_mult": [width / base for width in widths],
+        "channel_mult_noise": first,
+        "channel_mult_emb": max(widths) / base,
+        "num_blocks": network.res_blocks,
+        "attn_resolutions": list(network.attention),
+    }
+    for name, value in arguments.items():
+        if name in WITHOUT_EFFECT or (name in DERIVED and value is None):
+            continue
+        actual = list(value) if isinstance(value, tuple) else value
+        if name == "attn_resolutions" and isinstance(actual, list):
+            actual = [
+                side for side in sides if side in actual
+            ]  # it may name levels that are not there
+        if name not in expected:
+            yield f"argument {name} ({value!r}) is unknown"
+        elif actual != expected[name]:
+            yield f"argument {name} is {value!r}, expected {_plain(expected[name])}"
+
+
+def _plain(value: Any) -> str:
+    """A value in the words of an error: 192 instead of 192.0."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]"
+    return f"{value:g}"
 
 
 def convert_names(

@@ -3,6 +3,7 @@
 Works on any mapping of named tensors; nothing here depends on a network.
 """
 
+from edm2.ema.checkpoints import read_checkpoint
 from edm2.ema.fixed import copy_files
 from edm2.ema.profile import gamma_to_sigma_rel, sigma_rel_to_gamma
 from edm2.ema.reconstruct import (
@@ -25,6 +26,7 @@ __all__ = [
     "TraditionalEMA",
     "copy_files",
     "gamma_to_sigma_rel",
+    "read_checkpoint",
     "reconstruct",
     "reconstruct_files",
     "sigma_rel_to_gamma",

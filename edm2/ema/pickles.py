@@ -20,6 +20,7 @@ from edm2.runtime.pickle_records import (
     SET,
     ForbiddenGlobalError,
     RecordUnpickler,
+    array,
     as_bytes,
     entries,
     kind,
@@ -74,11 +75,28 @@ class Published:
         tensors: by name, as in its state_dict.
         arguments: its keyword arguments that are plain values: text, numbers, booleans, None, and
             lists, tuples and dicts of them.
+        other_arguments: the names of the others.
+        encoder: the record of the codec that its latents are of, for `read_encoder`; None: the file has
+            none.
     """
 
     class_name: str
     tensors: dict[str, torch.Tensor]
     arguments: dict[str, Any]
+    other_arguments: tuple[str, ...]
+    encoder: Any
+
+
+@dataclass(frozen=True)
+class PublishedEncoder:
+    """The codec of a published network.
+
+    Attributes:
+        values: its keyword arguments and attributes, those that are numbers, arrays or plain values.
+    """
+
+    class_name: str
+    values: dict[str, Any]
 
 
 class _Unpickler(RecordUnpickler):
@@ -101,7 +119,7 @@ def read_published(path: Path) -> Published:
     try:
         contents = entries(read_records(path, _Unpickler))
         network = contents.get("ema") or contents.get("net")
-        published = _published(network) if network else None
+        published = _published(network, contents.get("encoder")) if network else None
     except ForbiddenGlobalError as name:
         raise UserError(
             f"{path}: refused: it names {name}, which is not needed to store a network. Nothing in "
@@ -120,13 +138,38 @@ def read_published(path: Path) -> Published:
     return published
 
 
-def _published(network: Any) -> Published:
-    class_name, state = _module(network)
-    arguments = {}
-    for name, value in entries(state.get("_init_kwargs") or {}).items():
+def read_encoder(record: Any, path: Path) -> PublishedEncoder:
+    """The codec in a published pickle, from its record.
+
+    Args:
+        path: of the file, for errors.
+
+    Raises:
+        UserError: it is no object of a class.
+    """
+    try:
+        class_name, state = _module(record)
+        given = entries(state.get("_init_kwargs") or {})
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: the entry encoder cannot be read ({error}). Use a network pickle of EDM2's authors."
+        ) from None
+    values = {}
+    for name, value in {**given, **state}.items():
         with suppress(ValueError):
+            values[str(name)] = _number_or_plain(value)
+    return PublishedEncoder(class_name, values)
+
+
+def _published(network: Any, encoder: Any) -> Published:
+    class_name, state = _module(network)
+    arguments, others = {}, []
+    for name, value in entries(state.get("_init_kwargs") or {}).items():
+        try:
             arguments[name] = _plain_value(value)
-    return Published(class_name, dict(_tensors(network)), arguments)
+        except ValueError:
+            others.append(str(name))
+    return Published(class_name, dict(_tensors(network)), arguments, tuple(others), encoder)
 
 
 def _module(value: Any) -> tuple[str, dict[str, Any]]:
@@ -185,3 +228,10 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_plain_value, value))
     return {_plain_value(name): _plain_value(entry) for name, entry in entries(value).items()}
+
+
+def _number_or_plain(value: Any) -> Any:
+    try:
+        return _plain_value(value)
+    except ValueError:
+        return array(value)

@@ -132,16 +132,9 @@ def write_snapshot(
         UserError: a value is not finite or not in the range of `dtype`, or a tensor's dtype cannot
             be stored.
     """
-    metadata = {
-        "nimg": snapshot.nimg,
-        "sigma_rel": snapshot.sigma_rel,
-        "halflife_nimg": snapshot.halflife_nimg,
-        "rampup": snapshot.rampup,
-        "buffers": list(buffers),
-    }
     try:
-        text = json.dumps(metadata)
-        write_tensors(folder / snapshot.file, tensors, dtype, {"snapshot": text}, buffers)
+        metadata = snapshot_metadata(snapshot, buffers)
+        write_tensors(folder / snapshot.file, tensors, dtype, metadata, buffers)
     except NotFiniteError as error:
         if error.tensor in buffers:
             raise UserError(
@@ -153,6 +146,18 @@ def write_snapshot(
             "range of that dtype. Lower the learning rate, or lengthen its ramp-up, and train again. "
             f"The snapshots of earlier times are still in {folder}."
         ) from None
+
+
+def snapshot_metadata(snapshot: Snapshot, buffers: Sequence[str]) -> dict[str, str]:
+    """The metadata by which `read_snapshot` knows a file."""
+    content = {
+        "nimg": snapshot.nimg,
+        "sigma_rel": snapshot.sigma_rel,
+        "halflife_nimg": snapshot.halflife_nimg,
+        "rampup": snapshot.rampup,
+        "buffers": list(buffers),
+    }
+    return {"snapshot": json.dumps(content)}
 
 
 def read_snapshot(path: Path) -> tuple[Snapshot, list[str]]:

@@ -96,6 +96,11 @@ class TensorReader:
                 f"{self.start + end}: truncated or changed. {REBUILD_HINT}"
             )
 
+    @property
+    def kinds(self) -> "dict[str, Kind]":
+        """Dtype and shape of each tensor."""
+        return {name: (entry.dtype, entry.shape) for name, entry in self.entries.items()}
+
     def read(self, name: str, begin: int, buffer: memoryview) -> None:
         """Fill `buffer`, of bytes, with values of tensor `name`, starting at value `begin`."""
         entry = self.entries[name]
@@ -141,6 +146,9 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
+Kind = tuple[torch.dtype, tuple[int, ...]]
+
+
 def check_same_tensors(
     reader: TensorReader, expected: TensorReader, ignored: Collection[str] = ()
 ) -> None:
@@ -152,20 +160,26 @@ def check_same_tensors(
     Raises:
         UserError: the files differ in the name, dtype or shape of a tensor.
     """
-    for name in sorted((reader.entries.keys() | expected.entries.keys()) - set(ignored)):
-        kinds = [
-            (entry.dtype, entry.shape) if (entry := file.entries.get(name)) else None
-            for file in (reader, expected)
-        ]
-        if kinds[0] != kinds[1]:
-            raise UserError(
-                f"{reader.path}: tensor {name}: {_describe(kinds[0])}, expected "
-                f"{_describe(kinds[1])} as in {expected.path.name}. All snapshots of a store are of "
-                "one network."
-            )
+    difference = first_difference(reader.kinds, expected.kinds, ignored)
+    if difference:
+        raise UserError(
+            f"{reader.path}: {difference} as in {expected.path.name}. All snapshots of a store are of "
+            "one network."
+        )
 
 
-def _describe(kind: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
+def first_difference(
+    kinds: Mapping[str, Kind], expected: Mapping[str, Kind], ignored: Collection[str] = ()
+) -> str:
+    """The first tensor that differs in name, dtype or shape, as part of a message; empty if none."""
+    for name in sorted((kinds.keys() | expected.keys()) - set(ignored)):
+        kind, right = kinds.get(name), expected.get(name)
+        if kind != right:
+            return f"tensor {name}: {_describe(kind)}, expected {_describe(right)}"
+    return ""
+
+
+def _describe(kind: Kind | None) -> str:
     return "missing" if kind is None else f"{kind[0]} of shape {list(kind[1])}"
 
 

@@ -7,6 +7,7 @@ import torch
 from edm2.features.backbone import Detector
 from edm2.features.classifier import load_classifier
 from edm2.features.dinov2 import load_dinov2
+from edm2.features.efficientnet import load_efficientnet
 from edm2.features.inception import load_inception
 from edm2.params.evaluation import Evaluation
 from edm2.params.registry import implementation
@@ -33,6 +34,10 @@ def load_detector(
 
 def classifier(weights: Path | None, classifier_folder: Path, device: torch.device) -> Detector:
     return load_classifier(classifier_folder, device)
+
+
+def efficientnet(weights: Path | None, classifier_folder: Path, device: torch.device) -> Detector:
+    return load_efficientnet(device)
 
 
 def inception(weights: Path | None, classifier_folder: Path, device: torch.device) -> Detector:

@@ -23,7 +23,7 @@ from edm2.params.replicates import Replicate
 from edm2.params.seams import GROUPS
 from edm2.pipeline.detection import detector_for, reference_for
 from edm2.pipeline.paths import store_folder
-from edm2.pipeline.sampler import Sampler
+from edm2.pipeline.project_networks import project_sampler
 from edm2.reporting.selection import ema_curve, read_networks
 from edm2.runtime.device import pick_device
 from edm2.runtime.precision import with_precision
@@ -89,7 +89,7 @@ class Training:
         self.replicate, self.params = replicate, params
         self.store = SnapshotStore(store_folder(replicate))
         self.device = pick_device(params.runtime)
-        self._sampler = Sampler(params, replicate.config, self.device)
+        self._sampler = project_sampler(params, replicate.config, self.device)
         self._sampler.network = store_folder(replicate)  # for errors
         self.classes = self._sampler.classes
 
@@ -104,13 +104,13 @@ class Training:
         Raises:
             UserError: they are of another network.
         """
-        shape, classes = self._sampler.latents.shape, len(self.classes)
+        shape, classes = self._sampler.shape, len(self.classes)
         denoiser = denoiser_for(self.replicate.config, self.params, shape, classes)
         return prepare_for_inference(set_network(denoiser.to(self.device), tensors))
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
         """Standard normal noise float32 [N, C, R, R], with which the sampling of each seed starts."""
-        return seed_noise(seeds, self._sampler.latents.shape, self.device)
+        return seed_noise(seeds, self._sampler.shape, self.device)
 
     def labels(self, seeds: Sequence[int]) -> torch.Tensor:
         """The class of each seed, int64 [N]."""
@@ -118,7 +118,7 @@ class Training:
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents float32 [N, C, R, R] → images uint8 [N, 3, H, W], on the CPU."""
-        normalization = self._sampler.latents.normalization
+        normalization = self._sampler.normalization
         return self._sampler.codec.decode(normalization.denormalize(latents)).cpu()
 
     def images(self, tensors: Tensors, seeds: Sequence[int]) -> torch.Tensor:

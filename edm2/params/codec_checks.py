@@ -7,12 +7,11 @@ from pathlib import Path
 
 from edm2.params.codec import CodecChoice
 from edm2.params.errors import Problem
-from edm2.params.seams import CODECS
+from edm2.params.seams import CODECS, VAE_BACKBONES
 from edm2.params.tree import Params
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"  # as diffusers names them
 PAPER_CHANNELS = 4  # channels of latents that EDM2 has constants for
-VGG16_MIN_RESOLUTION = 16  # VGG16 halves images four times
 
 
 def latent_layout(params: Params, root: Path) -> tuple[int, int] | None:
@@ -99,23 +98,22 @@ def _normalization(codec: CodecChoice, layout: tuple[int, int] | None) -> Iterat
 
 def backbone_problems(params: Params, root: Path) -> Iterator[Problem]:
     name, path = params.vae.backbone, params.vae.backbone_path
-    resolution = params.dataset.resolution
-    if name == "vgg16" and resolution < VGG16_MIN_RESOLUTION:
+    resolution, kind = params.dataset.resolution, VAE_BACKBONES[name]
+    if resolution < (kind.min_resolution or 1):
         yield Problem(
             "vae.backbone",
             name,
-            f"a dataset.resolution of at least {VGG16_MIN_RESOLUTION} with it, not {resolution}: "
-            "VGG16 halves images four times",
+            f"a dataset.resolution of at least {kind.min_resolution} with it, not {resolution}",
             "Set it to classifier, or use larger images.",
         )
-    if name == "vgg16" and path is not None and not (root / path).is_file():
+    if kind.published and path is not None and not (root / path).is_file():
         yield Problem(
             "vae.backbone_path",
             path,
             "a file that exists",
             f"Looked for {root / path}. Or set it to null: downloaded once.",
         )
-    if name != "vgg16" and path is not None:
+    if not kind.published and path is not None:
         yield Problem(
             "vae.backbone_path",
             path,

@@ -41,12 +41,13 @@ MetricName = Annotated[str, one_of(METRICS)]
 
 class Evaluation(Section):
     detector: Annotated[str, one_of(DETECTORS)] = Field(
-        description="whose features the metrics compare; classifier: that of `features`; inception: "
-        "Inception-v3 of FID; dinov2: DINOv2 ViT-L/14"
+        description="whose features the metrics compare; classifier: that of `features`; efficientnet: "
+        "EfficientNet-Lite0 trained on ImageNet, from an installed package; inception: Inception-v3 of FID; "
+        "dinov2: DINOv2 ViT-L/14"
     )
     detector_path: str | None = Field(
         description="file of its published weights, for inception and dinov2; null: downloaded once; "
-        "classifier: null"
+        "others: null"
     )
     reference: str | None = Field(
         description="published statistics of the real images, .npz with mu and sigma or EDM2's .pkl, "

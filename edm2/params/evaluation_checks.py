@@ -8,6 +8,8 @@ from edm2.params.evaluation import Evaluation, Sampling
 from edm2.params.seams import DETECTORS, METRICS
 from edm2.params.tree import Params
 
+REFERENCES = (".npz", ".pkl")  # suffixes of files that `edm2.metrics.reference` reads
+
 
 def evaluation_problems(params: Params, root: Path) -> Iterator[Problem]:
     """Noise levels that do not decrease, missing files, too few samples for a metric.
@@ -59,13 +61,12 @@ def _reference(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
             f"null with detector: {name}",
             "There are no published statistics of its features; set it to null.",
         )
-    elif Path(path).suffix != ".npz":
+    elif Path(path).suffix not in REFERENCES:
         yield Problem(
             "evaluation.reference",
             path,
-            "an .npz file with mu and sigma",
-            "Pickles can run any code, so they are not read. If you trust one, save its two arrays "
-            "with numpy.savez(path, mu=..., sigma=...).",
+            "an .npz file with mu and sigma, or EDM2's .pkl",
+            "Save the mean and covariance of another file with numpy.savez(path, mu=..., sigma=...).",
         )
     elif not (root / path).is_file():
         yield Problem(

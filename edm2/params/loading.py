@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,8 +17,11 @@ from edm2.params.explanation import Explainer
 from edm2.params.launch import STAGES, launched_ranks, launcher_of
 from edm2.params.launch_checks import launch_problems
 from edm2.params.registry import load_plugins
+from edm2.params.section import Section
 from edm2.params.tree import Params
 from edm2.params.yaml_file import read_yaml
+
+S = TypeVar("S", bound=Section)
 
 
 def load(path: str | Path, unchecked: Collection[str] = ()) -> Params:
@@ -97,6 +100,25 @@ def _wrong_changes(params: Params) -> Iterator[Problem]:
         except ValidationError as error:
             for problem in _explain_all(error, Diffusion, tree, "diffusion"):
                 yield replace(problem, key=f"{key}.{problem.key.removeprefix('diffusion.')}")
+
+
+def changed(section: S, name: str, changes: Mapping[str, Any], options: Mapping[str, str]) -> S:
+    """A section of params with the values that options of a command line set.
+
+    Args:
+        name: of the section in params.yaml.
+        options: the option that sets each field of `changes`, for errors.
+
+    Raises:
+        UserError: a value is impossible; the message names the option.
+    """
+    tree = {**section.model_dump(), **changes}
+    try:
+        return type(section).model_validate(tree)
+    except ValidationError as error:
+        problems = _explain_all(error, type(section), tree, name)
+    lines = [replace(p, key=options[p.key.rpartition(".")[2]]) for p in problems]
+    raise UserError("\n".join(map(str, lines)))
 
 
 def fields(

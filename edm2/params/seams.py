@@ -53,6 +53,25 @@ class CodecKind:
 
 
 @dataclass(frozen=True)
+class VaeBackboneKind:
+    """A network whose feature maps the losses of the VAE use.
+
+    Attributes:
+        load: "module:attribute" or function (weights path or None, classifier folder, device) →
+            `edm2.features.backbone.Backbone`.
+        untrained: the same of a function without arguments that builds it with random weights, for
+            `edm2 plan`; None: the classifier of the dataset.
+        min_resolution: smallest side of its images; None: 2 for each slice of the classifier but the first.
+        published: whether there are published weights (`vae.backbone_path`).
+    """
+
+    load: str | Callable[..., Any]
+    untrained: str | Callable[..., Any] | None
+    min_resolution: int | None = None
+    published: bool = False
+
+
+@dataclass(frozen=True)
 class DetectorKind:
     """A detector.
 
@@ -140,10 +159,28 @@ OBJECTIVES: Registry[Callable[..., Any]] = Registry(
 SAMPLERS: Registry[Callable[..., Any]] = Registry(
     "sampler", {"heun": "edm2.sampling.solver:heun", "euler": "edm2.sampling.solver:euler"}
 )
+VAE_BACKBONES: Registry[VaeBackboneKind] = Registry(
+    "VAE backbone",
+    {
+        "classifier": VaeBackboneKind("edm2.features.backbones:classifier", None),
+        "efficientnet": VaeBackboneKind(
+            "edm2.features.backbones:efficientnet",
+            "edm2.features.efficientnet:EfficientNetLite",
+            min_resolution=32,
+        ),
+        "vgg16": VaeBackboneKind(
+            "edm2.features.backbones:vgg16",
+            "edm2.features.backbones:untrained_vgg16",
+            16,
+            published=True,
+        ),
+    },
+)
 DETECTORS: Registry[DetectorKind] = Registry(
     "detector",
     {
         "classifier": DetectorKind("edm2.features.detectors:classifier", None),
+        "efficientnet": DetectorKind("edm2.features.detectors:efficientnet", 320),
         "inception": DetectorKind(
             "edm2.features.detectors:inception", 2048, published=True, predicts_classes=True
         ),

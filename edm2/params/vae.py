@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from edm2.params.registry import one_of
+from edm2.params.seams import VAE_BACKBONES
 from edm2.params.section import (
     Count,
     Counts,
@@ -38,7 +40,7 @@ class Losses(Section):
     kl: NonNegative = Field(description="weight of mean μ², or of twice the KL term if learned")
     pool: Count = Field(description="side of the pooling window in pixels")
     gradient_normalization: bool = Field(
-        description="scale each loss's gradient at the image to norm 1 before its weight"
+        description="scale each loss's gradient at an image to norm 1 (root mean square) before its weight"
     )
     flip: Probability = Field(
         description="probability that image and reconstruction are flipped for backbone and discriminator"
@@ -110,13 +112,14 @@ class Vae(Training):
     clamp: Positive | None = Field(
         description="largest |μ| of a latent; null: no limit; 8 is usual"
     )
-    backbone: Literal["classifier", "vgg16"] = Field(
+    backbone: Annotated[str, one_of(VAE_BACKBONES)] = Field(
         description="network of the perceptual loss and the discriminator; classifier: that of `features`; "
-        "vgg16: trained on ImageNet, with the channel weights of LPIPS"
+        "efficientnet: EfficientNet-Lite0, trained on ImageNet, from an installed package; vgg16: trained on "
+        "ImageNet, with the channel weights of LPIPS"
     )
     backbone_path: str | None = Field(
         description="backbone vgg16: a copy of torchvision's weights, relative to the project root; "
-        "null: downloaded once; classifier: null"
+        "null: downloaded once; others: null"
     )
     losses: Losses = Field(description="which losses, and their balance at the image")
     adversarial: Adversarial = Field(description="the discriminator")

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from edm2.params.codec_checks import VGG16_MIN_RESOLUTION
 from edm2.params.errors import Problem
+from edm2.params.seams import VAE_BACKBONES
 from edm2.params.tree import Params
 from edm2.params.vae import Vae
 
@@ -63,7 +63,7 @@ def _sides(params: Params) -> Iterator[Problem]:
             f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
             "Use a power of two below it, or set vae.equivariance.crop to 0.",
         )
-    minimum = VGG16_MIN_RESOLUTION if vae.backbone == "vgg16" else 2 ** (params.features.slices - 1)
+    minimum = VAE_BACKBONES[vae.backbone].min_resolution or 2 ** (params.features.slices - 1)
     if crop < minimum and (vae.losses.perceptual or vae.losses.adversarial):
         yield Problem(
             "vae.equivariance.crop",

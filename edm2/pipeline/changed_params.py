@@ -4,11 +4,10 @@ from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from edm2.params import Params
 from edm2.params.errors import UserError
-from edm2.params.presets import PRESETS, preset_text
+from edm2.params.presets import PRESETS, preset_params
 from edm2.params.yaml_file import parse_yaml
 from edm2.pipeline.declaration import read_declarations
 from edm2.pipeline.git import git
@@ -54,7 +53,7 @@ def changes_since_commit(params: Params) -> dict[str, Any]:
 
 @cache
 def _tracked_of_preset(name: str) -> dict[str, Any]:
-    return _tracked(Params.model_validate(YAML(typ="safe").load(preset_text(name))))
+    return _tracked(preset_params(name))
 
 
 def _tracked(params: Params) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from edm2.pipeline.detection import detector_for, is_detector_at_chance, referen
 from edm2.pipeline.network_reader import BYTES_AHEAD
 from edm2.pipeline.networks import SweptNetwork
 from edm2.pipeline.paths import IMAGES
+from edm2.pipeline.project_networks import ProjectNetworks
 from edm2.pipeline.sampler import Sampler
 from edm2.runtime.distributed import gather_object, is_main_process, ranks
 from edm2.runtime.manifest import load_manifest
@@ -39,7 +40,8 @@ class Evaluator:
 
     def __init__(self, params: Params, config: ConfigName, device: torch.device) -> None:
         self.params, self.device = params, device
-        self.sampler = Sampler(params, config, device, BYTES_AHEAD)
+        self.networks = ProjectNetworks(params, config, BYTES_AHEAD)
+        self.sampler = Sampler(self.networks, device, params.runtime.precision)
         images = load_manifest(IMAGES)
         self.classes, held_out = images["classes"], images["images"]["held_out"]
         self.detector = detector_for(params, device)

@@ -53,6 +53,6 @@ def _at_chance(accuracy: Accuracy) -> str:
         f"the classifier's accuracy on held-out images, {accuracy.value:.1%}, is no better than that of "
         f"always naming the most frequent class, {accuracy.chance:.1%}. Distances with "
         "evaluation.detector: classifier and perceptual losses with vae.backbone: classifier are "
-        "therefore those of an untrained network. Set evaluation.detector to inception or dinov2 and "
-        "vae.backbone to vgg16, use images of several classes, or train longer (features.duration_nimg)."
+        "therefore those of an untrained network. Set evaluation.detector and vae.backbone to "
+        "efficientnet, use images of several classes, or train longer (features.duration_nimg)."
     )

@@ -4,6 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.published import convert_names, infer_denoiser
 from edm2.ema.index import write_index
 from edm2.ema.pickles import read_published
@@ -15,7 +18,7 @@ from edm2.params.diffusion import Diffusion
 from edm2.params.sizes import SIZES
 from edm2.runtime.progress import track
 
-NAME = re.compile(r".*-(\d+)-(0\.\d+)\.pkl")  # time in thousands of images, EMA length
+NAME = re.compile(r"(.*)-(\d+)-(0\.\d+)\.pkl")  # network, time in thousands of images, EMA length
 TIME_STEP = 2**20  # images; the authors' snapshots are taken at multiples of it
 
 
@@ -46,34 +49,58 @@ def import_published(paths: Sequence[Path], folder: Path, diffusion: Diffusion) 
         )
     channels = SIZES[diffusion.size].channels if diffusion.size else diffusion.channels
     for path in track(paths, "read published networks", len(paths), "file"):
-        match = NAME.fullmatch(path.name)
-        if match is None:
-            raise UserError(
-                f"{path}: expected a name that ends in training time (thousands of images) and EMA "
-                "length, like edm2-img512-s-2147483-0.130.pkl."
-            )
-        nimg = time_in_images(int(match[1]))
-        if nimg == 0:
+        snapshot = identify_published(path)
+        if snapshot.nimg == 0:
             print(f"note: {path}: skipped: at time 0 there is no training to average.")
             continue
-        tensors = read_published(path).tensors
-        denoiser = infer_denoiser(tensors)
+        denoiser, tensors = read_raw_network(path)
         if denoiser.shape.channels != channels:
             raise UserError(
                 f"{path}: a network of {denoiser.shape.channels} channels, expected {channels} "
                 "(diffusion.size or diffusion.channels)."
             )
-        unet = {
-            name.removeprefix("unet."): tensor
-            for name, tensor in convert_names(tensors, denoiser).items()
-            if name.startswith("unet.")
-        }
-        snapshot = Snapshot.power(nimg, float(match[2]))
-        buffers = [name for name, _ in denoiser.unet.named_buffers()]
-        write_snapshot(folder, snapshot, unet, buffers)
+        write_snapshot(folder, snapshot, tensors, buffer_names(denoiser))
     store = SnapshotStore(folder)
     check_headers(store)
     write_index(store)
+
+
+def identify_published(path: Path) -> Snapshot:
+    """Time and EMA length of a pickle, from its name.
+
+    Raises:
+        UserError: the name does not have them.
+    """
+    match = NAME.fullmatch(path.name)
+    if match is None:
+        raise UserError(
+            f"{path}: expected a name that ends in training time (thousands of images) and EMA "
+            "length, like edm2-img512-s-2147483-0.130.pkl."
+        )
+    return Snapshot.power(time_in_images(int(match[2])), float(match[3]))
+
+
+def read_raw_network(path: Path) -> tuple[Denoiser, dict[str, torch.Tensor]]:
+    """The denoiser of a pickle, on the meta device, and its raw network's tensors under our names.
+
+    Raises:
+        UserError: the file cannot be read safely, or holds another network.
+    """
+    published = read_published(path)
+    try:
+        denoiser = infer_denoiser(published.tensors, published.arguments)
+        tensors = convert_names(published.tensors, denoiser)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    prefix = "unet."
+    return denoiser, {
+        name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+    }
+
+
+def buffer_names(denoiser: Denoiser) -> list[str]:
+    """Tensors of the raw network that are not averaged."""
+    return [name for name, _ in denoiser.unet.named_buffers()]
 
 
 def time_in_images(thousands: int) -> int:

@@ -1,62 +1,97 @@
 """Seeds → images, from the denoiser, its guide, the solver and the codec."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
-from edm2.data.latents import read_latent_space
+from edm2.data.normalization import Normalization
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.inference import prepare_for_inference
-from edm2.diffusion.setup import denoiser_for, set_network
-from edm2.params import Params
-from edm2.params.configs import ConfigName
 from edm2.params.errors import NotFiniteError
-from edm2.pipeline.network_reader import NetworkReader
-from edm2.pipeline.paths import LATENTS, VAE
+from edm2.params.evaluation import Sampling
+from edm2.params.runtime import Runtime
+from edm2.runtime.device import DTYPES
 from edm2.runtime.finite import listed, nonfinite_rows
 from edm2.sampling.generate import SampleBatch, generate, seed_labels
 from edm2.sampling.guidance import ConditionalDenoise, guided, with_guide, without_labels
-from edm2.vae.codec import load_codec
+from edm2.vae.codec import Codec
+
+
+class Networks(Protocol):
+    """Where networks and their guides come from, with all that sampling from them needs.
+
+    Attributes:
+        classes: their names; empty if the networks are unconditional and no names are known.
+        shape: of a latent, [C, R, R].
+        interval: noise levels at which guidance is active; None: all.
+        conditional: whether the networks take classes.
+        guides_itself: whether they can be evaluated without a class as well.
+    """
+
+    @property
+    def classes(self) -> list[str]: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def normalization(self) -> Normalization: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def interval(self) -> tuple[float, float] | None: ...
+    @property
+    def conditional(self) -> bool: ...
+    @property
+    def guides_itself(self) -> bool: ...
+
+    def codec(self, device: torch.device) -> Codec: ...
+
+    def precision(self, device: torch.device) -> str:
+        """Of activations on a device, as `runtime.precision`; it may be auto."""
+        ...
+
+    def network(self, path: Path) -> Denoiser:
+        """A denoiser with the weights of a network, which the next call may replace.
+
+        Raises:
+            UserError: it cannot be read, or has another shape.
+        """
+        ...
+
+    def guide(self, path: Path) -> Denoiser:
+        """As `network`, of a guide."""
+        ...
+
+    def identity(self, network: Path, guide: Path | None) -> Mapping[str, Any]:
+        """What determines the images beside sampler, seeds and classes, as JSON."""
+        ...
+
+    def remedy(self) -> str:
+        """What to do if a network's samples are not finite; empty: nothing is known."""
+        ...
 
 
 class Sampler:
-    """Samples images from networks of one config.
+    """Samples images from the networks of one source.
 
     Attributes:
-        classes: names of the dataset's classes.
+        classes: names of the classes.
     """
 
-    def __init__(
-        self, params: Params, config: ConfigName, device: torch.device, bytes_ahead: int = 0
-    ) -> None:
+    def __init__(self, networks: Networks, device: torch.device, precision: str) -> None:
         """
         Args:
-            bytes_ahead: see `NetworkReader`.
+            precision: of activations, a key of `DTYPES`.
         """
-        self.params, self.config, self.device = params, config, device
-        self.latents = read_latent_space(LATENTS)
-        self.classes = self.latents.classes
-        self.codec = load_codec(VAE, device)
-        self.reader = NetworkReader(bytes_ahead)
+        self.networks, self.device, self.precision = networks, device, precision
+        self.classes, self.shape = networks.classes, networks.shape
+        self.normalization = networks.normalization
+        self.codec = networks.codec(device)
         self.network, self.strength = Path(), 1.0  # of the last call of `denoise`, for errors
-        self._loaded: dict[str, Path] = {}  # files of the weights in the denoisers
-
-    @cached_property
-    def denoiser(self) -> Denoiser:
-        """The denoiser of the config; its weights are those of the last network used."""
-        return self._denoiser(self.params)
-
-    @cached_property
-    def guide(self) -> Denoiser:
-        """The denoiser of the config's guide."""
-        return self._denoiser(self.params.guide_of(self.config))
-
-    def _denoiser(self, params: Params) -> Denoiser:
-        shape, classes = self.latents.shape, len(self.classes)
-        return denoiser_for(self.config, params, shape, classes).to(self.device)
 
     def denoise(self, network: Path, guide: Path | None, strength: float) -> ConditionalDenoise:
         """A network's denoiser, guided with `strength`; 1 is without guidance.
@@ -67,26 +102,23 @@ class Sampler:
         Raises:
             UserError: a file cannot be read, or its network has another shape.
         """
-        main = prepare_for_inference(self._load(self.denoiser, "network", network))
-        interval = self.params.guidance.interval
+        main = self._prepared(self.networks.network(network))
+        interval = self.networks.interval
         self.network, self.strength = network, strength
         if strength == 1:
             return main
         if guide is None:
             return guided(main, without_labels(main), strength, interval)
-        other = prepare_for_inference(self._load(self.guide, "guide", guide))
+        other = self._prepared(self.networks.guide(guide))
         return guided(main, with_guide(main, other), strength, interval)
 
-    def _load(self, denoiser: Denoiser, role: str, file: Path) -> Denoiser:
-        """The denoiser with the weights of `file`, read unless they were its last ones."""
-        if self._loaded.pop(role, None) != file:
-            set_network(denoiser, self.reader.read(file), file)
-        self._loaded[role] = file
-        return denoiser
+    def _prepared(self, denoiser: Denoiser) -> ConditionalDenoise:
+        denoiser.dtype = DTYPES[self.precision]
+        return prepare_for_inference(denoiser.to(self.device))
 
     def labels(self, seeds: Sequence[int]) -> torch.Tensor:
-        """The class of each seed, int64 [N]; see `sampling.labels`."""
-        return seed_labels(seeds, len(self.classes), self.params.sampling.labels)
+        """The class of each seed, int64 [N]; see `sampling.labels`. Without classes, 0."""
+        return seed_labels(seeds, max(1, len(self.classes)), self.networks.sampling.labels)
 
     def images(
         self, denoise: ConditionalDenoise, seeds: Sequence[int], labels: torch.Tensor
@@ -99,10 +131,11 @@ class Sampler:
         Raises:
             NotFiniteError: a sample is not finite.
         """
-        shape, sampling = self.latents.shape, self.params.sampling
-        for batch in generate(denoise, seeds, labels, shape, sampling, self.device):
+        for batch in generate(
+            denoise, seeds, labels, self.shape, self.networks.sampling, self.device
+        ):
             self._check(batch)
-            latents = self.latents.normalization.denormalize(batch.samples)
+            latents = self.normalization.denormalize(batch.samples)
             yield replace(batch, samples=self.codec.decode(latents))
 
     def _check(self, batch: SampleBatch) -> None:
@@ -116,10 +149,14 @@ class Sampler:
 
     def _remedy(self) -> str:
         """What to do if samples are not finite."""
-        precision = self.params.runtime.precision
+        precision, remedy = self.precision, self.networks.remedy()
         ways = [
-            f"see whether the training of config {self.config} diverged, and lower its lr_ref",
+            *([remedy] if remedy else []),
             *(["lower the guidance strength"] if self.strength != 1 else []),
-            *([f"set runtime.precision to fp32 ({precision} now)"] if precision != "fp32" else []),
+            *(
+                [f"compute in fp32 (runtime.precision or --dtype; {precision} now)"]
+                if precision != "fp32"
+                else []
+            ),
         ]
-        return f"What may help: {'; '.join(ways)}."
+        return f"What may help: {'; '.join(ways or ['another network'])}."

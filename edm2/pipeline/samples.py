@@ -11,24 +11,19 @@ import torch
 from PIL import Image
 
 from edm2.data.images import image_sample
-from edm2.data.latents import read_latent_space
 from edm2.data.shards import write_shard
-from edm2.diffusion.precision import denoiser_precision
-from edm2.params import Params, UserError
-from edm2.params.configs import ConfigName
-from edm2.pipeline.network_reader import network_identity
-from edm2.pipeline.paths import LATENTS, VAE
-from edm2.pipeline.sampler import Sampler
+from edm2.diffusion.precision import evaluation
+from edm2.params import UserError
+from edm2.pipeline.sampler import Networks, Sampler
 from edm2.reporting.grids import write_class_grid
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import barrier, is_main_process, process_group, ranks
-from edm2.runtime.files import replacing, sha256, write_json
-from edm2.runtime.manifest import MANIFEST
-from edm2.runtime.precision import with_precision
+from edm2.runtime.files import replacing, write_json
+from edm2.runtime.precision import TimedRun, choose_precision
 from edm2.runtime.progress import track
 from edm2.sampling.guidance import ConditionalDenoise
 
-SHARD = 1000  # images
+SHARD = 1000  # images of a shard, and of a folder
 GRID_SIZE = 16  # rows and columns of the grid, at most
 
 
@@ -37,73 +32,81 @@ class SampleRequest:
     """A request for samples of one network.
 
     Attributes:
-        network: a safetensors file of a network of `config`, or a network of a sweep without files.
-        labels: class numbers that the seeds take in turn; None: see sampling.labels.
-        guide: file of a guide network; None: the network itself, without labels.
+        network: a file, a folder, or a repository of the Hugging Face Hub, owner/name: what the source
+            of the networks reads.
+        classes: class numbers that the seeds take in turn; None: see sampling.labels.
+        guide: of a guide network; None: the network itself, without labels.
         strength: guidance strength; 1: no guidance.
         out: folder of the samples.
         format: one PNG file per image, or WebDataset shards.
+        subdirs: PNG files are in folders of 1000 seeds, without a grid.
     """
 
     network: Path
-    config: ConfigName
     seeds: Sequence[int]
-    labels: Sequence[int] | None
+    classes: Sequence[int] | None
     guide: Path | None
     strength: float
     out: Path
     format: Literal["png", "shards"]
+    subdirs: bool
 
 
-def write_samples(request: SampleRequest, params: Params) -> None:
+def write_samples(request: SampleRequest, networks: Networks) -> None:
     """Make the samples that do not exist yet; each rank makes some of them.
 
     Args:
-        params: those of the request's config.
+        networks: the source of the request's network and guide.
 
     Raises:
-        UserError: a file is not a network of this config, the folder holds other samples, or an
-            option would have no effect.
+        UserError: a file is not such a network, the folder holds other samples, or an option would have
+            no effect.
     """
-    device = pick_device(params.runtime)
-    with process_group(device, params.runtime.timeout_minutes):
-        latents = read_latent_space(LATENTS)
-        _refuse_before_measuring(request, params, device)
-        params = denoiser_precision(
-            params, request.config, latents, request.out, device, trains=False
-        )
-        folder = SampleFolder(request, params, Sampler(params, request.config, device))
+    device = pick_device(networks.runtime)
+    with process_group(device, networks.runtime.timeout_minutes):
+        precision = _precision(request, networks, device)
+        folder = SampleFolder(request, Sampler(networks, device, precision))
         denoise = folder.sampler.denoise(request.network, request.guide, request.strength)
         if is_main_process():
             folder.claim()
         barrier()
         (folder.write_shards if request.format == "shards" else folder.write_files)(denoise)
         barrier()
-        if request.format == "png" and is_main_process():
+        if folder.has_grid and is_main_process():
             folder.draw_grid()
 
 
-def _refuse_before_measuring(request: SampleRequest, params: Params, device: torch.device) -> None:
-    """With `runtime.precision: auto`, refuse what cannot be sampled before the folder gets a choice."""
-    if params.runtime.precision == "auto":
-        params = with_precision(params, "fp32")
-        folder = SampleFolder(request, params, Sampler(params, request.config, device))
-        folder.sampler.denoise(request.network, request.guide, request.strength)
-        if is_main_process():
-            folder.existing_description()
+def _precision(request: SampleRequest, networks: Networks, device: torch.device) -> str:
+    """The precision of activations. If it must be measured, what cannot be sampled is refused before the
+    folder gets a choice.
+    """
+    precision = networks.precision(device)
+    if precision != "auto":
+        return precision
+    folder = SampleFolder(request, Sampler(networks, device, "fp32"))
+    folder.sampler.denoise(request.network, request.guide, request.strength)
+    if is_main_process():
+        folder.existing_description()
+    denoiser = networks.network(request.network)
+
+    def make_run() -> TimedRun:
+        return evaluation(denoiser, networks.shape, device)
+
+    return choose_precision(precision, request.out, device, make_run, networks.sampling.batch)
 
 
 class SampleFolder:
     """The folder of one request. samples.json describes its images, so that no folder mixes requests."""
 
-    def __init__(self, request: SampleRequest, params: Params, sampler: Sampler) -> None:
+    def __init__(self, request: SampleRequest, sampler: Sampler) -> None:
         """
         Raises:
             UserError: classes that do not exist, or options without effect.
         """
-        self.request, self.params, self.sampler = request, params, sampler
-        _check(request, params, len(sampler.classes))
+        self.request, self.sampler = request, sampler
+        _check(request, sampler.networks)
         self.labels = self._labels()  # int64 [seeds]
+        self.has_grid = request.format == "png" and not request.subdirs
 
     def claim(self) -> None:
         """Create the folder and its samples.json.
@@ -141,7 +144,8 @@ class SampleFolder:
         try:
             if path.exists():
                 return dict(json.loads(path.read_text(encoding="utf-8")))
-            images = out.exists() and any(file.suffix in (".png", ".tar") for file in out.iterdir())
+            files = (*out.iterdir(), *out.glob("[0-9]*/*.png")) if out.exists() else ()
+            images = any(file.suffix in (".png", ".tar") for file in files)
         except (OSError, ValueError, TypeError) as error:
             raise self._error(f"not a folder of samples ({error})") from None
         if images:
@@ -157,6 +161,7 @@ class SampleFolder:
         share = range(len(seeds))[rank::size]  # does not depend on files that other ranks write
         missing = [k for k in share if not self._file(seeds[k]).exists()]
         for seed, image, _ in track(self._images(denoise, missing), "sample", len(missing), "img"):
+            self._file(seed).parent.mkdir(exist_ok=True)
             with replacing(self._file(seed)) as temporary:
                 Image.fromarray(image).save(temporary, format="png")
 
@@ -180,7 +185,7 @@ class SampleFolder:
             self.request.out / "grid.png",
             images.permute(0, 3, 1, 2),
             self.labels[in_grid],
-            self.sampler.classes,
+            self.sampler.classes or ["no class"],
         )
 
     def _images(
@@ -193,51 +198,54 @@ class SampleFolder:
             yield from zip(batch.seeds, images, batch.labels.tolist(), strict=True)
 
     def _labels(self) -> torch.Tensor:
-        seeds, labels = self.request.seeds, self.request.labels
-        if labels is None:
+        seeds, classes = self.request.seeds, self.request.classes
+        if classes is None:
             return self.sampler.labels(seeds)
-        return torch.tensor([labels[k % len(labels)] for k in range(len(seeds))])
+        return torch.tensor([classes[k % len(classes)] for k in range(len(seeds))])
 
     def _description(self) -> dict[str, Any]:
         """Everything that determines the images, as JSON."""
-        request, params = self.request, self.params
+        request, networks = self.request, self.sampler.networks
         # include the seeds if each file depends on all of them
-        grouped = request.labels or request.format == "shards"
-        guidance = params.guidance.model_dump(mode="json")
-        networks = (request.network, request.guide)
-        return {
-            "networks": [None if path is None else network_identity(path) for path in networks],
-            "codec": sha256(VAE / MANIFEST),
-            "latents": sha256(LATENTS / MANIFEST),
+        grouped = request.classes or request.format == "shards"
+        interval = None if networks.interval is None else list(networks.interval)
+        description = {
+            **networks.identity(request.network, request.guide),
             "strength": request.strength,
-            "labels": None if request.labels is None else list(request.labels),
+            "labels": None if request.classes is None else list(request.classes),
             "format": request.format,
             "seeds": str(request.seeds) if grouped else None,
-            "config": request.config,
-            "interval": None if request.strength == 1 else guidance["interval"],
-            "changes": guidance["changes"] if request.guide else None,
-            "sampling": params.sampling.model_dump(mode="json", exclude={"batch"}),
-            "precision": params.runtime.precision,
+            "interval": None if request.strength == 1 else interval,
+            "sampling": networks.sampling.model_dump(mode="json", exclude={"batch"}),
+            "precision": self.sampler.precision,
         }
+        return {**description, "subdirs": True} if request.subdirs else description
 
     def _file(self, seed: int) -> Path:
+        if self.request.subdirs:
+            return self.request.out / f"{seed // SHARD * SHARD:06d}" / f"{seed:06d}.png"
         return self.request.out / f"{seed:09d}.png"
 
 
-def _check(request: SampleRequest, params: Params, classes: int) -> None:
-    if request.labels and not params.diffusion.conditional:
+def _check(request: SampleRequest, networks: Networks) -> None:
+    if request.classes and not networks.conditional:
         raise UserError(
-            "--labels: expected a conditional network, but diffusion.conditional is false. Leave "
-            "--labels out."
+            "--classes: expected a conditional network, but this one has no classes "
+            "(diffusion.conditional: false). Leave --classes out."
         )
-    if request.labels and max(request.labels) >= classes:
-        raise UserError(f"--labels {max(request.labels)}: expected classes below {classes}.")
+    count = len(networks.classes)
+    if request.classes and max(request.classes) >= count:
+        raise UserError(f"--classes {max(request.classes)}: expected classes below {count}.")
     if request.guide and request.strength == 1:
         raise UserError(
             f"--guide {request.guide}: has no effect at strength 1. Set --strength, or leave it out."
         )
-    if request.strength != 1 and not request.guide and not params.diffusion.label_dropout:
+    if request.strength != 1 and not request.guide and not networks.guides_itself:
         raise UserError(
             f"--strength {request.strength:g}: expected --guide, or a network trained with "
             "diffusion.label_dropout above 0: other networks need labels."
+        )
+    if request.subdirs and request.format == "shards":
+        raise UserError(
+            "--subdirs: has no effect with --format shards, which have 1000 images each. Leave it out."
         )

@@ -74,7 +74,7 @@ class SearchEvaluator:
         """What each of the first `count` blocks says of the distance at infinitely many samples."""
         networks = self.networks.at([length for length, _ in points])
         files = [file for network in networks for file in (network.file, network.guide) if file]
-        self.items.evaluator.sampler.reader.queue = list(dict.fromkeys(files))
+        self.items.evaluator.networks.reader.queue = list(dict.fromkeys(files))
         groups = [
             self._blocks(network, strength, count)
             for network, (_, strength) in zip(networks, points, strict=True)

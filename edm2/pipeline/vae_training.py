@@ -9,8 +9,7 @@ import torch
 from edm2.data.images import ImageDataset, to_float, to_uint8
 from edm2.data.prepared import open_images
 from edm2.features.backbone import Backbone
-from edm2.features.classifier import load_classifier
-from edm2.features.vgg import load_vgg16
+from edm2.features.backbones import load_backbone
 from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.params.seams import CODECS
@@ -51,7 +50,7 @@ def train_vae(context: StageContext) -> None:
     from_shards = open_web_images(params)
     skipped = check_images(context, from_shards, trains_vae(params)) if from_shards else {}
     images, held_out = from_shards or open_images(IMAGES, "train", "held_out")
-    backbone = _backbone(context)
+    backbone = load_backbone(params.vae, FEATURES, project_root(), context.device)
     if trains_vae(params):
         network = _train(context, images, held_out, backbone)
         if is_main_process():
@@ -83,9 +82,9 @@ def external_inputs(params: Params) -> str:
 
     Of tars the names of their images, of other files size and time.
     """
-    groups, backbone, folder = list[list[Path]](), _backbone_path(params), params.codec.path
+    groups, backbone, folder = list[list[Path]](), params.vae.backbone_path, params.codec.path
     if backbone is not None:
-        groups.append([backbone])
+        groups.append([project_root() / backbone])
     if folder is not None:
         groups.append(
             sorted(path for path in (project_root() / folder).iterdir() if path.is_file())
@@ -154,16 +153,3 @@ def _draw_reconstructions(context: StageContext, codec: Codec, held_out: ImageDa
     grid = context.out("reports/vae/reconstructions.png")
     write_rows(grid, rows)
     context.run.log_artifact(grid)
-
-
-def _backbone(context: StageContext) -> Backbone:
-    """The backbone of the perceptual loss and the discriminator."""
-    if context.params.vae.backbone == "classifier":
-        return load_classifier(FEATURES, context.device)
-    return load_vgg16(_backbone_path(context.params), context.device)
-
-
-def _backbone_path(params: Params) -> Path | None:
-    """The user's copy of the backbone's weights."""
-    path = params.vae.backbone_path
-    return None if path is None else project_root() / path

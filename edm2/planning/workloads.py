@@ -13,10 +13,12 @@ from edm2.diffusion.training import DenoiserTask
 from edm2.ema.tracker import build_tracker
 from edm2.features.classifier import Classifier
 from edm2.features.dinov2 import IMAGE_SIZE, Dinov2
+from edm2.features.efficientnet import EfficientNetLite
 from edm2.features.training import ClassifierTask
-from edm2.features.vgg import WIDTHS, Vgg16
 from edm2.params import Params
 from edm2.params.configs import ConfigName
+from edm2.params.registry import implementation
+from edm2.params.seams import VAE_BACKBONES
 from edm2.planning.cost import Build, Run
 from edm2.planning.dataset import DatasetSize
 from edm2.runtime.device import activation_dtype
@@ -149,11 +151,8 @@ def vae_training(
     def build(device: torch.device) -> Run:
         with device:
             network = Autoencoder(vae)
-            backbone = (
-                _classifier(params, size)
-                if vae.backbone == "classifier"
-                else Vgg16(torch.ones(sum(WIDTHS)))
-            )
+            untrained = VAE_BACKBONES[vae.backbone].untrained
+            backbone = implementation(untrained)() if untrained else _classifier(params, size)
             backbone.eval().requires_grad_(False)
             task = VaeTask(network, vae, backbone, 0, device, activation_dtype(params.runtime))
             side = size.resolution // vae.downscale
@@ -227,7 +226,7 @@ def detection(params: Params, size: DatasetSize) -> Workload:
     name = params.evaluation.detector
     if name == "inception":
         return Workload(None, flops=INCEPTION_FLOPS)
-    if name not in ("classifier", "dinov2"):
+    if name not in ("classifier", "dinov2", "efficientnet"):
         return NOTHING
     images = min(64, params.evaluation.samples)
 
@@ -236,8 +235,9 @@ def detection(params: Params, size: DatasetSize) -> Workload:
             if name == "dinov2":
                 network, x = Dinov2(), _normal(images, 3, IMAGE_SIZE, IMAGE_SIZE)
                 return _without_gradients(lambda: network(x))
-            classifier, pixels = _classifier(params, size), _pixels(images, size.resolution)
-        return _without_gradients(lambda: classifier.features(pixels))
+            pixels = _pixels(images, size.resolution)
+            detector = EfficientNetLite() if name == "efficientnet" else _classifier(params, size)
+        return _without_gradients(lambda: detector.features(pixels))
 
     return Workload(build, images)
 

@@ -32,12 +32,12 @@ SINGULAR = (
 AT_CHANCE = (
     "Detector at chance: the detector is a classifier whose accuracy on held-out images is no better than "
     "that of always naming the most frequent class. These distances are those of an untrained network "
-    "and say little about the images. Set evaluation.detector to inception or dinov2, use images of "
+    "and say little about the images. Set evaluation.detector to efficientnet, use images of "
     "several classes, or train the classifier longer (features.duration_nimg)."
 )
 PERCEPTUAL_AT_CHANCE = (
     " The classifier's accuracy on held-out images is chance: the perceptual distance, and a perceptual "
-    "loss with it, are those of an untrained network. Set vae.backbone to vgg16, use images of several "
+    "loss with it, are those of an untrained network. Set vae.backbone to efficientnet, use images of several "
     "classes, or train the classifier longer."
 )
 NOT_FINITE = (

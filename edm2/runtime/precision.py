@@ -32,7 +32,19 @@ def resolve_precision(
     make_run: Callable[[], TimedRun],
     max_images: int,
 ) -> Params:
-    """`params` with the precision that auto stands for; as they are with another one.
+    """`params` with the precision that auto stands for; see `choose_precision`."""
+    precision = params.runtime.precision
+    return with_precision(params, choose_precision(precision, state, device, make_run, max_images))
+
+
+def choose_precision(
+    precision: str,
+    state: Path,
+    device: torch.device,
+    make_run: Callable[[], TimedRun],
+    max_images: int,
+) -> str:
+    """The precision that auto stands for; any other one as it is.
 
     The main process measures, says what it takes, and writes it into `state`; what is there already, it
     takes. Every rank must call this.
@@ -45,8 +57,8 @@ def resolve_precision(
     Raises:
         UserError: what is in `state` is damaged.
     """
-    if params.runtime.precision != "auto":
-        return params
+    if precision != "auto":
+        return precision
     choice = state / "precision.json"
 
     def decide() -> str:
@@ -62,7 +74,7 @@ def resolve_precision(
         print(_message(chosen, kept))
         return str(chosen["precision"])
 
-    return with_precision(params, on_main_process(decide))
+    return on_main_process(decide)
 
 
 def with_precision(params: Params, precision: str) -> Params:

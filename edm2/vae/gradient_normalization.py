@@ -1,4 +1,4 @@
-"""Gradient normalization: a loss acts on the image as strongly as its weight says, at any scale."""
+"""Gradient normalization: a loss acts on each image as strongly as its weight says, at any scale."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,22 +11,26 @@ EPSILON = 1e-8  # added to norms, so that a gradient of zero stays zero
 
 
 def gradient_norms(microbatches: Sequence[LossGradients]) -> dict[str, torch.Tensor]:
-    """Euclidean norm of each loss's gradient over the whole batch: all microbatches of all ranks.
+    """Norm of the gradient of each image's loss, its root mean square over all images of all ranks.
 
-    Each loss is a mean over its microbatch. With n microbatches over all ranks, its gradient there
-    is n times its part of the gradient of the mean over the whole batch.
+    Each loss is a mean over the N images of its microbatch, so that its gradient there is 1/N of the
+    image's own.
+
+    Args:
+        microbatches: all of the same size.
 
     Returns:
         Scalars by loss, the same on all ranks.
     """
     names = list(microbatches[0])
+    images = len(microbatches[0][names[0]]) if names else 0
     squares = torch.stack(
         [
             torch.stack([gradients[name].square().sum() for gradients in microbatches]).sum()
             for name in names
         ]
     )
-    norms = all_reduce(squares).sqrt() / (len(microbatches) * ranks().world_size)
+    norms = (all_reduce(squares) * images / (len(microbatches) * ranks().world_size)).sqrt()
     return dict(zip(names, norms, strict=True))
 
 
@@ -37,7 +41,8 @@ def combine_gradients(
 ) -> torch.Tensor:
     """Σ_k weight_k · g_k / ‖g_k‖ at the reconstructions of a microbatch, [N, 3, R, R].
 
-    So over the whole batch the term of loss k has norm weight_k, at any scale of the loss.
+    So loss k is a mean over images whose gradients have norm weight_k (root mean square), at any scale of
+    the loss and any size of the batch.
 
     Args:
         norms: ‖g_k‖, from `gradient_norms`; None: no normalization, Σ_k weight_k · g_k.

@@ -22,12 +22,15 @@ class LossOutput:
     Attributes:
         values: each loss, a scalar without its weight.
         gradients: gradient of each loss at the reconstruction, [N, 3, R, R].
+        normalizing: the gradients whose norms these are divided by: the same, but of the adversarial loss
+            without its threshold, so that what the threshold leaves over is not scaled up.
         real_features, fake_features: backbone features of images and of reconstructions, for the
             discriminator; empty if no loss uses features.
     """
 
     values: Mapping[str, torch.Tensor]
     gradients: Mapping[str, torch.Tensor]
+    normalizing: Mapping[str, torch.Tensor]
     real_features: Sequence[torch.Tensor]
     fake_features: Sequence[torch.Tensor]
 
@@ -66,18 +69,19 @@ class ImageLosses:
         if self.perceptual:
             weights = self.backbone.channel_weights
             values["perceptual"] = perceptual_distance(real, fake, weights)
+        ungated = {}
         if self.discriminator is not None and nimg > self.adversarial.generator_nimg:
             with torch.no_grad():
                 score = self.discriminator(real)
-            kind = self.adversarial.generator_loss
-            values["adversarial"] = generator_loss(score, self.discriminator(fake), kind)
-        gradients = {
-            name: torch.autograd.grad(value, reconstruction, retain_graph=True)[0]
-            for name, value in values.items()
-        }
+            kind, own = self.adversarial.generator_loss, self.discriminator(fake)
+            values["adversarial"] = generator_loss(score, own, kind)
+            if kind == "threshold":
+                ungated["adversarial"] = -own.mean()
+        gradients = _gradients(values, reconstruction)
         return LossOutput(
             {name: value.detach() for name, value in values.items()},
             gradients,
+            gradients | _gradients(ungated, reconstruction),
             real,
             [x.detach() for x in fake],
         )
@@ -92,6 +96,15 @@ class ImageLosses:
         with torch.no_grad():
             real = self.backbone.slices(images)
         return real, self.backbone.slices(reconstruction)
+
+
+def _gradients(
+    values: Mapping[str, torch.Tensor], reconstruction: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.autograd.grad(value, reconstruction, retain_graph=True)[0]
+        for name, value in values.items()
+    }
 
 
 def perceptual_distance(

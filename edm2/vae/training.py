@@ -98,7 +98,7 @@ class VaeTask:
         microbatches = self._split(batch, nimg)
         forwards = self._reconstruct_all(microbatches)
         outputs = self._compute_losses(microbatches, forwards, nimg)
-        norms = gradient_norms([output.gradients for output in outputs])
+        norms = gradient_norms([output.normalizing for output in outputs])
         kl = self._accumulate_gradients(microbatches, forwards, outputs, norms)
         nonfinite = zero_nonfinite(self.network.parameters())
         self._set_learning_rates(nimg)
@@ -192,6 +192,7 @@ class VaeTask:
             norm = sum(weight * value for weight, value in products)
         if not 0 < norm < math.inf:  # nothing to scale; what is not finite, the loop notices
             return 1.0
+        norm /= math.sqrt(self.params.batch)  # of the mean over all images
         return 2.0 ** round(math.log2(math.sqrt(values) / norm))
 
     def _combine_gradients(

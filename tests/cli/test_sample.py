@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import ROOT, TINY, write_params
+from tiny import TINY, write_params
 
 from edm2.cli.main import edm2
 from edm2.params import UserError, load
 from edm2.pipeline import samples
+from edm2.pipeline.project_networks import project_sampler
 from edm2.pipeline.sampler import Sampler
 from edm2.pipeline.samples import SampleFolder, SampleRequest
 from edm2.runtime.manifest import read_manifest
 
 NETWORK = "models/sweep/G-0/000000001024-ema_length-0.1.safetensors"
+CPU = torch.device("cpu")
 OTHER = NETWORK.replace("0.1.", "0.2.")
 
 
@@ -33,13 +35,13 @@ def sample(*options, network=NETWORK):
 def request(out, **changes):
     defaults = {
         "network": Path(NETWORK),
-        "config": "G",
         "seeds": range(4),
-        "labels": None,
+        "classes": None,
         "guide": None,
         "strength": 1.0,
         "out": out,
         "format": "png",
+        "subdirs": False,
     }
     return SampleRequest(**{**defaults, **changes})
 
@@ -63,7 +65,7 @@ def test_an_image_depends_on_its_seed_alone(project):
     (folder / "samples/000000007.png").unlink()
     before = pixels(folder / "samples/000000003.png")
     sample("--seeds", "7,3,44")
-    sampler = Sampler(load("params.yaml").of("G"), "G", torch.device("cpu"))
+    sampler = project_sampler(load("params.yaml").of("G"), "G", CPU)
     denoise = sampler.denoise(folder / NETWORK, None, 1.0)
     (batch,) = sampler.images(denoise, [7, 44], sampler.labels([7, 44]))
     for seed, image in zip((7, 44), batch.samples, strict=True):
@@ -85,7 +87,7 @@ def test_images_that_exist_are_kept(project):
 
 def test_labels_are_used(project):
     folder = project()
-    sample("--seeds", "0-3", "--labels", "3", "--out", "threes")
+    sample("--seeds", "0-3", "--classes", "3", "--out", "threes")
     sample("--seeds", "0-9", "--out", "all")
     same = pixels(folder / "threes/000000003.png") == pixels(folder / "all/000000003.png")
     other = pixels(folder / "threes/000000002.png") == pixels(folder / "all/000000002.png")
@@ -94,16 +96,15 @@ def test_labels_are_used(project):
 
 
 def test_seeds_take_the_labels_in_turn_from_the_first_on(tmp_path):
-    params = load(ROOT / "params.yaml").of("G")
-    sampler = SimpleNamespace(classes=range(10))
-    five = request(tmp_path, seeds=range(5, 10), labels=[4, 1, 2])
-    assert SampleFolder(five, params, sampler).labels.tolist() == [4, 1, 2, 4, 1]
+    networks = SimpleNamespace(classes=range(10), conditional=True)
+    five = request(tmp_path, seeds=range(5, 10), classes=[4, 1, 2])
+    assert SampleFolder(five, SimpleNamespace(networks=networks)).labels.tolist() == [4, 1, 2, 4, 1]
 
 
 def test_a_recreated_image_keeps_its_label(project):
     """Labels depend on the position among all seeds, not among the missing ones."""
     folder = project()
-    options = ("--seeds", "5-9", "--labels", "4,1,2")
+    options = ("--seeds", "5-9", "--classes", "4,1,2")
     sample(*options)
     path = folder / "samples/000000008.png"
     before = pixels(path).astype(int)
@@ -134,9 +135,9 @@ def test_ranks_share_the_files(project, monkeypatch, kind):
     single, shared, written = folder / "single", folder / "shared", Counter()
     sample("--seeds", "5-17", "--format", kind, "--out", "single")
     params = load("params.yaml").of("G")
-    sampler = Sampler(params, "G", torch.device("cpu"))
+    sampler = project_sampler(params, "G", CPU)
     denoise = sampler.denoise(folder / NETWORK, None, 1.0)
-    target = SampleFolder(request(shared, seeds=range(5, 18), format=kind), params, sampler)
+    target = SampleFolder(request(shared, seeds=range(5, 18), format=kind), sampler)
     shared.mkdir()
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in (1, 0):
@@ -205,7 +206,7 @@ def test_a_folder_never_mixes_images_of_different_requests(project):
     folder = project()
     sample("--seeds", "0-1")
     with pytest.raises(UserError, match=rf"--out {folder}/samples: .*\(labels, seeds differ\)"):
-        sample("--seeds", "0-1", "--labels", "1")
+        sample("--seeds", "0-1", "--classes", "1")
     with pytest.raises(UserError, match="networks differ"):
         sample("--seeds", "0-1", network=OTHER)
 
@@ -232,9 +233,9 @@ def test_the_folder_records_everything_that_determines_its_images(
     }
     folder = project()
 
-    def only_claim(request, params):
-        sampler = Sampler(params, request.config, torch.device("cpu"))
-        SampleFolder(request, params, sampler).claim()
+    def only_claim(request, networks):
+        sampler = Sampler(networks, CPU, networks.precision(CPU))
+        SampleFolder(request, sampler).claim()
 
     monkeypatch.setattr(samples, "write_samples", only_claim)
     shutil.copy(NETWORK, "network.safetensors")  # the folder of a sweep names its config
@@ -249,8 +250,8 @@ def test_the_folder_records_everything_that_determines_its_images(
 
 def test_impossible_requests_are_refused(project, run):
     project()
-    with pytest.raises(UserError, match="--labels 10: expected classes below 10"):
-        sample("--labels", "10")
+    with pytest.raises(UserError, match="--classes 10: expected classes below 10"):
+        sample("--classes", "10")
     with pytest.raises(UserError, match=r"params.yaml: expected a network"):
         sample(network="params.yaml")
     with pytest.raises(UserError, match="--config F: .*Use --config G"):
@@ -283,8 +284,8 @@ def test_guidance_without_effect_is_refused(project, options, message):
 
 def test_an_unconditional_network_takes_no_labels(project):
     project(diffusion__conditional=False)
-    with pytest.raises(UserError, match="--labels: .* diffusion.conditional is false"):
-        sample("--labels", "1")
+    with pytest.raises(UserError, match=r"--classes: .*diffusion\.conditional: false"):
+        sample("--classes", "1")
     with pytest.raises(UserError, match="--strength 2: expected --guide"):
         sample("--strength", "2")
 
@@ -308,7 +309,7 @@ def test_a_network_trained_with_label_dropout_guides_itself(project):
         ("--seeds", "3,4,3"),
         ("--seeds", "0-99999999999999999999"),
         ("--seeds", "-1"),
-        ("--labels", "1,,2"),
+        ("--classes", "1,,2"),
     ],
 )
 def test_meaningless_values_are_refused(empty_project, run, option, value):

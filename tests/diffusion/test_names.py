@@ -1,10 +1,12 @@
 """Names of tensors in the paper's figures and in published weights."""
 
+import re
+
 import pytest
 import torch
 
 from edm2.diffusion import build_denoiser
-from edm2.diffusion.names import PAPER_TENSORS, matching, paper_name, published_name
+from edm2.diffusion.names import PAPER_TENSORS, matching, own_name, paper_name, published_name
 from edm2.diffusion.published import infer_denoiser, load_published
 from edm2.params import UserError
 
@@ -121,18 +123,111 @@ def test_patterns_match_names_in_the_paper():
         matching("enc-8x8-covn", names)
 
 
-@pytest.mark.parametrize(
-    ("channels", "in_channels", "num_classes"), [(64, 4, 1000), (192, 4, 0), (192, 3, 1000)]
-)
-def test_the_shape_of_a_published_network_is_inferred(channels, in_channels, num_classes):
+SHAPES = {
+    "latents": {"channels": 64},
+    "unconditional": {"channels": 192, "num_classes": 0},
+    "pixels": {"channels": 192, "in_channels": 3},
+    "another depth": {
+        "channels": 24,
+        "resolution": 32,
+        "channel_mult": (1, 2, 2),
+        "res_blocks": 1,
+        "attention_resolutions": (32, 8),
+        "num_classes": 7,
+    },
+}
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+def published(request):
+    """A network, and its tensors under their published names, without memory."""
     with torch.device("meta"):
-        source = build_denoiser(
-            "G", channels=channels, in_channels=in_channels, num_classes=num_classes
-        )
-        denoiser = infer_denoiser({published_name(n): t for n, t in source.state_dict().items()})
+        source = build_denoiser("G", **request.param)
+    return source, {published_name(n): t for n, t in source.state_dict().items()}
+
+
+def test_names_can_be_converted_back():
+    names = list(build_denoiser("G", channels=8).state_dict())
+    assert [own_name(published_name(name)) for name in names] == names
+
+
+def test_the_network_of_published_tensors_is_inferred(published):
+    source, tensors = published
+    denoiser = infer_denoiser(tensors)
     assert denoiser.unet.shape == source.unet.shape
+    assert denoiser.config == source.config
 
 
-def test_weights_without_the_input_convolution_are_an_error():
-    with pytest.raises(UserError, match="unet.enc.64x64_conv.weight"):
-        infer_denoiser({})
+def arguments_of(denoiser):
+    """The arguments with which the authors' code makes this network."""
+    shape = denoiser.shape
+    return {
+        "img_resolution": shape.resolution,
+        "img_channels": shape.in_channels,
+        "label_dim": shape.num_classes,
+        "model_channels": shape.channels,
+        "channel_mult": list(shape.channel_mult),
+        "channel_mult_noise": None,
+        "channel_mult_emb": None,
+        "num_blocks": shape.res_blocks,
+        "attn_resolutions": list(denoiser.config.attention_resolutions),
+        "use_fp16": True,
+        "dropout": 0.1,
+        "sigma_data": 0.5,
+        "logvar_channels": 128,
+        "label_balance": 0.5,
+        "concat_balance": 0.5,
+        "res_balance": 0.3,
+        "attn_balance": 0.3,
+        "clip_act": 256,
+    }
+
+
+def test_arguments_that_describe_the_tensors_are_accepted(published):
+    source, tensors = published
+    arguments = arguments_of(source)
+    infer_denoiser(tensors, arguments)
+    other_levels = {"attn_resolutions": [*arguments["attn_resolutions"], 2]}  # without such a level
+    infer_denoiser(tensors, arguments | other_levels)
+    eightfold = {"model_channels": source.shape.channels // 8}
+    eightfold["channel_mult"] = [8 * mult for mult in source.shape.channel_mult]
+    infer_denoiser(tensors, arguments | eightfold)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("img_resolution", 128),
+        ("img_channels", 8),
+        ("label_dim", 11),
+        ("model_channels", 96),
+        ("channel_mult", [1, 2, 3, 3]),
+        ("channel_mult", "1234"),
+        ("channel_mult_noise", 2),
+        ("channel_mult_emb", 2),
+        ("num_blocks", 2),
+        ("attn_resolutions", [16]),
+        ("attn_resolutions", None),
+        ("sigma_data", 1.0),
+        ("logvar_channels", 64),
+        ("label_balance", 0.4),
+        ("concat_balance", 0.6),
+        ("res_balance", 0.5),
+        ("attn_balance", 0.5),
+        ("clip_act", None),
+        ("channels_per_head", 32),
+        ("resample_filter", [1, 3, 3, 1]),
+        ("dual_stream", True),
+    ],
+)
+def test_arguments_of_another_network_are_refused_by_name(name, value):
+    with torch.device("meta"):
+        source = build_denoiser("G", channels=64)
+    tensors = {published_name(n): t for n, t in source.state_dict().items()}
+    with pytest.raises(UserError, match=f"argument {name} .*{re.escape(repr(value))}"):
+        infer_denoiser(tensors, arguments_of(source) | {name: value})
+
+
+def test_weights_of_other_networks_are_an_error():
+    with pytest.raises(UserError, match=r"expected tensors like .*, found 1 others"):
+        infer_denoiser({"model.weight": torch.zeros(1)})

@@ -10,7 +10,7 @@ import torch
 from published_pickles import Call, EasyDict, Persistent, zipped
 
 from edm2.ema import pickles
-from edm2.ema.pickles import read_published
+from edm2.ema.pickles import read_encoder, read_published
 from edm2.params import UserError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -150,10 +150,34 @@ def test_only_plain_arguments_are_kept(read, protocol):
         "set": {1},
     }
     net = network(EasyDict, **plain, **not_plain, easy=EasyDict(a=EasyDict(b=1)))
-    arguments = read({"ema": net}, protocol).arguments
+    published = read({"ema": net}, protocol)
+    arguments = published.arguments
+    assert published.other_arguments == tuple(not_plain)
     assert arguments == {**plain, "easy": {"a": {"b": 1}}}
     assert type(arguments["easy"]["a"]) is dict
     assert type(arguments["pair"]) is tuple
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_numbers_of_an_encoder_are_read(read, protocol, tmp_path):
+    encoder = Persistent(vae_name="owner/vae", raw_mean=[5.81, 3.25], final_std=0.5)
+    encoder.scale = np.array([0.12, 0.11], np.float32)
+    encoder.batch_size = np.int64(8)
+    encoder.callback = torch.nn.SiLU()
+    record = read({"ema": network(), "encoder": encoder}, protocol).encoder
+    values = read_encoder(record, tmp_path).values
+    plain = {"vae_name": "owner/vae", "raw_mean": [5.81, 3.25], "final_std": 0.5, "batch_size": 8}
+    assert {name: values[name] for name in plain} == plain
+    assert values["scale"].dtype == np.float32
+    assert values["scale"].tolist() == encoder.scale.tolist()
+    assert "callback" not in values
+
+
+@pytest.mark.parametrize("encoder", [[1], "StandardRGBEncoder", np.ones(2), Call(dict)])
+def test_an_encoder_of_no_class_is_refused(read, encoder, tmp_path):
+    record = read({"ema": network(), "encoder": encoder}).encoder
+    with pytest.raises(UserError, match=f"{tmp_path}: the entry encoder"):
+        read_encoder(record, tmp_path)
 
 
 def test_source_in_the_file_is_not_run(read, monkeypatch, tmp_path):

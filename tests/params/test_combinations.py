@@ -266,7 +266,8 @@ def test_images_must_be_at_least_as_large_as_ssim_windows(params, only_problem):
     [
         ({"detector_path": "x.pth"}, "evaluation.detector_path", "/x.pth"),
         ({"reference": "x.npz"}, "evaluation.reference", "/x.npz"),
-        ({"reference": "x.pkl"}, "evaluation.reference", "numpy.savez"),
+        ({"reference": "x.pkl"}, "evaluation.reference", "/x.pkl"),
+        ({"reference": "x.pth"}, "evaluation.reference", "numpy.savez"),
         ({"reference": "there.npz", "metrics": ["fd", "kid"]}, "evaluation.metrics", "fd and is"),
         ({"metrics": ["fd", "is"]}, "evaluation.metrics", "inception"),
     ],

@@ -12,7 +12,7 @@ from edm2.params import UserError, load
 from edm2.params.errors import NotFiniteError
 from edm2.pipeline.networks import load_networks
 from edm2.pipeline.paths import sweep_folder
-from edm2.pipeline.sampler import Sampler
+from edm2.pipeline.project_networks import project_sampler
 from edm2.runtime.noise import normals
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def sampler(project):
     project(sampling__batch=4)
-    return Sampler(load("params.yaml").of("G"), "G", CPU)
+    return project_sampler(load("params.yaml").of("G"), "G", CPU)
 
 
 def test_a_network_that_is_not_finite_is_refused(sampler):
@@ -69,7 +69,7 @@ def drawn(monkeypatch, config, batch, denoise, seeds):
     training = {"configs": [config], "seeds": [batch], "sampling.batch": batch}
     evaluation = {"sampling.churn": 1.0, "sampling.labels": "uniform"}
     write_params(Path("params.yaml"), {**TINY, **training, **evaluation})
-    sampler = Sampler(load("params.yaml").of(config), config, CPU)
+    sampler = project_sampler(load("params.yaml").of(config), config, CPU)
     for _ in sampler.images(denoise, seeds, labels := sampler.labels(seeds)):
         pass
     return dict(zip(seeds, labels.tolist(), strict=True)), noise
@@ -93,9 +93,11 @@ def test_networks_of_all_configs_trainings_and_lengths_have_the_same_noise_and_l
 def test_networks_are_read_once_for_all_strengths(sampler, monkeypatch):
     """The network and its guide; a network that could not be loaded is not taken for loaded."""
     first, second, third = (sweep_folder(REPLICATE) / n.file for n in load_networks(REPLICATE))
-    reads, read = [], sampler.reader.read
-    monkeypatch.setattr(sampler.reader, "read", lambda path: reads.append(path) or read(path))
-    x, sigma, labels = torch.randn(1, *sampler.latents.shape), torch.ones(1), torch.zeros(1).long()
+    reads, read = [], sampler.networks.reader.read
+    monkeypatch.setattr(
+        sampler.networks.reader, "read", lambda path: reads.append(path) or read(path)
+    )
+    x, sigma, labels = torch.randn(1, *sampler.shape), torch.ones(1), torch.zeros(1).long()
     for network, guide, strength in (
         (first, None, 1.0),
         (first, second, 2.0),
@@ -107,5 +109,7 @@ def test_networks_are_read_once_for_all_strengths(sampler, monkeypatch):
         sampler.denoise(Path("params.yaml"), None, 1.0)
     again = sampler.denoise(first, third, 2.0)(x, sigma, labels)
     assert reads == [first, second, Path("params.yaml"), first, third]
-    fresh = Sampler(sampler.params, "G", CPU).denoise(first, third, 2.0)(x, sigma, labels)
+    fresh = project_sampler(sampler.networks.params, "G", CPU).denoise(first, third, 2.0)(
+        x, sigma, labels
+    )
     assert torch.equal(again, fresh)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from page_text import page_text
+from published_pickles import EasyDict, pickled
 from random_detectors import write_dinov2, write_inception
 from safetensors.torch import load_file
 from tiny import REPLICATE, ROOT, TINY, make_project, run_stage
@@ -163,14 +164,15 @@ def test_published_statistics_and_the_inception_score(finished, tmp_path, monkey
     """A random Inception and made-up moments of its features; values made here once more."""
     weights = write_inception(tmp_path / "inception.pth", monkeypatch)
     mean, variance = np.random.default_rng(0).normal(size=2048), 0.8
-    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=variance * np.eye(2048))
+    theirs = EasyDict(mu=mean, sigma=variance * np.eye(2048))  # as EDM2's authors publish them
+    (tmp_path / "theirs.pkl").write_bytes(pickled({"fid": theirs}))
     folder = make_project(
         tmp_path / "project",
         {
             **TINY,
             "evaluation.detector": "inception",
             "evaluation.detector_path": str(weights),
-            "evaluation.reference": str(tmp_path / "theirs.npz"),
+            "evaluation.reference": str(tmp_path / "theirs.pkl"),
             "evaluation.samples": SAMPLES,
             "evaluation.allow_singular": True,
             "evaluation.metrics": ["fd", "is"],

@@ -24,12 +24,12 @@ def make_output(step: int = 0) -> LossOutput:
     rng = torch.Generator().manual_seed(step)
     real = [torch.randn(BATCH, w, s, s, generator=rng) for w, s in zip(WIDTHS, (8, 4), strict=True)]
     shift = torch.linspace(-1, 1, 16)[:, None, None]
-    return LossOutput({}, {}, real, [x.roll(1, 0) + shift[: x.shape[1]] for x in real])
+    return LossOutput({}, {}, {}, real, [x.roll(1, 0) + shift[: x.shape[1]] for x in real])
 
 
 def microbatch(output: LossOutput, part: slice) -> LossOutput:
     real, fake = ([x[part] for x in m] for m in (output.real_features, output.fake_features))
-    return LossOutput({}, {}, real, fake)
+    return LossOutput({}, {}, {}, real, fake)
 
 
 def copied_state(task: DiscriminatorTask) -> dict[str, torch.Tensor]:

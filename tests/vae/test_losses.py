@@ -204,6 +204,21 @@ def test_the_adversarial_loss_starts_after_generator_nimg(backbone: Classifier, 
         assert len(output.real_features) == len(output.fake_features) == 2
 
 
+def test_what_the_threshold_leaves_over_is_not_scaled_up(backbone: Classifier, pair) -> None:
+    """It is divided by the norm of the gradient without a threshold, which all patches have."""
+    losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss="threshold")
+    output = losses(*pair, 8, False)
+    reconstruction = pair[1].clone().requires_grad_()
+    score = losses.discriminator(backbone.slices(reconstruction))
+    (expected,) = torch.autograd.grad(-score.mean(), reconstruction)
+    torch.testing.assert_close(output.normalizing["adversarial"], expected)
+    equal = losses(pair[0], pair[0], 8, False)  # no patch is beyond the threshold
+    assert not equal.gradients["adversarial"].any()
+    assert equal.normalizing["adversarial"].any()
+    hinge = image_losses(backbone, {"adversarial": 1.0}, generator_loss="hinge")(*pair, 8, False)
+    assert torch.equal(hinge.normalizing["adversarial"], hinge.gradients["adversarial"])
+
+
 @pytest.mark.parametrize("kind", ["threshold", "hinge", "bce"])
 def test_params_choose_the_adversarial_loss(backbone, pair, kind: str) -> None:
     losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss=kind)

