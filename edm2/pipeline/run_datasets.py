@@ -27,7 +27,8 @@ def datasets_of(stage: str, params: Params) -> list[dict[str, Any]]:
         UserError: a manifest is damaged.
     """
     splits, with_latents = _used(stage, params)
-    used = [_images(split, params.dataset) for split in splits if _is_there(IMAGES)]
+    counts = load_manifest(IMAGES)["images"] if splits and _is_there(IMAGES) else {}
+    used = [_images(split, params.dataset) for split in splits if counts.get(split)]
     if with_latents and _is_there(LATENTS):
         used.append(_latents(params.dataset))
     return used
@@ -81,12 +82,14 @@ def _images(split: str, dataset: Dataset) -> dict[str, Any]:
 
 def _latents(dataset: Dataset) -> dict[str, Any]:
     manifest = load_manifest(LATENTS)
+    dtype = manifest.get("dtype", "float16")  # of the numbers in the shards
     profile = {
         "latents": sum(entry.get("samples", 0) for entry in manifest["files"].values()),
         "classes": len(manifest["classes"]),
         "shape": "×".join(map(str, manifest["shape"])),
+        "dtype": dtype,
     }
-    schema = _schema("latent", "float32", manifest["shape"])
+    schema = _schema("latent", dtype, manifest["shape"])
     return _entry(f"{dataset_name(dataset)} latents", LATENTS, profile, schema, CONTEXTS[TRAIN])
 
 

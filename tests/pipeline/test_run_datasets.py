@@ -12,6 +12,13 @@ from edm2.runtime.checked_json import write_checked
 from edm2.runtime.files import sha256
 from edm2.runtime.manifest import write_manifest
 
+METADATA = {
+    "resolution": 16,
+    "crop": "lanczos",
+    "classes": ["cat", "dog"],
+    "images": {"train": 7, "held_out": 3},
+    "images_per_class": {"train": [3, 4], "held_out": [1, 2]},
+}
 PARAMS = load(ROOT / "params.yaml")
 
 
@@ -22,14 +29,7 @@ def data(tmp_path, monkeypatch):
     images, latents = tmp_path / "data/images", tmp_path / "data/latents"
     for folder in (images, latents):
         folder.mkdir(parents=True)
-    write_manifest(
-        images,
-        resolution=16,
-        crop="lanczos",
-        classes=["cat", "dog"],
-        images={"train": 7, "held_out": 3},
-        images_per_class={"train": [3, 4], "held_out": [1, 2]},
-    )
+    write_manifest(images, **METADATA)
     files = {f"train-{k:06}.tar": {"samples": count} for k, count in enumerate((4, 3))}
     content = {"classes": ["cat", "dog"], "shape": [4, 2, 2], "files": files}
     write_checked(latents / "manifest.json", content)
@@ -86,11 +86,16 @@ def test_a_dataset_has_digest_counts_and_shape(data):
     assert str(data) not in str(images)
 
 
+def test_a_split_without_images_is_no_dataset(data):
+    write_manifest(data / "data/images", **METADATA | {"images": {"train": 7, "held_out": 0}})
+    assert names("baselines") == [TRAIN]
+
+
 def test_latents_have_digest_count_and_shape(data):
     _, latents = datasets_of("train_diffusion", PARAMS)
     assert latents["digest"] == sha256(data / "data/latents/manifest.json")[:16]
     profile = json.loads(latents["profile"])
-    assert (profile["latents"], profile["shape"]) == (7, "4×2×2")
+    assert (profile["latents"], profile["shape"], profile["dtype"]) == (7, "4×2×2", "float16")
 
 
 def test_folders_that_do_not_exist_have_no_dataset(tmp_path, monkeypatch):

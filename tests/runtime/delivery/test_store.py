@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,6 @@ from edm2.params.checks import project_root
 from edm2.runtime import tracking
 from edm2.runtime.delivery import sqlite
 from edm2.runtime.delivery.deliver import Deliverer
-from edm2.runtime.delivery.models import Model
 from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.delivery.pipeline_run import PipelineRun
 from edm2.runtime.delivery.sqlite import SqliteStore
@@ -58,12 +57,6 @@ def deliver_in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return Courier.said
 
 
-@pytest.fixture(scope="module")
-def empty_store() -> bytes:
-    """The file of a new store, made once."""
-    return sqlite._empty_store(Path("/project/.mlflow/mlflow.db"))
-
-
 VALUES = {"vae": {"losses": {"kl": 0.1}}, "diffusion.size": None}
 DATASET = {
     "name": "digits train",
@@ -74,11 +67,6 @@ DATASET = {
     "profile": '{"images": 1528}',
     "context": "training",
 }
-
-
-@pytest.fixture
-def new_stores(monkeypatch: pytest.MonkeyPatch, empty_store: bytes) -> None:
-    monkeypatch.setattr(sqlite, "_empty_store", lambda path: empty_store)
 
 
 @pytest.fixture
@@ -338,99 +326,6 @@ def test_a_dataset_is_one_input_of_each_run(mlflow: SimpleNamespace, run) -> Non
         "dataset.name = 'digits train' AND dataset.context = 'training'",
     )
     assert {run.info.run_id for run in found} == set(runs)
-
-
-@pytest.fixture
-def model(mlflow: SimpleNamespace) -> Outbox:
-    """The outbox of a run with a model, below the project's run as its parent.
-
-    The first attempt to deliver it failed when the model had its files.
-    """
-    folder = mlflow.root / ".state" / "s" / "g"
-    network = folder / "digits"
-    (network / "codec").mkdir(parents=True)
-    (network / "weights").write_bytes(b"weights")
-    (network / "codec" / "manifest.json").write_text("{}")
-    outbox = Outbox(folder)
-    parent = mlflow.root / ".state" / "s" / "f"
-    tracking = {"uri": None, "experiment": "tests"}
-    outbox.open({"name": "report", "tags": {}, "tracking": tracking, "parent": f"s/{parent.name}"})
-    outbox.add_status("RUNNING")
-    outbox.add_model(asdict(MODEL), network)
-    outbox.add_status("FINISHED")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlflow.MlflowClient.log_outputs", fail)
-        with pytest.raises(ConnectionError):
-            deliver(mlflow.root, outbox)
-    assert outbox.is_pending
-    deliver(mlflow.root, outbox)
-    assert not outbox.is_pending
-    deliver(mlflow.root, outbox)
-    return outbox
-
-
-MODEL = Model(
-    name="v1.5 digits",
-    loader="model_of_tests",
-    signature={
-        "inputs": '[{"type": "long", "name": "seed", "required": true}]',
-        "outputs": '[{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, 4, 4, 3]}}]',
-        "params": '[{"name": "steps", "type": "long", "default": 32, "shape": null}]',
-    },
-    requirements=["edm2"],
-    metrics={"fd": 1.5, "psnr": math.inf},
-    params={"ema_length": "0.1"},
-    note="# A model card",
-    dataset=["digits train", "8e134057e2384552"],
-)
-
-
-def fail(*args: Any, **options: Any) -> None:
-    raise ConnectionError("no route to host")
-
-
-def deliver(root: Path, outbox: Outbox) -> None:
-    for _ in Deliverer(root, print).deliver(outbox):
-        pass
-
-
-def test_a_model_is_logged_once_and_can_be_loaded(
-    mlflow: SimpleNamespace, model: Outbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow import pyfunc
-
-    receipt = model.receipt
-    run = mlflow.client.get_run(receipt.run_id)
-    (logged,) = mlflow.client.search_logged_models([run.info.experiment_id])
-    assert (logged.name, str(logged.status), logged.source_run_id) == (
-        "v1-5 digits",
-        "READY",
-        run.info.run_id,
-    )
-    assert (logged.params, logged.tags[NOTE]) == (MODEL.params, MODEL.note)
-    (metric,) = logged.metrics  # those that are finite
-    assert (metric.key, metric.value) == ("fd", 1.5)
-    assert [metric.dataset_name, metric.dataset_digest] == MODEL.dataset
-    assert receipt.parent == mlflow.run_id
-    for run_id in (receipt.run_id, receipt.parent):
-        (output,) = mlflow.client.get_run(run_id).outputs.model_outputs
-        assert output.model_id == logged.model_id
-    loader = SimpleNamespace(_load_pyfunc=lambda folder: SomeModel(Path(folder)))
-    monkeypatch.setitem(sys.modules, MODEL.loader, loader)
-    loaded = pyfunc.load_model(logged.artifact_location)
-    assert loaded.predict({"seed": [7]}) == ([7], 32, b"weights")
-    assert loaded.metadata.signature.to_dict().keys() == MODEL.signature.keys()
-
-
-class SomeModel:
-    """Returns what it gets, and the weights."""
-
-    def __init__(self, folder: Path) -> None:
-        self.network = folder / "network"
-        assert (self.network / "codec" / "manifest.json").read_text() == "{}"
-
-    def predict(self, model_input: Any, params: Any = None) -> Any:
-        return list(model_input["seed"]), params["steps"], (self.network / "weights").read_bytes()
 
 
 def test_a_removed_store_gets_whole_runs_again(mlflow: SimpleNamespace, run) -> None:
