@@ -1,7 +1,8 @@
-"""CPU time of preparing an image, and the speed-up of worker processes.
+"""CPU time of preparing an image or importing a latent, and the speed-up of worker processes.
 
 `python benchmarks/ingest.py` makes synthetic JPEGs of ImageNet's typical size (500×375), prepares them
-with one worker process and with several, and compares the shards. Run it on an idle machine.
+with one worker process and with several, and compares the shards. With `--latents` it makes latents of
+such images, of 4 channels, as EDM2 stores them, and imports these. Run it on an idle machine.
 """
 
 import argparse
@@ -10,20 +11,26 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from edm2.data.dataset_zip import member_of, write_dataset_zip
+from edm2.data.latent_import import import_shards
 from edm2.data.preparation import prepare_images
-from edm2.data.sources import Source, open_source
+from edm2.data.prepared import ListedLatents
+from edm2.data.sources import open_source
 from edm2.params import load
 from edm2.params.dataset import Dataset
 from edm2.runtime.workers import cores
 
 WIDTH, HEIGHT, CLASSES, QUALITY = 500, 375, 10, 90
+CHANNELS, DOWNSCALE = 4, 8  # of latents
 SHARDS = 32  # so that no worker waits long for the last ones
 
 
@@ -41,11 +48,21 @@ def make_images(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(path, quality=QUALITY)
 
 
-def measure(source: Source, dataset: Dataset, out: Path, workers: int) -> dict[str, float]:
+def make_latents(path: Path, count: int, shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random((2 * shape[0], *shape[1:]), np.float32)
+    write_dataset_zip(path, (member_of(k, values, k % CLASSES) for k in range(count)))
+
+
+def measure(source: Any, dataset: Dataset, out: Path, workers: int, side: int) -> dict[str, float]:
     """CPU time of this process and its workers, and of the clock; the scan is not included."""
     images = len(source.labels)
     start, cpu = time.perf_counter(), cpu_seconds()
-    prepare_images(source, out, dataset, 0, workers)
+    if dataset.has_images:
+        prepare_images(source, out, dataset, 0, workers)
+    else:
+        latents = ListedLatents(source, source.split(None, 0)[0], dataset)
+        import_shards(latents, out, (CHANNELS, side, side), torch.float16, workers)
     return {
         "workers": workers,
         "CPU ms/image": (cpu_seconds() - cpu) / images * 1000,
@@ -64,6 +81,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--latents", action="store_true", help="Import latents, 8 times smaller.")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, cores()])
     return parser
 
@@ -72,10 +90,14 @@ def main() -> None:
     args = argument_parser().parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root, rows = Path(temporary), []
-        make_images(root / "images", args.images)
+        side, path = args.resolution // DOWNSCALE, root / "images"
+        if args.latents:
+            make_latents(path, args.images, (CHANNELS, side, side))
+        else:
+            make_images(path, args.images)
         changes = {
-            "source": "folder",
-            "path": str(root / "images"),
+            "source": "latents" if args.latents else "folder",
+            "path": str(path),
             "resolution": args.resolution,
             "crop": "adm",
             "shard_images": -(-args.images // SHARDS),
@@ -85,7 +107,7 @@ def main() -> None:
         source = open_source(dataset)
         outs = [root / str(workers) for workers in args.workers]
         for out, workers in zip(outs, args.workers, strict=True):
-            rows.append(measure(source, dataset, out, workers))
+            rows.append(measure(source, dataset, out, workers, side))
         contents = [{path.name: path.read_bytes() for path in out.iterdir()} for out in outs]
     table = pd.DataFrame(rows)
     table["speed-up"] = table["seconds"].iloc[0] / table["seconds"]

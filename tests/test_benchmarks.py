@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from network_rows import concatenated, network_rows
 from tiny import ROOT
 
+from edm2.data.normalization import Normalization
 from edm2.data.shards import OpenShard
 from edm2.diffusion import build_denoiser
 from edm2.params import load
@@ -56,6 +58,15 @@ def test_parallel(script_with):
     assert row["kept MiB"] > 0
 
 
+def test_vae_formats(script_with):
+    """A wrong tensor would differ by about 1."""
+    script = script_with("vae_formats", "--channels 4 --resolution 16")
+    rows = script.measure("FLUX", 0.1, **vars(script.argument_parser().parse_args()))
+    assert [row["difference"] for row in rows][:2] == ["ours, published", "ours, exported"]
+    assert all(row[key] < 1e-4 for row in rows for key in ("mean", "std", "image"))
+    assert rows[2]["image"] > 0
+
+
 @pytest.mark.parametrize("part", ["sampler", "step"])
 def test_speed(script_with, part):
     script = script_with("speed")
@@ -72,8 +83,9 @@ def test_options(script_with, name):
         script_with(name, "--help").main()
 
 
-def test_ingest(script_with, capsys):
-    script_with("ingest", "--images 40 --resolution 8 --workers 1 2").main()
+@pytest.mark.parametrize("what", ["", "--latents"])
+def test_ingest(script_with, capsys, what):
+    script_with("ingest", f"--images 40 --resolution 8 --workers 1 2 {what}").main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["1", "2"]
     assert lines[-1] == "equal shards: True"
@@ -258,3 +270,20 @@ def test_learning_rates(script_with, tmp_path, monkeypatch, capsys):
         row = capsys.readouterr().out.splitlines()[-1].split()
         assert row[:4] == ["G", "0.16", "2.0", "no"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["learning_rates.csv"]
+
+
+def test_latents(script_with, finished, capsys):
+    """float16 has 11 bits: a number of [1, 2) is off by up to 2⁻¹¹, uniformly."""
+    script = script_with("latents", str(finished))
+    mean = 1 + torch.rand(1000, 1, 8, 8)
+    std, unit = torch.full_like(mean, 0.5), Normalization(torch.zeros(1), torch.full((1,), 2.0))
+    (row,) = script.errors("x", mean, std, unit, 0.01)
+    error = 2**-11 / 3**0.5
+    assert row["rms error"] == pytest.approx(error, rel=0.02)
+    assert row["/ std"] == pytest.approx(error / 2, rel=0.02)
+    assert row["/ noise"] == pytest.approx(error / 0.5, rel=0.02)
+    assert row["/ sigma_min"] == pytest.approx(error / 2 * 0.5 / 0.01, rel=0.02)
+    script.main()
+    out = capsys.readouterr().out
+    assert sum("finished" in line for line in out.splitlines()) == 4
+    assert "of 255 levels" in out

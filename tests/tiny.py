@@ -42,6 +42,7 @@ TINY: dict[str, Any] = {
     "features.duration_nimg": 512,
     "features.log_nimg": 256,
     "vae.channels": 8,
+    "vae.norm_groups": 2,  # the same in all norms, so that the VAE can be exported
     "vae.duration_nimg": 512,
     "vae.log_nimg": 128,
     "vae.warmup_nimg": 128,

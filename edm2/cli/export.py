@@ -116,3 +116,18 @@ def network(
         click.echo("note: it was not evaluated, so its card has no metrics.")
     if license_id is None:
         click.echo("note: no --license: its card states none, so others may not use the weights.")
+
+
+@export.command()
+@click.argument("folder", type=click.Path(path_type=Path, resolve_path=True))
+@click.pass_obj
+def vae(project: ProjectContext, folder: Path) -> None:
+    """Write the trained VAE to FOLDER, as an AutoencoderKL of diffusers with a model card.
+
+    Options that an AutoencoderKL does not have are an error that names them.
+    """
+    from edm2.pipeline.vae_export import export_vae
+
+    project.enter()
+    export_vae(folder)
+    click.echo(f"AutoencoderKL of diffusers: {folder}")

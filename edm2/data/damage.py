@@ -16,16 +16,20 @@ from edm2.runtime.distributed import gather_object, is_main_process, on_main_pro
 from edm2.runtime.files import write_text
 from edm2.runtime.progress import Progress
 
+NOT_DECODED = "images cannot be decoded"
 CHUNK = 256  # images that wait for a thread
 
 
-def refuse_damaged(messages: Iterable[str], images: int, after_repair: str = RUN_AGAIN) -> None:
-    """Raise an error on all ranks if one of them has damaged images.
+def refuse_damaged(
+    messages: Iterable[str], images: int, after_repair: str = RUN_AGAIN, what: str = NOT_DECODED
+) -> None:
+    """Raise an error on all ranks if one of them has damaged images, or latents.
 
     Args:
         messages: about the damaged images of this rank.
         images: how many were tried by all ranks.
         after_repair: what to do when they were replaced.
+        what: what they are, and what is wrong with them.
 
     Raises:
         UserError: lists the damaged images of all ranks.
@@ -35,7 +39,7 @@ def refuse_damaged(messages: Iterable[str], images: int, after_repair: str = RUN
     def refuse() -> None:
         if damaged:
             raise UserError(
-                f"{len(damaged)} of {images} images cannot be decoded. Replace or remove these, then "
+                f"{len(damaged)} of {images} {what}. Replace or remove these, then "
                 f"{after_repair}:{listed(damaged)}"
             )
 

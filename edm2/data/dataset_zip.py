@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edm2.data.images import PreparedImages, image_sample
 from edm2.data.latents import LatentShards
@@ -35,10 +36,14 @@ def latent_members(latents: LatentShards) -> Iterable[Member]:
         mean, std, labels = latents.batch(numbers)
         both = np.concatenate([mean.float().numpy(), std.float().numpy()], axis=1)
         for index, values, label in zip(numbers, both, labels.tolist(), strict=True):
-            buffer = io.BytesIO()
-            np.save(buffer, values)
-            name = f"{index // PER_FOLDER:05d}/img-mean-std-{index:08d}.npy"
-            yield name, buffer.getvalue(), label
+            yield member_of(index, values, label)
+
+
+def member_of(index: int, values: NDArray[np.float32], label: int) -> Member:
+    """The NumPy file of a latent."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return f"{index // PER_FOLDER:05d}/img-mean-std-{index:08d}.npy", buffer.getvalue(), label
 
 
 def write_dataset_zip(path: Path, members: Iterable[Member]) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,32 @@ from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, load_manifest
 from edm2.runtime.records import read_record
 
-CODEC_HINT = "The codec (models/vae) diverged, or its latents are too large: train it again."
+CODEC_HINT = (
+    "The codec (models/vae) diverged, or its latents are too large: train it again, or set latents.dtype to "
+    "float32."
+)
 MOMENTS = "latent_moments"  # in the record of a shard
-STORED = np.dtype("<f2")
-EXPONENT = 0x7C00  # its bits in float16, which are all 1 in values that are not finite
+DTYPE = "dtype"  # in the manifest; without it latents have 16 bits
 MIN_STD = 1e-6  # a latent channel with a smaller standard deviation carries no information
+
+
+class Format(NamedTuple):
+    """How the numbers of latents are stored.
+
+    Attributes:
+        numbers, bits: dtypes of the numbers, and of their bits as an integer.
+        exponent: those bits that are all 1 in numbers that are not finite.
+    """
+
+    numbers: np.dtype[Any]
+    bits: np.dtype[Any]
+    exponent: int
+
+
+FORMATS = {
+    torch.float16: Format(np.dtype("<f2"), np.dtype("<u2"), 0x7C00),
+    torch.float32: Format(np.dtype("<f4"), np.dtype("<u4"), 0x7F800000),
+}
 
 
 @dataclass
@@ -83,18 +104,23 @@ class LatentMoments:
 
 
 def latent_sample(
-    key: str, mean: torch.Tensor, std: torch.Tensor, label: int
+    key: str,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    label: int,
+    dtype: torch.dtype = torch.float16,
 ) -> dict[str, str | bytes]:
     """A shard sample of [C, H, W] mean and std.
 
-    Stored in 16 bits: half the disk space, with a rounding error far below the sampling noise.
+    16 bits take half the disk space, with a rounding error far below the lowest noise level.
 
     Raises:
-        NotFiniteError: a value is not finite in 16 bits.
+        NotFiniteError: a value is not finite in `dtype`.
     """
-    tensors = {"mean": mean.half().contiguous(), "std": std.half().contiguous()}
+    tensors = {"mean": mean.to(dtype).contiguous(), "std": std.to(dtype).contiguous()}
     for name, tensor in tensors.items():
-        require_finite(tensor, f"latent of image {key}, {name} in float16", CODEC_HINT)
+        what = f"latent of image {key}, {name} in {dtype_name(dtype)}"
+        require_finite(tensor, what, CODEC_HINT)
     return {"__key__": key, "safetensors": save(tensors), "cls": str(label).encode()}
 
 
@@ -103,41 +129,61 @@ def write_latents(path: Path, moments: LatentMoments, samples: Iterable[Mapping[
     write_shard(path, samples, lambda: {MOMENTS: moments.to_json()})
 
 
-def latent_metadata(folder: Path, normalization: Normalization | None = None) -> dict[str, Any]:
+def latent_metadata(
+    folder: Path,
+    normalization: Normalization | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> dict[str, Any]:
     """Shape of the latents in a folder of shards, and their per-channel mean and std.
 
     These come from the records of the shards, added in their order; no latent is read.
 
     Args:
         normalization: mean and std to use; None: those of all training latents.
+        dtype: of the stored numbers.
 
     Raises:
         UserError: there are no latents; a record is missing or damaged; a measured channel is the same
             for all images; or a mean or standard deviation is not finite.
     """
-    records = [read_record(path) for path in sorted(folder.glob("train-*.tar"))]
-    if not records:
-        raise UserError(f"{folder}: expected latent shards (train-*.tar), found none.")
-    parts = (LatentMoments.from_json(record[MOMENTS]) for record in records)
-    moments = reduce(LatentMoments.merge, parts)
+    moments = _moments(folder)
     if normalization is not None:
-        return _metadata(folder, moments.shape, normalization)
+        return _metadata(folder, moments.shape, normalization, dtype)
     measured = moments.normalization()
     for channel in (measured.std < MIN_STD).nonzero().flatten().tolist():
         raise UserError(
             f"{folder}: latent channel {channel} is the same for all images: the codec does "
             "not use it. For a trained one set vae.variance above 0, or vae.latent_channels lower."
         )
-    return _metadata(folder, moments.shape, measured)
+    return _metadata(folder, moments.shape, measured, dtype)
+
+
+def measured_normalization(folder: Path) -> Normalization:
+    """Mean and std of all training latents in a folder of shards. Raises UserError; see `latent_metadata`."""
+    return _moments(folder).normalization()
+
+
+def _moments(folder: Path) -> LatentMoments:
+    records = [read_record(path) for path in sorted(folder.glob("train-*.tar"))]
+    if not records:
+        raise UserError(f"{folder}: expected latent shards (train-*.tar), found none.")
+    parts = (LatentMoments.from_json(record[MOMENTS]) for record in records)
+    return reduce(LatentMoments.merge, parts)
 
 
 def _metadata(
-    folder: Path, shape: tuple[int, int, int], normalization: Normalization
+    folder: Path, shape: tuple[int, int, int], normalization: Normalization, dtype: torch.dtype
 ) -> dict[str, Any]:
     mean, std = normalization.mean, normalization.std
     for name, values in (("means", mean), ("standard deviations", std)):
         require_finite(values, f"{folder}: {name} of the latent channels", CODEC_HINT)
-    return {"shape": list(shape), "mean": mean.tolist(), "std": std.tolist()}
+    stored = {} if dtype == torch.float16 else {DTYPE: dtype_name(dtype)}
+    return {"shape": list(shape), "mean": mean.tolist(), "std": std.tolist(), **stored}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Its name in params and manifests."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -178,7 +224,9 @@ class LatentShards:
         space = LatentSpace.of(self.shards.metadata)
         self.classes, self.shape = space.classes, space.shape
         self.normalization = space.normalization
-        zeros = torch.zeros(self.shape, dtype=torch.float16)
+        self.dtype = getattr(torch, self.shards.metadata.get(DTYPE, "float16"))
+        self._format = FORMATS[self.dtype]
+        zeros = torch.zeros(self.shape, dtype=self.dtype)
         self._header = save({"mean": zeros, "std": zeros.clone()})[: -2 * zeros.nbytes]
 
     @property
@@ -189,17 +237,18 @@ class LatentShards:
         return len(self.shards)
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean and std [N, C, H, W] in float16, as stored; int64 labels [N].
+        """Mean and std [N, C, H, W] as stored, in float16 or float32; int64 labels [N].
 
         Raises:
             NotFiniteError: a value is not finite; names the first such latent.
         """
-        values = np.empty((len(indices), 2, *self.shape), STORED)
+        numbers, bits, exponent = self._format
+        values = np.empty((len(indices), 2, *self.shape), numbers)
         labels = np.empty(len(indices), np.int64)
         for row, index in enumerate(indices):
             sample = self.shards[index]
             values[row], labels[row] = self._values(sample["safetensors"]), int(sample["cls"])
-        finite = (values.view(np.uint16) & EXPONENT != EXPONENT).reshape(len(indices), -1).all(1)
+        finite = (values.view(bits) & exponent != exponent).reshape(len(indices), -1).all(1)
         if not finite.all():
             raise NotFiniteError(
                 f"{self.shards.folder}: latent number {indices[int(finite.argmin())]}: not all values "
@@ -208,10 +257,10 @@ class LatentShards:
         mean, std = torch.from_numpy(values).unbind(1)
         return mean, std, torch.from_numpy(labels)
 
-    def _values(self, content: bytes) -> NDArray[np.float16]:
+    def _values(self, content: bytes) -> NDArray[np.floating]:
         """Mean and std from a file; without parsing it if its header is that of `latent_sample`."""
         if content.startswith(self._header):
-            values = np.frombuffer(content, STORED, offset=len(self._header))
+            values = np.frombuffer(content, self._format.numbers, offset=len(self._header))
             return values.reshape(2, *self.shape)
         tensors = load(content)
         return torch.stack([tensors["mean"], tensors["std"]]).numpy()

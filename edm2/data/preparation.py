@@ -1,6 +1,6 @@
 """From a source to image shards."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from edm2.data.damage import refuse_damaged
 from edm2.data.decoding import DamagedImageError
 from edm2.data.images import image_sample
 from edm2.data.shards import is_written, write_shard
-from edm2.data.sources import Source
+from edm2.data.sources import LabeledSource, Source
 from edm2.data.splits import shard_ranges
 from edm2.data.tally import Tally
 from edm2.params.dataset import Dataset
@@ -68,7 +68,8 @@ def prepare_images(
     ]
     problems: dict[Path, ShardProblems] = {}
     try:
-        for path, of_shard in _write_shards(source, shards, dataset.resolution, workers):
+        start = partial(_ShardWriter, source)
+        for path, of_shard in write_shards(start, shards, dataset.resolution, workers, "prepare"):
             problems[path] = of_shard
         damaged = [message for of_shard in problems.values() for message in of_shard.damaged]
         for of_rank in gather_object(problems):
@@ -80,7 +81,7 @@ def prepare_images(
 
 
 def describe_images(
-    source: Source, dataset: Dataset, splits: Mapping[str, NDArray[np.int64]]
+    source: LabeledSource, dataset: Dataset, splits: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Any]:
     """Metadata for the manifest."""
     return {
@@ -96,19 +97,30 @@ def describe_images(
     }
 
 
-def _write_shards(
-    source: Source, shards: Sequence[ShardPlan], resolution: int, workers: int | None
+def write_shards(
+    start: Callable[[], Callable[[ShardPlan], ShardProblems]],
+    shards: Sequence[ShardPlan],
+    resolution: int,
+    workers: int | None,
+    title: str,
 ) -> Iterator[tuple[Path, ShardProblems]]:
-    """Write this rank's shards that do not exist; yield the file of each that was tried."""
+    """Write this rank's shards that do not exist; yield the file of each that was tried.
+
+    Args:
+        start: called in each process; returns what writes a shard.
+        resolution: of the images, or latents, which says whether worker processes pay.
+        workers: processes of this rank; see `runtime.workers`.
+        title: what is done, for progress.
+    """
     share = shards[ranks().rank :: ranks().world_size]
     missing = [(path, indices) for path, indices in share if not is_written(path)]
     total, left = (sum(len(indices) for _, indices in some) for some in (share, missing))
     if workers is None:
         small = left * max(resolution, MIN_RESOLUTION) ** 2 < SMALL_PIXELS
         workers = 0 if small or cores() == 1 else cores()
-    progress = Progress("prepare", total, "img", total - left)
+    progress = Progress(title, total, "img", total - left)
     try:
-        for number, problems in in_workers(partial(_ShardWriter, source), missing, workers):
+        for number, problems in in_workers(start, missing, workers):
             path, indices = missing[number]
             yield path, problems
             progress.advance(len(indices))

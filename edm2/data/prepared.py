@@ -1,7 +1,8 @@
 """The images that the `prepare` stage wrote, or listed if they are not stored (`dataset.stored`)."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,7 +14,7 @@ from pydantic_core import to_json
 from edm2.data.decoding import DamagedImageError
 from edm2.data.images import ImageShards, PreparedImages
 from edm2.data.preparation import describe_images
-from edm2.data.sources import Source, open_source
+from edm2.data.sources import LabeledSource, LatentSource, Source, open_source
 from edm2.data.splits import shard_ranges
 from edm2.data.tally import Tally
 from edm2.params import UserError
@@ -22,6 +23,7 @@ from edm2.runtime.distributed import on_main_process
 from edm2.runtime.manifest import load_manifest, verified
 
 T = TypeVar("T")
+CONTENTS, LATENTS = "contents", "latents"  # in the manifest, if there are latents and no images
 PREPARE_AGAIN = "run `dvc repro -f -s prepare`, then `dvc repro`"
 
 
@@ -31,38 +33,70 @@ def open_images(folder: Path, *splits: str) -> list[PreparedImages]:
     Every rank must call this: the main process says what there is, and opens the source for all.
 
     Raises:
-        UserError: see `Shards`; or the images of the source are not those that were listed.
+        UserError: see `Shards`; or the images of the source are not those that were listed; or there are
+            only latents.
     """
     manifest = on_main_process(lambda: load_manifest(folder))
+    if manifest.get(CONTENTS) == LATENTS:
+        raise UserError(
+            f"{folder}: has no images: dataset.source {manifest['source']} has only latents. Set "
+            "dataset to a source of images, for what needs images."
+        )
     if "dataset" not in manifest:
         return [ImageShards(folder, split) for split in splits]
-    dataset = Dataset.model_validate_json(to_json(manifest["dataset"]))
-    source = on_main_process(lambda: _open_listed(folder, dataset, manifest["identity"]))
+    dataset, opened = _open_listed(folder, manifest)
+    source = cast(Source, opened)
     return [
         SourceImages(source, dataset, split, np.load(verified(folder / f"{split}.npy")))
         for split in splits
     ]
 
 
-def _open_listed(folder: Path, dataset: Dataset, listed: str) -> Source:
-    """The source, if its identity is that of the images that were listed."""
-    source: Any = open_source(dataset)
-    if hasattr(source, "doubtful"):
-        source.doubtful = Tally()  # without what the scan finds, which the stage prepare printed
-    if identity_sha256(source) != listed:
-        raise UserError(
-            f"{folder}: the images of dataset.source {dataset.source} are not those that the stage "
-            "prepare listed: images were added, removed or changed. To use them as they are now, "
-            f"{PREPARE_AGAIN}. With dataset.stored: true their copies do not change."
-        )
-    return cast(Source, source)
+def has_images(folder: Path) -> bool:
+    """Whether the stage `prepare` had images, and not only latents; every rank must call this."""
+    return bool(on_main_process(lambda: load_manifest(folder).get(CONTENTS)) != LATENTS)
 
 
-def list_images(source: Source, folder: Path, dataset: Dataset, seed: int) -> dict[str, Any]:
-    """Write which images of the source are in each split, `train.npy` and `held_out.npy`.
+def open_latents(folder: Path) -> "ListedLatents":
+    """The latents that were listed, all to train on; every rank must call this.
+
+    Raises:
+        UserError: the latents of the source are not those that were listed.
+    """
+    manifest = on_main_process(lambda: load_manifest(folder))
+    dataset, source = _open_listed(folder, manifest)
+    indices = np.load(verified(folder / "train.npy"))
+    return ListedLatents(cast(LatentSource, source), indices, dataset)
+
+
+def _open_listed(folder: Path, manifest: Mapping[str, Any]) -> tuple[Dataset, LabeledSource]:
+    """The params of the source and the source, if its identity is that of what was listed."""
+    dataset = Dataset.model_validate_json(to_json(manifest["dataset"]))
+    what = "images" if dataset.has_images else "latents"
+
+    def open_it() -> LabeledSource:
+        source: Any = open_source(dataset)
+        if hasattr(source, "doubtful"):
+            source.doubtful = (
+                Tally()
+            )  # without what the scan finds, which the stage prepare printed
+        if identity_sha256(source) != manifest["identity"]:
+            copies = " With dataset.stored: true their copies do not change." * dataset.has_images
+            raise UserError(
+                f"{folder}: the {what} of dataset.source {dataset.source} are not those that the stage "
+                f"prepare listed: {what} were added, removed or changed. To use them as they are now, "
+                f"{PREPARE_AGAIN}.{copies}"
+            )
+        return cast(LabeledSource, source)
+
+    return dataset, on_main_process(open_it)
+
+
+def list_images(source: LabeledSource, folder: Path, dataset: Dataset, seed: int) -> dict[str, Any]:
+    """Write which images, or latents, of the source are in each split, `train.npy` and `held_out.npy`.
 
     Returns:
-        metadata for the manifest, from which `open_images` opens the source again.
+        metadata for the manifest, from which `open_images` opens the source again, or `open_latents`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits = dict(zip(("train", "held_out"), source.split(dataset.held_out, seed), strict=True))
@@ -72,12 +106,35 @@ def list_images(source: Source, folder: Path, dataset: Dataset, seed: int) -> di
         **describe_images(source, dataset, splits),
         "dataset": dataset.model_dump(mode="json"),
         "identity": identity_sha256(source),
+        **({} if dataset.has_images else {CONTENTS: LATENTS}),
     }
 
 
-def identity_sha256(source: Source) -> str:
+def identity_sha256(source: LabeledSource) -> str:
     """Checksum of `Source.identity`, which is long for some sources."""
     return hashlib.sha256(source.identity().encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class ListedLatents:
+    """The latents of a source, in the order of their shards.
+
+    Attributes:
+        indices: of the latents in the source.
+        after_repair: what to do when damaged ones were replaced.
+    """
+
+    source: LatentSource
+    indices: NDArray[np.int64]
+    dataset: Dataset
+    after_repair: str = PREPARE_AGAIN
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def by_shard(self) -> dict[str, range]:
+        """Their positions in each shard, by the shard's file name."""
+        return shard_ranges("train", len(self), self.dataset.shard_images)
 
 
 class SourceImages(PreparedImages):

@@ -12,6 +12,7 @@ from edm2.params.dataset_checks import dataset_problems, vae_image_problems
 from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
+from edm2.params.latents_checks import latent_source_problems
 from edm2.params.patterns import hint
 from edm2.params.resolution import contradictions, resolve
 from edm2.params.search_checks import search_problems
@@ -39,6 +40,8 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
         root: folder that relative paths start from.
     """
     yield from dataset_problems(params.dataset, root)
+    if not params.dataset.has_images:
+        yield from latent_source_problems(params)
     yield from _configs(params)
     yield from codec_problems(params, root)
     yield from backbone_problems(params, root)
@@ -47,7 +50,7 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
     yield from _skip_images(params, root)
     yield from training_problems("features", params, ranks["train_features"])
     if params.codec.kind == "trained":
-        yield from vae_problems(params)
+        yield from vae_problems(params, root)
         yield from training_problems("vae", params, ranks["train_vae"])
     yield from _per_config(params, ranks["train_diffusion"], root)
     yield from _sweep(params)

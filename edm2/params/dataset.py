@@ -18,12 +18,13 @@ class Dataset(Section):
         "folder: your images, one subfolder per class, or with labels in dataset.json (EDM, StyleGAN); "
         "webdataset: tars of images with labels; "
         "zip: an archive with labels in dataset.json, as EDM and StyleGAN write it, or a folder per class; "
-        "huggingface: a dataset on disk that the package `datasets` reads"
+        "huggingface: a dataset on disk that the package `datasets` reads; "
+        "latents: latents without images, as EDM2 stores them (img512-sd.zip, or unpacked)"
     )
     path: str | None = Field(
         description="your images, relative to the project root: a folder (source folder), a pattern of tars "
         "such as train/{00000..00099}.tar (webdataset), a file (zip), a folder or a pattern of parquet "
-        "files (huggingface); null: digits, photos"
+        "files (huggingface), a folder or a zip (latents); null: digits, photos"
     )
     held_out_path: str | None = Field(
         description="other images in the form of those of `path`, of the same classes, that are held out; "
@@ -47,7 +48,7 @@ class Dataset(Section):
     )
     held_out: Fraction | None = Field(
         description="fraction of each class that is not trained on, for held-out metrics; null with "
-        "held_out_path"
+        "held_out_path or source latents"
     )
     seed: int = Field(
         ge=0, description="seed of the held-out split and of the classifier's training"
@@ -57,3 +58,8 @@ class Dataset(Section):
         "which split, and stages read them from the source"
     )
     shard_images: Count = Field(description="images per shard (one tar file)")
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the source has images, and not only their latents."""
+        return not SOURCES[self.source].latents

@@ -77,6 +77,8 @@ def vae_image_problems(images: VaeImages, root: Path) -> Iterator[Problem]:
 
 
 def _held_out(dataset: Dataset) -> Iterator[Problem]:
+    if not dataset.has_images:
+        return
     if dataset.held_out is None and dataset.held_out_path is None:
         yield Problem(
             "dataset.held_out",
@@ -142,7 +144,7 @@ def _single_paths(paths: dict[str, str], expected: str, root: Path) -> Iterator[
             continue
         if expected == "folder or files":
             patterns[key] = text
-        elif not (expected == "file" and path.is_file()):
+        elif not ("file" in expected and path.is_file()):
             yield Problem(
                 key, text, f"a {expected} that exists", f"Looked for {path}{hint(text, path)}."
             )

@@ -26,13 +26,16 @@ class SourceKind:
             held_out_path, classes, label_field, image_field.
         max_resolution: largest `dataset.resolution`, if there is a limit.
         extra: extra of edm2 that it needs, and a package of it, if it needs one.
+        latents: whether it has latents of images and no images; `open` returns a
+            `edm2.data.sources.LatentSource` then.
     """
 
     open: str | Callable[..., Any]
-    path: Literal["folder", "file", "files", "folder or files"] | None = None
+    path: Literal["folder", "file", "files", "folder or file", "folder or files"] | None = None
     options: frozenset[str] = frozenset()
     max_resolution: int | None = None
     extra: tuple[str, str] | None = None
+    latents: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,12 @@ SOURCES: Registry[SourceKind] = Registry(
             "folder or files",
             OF_FILES | {"label_field", "image_field"},
             extra=("hf", "datasets"),
+        ),
+        "latents": SourceKind(
+            "edm2.data.sources:open_latents",
+            "folder or file",
+            frozenset({"classes"}),
+            latents=True,
         ),
     },
 )

@@ -13,6 +13,7 @@ from edm2.params.errors import UserError
 from edm2.params.evaluation import Evaluation, Sampling
 from edm2.params.features import Features
 from edm2.params.guidance import Guidance
+from edm2.params.latents import Latents
 from edm2.params.launch import Launch
 from edm2.params.replicates import Replicate, find_replicate
 from edm2.params.resolution import resolve
@@ -44,6 +45,7 @@ class Params(Section):
     features: Features = Field(description="the classifier of the dataset")
     codec: CodecChoice = Field(description="from images to latents and back")
     vae: Vae = Field(description="the VAE that makes the latents, if codec.kind is trained")
+    latents: Latents = Field(description="how latents are stored")
     diffusion: Diffusion = Field(description="the denoiser and its training")
     ema: Ema = Field(description="averages tracked while training")
     sweep: Sweep = Field(description="EMA lengths chosen after training")

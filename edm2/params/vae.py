@@ -92,8 +92,21 @@ class VaeImages(Section):
     flip: Probability = Field(description="probability that an image is flipped horizontally")
 
 
+class VaeInit(Section):
+    """The weights that the training starts from."""
+
+    path: str | None = Field(
+        description="folder of a VAE with the same options: models/vae of another project, or an "
+        "AutoencoderKL of diffusers, relative to the project root; null: random weights"
+    )
+    parts: Literal["all", "decoder"] = Field(
+        description="which weights are taken from there; with path: null all"
+    )
+
+
 class Vae(Training):
     seed: int = Field(ge=0, description="seed of the VAE's training")
+    init: VaeInit = Field(description="the weights that the training starts from")
     images: VaeImages = Field(description="the training images of the VAE")
     channels: Count = Field(description="width of the first level")
     channel_mult: Counts = Field(
@@ -101,7 +114,18 @@ class Vae(Training):
     )
     res_blocks: Count = Field(description="residual blocks per level (decoder: one more)")
     latent_channels: Count = Field(description="channels of the latents")
+    norm_groups: Count | None = Field(
+        description="groups of all group normalizations; null: 32, or fewer where a group would have less "
+        "than 4 channels"
+    )
     attention: bool = Field(description="self-attention in the middle of encoder and decoder")
+    attention_heads: Count | None = Field(
+        description="heads of the attention; null: one for 64 channels"
+    )
+    quant_convolutions: bool = Field(
+        description="a 1×1 convolution after the encoder and one before the decoder, as Stable Diffusion's "
+        "VAE has them"
+    )
     wavelet: bool = Field(description="a Haar wavelet transform in place of the first halving")
     high_resolution: bool = Field(
         description="a decoder with one more level: images are halved before they are encoded"

@@ -5,25 +5,31 @@ import torch
 from edm2.data.damage import warn_of_doubtful
 from edm2.data.images import PreparedImages
 from edm2.data.passes import reduce_batches
-from edm2.data.prepared import open_images
+from edm2.data.prepared import has_images, open_images
 from edm2.features.backbone import Detector
 from edm2.metrics.statistics import Statistics, distance, finite_features, metric_name
 from edm2.pipeline.detection import detector_for, reference_for
-from edm2.pipeline.outputs import write_metrics
+from edm2.pipeline.outputs import note_without_images, write_metrics
 from edm2.pipeline.paths import IMAGES, VAE
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
 from edm2.vae.codec import Codec, load_codec
 
 BATCH = 256
+METRICS = "reports/baselines/metrics.json"
 
 
 def write_baselines(context: StageContext) -> None:
     """Distance of the held-out images and of their reconstructions to the training images.
 
     Names of metrics contain the number of held-out images. With no more of these than feature
-    dimensions, the distance would be meaningless, and none is written.
+    dimensions, the distance would be meaningless, and none is written; nor without images.
     """
+    if not has_images(IMAGES):
+        note_without_images("there are none to measure")
+        if is_main_process():
+            write_metrics(context, METRICS, {})
+        return
     detector = detector_for(context.params, context.device)
     reference = reference_for(detector)
     codec = load_codec(VAE, context.device)
@@ -41,7 +47,7 @@ def write_baselines(context: StageContext) -> None:
         )
     warn_of_doubtful(held_out.doubtful)
     if is_main_process():
-        write_metrics(context, "reports/baselines/metrics.json", metrics)
+        write_metrics(context, METRICS, metrics)
         context.conclude(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 

@@ -4,18 +4,38 @@ import sys
 
 import torch
 
-from edm2.data.prepared import open_images
+from edm2.data.prepared import has_images, open_images
 from edm2.features.classifier import Classifier, save_classifier
 from edm2.features.training import Accuracy, ClassifierTask, accuracy, batches
-from edm2.pipeline.outputs import write_curves, write_metrics
+from edm2.pipeline.outputs import (
+    note_without_images,
+    write_curves,
+    write_metrics,
+    write_no_curves,
+)
 from edm2.pipeline.paths import FEATURES, IMAGES
 from edm2.pipeline.runner import StageContext
+from edm2.runtime.distributed import is_main_process
 from edm2.runtime.loop import train
+from edm2.runtime.manifest import write_manifest
 from edm2.runtime.randomness import torch_seed
+
+CURVES, METRICS = "reports/features/curves.csv", "reports/features/metrics.json"
 
 
 def train_features(context: StageContext) -> None:
-    """Train the classifier, and compute its accuracy on the held-out images; say if it is chance."""
+    """Train the classifier, and compute its accuracy on the held-out images; say if it is chance.
+
+    Without images the results are empty.
+    """
+    if not has_images(IMAGES):
+        note_without_images("no classifier is trained")
+        if is_main_process():
+            context.out(FEATURES).mkdir(exist_ok=True)
+            write_manifest(context.out(FEATURES))
+            write_no_curves(context, CURVES)
+            write_metrics(context, METRICS, {})
+        return
     seed, params = context.params.dataset.seed, context.params.features
     images, held_out = open_images(IMAGES, "train", "held_out")
     torch.manual_seed(torch_seed(seed, "features/init"))
@@ -43,8 +63,8 @@ def train_features(context: StageContext) -> None:
             "at_chance": held_out_accuracy.at_chance,
         }
         save_classifier(classifier.cpu(), context.out(FEATURES), **metrics)
-        write_curves(context, "reports/features/curves.csv")
-        write_metrics(context, "reports/features/metrics.json", metrics)
+        write_curves(context, CURVES)
+        write_metrics(context, METRICS, metrics)
         context.conclude(f"{held_out_accuracy.value:.1%} accuracy on held-out images")
 
 

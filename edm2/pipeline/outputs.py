@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.checksums import write_checksum
+from edm2.runtime.distributed import is_main_process
 from edm2.runtime.files import write_json, write_text
 from edm2.runtime.log import read_log
 
@@ -35,6 +36,12 @@ def write_no_curves(context: StageContext, out: str) -> None:
     import pandas as pd
 
     write_table(context, out, pd.DataFrame(columns=["nimg"]))
+
+
+def note_without_images(consequence: str) -> None:
+    """Print why a stage has an empty result, on the main process."""
+    if is_main_process():
+        print(f"note: the dataset has latents and no images, so {consequence}.")
 
 
 def write_metrics(context: StageContext, out: str, metrics: Mapping[str, float]) -> None:

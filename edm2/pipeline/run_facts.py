@@ -47,10 +47,10 @@ def run_facts(params: Params, data: Mapping[str, Any], device: torch.device) -> 
 def _data(data: Mapping[str, Any]) -> str:
     images, classes, side = data["images"], len(data["classes"]), data["resolution"]
     kinds = f"{classes} classes" if classes > 1 else "one class"
-    return (
-        f"{data['source']}: {images['train']:,} training images and {images['held_out']:,} held-out ones, "
-        f"{kinds}, {side}×{side} pixels"
-    )
+    count = f"{images['train']:,} training images and {images['held_out']:,} held-out ones"
+    if not images["held_out"]:
+        count = f"latents of {images['train']:,} training images"
+    return f"{data['source']}: {count}, {kinds}, {side}×{side} pixels"
 
 
 def _trainings(params: Params) -> str:

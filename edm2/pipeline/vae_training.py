@@ -7,13 +7,18 @@ from pathlib import Path
 import torch
 
 from edm2.data.images import ImageDataset, to_float, to_uint8
-from edm2.data.prepared import open_images
+from edm2.data.prepared import has_images, open_images
 from edm2.features.backbone import Backbone
 from edm2.features.backbones import load_backbone
 from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.params.seams import CODECS
-from edm2.pipeline.outputs import write_curves, write_metrics, write_no_curves
+from edm2.pipeline.outputs import (
+    note_without_images,
+    write_curves,
+    write_metrics,
+    write_no_curves,
+)
 from edm2.pipeline.paths import FEATURES, IMAGES, VAE
 from edm2.pipeline.runner import StageContext
 from edm2.pipeline.vae_images import (
@@ -32,17 +37,24 @@ from edm2.runtime.randomness import torch_seed
 from edm2.vae.batches import batches
 from edm2.vae.codec import Codec, TrainedVae, load_codec, save_vae
 from edm2.vae.evaluation import evaluate
+from edm2.vae.initialization import initialize
 from edm2.vae.low_pass import low_pass_mask
 from edm2.vae.network import Autoencoder
 from edm2.vae.precision import vae_precision
 from edm2.vae.published import save_codec
 from edm2.vae.training import VaeTask
 
-CURVES = "reports/vae/curves.csv"
+CURVES, METRICS = "reports/vae/curves.csv", "reports/vae/metrics.json"
+GRID = "reports/vae/reconstructions.png"
 
 
 def train_vae(context: StageContext) -> None:
-    """Train the VAE, or save the codec that params choose; evaluate reconstructions of held-out images."""
+    """Train the VAE, or save the codec that params choose; evaluate reconstructions of held-out images,
+    if there are any.
+    """
+    if not has_images(IMAGES):
+        _save_without_images(context)
+        return
     params, out = context.params, context.out(VAE)
     if trains_vae(params):
         params = vae_precision(params, context.state.folder, context.device)
@@ -57,9 +69,7 @@ def train_vae(context: StageContext) -> None:
             save_vae(network.cpu(), params.vae, out)
             write_curves(context, CURVES)
     elif is_main_process():
-        print(f"note: codec.kind is {params.codec.kind}, so no VAE is trained.")
-        save_codec(params.codec, out, project_root())
-        write_no_curves(context, CURVES)
+        _save_codec(context)
     barrier()
     codec = load_codec(out, context.device)
     metrics = evaluate(codec, held_out, backbone, context.device, params.vae.evaluate_images)
@@ -67,9 +77,27 @@ def train_vae(context: StageContext) -> None:
         _draw_reconstructions(context, codec, held_out)
         if metrics["psnr"] == inf:  # JSON has none; the report mentions exact reconstructions
             del metrics["psnr"]
-        write_metrics(context, "reports/vae/metrics.json", metrics | skipped)
+        write_metrics(context, METRICS, metrics | skipped)
         quality = {"PSNR {:.2f} dB": metrics.get("psnr", inf), "SSIM {:.4g}": metrics["ssim"]}
         context.conclude(", ".join(text.format(value) for text, value in quality.items()))
+
+
+def _save_codec(context: StageContext) -> None:
+    """Save the codec that params choose, with an empty training curve."""
+    kind = context.params.codec.kind
+    print(f"note: codec.kind is {kind}, so no VAE is trained.")
+    save_codec(context.params.codec, context.out(VAE), project_root())
+    write_no_curves(context, CURVES)
+
+
+def _save_without_images(context: StageContext) -> None:
+    """Save the codec; there is nothing to reconstruct."""
+    note_without_images("no reconstructions are evaluated")
+    if is_main_process():
+        _save_codec(context)
+        write_metrics(context, METRICS, {})
+        write_rows(context.out(GRID), {"no images": torch.zeros(0, 3, 1, 1, dtype=torch.uint8)})
+        context.conclude(f"codec {context.params.codec.kind}")
 
 
 def trains_vae(params: Params) -> bool:
@@ -82,10 +110,11 @@ def external_inputs(params: Params) -> str:
 
     Of tars the names of their images, of other files size and time.
     """
-    groups, backbone, folder = list[list[Path]](), params.vae.backbone_path, params.codec.path
+    groups, backbone = list[list[Path]](), params.vae.backbone_path
     if backbone is not None:
         groups.append([project_root() / backbone])
-    if folder is not None:
+    start = params.vae.init.path if trains_vae(params) else None
+    for folder in filter(None, (params.codec.path, start)):
         groups.append(
             sorted(path for path in (project_root() / folder).iterdir() if path.is_file())
         )
@@ -106,7 +135,10 @@ def _train(
     params, runtime = context.params.vae, context.params.runtime
     seed = params.seed
     torch.manual_seed(torch_seed(seed, "vae/init"))
-    network = Autoencoder(params).to(context.device)
+    network = Autoencoder(params)
+    if params.init.path is not None:
+        initialize(network, params, project_root() / params.init.path)
+    network = network.to(context.device)
     if runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)
     codec = TrainedVae(network, params)
@@ -150,6 +182,6 @@ def _draw_reconstructions(context: StageContext, codec: Codec, held_out: ImageDa
     rows = {"image": images, "decoded": decoded}
     if trains_vae(context.params) and context.params.vae.losses.low_pass:
         rows["mask"] = to_uint8(low_pass_mask(to_float(images)) * 2 - 1).expand_as(images)
-    grid = context.out("reports/vae/reconstructions.png")
+    grid = context.out(GRID)
     write_rows(grid, rows)
     context.run.log_artifact(grid)

@@ -1,11 +1,12 @@
 """How many images a dataset has, and what they take on the disk."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from edm2.data.images import image_sample
-from edm2.data.sources import open_source
+from edm2.data.sources import Source, open_source
 from edm2.params import Params, UserError
 from edm2.params.checks import project_root
 from edm2.params.codec_checks import latent_layout
@@ -14,6 +15,7 @@ from edm2.params.dataset import Dataset
 SAMPLED = 32  # images whose size as PNG is taken
 PNG_BYTES_PER_PIXEL = 1.35  # of ImageNet at 512×512 (docs/results/scale.md: 451 GB)
 TAR_BLOCK = 512
+STORED_BYTES = {"float16": 2, "float32": 4}  # of a number
 LATENT_HEADER = 160  # bytes of a safetensors file before its tensors
 
 
@@ -28,6 +30,7 @@ class DatasetSize:
         latent_shape: of one latent, [C, R, R].
         image_bytes: of an image as a PNG file, in the mean.
         measured: whether images were read for that.
+        latent_dtype: of the numbers of latents.
     """
 
     train: int
@@ -37,6 +40,7 @@ class DatasetSize:
     latent_shape: tuple[int, int, int]
     image_bytes: float
     measured: bool
+    latent_dtype: str = "float16"
 
     @property
     def images_on_disk(self) -> int:
@@ -45,8 +49,9 @@ class DatasetSize:
 
     @property
     def latents_on_disk(self) -> int:
-        """Bytes of the shards of latents, whose mean and standard deviation have 16 bits."""
-        content = 2 * 2 * int(np.prod(self.latent_shape)) + LATENT_HEADER
+        """Bytes of the shards of latents: mean and standard deviation of each number."""
+        numbers = 2 * int(np.prod(self.latent_shape))
+        content = STORED_BYTES[self.latent_dtype] * numbers + LATENT_HEADER
         return round(self.train * (_in_tar(content) + _in_tar(1)))
 
 
@@ -84,16 +89,18 @@ def dataset_size(params: Params, images: int | None, classes: int | None) -> Dat
     if images is not None and classes is not None:
         held_out = round((dataset.held_out or 0.0) * images)
         png = PNG_BYTES_PER_PIXEL * dataset.resolution**2
-        return DatasetSize(
-            images - held_out, held_out, classes, dataset.resolution, shape, png, False
-        )
-    return _scanned(dataset, shape)
+        train, resolution, dtype = images - held_out, dataset.resolution, params.latents.dtype
+        return DatasetSize(train, held_out, classes, resolution, shape, png, False, dtype)
+    return _scanned(dataset, shape, params.latents.dtype)
 
 
-def _scanned(dataset: Dataset, shape: tuple[int, int, int]) -> DatasetSize:
-    source = open_source(dataset)
+def _scanned(dataset: Dataset, shape: tuple[int, int, int], latent_dtype: str) -> DatasetSize:
+    source = cast(Source, open_source(dataset))
     train, held_out = (len(part) for part in source.split(dataset.held_out, dataset.seed))
+    resolution, classes = dataset.resolution, len(source.classes)
+    if not dataset.has_images:
+        return DatasetSize(train, held_out, classes, resolution, shape, 0.0, True, latent_dtype)
     chosen = np.unique(np.linspace(0, len(source.labels) - 1, SAMPLED).astype(int))
     sizes = [len(image_sample("", source.image(int(k)), 0)["png"]) for k in chosen]
-    resolution, classes = dataset.resolution, len(source.classes)
-    return DatasetSize(train, held_out, classes, resolution, shape, float(np.mean(sizes)), True)
+    size = float(np.mean(sizes))
+    return DatasetSize(train, held_out, classes, resolution, shape, size, True, latent_dtype)

@@ -13,11 +13,10 @@ from edm2.params.launch import launched_ranks, launcher_of
 from edm2.params.replicates import Replicate
 from edm2.params.seams import CODECS
 from edm2.planning import workloads
-from edm2.planning.dataset import DatasetSize
+from edm2.planning.dataset import STORED_BYTES, DatasetSize
 from edm2.planning.sampling import evaluations, sweep_of
 from edm2.planning.workloads import Workload
 
-STORED_BYTES = {"float16": 2, "float32": 4}  # of a number, by sweep.dtype
 CHECKPOINTS = 3  # two are kept while the next is written
 
 
@@ -94,6 +93,9 @@ def ranks_of(stage: str, params: Params) -> int:
 
 
 def _of_the_dataset(params: Params, size: DatasetSize, images: Images) -> Iterator[Stage]:
+    if not params.dataset.has_images:
+        yield from _of_latents(params, size)
+        return
     duration, held_out = params.features.duration_nimg, size.held_out
     stored = size.images_on_disk if params.dataset.stored else 0
     yield Stage("prepare", size.train + held_out, (), ranks_of("prepare", params), stored)
@@ -109,6 +111,14 @@ def _of_the_dataset(params: Params, size: DatasetSize, images: Images) -> Iterat
     encode = (Part("encoding", images.encode, size.train),)
     ranks = ranks_of("encode_latents", params)
     yield Stage("encode_latents", size.train, encode, ranks, size.latents_on_disk)
+
+
+def _of_latents(params: Params, size: DatasetSize) -> Iterator[Stage]:
+    """Latents without images are imported, and nothing else is computed."""
+    for name in ("prepare", "train_features", "reference", "train_vae", "baselines"):
+        yield Stage(name, 0, ranks=ranks_of(name, params))
+    ranks = ranks_of("encode_latents", params)
+    yield Stage("encode_latents", size.train, (), ranks, size.latents_on_disk)
 
 
 def _codec(params: Params, size: DatasetSize, images: Images) -> Stage:

@@ -37,8 +37,8 @@ AT_CHANCE = (
 )
 PERCEPTUAL_AT_CHANCE = (
     " The classifier's accuracy on held-out images is chance: the perceptual distance, and a perceptual "
-    "loss with it, are those of an untrained network. Set vae.backbone to efficientnet, use images of several "
-    "classes, or train the classifier longer."
+    "loss with it, are those of an untrained network. Set vae.backbone to efficientnet, use images of "
+    "several classes, or train the classifier longer."
 )
 NOT_FINITE = (
     "Training not finite: in these steps the loss or gradients were not finite, and such gradients were "
@@ -52,6 +52,9 @@ MEANS = (
 ABLATION_MEANS = (
     " Values are means over the trainings of a config, each at its own best EMA length; values of each "
     "training are in the order of seeds."
+)
+NO_IMAGES = (
+    "The data set has latents and no images: no VAE was trained, and no reconstruction evaluated."
 )
 PUBLISHED = (
     "Compared with published statistics (evaluation.reference) of an unknown number of images."
@@ -145,7 +148,7 @@ def baselines_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     """Generated, held-out and reconstructed images, with one metric and sample count."""
     baselines = baseline_table(outputs.networks, outputs.metrics("baselines"))
     if baselines.empty:
-        body = paragraph("There are too few held-out images for a Fréchet distance.")
+        body = paragraph("There are no held-out images, or too few for a Fréchet distance.")
     elif not baselines["images"].str.startswith("generated").any():
         body = table(baselines) + paragraph(
             "Generated images are missing here: there are more held-out images than "
@@ -179,6 +182,8 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     metrics, curves = outputs.metrics("vae"), outputs.vae_training
     panels = [placeholder_chart(NOT_TRAINED)] if curves.empty else vae_panels(curves)
     write_panels(panels, folder / "vae.png", columns=3)
+    if not metrics:
+        return [("VAE", paragraph(NO_IMAGES))]
     psnr = (
         f"PSNR {metrics['psnr']:.2f} dB"
         if "psnr" in metrics

@@ -16,6 +16,14 @@ from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, wr
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
+# options that older manifests do not have, with what all had then
+ADDED = {
+    "init": {"path": None, "parts": "all"},
+    "norm_groups": None,
+    "attention_heads": None,
+    "quant_convolutions": False,
+}
+
 
 class Codec(Protocol):
     """Images uint8 [N, 3, R, R] ↔ latents float32 [N, channels, R/downscale, R/downscale].
@@ -44,7 +52,7 @@ class TrainedVae:
     normalization: Normalization | None = None
 
     def __init__(self, network: Autoencoder, params: Vae) -> None:
-        self.network = network
+        self.network, self.params = network, params
         self.downscale, self.channels = params.downscale, params.latent_channels
 
     @torch.no_grad()
@@ -100,7 +108,7 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
 
 
 def load_trained(folder: Path, device: torch.device) -> Codec:
-    params = Vae.model_validate(read_manifest(folder)["vae"])
+    params = Vae.model_validate(ADDED | read_manifest(folder)["vae"])
     network = Autoencoder(params)
     tensors = load_file(folder / "network.safetensors")
     for name, tensor in tensors.items():

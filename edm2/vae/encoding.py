@@ -18,12 +18,19 @@ BATCH = 128
 
 
 def encode_shards(
-    codec: Codec, images: PreparedImages, folder: Path, device: torch.device
+    codec: Codec,
+    images: PreparedImages,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype = torch.float16,
 ) -> list[str]:
     """Write one latent shard per image shard, under the same name; keep shards that exist.
 
     The shards are divided among the ranks. The moments of the latents are taken as they are stored, and
     kept in the records of the shards.
+
+    Args:
+        dtype: of the stored numbers, float16 or float32.
 
     Returns:
         what is wrong with the damaged images of this rank's shards; these shards are not written.
@@ -37,7 +44,7 @@ def encode_shards(
     side = images.resolution // codec.downscale
     for name, indices in missing.items():
         moments = LatentMoments.empty((codec.channels, side, side))
-        samples = _encode(codec, images, indices, device, moments, progress)
+        samples = _encode(codec, images, indices, device, dtype, moments, progress)
         try:
             write_latents(folder / name, moments, samples)
         except DamagedImageError as error:
@@ -51,6 +58,7 @@ def _encode(
     images: PreparedImages,
     indices: Sequence[int],
     device: torch.device,
+    dtype: torch.dtype,
     moments: LatentMoments,
     progress: Progress,
 ) -> Iterator[dict[str, str | bytes]]:
@@ -61,9 +69,9 @@ def _encode(
     """
     batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
     for batch, (pixels, labels) in zip(batches, ahead(map(images.batch, batches)), strict=True):
-        means, stds = (tensor.half() for tensor in codec.encode(pixels.to(device)))
+        means, stds = (tensor.to(dtype) for tensor in codec.encode(pixels.to(device)))
         moments.update(means, stds)
         latents = zip(batch, means.cpu(), stds.cpu(), labels.tolist(), strict=True)
         for index, mean, std, label in latents:
-            yield latent_sample(f"{index:08d}", mean, std, label)
+            yield latent_sample(f"{index:08d}", mean, std, label, dtype)
         progress.advance(len(batch))

@@ -16,12 +16,16 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)  # a learned variance is clamped to it
 
 
 class Norm(nn.GroupNorm):
-    """Group normalization, computed in fp32; at most 32 groups, of at least 4 channels each."""
+    """Group normalization, computed in fp32.
 
-    def __init__(self, channels: int) -> None:
-        groups = min(GROUPS, max(1, channels // MIN_GROUP_CHANNELS))
-        while channels % groups:
-            groups -= 1
+    Without a number of groups there are at most 32, of at least 4 channels each.
+    """
+
+    def __init__(self, channels: int, groups: int | None = None) -> None:
+        if groups is None:
+            groups = min(GROUPS, max(1, channels // MIN_GROUP_CHANNELS))
+            while channels % groups:
+                groups -= 1
         super().__init__(groups, channels, eps=1e-6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -31,9 +35,9 @@ class Norm(nn.GroupNorm):
 class ResBlock(nn.Module):
     """Norm → SiLU → conv, twice, plus a shortcut; initialized near the shortcut alone."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int | None = None) -> None:
         super().__init__()
-        self.norm0, self.norm1 = Norm(in_channels), Norm(out_channels)
+        self.norm0, self.norm1 = Norm(in_channels, groups), Norm(out_channels, groups)
         self.conv0 = _conv(in_channels, out_channels)
         self.conv1 = _conv(out_channels, out_channels)
         nn.init.normal_(self.conv1.weight, std=1e-4 / out_channels)
@@ -48,12 +52,12 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over pixels, 64 channels a head."""
+    """Self-attention over pixels; without a number of heads each has 64 channels."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, heads: int | None = None, groups: int | None = None) -> None:
         super().__init__()
-        self.heads = max(1, channels // HEAD_CHANNELS)
-        self.norm = Norm(channels)
+        self.heads = max(1, channels // HEAD_CHANNELS) if heads is None else heads
+        self.norm = Norm(channels, groups)
         self.qkv = _conv(channels, 3 * channels, kernel=1)
         self.projection = _conv(channels, channels, kernel=1)
         nn.init.normal_(self.projection.weight, std=0.2 / channels**0.5)
@@ -97,7 +101,8 @@ class Encoder(nn.Sequential):
 
     The output is the latent's mean, followed by the logarithm of its variance if that is learned: C
     is `latent_channels`, or twice as many. With `high_resolution` images are averaged down by 2 first. With
-    `wavelet` a Haar transform replaces the first stride-2 convolution.
+    `wavelet` a Haar transform replaces the first stride-2 convolution. With `quant_convolutions` a 1×1
+    convolution follows.
     """
 
     def __init__(self, params: Vae) -> None:
@@ -109,36 +114,40 @@ class Encoder(nn.Sequential):
             if level > params.wavelet:
                 layers.append(Down(channels))
             for _ in range(params.res_blocks):
-                layers.append(ResBlock(channels, width))
+                layers.append(ResBlock(channels, width, params.norm_groups))
                 channels = width
         moments = params.latent_channels * (2 if params.variance == "learned" else 1)
         super().__init__(
             *layers,
-            *_middle(channels, params.attention),
-            Norm(channels),
+            *_middle(channels, params),
+            Norm(channels, params.norm_groups),
             nn.SiLU(),
             _conv(channels, moments),
+            *([_conv(moments, moments, kernel=1)] if params.quant_convolutions else []),
         )
 
 
 class Decoder(nn.Sequential):
     """Latent [N, latent_channels, R/d, R/d] → float [N, 3, R, R], about [-1, 1].
 
-    With `high_resolution` it has one level more than the encoder.
+    With `high_resolution` it has one level more than the encoder, with `quant_convolutions` a 1×1 convolution
+    before all layers.
     """
 
     def __init__(self, params: Vae) -> None:
         widths = [params.channels * mult for mult in reversed(params.channel_mult)]
         widths += widths[-1:] * params.high_resolution
         channels = widths[0]
-        layers = [_conv(params.latent_channels, channels), *_middle(channels, params.attention)]
+        latent = params.latent_channels
+        layers: list[nn.Module] = [_conv(latent, latent, 1)] if params.quant_convolutions else []
+        layers += [_conv(latent, channels), *_middle(channels, params)]
         for level, width in enumerate(widths):
             if level > 0:
                 layers.append(Up(channels))
             for _ in range(params.res_blocks + 1):
-                layers.append(ResBlock(channels, width))
+                layers.append(ResBlock(channels, width, params.norm_groups))
                 channels = width
-        super().__init__(*layers, Norm(channels), nn.SiLU(), _conv(channels, 3))
+        super().__init__(*layers, Norm(channels, params.norm_groups), nn.SiLU(), _conv(channels, 3))
 
 
 class Autoencoder(nn.Module):
@@ -185,9 +194,10 @@ class Autoencoder(nn.Module):
         return list(first.parameters())
 
 
-def _middle(channels: int, attention: bool) -> list[nn.Module]:
-    layers = [Attention(channels)] if attention else []
-    return [ResBlock(channels, channels), *layers, ResBlock(channels, channels)]
+def _middle(channels: int, params: Vae) -> list[nn.Module]:
+    groups, heads = params.norm_groups, params.attention_heads
+    layers = [Attention(channels, heads, groups)] if params.attention else []
+    return [ResBlock(channels, channels, groups), *layers, ResBlock(channels, channels, groups)]
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Conv2d:

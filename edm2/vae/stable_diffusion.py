@@ -14,6 +14,7 @@ from edm2.params.codec_checks import CONFIG, WEIGHTS
 PAPER = Normalization(  # latents of ImageNet, encoded from images in [0, 1]
     torch.tensor([5.81, 3.25, 0.12, -2.15]), torch.tensor([4.17, 4.62, 3.71, 3.28])
 )
+HINT = "Set codec.path to another folder, or to null."
 
 
 class StableDiffusionVae:
@@ -58,8 +59,11 @@ class StableDiffusionVae:
         return torch.cat(images)
 
 
-def load_autoencoder(folder: Path, device: torch.device) -> Any:
+def load_autoencoder(folder: Path, device: torch.device, hint: str = HINT) -> Any:
     """The frozen `AutoencoderKL` in a folder with its config and safetensors; no pickle is read.
+
+    Args:
+        hint: what to do if they cannot be used.
 
     Raises:
         UserError: the files are damaged, incomplete or of another network.
@@ -78,13 +82,12 @@ def load_autoencoder(folder: Path, device: torch.device) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{folder}: expected an AutoencoderKL saved by diffusers ({reason}). "
-            "Set codec.path to another folder, or to null."
+            f"{folder}: expected an AutoencoderKL saved by diffusers ({reason}). {hint}"
         ) from None
     mismatched = [name for kind in ("missing_keys", "unexpected_keys") for name in info[kind]]
     if mismatched:
         raise UserError(
             f"{folder / WEIGHTS}: missing or unknown tensors: {', '.join(mismatched[:3])}. Expected "
-            f"those of {CONFIG}. Set codec.path to another folder, or to null."
+            f"those of {CONFIG}. {hint}"
         )
     return network.to(device).eval().requires_grad_(False)

@@ -117,6 +117,30 @@ def test_shards_store_latents_in_16_bits(folder: Path, latents) -> None:
     assert labels.tolist() == [0, 1]
 
 
+def test_shards_can_store_latents_in_32_bits(tmp_path: Path, latents) -> None:
+    """And numbers that 16 bits cannot hold; those that are not finite are refused all the same."""
+    mean, std = latents
+    mean[1, 0, 0, 0] = 7e4
+    moments = LatentMoments.empty((3, 4, 4))
+    moments.update(mean, std)
+    samples = [latent_sample(str(i), mean[i], std[i], i, torch.float32) for i in range(3)]
+    write_latents(tmp_path / "train-000000.tar", moments, samples)
+    metadata = latent_metadata(tmp_path, dtype=torch.float32)
+    write_manifest(tmp_path, classes=["a"], **metadata)
+    shards = LatentShards(tmp_path, "train")
+    read_mean, read_std, labels = shards.batch([2, 1])
+    assert torch.equal(read_mean, mean[[2, 1]])
+    assert torch.equal(read_std, std[[2, 1]])
+    assert labels.tolist() == [2, 1]
+    for name, bad in (("mean", torch.inf), ("std", torch.nan)):
+        tensors = {"mean": mean[0].clone(), "std": std[0].clone()}
+        tensors[name][0, 0, 0] = bad
+        write_shard(tmp_path / "train-000000.tar", [{**samples[0], "safetensors": save(tensors)}])
+        write_manifest(tmp_path, classes=["a"], **metadata)
+        with pytest.raises(NotFiniteError, match="latent number 0"):
+            LatentShards(tmp_path, "train").batch([0])
+
+
 def test_metadata_covers_all_shards(folder: Path, latents) -> None:
     metadata = latent_metadata(folder)
     mean, std = (tensor.double().numpy() for tensor in latents)

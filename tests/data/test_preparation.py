@@ -9,7 +9,7 @@ import pytest
 from edm2.data.damage import refuse_damaged
 from edm2.data.decoding import DamagedImageError, Pixels
 from edm2.data.images import ImageShards
-from edm2.data.preparation import _write_shards, prepare_images
+from edm2.data.preparation import prepare_images, write_shards
 from edm2.data.tally import Tally
 from edm2.params import UserError
 from edm2.params.dataset import Dataset
@@ -131,7 +131,7 @@ def test_workers_report_what_they_find(tmp_path: Path, doubtful, dataset, worker
     [(2047, 16, 0), (2048, 16, 6), (2047, 64, 0), (31, 512, 0), (32, 512, 6)],
 )
 def test_small_datasets_start_no_workers(
-    monkeypatch: pytest.MonkeyPatch, source, tmp_path: Path, images, resolution, expected
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images, resolution, expected
 ) -> None:
     """Small: fewer than 2048 images, or fewer pixels than as many of 64×64."""
     monkeypatch.setattr("edm2.data.preparation.cores", lambda: 6)
@@ -141,8 +141,8 @@ def test_small_datasets_start_no_workers(
     )
     started: list[tuple[int, int]] = []
     shards = [(tmp_path / "a.tar", np.arange(images))]
-    assert list(_write_shards(source, shards, resolution, None)) == []
-    assert list(_write_shards(source, shards, resolution, 3)) == []
+    for workers in (None, 3):
+        assert list(write_shards(lambda: None, shards, resolution, workers, "x")) == []
     assert started == [(1, expected), (1, 3)]
 
 

@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 import torch
+from latent_files import members, pack
 from tiny import ROOT
 
 from edm2.data.latents import latent_sample
@@ -53,9 +54,10 @@ def test_numbers_of_a_dataset_may_be_stated():
     assert "--classes" in str(error.value)
 
 
-def test_bytes_of_latents_are_those_of_a_shard():
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_bytes_of_latents_are_those_of_a_shard(dtype):
     latent = torch.zeros(4, 64, 64)
-    sample = latent_sample("00000000", latent, latent, 3)
+    sample = latent_sample("00000000", latent, latent.clone(), 3, getattr(torch, dtype))
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for ending in ("safetensors", "cls"):
@@ -63,8 +65,25 @@ def test_bytes_of_latents_are_those_of_a_shard():
             member.size = len(sample[ending])
             tar.addfile(member, io.BytesIO(sample[ending]))
         expected = tar.offset  # without the end of the archive
-    size = DatasetSize(10, 1, 10, 512, (4, 64, 64), 1.0, False)
+    size = DatasetSize(10, 1, 10, 512, (4, 64, 64), 1.0, False, dtype)
     assert size.latents_on_disk == 10 * expected
+
+
+def test_latents_without_images_are_imported_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    pack(tmp_path / "x.zip", members([0, 1, 1]))
+    source = {"source": "latents", "path": "x.zip", "held_out": None}
+    dataset = DEFAULT.dataset.model_copy(update=source)
+    latents = DEFAULT.latents.model_copy(update={"dtype": "float32"})
+    params = DEFAULT.model_copy(update={"dataset": dataset, "latents": latents})
+    size = dataset_size(params, None, None)
+    assert (size.train, size.held_out, size.classes) == (3, 0, 2)
+    stages = {stage.name: stage for stage in stages_of(params, size)}
+    for name in ("prepare", "train_features", "reference", "train_vae", "baselines"):
+        assert (stages[name].images, stages[name].parts, stages[name].disk_bytes) == (0, (), 0)
+    latents = stages["encode_latents"]
+    assert (latents.images, latents.parts) == (3, ())
+    assert latents.disk_bytes == 3 * (512 + 1024 + 512 + 512)  # 672 bytes, in blocks; label
 
 
 def test_snapshots_and_networks_on_the_disk():

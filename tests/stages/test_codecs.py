@@ -178,4 +178,9 @@ def test_other_files_are_other_work(tmp_path, monkeypatch):
         with (tmp_path / name).open("ab") as file:
             file.write(b" ")
         seen.add(described(**changes))
-    assert len(seen) == 4
+    start = {"vae.init.path": "sd"}
+    seen |= {described(**start)}
+    with (tmp_path / "sd/config.json").open("ab") as file:
+        file.write(b" ")
+    seen |= {described(**start)}
+    assert len(seen) == 6

@@ -12,7 +12,7 @@ from edm2.params import UserError, load
 from edm2.params.codec import CodecChoice
 from edm2.params.errors import NotFiniteError
 from edm2.params.vae import Vae
-from edm2.runtime.manifest import read_manifest
+from edm2.runtime.manifest import read_manifest, write_manifest
 from edm2.vae.codec import Rgb, TrainedVae, load_codec, save_vae
 from edm2.vae.network import Autoencoder
 from edm2.vae.published import save_codec
@@ -96,6 +96,8 @@ def test_a_saved_codec_is_loaded_unchanged(tiny, pixels: torch.Tensor, tmp_path:
         {"wavelet": True},
         {"high_resolution": True},
         {"variance": "learned", "clamp": 0.5},
+        {"norm_groups": 1, "quant_convolutions": True},
+        {"attention": True, "attention_heads": 4},
         {"wavelet": True, "high_resolution": True, "attention": True, "variance": 0.0},
     ],
     ids=lambda changes: "+".join(changes),
@@ -126,6 +128,18 @@ def test_weights_that_are_not_finite_are_refused(tiny, tmp_path: Path) -> None:
     save_vae(network, tiny(), tmp_path)
     with pytest.raises(NotFiniteError, match=f"tensor {name} of the VAE: 1 of"):
         load_codec(tmp_path, CPU)
+
+
+def test_a_vae_of_before_some_options_is_loaded(tiny, pixels, tmp_path: Path) -> None:
+    """Its manifest does not have them."""
+    network, params = make_network(tiny()), tiny()
+    save_vae(network, params, tmp_path)
+    tree = params.model_dump(mode="json")
+    for option in ("init", "norm_groups", "attention_heads", "quant_convolutions"):
+        del tree[option]
+    write_manifest(tmp_path, kind="trained", vae=tree)
+    mean = load_codec(tmp_path, CPU).encode(pixels)[0]
+    assert torch.equal(mean, TrainedVae(network, params).encode(pixels)[0])
 
 
 @pytest.mark.parametrize("end", [b"", b"?"], ids=["truncated", "changed"])

@@ -31,15 +31,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
 
 
-def test_latents_are_the_codecs_in_16_bits(codec, images, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_latents_are_the_codecs_as_they_are_stored(codec, images, tmp_path: Path, dtype) -> None:
     folder = tmp_path / "latents"
-    encode_shards(codec, images, folder, CPU)
-    write_manifest(folder, classes=images.classes, **latent_metadata(folder))
+    encode_shards(codec, images, folder, CPU, dtype)
+    write_manifest(folder, classes=images.classes, **latent_metadata(folder, dtype=dtype))
     latents = LatentShards(folder, "train")
     pixels, labels = images.batch(range(12))
     mean, std, latent_labels = latents.batch(range(12))
     for actual, expected in zip((mean, std), codec.encode(pixels), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=2**-10, atol=1e-5)
+        assert actual.dtype == dtype
+        assert torch.equal(actual, expected.to(dtype))
     assert torch.equal(latent_labels, labels)
     assert latents.shape == (2, 4, 4)
     assert [p.name for p in latents.shards.paths] == [p.name for p in images.shards.paths]

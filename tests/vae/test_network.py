@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tiny_autoencoder import make_network
 from torch import nn
 
 from edm2.params.vae import Vae
@@ -89,6 +90,29 @@ def test_norm_has_at_most_32_groups(channels: int) -> None:
         assert groups == 32
 
 
+def test_groups_of_params_are_those_of_all_norms(tiny: Callable[..., Vae]) -> None:
+    network = Autoencoder(tiny(channel_mult=(1, 2), attention=True, norm_groups=8))
+    groups = [layer.num_groups for layer in network.modules() if isinstance(layer, Norm)]
+    blocks = 2 * 1 + 2 + 2 * 2 + 2  # residual blocks of encoder and decoder
+    assert groups == [8] * (2 * blocks + 2 + 2)  # two in each; attention; the last ones
+
+
+def test_quant_convolutions_are_the_last_and_the_first_layer(tiny: Callable[..., Vae]) -> None:
+    network = make_network(tiny(variance="learned", quant_convolutions=True))
+    (*encoder, quant), (post_quant, *decoder) = network.encoder, network.decoder
+    images, latents = torch.randn(2, 3, 8, 8), torch.randn(2, 2, 4, 4)
+    mixed = mix(quant, nn.Sequential(*encoder)(images))
+    torch.testing.assert_close(network.encode(images)[0], mixed[:, :2])
+    images = nn.Sequential(*decoder)(mix(post_quant, latents))
+    torch.testing.assert_close(network.decoder(latents), images)
+
+
+def mix(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """Channels mixed at each pixel, by a sum."""
+    mixed = torch.einsum("oc,nchw->nohw", conv.weight[:, :, 0, 0], x)
+    return mixed + conv.bias.reshape(-1, 1, 1)
+
+
 def test_norm_is_computed_in_fp32() -> None:
     x = (1000 + torch.randn(2, 8, 4, 4)).bfloat16()
     norm = Norm(8)
@@ -99,9 +123,11 @@ def test_norm_is_computed_in_fp32() -> None:
     np.testing.assert_allclose(y.double().detach(), expected, rtol=2**-7, atol=1e-3)
 
 
-@pytest.mark.parametrize(("channels", "heads"), [(8, 1), (128, 2)])
-def test_attention_against_numpy(channels: int, heads: int) -> None:
-    layer, x = Attention(channels), torch.randn(1, channels, 3, 2)
+@pytest.mark.parametrize(
+    ("channels", "option", "heads"), [(8, None, 1), (128, None, 2), (128, 1, 1), (12, 3, 3)]
+)
+def test_attention_against_numpy(channels: int, option: int | None, heads: int) -> None:
+    layer, x = Attention(channels, option), torch.randn(1, channels, 3, 2)
 
     def linear(conv: nn.Conv2d, x: np.ndarray) -> np.ndarray:
         weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()

@@ -31,7 +31,10 @@ CHANGED: dict[str, Any] = {
     "channel_mult": (2, 2),
     "res_blocks": 2,
     "latent_channels": 8,
+    "norm_groups": 1,
     "attention": False,
+    "attention_heads": 2,
+    "quant_convolutions": True,
     "wavelet": True,
     "high_resolution": True,
     "variance": 0.1,
@@ -66,6 +69,8 @@ CHANGED: dict[str, Any] = {
 START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}
 TESTED_ELSEWHERE = {
     "seed": "tests/vae/test_step.py",
+    "init.path": "tests/vae/test_initialization.py",
+    "init.parts": "tests/vae/test_initialization.py",
     "images.shards": "tests/stages/test_sources.py",
     "images.held_out": "tests/stages/test_sources.py",
     "backbone": "tests/stages/test_codecs.py",
@@ -129,7 +134,13 @@ def differ(actual: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def test_every_field_is_tested() -> None:
-    leaves = {key for key, _ in fields(Vae)} - {"images", "losses", "adversarial", "equivariance"}
+    leaves = {key for key, _ in fields(Vae)} - {
+        "init",
+        "images",
+        "losses",
+        "adversarial",
+        "equivariance",
+    }
     assert {*CHANGED} | {*TESTED_ELSEWHERE} == leaves
     assert not CHANGED.keys() & TESTED_ELSEWHERE.keys()
     assert all((ROOT / path).exists() for path in TESTED_ELSEWHERE.values())

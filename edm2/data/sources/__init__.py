@@ -13,6 +13,7 @@ from edm2.data.sources.files import FileSource, ImageFiles
 from edm2.data.sources.folder import FolderImages
 from edm2.data.sources.label_file import LABELS
 from edm2.data.sources.labeled_folder import LabeledFolderImages
+from edm2.data.sources.latents import FolderLatents, LatentSource, ZipLatents
 from edm2.data.sources.photos import Photos
 from edm2.data.sources.webdataset import TarImages
 from edm2.data.sources.zip import ZipImages
@@ -29,6 +30,8 @@ __all__ = [
     "FileSource",
     "FolderImages",
     "LabeledFolderImages",
+    "LabeledSource",
+    "LatentSource",
     "Photos",
     "Source",
     "TarImages",
@@ -37,11 +40,10 @@ __all__ = [
 ]
 
 
-class Source(Protocol):
-    """Labeled images. `labels` and `classes` are in memory; `image(i)` reads one image.
+class LabeledSource(Protocol):
+    """Images, or latents, with labels in memory.
 
-    The main process opens it; other ranks get it pickled, worker processes have a shallow copy. Threads may
-    call `image` at the same time.
+    The main process opens it; other ranks get it pickled, worker processes have a shallow copy.
 
     A source of files may also have the attributes `left_out`, `left_out_per_class`, `doubtful` and
     `held_out_images` (see `FileSource`): the stage prints them, and the manifest has the first two.
@@ -49,14 +51,6 @@ class Source(Protocol):
 
     classes: list[str]
     labels: NDArray[np.int64]
-
-    def image(self, index: int) -> Pixels:
-        """Image `index` as uint8 RGB [R, R, 3], at the prepared resolution.
-
-        Raises:
-            DamagedImageError: it cannot be decoded. The stage collects these errors.
-        """
-        ...
 
     def split(self, held_out: float | None, seed: int) -> Split:
         """Indices of the training and of the held-out images, each in random order.
@@ -73,9 +67,21 @@ class Source(Protocol):
         ...
 
 
-def open_source(dataset: Dataset) -> Source:
-    """The source that `dataset.source` names."""
-    source: Source = implementation(SOURCES[dataset.source].open)(dataset, project_root())
+class Source(LabeledSource, Protocol):
+    """Labeled images. Threads may call `image` at the same time."""
+
+    def image(self, index: int) -> Pixels:
+        """Image `index` as uint8 RGB [R, R, 3], at the prepared resolution.
+
+        Raises:
+            DamagedImageError: it cannot be decoded. The stage collects these errors.
+        """
+        ...
+
+
+def open_source(dataset: Dataset) -> LabeledSource:
+    """The source that `dataset.source` names: a `Source`, or a `LatentSource` if that has no images."""
+    source: LabeledSource = implementation(SOURCES[dataset.source].open)(dataset, project_root())
     return source
 
 
@@ -97,6 +103,13 @@ def open_folder(dataset: Dataset, root: Path) -> Source:
 
 def open_zip(dataset: Dataset, root: Path) -> Source:
     return _open_files(dataset, root, lambda path, key: ZipImages(root / path, key))
+
+
+def open_latents(dataset: Dataset, root: Path) -> LatentSource:
+    assert dataset.path is not None  # checked at load
+    path, names = root / dataset.path, dataset.classes
+    latents = FolderLatents(path) if path.is_dir() else ZipLatents(path)
+    return LatentSource(latents, None if names is None else root / names)
 
 
 def open_webdataset(dataset: Dataset, root: Path) -> Source:

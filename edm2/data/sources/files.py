@@ -20,6 +20,7 @@ from edm2.data.decoding import (
     decode_image,
 )
 from edm2.data.sources.class_names import read_class_names
+from edm2.data.sources.contents import IMAGES
 from edm2.data.sources.names import Names
 from edm2.data.sources.tree import FolderId
 from edm2.data.splits import Split, split_classes
@@ -35,6 +36,7 @@ class ImageFiles(ABC):
     It is pickled for other ranks, so it holds arrays, and opens files when it reads.
 
     Attributes:
+        contents: what the files are; without a subclass for latents, images.
         key: the field of the params with the path, for errors.
         place: the path, for errors.
         classes: names, by label.
@@ -50,6 +52,7 @@ class ImageFiles(ABC):
     classes: list[str]
     labels: NDArray[np.int64]
     numbered = False
+    contents = IMAGES
 
     def __init__(self, key: str, place: str) -> None:
         self.key, self.place = key, place
@@ -103,8 +106,8 @@ class FilesBelow(ImageFiles):
         return os.fsencode(self.root) + b"/" + self.files[index]
 
 
-class FileSource:
-    """Images of any size in files: those to train on, and perhaps others that are held out.
+class LabeledFiles:
+    """Files with labels: those to train on, and perhaps others that are held out.
 
     Attributes:
         classes: names, by label.
@@ -112,34 +115,28 @@ class FileSource:
         held_out_images: how many of these have a path of their own (`dataset.held_out_path`).
         left_out: files and folders that are not read, by reason.
         left_out_per_class: how many of them belong to each class, where that is known.
-        doubtful: images that are read, and may not be meant as they are.
+        doubtful: files that are read, and may not be meant as they are.
     """
 
-    def __init__(
-        self,
-        training: ImageFiles,
-        resolution: int,
-        crop: Crop,
-        held_out: ImageFiles | None = None,
-        class_names: Path | None = None,
-    ) -> None:
+    def __init__(self, parts: list[ImageFiles], least: int, class_names: Path | None) -> None:
         """
         Args:
-            held_out: None: `split` holds out a fraction of each class.
+            parts: the training files, and perhaps those that are held out.
+            least: the fewest files that a class needs in each part.
             class_names: file of names; see `read_class_names`.
 
         Raises:
-            UserError: classes without enough images, other classes in `held_out`, labels that are no
+            UserError: classes without enough files, other classes in the second part, labels that are no
                 classes, or class names that do not fit. One error lists all of these.
         """
-        self.resolution, self.crop = resolution, crop
-        self.parts = [training] if held_out is None else [training, held_out]
+        self.parts, training = parts, parts[0]
+        held_out = parts[1] if len(parts) > 1 else None
         self.left_out, self.doubtful = Tally(), Tally()
         problems: list[str] = []
         for part in self.parts:
             self.left_out.update(part.left_out)
             self.doubtful.update(part.doubtful)
-            problems += part.problems or _small_classes(part, least=3 - len(self.parts))
+            problems += part.problems or _small_classes(part, least)
         self.classes = training.classes
         if not problems and held_out is not None:
             problems += _differences(training, held_out) + _shared_folders(training, held_out)
@@ -156,6 +153,41 @@ class FileSource:
         self.labels = np.concatenate(
             [_lookup(part, training)[part.labels] for part in self.parts]
         ).astype(np.int64)
+
+    def identity(self) -> str:
+        names = self.classes if self.named else []
+        return "\n".join([*(part.identity() for part in self.parts), *names])
+
+    def _left_out_per_class(self) -> list[int]:
+        counts: Counter[int] = Counter()
+        for part in self.parts:
+            labels = _lookup(part, self.parts[0])[: len(part.left_out_per_class)].tolist()
+            counts.update(dict(zip(labels, part.left_out_per_class, strict=True)))
+        return [counts[label] for label in range(len(self.classes))]
+
+
+class FileSource(LabeledFiles):
+    """Images of any size in files: those to train on, and perhaps others that are held out."""
+
+    def __init__(
+        self,
+        training: ImageFiles,
+        resolution: int,
+        crop: Crop,
+        held_out: ImageFiles | None = None,
+        class_names: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            held_out: None: `split` holds out a fraction of each class.
+            class_names: file of names; see `read_class_names`.
+
+        Raises:
+            UserError: see `LabeledFiles`.
+        """
+        self.resolution, self.crop = resolution, crop
+        parts = [training] if held_out is None else [training, held_out]
+        super().__init__(parts, 3 - len(parts), class_names)
 
     def image(self, index: int) -> Pixels:
         """The center of the image, resized.
@@ -184,17 +216,6 @@ class FileSource:
         held = rng.permutation(np.arange(training, len(self.labels)))
         return rng.permutation(training), held
 
-    def identity(self) -> str:
-        names = self.classes if self.named else []
-        return "\n".join([*(part.identity() for part in self.parts), *names])
-
-    def _left_out_per_class(self) -> list[int]:
-        counts: Counter[int] = Counter()
-        for part in self.parts:
-            labels = _lookup(part, self.parts[0])[: len(part.left_out_per_class)].tolist()
-            counts.update(dict(zip(labels, part.left_out_per_class, strict=True)))
-        return [counts[label] for label in range(len(self.classes))]
-
 
 def files_digest(root: Path, names: Iterable[bytes]) -> str:
     """How many files, and a checksum of name, size and time of each: one request to the disk for each.
@@ -217,11 +238,13 @@ def below(root: Path, paths: Iterable[Path]) -> Iterator[bytes]:
 def _small_classes(part: ImageFiles, least: int) -> list[str]:
     """An error for each class of fewer than `least` images."""
     counts = np.bincount(part.labels, minlength=len(part.classes))
-    needed = "at least two images, one of them to hold out" if least == 2 else "at least one image"
+    needed = "at least two images, one of them to hold out"
+    if least == 1:
+        needed = f"at least one {part.contents.one.split()[-1]}"
     way_out = (
         "Number the classes from 0 without gaps"
         if part.numbered
-        else "Add images or remove the class"
+        else f"Add {part.contents.many} or remove the class"
     )
     return [
         f"{part.class_place(label)}: a class needs {needed}, and this has {counts[label]}. {way_out}."

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edm2.data.decoding import IMAGE_ENDINGS
+from edm2.data.sources.contents import LATENTS, check_contents
 from edm2.data.sources.files import FilesBelow
 from edm2.data.sources.names import Names
 from edm2.data.sources.tree import FolderId, entries, folder_id, image_files
@@ -39,6 +40,8 @@ class FolderImages(FilesBelow):
         self.files = Names(self._walk(folders, counts))
         self.labels = np.repeat(np.arange(len(folders)), counts)
         self._check_classes()
+        if self.left_out.counts[LATENTS.reason]:
+            check_contents(self, len(self.labels))
         self._note_folders_read_twice()
 
     def class_place(self, label: int) -> str:

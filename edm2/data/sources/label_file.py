@@ -45,7 +45,8 @@ def label_images(part: ImageFiles, names: Iterable[str], by_name: dict[str, Any]
     """Set classes and labels of a part; None is a single class.
 
     Args:
-        names: of its images in their order, relative to the folder of dataset.json.
+        names: of its images in their order, relative to the folder of dataset.json. Without any, nothing is
+            said of labels.
     """
     if by_name is None:
         part.doubtful.add("has no labels (null): all images are one class", LABELS)
@@ -59,8 +60,10 @@ def label_images(part: ImageFiles, names: Iterable[str], by_name: dict[str, Any]
             unused.discard(name)
         else:
             lacking.append(f"without a label: {printable(name)}")
-    lacking += [f"label without an image: {printable(name)}" for name in unused]
     part.classes, part.labels = labels.finish()
+    if not len(part.labels):
+        return
+    lacking += [f"label without {part.contents.one}: {printable(name)}" for name in unused]
     part.numbered = labels.numbered
     if lacking or labels.problems:
         part.problems.append(

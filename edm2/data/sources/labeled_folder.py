@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from edm2.data.sources.contents import check_contents
 from edm2.data.sources.files import FilesBelow
 from edm2.data.sources.label_file import LABELS, label_images, read_labels
 from edm2.data.sources.names import Names
@@ -19,8 +20,9 @@ class LabeledFolderImages(FilesBelow):
         """
         super().__init__(root, key)
         labels = read_labels((root / LABELS).read_bytes, key, str(root), (OSError,))
-        found = image_files(str(root), "", self.left_out, entered=self.folders, known={LABELS})
+        found = image_files(
+            str(root), "", self.left_out, frozenset(), self.folders, {LABELS}, self.contents
+        )
         self.files = Names(os.fsencode(name) for name in found)
+        check_contents(self, len(self.files))
         label_images(self, (os.fsdecode(self.files[k]) for k in range(len(self.files))), labels)
-        if not len(self.files):
-            self.problems.append(f"{key}: {root}: contains no images.")

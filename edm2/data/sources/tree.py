@@ -4,8 +4,9 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from edm2.data.decoding import IMAGE_ENDINGS, is_image
-from edm2.data.tally import FOREIGN, NOT_AN_IMAGE, Tally, ending, is_foreign
+from edm2.data.decoding import is_image
+from edm2.data.sources.contents import IMAGES, Contents
+from edm2.data.tally import FOREIGN, NOT_AN_IMAGE, Tally, is_foreign
 
 FolderId = tuple[int, int]  # of a folder, whatever leads to it
 
@@ -17,8 +18,9 @@ def image_files(
     above: frozenset[FolderId] = frozenset(),
     entered: list[tuple[FolderId, str]] | None = None,
     known: Collection[str] = (),
+    contents: Contents = IMAGES,
 ) -> Iterator[str]:
-    """Every image file below `folder`; links to files and folders are followed.
+    """Every image file below `folder`, or every latent; links to files and folders are followed.
 
     A file is an image if its name has an image's ending, or its first bytes are those of an image.
     Files are listed, and not asked for their size or time: that is one request per folder, not per file.
@@ -29,6 +31,7 @@ def image_files(
         above: those that contain this one (`folder_id`), to recognize links that lead back.
         entered: receives `folder_id` and name of every folder whose files are listed.
         known: names of files in `folder` itself that are neither images nor left out.
+        contents: what is expected.
     """
     here = folder_id(folder)
     if here in above:
@@ -39,11 +42,14 @@ def image_files(
     for entry in entries(folder, name, left_out):
         path = below(name, entry.name)
         if entry.is_dir():
-            yield from image_files(entry.path, path, left_out, above | {here}, entered)
-        elif ending(entry.name) in IMAGE_ENDINGS or is_image(Path(entry.path)):
+            below_it = (entry.path, path, left_out, above | {here}, entered)
+            yield from image_files(*below_it, contents=contents)
+            continue
+        reason = contents.reason_against(entry.name, NOT_AN_IMAGE)
+        if not reason or (contents is IMAGES and is_image(Path(entry.path))):
             yield path
         elif entry.name not in known:
-            left_out.add(NOT_AN_IMAGE, path)
+            left_out.add(reason, path)
 
 
 def entries(folder: str, name: str, left_out: Tally) -> list[os.DirEntry[str]]:

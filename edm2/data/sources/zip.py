@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from edm2.data.decoding import IMAGE_ENDINGS, ImageDecodeError
+from edm2.data.decoding import ImageDecodeError
+from edm2.data.sources.contents import LATENTS, check_contents
 from edm2.data.sources.files import ImageFiles, files_digest
 from edm2.data.sources.folder import NO_CLASS, SPLITS
 from edm2.data.sources.label_file import LABELS, label_images, read_labels
 from edm2.data.sources.labels import Labels
-from edm2.data.tally import EXAMPLES, FOREIGN, OTHER_ENDING, ending, is_foreign, listed, printable
+from edm2.data.tally import EXAMPLES, FOREIGN, OTHER_ENDING, is_foreign, listed, printable
 from edm2.params import UserError
 
 HEADER = struct.Struct("<6xH18x2H")  # of a member: flags, length of its name and of what follows
@@ -101,7 +102,7 @@ class ZipImages(ImageFiles):
         """The members that are images; all others are counted."""
         images, unreadable = [], []
         for member in archive.filelist:
-            reason = _reason_against(member)
+            reason = self._reason_against(member)
             if archive.NameToInfo[member.filename] is not member:
                 reason = "replaced by a later member of the same name"
             if reason:
@@ -115,15 +116,29 @@ class ZipImages(ImageFiles):
                 images.append(member)
         if unreadable:
             self.problems.append(
-                f"{self.key}: {self.path}: {len(unreadable)} images are encrypted, or compressed by "
-                f"other means than deflate. Pack them again, best without compression:{listed(unreadable)}"
+                f"{self.key}: {self.path}: {len(unreadable)} {self.contents.many} are encrypted, or "
+                f"compressed by other means than deflate. Pack them again, best without compression:"
+                f"{listed(unreadable)}"
             )
-        if not images:
-            self.problems.append(f"{self.key}: {self.path}: contains no images.")
+        check_contents(self, len(images) + len(unreadable))
         return images
+
+    def _reason_against(self, member: zipfile.ZipInfo) -> str:
+        if member.is_dir():
+            return "folder"
+        if any(is_foreign(part) for part in member.filename.split("/") if part not in (".", "..")):
+            return FOREIGN
+        if _is_labels_file(member.filename):
+            return ""
+        return self.contents.reason_against(member.filename, OTHER_ENDING)
 
     def _label_by_folder(self, images: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
         """The images in folders: classes are the first level at which there are several."""
+        if self.contents is LATENTS and images:
+            self.problems.append(
+                f"{self.key}: {self.path}: has no {LABELS}, which is expected to have the labels of "
+                'its latents. Add it, with {"labels": null} for one class.'
+            )
         folders = [tuple(m.filename.split("/")[:-1]) for m in images]
         level = _class_level(folders)
         labels, kept = Labels(), []
@@ -160,15 +175,6 @@ def _class_level(folders: Sequence[tuple[str, ...]]) -> int:
     ):
         depth += 1
     return depth
-
-
-def _reason_against(member: zipfile.ZipInfo) -> str:
-    if member.is_dir():
-        return "folder"
-    if any(is_foreign(part) for part in member.filename.split("/") if part not in (".", "..")):
-        return FOREIGN
-    known = ending(member.filename) in IMAGE_ENDINGS or _is_labels_file(member.filename)
-    return "" if known else OTHER_ENDING
 
 
 def _opened(path: Path, key: str) -> zipfile.ZipFile:

@@ -1,0 +1,74 @@
+"""The project's trained VAE as a folder that diffusers loads: `edm2 export vae`."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from edm2.data.latents import LatentShards
+from edm2.data.prepared import open_images
+from edm2.diffusion.pretrained import CARD, new_folder, require_new
+from edm2.params import UserError
+from edm2.params.codec_checks import CONFIG, WEIGHTS
+from edm2.pipeline.paths import IMAGES, LATENTS, VAE
+from edm2.pipeline.vae_card import vae_card
+from edm2.runtime.checksums import require_checksum
+from edm2.runtime.files import write_json, write_text
+from edm2.runtime.manifest import load_manifest
+from edm2.vae.codec import TrainedVae, load_codec
+from edm2.vae.diffusers_format import autoencoder_config, format_problems, to_diffusers
+
+METRICS = Path("reports/vae/metrics.json")
+TOLERANCE = 0.05  # of stored latents, in standard deviations: devices round differently
+
+
+def export_vae(folder: Path) -> None:
+    """Write config, weights and model card of an `AutoencoderKL`; the folder appears when it is complete.
+
+    Raises:
+        UserError: the folder exists; no VAE is trained here; a result is missing, or was made with another
+            VAE; or the VAE has options that an `AutoencoderKL` does not have, which are all named.
+    """
+    require_new(folder)
+    codec = load_codec(VAE, torch.device("cpu"))
+    manifest = load_manifest(VAE)
+    if not isinstance(codec, TrainedVae):
+        raise UserError(
+            f"{VAE}: codec.kind is {manifest['kind']}, so no VAE is trained here. "
+            "Expected trained: only such a VAE is exported."
+        )
+    params = codec.params
+    problems = list(format_problems(codec.network, params))
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise UserError(f"{VAE}: its options do not fit diffusers' AutoencoderKL:\n{lines}")
+    latents = _latents(codec)
+    metrics = json.loads(require_checksum(METRICS).read_text(encoding="utf-8"))
+    images = load_manifest(IMAGES)
+    config = autoencoder_config(codec.network, params, images["resolution"], latents.normalization)
+    card = vae_card(folder.name, params, images, metrics, latents.normalization, manifest["files"])
+    with new_folder(folder) as partial:
+        write_json(partial / CONFIG, config)
+        metadata = {"format": "pt"}  # as other programs mark it
+        save_file(to_diffusers(codec.network, params), partial / WEIGHTS, metadata)
+        (partial / WEIGHTS).chmod(0o644)  # by itself, it could be read by its owner alone
+        write_text(partial / CARD, card)
+
+
+def _latents(codec: TrainedVae) -> LatentShards:
+    """The training latents, after comparing the first one with what the VAE makes of its image.
+
+    Raises:
+        UserError: they are missing, or were made with another VAE.
+    """
+    latents, (images,) = LatentShards(LATENTS, "train"), open_images(IMAGES, "train")
+    stored = latents.batch([0])[0].float()
+    mean = codec.encode(images.batch([0])[0])[0]
+    scale = latents.normalization.std.reshape(-1, 1, 1)
+    if mean.shape != stored.shape or ((mean - stored).abs() > TOLERANCE * scale).any():
+        raise UserError(
+            f"{LATENTS}: latent number 0 is not what {VAE} makes of image number 0 in {IMAGES}: made with "
+            "another VAE, or of other images. Run `dvc repro encode_latents`."
+        )
+    return latents
