@@ -38,7 +38,7 @@ LIBRARY = """
 from pathlib import Path
 import numpy as np
 import torch
-from edm2.diffusion import build_denoiser
+from edm2.diffusion import Denoiser, build_denoiser
 from edm2.ema import PowerEMA, SnapshotStore, reconstruct, write_snapshot
 from edm2.metrics import frechet_distance, inception_score, kernel_distance, precision, recall
 from edm2.runtime.manifest import write_manifest
@@ -49,6 +49,8 @@ denoiser(torch.randn(2, 4, 8, 8), torch.ones(2), torch.tensor([0, 2])).square().
 with torch.no_grad():
     images = heun(denoiser, torch.randn(2, 4, 8, 8), steps=3)
 assert images.shape == (2, 4, 8, 8)
+denoiser.save_pretrained("network")
+assert Denoiser.from_pretrained("network").shape == denoiser.shape
 ema = PowerEMA(denoiser, [0.05, 0.10])
 for nimg in range(64, 513, 64):
     ema.update(nimg, 64)
@@ -79,7 +81,7 @@ def python(code: str, *options: str, cwd: Path = ROOT, path: Path = ROOT) -> Run
     ("code", "unwanted"),
     [
         ("", {"torch", "numpy", "pydantic", "click"} | PIPELINE),
-        (DENOISER, PIPELINE - {"PIL"}),  # codecs read images
+        (DENOISER, {"huggingface_hub"} | PIPELINE - {"PIL"}),  # codecs read images
         *(
             (COMMAND.format(arguments=arguments), {"torch", "numpy"} | PIPELINE)
             for arguments in (["--help"], ["--version"], ["sample", "--help"], ["params", "check"])
@@ -197,6 +199,7 @@ def test_the_wheel_declares_the_command_and_the_extras(wheel: ZipFile) -> None:
         "pipeline",
         "sd",
         "hf",
+        "hub",
         "notebook",
         "docs",
         "dev",

@@ -43,7 +43,7 @@ def from_pretrained(name: str | Path, **options: Any) -> Denoiser:
     description = read_config(folder)["denoiser"]
     verified_file(weights)
     denoiser = load_denoiser(weights, description, folder / CONFIG)
-    denoiser.origin = folder if path.is_dir() else None
+    denoiser.origin = folder.absolute() if path.is_dir() else None
     return denoiser
 
 
@@ -64,13 +64,7 @@ def fill(folder: Path, denoiser: Denoiser) -> None:
         for name in (WEIGHTS, CONFIG, CODEC, CARD, MANIFEST):
             _copy(origin / name, folder / name)
         return
-    state = {name: value.cpu().contiguous() for name, value in denoiser.state_dict().items()}
-    names = nonfinite_tensors(state)
-    if names:
-        raise NotFiniteError(
-            f"{folder}: tensors are not finite ({listed(names)}). Use other weights."
-        )
-    save_file(state, folder / WEIGHTS)
+    write_weights(folder / WEIGHTS, denoiser.state_dict())
     sections: dict[str, Any] = {}
     if origin is not None:
         sections = read_config(origin)
@@ -80,6 +74,22 @@ def fill(folder: Path, denoiser: Denoiser) -> None:
         _copy(origin / CODEC, folder / CODEC)
     write_config(folder, sections | {"denoiser": describe(denoiser)})
     write_manifest(folder)
+
+
+def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write weights by name in the state of a denoiser, in their dtype.
+
+    Raises:
+        NotFiniteError: a weight is not finite.
+    """
+    stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    names = nonfinite_tensors(stored)
+    if names:
+        raise NotFiniteError(
+            f"{path}: tensors are not finite ({listed(names)}). Use other weights."
+        )
+    save_file(stored, path, {"format": "pt"})  # as other programs mark it
+    path.chmod(0o644)  # safetensors lets only the owner read it
 
 
 def write_config(folder: Path, sections: Mapping[str, Any]) -> None:
@@ -105,6 +115,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         UserError: `folder` exists, and is not an empty folder.
     """
     require_new(folder)
+    folder = folder.absolute()
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     remove(temporary)
     temporary.mkdir(parents=True)

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from edm2 import __version__
 from edm2.data.latents import LatentSpace, read_latent_space
 from edm2.diffusion.denoiser import Denoiser
 from edm2.diffusion.identification import mismatch
-from edm2.diffusion.pretrained import CARD, WEIGHTS, new_folder, read_config
+from edm2.diffusion.pretrained import (
+    CARD,
+    WEIGHTS,
+    new_folder,
+    read_config,
+    write_weights,
+)
 from edm2.diffusion.setup import denoiser_for
 from edm2.params import Params, UserError
 from edm2.pipeline.changed_params import nearest_preset
@@ -51,12 +56,15 @@ def export_choice(params: Params, choice: Choice, license_id: str | None, folder
         space.classes if denoiser.shape.num_classes else [],
         network_identity(choice.file),
         params.sampling,
+        params.guidance.interval,
         _provenance(params, choice, license_id),
     )
     write_portable(folder, network, tensors)
 
 
-def write_portable(folder: Path, network: PortableNetwork, tensors: Mapping[str, Any]) -> None:
+def write_portable(
+    folder: Path, network: PortableNetwork, tensors: Mapping[str, torch.Tensor]
+) -> None:
     """Write all files of a network; they appear together.
 
     Args:
@@ -66,23 +74,24 @@ def write_portable(folder: Path, network: PortableNetwork, tensors: Mapping[str,
         UserError: the folder exists, or a file of the codec is missing or damaged.
     """
     with new_folder(folder) as temporary:
-        save_file(dict(tensors), temporary / WEIGHTS, {"format": "pt"})  # as other programs mark it
-        (temporary / WEIGHTS).chmod(0o644)  # by itself, it could be read by its owner alone
+        write_weights(temporary / WEIGHTS, tensors)
         write_description(temporary, network)
-        write_manifest(temporary)
-        card = model_card(
-            folder.name, read_config(temporary)
-        )  # no part of the manifest: people edit it
-        write_text(temporary / CARD, card)
+        write_manifest(temporary)  # not of the card, which people edit
+        write_text(temporary / CARD, model_card(folder.name, read_config(temporary)))
 
 
 def export_portable(network: PortableNetwork, license_id: str | None, folder: Path) -> None:
-    """Write a portable network, such as a published one, as a folder; weights are stored as float32."""
+    """Write a portable network, such as a published one, as a folder.
+
+    Weights are stored in 16 bits if all of them are exact there, like those of published files.
+    """
     if license_id is not None:
         provenance = {**network.provenance, "license": license_id}
         network = replace(network, provenance=provenance)
-    state = {name: value.contiguous() for name, value in network.denoiser.state_dict().items()}
-    write_portable(folder, network, state)
+    state = network.denoiser.state_dict()
+    halves = {name: value.half() for name, value in state.items()}
+    exact = all(torch.equal(halves[name].float(), value) for name, value in state.items())
+    write_portable(folder, network, halves if exact else state)
 
 
 def _whole(tensors: Mapping[str, torch.Tensor]) -> Tensors:
@@ -152,7 +161,6 @@ def _provenance(params: Params, choice: Choice, license_id: str | None) -> dict[
         "precision": params.runtime.precision,
         "label_dropout": diffusion.label_dropout if diffusion.conditional else 0.0,
         "guide": params.guidance.guide,
-        "guidance_interval": params.guidance.interval,
         "evaluation": dict(choice.evaluation),
     }
     plain: dict[str, Any] = without_folders(tree)

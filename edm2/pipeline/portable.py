@@ -31,7 +31,7 @@ from edm2.params.codec import Rounding
 from edm2.params.evaluation import Sampling
 from edm2.params.registry import one_of
 from edm2.params.seams import CODECS
-from edm2.params.section import Positive, Section
+from edm2.params.section import Interval, Positive, Section
 from edm2.pipeline.portable_codec import WITHOUT_FILES, CodecDescription, copy_codec
 from edm2.runtime.hub import local_network
 
@@ -48,6 +48,7 @@ class PortableNetwork:
         classes: their names, or their numbers as text if these are unknown; [] if unconditional.
         identity: SHA-256 of the file of the weights.
         sampling: recommended settings of the sampler; None: unknown.
+        guidance_interval: noise levels between which guidance acts; None: all.
         provenance: where it comes from, for people and for the model card.
     """
 
@@ -57,6 +58,7 @@ class PortableNetwork:
     classes: list[str]
     identity: str
     sampling: Sampling | None = None
+    guidance_interval: tuple[float, float] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +80,7 @@ class _Description(Section):
     latents: _Latents
     classes: tuple[str, ...]
     sampling: Sampling | None
+    guidance_interval: Interval | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -119,6 +122,7 @@ def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
         list(tree.classes),
         identity,
         tree.sampling,
+        tree.guidance_interval,
         tree.provenance,
     )
 
@@ -141,6 +145,7 @@ def write_description(folder: Path, network: PortableNetwork) -> None:
         },
         "classes": network.classes,
         "sampling": network.sampling and network.sampling.model_dump(mode="json"),
+        "guidance_interval": network.guidance_interval,
         "provenance": dict(network.provenance),
     }
     write_config(folder, tree)

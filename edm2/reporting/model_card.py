@@ -50,7 +50,7 @@ def model_card(name: str, description: Mapping[str, Any]) -> str:
         "## Samples",
         _usage(name, description),
         "## Quality",
-        _quality(provenance),
+        _quality(description),
         "## Training",
         _training(description),
         "## Limits",
@@ -147,8 +147,9 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _quality(provenance: Mapping[str, Any]) -> str:
-    evaluation, interval = provenance.get("evaluation"), provenance.get("guidance_interval")
+def _quality(description: Mapping[str, Any]) -> str:
+    evaluation = description["provenance"].get("evaluation")
+    interval = description.get("guidance_interval")
     if not evaluation:
         return "This network was not evaluated."
     rows = [

@@ -14,7 +14,7 @@ from edm2.diffusion.inference import prepare_for_inference
 from edm2.params import load
 from edm2.pipeline.networks import load_networks
 from edm2.pipeline.portable import read_portable
-from edm2.pipeline.sampler import Sampler
+from edm2.pipeline.project_networks import project_sampler
 from edm2.reporting.selection import best_of, metrics_of, read_networks
 from edm2.sampling.generate import generate, seed_labels
 
@@ -59,7 +59,7 @@ def test_the_best_network_is_exported_with_its_metrics_and_its_images(entered, r
     for name, tensor in stored.items():
         assert exported[f"unet.{name}"].dtype == tensor.dtype
         assert torch.equal(exported[f"unet.{name}"], tensor)
-    sampler = Sampler(load("params.yaml").of("G"), "G", CPU)
+    sampler = project_sampler(load("params.yaml").of("G"), "G", CPU)
     assert network.classes == sampler.classes
     denoise = sampler.denoise(file, None, 1.0)
     batches = sampler.images(denoise, range(6), sampler.labels(range(6)))

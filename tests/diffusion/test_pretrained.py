@@ -4,6 +4,7 @@ import json
 import runpy
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,9 +20,15 @@ from edm2.sampling import heun
 EXPORTED = ["README.md", "config.json", "manifest.json", "model.safetensors"]
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    return write_network(tmp_path_factory.mktemp("exported") / "net")
+
+
 @pytest.fixture
-def folder(tmp_path):
-    return write_network(tmp_path / "net")
+def folder(exported, tmp_path):
+    """A copy of an exported network."""
+    return Path(shutil.copytree(exported, tmp_path / "net"))
 
 
 def files(folder):

@@ -10,15 +10,17 @@ from ruamel.yaml import YAML
 from tiny_network import edit_config, tiny_denoiser, tiny_network, write_network
 
 from edm2.params import UserError
+from edm2.params.codec import CodecChoice
 from edm2.params.evaluation import Sampling
 from edm2.params.presets import preset_text
 from edm2.params.vae import Vae
 from edm2.pipeline import published_network
 from edm2.pipeline.export_network import export_portable
 from edm2.pipeline.portable import CodecDescription, read_portable, write_description
-from edm2.runtime.manifest import read_manifest, write_manifest
+from edm2.runtime.manifest import load_manifest, read_manifest, write_manifest
 from edm2.vae.codec import Rgb, TrainedVae, save_vae
 from edm2.vae.network import Autoencoder
+from edm2.vae.published import save_codec
 
 CPU = torch.device("cpu")
 
@@ -40,14 +42,29 @@ def trained(params, tmp_path):
     return tmp_path / "vae", TrainedVae(network, vae)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    return write_network(tmp_path_factory.mktemp("exported") / "net")
+
+
 @pytest.fixture
-def folder(tmp_path):
-    return write_network(tmp_path / "net")
+def folder(exported, tmp_path):
+    """A copy of an exported network."""
+    return Path(shutil.copytree(exported, tmp_path / "net"))
+
+
+def damage_codec(folder, change):
+    manifest = load_manifest(folder)
+    del manifest["files"]
+    change(manifest)
+    write_manifest(folder, **manifest)
 
 
 def test_all_that_sampling_needs_comes_back(params, tmp_path):
     sampling = Sampling.model_validate({**params["sampling"], "steps": 5})
-    network = tiny_network(sampling=sampling, provenance={"config": "G", "seed": 3})
+    network = tiny_network(
+        sampling=sampling, guidance_interval=(0.3, 5.0), provenance={"config": "G", "seed": 3}
+    )
     export_portable(network, "cc-by-4.0", tmp_path / "net")
     back = read_portable(tmp_path / "net")
     assert (back.classes, back.sampling, back.codec) == (
@@ -55,12 +72,26 @@ def test_all_that_sampling_needs_comes_back(params, tmp_path):
         sampling,
         CodecDescription("rgb", "dataset", "nearest"),
     )
+    assert back.guidance_interval == (0.3, 5.0)
     assert torch.equal(back.normalization.mean, network.normalization.mean)
     assert torch.equal(back.normalization.std, network.normalization.std)
     assert back.provenance == {"config": "G", "seed": 3, "license": "cc-by-4.0"}
     files = read_manifest(tmp_path / "net")["files"]
     assert back.identity == files["model.safetensors"]["sha256"]
     assert isinstance(back.codec.load(CPU), Rgb)
+
+
+def test_weights_that_are_exact_in_16_bits_take_16_bits(tmp_path):
+    denoiser = tiny_denoiser()
+    for tensor in denoiser.state_dict().values():
+        tensor.copy_(tensor.half())
+    sizes = [
+        (write_network(tmp_path / name, denoiser=d) / "model.safetensors").stat().st_size
+        for name, d in (("exact", denoiser), ("other", tiny_denoiser()))
+    ]
+    assert sizes[0] < 0.7 * sizes[1]
+    back = read_portable(tmp_path / "exact").denoiser.state_dict()
+    assert all(torch.equal(back[name], tensor) for name, tensor in denoiser.state_dict().items())
 
 
 def test_a_network_without_classes(tmp_path):
@@ -85,18 +116,11 @@ def test_a_trained_codec_is_in_the_folder_and_names_no_folder_of_this_machine(tr
     assert not any("secret" in text or str(tmp_path) in text for text in texts)
 
 
-def damage_codec(folder, change):
-    manifest = read_manifest(folder)
-    del manifest["files"]
-    change(manifest)
-    write_manifest(folder, **manifest)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda m: m["vae"].update(channels=2**20), "weights are of another VAE"),
-        (lambda m: m["vae"].update(res_blocks=10**6), "more than 1024 blocks"),
+        (lambda m: m["vae"].update(res_blocks=10**6), "expected at most 1024"),
         (lambda m: m["vae"].update(channels="many"), "channels: 'many'"),
         (lambda m: m.update(kind="rgb"), "kind: 'rgb', expected 'trained'"),
     ],
@@ -107,6 +131,40 @@ def test_a_codec_is_compared_with_its_weights_before_it_is_built(trained, change
     with pytest.raises(UserError) as error:
         CodecDescription("trained", folder=vae).load(CPU)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"block_out_channels": [8, 2**20]}, {"layers_per_block": 10**6}]
+)
+def test_a_stable_diffusion_codec_is_in_the_folder_and_is_checked(tmp_path, change):
+    diffusers = pytest.importorskip("diffusers")
+    diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=3,
+        norm_num_groups=4,
+    ).save_pretrained(tmp_path / "vae")
+    choice = CodecChoice(
+        kind="stable_diffusion", path="vae", normalization="dataset", rounding="truncate"
+    )
+    save_codec(choice, tmp_path / "models", tmp_path)
+    config = tmp_path / "models/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    damage_codec(tmp_path / "models", lambda _: None)
+    description = CodecDescription("stable_diffusion", "dataset", "truncate", tmp_path / "models")
+    export_portable(tiny_network(codec=description), None, tmp_path / "net")
+    shutil.rmtree(tmp_path / "models")
+    codec = read_portable(tmp_path / "net").codec
+    assert codec.folder == tmp_path / "net/codec"
+    if change:
+        with pytest.raises(
+            UserError, match=r"another VAE|expected at most 1024|cannot be compared"
+        ):
+            codec.load(CPU)
+    else:
+        assert codec.load(CPU).rounding == "truncate"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +179,7 @@ def test_a_codec_is_compared_with_its_weights_before_it_is_built(trained, change
         (["latents", "std"], [1.0, 0.0, 1.0], "latents.std.1"),
         (["classes"], ["cat"], "classes: 1 entries, expected 2"),
         (["sampling"], {"steps": 8}, "sampling."),
+        (["guidance_interval"], [1.0], "guidance_interval"),
         (["latents"], ..., "latents: "),
     ],
 )
@@ -185,5 +244,5 @@ def test_the_format_is_plain(folder):
     """What other programs may rely on."""
     tree = json.loads((folder / "config.json").read_text())
     assert (tree["format"], tree["format_version"]) == ("edm2", 1)
-    sections = {"denoiser", "codec", "latents", "classes", "sampling", "provenance"}
-    assert set(tree) - {"format", "format_version"} == sections
+    sections = {"denoiser", "codec", "latents", "classes", "sampling", "guidance_interval"}
+    assert set(tree) - {"format", "format_version"} == sections | {"provenance"}

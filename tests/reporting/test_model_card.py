@@ -12,6 +12,7 @@ DESCRIPTION = {
     "codec": {"kind": "stable_diffusion"},
     "classes": ["cat", "dog"],
     "sampling": {"solver": "heun", "steps": 7, "churn_interval": None, "batch": 5},
+    "guidance_interval": [0.25, 5.0],
     "provenance": {
         "edm2": "1.2.3",
         "code": "commit 0123456789ab",
@@ -29,7 +30,6 @@ DESCRIPTION = {
         "preset": "digits",
         "changes": {"diffusion.channels": 16},
         "guide": "trained",
-        "guidance_interval": [0.25, 5.0],
         "evaluation": {
             "metrics": {"fd_classifier_1k": 1.25, "recall_classifier_1k": 0.5},
             "main_metric": "fd_classifier_1k",
