@@ -30,7 +30,7 @@ def log_best_model(context: StageContext) -> None:
         folder = context.state.folder / name
         remove(folder)  # of an earlier launch
         export_choice(params, choice, None, folder)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"warning: MLflow does not get the best network as a model: {error}", file=sys.stderr)
         return
     note = (folder / CARD).read_text(encoding="utf-8")

@@ -27,7 +27,8 @@ def datasets_of(stage: str, params: Params) -> list[dict[str, Any]]:
         UserError: a manifest is damaged.
     """
     splits, with_latents = _used(stage, params)
-    counts = load_manifest(IMAGES)["images"] if splits and _is_there(IMAGES) else {}
+    reads_images = splits and params.dataset.has_images and _is_there(IMAGES)
+    counts = load_manifest(IMAGES)["images"] if reads_images else {}
     used = [_images(split, params.dataset) for split in splits if counts.get(split)]
     if with_latents and _is_there(LATENTS):
         used.append(_latents(params.dataset))
@@ -90,7 +91,8 @@ def _latents(dataset: Dataset) -> dict[str, Any]:
         "dtype": dtype,
     }
     schema = _schema("latent", dtype, manifest["shape"])
-    return _entry(f"{dataset_name(dataset)} latents", LATENTS, profile, schema, CONTEXTS[TRAIN])
+    name = dataset_name(dataset) + " latents" * dataset.has_images
+    return _entry(name, LATENTS, profile, schema, CONTEXTS[TRAIN])
 
 
 def _entry(

@@ -86,6 +86,12 @@ def test_a_dataset_has_digest_counts_and_shape(data):
     assert str(data) not in str(images)
 
 
+def test_a_source_of_latents_has_no_images(data):
+    latents = changed(dataset={"source": "latents", "path": "img512-sd.zip"})
+    assert names("train_diffusion", latents) == [("latents img512-sd.zip", "training")]
+    assert names("fid", latents) == []
+
+
 def test_a_split_without_images_is_no_dataset(data):
     write_manifest(data / "data/images", **METADATA | {"images": {"train": 7, "held_out": 0}})
     assert names("baselines") == [TRAIN]
