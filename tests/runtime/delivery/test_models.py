@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edm2.runtime.delivery import __main__ as delivery
 from edm2.runtime.delivery.deliver import Deliverer
 from edm2.runtime.delivery.models import Model
 from edm2.runtime.delivery.outbox import Outbox
@@ -146,3 +147,12 @@ def test_a_model_whose_files_are_gone_is_said(outbox: Outbox, deliver, new_store
     deliver(outbox)
     assert not outbox.is_pending
     assert "digits: it does not exist any more" in capsys.readouterr().out
+
+
+def test_a_large_file_may_take_its_time(monkeypatch, capsys) -> None:
+    seconds: list[int] = []
+    monkeypatch.setattr(delivery.signal, "alarm", seconds.append)
+    for size in (0, 6 * 10**9):
+        delivery._allow(size)
+    assert seconds == [60, 6060]
+    assert capsys.readouterr().out.count("upload") == 2
