@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,8 +213,10 @@ def _requested(
     chosen = published_preset(preset)
     if strength is not None and chosen.guide is None:
         raise click.UsageError(f"--strength: --preset {preset} has no guide. Leave it out.")
-    main, other = fetch_networks(chosen, networks)
     strength = chosen.strength if strength is None else strength
+    if strength == 1:
+        chosen = replace(chosen, guide=None)
+    main, other = fetch_networks(chosen, networks)
     return str(main), None if other is None else str(other), strength
 
 

@@ -13,6 +13,7 @@ from edm2.diffusion.names import own_name, published_name
 from edm2.diffusion.unet import LABEL_BALANCE, SKIP_BALANCE
 from edm2.params import UserError
 
+SOURCE = "published weights"
 OPTIONAL_PREFIX = "logvar"  # the uncertainty head, which a published network may lack
 CONSTANTS: dict[str, Any] = {  # arguments of a published network that are constants here
     "sigma_data": SIGMA_DATA,
@@ -30,13 +31,16 @@ WITHOUT_EFFECT = ("use_fp16", "dropout")  # on weights, and on evaluation in fp3
 
 
 def infer_denoiser(
-    tensors: Mapping[str, torch.Tensor], arguments: Mapping[str, Any] | None = None
+    tensors: Mapping[str, torch.Tensor],
+    arguments: Mapping[str, Any] | None = None,
+    source: object = SOURCE,
 ) -> Denoiser:
     """The denoiser that published tensors belong to, on the meta device; its shape is read from theirs.
 
     Args:
         arguments: keyword arguments that the published network was made with, which are compared with
             the shape and with the constants of config G; None: unknown.
+        source: file of the weights, for errors.
 
     Raises:
         UserError: the tensors are those of another network, or an argument contradicts them or has a
@@ -48,7 +52,7 @@ def infer_denoiser(
     )
     if network is None:
         raise UserError(
-            "published weights: expected tensors like unet.enc.64x64_block0.conv_res0.weight and "
+            f"{source}: expected tensors like unet.enc.64x64_block0.conv_res0.weight and "
             f"unet.out_conv.weight, as in EDM2's networks, found {len(tensors)} others. Use one of those."
         )
     shape = network.shape
@@ -63,11 +67,11 @@ def infer_denoiser(
             res_blocks=shape.res_blocks,
             attention_resolutions=network.attention,
         )
-    convert_names(tensors, denoiser)
+    convert_names(tensors, denoiser, source)
     problems = list(_contradictions(network, arguments or {}))
     if problems:
         raise UserError(
-            f"published weights: {'; '.join(problems)}. Only networks of EDM2's config G can be used."
+            f"{source}: {'; '.join(problems)}. Only networks of EDM2's config G can be used."
         )
     return denoiser
 
@@ -112,9 +116,12 @@ def _plain(value: Any) -> str:
 
 
 def convert_names(
-    tensors: Mapping[str, torch.Tensor], denoiser: Denoiser
+    tensors: Mapping[str, torch.Tensor], denoiser: Denoiser, source: object = SOURCE
 ) -> dict[str, torch.Tensor]:
     """Published tensors under their names in the state dict of `denoiser`, which has config G.
+
+    Args:
+        source: file of the weights, for errors.
 
     Raises:
         UserError: a tensor is missing, unknown, or has the wrong shape.
@@ -126,14 +133,14 @@ def convert_names(
     for problem, differing in (("missing", missing), ("unknown", unknown)):
         if differing:
             raise UserError(
-                f"published weights: {problem} tensors: {len(differing)}, for example "
+                f"{source}: {problem} tensors: {len(differing)}, for example "
                 f"{min(differing)}. Build the denoiser with their config (G), size, resolution, "
                 "in_channels and num_classes."
             )
     for name in sorted(expected):
         if tensors[name].shape != state[names[name]].shape:
             raise UserError(
-                f"published weights: {name}: shape {tuple(tensors[name].shape)}, expected "
+                f"{source}: {name}: shape {tuple(tensors[name].shape)}, expected "
                 f"{tuple(state[names[name]].shape)}. Build the denoiser with their size, "
                 "in_channels and num_classes."
             )

@@ -26,12 +26,12 @@ from edm2.pipeline.network_reader import NetworkReader, network_identity
 from edm2.pipeline.paths import IMAGES, LATENTS, VAE
 from edm2.pipeline.portable import PortableNetwork, write_description
 from edm2.pipeline.portable_codec import CodecDescription, without_folders
+from edm2.pipeline.published_network import PUBLISHED_LICENSE
 from edm2.pipeline.run_facts import git_commit
 from edm2.reporting.model_card import model_card
 from edm2.runtime.files import write_text
 from edm2.runtime.manifest import load_manifest, read_verified, write_manifest
 
-PUBLISHED_LICENSE = "cc-by-nc-sa-4.0"  # of the networks that EDM2's authors published
 Tensors = dict[str, torch.Tensor]
 
 

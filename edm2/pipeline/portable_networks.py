@@ -17,6 +17,7 @@ from edm2.params.presets import preset_params
 from edm2.params.runtime import Runtime
 from edm2.pipeline.portable import PortableNetwork, read_portable
 from edm2.pipeline.sample_options import SampleOptions
+from edm2.runtime.device import DTYPES
 from edm2.runtime.files import sha256
 from edm2.runtime.hub import REPOSITORY
 from edm2.runtime.manifest import MANIFEST
@@ -33,11 +34,12 @@ def is_portable(name: str) -> bool:
     Hub. Other files are networks of a project.
     """
     path = Path(name)
-    if path.exists():
-        beside = path.suffix == ".safetensors" and (path.parent / CONFIG).exists()
-        return path.is_dir() or path.suffix == ".pkl" or beside
+    if path.is_dir():
+        return (path / CONFIG).exists()
+    if path.exists() and path.suffix == ".safetensors":
+        return (path.parent / CONFIG).exists()
     is_repository = REPOSITORY.fullmatch(name) and path.suffix not in ENDINGS
-    return path.suffix == ".pkl" or bool(is_repository)
+    return path.suffix == ".pkl" or (bool(is_repository) and not path.exists())
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class PortableNetworks:
         return self.options.runtime(preset_params(AUTHORS).runtime)
 
     @property
-    def interval(self) -> None:
-        return None
+    def interval(self) -> tuple[float, float] | None:
+        return self.main.guidance_interval
 
     @property
     def conditional(self) -> bool:
@@ -98,15 +100,16 @@ class PortableNetworks:
 
     @property
     def guides_itself(self) -> bool:
-        return self.main.provenance.get("label_dropout", 0) > 0
+        return bool(self.main.provenance.get("label_dropout"))
 
     def precision(self, device: torch.device) -> str:
-        """On a GPU fp16 for networks that were trained so, and auto for others; on a CPU fp32."""
+        """On a CPU fp32; on a GPU that of the network's training, or auto if it is unknown."""
         if self.options.dtype is not None:
             return self.runtime.precision
         if device.type == "cpu":
             return "fp32"
-        return "fp16" if self.main.denoiser.dtype == torch.float16 else "auto"
+        trained = self.main.provenance.get("precision")
+        return trained if trained in DTYPES else "auto"
 
     def codec(self, device: torch.device) -> Codec:
         return self.main.codec.load(device)

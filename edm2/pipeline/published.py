@@ -87,11 +87,8 @@ def read_raw_network(path: Path) -> tuple[Denoiser, dict[str, torch.Tensor]]:
         UserError: the file cannot be read safely, or holds another network.
     """
     published = read_published(path)
-    try:
-        denoiser = infer_denoiser(published.tensors, published.arguments)
-        tensors = convert_names(published.tensors, denoiser)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    denoiser = infer_denoiser(published.tensors, published.arguments, path)
+    tensors = convert_names(published.tensors, denoiser)
     prefix = "unet."
     return denoiser, {
         name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)

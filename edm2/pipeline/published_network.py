@@ -1,7 +1,7 @@
 """Networks that EDM2's authors published, with all that sampling from them needs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,45 +13,60 @@ from edm2.diffusion.published import infer_denoiser, load_published
 from edm2.ema.pickles import Published, PublishedEncoder, read_encoder, read_published
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
+from edm2.pipeline.portable import PortableNetwork
+from edm2.pipeline.portable_codec import CodecDescription
+from edm2.pipeline.published import NAME, time_in_images
 from edm2.runtime.files import sha256
 from edm2.runtime.finite import listed, nonfinite_tensors
 from edm2.vae.codec import Rgb
 from edm2.vae.published import REPOSITORY
 from edm2.vae.stable_diffusion import PAPER
 
-if TYPE_CHECKING:
-    from edm2.pipeline.portable import CodecDescription, PortableNetwork
-
+AUTHORS_PREFIX = "edm2-img"  # of the names of files that EDM2's authors published
+PUBLISHED_LICENSE = "cc-by-nc-sa-4.0"  # of these
 ENCODERS = ("StandardRGBEncoder", "StabilityVAEEncoder")
 CONSTANTS = {"scale", "bias", "raw_mean", "raw_std", "final_mean", "final_std"}
 BY_CHANNELS = {3: ENCODERS[0], 4: ENCODERS[1]}  # which one a file without an encoder needs
 
 
-def read_published_network(path: Path) -> "PortableNetwork":
+def read_published_network(path: Path) -> PortableNetwork:
     """The network of a published pickle, read without running its code, on the CPU.
 
-    Its `dtype` is float16 if the file says that it was trained so. A file without an encoder has the
-    one of its number of channels, with a note.
+    A file without an encoder has the one of its number of channels, with a note.
 
     Raises:
         UserError: the file cannot be read safely; it holds another network than EDM2's config G; or its
             encoder is unknown.
         NotFiniteError: a weight is not finite.
     """
-    from edm2.pipeline.portable import PortableNetwork
-
     published = read_published(path)
     denoiser = _denoiser(published, path)
     codec, normalization = _codec(published.encoder, denoiser, path)
-    provenance = {"file": path.name, "publisher": "EDM2's authors (or in the format of their code)"}
     return PortableNetwork(
         denoiser=denoiser,
         codec=codec,
         normalization=normalization,
         classes=[str(number) for number in range(denoiser.shape.num_classes)],
         identity=sha256(path),
-        provenance=provenance,
+        provenance=_provenance(path, published),
     )
+
+
+def _provenance(path: Path, published: Published) -> dict[str, Any]:
+    """As in `config.json` of an exported network; time and EMA length are read from the file's name."""
+    published_by_authors = path.name.startswith(AUTHORS_PREFIX)
+    tree: dict[str, Any] = {
+        "network": path.stem,
+        "program": "the program of its authors",
+        "published": published_by_authors,
+        "license": PUBLISHED_LICENSE if published_by_authors else None,
+    }
+    if published.arguments.get("use_fp16"):
+        tree["precision"] = "fp16"
+    if match := NAME.fullmatch(path.name):
+        nimg, length = time_in_images(int(match[2])), float(match[3])
+        tree["average"] = {"average": "power", "nimg": nimg, "ema_length": length}
+    return tree
 
 
 def _denoiser(published: Published, path: Path) -> Denoiser:
@@ -66,22 +81,15 @@ def _denoiser(published: Published, path: Path) -> Denoiser:
             f"{path}: tensors of this network are not finite ({listed(names)}). Its training diverged, "
             "or the file is damaged: use another network."
         )
-    try:
-        denoiser = infer_denoiser(published.tensors, published.arguments)
-        if any(published_name(name) not in published.tensors for name in denoiser.state_dict()):
-            denoiser.head = None  # the only part that may be missing
-        denoiser = denoiser.to_empty(device="cpu")
-        load_published(denoiser, published.tensors)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    if published.arguments.get("use_fp16"):
-        denoiser.dtype = torch.float16
+    denoiser = infer_denoiser(published.tensors, published.arguments, path)
+    if any(published_name(name) not in published.tensors for name in denoiser.state_dict()):
+        denoiser.head = None  # the only part that may be missing
+    denoiser = denoiser.to_empty(device="cpu")
+    load_published(denoiser, published.tensors)
     return denoiser.eval().requires_grad_(False)
 
 
-def _codec(record: Any, denoiser: Denoiser, path: Path) -> tuple["CodecDescription", Normalization]:
-    from edm2.pipeline.portable import CodecDescription
-
+def _codec(record: Any, denoiser: Denoiser, path: Path) -> tuple[CodecDescription, Normalization]:
     channels = denoiser.shape.in_channels
     encoder = _inferred(channels, path) if record is None else read_encoder(record, path)
     if encoder.class_name not in ENCODERS:

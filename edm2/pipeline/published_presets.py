@@ -88,7 +88,7 @@ def _fetch(name: str, folder: Path | None) -> Path:
         print(
             f"note: {name}: licensed as {LICENSE}; its publisher gives no checksum: none is compared."
         )
-    weights = PublishedWeights(name, url, None, LICENSE, "--networks")
+    weights = PublishedWeights(name, url, None, LICENSE, "--networks (a folder)")
     return fetch_weights(weights)[0]
 
 

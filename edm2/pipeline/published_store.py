@@ -40,7 +40,9 @@ def import_networks(paths: Sequence[Path], folder: Path, *, force: bool = False)
         latest = max(sources, key=lambda path: sources[path])
         network = read_published_network(latest)
         network.denoiser.head = None  # averages are of the raw network
-        provenance = {**network.provenance, "file": f"averages of {_name(latest)}"}
+        of_one = ("network", "average")  # of the latest alone
+        provenance = {key: v for key, v in network.provenance.items() if key not in of_one}
+        provenance["file"] = f"averages of {_name(latest)}"
         write_description(folder, replace(network, provenance=provenance))
         add_to_manifest(folder, [folder / CONFIG])
     return store

@@ -105,10 +105,11 @@ def _summary(description: Mapping[str, Any]) -> str:
     resolution = (provenance.get("data") or {}).get("resolution")
     images = f"{resolution}×{resolution} images" if resolution else "images"
     shown = ", ".join(classes[:SHOWN_CLASSES]) + (", …" if len(classes) > SHOWN_CLASSES else "")
+    program = provenance.get("program", "the framework `edm2`")
     what = f"of {len(classes)} classes ({shown})" if classes else "without classes"
     return (
         f"A diffusion model that makes {images} {what}, trained with "
-        "[EDM2](https://arxiv.org/abs/2312.02696)'s methods in the framework `edm2`. It is config "
+        f"[EDM2](https://arxiv.org/abs/2312.02696)'s methods in {program}. It is config "
         f"{provenance.get('config', 'G')} ({description['denoiser']['config']['name']}) with "
         f"{shape['channels']} channels at the first level, and works on {size} values: "
         f"{CODECS.get(kind, f'the latents of a codec of kind {kind}')}."

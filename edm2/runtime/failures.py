@@ -27,6 +27,7 @@ SECONDS_FOR_MAIN_PROCESS = 10.0
 SIGNALED = 128  # exit statuses above are those of signals
 
 ERRNO = re.compile(r"(?:os error |\[Errno )(\d+)")  # in errors of Rust, and of shutil
+EXTRAS = {"diffusers": "sd", "datasets": "hf", "huggingface_hub": "hub"}  # of optional packages
 SYSTEM_FIXES = {
     errno.ENOSPC: "Free space on that disk.",
     errno.EDQUOT: "Free space within your quota.",
@@ -200,7 +201,8 @@ def _missing_package(error: ModuleNotFoundError) -> str | None:
     package = (error.name or "edm2").partition(".")[0]
     if find_spec(package) is not None:
         return None  # a bug here, or an incompatible version
+    extra = EXTRAS.get(package, "pipeline")
     return (
-        f"the package {package} is not installed. Install the pipeline's packages: "
-        "pip install 'edm2[pipeline]'"
+        f"the package {package} is not installed. Install the packages of the extra {extra}: "
+        f"pip install 'edm2[{extra}]'"
     )

@@ -220,6 +220,9 @@ def test_a_folder_never_mixes_images_of_different_requests(project):
         ([], {"guidance.interval": [0.3, 4.0]}, "interval"),
         ([], {"sampling.steps": 4}, "sampling"),
         ([], {"runtime.precision": "bf16"}, "precision"),
+        (["--steps", "4", "--solver", "euler", "--churn", "1"], {}, "sampling"),
+        (["--dtype", "bf16", "--device", "cpu", "--batch", "7"], {}, "precision"),
+        (["--subdirs"], {}, "subdirs"),
     ],
 )
 def test_the_folder_records_everything_that_determines_its_images(

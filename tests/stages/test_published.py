@@ -119,6 +119,12 @@ def test_networks_of_another_width_are_refused(published, tmp_path, diffusion):
     assert_refused(paths, tmp_path, sized, r" 8 channels.* 128")
 
 
+def test_networks_with_other_constants_are_refused(tmp_path, diffusion):
+    path = tmp_path / "edm2-img512-s-0000064-0.200.pkl"
+    write_published(path, narrow(2)[1], sigma_data=1.0)
+    assert_refused([path], tmp_path, diffusion, f"{path}: argument sigma_data is 1.0, expected 0.5")
+
+
 def test_networks_of_different_shapes_are_refused(published, tmp_path, diffusion):
     """Here, of different numbers of classes."""
     _, tensors = narrow(2)

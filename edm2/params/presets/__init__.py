@@ -199,6 +199,7 @@ def preset_text(name: str) -> str:
     return f"# {name}: {preset.about}.\n{out.getvalue()}"
 
 
+@cache
 def preset_params(name: str) -> Params:
     """The params of a preset; their combinations are not checked, as files may be missing."""
     return Params.model_validate(YAML(typ="safe").load(preset_text(name)))
