@@ -114,8 +114,8 @@ class ImageModel:
                 f"guidance: {strength:g}: expected 1: the network was trained without label dropout, so "
                 "it needs labels, and has no guide."
             )
-        interval = self.network.provenance.get("guidance_interval")
-        return guided(self.denoise, without_labels(self.denoise), strength, interval)
+        pair = without_labels(self.denoise)
+        return guided(self.denoise, pair, strength, self.network.guidance_interval)
 
     def _images(self, batch: SampleBatch) -> Any:
         rows = nonfinite_rows(batch.samples)

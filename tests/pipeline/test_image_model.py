@@ -81,7 +81,7 @@ def test_params_change_steps_and_guidance():
 
 
 def test_guidance_is_active_in_the_interval_of_the_network_only():
-    outside = model_of(provenance={"label_dropout": 0.1, "guidance_interval": [1e5, 1e6]})
+    outside = model_of(provenance={"label_dropout": 0.1}, guidance_interval=(1e5, 1e6))
     plain, guided = (
         outside.predict(rows(seed=[7]), {"guidance": strength}) for strength in (1.0, 3.0)
     )

@@ -17,6 +17,7 @@ from edm2.params.checks import project_root
 from edm2.runtime.delivery.courier import ALIVE, FAILED, IDLE, MARK, NOTE, READY, UPLOAD
 from edm2.runtime.delivery.deliver import Deliverer, describe
 from edm2.runtime.delivery.outbox import Outbox, now, outboxes
+from edm2.runtime.delivery.store import MIN_BYTES_PER_SECOND
 from edm2.runtime.delivery.system import SystemMetrics
 from edm2.runtime.interruption import SIGNALS
 
@@ -24,7 +25,6 @@ PARENT = os.getppid()
 SECONDS_BETWEEN = 10.0
 MAX_SECONDS_BETWEEN = 600.0  # after failures; doubled each time
 SECONDS_OF_SILENCE = 60  # after which an attempt ends
-MIN_BYTES_PER_SECOND = 10**6  # of files of models, which may be large
 
 
 class DeadlineReached(BaseException):

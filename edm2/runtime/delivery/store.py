@@ -16,9 +16,10 @@ from edm2.runtime.delivery.sqlite import SqliteStore
 from edm2.runtime.delivery.views import NOTE_TAG, VERSION_TAG, experiment_tags
 from edm2.runtime.files import link
 
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    TIMEOUT: "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ARTIFACT_LOCATION_MAX_LENGTH": "20000",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -28,6 +29,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # selec
 BATCHES = {"metrics": 1000, "params": 100, "tags": 100, "datasets": 100}  # MLflow takes as many
 RUN_TAG = "edm2.run"
 PARENT_TAG = "mlflow.parentRunId"
+MIN_BYTES_PER_SECOND = 10**6  # of files of models, which may be large
 REFUSALS = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")  # the latter: of older servers
 Say = Callable[[str], None]
 
@@ -176,7 +178,8 @@ class Store:
                 link(path, own / inside)
                 return
         folder = inside.rpartition("/")[0]
-        self.client.log_model_artifact(model.model_id, str(path), folder or None)
+        with _timeout_of(path.stat().st_size):
+            self.client.log_model_artifact(model.model_id, str(path), folder or None)
 
     def set_status(self, run_id: str, status: str, time: int) -> None:
         if status in ("RUNNING", "SCHEDULED"):
@@ -220,6 +223,17 @@ def _was_moved(old: str, new: str) -> bool:
     """Whether artifacts that a project kept at `old` belong to `new`, where it is now."""
     ending = "/".join(new.rsplit("/", 3)[-3:])
     return ending.startswith(".mlflow/") and old != new and old.endswith(f"/{ending}")
+
+
+@contextmanager
+def _timeout_of(size: int) -> Iterator[None]:
+    """Within the block a server may take the time of a file of this size before it answers."""
+    before = os.environ[TIMEOUT]
+    os.environ[TIMEOUT] = str(int(before) + size // MIN_BYTES_PER_SECOND)
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = before
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,6 +220,20 @@ def test_a_server_without_datasets_holds_nothing_up(
     assert not outbox.is_pending
     (line,) = said
     assert "digits train, digits held-out" in line
+
+
+def test_a_server_may_take_longer_for_a_large_file(
+    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[str] = []
+    monkeypatch.setenv(store.TIMEOUT, "10")
+    client.log_model_artifact = lambda *_: limits.append(os.environ[store.TIMEOUT])  # type: ignore[attr-defined]
+    (root / "weights").touch()
+    os.truncate(root / "weights", 3 * 10**9)  # without blocks on the disk
+    opened = store.Store("http://example.com", "tests", root, print)
+    opened.log_model_file(SimpleNamespace(model_id="m-1"), root / "weights", "network/weights")
+    assert limits == ["3010"]
+    assert os.environ[store.TIMEOUT] == "10"
 
 
 def test_batches_have_at_most_as_many_values_as_mlflow_takes(
