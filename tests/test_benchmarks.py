@@ -17,6 +17,7 @@ from edm2.data.normalization import Normalization
 from edm2.data.shards import OpenShard
 from edm2.diffusion import build_denoiser
 from edm2.params import load
+from edm2.params.seams import DETECTORS
 from edm2.runtime import checkpoint_parts
 
 pytestmark = pytest.mark.slow
@@ -146,6 +147,15 @@ def test_frechet(script_with, capsys, monkeypatch):
     script_with("frechet", "--dims 12 --images 1000 --threads 1").main()
     values = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[3:5]]
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-6)
+
+
+def test_measure(script_with, monkeypatch):
+    """edm2 and torch-fidelity agree to rounding, where torch-fidelity computes in float64."""
+    monkeypatch.setattr(DETECTORS, "_members", dict(DETECTORS._members))  # the script adds one
+    table = script_with("measure").compare(150, "small").set_index("metric")
+    assert len(table) == 5
+    assert table["relative difference"].max() < 1e-6
+    assert (table["edm2"] > 0).all()
 
 
 def test_held_out(script_with, capsys):

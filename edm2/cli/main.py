@@ -13,6 +13,7 @@ from edm2.cli.compare import compare
 from edm2.cli.ema import ema
 from edm2.cli.evaluate import evaluate
 from edm2.cli.export import export
+from edm2.cli.measure import measure
 from edm2.cli.model import model
 from edm2.cli.params import params
 from edm2.cli.plan import plan
@@ -56,6 +57,7 @@ for command in (
     ema,
     evaluate,
     sample,
+    measure,
     compare,
     export,
     model,

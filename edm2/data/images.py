@@ -62,7 +62,7 @@ class ImageDataset(ABC):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """The image as a square, and its label."""
         image, label = self.load_image(index)
-        return _to_chw(crop_to_square(image, self.resolution, self.crop)), label
+        return to_chw(crop_to_square(image, self.resolution, self.crop)), label
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 [N, 3, R, R] and int64 [N]."""
@@ -90,7 +90,7 @@ class ImageDataset(ABC):
             if min_area < 1:
                 image = random_crop(image, min_area, rng)
             pixels = crop_to_square(image, self.resolution, self.crop)
-            return _to_chw(pixels[:, ::-1].copy() if rng.random() < flip else pixels)
+            return to_chw(pixels[:, ::-1].copy() if rng.random() < flip else pixels)
 
         return torch.stack(self._map(augment, indices, generators))
 
@@ -177,6 +177,6 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def _to_chw(pixels: Pixels) -> torch.Tensor:
+def to_chw(pixels: Pixels) -> torch.Tensor:
     """HWC → CHW"""
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -58,6 +58,9 @@ class Reference:
         return self.count is not None and self.count <= len(self.mean)
 
 
+NO_REFERENCE = Reference(np.empty(0), np.empty((0, 0)), None, NO_FEATURES)
+
+
 def build_reference(collection: Collection) -> Reference:
     """The moments of all collected images, and the features that were kept.
 
@@ -113,12 +116,12 @@ def save_reference(folder: Path, reference: Reference, **metadata: Any) -> None:
     write_manifest(folder, count=reference.count, dims=len(reference.mean), **metadata)
 
 
-def load_reference(folder: Path, detector: Detector, images: str) -> Reference:
+def load_reference(folder: Path, detector: Detector, images: str | None) -> Reference:
     """Load the output of the `reference` stage; features stay on disk until they are used.
 
     Args:
         detector: the detector of the features that will be compared with it.
-        images: fingerprint of the real images.
+        images: fingerprint of the real images; None: any.
 
     Raises:
         UserError: it was computed with another detector, other weights or other images; a file is
@@ -127,7 +130,8 @@ def load_reference(folder: Path, detector: Detector, images: str) -> Reference:
     metadata = read_verified(folder)
     expected = {"detector": detector.name, "weights": detector.fingerprint, "images": images}
     for name, value in expected.items():
-        if metadata[name] not in (value, None):  # None: unknown, for published moments
+        # None: unknown, for published moments
+        if value is not None and metadata[name] not in (value, None):
             raise UserError(
                 f"{folder}: expected {name} {value}, but it was computed with {metadata[name]}. "
                 "Run `dvc repro -f -s reference`, then `dvc repro`."
@@ -181,6 +185,6 @@ def _read_pickled(
 
 def _invalid_file(path: Path, expected: str, found: str) -> UserError:
     return UserError(
-        f"{path}: expected {expected}, found {found}. Set evaluation.reference to a file made with "
-        "the detector of evaluation.detector, or to null."
+        f"{path}: expected {expected}, found {found}. Set evaluation.reference, or --reference, to "
+        "a file of statistics made with this detector."
     )

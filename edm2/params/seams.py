@@ -104,6 +104,7 @@ class MetricKind:
         uses_features: whether it uses single features, which are then kept in memory, and not only
             their mean and covariance.
         compares: whether it compares with features of real images.
+        uses_reference: whether it uses the real images at all, be it their mean and covariance.
         predicts_classes: whether it needs a detector that predicts classes.
     """
 
@@ -111,6 +112,7 @@ class MetricKind:
     min_samples: Callable[[Any, int], int]
     uses_features: bool = True
     compares: bool = True
+    uses_reference: bool = True
     predicts_classes: bool = False
 
 
@@ -208,6 +210,7 @@ METRICS: Registry[MetricKind] = Registry(
             "edm2.metrics.registry:inception_score_of",
             lambda evaluation, dims: SPLITS,
             compares=False,
+            uses_reference=False,
             predicts_classes=True,
         ),
     },

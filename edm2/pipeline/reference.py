@@ -1,10 +1,11 @@
 """Statistics of the training images' features: the reference of all metrics."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from edm2.data.images import PreparedImages
+from edm2.data.images import ImageDataset
 from edm2.data.passes import reduce_batches
 from edm2.data.prepared import open_images
 from edm2.metrics.collection import Collection
@@ -53,9 +54,9 @@ def write_reference(context: StageContext) -> None:
 def _compute(context: StageContext) -> None:
     detector = detector_for(context.params, context.device)
     (train,) = open_images(IMAGES, "train")
-    collection = _collect(train, detector, context.device)
-    if collection is not None:
-        reference = build_reference(collection)
+    collected = collect_features(train, [detector], context.device, MAX_KEPT_FEATURES, BATCH)
+    if collected is not None:
+        reference = build_reference(collected[detector.name])
         # fail early, before anything is trained; the result does not change
         require_enough_images(reference, context.params.evaluation.allow_singular)
         save_reference(
@@ -68,19 +69,36 @@ def _compute(context: StageContext) -> None:
         context.conclude(f"{detector.name} features of {counted(len(train))} images")
 
 
-def _collect(
-    train: PreparedImages, detector: "Detector", device: torch.device
-) -> Collection | None:
-    """Features of all training images, numbered in a random order that never changes; on the main process."""
-    total = len(train)
+def collect_features(
+    images: ImageDataset,
+    detectors: Sequence["Detector"],
+    device: torch.device,
+    kept: int,
+    batch_size: int,
+) -> dict[str, Collection] | None:
+    """Features of all images by the detectors' names, numbered in a random order that never changes; on the
+    main process, None on the others.
+
+    Args:
+        kept: how many of the first features are kept besides the moments of all.
+        batch_size: images that are read at a time.
+
+    Raises:
+        UserError: see `reduce_batches` and `finite_features`.
+    """
+    total = len(images)
     numbers = generator(0, "evaluation/reference").permutation(total)
 
-    def collect(batch: range, pixels: torch.Tensor, _: torch.Tensor) -> Collection:
-        collection = Collection(detector.dims, [total], MAX_KEPT_FEATURES)
-        collection.add(
-            numbers[batch.start : batch.stop], finite_features(detector, pixels.to(device))
-        )
-        return collection
+    def collect(batch: range, pixels: torch.Tensor, _: torch.Tensor) -> dict[str, Collection]:
+        pixels, collections = pixels.to(device), {}
+        for detector in detectors:
+            collection = Collection(detector.dims, [total], kept)
+            collection.add(numbers[batch.start : batch.stop], finite_features(detector, pixels))
+            collections[detector.name] = collection
+        return collections
 
-    title = f"{detector.name} features"
-    return reduce_batches(train, range(total), BATCH, collect, Collection.merge, title)
+    def merge(a: dict[str, Collection], b: dict[str, Collection]) -> dict[str, Collection]:
+        return {name: a[name].merge(b[name]) for name in a}
+
+    title = f"{', '.join(detector.name for detector in detectors)} features"
+    return reduce_batches(images, range(total), batch_size, collect, merge, title)

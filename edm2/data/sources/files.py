@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edm2.data.cropping import crop_to_square
 from edm2.data.decoding import (
@@ -73,6 +74,25 @@ class ImageFiles(ABC):
     def identity(self) -> str:
         """A text that changes whenever the images do."""
 
+    def decode(self, index: int, doubtful: Tally) -> Image.Image:
+        """An image in RGB, at its stored size.
+
+        Args:
+            doubtful: receives it if it is perhaps not meant as it is.
+
+        Raises:
+            DamagedImageError: the file cannot be read, or decoded as an image.
+        """
+        try:
+            image = decode_image(io.BytesIO(self.read(index)))
+        except (ImageDecodeError, OSError) as error:
+            raise DamagedImageError(
+                f"{self.name(index)}: cannot be decoded as an image ({error})"
+            ) from None
+        if FEW_BITS in image.info:
+            doubtful.add(FEW_BITS, self.name(index))
+        return image
+
     def class_place(self, label: int) -> str:
         """A class in messages."""
         return f"{self.key}: {self.place}: class {printable(self.classes[label])}"
@@ -87,6 +107,7 @@ class FilesBelow(ImageFiles):
     """
 
     files: Names
+    about_folders_read_twice = "folder is read twice, through a link: its images count twice"
 
     def __init__(self, root: Path, key: str) -> None:
         super().__init__(key, str(root))
@@ -101,6 +122,14 @@ class FilesBelow(ImageFiles):
 
     def identity(self) -> str:
         return files_digest(self.root, (self.files[k] for k in range(len(self.files))))
+
+    def _note_folders_read_twice(self) -> None:
+        first: dict[FolderId, str] = {}
+        for folder, name in self.folders:
+            if first.setdefault(folder, name) != name:
+                self.doubtful.add(
+                    self.about_folders_read_twice, f"{name} is {first[folder] or self.root}"
+                )
 
     def _path(self, index: int) -> bytes:
         return os.fsencode(self.root) + b"/" + self.files[index]
@@ -198,15 +227,7 @@ class FileSource(LabeledFiles):
         training, index = len(self.parts[0].labels), int(index)
         part = self.parts[index >= training]
         index -= training * (index >= training)
-        try:
-            image = decode_image(io.BytesIO(part.read(index)))
-        except (ImageDecodeError, OSError) as error:
-            raise DamagedImageError(
-                f"{part.name(index)}: cannot be decoded as an image ({error})"
-            ) from None
-        if FEW_BITS in image.info:
-            self.doubtful.add(FEW_BITS, part.name(index))
-        return crop_to_square(image, self.resolution, self.crop)
+        return crop_to_square(part.decode(index, self.doubtful), self.resolution, self.crop)
 
     def split(self, held_out: float | None, seed: int) -> Split:
         """A fraction of each class is held out; None: the images of `dataset.held_out_path`."""

@@ -31,6 +31,8 @@ class FolderImages(FilesBelow):
     that are not UTF-8. Folders that are read twice, through links, are doubtful.
     """
 
+    about_folders_read_twice = TWICE
+
     def __init__(self, root: Path, key: str = "dataset.path") -> None:
         """Find all images in one walk; their pixels, sizes and times are not read."""
         super().__init__(root, key)
@@ -60,12 +62,6 @@ class FolderImages(FilesBelow):
 
     def _images(self, folder: os.DirEntry[str], above: frozenset[FolderId]) -> Iterator[str]:
         return image_files(folder.path, folder.name, self.left_out, above, self.folders)
-
-    def _note_folders_read_twice(self) -> None:
-        first: dict[FolderId, str] = {}
-        for folder, name in self.folders:
-            if first.setdefault(folder, name) != name:
-                self.doubtful.add(TWICE, f"{name} is {first[folder]}")
 
     def _class_folders(self) -> list[os.DirEntry[str]]:
         folders = []

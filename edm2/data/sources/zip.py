@@ -45,13 +45,7 @@ class ZipImages(ImageFiles):
         self.path = path
         self._file: BinaryIO | None = None
         with _opened(path, key) as archive:
-            labels = _labels_file(archive, key, path)
-            images = self._images(archive)
-        if labels is None:
-            images = self._label_by_folder(images)
-        else:
-            folder, by_name = labels
-            label_images(self, (m.filename.removeprefix(folder) for m in images), by_name)
+            images = self._labeled(archive)
         self.members = np.array(
             [
                 (m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type != 0)
@@ -97,6 +91,16 @@ class ZipImages(ImageFiles):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
+
+    def _labeled(self, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        """The members that are read; sets classes and labels."""
+        labels = _labels_file(archive, self.key, self.path)
+        images = self._images(archive)
+        if labels is None:
+            return self._label_by_folder(images)
+        folder, by_name = labels
+        label_images(self, (m.filename.removeprefix(folder) for m in images), by_name)
+        return images
 
     def _images(self, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         """The members that are images; all others are counted."""
