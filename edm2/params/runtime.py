@@ -86,3 +86,7 @@ class Tracking(Section):
     experiment: Annotated[str, Field(min_length=1, max_length=500)] = Field(
         description="MLflow experiment"
     )
+    log_model: bool = Field(
+        description="log the best network of the report to MLflow as a model, with its weights and its card; "
+        "false where a store of all networks would become too large"
+    )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edm2.params.errors import UserError
+from edm2.pipeline.best_model import log_best_model
 from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.run_facts import run_facts
 from edm2.pipeline.runner import StageContext
@@ -41,6 +42,7 @@ def report(context: StageContext) -> None:
     note = "\n\n".join(filter(None, (sentences(outputs), values(outputs))))
     context.run.set_note(note)
     context.run.log_to_pipeline(main_metrics(outputs, metrics), {NOTE: note})
+    log_best_model(context)
 
 
 def best_by_config(metrics: Mapping[str, float]) -> dict[str, float]:

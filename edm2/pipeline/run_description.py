@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from edm2.params import Params
@@ -17,6 +16,7 @@ from edm2.params.replicates import Replicate
 from edm2.pipeline.changed_params import changes_since_commit, nearest_preset
 from edm2.pipeline.declaration import read_declarations, with_stages_before
 from edm2.pipeline.git import git
+from edm2.pipeline.run_datasets import dataset_name
 from edm2.runtime.delivery.destination import destination
 from edm2.runtime.delivery.pipeline_run import PipelineRun
 from edm2.runtime.tracking import texts
@@ -107,9 +107,8 @@ def _short(value: Any) -> str:
 
 def _shared_tags(params: Params) -> dict[str, str]:
     dataset, size = params.dataset, params.diffusion.size
-    path = "" if dataset.path is None else f" {Path(dataset.path).name}"
     return {
-        "dataset": f"{dataset.source}{path}",
+        "dataset": dataset_name(dataset),
         "experiment": _experiment(),
         "size": f"{params.diffusion.channels} channels" if size is None else size,
         "dvc_exp": os.environ.get("DVC_EXP_NAME", ""),

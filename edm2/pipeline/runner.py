@@ -165,12 +165,13 @@ def _describe(
     name: str, params: Params, replicate: Replicate | None, declared: Declaration
 ) -> "RunDescription":
     """What the run of a stage is in MLflow; `params` of all configs."""
+    from edm2.pipeline.run_datasets import datasets_of
     from edm2.pipeline.run_description import pipeline_run, stage_tags
     from edm2.runtime.tracking import RunDescription
 
     own = params.of(replicate.config) if replicate else params
     tags, pipeline = stage_tags(name, replicate, own), pipeline_run(name, params)
-    return RunDescription(tags, declared.values(own), pipeline)
+    return RunDescription(tags, declared.values(own), pipeline, datasets_of(name, params))
 
 
 def _note_reuse(title: str, state: "State") -> None:

@@ -4,9 +4,9 @@ Only rank 0 logs. What is for MLflow goes to the outbox of the run, which `edm2.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from edm2.params import Params
 from edm2.params.tracking_checks import VARIABLE
 from edm2.runtime.delivery.courier import Courier
 from edm2.runtime.delivery.destination import destination
+from edm2.runtime.delivery.models import Model
 from edm2.runtime.delivery.outbox import Outbox, now
 from edm2.runtime.delivery.pipeline_run import PipelineOutbox, PipelineRun, joined
 from edm2.runtime.distributed import is_main_process
@@ -72,6 +73,11 @@ class Run:
         if is_main_process() and self.outbox is not None:
             self.outbox.add_artifact(path, folder)
 
+    def log_model(self, model: Model, folder: Path) -> None:
+        """Log a model to MLflow, with the files in `folder`. They are read later, so they must stay."""
+        if is_main_process() and self.outbox is not None:
+            self.outbox.add_model(asdict(model), folder)
+
     def log_to_pipeline(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Log metrics and tags of the pipeline run, the parent of this run, to MLflow."""
         if is_main_process() and self.pipeline is not None:
@@ -87,11 +93,13 @@ class RunDescription:
         tags: those by which it is found.
         values: the params that matter to it, by key path.
         pipeline: the pipeline run that is its parent, if it has one.
+        datasets: what it reads, as in entries of its outbox.
     """
 
     tags: Mapping[str, str]
     values: Mapping[str, Any]
     pipeline: PipelineRun | None = None
+    datasets: Sequence[Mapping[str, str]] = ()
 
 
 @contextmanager
@@ -114,7 +122,8 @@ def open_run(
     ):
         if pipeline is not None:
             about["parent"] = pipeline.name
-        outbox = _open_outbox(about, description.values, params, state)
+            pipeline.add_datasets(description.datasets)
+        outbox = _open_outbox(about, description, params, state)
         afterwards.callback(Courier(outbox, goal.name).close)
         if goal.from_environment:
             print(f"{name}: MLflow logs to {goal.name} ({VARIABLE}).", file=sys.stderr)
@@ -128,16 +137,17 @@ def open_run(
 
 
 def _open_outbox(
-    about: Mapping[str, Any], values: Mapping[str, Any], params: Params, state: State
+    about: Mapping[str, Any], description: RunDescription, params: Params, state: State
 ) -> Outbox:
-    """The outbox of the run, which has its params already if the run is resumed."""
+    """The outbox of the run, which has its params and datasets already if the run is resumed."""
     outbox = Outbox(state.folder)
     is_new = not outbox.size
     outbox.open(about)
     outbox.add_status("RUNNING")
     if is_new:
         write_json(state.folder / "params.json", params.model_dump(mode="json"))
-        outbox.add(params=texts(values))
+        outbox.add(params=texts(description.values))
+        outbox.add_datasets(description.datasets)
         outbox.add_artifact(state.folder / "params.json")
     return outbox
 

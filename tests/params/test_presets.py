@@ -116,7 +116,7 @@ def test_pairs_have_the_published_values(load_preset, name):
 def test_comments_and_other_fields_are_kept(name):
     text = preset_text(name)
     before, after = (YAML(typ="safe").load(t) for t in (DEFAULT, text))
-    assert after["tracking"] == before["tracking"]
+    assert after["tracking"] == {**before["tracking"], "log_model": name == "folder"}
     assert after["vae"]["losses"] == before["vae"]["losses"]
     assert text.count("#") >= DEFAULT.count("#")
     assert "the best of a coarse search on the digits" not in text

@@ -98,6 +98,7 @@ def test_the_report_logs_metrics_tables_and_a_note(tmp_path, monkeypatch, config
     monkeypatch.setattr(module, "write_report", write)
     monkeypatch.setattr(module, "load_manifest", lambda folder: {"classes": []})
     monkeypatch.setattr(module, "run_facts", lambda *args: None)
+    monkeypatch.setattr(module, "log_best_model", lambda context: None)
     params = SimpleNamespace(replicates=())
     report(
         SimpleNamespace(

@@ -16,7 +16,10 @@ from edm2.runtime.log import Log, read_log
 from edm2.runtime.state import open_state
 from edm2.runtime.tracking import Run, RunDescription, flatten, mlflow_name, open_run
 
-DESCRIPTION = RunDescription(tags={"stage": "s", "config": "G"}, values={"ema": {"path": None}})
+DATASET = {"name": "digits train", "digest": "8e13"}
+DESCRIPTION = RunDescription(
+    tags={"stage": "s", "config": "G"}, values={"ema": {"path": None}}, datasets=[DATASET]
+)
 
 
 class Courier:
@@ -112,6 +115,7 @@ def test_a_resumed_run_adds_to_its_outbox(run_once) -> None:
     entries = run_once(lambda run: run.log(8, {"loss": 0.25}))
     assert [entry["step"] for entry in entries if "metrics" in entry] == [4, 8]
     assert len([entry for entry in entries if "params" in entry]) == 1
+    assert [entry["datasets"] for entry in entries if "datasets" in entry] == [[DATASET]]
     statuses = [entry["status"] for entry in entries if "status" in entry]
     assert statuses == ["RUNNING", "FINISHED", "RUNNING", "FINISHED"]
 

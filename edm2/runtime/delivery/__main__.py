@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edm2.params.checks import project_root
-from edm2.runtime.delivery.courier import ALIVE, FAILED, IDLE, MARK, NOTE, READY
+from edm2.runtime.delivery.courier import ALIVE, FAILED, IDLE, MARK, NOTE, READY, UPLOAD
 from edm2.runtime.delivery.deliver import Deliverer, describe
 from edm2.runtime.delivery.outbox import Outbox, now, outboxes
+from edm2.runtime.delivery.store import MIN_BYTES_PER_SECOND
 from edm2.runtime.delivery.system import SystemMetrics
 from edm2.runtime.interruption import SIGNALS
 
@@ -36,7 +37,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, _raise_deadline)
     own = Outbox(Path(sys.argv[1]))
     root = project_root()
-    deliverer = Deliverer(root, lambda text: _send(NOTE, text))
+    deliverer = Deliverer(root, lambda text: _send(NOTE, text), _allow)
     wait, swept, ended = 0.0, False, False
     system: SystemMetrics | None = None
     while True:
@@ -132,6 +133,12 @@ def _deadline() -> Iterator[None]:
         yield
     finally:
         signal.alarm(0)
+
+
+def _allow(size: int) -> None:
+    """Allow the time that a file of this size may take."""
+    _send(UPLOAD)
+    signal.alarm(SECONDS_OF_SILENCE + size // MIN_BYTES_PER_SECOND)
 
 
 def _raise_deadline(signum: int, frame: object) -> None:

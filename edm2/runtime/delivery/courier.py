@@ -15,8 +15,9 @@ from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.messages import say
 
 MARK = "edm2-delivery "  # of lines that are meant; MLflow may print others
-# a store is asked, has answered, or failed; all is delivered; a line for the user
-READY, ALIVE, FAILED, IDLE, NOTE = "ready", "alive", "failed", "idle", "note"
+# a store is asked, has answered, or failed; it gets a model; all is delivered; a line for the user
+READY, ALIVE, FAILED, UPLOAD = "ready", "alive", "failed", "upload"
+IDLE, NOTE = "idle", "note"
 
 SECONDS_OF_FLUSH = 10.0  # how long the end of a run waits for the last values, at most
 SECONDS_OF_START = 5.0  # for a process that still imports MLflow, or makes a store
@@ -34,7 +35,7 @@ class Courier:
     def __init__(self, outbox: Outbox, store: str) -> None:
         self.outbox, self.store = outbox, store
         self.heard: float | None = None  # when the store was last heard of
-        self.failing = self.idle = False
+        self.failing = self.idle = self.uploading = False
         self.process: subprocess.Popen[str] | None = None
         path = os.pathsep.join(
             [str(Path(edm2.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -60,9 +61,10 @@ class Courier:
     def close(self) -> None:
         """Wait a few seconds until everything is delivered, then end the process."""
         if self.process is not None and not self._end(self.process):
+            state = "still gets a model" if self.uploading else "is still starting"
             say(
-                f"MLflow ({self.store}) is still starting; what was logged is delivered in the background, "
-                "or else by the next run or `edm2 track sync`."
+                f"MLflow ({self.store}) {state}; what was logged is delivered in the background, or else by "
+                "the next run or `edm2 track sync`."
             )
         elif self.outbox.is_pending:
             print(
@@ -72,7 +74,7 @@ class Courier:
             )
 
     def _end(self, process: "subprocess.Popen[str]") -> bool:
-        """Whether the process has ended; one that has not begun yet is left to deliver."""
+        """Whether the process has ended; one that has not begun yet, or sends a model, is left to deliver."""
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended
             process.stdin.write("end\n")
@@ -80,7 +82,7 @@ class Courier:
         begin = time.monotonic()
         while process.poll() is None and time.monotonic() < self._limit(begin):
             time.sleep(0.02)
-        if self.heard is None and process.poll() is None:
+        if (self.heard is None or self.uploading) and process.poll() is None:
             return False  # on a busy machine, or a cold disk: it ends by itself, after one attempt
         process.kill()
         if (status := process.wait()) not in (0, -signal.SIGKILL):
@@ -89,8 +91,10 @@ class Courier:
         return True
 
     def _limit(self, begin: float) -> float:
-        """When to stop waiting: sooner for a process that has not begun, and for a silent store."""
-        if self.heard is None:
+        """When to stop waiting: sooner for a process that has not begun or sends a model, and for a silent
+        store.
+        """
+        if self.heard is None or self.uploading:
             return begin + SECONDS_OF_START
         if self.failing:
             return begin + SECONDS_AFTER_FAILURE
@@ -109,6 +113,7 @@ class Courier:
                 print(text, file=sys.stderr)
                 continue
             self.heard, self.idle = time.monotonic(), kind == IDLE
+            self.uploading = kind == UPLOAD or (self.uploading and kind not in (IDLE, FAILED))
             if kind == FAILED:
                 self._fail(text)
             elif kind == ALIVE:

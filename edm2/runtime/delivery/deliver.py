@@ -1,7 +1,7 @@
 """Deliver outboxes to their stores."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from math import isfinite, nan
@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edm2.runtime.delivery.destination import with_password
+from edm2.runtime.delivery.models import Model, log_model
 from edm2.runtime.delivery.outbox import Entry, Outbox, Receipt, now
-from edm2.runtime.delivery.store import BATCHES, Say, Store
+from edm2.runtime.delivery.store import BATCHES, REFUSALS, Say, Store
+
+FILES = ("artifact", "model")  # kinds of entries
 
 
 class Deliverer:
@@ -19,10 +22,13 @@ class Deliverer:
     Args:
         root: root of the project.
         say: takes lines for the user.
+        upload: called when a model begins, and with the size of each of its files before that is sent.
     """
 
-    def __init__(self, root: Path, say: Say) -> None:
-        self.root, self.say = root, say
+    def __init__(
+        self, root: Path, say: Say, upload: Callable[[int], None] = lambda size: None
+    ) -> None:
+        self.root, self.say, self.upload = root, say, upload
         self.stores: dict[tuple[str | None, str], Store] = {}
 
     def open(self, outbox: Outbox) -> Store:
@@ -95,7 +101,7 @@ class Deliverer:
             outbox.receipt = replace(receipt, status="KILLED")
 
     def _log(self, store: Store, run_id: str, batch: Sequence[Entry]) -> int:
-        """Log metrics, params or tags; returns how many MLflow has taken."""
+        """Log metrics, params, tags or datasets; returns how many MLflow has taken."""
         kind, items = _items(batch)
         refused = store.log(run_id, kind, items)
         if refused:
@@ -107,16 +113,39 @@ class Deliverer:
         receipt = outbox.receipt
         for entry, position in outbox.entries(receipt.files):
             receipt = replace(receipt, files=position)
-            if "artifact" in entry:
-                path = outbox.folder / entry["artifact"]
-                if path.exists():
+            kind = next((kind for kind in FILES if kind in entry), None)
+            if kind is not None:
+                path = outbox.folder / entry["folder" if kind == "model" else "artifact"]
+                if not path.exists():
+                    self.say(f"MLflow does not get {path}: it does not exist any more.")
+                elif kind == "model":
+                    yield from self._deliver_model(store, receipt, entry, path)
+                else:
                     with store.session():
                         store.log_file(receipt.run_id, path, entry["folder"])
                     yield 1
-                else:
-                    self.say(f"MLflow does not get {path}: it does not exist any more.")
                 outbox.receipt = receipt
         outbox.receipt = receipt
+
+    def _deliver_model(
+        self, store: Store, receipt: Receipt, entry: Entry, folder: Path
+    ) -> Iterator[int]:
+        """Log a model to the run, and list it in the run's parent."""
+        from mlflow.exceptions import MlflowException
+
+        runs, model = [receipt.run_id, *filter(None, [receipt.parent])], Model(**entry["model"])
+        self.upload(0)
+        try:
+            for size in log_model(store, runs, model, folder, entry["time"]):
+                yield 0
+                self.upload(size)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS:
+                raise
+            self.say(
+                f"MLflow does not get the model {model.name}, which is in {folder}: {error.message}"
+            )
+        yield 1
 
 
 def _key(description: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -149,8 +178,8 @@ def _batches(entries: Iterable[tuple[Entry, int]]) -> Iterator[tuple[list[Entry]
     batch: list[Entry] = []
     kind, size, end = "", 0, 0
     for entry, position in entries:
-        this = next(key for key in (*BATCHES, "status", "artifact") if key in entry)
-        if this != "artifact":
+        this = next(key for key in (*BATCHES, "status", *FILES) if key in entry)
+        if this not in FILES:
             more = len(entry[this])
             if batch and (this != kind or size + more > BATCHES.get(this, 0)):
                 yield batch, end
@@ -163,7 +192,7 @@ def _batches(entries: Iterable[tuple[Entry, int]]) -> Iterator[tuple[list[Entry]
 
 
 def _items(batch: Sequence[Entry]) -> tuple[str, list[Any]]:
-    """The metrics, params or tags of entries, as MLflow takes them.
+    """The metrics, params, tags or datasets of entries, as MLflow takes them.
 
     Infinities become NaN, because SQL stores would turn them into large numbers.
     """
@@ -172,11 +201,19 @@ def _items(batch: Sequence[Entry]) -> tuple[str, list[Any]]:
     for kind, item in (("params", Param), ("tags", RunTag)):
         if kind in batch[0]:
             return kind, [item(*pair) for entry in batch for pair in entry[kind].items()]
+    if "datasets" in batch[0]:
+        return "datasets", [_dataset(**fields) for entry in batch for fields in entry["datasets"]]
     return "metrics", [
         Metric(key, value if isfinite(value) else nan, entry["time"], entry["step"])
         for entry in batch
         for key, value in entry["metrics"].items()
     ]
+
+
+def _dataset(context: str, **fields: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return DatasetInput(Dataset(**fields), [InputTag("mlflow.data.context", context)])
 
 
 def describe(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,8 +37,10 @@ class Receipt:
 class Outbox:
     """The outbox in the state folder of a run. Its run appends; one process at a time delivers.
 
-    An entry has one of the keys `metrics` (with step and time), `params`, `tags`, `artifact` (a path,
-    absolute or below the state folder; with folder), or `status` (with time). Times are in ms.
+    An entry has one of the keys `metrics` (with step and time), `params`, `tags`, `datasets` (fields of
+    MLflow's Dataset, and its context), `artifact` (a path, absolute or below the state folder; with
+    folder), `model` (see `models.Model`; with the folder of its files, and time), or `status` (with
+    time). Times are in ms.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,13 +69,24 @@ class Outbox:
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self.add(metrics=dict(metrics), step=step, time=now())
 
+    def add_datasets(self, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Add those that are not there already."""
+        known = [dataset for entry, _ in self.entries() for dataset in entry.get("datasets", ())]
+        if new := [dict(dataset) for dataset in datasets if dataset not in known]:
+            self.add(datasets=new)
+
     def add_artifact(self, path: Path, folder: str = "") -> None:
-        inside = path.is_relative_to(self.folder)
-        name = path.relative_to(self.folder) if inside else path.absolute()
-        self.add(artifact=str(name), folder=folder)
+        self.add(artifact=self._name(path), folder=folder)
+
+    def add_model(self, model: Mapping[str, Any], folder: Path) -> None:
+        self.add(model=dict(model), folder=self._name(folder), time=now())
 
     def add_status(self, status: str) -> None:
         self.add(status=status, time=now())
+
+    def _name(self, path: Path) -> str:
+        inside = path.is_relative_to(self.folder)
+        return str(path.relative_to(self.folder) if inside else path.absolute())
 
     def entries(self, position: int = 0) -> Iterator[tuple[Entry, int]]:
         """The complete entries from a byte position on, each with the position behind it."""

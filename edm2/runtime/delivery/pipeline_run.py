@@ -9,7 +9,7 @@ Its status is RUNNING while a stage runs, SCHEDULED between stages, FINISHED whe
 FAILED or KILLED when a stage ended so and none has started since.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +52,9 @@ class PipelineOutbox:
         with exclusive(self.guard):
             self.outbox.add(**entry)
 
-    def add_artifact(self, path: Path) -> None:
+    def add_datasets(self, datasets: Sequence[Mapping[str, str]]) -> None:
         with exclusive(self.guard):
-            self.outbox.add_artifact(path)
+            self.outbox.add_datasets(datasets)
 
 
 @contextmanager

@@ -82,7 +82,11 @@ class SqliteStore:
     def relocate(self, old: str, new: str) -> None:
         """Tell the store that the artifacts below the URI `old` are below `new`: the project was moved."""
         with self._connect() as connection:
-            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            for table, column in (
+                ("experiments", "artifact_location"),
+                ("runs", "artifact_uri"),
+                ("logged_models", "artifact_location"),
+            ):
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
                     f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",

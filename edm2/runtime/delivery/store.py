@@ -14,19 +14,23 @@ from urllib.parse import quote
 from edm2.params.tracking_checks import SQLITE, sqlite_path
 from edm2.runtime.delivery.sqlite import SqliteStore
 from edm2.runtime.delivery.views import NOTE_TAG, VERSION_TAG, experiment_tags
+from edm2.runtime.files import link
 
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    TIMEOUT: "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ARTIFACT_LOCATION_MAX_LENGTH": "20000",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # selects its pages
-BATCHES = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits
+BATCHES = {"metrics": 1000, "params": 100, "tags": 100, "datasets": 100}  # MLflow takes as many
 RUN_TAG = "edm2.run"
 PARENT_TAG = "mlflow.parentRunId"
+MIN_BYTES_PER_SECOND = 10**6  # of files of models, which may be large
+REFUSALS = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")  # the latter: of older servers
 Say = Callable[[str], None]
 
 
@@ -130,7 +134,7 @@ class Store:
         self.client.set_tag(run_id, PARENT_TAG, parent)
 
     def log(self, run_id: str, kind: str, items: Sequence[Any]) -> list[str]:
-        """Send metrics, params or tags; returns the names of those that MLflow refuses."""
+        """Send metrics, params, tags or datasets; returns the names of those that MLflow refuses."""
         size = BATCHES[kind]
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         return [name for batch in batches for name in self._log_batch(run_id, kind, batch)]
@@ -139,14 +143,17 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.log_batch(run_id, **{kind: items})
+            if kind == "datasets":
+                self.client.log_inputs(run_id, datasets=items)
+            else:
+                self.client.log_batch(run_id, **{kind: items})
         except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
+            if error.error_code not in REFUSALS:
                 raise
             if self._is_deleted(run_id):
                 raise  # the next attempt restores it
             if len(items) == 1:
-                return [items[0].key]
+                return [items[0].dataset.name if kind == "datasets" else items[0].key]
             middle = len(items) // 2
             return [
                 *self._log_batch(run_id, kind, items[:middle]),
@@ -162,6 +169,17 @@ class Store:
                 shutil.copyfile(path, own / folder / path.name)  # MLflow changes non-UTF-8 paths
                 return
         self.client.log_artifact(run_id, str(path), folder or None)
+
+    def log_model_file(self, model: Any, path: Path, inside: str) -> None:
+        """Send a file of a logged model, to the path `inside` its folder."""
+        if self.folder is not None:
+            own = self.folder / "models" / model.model_id / "artifacts"
+            if model.artifact_location == _uri(own):
+                link(path, own / inside)
+                return
+        folder = inside.rpartition("/")[0]
+        with _timeout_of(path.stat().st_size):
+            self.client.log_model_artifact(model.model_id, str(path), folder or None)
 
     def set_status(self, run_id: str, status: str, time: int) -> None:
         if status in ("RUNNING", "SCHEDULED"):
@@ -205,6 +223,17 @@ def _was_moved(old: str, new: str) -> bool:
     """Whether artifacts that a project kept at `old` belong to `new`, where it is now."""
     ending = "/".join(new.rsplit("/", 3)[-3:])
     return ending.startswith(".mlflow/") and old != new and old.endswith(f"/{ending}")
+
+
+@contextmanager
+def _timeout_of(size: int) -> Iterator[None]:
+    """Within the block a server may take the time of a file of this size before it answers."""
+    before = os.environ[TIMEOUT]
+    os.environ[TIMEOUT] = str(int(before) + size // MIN_BYTES_PER_SECOND)
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = before
 
 
 @contextmanager

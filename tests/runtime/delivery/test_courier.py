@@ -95,6 +95,21 @@ def test_a_process_that_only_starts_is_left_to_deliver(outbox: Outbox, monkeypat
     assert this.process.wait() == 7
 
 
+def test_a_process_that_sends_a_model_is_left_to_deliver(
+    outbox: Outbox, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(courier, "SECONDS_OF_START", 0.1)
+    code = "tell('upload'); tell('alive'); sys.stdin.read(); time.sleep(0.3); sys.exit(7)"
+    this = start(outbox, monkeypatch, code)
+    wait_for_line(this)
+    this.close()
+    note = capsys.readouterr().err
+    assert "background" in note
+    assert "warning" not in note
+    assert this.process is not None
+    assert this.process.wait() == 7
+
+
 def test_failures_are_said_once(outbox: Outbox, monkeypatch, capsys) -> None:
     code = "for _ in range(3): tell('failed it is down')"
     this = start(outbox, monkeypatch, code)

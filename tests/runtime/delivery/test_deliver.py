@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ class Client:
         self.params: list[str] = []
         self.tags: dict[str, str] = {}
         self.files: list[str] = []
+        self.datasets: list[tuple[str, str, str]] = []
         self.status: list[str] = []
         self.runs: dict[str, str] = {}
 
@@ -67,6 +69,13 @@ class Client:
         self.metrics += [(metric.step, metric.key, metric.value) for metric in metrics]
         self.params += [param.key for param in params]
         self.tags |= {tag.key: tag.value for tag in tags}
+
+    def log_inputs(self, run_id: str, datasets: Any) -> None:
+        self._may_fail()
+        for item in datasets:
+            (tag,) = item.tags
+            assert tag.key == "mlflow.data.context"
+            self.datasets.append((item.dataset.name, item.dataset.digest, tag.value))
 
     def log_artifact(self, run_id: str, path: str, folder: str | None) -> None:
         self._may_fail()
@@ -163,6 +172,68 @@ def test_what_is_added_later_is_delivered_later(client: Client, outbox: Outbox, 
     outbox.add_metrics(12, {"loss": 0.125})
     assert send(outbox) == 1
     assert client.metrics[2:] == [(12, "loss", 0.125)]
+
+
+DATASETS = [
+    {
+        "name": f"digits {split}",
+        "digest": "8e134057e2384552",
+        "source_type": "local",
+        "source": '{"uri": "data/images"}',
+        "schema": "{}",
+        "profile": "{}",
+        "context": context,
+    }
+    for split, context in (("train", "training"), ("held-out", "evaluation"))
+]
+
+
+def test_datasets_are_inputs_of_the_run(client: Client, outbox: Outbox, send) -> None:
+    outbox.add_datasets(DATASETS[:1])
+    outbox.add_datasets(DATASETS)  # by a stage that belongs to the same pipeline run
+    client.failures += [*[None] * 6, DOWN]
+    with pytest.raises(ConnectionError):
+        send(outbox)
+    assert client.datasets == []
+    send(outbox)
+    assert client.datasets == [
+        ("digits train", "8e134057e2384552", "training"),
+        ("digits held-out", "8e134057e2384552", "evaluation"),
+    ]
+    assert_complete(client)
+
+
+def test_a_server_without_datasets_holds_nothing_up(
+    client: Client, outbox: Outbox, send, said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_inputs(run_id: str, datasets: Any) -> None:
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+
+        raise MlflowException("404", ENDPOINT_NOT_FOUND)
+
+    monkeypatch.setattr(client, "log_inputs", log_inputs)
+    outbox.add_datasets(DATASETS)
+    outbox.add_metrics(12, {"loss": 0.125})
+    send(outbox)
+    assert client.metrics[-1] == (12, "loss", 0.125)
+    assert not outbox.is_pending
+    (line,) = said
+    assert "digits train, digits held-out" in line
+
+
+def test_a_server_may_take_longer_for_a_large_file(
+    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[str] = []
+    monkeypatch.setenv(store.TIMEOUT, "10")
+    client.log_model_artifact = lambda *_: limits.append(os.environ[store.TIMEOUT])  # type: ignore[attr-defined]
+    (root / "weights").touch()
+    os.truncate(root / "weights", 3 * 10**9)  # without blocks on the disk
+    opened = store.Store("http://example.com", "tests", root, print)
+    opened.log_model_file(SimpleNamespace(model_id="m-1"), root / "weights", "network/weights")
+    assert limits == ["3010"]
+    assert os.environ[store.TIMEOUT] == "10"
 
 
 def test_batches_have_at_most_as_many_values_as_mlflow_takes(

@@ -57,18 +57,16 @@ def deliver_in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return Courier.said
 
 
-@pytest.fixture(scope="module")
-def empty_store() -> bytes:
-    """The file of a new store, made once."""
-    return sqlite._empty_store(Path("/project/.mlflow/mlflow.db"))
-
-
 VALUES = {"vae": {"losses": {"kl": 0.1}}, "diffusion.size": None}
-
-
-@pytest.fixture
-def new_stores(monkeypatch: pytest.MonkeyPatch, empty_store: bytes) -> None:
-    monkeypatch.setattr(sqlite, "_empty_store", lambda path: empty_store)
+DATASET = {
+    "name": "digits train",
+    "digest": "8e134057e2384552",
+    "source_type": "local",
+    "source": '{"uri": "data/images"}',
+    "schema": '{"mlflow_tensorspec": {"features": []}}',
+    "profile": '{"images": 1528}',
+    "context": "training",
+}
 
 
 @pytest.fixture
@@ -86,7 +84,7 @@ def run(params: Params, new_stores: None) -> Callable[..., str]:
         changed = params.model_copy(update={"tracking": params.tracking.model_copy(update=section)})
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DVC_ROOT", str(root))
-            describe = partial(RunDescription, {}, VALUES, pipeline)
+            describe = partial(RunDescription, {}, VALUES, pipeline, [DATASET])
             with (
                 open_state("s", fingerprint) as state,
                 open_run("s G", changed, state, describe) as opened,
@@ -312,6 +310,22 @@ def test_a_deleted_run_is_restored(mlflow: SimpleNamespace, run, deliver_in_this
     assert mlflow.client.get_run(mlflow.run_id).info.lifecycle_stage == "active"
     assert losses(mlflow.root / ".mlflow/mlflow.db") == [(4, 0.5), (8, 0.25)]
     assert "had been deleted" in deliver_in_this_process[0]
+
+
+def test_a_dataset_is_one_input_of_each_run(mlflow: SimpleNamespace, run) -> None:
+    """Also if it is delivered twice, since the answer was lost."""
+    receipt = mlflow.root / ".state/s/f/delivered.json"
+    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "values": 0}))
+    runs = [run(mlflow.root, nimg=8), run(mlflow.root, "g")]
+    assert runs[0] == mlflow.run_id
+    for run_id in runs:
+        (item,) = mlflow.client.get_run(run_id).inputs.dataset_inputs
+        assert {**dict(item.dataset), "context": item.tags[0].value} == DATASET
+    found = mlflow.client.search_runs(
+        [mlflow.client.get_run(mlflow.run_id).info.experiment_id],
+        "dataset.name = 'digits train' AND dataset.context = 'training'",
+    )
+    assert {run.info.run_id for run in found} == set(runs)
 
 
 def test_a_removed_store_gets_whole_runs_again(mlflow: SimpleNamespace, run) -> None:
