@@ -8,19 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from edm2.diffusion.inference import prepare_for_inference
 from edm2.params import UserError
-from edm2.params.errors import NotFiniteError
-from edm2.params.evaluation import Sampling
-from edm2.pipeline.portable import PortableNetwork, read_portable
+from edm2.pipeline.portable_networks import PortableNetworks
+from edm2.pipeline.sample_options import SampleOptions
+from edm2.pipeline.sampler import Sampler
 from edm2.runtime.delivery.models import NETWORK
 from edm2.runtime.device import use_full_float32
-from edm2.runtime.finite import listed, nonfinite_rows
-from edm2.sampling.generate import SampleBatch, generate, seed_labels
-from edm2.sampling.guidance import ConditionalDenoise, guided, without_labels
+from edm2.runtime.finite import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +46,13 @@ def signature(resolution: int, steps: int, guidance: float) -> dict[str, str]:
 class ImageModel:
     """Samples images from a portable network, in float32."""
 
-    def __init__(self, network: PortableNetwork, device: torch.device) -> None:
-        self.network, self.device = network, device
-        self.codec = network.codec.load(device)
-        self.denoise: ConditionalDenoise = prepare_for_inference(network.denoiser.to(device))
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """
+        Args:
+            folder: of the network; see `read_portable`.
+        """
+        self.networks = PortableNetworks(str(folder), None, SampleOptions())
+        self.sampler = Sampler(self.networks, device, "fp32")
 
     def predict(self, model_input: "pd.DataFrame", params: Mapping[str, Any] | None = None) -> Any:
         """Images uint8 [N, R, R, 3]; each depends on the values of its row alone.
@@ -68,66 +67,39 @@ class ImageModel:
             UserError: there is no such class, a seed is negative, or the network cannot be guided.
             NotFiniteError: a sample is not finite.
         """
-        values = {"guidance": 1.0, **(params or {})}
+        values = params or {}
         seeds = [int(seed) for seed in model_input["seed"]]
         if not seeds or min(seeds) < 0:
             raise UserError(f"seed: {seeds}: expected one or more rows, of seeds from 0 on.")
-        labels = self._labels(model_input, seeds)
-        shape = self.network.denoiser.shape
-        size = (shape.in_channels, shape.resolution, shape.resolution)
-        denoise, sampling = self._guided(float(values["guidance"])), self._sampling(values)
-        batches = generate(denoise, seeds, labels, size, sampling, self.device)
-        return np.concatenate([self._images(batch) for batch in batches])
+        labels, strength = self._labels(model_input, seeds), float(values.get("guidance", 1))
+        if strength != 1 and not self.networks.guides_itself:
+            raise UserError(
+                f"guidance: {strength:g}: expected 1: the network was trained without label dropout, so "
+                "it needs labels, and has no guide."
+            )
+        steps = values.get("steps")
+        options = SampleOptions(steps=None if steps is None else int(steps))
+        sampling = options.sampling(self.networks.sampling)
+        denoise = self.sampler.denoise(Path(self.networks.name), None, strength)
+        batches = self.sampler.images(denoise, seeds, labels, sampling)
+        images = torch.cat([batch.samples.cpu() for batch in batches])
+        return images.permute(0, 2, 3, 1).numpy()
 
     def _labels(self, table: "pd.DataFrame", seeds: list[int]) -> torch.Tensor:
-        classes = len(self.network.classes)
         if "label" not in table:
-            if not classes:
-                return torch.zeros(len(seeds), dtype=torch.int64)
-            return seed_labels(seeds, classes, self._recommended.labels)
-        labels = torch.tensor([int(label) for label in table["label"]])
-        wrong = sorted({int(label) for label in labels if not 0 <= label < classes})
+            return self.sampler.labels(seeds)
+        labels, classes = [int(label) for label in table["label"]], len(self.networks.classes)
+        wrong = sorted({label for label in labels if not 0 <= label < classes})
         if wrong:
             expected = (
                 f"classes from 0 to {classes - 1}" if classes else "none, as it has no classes"
             )
             raise UserError(f"label: {listed(list(map(str, wrong)))}: expected {expected}.")
-        return labels
-
-    @property
-    def _recommended(self) -> Sampling:
-        if self.network.sampling is None:
-            raise UserError("the network's config.json has no `sampling`, so no defaults. Add it.")
-        return self.network.sampling
-
-    def _sampling(self, values: Mapping[str, Any]) -> Sampling:
-        recommended = self._recommended.model_dump()
-        return Sampling.model_validate(
-            {**recommended, "steps": int(values.get("steps", recommended["steps"]))}
-        )
-
-    def _guided(self, strength: float) -> ConditionalDenoise:
-        if strength == 1:
-            return self.denoise
-        if not self.network.provenance.get("label_dropout"):
-            raise UserError(
-                f"guidance: {strength:g}: expected 1: the network was trained without label dropout, so "
-                "it needs labels, and has no guide."
-            )
-        pair = without_labels(self.denoise)
-        return guided(self.denoise, pair, strength, self.network.guidance_interval)
-
-    def _images(self, batch: SampleBatch) -> Any:
-        rows = nonfinite_rows(batch.samples)
-        if rows:
-            seeds = listed([str(batch.seeds[row]) for row in rows])
-            raise NotFiniteError(f"samples are not finite (seeds {seeds}). Use another network.")
-        latents = self.network.normalization.denormalize(batch.samples)
-        return self.codec.decode(latents).permute(0, 2, 3, 1).cpu().numpy()
+        return torch.tensor(labels)
 
 
 def _load_pyfunc(folder: str) -> ImageModel:
     """The model in a folder of MLflow, on a GPU if there is one."""
     use_full_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return ImageModel(read_portable(Path(folder) / NETWORK), device)
+    return ImageModel(Path(folder) / NETWORK, device)

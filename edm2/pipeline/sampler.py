@@ -121,19 +121,23 @@ class Sampler:
         return seed_labels(seeds, max(1, len(self.classes)), self.networks.sampling.labels)
 
     def images(
-        self, denoise: ConditionalDenoise, seeds: Sequence[int], labels: torch.Tensor
+        self,
+        denoise: ConditionalDenoise,
+        seeds: Sequence[int],
+        labels: torch.Tensor,
+        sampling: Sampling | None = None,
     ) -> Iterator[SampleBatch]:
         """Images uint8 [N, 3, R, R] of the seeds, in batches.
 
         Args:
             labels: the class of each seed, int64 [N].
+            sampling: None: that of the networks.
 
         Raises:
             NotFiniteError: a sample is not finite.
         """
-        for batch in generate(
-            denoise, seeds, labels, self.shape, self.networks.sampling, self.device
-        ):
+        sampling = sampling or self.networks.sampling
+        for batch in generate(denoise, seeds, labels, self.shape, sampling, self.device):
             self._check(batch)
             latents = self.normalization.denormalize(batch.samples)
             yield replace(batch, samples=self.codec.decode(latents))

@@ -12,7 +12,6 @@ from edm2.params import load
 from edm2.pipeline import best_model
 from edm2.pipeline.best_model import log_best_model, without_header
 from edm2.pipeline.image_model import ImageModel
-from edm2.pipeline.portable import read_portable
 from edm2.reporting.selection import best_of, metrics_of, read_networks
 from edm2.runtime.files import sha256
 
@@ -47,7 +46,7 @@ def test_the_best_network_is_logged_with_metrics_and_card(log):
     assert model.dataset == ["digits train", sha256(Path("data/images/manifest.json"))[:16]]
     assert model.note.startswith("# digits-G-0")
     assert model.note in (folder / "README.md").read_text()
-    network = ImageModel(read_portable(folder), best_model.image_model.torch.device("cpu"))
+    network = ImageModel(folder, best_model.image_model.torch.device("cpu"))
     images = network.predict(pd.DataFrame({"seed": [0, 1], "label": [3, 4]}))
     assert (images.dtype, images.shape) == (np.uint8, (2, 16, 16, 3))
     assert '"shape": [-1, 16, 16, 3]' in model.signature["outputs"]

@@ -24,12 +24,16 @@ SAMPLING = Sampling.model_validate({**TABLE, "steps": 3, "batch": 2})
 
 
 @pytest.fixture
-def model():
+def model_of(tmp_path):
+    def build(**changes):
+        return ImageModel(write_network(tmp_path / "network", sampling=SAMPLING, **changes), CPU)
+
+    return build
+
+
+@pytest.fixture
+def model(model_of):
     return model_of()
-
-
-def model_of(**changes):
-    return ImageModel(tiny_network(sampling=SAMPLING, **changes), CPU)
 
 
 def rows(**columns):
@@ -74,13 +78,13 @@ def test_without_labels_seeds_take_the_classes_in_turn(model):
     assert np.array_equal(images, model.predict(rows(seed=[0, 1, 2, 3], label=[0, 1, 0, 1])))
 
 
-def test_params_change_steps_and_guidance():
+def test_params_change_steps_and_guidance(model_of):
     guidable = model_of(provenance={"label_dropout": 0.1})
     (image,) = guidable.predict(rows(seed=[7], label=[1]), {"steps": 5, "guidance": 3.0})
     assert_close(image, expected(7, 1, steps=5, guidance=3.0))
 
 
-def test_guidance_is_active_in_the_interval_of_the_network_only():
+def test_guidance_is_active_in_the_interval_of_the_network_only(model_of):
     outside = model_of(provenance={"label_dropout": 0.1}, guidance_interval=(1e5, 1e6))
     plain, guided = (
         outside.predict(rows(seed=[7]), {"guidance": strength}) for strength in (1.0, 3.0)
@@ -102,13 +106,12 @@ def test_what_cannot_be_sampled_is_an_error(model):
 
 
 def test_a_sample_that_is_not_finite_is_an_error(model):
-    model.denoise = lambda x, sigma, labels: x * float("nan")
+    model.sampler.denoise = lambda *_: lambda x, sigma, labels: x * float("nan")
     with pytest.raises(NotFiniteError, match="seeds 5"):
         model.predict(rows(seed=[5]))
 
 
 def test_a_folder_of_mlflow_is_loaded(tmp_path, model):
-    write_network(tmp_path / "network", sampling=SAMPLING)
     loaded = image_model._load_pyfunc(str(tmp_path))
     table = rows(seed=[7, 8])
     assert np.array_equal(loaded.predict(table), model.predict(table))
