@@ -104,32 +104,40 @@ def import_snapshots(
     origins = {path: _provenance(path, f"{settings}, {dtype}") for path in sources}
     stored = _provenances(folder)
     todo = {path: s for path, s in sources.items() if stored.get(s.file) != origins[path]}
-    for path, snapshot in todo.items():
-        if snapshot.file in stored and not force:
-            raise UserError(
-                f"{folder / snapshot.file}: imported from another file, or with other options, than "
-                f"{path}. Choose another --out, or use --force."
-            )
+    if not force:
+        _refuse_to_replace(folder, stored, todo)
     kept = stored.keys() - {snapshot.file for snapshot in todo.values()}
     expected = _Expected(folder, kept, dtype)
     if compare_first:
         for_each(todo, lambda path: expected.check(path, *read(path)))
     remove_partial(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # until all is there, a folder without one
-
-    def write(path: Path, snapshot: Snapshot) -> None:
+    for path, snapshot in track(list(todo.items()), "import averages", len(todo), "file"):
         tensors, copied = read(path)
         expected.check(path, tensors, copied)
-        exact = copied if dtype else list(tensors)
         metadata = snapshot_metadata(snapshot, copied) | {"source": json.dumps(origins[path])}
+        exact = copied if dtype else list(tensors)
         with _naming(path):
             write_tensors(folder / snapshot.file, tensors, dtype or torch.float32, metadata, exact)
-
-    for path, snapshot in track(list(todo.items()), "import averages", len(todo), "file"):
-        write(path, snapshot)
+        del tensors  # before the next ones are read
     store = SnapshotStore(folder)
     write_index(store)
     return store
+
+
+def _refuse_to_replace(
+    folder: Path, stored: Mapping[str, Any], todo: Mapping[Path, Snapshot]
+) -> None:
+    """
+    Raises:
+        UserError: a snapshot is in the store, made from another file or otherwise.
+    """
+    for path, snapshot in todo.items():
+        if snapshot.file in stored:
+            raise UserError(
+                f"{folder / snapshot.file}: imported from another file, or with other options, than "
+                f"{path}. Choose another --out, or use --force."
+            )
 
 
 class _Expected:
