@@ -10,36 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edm2.cli.ema_import import import_averages
+from edm2.cli.option_types import EmaLengths
 from edm2.params.errors import UserError
 
 if TYPE_CHECKING:
     from edm2.ema.reconstruct import Reconstruction
     from edm2.ema.store import SnapshotStore
 
-DESCRIPTION, CODEC = "config.json", "codec"  # what sampling needs beside an average
 IMPORTED = "snapshots"  # folder in --out of what was read from pickles
 
 STORE = click.argument("store", type=click.Path(path_type=Path))
-
-
-class EmaLengths(click.ParamType):  # type: ignore[type-arg]
-    """EMA lengths: a list like 0.05,0.10 or a range like 0.05...0.25 by 0.01."""
-
-    name = "lengths"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[float]:
-        from edm2.params.grid import parse_grid
-
-        try:
-            values = parse_grid(value) if "by" in value else value.split(",")
-            return [float(length) for length in values]
-        except ValueError:
-            self.fail(
-                f"{value!r}: expected EMA lengths like 0.05,0.10 or a range like "
-                "'0.05...0.25 by 0.01'",
-                param,
-                ctx,
-            )
 
 
 @click.group()
@@ -89,7 +69,7 @@ def verify(store: Path) -> None:
 @click.option(
     "--from",
     "pickles",
-    help="In place of STORE: a folder of network pickles of EDM2's authors, or a pattern of their paths in "
+    help="Instead of STORE: a folder of network pickles of EDM2's authors, or a pattern of their paths in "
     "quotes.",
 )
 @click.option(
@@ -139,12 +119,16 @@ def reconstruct(
 
     from edm2.ema.reconstruct import Target, reconstruct_files
     from edm2.ema.store import SnapshotStore
+    from edm2.pipeline.paths import AVERAGES
     from edm2.runtime.files import write_json
     from edm2.runtime.manifest import add_to_manifest
 
-    if (store is None) == (pickles is None):
+    if store is not None and pickles is None:
+        snapshots = SnapshotStore(store)
+    elif store is None and pickles is not None:
+        snapshots = _import(pickles, out)
+    else:
         raise click.UsageError("expected either STORE or --from: a store, or pickles.")
-    snapshots = _import(pickles, out) if store is None else SnapshotStore(store)
     end = snapshots.end if nimg is None else nimg
     targets = {
         out / f"{end:012d}-ema_length-{length!r}.safetensors": Target(length, end)
@@ -153,7 +137,7 @@ def reconstruct(
     existing = [str(path) for path in targets if path.exists()]
     if existing and not force:
         raise UserError(f"{existing[0]}: already exists. Choose another --out, or use --force.")
-    index = out / "averages.json"
+    index = out / AVERAGES
     descriptions = _read_descriptions(index)
     described = _copy_description(snapshots.folder, out)
     try:
@@ -166,18 +150,17 @@ def reconstruct(
     return int(not _print_averages(made))
 
 
-def _import(pickles: str | None, out: Path) -> "SnapshotStore":
+def _import(pickles: str, out: Path) -> "SnapshotStore":
     """The store of published networks in `out`, made of a folder of pickles or a pattern of paths."""
     import glob
 
     from edm2.pipeline.published_store import import_networks
 
-    pattern = pickles or ""
-    pattern = f"{glob.escape(pattern)}/*.pkl" if Path(pattern).is_dir() else pattern
+    pattern = f"{glob.escape(pickles)}/*.pkl" if Path(pickles).is_dir() else pickles
     paths = [Path(name) for name in sorted(glob.glob(pattern)) if name.endswith(".pkl")]
     if not paths:
         raise UserError(
-            f"--from {pickles}: no network pickles of EDM2's authors (*.pkl). Of other averages, "
+            f"--from {pickles}: no network pickles of EDM2's authors (*.pkl). For other averages, "
             "make a store first, with `edm2 ema import`."
         )
     return import_networks(paths, out / IMPORTED)
@@ -191,14 +174,16 @@ def _copy_description(store: Path, out: Path) -> list[Path]:
     """
     import shutil
 
-    if not (store / DESCRIPTION).exists():
+    from edm2.diffusion.pretrained import CODEC, CONFIG
+
+    original, description = store / CONFIG, out / CONFIG
+    if not original.exists():
         return []
-    description = out / DESCRIPTION
-    if description.exists() and description.read_bytes() != (store / DESCRIPTION).read_bytes():
+    if description.exists() and description.read_bytes() != original.read_bytes():
         raise UserError(
-            f"{description}: describes other networks than {store / DESCRIPTION}. Choose another --out."
+            f"{description}: describes other networks than {original}. Choose another --out."
         )
-    sources = [store / DESCRIPTION, *(p for p in (store / CODEC).rglob("*") if p.is_file())]
+    sources = [original, *(p for p in (store / CODEC).rglob("*") if p.is_file())]
     copies = [out / source.relative_to(store) for source in sources]
     for source, copy in zip(sources, copies, strict=True):
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -6,22 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edm2.cli.option_types import Numbers
+
 if TYPE_CHECKING:
     from edm2.ema.checkpoint_files import Checkpoints
     from edm2.ema.snapshot import Snapshot
     from edm2.ema.store import SnapshotStore
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """A list of numbers like 0.05,0.28."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[float]:
-        try:
-            return [float(number) for number in value.split(",")]
-        except ValueError:
-            self.fail(f"{value!r}: expected numbers like 0.05,0.28", param, ctx)
 
 
 @click.command("import")
@@ -43,7 +33,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--lengths", type=Numbers(), help="EMA length of the averages: one, or one per {index}."
 )
-@click.option("--gammas", type=Numbers(), help="Exponents γ in place of EMA lengths.")
+@click.option("--gammas", type=Numbers(), help="Exponents γ instead of EMA lengths.")
 @click.option(
     "--decays", type=Numbers(), help="Weight of the old average in each update, like 0.9999."
 )
@@ -105,11 +95,11 @@ def _import_published(
     from edm2.pipeline.published_store import import_networks
 
     names = {"copied": "copy", "dropped": "drop", "update_every": "update-every"}
-    given = [name for name, value in options.items() if value and (name, value) != ("batch", 1)]
-    if given:
-        raise click.UsageError(
-            f"--{names.get(given[0], given[0])}: no effect on network pickles of EDM2's authors."
-        )
+    for name, value in options.items():
+        if value and (name, value) != ("batch", 1):
+            raise click.UsageError(
+                f"--{names.get(name, name)}: no effect on network pickles of EDM2's authors."
+            )
     return import_networks(list(checkpoints.fields), out, force=force)
 
 
@@ -136,7 +126,7 @@ def _identify(checkpoints: "Checkpoints", options: dict[str, Any]) -> "dict[Path
     lengths = options["lengths"] or []
     if options["gammas"]:
         if lengths:
-            raise click.UsageError("--gammas: in place of --lengths, expected only one of them.")
+            raise click.UsageError("--gammas and --lengths: expected only one of them.")
         try:
             lengths = [gamma_to_sigma_rel(gamma) for gamma in options["gammas"]]
         except ValueError as error:

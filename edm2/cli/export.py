@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from edm2.cli.option_types import FILE
 from edm2.cli.project import ProjectContext
-from edm2.cli.sample import FILE
 from edm2.params.errors import UserError
 from edm2.runtime.messages import counted
 

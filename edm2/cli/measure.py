@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edm2.cli.parsing import Names, OwnArgument, PathOrCommand
+from edm2.cli.option_types import Names
+from edm2.cli.parsing import OwnArgument, PathOrCommand
 from edm2.cli.project import ProjectContext
 from edm2.params.errors import UserError
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from edm2.cli.option_types import WholeNumbers
 from edm2.cli.project import ProjectContext
-from edm2.cli.sample import Numbers
 from edm2.params.configs import CONFIGS
 from edm2.params.errors import ParamsError, UserError
 from edm2.params.registry import load_plugins
@@ -41,7 +41,7 @@ def model() -> None:
 )
 @click.option(
     "--channel-mult",
-    type=Numbers(1),
+    type=WholeNumbers(1),
     default="1,2,3,4",
     show_default=True,
     help="Width of each level as a multiple of the first.",
@@ -49,7 +49,7 @@ def model() -> None:
 @click.option(
     "--res-blocks", type=POSITIVE, default=3, show_default=True, help="Residual blocks per level."
 )
-@click.option("--attention", type=Numbers(), help="Resolutions; default: those of CONFIG.")
+@click.option("--attention", type=WholeNumbers(), help="Resolutions; default: those of CONFIG.")
 @click.pass_obj
 def summary(
     project: ProjectContext, /, config: str, size: str | None, channels: int | None, **shape: Any

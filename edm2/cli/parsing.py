@@ -34,15 +34,3 @@ class OwnArgument(click.Argument):
 
     def get_usage_pieces(self, ctx: click.Context) -> list[str]:
         return super().get_usage_pieces(ctx) if self in ctx.command.params else []
-
-
-class Names(click.ParamType):  # type: ignore[type-arg]
-    """Names separated by commas."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        names = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
-        if not all(names) or len(set(names)) < len(names):
-            self.fail(f"{value!r}: expected names separated by commas, each once", param, ctx)
-        return names

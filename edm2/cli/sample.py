@@ -1,15 +1,12 @@
 """`edm2 sample`: images of any network."""
 
-import math
-import os
-import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edm2.cli.option_types import FILE, Seeds, Strength, WholeNumbers, absolute
 from edm2.cli.project import ProjectContext
 from edm2.params.errors import UserError
 
@@ -19,68 +16,6 @@ if TYPE_CHECKING:
 
 NETWORK_OPTIONS = ("network", "preset", "networks", "guide", "strength")
 SAMPLER_OPTIONS = ("steps", "solver", "churn", "batch", "dtype", "device")
-NUMBER = r"\d{1,18}"  # fits into 64 bits
-
-
-class AbsolutePath(click.ParamType):  # type: ignore[type-arg]
-    """A path, made absolute."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
-        return _absolute(value)
-
-
-FILE = AbsolutePath()
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Numbers separated by commas, like 3,7, each at least `minimum`."""
-
-    name = "numbers"
-
-    def __init__(self, minimum: int = 0) -> None:
-        self.minimum = minimum
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Sequence[int]:
-        if not isinstance(value, str):
-            return list(value)
-        if not re.fullmatch(rf"{NUMBER}(,{NUMBER})*", value):
-            self.fail(f"{value!r}: expected numbers, like 3,7", param, ctx)
-        numbers = [int(part) for part in value.split(",")]
-        if min(numbers) < self.minimum:
-            self.fail(f"{value!r}: expected numbers of at least {self.minimum}", param, ctx)
-        return numbers
-
-
-class Seeds(Numbers):
-    """Seeds: first to last, like 0-63, or a list, like 3,7."""
-
-    name = "seeds"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Sequence[int]:
-        bounds = re.fullmatch(rf"({NUMBER})-({NUMBER})", value)
-        if bounds and int(bounds[1]) <= int(bounds[2]):
-            return range(int(bounds[1]), int(bounds[2]) + 1)
-        seeds = super().convert(value, param, ctx)
-        if len(set(seeds)) < len(seeds):
-            self.fail(f"{value!r}: expected each seed once", param, ctx)
-        return seeds
-
-
-class Strength(click.ParamType):  # type: ignore[type-arg]
-    """Guidance strength: a finite number of at least 0."""
-
-    name = "strength"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        try:
-            strength = float(value)
-        except ValueError:
-            strength = math.nan
-        if not 0 <= strength < math.inf:
-            self.fail(f"{value!r}: expected a number of at least 0; 1: no guidance", param, ctx)
-        return strength
 
 
 def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -127,7 +62,7 @@ def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.option(
     "--classes",
     "--class",
-    type=Numbers(),
+    type=WholeNumbers(),
     help="Class numbers that the seeds take in turn, like 3 or 0,1,2; default: see sampling.labels.",
 )
 @click.option("--guide", help="A guide network, as NETWORK; default: NETWORK without labels.")
@@ -182,7 +117,7 @@ def sample(project: ProjectContext, /, **options: Any) -> None:
         paths = Path(network), None if guide is None else Path(guide)
         networks = PortableNetworks(network, guide, sampler)
     else:
-        paths = _absolute(network), None if guide is None else _absolute(guide)
+        paths = absolute(network), None if guide is None else absolute(guide)
         networks = _of_project(project, paths[0], config or "G", sampler)
     write_samples(
         SampleRequest(network=paths[0], guide=paths[1], strength=strength, **options), networks
@@ -243,8 +178,3 @@ def _of_project(
         )
     params.require_config(config, f"--config {config}", "params.yaml")
     return ProjectNetworks(params.of(config), config)
-
-
-def _absolute(path: str) -> Path:
-    """Made absolute; links are kept: the manifest that lists a file is beside its link."""
-    return Path(os.path.abspath(path))

@@ -11,12 +11,11 @@ import pandas as pd
 from edm2.params import Params, UserError
 from edm2.params.replicates import Replicate
 from edm2.pipeline.networks import ALL, SweptNetwork, load_networks
-from edm2.pipeline.paths import sweep_folder, training_folder
+from edm2.pipeline.paths import AVERAGES, sweep_folder, training_folder
 from edm2.reporting.headline import doubts, value_with_interval
 from edm2.reporting.selection import main_metric, metrics_of, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs
 
-AVERAGES = "averages.json"  # of `edm2 ema reconstruct`
 AVERAGE_KEYS = ("ema_length", "nimg", "average", "tensors", "tensors_base", "error", "snapshots")
 
 
@@ -64,15 +63,15 @@ def choose_length(params: Params, training: str | None, ema_length: float) -> Ch
     """
     replicate = _training(params, training)
     networks = [n for n in load_networks(replicate) if n.tensors == ALL]
-    found = [network for network in networks if network.ema_length == ema_length]
-    if not found:
+    of_length = [network for network in networks if network.ema_length == ema_length]
+    if not of_length:
         lengths = ", ".join(f"{n:g}" for n in sorted({n.ema_length for n in networks}))
         raise UserError(
             f"--ema-length {ema_length:g}: the sweep of {replicate} has the EMA lengths {lengths}. Name "
             f"one of these, or make a network: edm2 ema reconstruct models/ema/{replicate} --lengths "
             f"{ema_length:g} --out DIR, and name its file (--network)."
         )
-    return _of_sweep(params, replicate, max(found, key=lambda network: network.nimg))
+    return _of_sweep(params, replicate, max(of_length, key=lambda network: network.nimg))
 
 
 def choose_file(params: Params, training: str | None, file: Path) -> Choice:
@@ -123,7 +122,7 @@ def _rows_of(table: pd.DataFrame, replicate: Replicate) -> pd.DataFrame:
 
 
 def _evaluation(table: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
-    """What the model card says of the quality of a network.
+    """The quality of a network, for the model card.
 
     Args:
         table: all rows of its training.

@@ -10,6 +10,8 @@ REFERENCE = Path("data/reference")
 FEATURES = Path("models/features")
 VAE = Path("models/vae")
 
+AVERAGES = "averages.json"  # beside the averages of `edm2 ema reconstruct`
+
 
 def training_folder(replicate: Replicate) -> Path:
     """Snapshots and final weights of a training."""
