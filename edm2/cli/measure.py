@@ -95,7 +95,7 @@ def of_features(command: T) -> T:
     help="File for the values: .json or .csv.",
 )
 @click.pass_obj
-def measure(project: ProjectContext, /, images: str, out: Path | None, **given: Any) -> None:
+def measure(project: ProjectContext, /, images: str, out: Path | None, **args: Any) -> None:
     """Measure IMAGES: compare them with real images, without a project.
 
     IMAGES is a folder (with all that is below it), a zip, or tars: '00000.tar' or '{00000..00099}.tar'.
@@ -109,15 +109,15 @@ def measure(project: ProjectContext, /, images: str, out: Path | None, **given: 
     _require_new(out, TABLES)
     options = _options(
         project,
-        given,
-        metrics=given["metrics"],
-        reference=given["reference"],
-        allow_singular=given["allow_singular"],
+        args,
+        metrics=args["metrics"],
+        reference=args["reference"],
+        allow_singular=args["allow_singular"],
     )
     from edm2.pipeline.measurement import MeasureRequest
     from edm2.pipeline.measurement import measure as measure_images
 
-    request = MeasureRequest(images, given["reference"], given["samples"], options)
+    request = MeasureRequest(images, args["reference"], args["samples"], options)
     measurement = measure_images(request)
     if measurement is None:
         return  # not the main process
@@ -141,7 +141,7 @@ def measure(project: ProjectContext, /, images: str, out: Path | None, **given: 
     help="File to write, .npz.",
 )
 @click.pass_obj
-def reference(project: ProjectContext, /, images: str, out: Path, **given: Any) -> None:
+def reference(project: ProjectContext, /, images: str, out: Path, **args: Any) -> None:
     """Write the statistics of IMAGES to a file, to measure other images by.
 
     The file has means and covariances of all images, and the features of up to 50000 of them. The arrays mu
@@ -149,14 +149,14 @@ def reference(project: ProjectContext, /, images: str, out: Path, **given: Any) 
     not written: there is no pickle in this program.
     """
     _require_new(out, (".npz",))
-    options = _options(project, given)
+    options = _options(project, args)
     from edm2.pipeline.measurement import write_reference
 
     write_reference(images, options, out)
 
 
 def _options(
-    project: ProjectContext, given: Mapping[str, Any], **evaluation: Any
+    project: ProjectContext, args: Mapping[str, Any], **evaluation: Any
 ) -> "FeatureOptions":
     """The params of the preset digits, changed by the options."""
     from pydantic import ValidationError
@@ -167,43 +167,43 @@ def _options(
     from edm2.pipeline.measured_images import FeatureOptions
     from edm2.pipeline.reference import BATCH
 
-    tree, device = YAML(typ="safe").load(preset_text(BASE)), given["device"]
+    tree, device = YAML(typ="safe").load(preset_text(BASE)), args["device"]
     _load_plugins(project.root)
     try:
         runtime = Runtime.model_validate(tree["runtime"] | {"device": device})
     except ValidationError:
         raise UserError(f"--device {device}: expected auto, cpu, cuda or cuda:N.") from None
     return FeatureOptions(
-        evaluations=_evaluations(given, tree["evaluation"] | evaluation),
+        evaluations=_evaluations(args, tree["evaluation"] | evaluation),
         runtime=runtime,
         project=project.root,
-        resize=given["resize"],
-        crop=given["crop"],
-        batch=BATCH if given["batch"] is None else given["batch"],
+        resize=args["resize"],
+        crop=args["crop"],
+        batch=BATCH if args["batch"] is None else args["batch"],
     )
 
 
-def _evaluations(given: Mapping[str, Any], tree: Mapping[str, Any]) -> "tuple[Evaluation, ...]":
+def _evaluations(args: Mapping[str, Any], tree: Mapping[str, Any]) -> "tuple[Evaluation, ...]":
     """One for each detector, with the file of its weights."""
     from edm2.params.evaluation import Evaluation
     from edm2.params.seams import DETECTORS, METRICS
 
-    detectors = given["detectors"]
+    detectors = args["detectors"]
     _require_known("--detector", detectors, DETECTORS)
     _require_known("--metrics", tree["metrics"], METRICS)
-    files = _weights(given["weights"], detectors)
+    files = _weights(args["weights"], detectors)
     return tuple(
         Evaluation.model_validate({**tree, "detector": name, "detector_path": files.get(name)})
         for name in detectors
     )
 
 
-def _weights(given: Sequence[str], detectors: Sequence[str]) -> dict[str, str]:
+def _weights(paths: Sequence[str], detectors: Sequence[str]) -> dict[str, str]:
     """The file of each detector that has one."""
     from edm2.params.seams import DETECTORS
 
     files: dict[str, str] = {}
-    for text in given:
+    for text in paths:
         name, separator, file = text.partition("=")
         if not separator or Path(text).is_file():
             name, file = detectors[0] if len(detectors) == 1 else "", text

@@ -16,7 +16,6 @@ from edm2.metrics.statistics import metric_name
 from edm2.params import UserError
 from edm2.params.evaluation import MetricName
 from edm2.params.seams import METRICS
-from edm2.pipeline.given_reference import GivenReference, open_reference
 from edm2.pipeline.measured_images import FeatureOptions, features_of, load_detectors, open_images
 from edm2.pipeline.measurement_checks import (
     metrics_of,
@@ -24,6 +23,7 @@ from edm2.pipeline.measurement_checks import (
     require_enough,
     require_possible_metrics,
 )
+from edm2.pipeline.reference_source import ReferenceSource, open_reference
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import on_main_process, process_group
 from edm2.runtime.messages import counted, say
@@ -85,21 +85,21 @@ def measure(request: MeasureRequest) -> Measurement | None:
     with process_group(device, options.runtime.timeout_minutes):
         images = open_images(request.images, KEY, options, request.samples)
         detectors = load_detectors(options, device)
-        given = _given(request, detectors)
-        if given is not None and given.resolution not in (None, images.resolution):
+        source = _open_reference(request, detectors)
+        if source is not None and source.resolution not in (None, images.resolution):
             raise UserError(
-                f"{KEY}: {request.images}: {_square(images.resolution)}, but those of {given.place} have "
-                f"{_square(given.resolution)}. Use --resize {given.resolution}."
+                f"{KEY}: {request.images}: {_square(images.resolution)}, but those of {source.path} have "
+                f"{_square(source.resolution)}. Use --resize {source.resolution}."
             )
 
         def check() -> None:
             for detector, evaluation in zip(detectors, options.evaluations, strict=True):
-                require_enough(detector, evaluation, request.images, len(images), given)
+                require_enough(detector, evaluation, request.images, len(images), source)
 
         on_main_process(check)
         kept = len(images) if any(METRICS[m].uses_features for m in request.metrics) else 0
         collections = features_of(images, detectors, options, device, kept)
-        references = _references(request, given, detectors, device)
+        references = _references(request, source, detectors, device)
         if collections is None:
             return None
         return Measurement(
@@ -138,7 +138,7 @@ def write_reference(path: str, options: FeatureOptions, out: Path) -> None:
             say(f"{out}: moments of {counted(len(images))} images, and their features ({names})")
 
 
-def _given(request: MeasureRequest, detectors: list[Detector]) -> GivenReference | None:
+def _open_reference(request: MeasureRequest, detectors: list[Detector]) -> ReferenceSource | None:
     if request.reference is None:
         return None
     with_features = bool(of_pairs(request.metrics))
@@ -147,17 +147,17 @@ def _given(request: MeasureRequest, detectors: list[Detector]) -> GivenReference
 
 def _references(
     request: MeasureRequest,
-    given: GivenReference | None,
+    source: ReferenceSource | None,
     detectors: list[Detector],
     device: torch.device,
 ) -> Mapping[str, Reference]:
     """The reference of each detector, on the main process."""
-    if given is None:
+    if source is None:
         return {detector.name: NO_REFERENCE for detector in detectors}
-    if given.images is None:
-        return given.by_detector
+    if source.images is None:
+        return source.by_detector
     kept = MAX_KEPT_FEATURES if of_pairs(request.metrics) else 0
-    collections = features_of(given.images, detectors, request.options, device, kept)
+    collections = features_of(source.images, detectors, request.options, device, kept)
     return {name: build_reference(collection) for name, collection in (collections or {}).items()}
 
 

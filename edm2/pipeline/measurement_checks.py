@@ -6,7 +6,7 @@ from edm2.features.backbone import Detector
 from edm2.params import UserError
 from edm2.params.evaluation import Evaluation, MetricName
 from edm2.params.seams import DETECTORS, METRICS
-from edm2.pipeline.given_reference import GivenReference
+from edm2.pipeline.reference_source import ReferenceSource
 from edm2.runtime.messages import say
 
 
@@ -49,13 +49,13 @@ def require_possible_metrics(evaluations: Sequence[Evaluation], has_reference: b
 def require_enough(
     detector: Detector,
     evaluation: Evaluation,
-    place: str,
+    path: str,
     count: int,
-    given: GivenReference | None,
+    source: ReferenceSource | None,
 ) -> None:
     """
     Args:
-        place: where the images are that are measured.
+        path: where the images are that are measured.
         count: how many these are.
 
     Raises:
@@ -63,36 +63,36 @@ def require_enough(
     """
     for metric in metrics_of(evaluation):
         minimum = evaluation.min_samples(metric, detector.dims)
-        _require(metric, place, count, minimum, detector)
-        if given is not None and METRICS[metric].uses_reference:
-            real = _real_images(metric, given, detector)
+        _require(metric, path, count, minimum, detector)
+        if source is not None and METRICS[metric].uses_reference:
+            real = _real_images(metric, source, detector)
             if not of_pairs([metric]):
                 minimum = evaluation.min_samples("fd", detector.dims)
             if real is not None:
-                _require(metric, given.place, real, minimum, detector)
+                _require(metric, source.path, real, minimum, detector)
 
 
-def _real_images(metric: MetricName, given: GivenReference, detector: Detector) -> int | None:
+def _real_images(metric: MetricName, source: ReferenceSource, detector: Detector) -> int | None:
     """How many images of the reference a metric can use; None: unknown.
 
     Raises:
         UserError: it needs features, and the reference has none.
     """
-    if given.images is not None:
-        return len(given.images)
-    reference = given.by_detector[detector.name]
+    if source.images is not None:
+        return len(source.images)
+    reference = source.by_detector[detector.name]
     if not of_pairs([metric]):
         return reference.count
     if not len(reference.features):
         raise UserError(
-            f"--metrics {metric}: needs features of real images, and {given.place} has only their mean "
+            f"--metrics {metric}: needs features of real images, and {source.path} has only their mean "
             f"and covariance. Leave {metric} out, or make a file with features from the real images: "
             f"`edm2 measure reference REAL_IMAGES --detector {detector.name} --out FILE.npz`."
         )
     return len(reference.features)
 
 
-def _require(metric: MetricName, place: str, count: int, minimum: int, detector: Detector) -> None:
+def _require(metric: MetricName, path: str, count: int, minimum: int, detector: Detector) -> None:
     if count >= minimum:
         return
     singular = (
@@ -102,6 +102,6 @@ def _require(metric: MetricName, place: str, count: int, minimum: int, detector:
         else ""
     )
     raise UserError(
-        f"{place}: {count} images: {metric} needs at least {minimum}. Use more images, or leave {metric} "
+        f"{path}: {count} images: {metric} needs at least {minimum}. Use more images, or leave {metric} "
         f"out of --metrics.{singular}"
     )

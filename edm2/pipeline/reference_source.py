@@ -21,7 +21,7 @@ STATISTICS = (".npz", ".pkl")
 
 
 @dataclass(frozen=True)
-class GivenReference:
+class ReferenceSource:
     """What is known of a reference before features are computed.
 
     Attributes:
@@ -30,7 +30,7 @@ class GivenReference:
         resolution: side of the images in pixels; None: unknown.
     """
 
-    place: str
+    path: str
     images: SizedImages | None
     resolution: int | None
     by_detector: dict[str, Reference] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class GivenReference:
 
 def open_reference(
     path: str, detectors: Sequence[Detector], options: FeatureOptions, with_features: bool
-) -> GivenReference:
+) -> ReferenceSource:
     """The reference at a path.
 
     Args:
@@ -48,37 +48,36 @@ def open_reference(
     Raises:
         UserError: see `open_images` and `import_reference`; or it is of another detector.
     """
-    place = Path(path)
-    if not on_main_process(lambda: _is_statistics(place)):
+    if not on_main_process(lambda: _is_statistics(Path(path))):
         images = open_images(path, KEY, options)
-        return GivenReference(path, images, images.resolution)
+        return ReferenceSource(path, images, images.resolution)
     by_detector: dict[str, Reference] = {}
 
     def read() -> int | None:
-        references, resolution = _read_statistics(place, detectors, with_features)
+        references, resolution = _read_statistics(Path(path), detectors, with_features)
         by_detector.update(references)
         return resolution
 
-    return GivenReference(path, None, on_main_process(read), by_detector)
+    return ReferenceSource(path, None, on_main_process(read), by_detector)
 
 
-def _is_statistics(place: Path) -> bool:
-    return place.suffix in STATISTICS or (place / MOMENTS).exists()
+def _is_statistics(path: Path) -> bool:
+    return path.suffix in STATISTICS or (path / MOMENTS).exists()
 
 
 def _read_statistics(
-    place: Path, detectors: Sequence[Detector], with_features: bool
+    path: Path, detectors: Sequence[Detector], with_features: bool
 ) -> tuple[dict[str, Reference], int | None]:
     """The references by the names of their detectors, and the images' side in pixels if it is known."""
-    if place.is_dir():
-        return {d.name: _of_stage(place, d) for d in detectors}, _resolution(place)
-    if not place.is_file():
+    if path.is_dir():
+        return {d.name: _of_stage(path, d) for d in detectors}, _resolution(path)
+    if not path.is_file():
         raise UserError(
-            f"{KEY}: {place}: expected a file of statistics, found none. Correct the path."
+            f"{KEY}: {path}: expected a file of statistics, found none. Correct the path."
         )
-    file = open_reference_file(place) if place.suffix == ".npz" else None
+    file = open_reference_file(path) if path.suffix == ".npz" else None
     if file is None:
-        return {detector.name: _published(place, detector) for detector in detectors}, None
+        return {detector.name: _published(path, detector) for detector in detectors}, None
     return {d.name: file.read(d, with_features) for d in detectors}, file.resolution
 
 
