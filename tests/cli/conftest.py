@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from color_images import color_detectors, pixels, write_folder
 from tiny import ROOT, TINY, make_project
 
 from edm2.cli import main
@@ -91,3 +92,32 @@ def empty_project(
         return folder
 
     return enter
+
+
+@pytest.fixture
+def measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two small detectors, in an empty folder; no other folder is written to."""
+    monkeypatch.setenv("EDM2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with color_detectors():
+        yield
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    """A folder of 30 images."""
+    return write_folder(tmp_path / "fake", pixels(30, 0))
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """A folder of 40 images."""
+    return write_folder(tmp_path / "real", pixels(40, 1))
+
+
+@pytest.fixture
+def outside_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, the current one, that is in no project."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path

@@ -1,6 +1,5 @@
-"""`edm2 measure`: values by hand, from any kind of images, on any number of ranks; and all refusals."""
+"""`edm2 measure`: values by hand, from any kind of images, on any number of ranks."""
 
-import io
 import json
 import pickle
 import tarfile
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from color_images import DIMS, Colors, pixels, write_folder
 from fork_ranks import fork_ranks
 from PIL import Image
 
@@ -20,65 +20,8 @@ from edm2.data.cropping import crop_to_square
 from edm2.params.seams import DETECTORS, DetectorKind
 from edm2.pipeline import measurement
 
-DIMS = 3
 ALL = "fd,kid,precision,recall"
-
-
-class Colors:
-    """The mean of each color, to the power `exponent`: exact for any batch."""
-
-    dims = DIMS
-
-    def __init__(self, name, exponent):
-        self.name, self.exponent, self.fingerprint = name, exponent, "0123456789abcdef" + name
-
-    def features(self, images):
-        return images.double().mean((2, 3)).div(64).pow(self.exponent).float()
-
-
-@pytest.fixture(autouse=True)
-def detectors(tmp_path, monkeypatch):
-    """Two small detectors; no other folder is written to than that of the test."""
-    monkeypatch.setenv("EDM2_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    for name, exponent in (("colors", 1), ("squares", 2)):
-        load = lambda *_, name=name, exponent=exponent: Colors(name, exponent)  # noqa: E731
-        DETECTORS.register(name, DetectorKind(load, DIMS, published=True))
-    yield
-    for name in ("colors", "squares"):
-        DETECTORS.remove(name)
-
-
-def pixels(count, seed, size=(6, 6)):
-    rng = np.random.default_rng(seed)
-    tint = rng.integers(0, 200, (count, 1, 1, 3))
-    return (tint + rng.integers(0, 56, (count, *size, 3))).astype(np.uint8)
-
-
-def png(image):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="png")
-    return buffer.getvalue()
-
-
-def write_folder(folder, images):
-    """Names are in the order of the images, in two subfolders and beside them."""
-    for k, image in enumerate(images):
-        below = ("a", "b", ".")[3 * k // len(images)]
-        path = folder / below / f"{'c' * (below == '.')}{k:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(image))
-    return folder
-
-
-@pytest.fixture
-def fake(tmp_path):
-    return write_folder(tmp_path / "fake", pixels(30, 0))
-
-
-@pytest.fixture
-def real(tmp_path):
-    return write_folder(tmp_path / "real", pixels(40, 1))
+pytestmark = pytest.mark.usefixtures("measuring")
 
 
 def features(images, exponent=1):
@@ -249,97 +192,6 @@ def test_images_of_any_size_are_resized_if_asked(run, real, tmp_path):
     assert rows["fd_colors_12"]["value"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_images_of_another_size_than_the_reference_are_refused(run, fake, tmp_path):
-    large = write_folder(tmp_path / "large", pixels(30, 1, (8, 8)))
-    run("measure", "reference", large, "--detector", "colors", "--out", "large.npz")
-    for reference in (large, "large.npz"):
-        result = run("measure", fake, "--reference", reference, "--detector", "colors")
-        assert result.status == 2
-        for words in (str(fake), "6×6", "8×8", "--resize 8"):
-            assert words in result.err
-
-
-def test_all_damaged_images_are_named_and_nothing_is_written(run, fake, real):
-    for name in ("a/000.png", "b/010.png"):
-        (fake / name).write_bytes(b"no image")
-    options = ("--reference", real, "--detector", "colors", "--out", "values.csv")
-    result = run("measure", fake, *options)
-    assert result.status == 2
-    for words in ("2 of 30 images", "a/000.png", "b/010.png"):
-        assert words in result.err
-    assert not Path("values.csv").exists()
-
-
-def test_images_that_are_all_damaged_have_no_size(run, real, tmp_path):
-    (tmp_path / "bad").mkdir()
-    for name in ("1.png", "2.png"):
-        (tmp_path / "bad" / name).write_bytes(b"no image")
-    result = run("measure", "bad", "--reference", real, "--detector", "colors")
-    assert result.status == 2
-    for words in ("none of its 2 images", "1.png", "2.png"):
-        assert words in result.err
-
-
-def test_what_is_left_out_is_named(run, fake, real):
-    (fake / "notes.txt").write_text("mine")
-    (fake / "samples.json").write_text("{}")
-    (fake / "grid.png").write_bytes(png(pixels(1, 0, (40, 40))[0]))
-    result = run("measure", fake, "--reference", real, "--detector", "colors")
-    assert result.status == 0, result.err
-    assert "notes.txt" in result.err
-    assert "grid.png" in result.err
-    assert "fd_colors_30" in result.out
-
-
-def test_singular_covariances_are_refused_or_marked(run, fake, real):
-    options = ("--reference", real, "--detector", "colors", "--samples", 3)
-    result = run("measure", fake, *options)
-    assert result.status == 2
-    for words in ("3 images", "at least 4", "--allow-singular"):
-        assert words in result.err
-    allowed = run("measure", fake, *options, "--allow-singular")
-    assert allowed.status == 0
-    assert "fd_colors_3: " in allowed.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("fake", "--detector", "colors"), ("--metrics fd", "--reference")),
-        (("fake", "--reference", "real", "--detector", "color"), ("--detector color", "colors")),
-        (("fake", "--reference", "real", "--metrics", "fid"), ("--metrics fid", "kid")),
-        (("fake", "--metrics", "is", "--detector", "colors"), ("--metrics is", "inception")),
-        (("fake", "--reference", "no.npz", "--detector", "colors"), ("--reference", "no.npz")),
-        (("fake", "--reference", "no", "--detector", "colors"), ("--reference", "no")),
-        (("none", "--reference", "real", "--detector", "colors"), ("IMAGES", "none")),
-        (("fake", "--reference", "real", "--detector", "colors", "--samples", "31"), ("30",)),
-        (("fake", "--reference", "real", "--device", "gpu"), ("--device gpu", "cuda")),
-        (("fake", "--reference", "real", "--out", "x.txt"), ("x.txt", ".json", ".csv")),
-        (("fake", "--reference", "real", "--out", "there.csv"), ("there.csv", "exists")),
-        (("reference", "real", "--out", "x.pkl"), ("x.pkl", ".npz")),
-        (("fake", "--reference", "real", "--detector", "classifier"), ("classifier", "project")),
-        (("fake", "--reference", "real", "--detector-path", "x.pth"), ("x.pth", "no such file")),
-        (("fake", "--reference", "real", "--detector-path", "dinov2=x"), ("dinov2=x", "NAME=FILE")),
-    ],
-)
-def test_wrong_requests(run, fake, real, arguments, words):
-    Path("there.csv").write_text("mine")
-    result = run("measure", *arguments)
-    assert result.status == 2
-    assert "Traceback" not in result.err
-    for word in words:
-        assert word in result.err
-    assert Path("there.csv").read_text() == "mine"
-
-
-def test_one_image_makes_no_reference(run, tmp_path):
-    folder = write_folder(tmp_path / "one", pixels(1, 0))
-    result = run("measure", "reference", folder, "--detector", "colors", "--out", "one.npz")
-    assert result.status == 2
-    assert str(folder) in result.err
-    assert not Path("one.npz").exists()
-
-
 def test_a_project_has_a_classifier_and_a_reference(run, project):
     """Its own training images have the distance 0 from its reference."""
     folder = project()
@@ -361,18 +213,6 @@ def test_a_folder_may_have_the_name_of_the_subcommand(run, real, tmp_path):
     write_folder(tmp_path / "reference", pixels(30, 0))
     rows = values(run, "./reference", "--reference", real, "--detector", "colors")
     assert set(rows) == {"fd_colors_30"}
-
-
-def test_ctrl_c_leaves_no_file(run, real, monkeypatch):
-    def interrupted(file, **arrays):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez", interrupted)
-    before = set(Path().iterdir())
-    result = run("measure", "reference", real, "--detector", "colors", "--out", "real.npz")
-    assert result.status == 130
-    assert set(Path().iterdir()) == before
 
 
 def test_the_inception_score_needs_no_reference(run, fake, monkeypatch):
