@@ -16,18 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(ROOT := Path(__file__).parent.parent))
-sys.path.insert(1, str(ROOT / "tests"))  # their files in the authors' formats
+sys.path.insert(1, str(ROOT / "tests"))
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from authors_files import NAMES, SIDE, latents, pixels, write_files
 from PIL import Image
-from published_networks import LATENTS, random_denoiser, write_network
-from published_pickles import EasyDict, StabilityVAEEncoder, pickled
-from random_detectors import write_inception
 from safetensors.torch import load_file
-from tiny import make_project, run_stage, write_autoencoder
+from tiny import make_project, run_stage
 
 from edm2.cli.main import edm2
 from edm2.data.images import ImageShards
@@ -37,15 +35,7 @@ from edm2.ema.solve import solve_weights
 from edm2.features.inception import load_inception
 from edm2.metrics import frechet_distance
 from edm2.pipeline.published import time_in_images
-from edm2.vae.stable_diffusion import PAPER
 
-CLASSES, IMAGES, SIDE = 10, 40, 64
-NAMES = {0.05: "edm2-img512-xs-0134217-0.050.pkl", 0.10: "edm2-img512-xs-0134217-0.100.pkl"}
-EIGHT_TIMES = {
-    "block_out_channels": (8, 16, 16, 16),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-}
 CPU = torch.device("cpu")
 
 
@@ -55,72 +45,6 @@ def command(*arguments: object) -> str:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         edm2.main([*map(str, arguments)], prog_name="edm2", standalone_mode=False)
     return out.getvalue()
-
-
-def pixels() -> np.ndarray:
-    """Images uint8 [N, R, R, 3]."""
-    return np.random.default_rng(0).integers(256, size=(IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
-
-
-def latents() -> np.ndarray:
-    """Means and standard deviations float32 [N, 8, R, R], of about the paper's constants."""
-    rng, shape = np.random.default_rng(1), (IMAGES, 4, SIDE, SIDE)
-    mean, std = (x.numpy()[:, None, None] for x in (PAPER.mean, PAPER.std))
-    means = rng.normal(mean, std, shape)
-    return np.concatenate([means, rng.uniform(0.001, 0.01, shape)], axis=1).astype(np.float32)
-
-
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="png")
-    return file.getvalue()
-
-
-def npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
-def write_zip(path: Path, ending: str, contents: list[bytes]) -> None:
-    """Members and dataset.json as the authors' tool writes them; classes take turns."""
-    names = [f"{k // 1000:05d}/{ending.format(k)}" for k in range(len(contents))]
-    labels = [[name, k % CLASSES] for k, name in enumerate(names)]
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in zip(names, contents, strict=True):
-            archive.writestr(name, content)
-        archive.writestr("dataset.json", json.dumps({"labels": labels}))
-
-
-def write_files(patch: pytest.MonkeyPatch) -> dict[str, Denoiser]:
-    """All files; the networks by name."""
-    write_zip(Path("img512.zip"), "img{:08d}.png", [png(x) for x in pixels()])
-    with zipfile.ZipFile("img512.zip") as archive:
-        archive.extractall("img512")
-    write_zip(Path("img512-sd.zip"), "img-mean-std-{:08d}.npy", [npy(x) for x in latents()])
-    rng = np.random.default_rng(2)
-    moments = {
-        name: EasyDict(mu=rng.normal(size=dims), sigma=np.eye(dims) * 0.5)
-        for name, dims in (("fid", 2048), ("fd_dinov2", 1024))
-    }
-    Path("img512.pkl").write_bytes(pickled(moments))
-    patch.setenv("EDM2_CACHE", str(Path("cache").absolute()))
-    write_autoencoder(Path("cache/sd-vae-ft-mse"), **EIGHT_TIMES)
-    write_inception(Path("inception.pth"), patch)
-    encoder = StabilityVAEEncoder(0.5 / PAPER.std.numpy(), -0.5 * (PAPER.mean / PAPER.std).numpy())
-    networks = {}
-    for seed, name in enumerate(NAMES.values()):
-        networks[name] = random_denoiser(seed, **LATENTS)
-        folder = Path("snapshots")
-        folder.mkdir(exist_ok=True)
-        write_network(folder / name, networks[name], encoder=encoder)
-    for seed, name in (
-        (3, "edm2-img64-s-1073741-0.075.pkl"),
-        (4, "edm2-img64-xs-0134217-0.110.pkl"),
-    ):
-        networks[name] = random_denoiser(seed, resolution=64)
-        write_network(Path(name), networks[name])
-    return networks
 
 
 def project(name: str, changes: dict[str, object]) -> Path:
@@ -150,9 +74,9 @@ def read_images(source: str, patch: pytest.MonkeyPatch) -> str:
         run_stage("prepare")
         train = ImageShards(Path("data/images"), "train")
         held_out = ImageShards(Path("data/images"), "held_out")
-        found = [x.batch(range(len(x))) for x in (train, held_out)]
-    images = torch.cat([x for x, _ in found]).permute(0, 2, 3, 1).numpy()
-    labels = torch.cat([x for _, x in found])
+        splits = [x.batch(range(len(x))) for x in (train, held_out)]
+    images = torch.cat([x for x, _ in splits]).permute(0, 2, 3, 1).numpy()
+    labels = torch.cat([x for _, x in splits])
     same = sorted(map(bytes, images)) == sorted(map(bytes, pixels()))
     counts = set(labels.bincount().tolist())
     return f"{len(images)} images, {len(train.classes)} classes of {counts}; pixels equal: {same}"
