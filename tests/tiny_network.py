@@ -10,7 +10,8 @@ from edm2.data.normalization import Normalization
 from edm2.diffusion.denoiser import Denoiser, build_denoiser
 from edm2.params.configs import ConfigName
 from edm2.pipeline.export_network import export_portable
-from edm2.pipeline.portable import CodecDescription, PortableNetwork
+from edm2.pipeline.portable import PortableNetwork
+from edm2.pipeline.portable_codec import CodecDescription
 
 
 def tiny_denoiser(config: ConfigName = "G", **changes: Any) -> Denoiser:

@@ -118,17 +118,11 @@ def reconstruct(
     import torch
 
     from edm2.ema.reconstruct import Target, reconstruct_files
-    from edm2.ema.store import SnapshotStore
     from edm2.pipeline.paths import AVERAGES
     from edm2.runtime.files import write_json
     from edm2.runtime.manifest import add_to_manifest
 
-    if store is not None and pickles is None:
-        snapshots = SnapshotStore(store)
-    elif store is None and pickles is not None:
-        snapshots = _import(pickles, out)
-    else:
-        raise click.UsageError("expected either STORE or --from: a store, or pickles.")
+    snapshots = _snapshots(store, pickles, out)
     end = snapshots.end if nimg is None else nimg
     targets = {
         out / f"{end:012d}-ema_length-{length!r}.safetensors": Target(length, end)
@@ -148,6 +142,17 @@ def reconstruct(
     write_json(index, descriptions | {path.name: asdict(made[path]) for path in made})
     add_to_manifest(out, [*targets, *described])
     return int(not _print_averages(made))
+
+
+def _snapshots(store: Path | None, pickles: str | None, out: Path) -> "SnapshotStore":
+    """Those of a store, or of pickles, which are imported; exactly one of them is named."""
+    from edm2.ema.store import SnapshotStore
+
+    if store is not None and pickles is None:
+        return SnapshotStore(store)
+    if store is None and pickles is not None:
+        return _import(pickles, out)
+    raise click.UsageError("expected either STORE or --from: a store, or pickles.")
 
 
 def _import(pickles: str, out: Path) -> "SnapshotStore":

@@ -1,6 +1,7 @@
 """`edm2 export`: results in the formats of other programs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,10 @@ from edm2.cli.option_types import FILE
 from edm2.cli.project import ProjectContext
 from edm2.params.errors import UserError
 from edm2.runtime.messages import counted
+
+if TYPE_CHECKING:
+    from edm2.params import Params
+    from edm2.pipeline.export_choice import Choice
 
 SPLITS = {"train": "train", "held-out": "held_out"}
 
@@ -101,21 +106,28 @@ def network(
     from edm2.params import load
 
     params = load(project.enter() / "params.yaml")
-    from edm2.pipeline.export_choice import choose_best, choose_file, choose_length
     from edm2.pipeline.export_network import export_choice
 
-    if file is not None:
-        choice = choose_file(params, training, file)
-    elif ema_length is not None:
-        choice = choose_length(params, training, ema_length)
-    else:
-        choice = choose_best(params, training)
+    choice = _choose(params, training, ema_length, file)
     export_choice(params, choice, license_id, folder)
     click.echo(f"network {choice.file.stem} of {choice.replicate}: {folder}")
     if not choice.evaluation:
         click.echo("note: it was not evaluated, so its card has no metrics.")
     if license_id is None:
         click.echo("note: no --license: its card states none, so others may not use the weights.")
+
+
+def _choose(
+    params: "Params", training: str | None, ema_length: float | None, file: Path | None
+) -> "Choice":
+    """The network that the options name; without any, the best one."""
+    from edm2.pipeline.export_choice import choose_best, choose_file, choose_length
+
+    if file is not None:
+        return choose_file(params, training, file)
+    if ema_length is not None:
+        return choose_length(params, training, ema_length)
+    return choose_best(params, training)
 
 
 @export.command()

@@ -49,7 +49,7 @@ class FeatureOptions:
 def open_images(
     path: str, key: str, options: FeatureOptions, samples: int | None = None
 ) -> SizedImages:
-    """The images at a path, which the main process finds for all ranks; says how many, and what is left out.
+    """The images at a path, listed by the main process for all ranks; prints how many, and what is left out.
 
     Args:
         path, key: see `open_unlabeled`.
@@ -68,7 +68,9 @@ def open_images(
                 f"--samples {samples}: {files.place} has only {counted(total)} images. Use --samples {total} "
                 "or fewer, or more images."
             )
-        images = SizedImages(files, options.resize, options.crop, samples or total)
+        images = SizedImages(
+            files, options.resize, options.crop, total if samples is None else samples
+        )
         some = "" if samples is None else f"the first {counted(samples)} of "
         side = images.resolution
         say(f"{files.place}: {some}{counted(total)} images, {side}×{side} pixels")

@@ -22,7 +22,7 @@ def of_pairs(metrics: Iterable[MetricName]) -> list[MetricName]:
 
 
 def require_possible_metrics(evaluations: Sequence[Evaluation], has_reference: bool) -> None:
-    """Say which metrics some detectors cannot have.
+    """Print which metrics some detectors cannot have.
 
     Raises:
         UserError: a metric that no detector can have, or one that needs a reference without one.

@@ -35,8 +35,6 @@ from edm2.params.section import Interval, Positive, Section
 from edm2.pipeline.portable_codec import WITHOUT_FILES, CodecDescription, copy_codec
 from edm2.runtime.hub import local_network
 
-__all__ = ["CodecDescription", "PortableNetwork", "read_portable", "write_description"]
-
 
 @dataclass(frozen=True)
 class PortableNetwork:

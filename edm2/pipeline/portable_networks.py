@@ -48,7 +48,7 @@ class PortableNetworks:
 
     Attributes:
         name, guide_name: see `read_portable`.
-        options: values in place of those that the network recommends, or of EDM2's authors.
+        options: values instead of those that the network recommends, or of EDM2's authors.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a command line sets in place of params, or of what a network recommends."""
+"""What a command line sets instead of params, or of what a network recommends."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ RUNTIME = {"precision": "--dtype", "device": "--device"}
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """Options of `edm2 sample`; None: not given.
+    """Options of `edm2 sample`; None: not set.
 
     Attributes:
         steps, solver, churn, batch: see `Sampling`.
@@ -32,12 +32,12 @@ class SampleOptions:
     def sampling(self, sampling: Sampling) -> Sampling:
         """A sampler with these values. Raises UserError; the message names the option."""
         changes = {name: getattr(self, name) for name in SAMPLING}
-        return changed(sampling, "sampling", _given(changes), SAMPLING)
+        return changed(sampling, "sampling", _without_none(changes), SAMPLING)
 
     def runtime(self, runtime: Runtime) -> Runtime:
         """As `sampling`, of `runtime`."""
         changes = {"precision": self.dtype, "device": self.device}
-        return changed(runtime, "runtime", _given(changes), RUNTIME)
+        return changed(runtime, "runtime", _without_none(changes), RUNTIME)
 
     def params(self, params: Params) -> Params:
         """The params of a project with these values."""
@@ -45,5 +45,5 @@ class SampleOptions:
         return params.model_copy(update={"sampling": sampling, "runtime": runtime})
 
 
-def _given(changes: dict[str, Any]) -> dict[str, Any]:
+def _without_none(changes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in changes.items() if value is not None}

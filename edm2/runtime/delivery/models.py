@@ -85,9 +85,9 @@ def _find_or_create(store: Store, run_id: str, model: Model) -> Any:
     """The model, or the one that an earlier attempt created."""
     name = model.name.translate(FORBIDDEN)
     key = sha256(f"{run_id} {name}".encode()).hexdigest()
-    found = store.client.search_logged_models([store.experiment], f"tags.`{MODEL_TAG}` = '{key}'")
-    if found:
-        return found[0]
+    models = store.client.search_logged_models([store.experiment], f"tags.`{MODEL_TAG}` = '{key}'")
+    if models:
+        return models[0]
     own = {NOTE_TAG: model.note[:MAX_NOTE], MODEL_TAG: key}
     tags = {
         key: value for key, value in store.client.get_run(run_id).data.tags.items() if key in SHARED
