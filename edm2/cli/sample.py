@@ -62,6 +62,8 @@ class Seeds(Numbers):
         bounds = re.fullmatch(rf"({NUMBER})-({NUMBER})", value)
         if bounds and int(bounds[1]) <= int(bounds[2]):
             return range(int(bounds[1]), int(bounds[2]) + 1)
+        if bounds:
+            self.fail(f"{value!r}: expected the first seed before the last, like 0-63", param, ctx)
         seeds = super().convert(value, param, ctx)
         if len(set(seeds)) < len(seeds):
             self.fail(f"{value!r}: expected each seed once", param, ctx)
@@ -225,10 +227,12 @@ def _of_project(
 ) -> "Networks":
     """The networks of a config of the project, which becomes the current folder."""
     if project.root is None:
+        problem = "" if network.exists() else "does not exist, or "
         raise UserError(
-            f"{network}: not a network that describes itself (a pickle of EDM2's authors, a folder of `edm2 "
-            f"export network`, a file with config.json beside it), and {project.start} is in no project "
-            "whose network it could be. Change to the project, or name it: edm2 --project DIR sample ..."
+            f"{network}: {problem}not a network that describes itself (a pickle of EDM2's authors, a folder "
+            "of `edm2 export network`, a file with config.json beside it, a repository owner/name), and "
+            f"{project.start} is in no project whose network it could be. Change to the project, or name it: "
+            "edm2 --project DIR sample ..."
         )
     root = project.enter()
     from edm2.params import load
