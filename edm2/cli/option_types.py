@@ -57,6 +57,8 @@ class Seeds(WholeNumbers):
         bounds = re.fullmatch(rf"({NUMBER})-({NUMBER})", value)
         if bounds and int(bounds[1]) <= int(bounds[2]):
             return range(int(bounds[1]), int(bounds[2]) + 1)
+        if bounds:
+            self.fail(f"{value!r}: expected the first seed before the last, like 0-63", param, ctx)
         seeds = super().convert(value, param, ctx)
         if len(set(seeds)) < len(seeds):
             self.fail(f"{value!r}: expected each seed once", param, ctx)

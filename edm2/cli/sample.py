@@ -160,10 +160,12 @@ def _of_project(
 ) -> "Networks":
     """The networks of a config of the project, which becomes the current folder."""
     if project.root is None:
+        problem = "" if network.exists() else "does not exist, or "
         raise UserError(
-            f"{network}: not a network that describes itself (a pickle of EDM2's authors, a folder of `edm2 "
-            f"export network`, a file with config.json beside it), and {project.start} is in no project "
-            "whose network it could be. Change to the project, or name it: edm2 --project DIR sample ..."
+            f"{network}: {problem}not a network that describes itself (a pickle of EDM2's authors, a folder "
+            "of `edm2 export network`, a file with config.json beside it, a repository owner/name), and "
+            f"{project.start} is in no project whose network it could be. Change to the project, or name it: "
+            "edm2 --project DIR sample ..."
         )
     root = project.enter()
     from edm2.params import load

@@ -38,7 +38,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 def from_pretrained(name: str | Path, **options: Any) -> Denoiser:
     """See `Denoiser.from_pretrained`."""
     path = local_network(name, **options)
-    weights = path / WEIGHTS if path.is_dir() else path
+    weights = weights_file(path)
     folder = weights.parent
     description = read_config(folder)["denoiser"]
     verified_file(weights)
@@ -143,6 +143,21 @@ def _unchanged(denoiser: Denoiser, origin: Path) -> bool:
     return state.keys() == stored.keys() and all(
         torch.equal(value.cpu(), stored[name]) for name, value in state.items()
     )
+
+
+def weights_file(path: Path) -> Path:
+    """The file of the weights: that of an exported folder, or `path` itself.
+
+    Raises:
+        UserError: a folder of averages, of which one is to be named.
+    """
+    weights = path / WEIGHTS if path.is_dir() else path
+    averages = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    if averages and not weights.exists():
+        raise UserError(
+            f"{path}: a folder of {len(averages)} averages, expected one of them, like {averages[0]}."
+        )
+    return weights
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class SnapshotStore:
         if not paths:
             problem = "holds no" if self.folder.is_dir() else "no such folder, expected one of"
             raise UserError(
-                f"{self.folder}: {problem} snapshots (ema-*.safetensors). Run the stage that makes it."
+                f"{self.folder}: {problem} snapshots (ema-*.safetensors). In a project run the "
+                "stage that makes it; of other averages make a store with `edm2 ema import`."
             )
         snapshots = [read_snapshot(path) for path in paths]
         self.snapshots = self._without_start(sorted(snapshot for snapshot, _ in snapshots))

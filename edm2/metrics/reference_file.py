@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,8 @@ def _prefix(detectors: Mapping[str, Any] | Sequence[str], name: str) -> str:
 
 def _names(path: Path) -> list[str]:
     try:
+        if not is_zipfile(path):  # NumPy would name an unsafe way to load it
+            raise ValueError("not an archive of arrays")
         with np.load(path, allow_pickle=False) as arrays:
             return list(arrays)
     except (*READ_ERRORS, AttributeError) as error:  # AttributeError: an .npy

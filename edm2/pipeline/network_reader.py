@@ -84,8 +84,9 @@ def _read_file(path: Path) -> Tensors:
     try:
         tensors: dict[str, torch.Tensor] = load_file(verified(path))
     except (SafetensorError, OSError) as error:
+        reason = "this is a folder" if path.is_dir() else error
         raise UserError(
             f"{path}: expected a network, a safetensors file like those in models/sweep/<training>/ "
-            f"({error})."
+            f"({reason})."
         ) from None
     return tensors

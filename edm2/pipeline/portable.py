@@ -20,10 +20,10 @@ from edm2.diffusion.pretrained import (
     CODEC,
     CONFIG,
     REMEDY,
-    WEIGHTS,
     load_denoiser,
     read_config,
     verified_file,
+    weights_file,
     write_config,
 )
 from edm2.params import UserError
@@ -99,7 +99,7 @@ def read_portable(name: str | Path, **options: Any) -> PortableNetwork:
         from edm2.pipeline.published_network import read_published_network
 
         return read_published_network(path)
-    weights = path / WEIGHTS if path.is_dir() else path
+    weights = weights_file(path)
     folder = weights.parent
     source = folder / CONFIG
     tree = _parse(read_config(folder), source)

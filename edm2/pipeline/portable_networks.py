@@ -19,12 +19,11 @@ from edm2.pipeline.portable import PortableNetwork, read_portable
 from edm2.pipeline.sample_options import SampleOptions
 from edm2.runtime.device import DTYPES
 from edm2.runtime.files import sha256
-from edm2.runtime.hub import REPOSITORY
+from edm2.runtime.hub import FILE_ENDINGS, REPOSITORY
 from edm2.runtime.manifest import MANIFEST
 from edm2.vae.codec import Codec
 
 AUTHORS = "imagenet512-s"  # the preset whose sampler is that of EDM2's authors
-ENDINGS = (".pkl", ".safetensors")
 
 
 def is_portable(name: str) -> bool:
@@ -38,7 +37,7 @@ def is_portable(name: str) -> bool:
         return (path / CONFIG).exists()
     if path.exists() and path.suffix == ".safetensors":
         return (path.parent / CONFIG).exists()
-    is_repository = REPOSITORY.fullmatch(name) and path.suffix not in ENDINGS
+    is_repository = REPOSITORY.fullmatch(name) and path.suffix not in FILE_ENDINGS
     return path.suffix == ".pkl" or (bool(is_repository) and not path.exists())
 
 

@@ -71,19 +71,27 @@ def fetch_networks(preset: PublishedPreset, folder: Path | None) -> tuple[Path, 
     Raises:
         UserError: a file is not there and cannot be downloaded; the message has its address and its path.
     """
-    network = _fetch(preset.network, folder)
-    return network, None if preset.guide is None else _fetch(preset.guide, folder)
-
-
-def _fetch(name: str, folder: Path | None) -> Path:
-    url = f"{ADDRESS}/{name}"
     if folder is not None:
-        if not (folder / name).is_file():
-            raise UserError(
-                f"--networks {folder}: has no {name}. Download it from {url} ({LICENSE}) to that "
-                "folder, or leave --networks out: it is downloaded into the cache."
-            )
-        return folder / name
+        _require_files([preset.network, *([preset.guide] if preset.guide else [])], folder)
+        return folder / preset.network, None if preset.guide is None else folder / preset.guide
+    network = _fetch(preset.network)
+    return network, None if preset.guide is None else _fetch(preset.guide)
+
+
+def _require_files(names: list[str], folder: Path) -> None:
+    """Raises UserError that names all missing files."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        addresses = " and ".join(f"{ADDRESS}/{name}" for name in missing)
+        raise UserError(
+            f"--networks {folder}: has no {' and no '.join(missing)}. Download from {addresses} "
+            f"({LICENSE}) to that folder, or leave --networks out: what is missing is downloaded into the "
+            "cache."
+        )
+
+
+def _fetch(name: str) -> Path:
+    url = f"{ADDRESS}/{name}"
     if is_main_process() and not (cache_folder() / name).exists():
         print(
             f"note: {name}: licensed as {LICENSE}; its publisher gives no checksum: none is compared."

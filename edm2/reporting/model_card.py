@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -131,7 +132,7 @@ def _usage(name: str, description: Mapping[str, Any]) -> str:
     guided = f" --strength {strength:g}" if strength != 1 else ""
     lines = [
         f"`{name}` is this folder, or its repository on the Hugging Face Hub, owner/name.",
-        f"```sh\nedm2 sample {name} --seeds 0-63 --out samples{guided}\n```",
+        f"```sh\nedm2 sample {quote(name)} --seeds 0-63 --out samples{guided}\n```",
         f"```python\n{python}\n```",
     ]
     if sampling:

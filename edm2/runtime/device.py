@@ -30,8 +30,8 @@ def pick_device(runtime: Runtime) -> torch.device:
         return torch.device("cpu")
     if not available:
         raise UserError(
-            f"runtime.device: {name!r}: expected a GPU, but PyTorch sees none. Set it to auto or cpu, "
-            "or check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES."
+            f"runtime.device, or --device: {name!r}: expected a GPU, but PyTorch sees none. Set it to auto "
+            "or cpu, or check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES."
         )
     index = int(name.partition(":")[2]) if ":" in name else ranks().local_rank
     if index >= available:

@@ -9,6 +9,7 @@ from typing import Any
 from edm2.params import UserError
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
+FILE_ENDINGS = (".pkl", ".safetensors")  # of paths, never of repositories
 NETWORK_FILES = ("model.safetensors", "config.json", "manifest.json", "codec/*", "README.md")
 
 
@@ -25,7 +26,7 @@ def local_network(name: str | Path, **options: Any) -> Path:
     path = Path(name)
     if path.exists():
         return path
-    if not REPOSITORY.fullmatch(str(name)):
+    if not REPOSITORY.fullmatch(str(name)) or path.suffix in FILE_ENDINGS:
         raise UserError(
             f"{name}: does not exist. Expected a network: a file, an exported folder, or a repository of "
             "the Hugging Face Hub, like owner/name."

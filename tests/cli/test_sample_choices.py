@@ -95,7 +95,10 @@ def test_a_preset_takes_its_networks_and_its_strength():
         (["a.pkl", "--networks", "files"], "--networks: has no effect without --preset"),
         (["--preset", "none"], "--preset none: no such preset"),
         (["none.pkl"], "none.pkl: does not exist"),
-        (["average.safetensors"], "average.safetensors: not a network that describes itself"),
+        (["folder/none.pkl"], "folder/none.pkl: does not exist"),
+        (["average.safetensors"], "average.safetensors: does not exist, or not a network"),
+        ([".", "--seeds", "3"], ": not a network that describes itself"),
+        (["a.pkl", "--seeds", "5-3"], "--seeds.*'5-3': expected the first seed before the last"),
     ],
 )
 def test_a_network_or_a_preset_is_named(run, arguments, message):

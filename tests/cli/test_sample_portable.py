@@ -188,6 +188,8 @@ def test_an_exported_folder_and_an_average_beside_its_description_make_the_same_
     unet = {name: t.half() for name, t in network.denoiser.unet.state_dict().items()}
     save_file(unet, "averages/average.safetensors")
     sample("net.pkl")
+    with pytest.raises(UserError, match="averages: a folder of 1 averages, expected one of them"):
+        sample("averages")
     for name in ("exported", "averages/average.safetensors"):
         sample(name, "--out", "other")
         assert np.array_equal(pixels(), pixels("other"))

@@ -76,6 +76,16 @@ def require_unchanged(path):
         assert np.array_equal(read.covariance, written.covariance)
 
 
+def test_a_text_is_refused_without_advice_to_load_it_unsafely(tmp_path):
+    file = tmp_path / "text.npz"
+    file.write_text("no archive")
+    with pytest.raises(
+        UserError, match=r"text\.npz: expected statistics in an \.npz file"
+    ) as error:
+        open_reference_file(file)
+    assert "allow_pickle" not in str(error.value)
+
+
 def test_no_damage_goes_unnoticed(path):
     whole = path.read_bytes()
     for position in range(0, len(whole), 37):

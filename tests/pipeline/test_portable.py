@@ -19,7 +19,7 @@ from edm2.pipeline.export_network import export_portable
 from edm2.pipeline.portable import read_portable, write_description
 from edm2.pipeline.portable_codec import CodecDescription
 from edm2.runtime.manifest import load_manifest, read_manifest, write_manifest
-from edm2.vae.codec import Rgb, TrainedVae, save_vae
+from edm2.vae.codec import ADDED, Rgb, TrainedVae, save_vae
 from edm2.vae.network import Autoencoder
 from edm2.vae.published import save_codec
 
@@ -99,6 +99,15 @@ def test_a_network_without_classes(tmp_path):
     network = tiny_network(denoiser=tiny_denoiser(num_classes=0), classes=[])
     export_portable(network, None, tmp_path / "net")
     assert read_portable(tmp_path / "net").classes == []
+
+
+def test_the_codec_of_an_earlier_version_is_read(trained):
+    """It lacks the params that were added since."""
+    vae, codec = trained
+    damage_codec(vae, lambda manifest: [manifest["vae"].pop(key) for key in ADDED])
+    back = CodecDescription("trained", folder=vae).load(CPU)
+    latents = torch.ones(1, 4, 4, 4)
+    assert torch.equal(back.decode(latents), codec.decode(latents))
 
 
 def test_a_trained_codec_is_in_the_folder_and_names_no_folder_of_this_machine(trained, tmp_path):

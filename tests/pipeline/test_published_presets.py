@@ -109,6 +109,8 @@ def test_files_are_taken_from_the_cache_or_from_a_folder(tmp_path, monkeypatch, 
         (folder / preset.network).write_bytes(b"network")
     with pytest.raises(UserError, match=rf"has no {preset.guide}.*posthoc-.*{preset.guide}"):
         fetch_networks(preset, tmp_path / "folder")
+    with pytest.raises(UserError, match=rf"no {preset.network} and no {preset.guide}.* and https:"):
+        fetch_networks(preset, tmp_path)
     for folder, named in ((tmp_path / "cache", None), (tmp_path / "folder",) * 2):
         (folder / str(preset.guide)).write_bytes(b"guide")
         assert fetch_networks(preset, named) == (folder / preset.network, folder / preset.guide)

@@ -122,3 +122,7 @@ def test_a_network_of_which_nothing_is_known_has_a_card():
     assert not data.eval_results
     assert "was not evaluated" in card
     assert "labels = None" in card
+
+
+def test_a_name_with_spaces_is_quoted_in_the_command():
+    assert "edm2 sample 'my cats' --seeds" in model_card("my cats", DESCRIPTION)

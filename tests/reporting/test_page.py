@@ -195,7 +195,7 @@ def test_a_detector_at_chance_is_said_wherever_its_numbers_are(stage_outputs):
     sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
     with_note = {heading for heading, body in sections.items() if "untrained network" in body}
     assert with_note == {"EMA length", "Ablation", "Baselines", "VAE", "All networks"}
-    assert "vae.backbone to vgg16" in sections["VAE"]
+    assert "vae.backbone to efficientnet" in sections["VAE"]
 
 
 @pytest.mark.slow
