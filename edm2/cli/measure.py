@@ -227,7 +227,7 @@ def _require_known(option: str, names: Sequence[str], registry: Mapping[str, Any
         if name not in registry:
             known = ", ".join(registry)
             raise UserError(
-                f"{option} {name}: expected one of {known}. {did_you_mean(name, registry)}"
+                f"{option} {name}: expected one of {known}. {did_you_mean(name, registry)}".rstrip()
             )
 
 

@@ -83,11 +83,12 @@ class EmaLengths(click.ParamType):  # type: ignore[type-arg]
     name = "lengths"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[float]:
+        from edm2.ema.profile import sigma_rel_to_gamma
         from edm2.params.grid import parse_grid
 
         try:
             values = parse_grid(value) if "by" in value else value.split(",")
-            return [float(length) for length in values]
+            lengths = [float(length) for length in values]
         except ValueError:
             self.fail(
                 f"{value!r}: expected EMA lengths like 0.05,0.10 or a range like "
@@ -95,6 +96,12 @@ class EmaLengths(click.ParamType):  # type: ignore[type-arg]
                 param,
                 ctx,
             )
+        for length in lengths:
+            try:
+                sigma_rel_to_gamma(length)
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
+        return lengths
 
 
 class Strength(click.ParamType):  # type: ignore[type-arg]

@@ -84,8 +84,12 @@ def export_portable(network: PortableNetwork, license_id: str | None, folder: Pa
     """Write a portable network, such as a published one, as a folder.
 
     Weights are stored in 16 bits if all of them are exact there, like those of published files.
+
+    Raises:
+        UserError: it is made from published networks, which have a license; see also `write_portable`.
     """
     if license_id is not None:
+        _refuse_license(license_id, bool(network.provenance.get("published")))
         provenance = {**network.provenance, "license": license_id}
         network = replace(network, provenance=provenance)
     state = network.denoiser.state_dict()
@@ -134,10 +138,20 @@ def _codec() -> CodecDescription:
     )
 
 
+def _refuse_license(license_id: str, published: bool) -> None:
+    if published and license_id != PUBLISHED_LICENSE:
+        raise UserError(
+            f"--license {license_id}: the network is made from those of EDM2's authors, whose license is "
+            f"{PUBLISHED_LICENSE}. Leave --license out."
+        )
+
+
 def _provenance(params: Params, choice: Choice, license_id: str | None) -> dict[str, Any]:
     """Where the network comes from, as in `config.json`; paths of this machine are left out."""
     preset, changes = nearest_preset(params)
     published = params.ema.source == "published"
+    if license_id is not None:
+        _refuse_license(license_id, published)
     data, diffusion = load_manifest(IMAGES), params.diffusion.of(choice.replicate.config)
     tree = {
         "edm2": __version__,

@@ -23,7 +23,7 @@ from edm2.pipeline.measurement_checks import (
     require_enough,
     require_possible_metrics,
 )
-from edm2.pipeline.reference_source import ReferenceSource, open_reference
+from edm2.pipeline.reference_source import ReferenceSource, open_reference, require_existing
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import on_main_process, process_group
 from edm2.runtime.messages import counted, say
@@ -84,6 +84,7 @@ def measure(request: MeasureRequest) -> Measurement | None:
     device = pick_device(options.runtime)
     with process_group(device, options.runtime.timeout_minutes):
         images = open_images(request.images, KEY, options, request.samples)
+        on_main_process(lambda: require_existing(request.reference))
         detectors = load_detectors(options, device)
         source = _open_reference(request, detectors)
         if source is not None and source.resolution not in (None, images.resolution):

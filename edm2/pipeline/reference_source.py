@@ -61,6 +61,16 @@ def open_reference(
     return ReferenceSource(path, None, on_main_process(read), by_detector)
 
 
+def require_existing(path: str | None) -> None:
+    """Fail before detectors are loaded, which may mean a download.
+
+    Raises:
+        UserError: statistics that do not exist.
+    """
+    if path and Path(path).suffix in STATISTICS and not Path(path).is_file():
+        raise UserError(f"{KEY} {path}: no such file. Correct the path.")
+
+
 def _is_statistics(path: Path) -> bool:
     return path.suffix in STATISTICS or (path / MOMENTS).exists()
 

@@ -131,3 +131,15 @@ def test_an_existing_folder_is_refused_before_anything_is_read(run, tmp_path, mo
     result = run("export", "network", "there")
     assert result.status == 2
     assert "there: exists" in result.err
+
+
+def test_a_published_network_keeps_its_license(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    published = {"license": "cc-by-nc-sa-4.0", "published": True}
+    network = write_network(tmp_path / "net", provenance=published) / "model.safetensors"
+    result = run("export", "network", "copy", "--network", network, "--license", "mit")
+    assert result.status == 2
+    assert all(part in result.err for part in ("--license mit", "cc-by-nc-sa-4.0"))
+    assert not (tmp_path / "copy").exists()
+    options = ("--license", published["license"])
+    assert run("export", "network", "copy", "--network", network, *options).status == 0

@@ -71,6 +71,7 @@ def test_singular_covariances_are_refused_or_marked(run, fake, real):
         (("fake", "--metrics", "is", "--detector", "colors"), ("--metrics is", "inception")),
         (("fake", "--reference", "no.npz", "--detector", "colors"), ("--reference", "no.npz")),
         (("fake", "--reference", "no", "--detector", "colors"), ("--reference", "no")),
+        (("fake", "--reference", "no.pkl"), ("--reference no.pkl: no such file",)),  # no download
         (("none", "--reference", "real", "--detector", "colors"), ("IMAGES", "none")),
         (("fake", "--reference", "real", "--detector", "colors", "--samples", "31"), ("30",)),
         (("fake", "--reference", "real", "--device", "gpu"), ("--device gpu", "cuda")),

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from data.test_zip import of_edm, pack, rows
 
-from edm2.data.sources import FileSource, LabeledFolderImages, ZipImages, open_source
+from edm2.data.sources import (
+    FileSource,
+    FolderImages,
+    LabeledFolderImages,
+    ZipImages,
+    open_source,
+)
 from edm2.params import UserError, load
 from edm2.params.dataset import Dataset
 
@@ -88,3 +94,18 @@ def test_the_source_folder_reads_it(tmp_path: Path) -> None:
     opened = open_source(Dataset(**{**values, "source": "folder", "path": str(folder)}))
     assert opened.classes == ["0", "1"]
     assert np.bincount(opened.labels).tolist() == [2, 2]
+
+
+def test_folders_of_a_thousand_images_without_dataset_json_are_doubtful_classes(
+    tmp_path: Path,
+) -> None:
+    """Also in a zip; folders of other names are classes."""
+    folder = unpack(tmp_path / "images", rows(1, 0, 0, 1))
+    (folder / "dataset.json").unlink()
+    content = {name: x for name, x in of_edm(rows(1, 0, 0, 1)).items() if "json" not in name}
+    for opened in (FolderImages(folder), ZipImages(pack(tmp_path / "x.zip", content))):
+        (line,) = opened.doubtful.lines()
+        assert "00000" in line
+        assert "no dataset.json" in line
+    (folder / "00000").rename(folder / "cats")
+    assert not FolderImages(folder).doubtful.counts

@@ -10,6 +10,7 @@ import numpy as np
 from edm2.data.decoding import IMAGE_ENDINGS
 from edm2.data.sources.contents import LATENTS, check_contents
 from edm2.data.sources.files import FilesBelow
+from edm2.data.sources.label_file import note_numbered_folders
 from edm2.data.sources.names import Names
 from edm2.data.sources.tree import FolderId, entries, folder_id, image_files
 from edm2.data.tally import EXAMPLES, NOT_AN_IMAGE, Tally, ending, printable
@@ -42,6 +43,7 @@ class FolderImages(FilesBelow):
         self.files = Names(self._walk(folders, counts))
         self.labels = np.repeat(np.arange(len(folders)), counts)
         self._check_classes()
+        note_numbered_folders(self)
         if self.left_out.counts[LATENTS.reason]:
             check_contents(self, len(self.labels))
         self._note_folders_read_twice()

@@ -1,6 +1,7 @@
 """Labels in dataset.json, as the tools of EDM and StyleGAN write it."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from edm2.data.tally import listed, printable
 from edm2.params import UserError
 
 LABELS = "dataset.json"
+NUMBERED = re.compile(r"\d{5}")  # names of folders in which those tools put a thousand images each
 
 
 def read_labels(
@@ -39,6 +41,15 @@ def read_labels(
             "tool of EDM or StyleGAN."
         ) from None
     return labels
+
+
+def note_numbered_folders(part: ImageFiles) -> None:
+    """Count, as doubtful, classes named like folders of those tools, which have no dataset.json with them."""
+    if part.classes and all(NUMBERED.fullmatch(name) for name in part.classes):
+        for name in part.classes:
+            part.doubtful.add(
+                f"class named like a folder of a thousand images, 00000; there is no {LABELS}", name
+            )
 
 
 def label_images(part: ImageFiles, names: Iterable[str], by_name: dict[str, Any] | None) -> None:

@@ -14,7 +14,12 @@ from edm2.data.decoding import ImageDecodeError
 from edm2.data.sources.contents import LATENTS, check_contents
 from edm2.data.sources.files import ImageFiles, files_digest
 from edm2.data.sources.folder import NO_CLASS, SPLITS
-from edm2.data.sources.label_file import LABELS, label_images, read_labels
+from edm2.data.sources.label_file import (
+    LABELS,
+    label_images,
+    note_numbered_folders,
+    read_labels,
+)
 from edm2.data.sources.labels import Labels
 from edm2.data.tally import EXAMPLES, FOREIGN, OTHER_ENDING, is_foreign, listed, printable
 from edm2.params import UserError
@@ -154,6 +159,7 @@ class ZipImages(ImageFiles):
                 self.left_out.add(NO_CLASS, member.filename)
         self.classes, self.labels = labels.finish()
         self.problems += labels.problems
+        note_numbered_folders(self)
         splits = [name for name in self.classes if SPLITS.fullmatch(name)]
         if len(splits) > 1:
             self.problems.append(
