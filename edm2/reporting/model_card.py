@@ -163,7 +163,7 @@ def _quality(description: Mapping[str, Any]) -> str:
         "| metric | value | better |\n|---|---|---|\n" + "\n".join(rows),
         f"The main metric is {evaluation['interval']}.",
         DETECTORS.get(detector, f"The detector is {detector}."),
-        f"In a metric's name are the detector and the number of generated images. Guidance strength: "
+        f"A metric's name has the detector and the number of generated images. Guidance strength: "
         f"{evaluation['guidance']:g}{' (no guidance)' if evaluation['guidance'] == 1 else ''}.",
     ]
     if interval and evaluation["guidance"] != 1:
