@@ -139,18 +139,19 @@ def sample(network: str, out: str, *options: object) -> int:
 
 
 def reconstruct(networks: dict[str, Denoiser]) -> str:
-    command("ema", "reconstruct", "--from", "snapshots", "--lengths", "0.07", "--dtype", "float32",
-            "--out", "averages")  # fmt: skip
+    options = ("--lengths", "0.07", "--dtype", "float32", "--out", "averages")
+    command("ema", "reconstruct", "--from", "snapshots", *options)
     (average,) = Path("averages").glob("*.safetensors")
     end = time_in_images(134217)
     weights = solve_weights([end, end], list(NAMES), [end], [0.07])[:, 0]
     weights = weights / weights.sum()
     states = [networks[name].unet.state_dict() for name in NAMES.values()]
     tensors = load_file(average)
-    worst = max(
-        float((tensors[n] - sum(w * s[n].double() for w, s in zip(weights, states, strict=True))).abs().max())
-        for n in dict(networks[NAMES[0.05]].unet.named_parameters())
-    )  # fmt: skip
+    differences = []
+    for n in dict(networks[NAMES[0.05]].unet.named_parameters()):
+        expected = sum(w * s[n].double() for w, s in zip(weights, states, strict=True))
+        differences.append(float((tensors[n] - expected).abs().max()))
+    worst = max(differences)
     count = sample(str(average), "samples-average")
     return f"largest difference from Σ w·θ {worst:.1e}; {count} images of it without a project"
 
