@@ -138,3 +138,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def exported_network(tmp_path_factory):
+    """The folder of a tiny exported network, for all tests of a process."""
+    from tiny_network import write_network  # imports PyTorch
+
+    return write_network(tmp_path_factory.mktemp("exported") / "net")
+
+
+@pytest.fixture
+def copy_of_network(exported_network, tmp_path):
+    """A folder of such a network, which a test may change."""
+    return Path(shutil.copytree(exported_network, tmp_path / "net"))

@@ -4,13 +4,12 @@ import json
 import runpy
 import shutil
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_network import edit_config, tiny_denoiser, write_network
+from tiny_network import edit_config, tiny_denoiser
 
 from edm2.diffusion import Denoiser
 from edm2.params import UserError
@@ -20,15 +19,9 @@ from edm2.sampling import heun
 EXPORTED = ["README.md", "config.json", "manifest.json", "model.safetensors"]
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    return write_network(tmp_path_factory.mktemp("exported") / "net")
-
-
 @pytest.fixture
-def folder(exported, tmp_path):
-    """A copy of an exported network."""
-    return Path(shutil.copytree(exported, tmp_path / "net"))
+def folder(copy_of_network):
+    return copy_of_network
 
 
 def files(folder):

@@ -43,15 +43,9 @@ def trained(params, tmp_path):
     return tmp_path / "vae", TrainedVae(network, vae)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    return write_network(tmp_path_factory.mktemp("exported") / "net")
-
-
 @pytest.fixture
-def folder(exported, tmp_path):
-    """A copy of an exported network."""
-    return Path(shutil.copytree(exported, tmp_path / "net"))
+def folder(copy_of_network):
+    return copy_of_network
 
 
 def damage_codec(folder, change):
