@@ -51,6 +51,9 @@ class Adversarial(Section):
     """The discriminator; used if losses.adversarial is above 0."""
 
     channels: Count = Field(description="width of each head on the backbone's slices")
+    trainable_backbone: bool = Field(
+        description="the discriminator trains a copy of the backbone as well, not its heads alone"
+    )
     loss: Literal["hinge", "bce"] = Field(description="what the discriminator minimizes")
     generator_loss: Literal["threshold", "hinge", "bce"] = Field(
         description="what the VAE minimizes; threshold: only while the discriminator is ahead"

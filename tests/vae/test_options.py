@@ -49,6 +49,7 @@ CHANGED: dict[str, Any] = {
     "losses.gradient_normalization": False,
     "losses.flip": 1.0,
     "adversarial.channels": 8,
+    "adversarial.trainable_backbone": True,
     "adversarial.loss": "bce",
     "adversarial.generator_loss": "hinge",
     "adversarial.lecam": 1.0,
