@@ -20,6 +20,7 @@ from edm2.pipeline.outputs import (
     write_no_curves,
 )
 from edm2.pipeline.paths import FEATURES, IMAGES, VAE
+from edm2.pipeline.reconstruction_distance import reconstruction_distance
 from edm2.pipeline.runner import StageContext
 from edm2.pipeline.vae_images import (
     GRID_IMAGES,
@@ -36,7 +37,7 @@ from edm2.runtime.loop import Every, train
 from edm2.runtime.randomness import torch_seed
 from edm2.vae.batches import batches
 from edm2.vae.codec import Codec, TrainedVae, load_codec, save_vae
-from edm2.vae.evaluation import evaluate
+from edm2.vae.evaluation import SetDistance, evaluate
 from edm2.vae.initialization import initialize
 from edm2.vae.low_pass import low_pass_mask
 from edm2.vae.network import Autoencoder
@@ -63,8 +64,11 @@ def train_vae(context: StageContext) -> None:
     skipped = check_images(context, from_shards, trains_vae(params)) if from_shards else {}
     images, held_out = from_shards or open_images(IMAGES, "train", "held_out")
     backbone = load_backbone(params.vae, FEATURES, project_root(), context.device)
+    distance = reconstruction_distance(
+        params.vae, held_out, FEATURES, project_root(), context.device
+    )
     if trains_vae(params):
-        network = _train(context, images, held_out, backbone)
+        network = _train(context, images, held_out, backbone, distance)
         if is_main_process():
             save_vae(network.cpu(), params.vae, out)
             write_curves(context, CURVES)
@@ -72,7 +76,9 @@ def train_vae(context: StageContext) -> None:
         _save_codec(context)
     barrier()
     codec = load_codec(out, context.device)
-    metrics = evaluate(codec, held_out, backbone, context.device, params.vae.evaluate_images)
+    metrics = evaluate(
+        codec, held_out, backbone, context.device, params.vae.evaluate_images, distance
+    )
     if is_main_process():
         _draw_reconstructions(context, codec, held_out)
         if metrics["psnr"] == inf:  # JSON has none; the report mentions exact reconstructions
@@ -110,9 +116,9 @@ def external_inputs(params: Params) -> str:
 
     Of tars the names of their images, of other files size and time.
     """
-    groups, backbone = list[list[Path]](), params.vae.backbone_path
-    if backbone is not None:
-        groups.append([project_root() / backbone])
+    groups = list[list[Path]]()
+    for weights in filter(None, (params.vae.backbone_path, params.vae.detector_path)):
+        groups.append([project_root() / weights])
     start = params.vae.init.path if trains_vae(params) else None
     for folder in filter(None, (params.codec.path, start)):
         groups.append(
@@ -130,7 +136,11 @@ def watched_inputs(params: Params) -> str:
 
 
 def _train(
-    context: StageContext, images: ImageDataset, held_out: ImageDataset, backbone: Backbone
+    context: StageContext,
+    images: ImageDataset,
+    held_out: ImageDataset,
+    backbone: Backbone,
+    distance: SetDistance | None,
 ) -> Autoencoder:
     params, runtime = context.params.vae, context.params.runtime
     seed = params.seed
@@ -144,7 +154,9 @@ def _train(
     codec = TrainedVae(network, params)
 
     def evaluate_held_out(nimg: int) -> dict[str, float]:
-        metrics = evaluate(codec, held_out, backbone, context.device, params.evaluate_images)
+        metrics = evaluate(
+            codec, held_out, backbone, context.device, params.evaluate_images, distance
+        )
         return {f"held_out/{key}": value for key, value in metrics.items()}
 
     task = VaeTask(

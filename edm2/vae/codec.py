@@ -22,6 +22,8 @@ ADDED = {
     "norm_groups": None,
     "attention_heads": None,
     "quant_convolutions": False,
+    "detector": None,
+    "detector_path": None,
 }
 
 

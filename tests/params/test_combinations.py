@@ -16,6 +16,7 @@ WRONG = [
     ("codec.normalization", "paper", "codec.normalization", "paper", ["trained"]),
     ("codec.rounding", "truncate", "codec.rounding", "truncate", ["nearest", "trained"]),
     ("vae.backbone_path", "vgg.pth", "vae.backbone_path", "vgg.pth", ["classifier"]),
+    ("vae.detector_path", "x.pth", "vae.detector_path", "x.pth", ["classifier"]),
     ("vae.images.shards", "a.tar", "vae.images.shards", "a.tar", ["a.tar"]),
     ("vae.images.shards", "{a,b}.tar", "vae.images.shards", "{a,b}.tar", ["2 of 2", "/a.tar"]),
     ("vae.images.held_out", "{a..b.tar", "vae.images.held_out", "{a..b.tar", ["braces"]),
@@ -259,6 +260,17 @@ def test_images_must_be_at_least_as_large_as_ssim_windows(params, only_problem):
     assert (problem.key, problem.value) == ("dataset.resolution", 6)
     assert "7" in problem.allowed
     params({**changes, "dataset.resolution": 7})
+
+
+def test_the_weights_of_the_vaes_detector_must_exist(params, only_problem, tmp_path):
+    changes = {"vae.detector": "inception", "vae.detector_path": "x.pth"}
+    problem = only_problem(changes)
+    assert problem.key == "vae.detector_path"
+    assert f"{tmp_path}/x.pth" in problem.fix
+    (tmp_path / "x.pth").touch()
+    assert params(changes).vae.detector == "inception"
+    nothing = only_problem({**changes, "vae.detector": None})
+    assert (nothing.key, nothing.value) == ("vae.detector_path", "x.pth")
 
 
 @pytest.mark.parametrize(
