@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from edm2.data.images import ImageDataset, to_float, to_uint8
+from edm2.data.images import ImageDataset
 from edm2.features.backbone import Backbone
 from edm2.params.runtime import Runtime
 from edm2.params.vae import Vae
 from edm2.pipeline.vae_images import GRID_IMAGES
-from edm2.reporting.grids import write_rows
+from edm2.pipeline.vae_pictures import ProgressPictures, draw_reconstructions
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.loop import Every, train
@@ -22,7 +22,6 @@ from edm2.vae.batches import batches
 from edm2.vae.codec import Codec, TrainedVae, save_vae
 from edm2.vae.evaluation import SetDistance, evaluate
 from edm2.vae.initialization import initialize
-from edm2.vae.low_pass import low_pass_mask
 from edm2.vae.network import Autoencoder
 from edm2.vae.training import VaeTask
 
@@ -54,17 +53,13 @@ class HeldOut:
         return metrics
 
     def draw(self, codec: Codec, path: Path, mask: bool) -> None:
-        """Write images above their reconstructions.
+        """Write the first images above their reconstructions and the differences.
 
         Args:
             mask: also the mask of the low-pass loss.
         """
         images, _ = self.images.batch(range(min(GRID_IMAGES, len(self.images))))
-        decoded = codec.decode(codec.encode(images.to(self.device))[0]).cpu()
-        rows = {"image": images, "decoded": decoded}
-        if mask:
-            rows["mask"] = to_uint8(low_pass_mask(to_float(images)) * 2 - 1).expand_as(images)
-        write_rows(path, rows)
+        draw_reconstructions(path, codec, images, self.device, mask)
 
 
 def quality(metrics: dict[str, float]) -> str:
@@ -82,6 +77,7 @@ class VaeTraining:
         root: folder that relative paths in `params` start from.
         state: keeps checkpoints and the log.
         out: the folder of the trained VAE.
+        pictures: the folder of pictures of held-out images, one for each evaluation.
     """
 
     title: str
@@ -94,14 +90,18 @@ class VaeTraining:
     state: State
     run: Run
     out: Path
+    pictures: Path
 
     def train(self) -> None:
         """Train, from the latest checkpoint if there is one, and save the VAE; every rank must call this."""
         network = self._network()
         codec = TrainedVae(network, self.params)
+        pictures = ProgressPictures(self.pictures, self.params, self.held_out.images, self.device)
 
         def evaluate_held_out(nimg: int) -> dict[str, float]:
             metrics = self.held_out.measure(codec)
+            if is_main_process() and (picture := pictures.draw(codec, nimg)):
+                self.run.log_artifact(picture, "progress")
             return {f"held_out/{key}": value for key, value in metrics.items()}
 
         train(
@@ -115,8 +115,10 @@ class VaeTraining:
             nonfinite_patience=self.runtime.nonfinite_patience,
             remedy=self._remedy(),
             every=[Every(self.params.evaluate_nimg, evaluate_held_out)],
+            rollback=pictures.rollback,
         )
         if is_main_process():
+            pictures.finish()
             save_vae(network.cpu(), self.params, self.out)
         barrier()
 

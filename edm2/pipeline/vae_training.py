@@ -26,12 +26,13 @@ from edm2.pipeline.vae_trainer import HeldOut, VaeTraining, quality
 from edm2.reporting.grids import write_rows
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.files import describe
+from edm2.runtime.manifest import write_manifest
 from edm2.vae.codec import load_codec
 from edm2.vae.precision import vae_precision
 from edm2.vae.published import save_codec
 
 CURVES, METRICS = "reports/vae/curves.csv", "reports/vae/metrics.json"
-GRID = "reports/vae/reconstructions.png"
+GRID, PROGRESS = "reports/vae/reconstructions.png", "reports/vae/progress"
 
 
 def train_vae(context: StageContext) -> None:
@@ -82,17 +83,21 @@ def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> No
         state=context.state,
         run=context.run,
         out=context.out(VAE),
+        pictures=context.out(PROGRESS),
     ).train()
     if is_main_process():
         write_curves(context, CURVES)
 
 
 def _save_codec(context: StageContext) -> None:
-    """Save the codec that params choose, with an empty training curve."""
+    """Save the codec that params choose, with an empty training curve and no pictures over time."""
     kind = context.params.codec.kind
     print(f"note: codec.kind is {kind}, so no VAE is trained.")
     save_codec(context.params.codec, context.out(VAE), project_root())
     write_no_curves(context, CURVES)
+    pictures = context.out(PROGRESS)
+    pictures.mkdir(parents=True, exist_ok=True)
+    write_manifest(pictures)
 
 
 def _save_without_images(context: StageContext) -> None:
