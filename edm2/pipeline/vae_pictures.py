@@ -32,7 +32,7 @@ def draw_reconstructions(
     rows = {
         "image": images,
         "reconstruction": decoded,
-        f"difference ×{GAIN}": difference.clamp(max=255).to(torch.uint8),
+        f"difference x{GAIN}": difference.clamp(max=255).to(torch.uint8),
     }
     if mask:
         rows["mask"] = to_uint8(low_pass_mask(to_float(images)) * 2 - 1).expand_as(images)

@@ -94,10 +94,7 @@ def _noise(column: str) -> str:
 
 def vae_panels(rows: pd.DataFrame) -> list[Spec]:
     """Quality of held-out reconstructions, losses, and the discriminator's scores if there is one."""
-    panels = [
-        panel(title, f"{line.label}, held-out images", [line], log=log)
-        for title, line, log in _vae_quality(rows)
-    ]
+    panels = [panel(title, line.label, [line], log=log) for title, line, log in _vae_quality(rows)]
     losses, scores = _vae_lines(rows)
     panels.append(panel("Losses", "loss", losses, log=True))
     if scores:
