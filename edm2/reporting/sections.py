@@ -218,7 +218,8 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     body = paragraph(text) + picture(grid, "Held-out images and their reconstructions.", sharp=True)
     body += vae_progress(outputs)
     if not curves.empty:
-        caption = f"Training curves of the VAE, first those of held-out images.{THINNED}{gaps_note(vae_gaps(curves))}"
+        caption = "Training curves of the VAE, first those of held-out images."
+        caption += THINNED + gaps_note(vae_gaps(curves))
         body += shown_panels(panels, caption)
     return [("VAE", body)]
 

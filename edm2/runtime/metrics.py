@@ -51,8 +51,8 @@ class MetricAccumulator:
 
 
 def shown(means: Mapping[str, float]) -> str:
-    """For the line that shows progress: the loss of a log row, held-out PSNR of the last evaluation if there is
-    one, and how many gradients were not finite.
+    """For the line that shows progress: the loss of a log row, held-out PSNR if it was measured, and how many
+    gradients were not finite.
     """
     name = next((name for name in ("train/loss", "train/mse") if name in means), None)
     parts = [] if name is None else [f"{name.removeprefix('train/')} {means[name]:.4g}"]
