@@ -104,7 +104,7 @@ def vae_panels(rows: pd.DataFrame) -> list[Spec]:
 
 
 def vae_quality(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row (metric, nimg, value) per metric of reconstructions and time, without values that are not finite."""
+    """A row (metric, nimg, value) per metric of reconstructions and time, if the value is finite."""
     return pd.DataFrame(
         [
             (line.label, nimg, value)
