@@ -88,7 +88,7 @@ def test_pictures_are_bounded_and_end_with_the_last_evaluation(
         "edm2.pipeline.vae_pictures.draw_reconstructions",
         lambda path, codec, images, device, mask: drawn.append((int(path.stem), len(images))),
     )
-    images = held_out(500)
+    images = held_out(500, resolution=1)
     images.resolution = resolution
     pictures = progress(tmp_path, images, evaluations=evaluations)
     for k in range(1, evaluations + 1):
