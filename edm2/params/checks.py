@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 from edm2.params.codec_checks import backbone_problems, codec_problems, latent_layout
@@ -18,6 +17,7 @@ from edm2.params.resolution import contradictions, resolve
 from edm2.params.search_checks import search_problems
 from edm2.params.tracking_checks import tracking_problems
 from edm2.params.training_checks import (
+    ascending_problems,
     denoiser_problems,
     level_problems,
     nearest,
@@ -27,6 +27,7 @@ from edm2.params.training_checks import (
 )
 from edm2.params.tree import Params
 from edm2.params.vae_checks import vae_problems
+from edm2.params.vae_ema_checks import vae_ema_problems
 
 COMPILERS, C_COMPILERS = ("g++", "clang++", "c++"), ("gcc", "clang", "cc")  # C ones: for GPUs
 MIN_RESOLUTION = 7  # side of the windows of structural similarity, in pixels
@@ -52,6 +53,7 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
     if params.codec.kind == "trained":
         yield from vae_problems(params, root)
         yield from training_problems("vae", params, ranks["train_vae"])
+        yield from vae_ema_problems(params.vae)
     yield from _per_config(params, ranks["train_diffusion"], root)
     yield from _sweep(params)
     yield from _published(params, root)
@@ -71,7 +73,7 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
             *level_problems(merged, root),
             *training_problems("diffusion", merged, world_size),
             *denoiser_problems(merged),
-            *snapshot_problems(merged),
+            *snapshot_problems("ema", merged.ema, "diffusion", merged.diffusion),
             *time_problems(merged),
             *guide_problems(merged),
             *contradictions(resolve(config, params.diffusion)),
@@ -167,8 +169,7 @@ def _sweep(params: Params) -> Iterator[Problem]:
         ("sweep.ema_lengths", sweep.ema_lengths),
         ("sweep.nimg", sweep.nimg or ()),
     ):
-        if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
-            yield Problem(key, list(lengths), "values in ascending order, each once", "Sort them.")
+        yield from ascending_problems(key, lengths)
 
 
 def _published(params: Params, root: Path) -> Iterator[Problem]:

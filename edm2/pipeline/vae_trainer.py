@@ -10,6 +10,7 @@ from edm2.data.images import ImageDataset, to_float, to_uint8
 from edm2.features.backbone import Backbone
 from edm2.params.runtime import Runtime
 from edm2.params.vae import Vae
+from edm2.pipeline.vae_averages import VaeAverages
 from edm2.pipeline.vae_images import GRID_IMAGES
 from edm2.reporting.grids import write_rows
 from edm2.runtime.device import activation_dtype
@@ -80,6 +81,7 @@ class VaeTraining:
         root: folder that relative paths in `params` start from.
         state: keeps checkpoints and the log.
         out: the folder of the trained VAE.
+        snapshots: that of the snapshots of its weights' averages (`vae.ema`).
     """
 
     title: str
@@ -92,10 +94,16 @@ class VaeTraining:
     state: State
     run: Run
     out: Path
+    snapshots: Path
 
-    def train(self) -> None:
-        """Train, from the latest checkpoint if there is one, and save the VAE; every rank must call this."""
+    def train(self) -> VaeAverages:
+        """Train, from the latest checkpoint if there is one, and save the VAE; every rank must call this.
+
+        Returns:
+            the averages of its weights.
+        """
         network = self._network()
+        averages = VaeAverages(network, self.params, self.snapshots)
         codec = TrainedVae(network, self.params)
 
         def evaluate_held_out(nimg: int) -> dict[str, float]:
@@ -104,7 +112,7 @@ class VaeTraining:
 
         train(
             self.title,
-            self._task(network),
+            averages.track(self._task(network)),
             batches(self.images, self.params, self.params.seed, self.runtime, self.device),
             self.params,
             self.state,
@@ -112,11 +120,14 @@ class VaeTraining:
             checkpoint_seconds=self.runtime.checkpoint_seconds,
             nonfinite_patience=self.runtime.nonfinite_patience,
             remedy=self._remedy(),
-            every=[Every(self.params.evaluate_nimg, evaluate_held_out)],
+            every=[Every(self.params.evaluate_nimg, evaluate_held_out), *averages.every],
+            rollback=averages.rollback,
         )
         if is_main_process():
-            save_vae(network.cpu(), self.params, self.out)
+            chosen, metadata = averages.finish()
+            save_vae(chosen.cpu(), self.params, self.out, **metadata)
         barrier()
+        return averages
 
     def _network(self) -> Autoencoder:
         """The network that the training starts from."""

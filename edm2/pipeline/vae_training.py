@@ -16,19 +16,23 @@ from edm2.pipeline.outputs import (
     write_curves,
     write_metrics,
     write_no_curves,
+    write_table,
 )
-from edm2.pipeline.paths import FEATURES, IMAGES, VAE
+from edm2.pipeline.paths import FEATURES, IMAGES, VAE, VAE_SNAPSHOTS
 from edm2.pipeline.runner import StageContext
+from edm2.pipeline.vae_averages import COLUMNS, VaeAverages
 from edm2.pipeline.vae_images import check_images, describe_tars, open_web_images, shards
 from edm2.pipeline.vae_trainer import HeldOut, VaeTraining, quality
 from edm2.reporting.grids import write_rows
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.files import describe
+from edm2.runtime.manifest import write_manifest
 from edm2.vae.codec import load_codec
 from edm2.vae.precision import vae_precision
 from edm2.vae.published import save_codec
 
 CURVES, METRICS = "reports/vae/curves.csv", "reports/vae/metrics.json"
+EMA = "reports/vae/ema.csv"
 GRID = "reports/vae/reconstructions.png"
 
 
@@ -48,13 +52,14 @@ def train_vae(context: StageContext) -> None:
     images, others = from_shards or open_images(IMAGES, "train", "held_out")
     backbone = load_backbone(params.vae, FEATURES, project_root(), context.device)
     held_out = HeldOut(others, backbone, context.device, params.vae.evaluate_images)
-    if trains_vae(params):
-        _train(context, images, held_out)
-    elif is_main_process():
+    averages = _train(context, images, held_out) if trains_vae(params) else None
+    if averages is None and is_main_process():
         _save_codec(context)
     barrier()
     codec = load_codec(out, context.device)
     metrics = held_out.final_metrics(codec)
+    if averages is not None:
+        _write_averages(context, averages.compare(held_out.measure, metrics, context.device))
     if is_main_process():
         grid = context.out(GRID)
         held_out.draw(codec, grid, trains_vae(params) and params.vae.losses.low_pass > 0)
@@ -63,8 +68,8 @@ def train_vae(context: StageContext) -> None:
         context.conclude(quality(metrics))
 
 
-def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> None:
-    VaeTraining(
+def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> VaeAverages:
+    averages = VaeTraining(
         title=context.title,
         params=context.params.vae,
         runtime=context.params.runtime,
@@ -75,9 +80,23 @@ def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> No
         state=context.state,
         run=context.run,
         out=context.out(VAE),
+        snapshots=context.out(VAE_SNAPSHOTS),
     ).train()
     if is_main_process():
         write_curves(context, CURVES)
+    return averages
+
+
+def _write_averages(context: StageContext, rows: list[dict[str, float]]) -> None:
+    """The table of the averages, and each metric over EMA length in the run."""
+    if is_main_process():
+        import pandas as pd
+
+        write_table(context, EMA, pd.DataFrame(rows, columns=None if rows else [*COLUMNS]))
+        for row in rows:
+            metrics = {f"average/{key}": value for key, value in row.items() if key not in COLUMNS}
+            step = round(1000 * row["ema_length"])
+            context.run.log(step, metrics, axis="ema_length_permille")
 
 
 def _save_codec(context: StageContext) -> None:
@@ -86,6 +105,9 @@ def _save_codec(context: StageContext) -> None:
     print(f"note: codec.kind is {kind}, so no VAE is trained.")
     save_codec(context.params.codec, context.out(VAE), project_root())
     write_no_curves(context, CURVES)
+    context.out(VAE_SNAPSHOTS).mkdir(exist_ok=True)
+    write_manifest(context.out(VAE_SNAPSHOTS))
+    _write_averages(context, [])
 
 
 def _save_without_images(context: StageContext) -> None:

@@ -71,6 +71,11 @@ class StageOutputs:
         return read_table(self._file("vae/curves.csv"), ["nimg"])
 
     @cached_property
+    def vae_ema(self) -> pd.DataFrame:
+        """Quality of the VAE's reconstructions by EMA length; empty without averages."""
+        return read_table(self._file("vae/ema.csv"), ["ema_length", "nimg"])
+
+    @cached_property
     def steps(self) -> list[Verdict]:
         """The verdicts on the steps from each config to the next one; empty with one config.
 
