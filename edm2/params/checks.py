@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from edm2.params.codec_checks import backbone_problems, codec_problems, latent_layout
-from edm2.params.dataset_checks import dataset_problems, vae_image_problems
+from edm2.params.dataset_checks import dataset_problems, image_path_problems, vae_image_problems
 from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.latents_checks import latent_source_problems
 from edm2.params.patterns import hint
 from edm2.params.resolution import contradictions, resolve
+from edm2.params.seams import VAE_BACKBONES
 from edm2.params.search_checks import search_problems
 from edm2.params.tracking_checks import tracking_problems
 from edm2.params.training_checks import (
@@ -47,6 +48,7 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
     yield from codec_problems(params, root)
     yield from backbone_problems(params, root)
     yield from _resolutions(params, root)
+    yield from _slices(params)
     yield from vae_image_problems(params.vae.images, root)
     yield from _skip_images(params, root)
     yield from training_problems("features", params, ranks["train_features"])
@@ -61,6 +63,29 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
     yield from evaluation_problems(params, root)
     yield from _compiler(params)
     yield from guidance_problems(params, ranks["train_guide"], root)
+    yield from tracking_problems(params, root)
+
+
+def wrong_vae_combinations(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
+    """As `wrong_combinations`, for a VAE that is trained without a project, whose params have no effect.
+
+    Its images may also be in folders.
+    """
+    if params.vae.backbone == "classifier":
+        others = [name for name in VAE_BACKBONES if name != "classifier"]
+        yield Problem(
+            "vae.backbone",
+            "classifier",
+            f"a network that is trained already: {', '.join(others)}",
+            "The classifier is one of a project, which trains it on labeled images.",
+        )
+    yield from backbone_problems(params, root)
+    yield from _resolutions(params, root)
+    yield from image_path_problems(params.vae.images, root)
+    yield from _skip_images(params, root)
+    yield from vae_problems(params, root)
+    yield from training_problems("vae", params, world_size)
+    yield from _compiler(params)
     yield from tracking_problems(params, root)
 
 
@@ -123,6 +148,10 @@ def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
             f"at least {MIN_RESOLUTION}",
             "Structural similarity compares reconstructions in windows of that size.",
         )
+
+
+def _slices(params: Params) -> Iterator[Problem]:
+    resolution = params.dataset.resolution
     if resolution % 2 ** (params.features.slices - 1):
         yield Problem(
             "features.slices",

@@ -43,13 +43,26 @@ def train_vae(context: StageContext) -> None:
     if not has_images(IMAGES):
         _save_without_images(context)
         return
-    params, out = context.params, context.out(VAE)
+    params = context.params
     if trains_vae(params):
         params = vae_precision(params, context.state.folder, context.device)
         context = replace(context, params=params)
     from_shards = open_web_images(params)
     skipped = check_images(context, from_shards, trains_vae(params)) if from_shards else {}
-    images, others = from_shards or open_images(IMAGES, "train", "held_out")
+    images, held_out = from_shards.values() or open_images(IMAGES, "train", "held_out")
+    train_and_evaluate(context, images, held_out, skipped)
+
+
+def train_and_evaluate(
+    context: StageContext, images: ImageDataset, others: ImageDataset, skipped: dict[str, float]
+) -> None:
+    """Train the VAE, or save the codec that params choose, and evaluate it.
+
+    Args:
+        others: held-out images.
+        skipped: more metrics: numbers of skipped images.
+    """
+    params, out = context.params, context.out(VAE)
     backbone = load_backbone(params.vae, FEATURES, project_root(), context.device)
     held_out = HeldOut(others, backbone, context.device, params.vae.evaluate_images)
     averages = _train(context, images, held_out) if trains_vae(params) else None
@@ -139,7 +152,7 @@ def external_inputs(params: Params) -> str:
             sorted(path for path in (project_root() / folder).iterdir() if path.is_file())
         )
     return "\n\n".join(
-        [images.identity for images in open_web_images(params)]
+        [images.identity for images in open_web_images(params).values()]
         + [describe(paths) for paths in groups]
     )
 

@@ -1,0 +1,82 @@
+"""`edm2 vae`: VAEs without a project."""
+
+from pathlib import Path
+
+import click
+
+from edm2.cli.option_types import FILE
+
+
+@click.group()
+def vae() -> None:
+    """Train a VAE on any images, without a project."""
+
+
+@vae.command()
+@click.argument("out", type=FILE)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--images",
+    required=True,
+    metavar="IMAGES",
+    help="Images to train on: tars, like '/data/{00000..00098}.tar', a folder, or a zip.",
+)
+@click.option(
+    "--held-out",
+    required=True,
+    metavar="IMAGES",
+    help="Other images, which are not trained on: all metrics and pictures are of these.",
+)
+@click.option(
+    "--preset",
+    default="f8d4",
+    show_default=True,
+    metavar="NAME",
+    help="f8d4, f8d16 or f16d32: see above.",
+)
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=1),
+    help="Side of the images in pixels, to which their center squares are resized.  [default: 256]",
+)
+@click.option("--mlflow", is_flag=True, help="Log to MLflow, too: nothing is by default.")
+@click.option(
+    "--tracking-uri", help="MLflow store, with --mlflow; default: MLFLOW_TRACKING_URI, or .mlflow."
+)
+def train(
+    out: Path,
+    changes: tuple[str, ...],
+    images: str,
+    held_out: str,
+    preset: str,
+    resolution: int | None,
+    mlflow: bool,
+    tracking_uri: str | None,
+) -> None:
+    """Train a VAE in the folder OUT; what was stopped continues with the same command.
+
+    \b
+    Presets, by the factor between sides of images and latents, and the latents' channels:
+      f8d4    8× smaller, 4 channels, as Stable Diffusion's
+      f8d16   8× smaller, 16 channels, as FLUX's
+      f16d32  16× smaller, 32 channels
+
+    KEY=VALUE changes what a preset has for a key of `vae` or `runtime`, as in params.yaml: vae.channels=64
+    runtime.device=cuda:1. On several GPUs: torchrun --nproc_per_node=8 --no-python edm2 vae train OUT ...
+
+    OUT receives models/vae, the VAE, which vae.init.path takes; reports/vae with metrics, curves and pictures;
+    log.jsonl; options.json; and the state of the training.
+    """
+    from edm2.params.errors import UserError
+    from edm2.params.vae_options import VaeOptions
+    from edm2.runtime.distributed import ranks
+    from edm2.runtime.interruption import raise_at_signals
+
+    if tracking_uri is not None and not mlflow:
+        raise UserError("--tracking-uri: has an effect only with --mlflow. Add it, or remove this.")
+    raise_at_signals()
+    options = VaeOptions(images, held_out, preset, resolution, changes, mlflow, tracking_uri)
+    params = options.params(ranks().world_size)
+    from edm2.pipeline.vae_alone import train_alone
+
+    train_alone(params, out)
