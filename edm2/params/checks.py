@@ -28,7 +28,6 @@ from edm2.params.training_checks import (
 )
 from edm2.params.tree import Params
 from edm2.params.vae_checks import vae_problems
-from edm2.params.vae_ema_checks import vae_ema_problems
 
 COMPILERS, C_COMPILERS = ("g++", "clang++", "c++"), ("gcc", "clang", "cc")  # C ones: for GPUs
 MIN_RESOLUTION = 7  # side of the windows of structural similarity, in pixels
@@ -55,7 +54,6 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
     if params.codec.kind == "trained":
         yield from vae_problems(params, root)
         yield from training_problems("vae", params, ranks["train_vae"])
-        yield from vae_ema_problems(params.vae)
     yield from _per_config(params, ranks["train_diffusion"], root)
     yield from _sweep(params)
     yield from _published(params, root)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from edm2.params.registry import one_of
-from edm2.params.seams import VAE_BACKBONES
+from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.section import (
     AnyEmaLengths,
     Count,
@@ -162,6 +162,13 @@ class Vae(Training):
     backbone_path: str | None = Field(
         description="backbone vgg16: a copy of torchvision's weights, relative to the project root; "
         "null: downloaded once; others: null"
+    )
+    detector: Annotated[str, one_of(DETECTORS)] | None = Field(
+        description="whose features the held-out images and their reconstructions are compared by, as "
+        "evaluation.detector; null: no Fréchet distance"
+    )
+    detector_path: str | None = Field(
+        description="file of its published weights, as evaluation.detector_path; null: downloaded once"
     )
     losses: Losses = Field(description="which losses, and their balance at the image")
     adversarial: Adversarial = Field(description="the discriminator")

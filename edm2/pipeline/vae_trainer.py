@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from edm2.data.images import ImageDataset, to_float, to_uint8
+from edm2.data.images import ImageDataset
 from edm2.features.backbone import Backbone
 from edm2.params.runtime import Runtime
 from edm2.params.vae import Vae
 from edm2.pipeline.vae_averages import VaeAverages
 from edm2.pipeline.vae_images import GRID_IMAGES
-from edm2.reporting.grids import write_rows
+from edm2.pipeline.vae_pictures import ProgressPictures, draw_reconstructions
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.loop import Every, train
@@ -21,9 +21,8 @@ from edm2.runtime.state import State
 from edm2.runtime.tracking import Run
 from edm2.vae.batches import batches
 from edm2.vae.codec import Codec, TrainedVae, save_vae
-from edm2.vae.evaluation import evaluate
+from edm2.vae.evaluation import SetDistance, evaluate
 from edm2.vae.initialization import initialize
-from edm2.vae.low_pass import low_pass_mask
 from edm2.vae.network import Autoencoder
 from edm2.vae.training import VaeTask
 
@@ -34,16 +33,18 @@ class HeldOut:
 
     Attributes:
         limit: largest number of images that metrics are computed from; None: all.
+        distance: between the set of these images and that of reconstructions; None: left out.
     """
 
     images: ImageDataset
     backbone: Backbone
     device: torch.device
     limit: int | None
+    distance: SetDistance | None
 
     def measure(self, codec: Codec) -> dict[str, float]:
         """See `edm2.vae.evaluation.evaluate`; every rank must call this."""
-        return evaluate(codec, self.images, self.backbone, self.device, self.limit)
+        return evaluate(codec, self.images, self.backbone, self.device, self.limit, self.distance)
 
     def final_metrics(self, codec: Codec) -> dict[str, float]:
         """`measure` as JSON can have it: without `psnr` if the reconstructions are exact."""
@@ -53,17 +54,13 @@ class HeldOut:
         return metrics
 
     def draw(self, codec: Codec, path: Path, mask: bool) -> None:
-        """Write images above their reconstructions.
+        """Write the first images above their reconstructions and the differences.
 
         Args:
             mask: also the mask of the low-pass loss.
         """
         images, _ = self.images.batch(range(min(GRID_IMAGES, len(self.images))))
-        decoded = codec.decode(codec.encode(images.to(self.device))[0]).cpu()
-        rows = {"image": images, "decoded": decoded}
-        if mask:
-            rows["mask"] = to_uint8(low_pass_mask(to_float(images)) * 2 - 1).expand_as(images)
-        write_rows(path, rows)
+        draw_reconstructions(path, codec, images, self.device, mask)
 
 
 def quality(metrics: dict[str, float]) -> str:
@@ -82,6 +79,7 @@ class VaeTraining:
         state: keeps checkpoints and the log.
         out: the folder of the trained VAE.
         snapshots: that of the snapshots of its weights' averages (`vae.ema`).
+        pictures: the folder of pictures of held-out images, one for each evaluation.
     """
 
     title: str
@@ -95,6 +93,7 @@ class VaeTraining:
     run: Run
     out: Path
     snapshots: Path
+    pictures: Path
 
     def train(self) -> VaeAverages:
         """Train, from the latest checkpoint if there is one, and save the VAE; every rank must call this.
@@ -105,10 +104,17 @@ class VaeTraining:
         network = self._network()
         averages = VaeAverages(network, self.params, self.snapshots)
         codec = TrainedVae(network, self.params)
+        pictures = ProgressPictures(self.pictures, self.params, self.held_out.images, self.device)
 
         def evaluate_held_out(nimg: int) -> dict[str, float]:
             metrics = self.held_out.measure(codec)
+            if is_main_process() and (picture := pictures.draw(codec, nimg)):
+                self.run.log_artifact(picture, "progress")
             return {f"held_out/{key}": value for key, value in metrics.items()}
+
+        def rollback(nimg: int) -> None:
+            pictures.rollback(nimg)
+            averages.rollback(nimg)
 
         train(
             self.title,
@@ -121,9 +127,10 @@ class VaeTraining:
             nonfinite_patience=self.runtime.nonfinite_patience,
             remedy=self._remedy(),
             every=[Every(self.params.evaluate_nimg, evaluate_held_out), *averages.every],
-            rollback=averages.rollback,
+            rollback=rollback,
         )
         if is_main_process():
+            pictures.finish()
             chosen, metadata = averages.finish()
             save_vae(chosen.cpu(), self.params, self.out, **metadata)
         barrier()

@@ -11,6 +11,7 @@ from edm2.features.backbones import load_backbone
 from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.params.seams import CODECS
+from edm2.params.vae import Vae
 from edm2.pipeline.outputs import (
     note_without_images,
     write_curves,
@@ -19,6 +20,7 @@ from edm2.pipeline.outputs import (
     write_table,
 )
 from edm2.pipeline.paths import FEATURES, IMAGES, VAE, VAE_SNAPSHOTS
+from edm2.pipeline.reconstruction_distance import reconstruction_distance
 from edm2.pipeline.runner import StageContext
 from edm2.pipeline.vae_averages import COLUMNS, VaeAverages
 from edm2.pipeline.vae_images import check_images, describe_tars, open_web_images, shards
@@ -33,7 +35,7 @@ from edm2.vae.published import save_codec
 
 CURVES, METRICS = "reports/vae/curves.csv", "reports/vae/metrics.json"
 EMA = "reports/vae/ema.csv"
-GRID = "reports/vae/reconstructions.png"
+GRID, PROGRESS = "reports/vae/reconstructions.png", "reports/vae/progress"
 
 
 def train_vae(context: StageContext) -> None:
@@ -63,8 +65,7 @@ def train_and_evaluate(
         skipped: more metrics: numbers of skipped images.
     """
     params, out = context.params, context.out(VAE)
-    backbone = load_backbone(params.vae, FEATURES, project_root(), context.device)
-    held_out = HeldOut(others, backbone, context.device, params.vae.evaluate_images)
+    held_out = _held_out(params.vae, others, context.device)
     averages = _train(context, images, held_out) if trains_vae(params) else None
     if averages is None and is_main_process():
         _save_codec(context)
@@ -81,6 +82,12 @@ def train_and_evaluate(
         context.conclude(quality(metrics))
 
 
+def _held_out(vae: Vae, images: ImageDataset, device: torch.device) -> HeldOut:
+    backbone = load_backbone(vae, FEATURES, project_root(), device)
+    distance = reconstruction_distance(vae, images, FEATURES, project_root(), device)
+    return HeldOut(images, backbone, device, vae.evaluate_images, distance)
+
+
 def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> VaeAverages:
     averages = VaeTraining(
         title=context.title,
@@ -94,6 +101,7 @@ def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> Va
         run=context.run,
         out=context.out(VAE),
         snapshots=context.out(VAE_SNAPSHOTS),
+        pictures=context.out(PROGRESS),
     ).train()
     if is_main_process():
         write_curves(context, CURVES)
@@ -113,13 +121,14 @@ def _write_averages(context: StageContext, rows: list[dict[str, float]]) -> None
 
 
 def _save_codec(context: StageContext) -> None:
-    """Save the codec that params choose, with an empty training curve."""
+    """Save the codec that params choose, with an empty training curve and no pictures over time."""
     kind = context.params.codec.kind
     print(f"note: codec.kind is {kind}, so no VAE is trained.")
     save_codec(context.params.codec, context.out(VAE), project_root())
     write_no_curves(context, CURVES)
-    context.out(VAE_SNAPSHOTS).mkdir(exist_ok=True)
-    write_manifest(context.out(VAE_SNAPSHOTS))
+    for folder in (context.out(PROGRESS), context.out(VAE_SNAPSHOTS)):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_manifest(folder)
     _write_averages(context, [])
 
 
@@ -143,9 +152,9 @@ def external_inputs(params: Params) -> str:
 
     Of tars the names of their images, of other files size and time.
     """
-    groups, backbone = list[list[Path]](), params.vae.backbone_path
-    if backbone is not None:
-        groups.append([project_root() / backbone])
+    groups = list[list[Path]]()
+    for weights in filter(None, (params.vae.backbone_path, params.vae.detector_path)):
+        groups.append([project_root() / weights])
     start = params.vae.init.path if trains_vae(params) else None
     for folder in filter(None, (params.codec.path, start)):
         groups.append(

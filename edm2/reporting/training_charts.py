@@ -1,5 +1,6 @@
 """Training curves of the denoisers and of the VAE."""
 
+import re
 from collections.abc import Mapping
 
 import pandas as pd
@@ -17,6 +18,12 @@ PANELS = {  # column: title, axis, whether it is logarithmic
     "train/lr": ("Learning rate", "learning rate", False),
 }
 NOT_TRAINED = "not trained in this project"
+QUALITY = {  # pattern of a metric: title, label, whether its axis is logarithmic
+    "psnr": ("PSNR", "PSNR in dB", False),
+    "ssim": ("SSIM", "SSIM", False),
+    "perceptual_(.*)": ("Perceptual distance", r"perceptual distance (\1)", True),
+    "rfi?d_.*": ("Fréchet distance to their images", r"\g<0>", True),
+}
 SCORES = ("images", "reconstructions", "accuracy")
 
 
@@ -86,12 +93,10 @@ def _noise(column: str) -> str:
 
 
 def vae_panels(rows: pd.DataFrame) -> list[Spec]:
-    """Held-out PSNR, losses, and the discriminator's scores if there is one."""
-    quality, losses, scores = _vae_lines(rows)
-    panels = [
-        panel("Quality of reconstructions", "PSNR on held-out images (dB)", quality),
-        panel("Losses", "loss", losses, log=True),
-    ]
+    """Quality of held-out reconstructions, losses, and the discriminator's scores if there is one."""
+    panels = [panel(title, line.label, [line], log=log) for title, line, log in _vae_quality(rows)]
+    losses, scores = _vae_lines(rows)
+    panels.append(panel("Losses", "loss", losses, log=True))
     if scores:
         panels.append(panel("Discriminator", "score, accuracy", scores))
     return panels
@@ -99,16 +104,28 @@ def vae_panels(rows: pd.DataFrame) -> list[Spec]:
 
 def vae_gaps(rows: pd.DataFrame) -> list[str]:
     """Which values are not finite; see `gaps`."""
-    return [note for lines in _vae_lines(rows) for note in gaps(lines, "VAE")]
+    quality = [line for _, line, _ in _vae_quality(rows)]
+    return [note for lines in (quality, *_vae_lines(rows)) for note in gaps(lines, "VAE")]
 
 
-def _vae_lines(rows: pd.DataFrame) -> tuple[list[Line], list[Line], list[Line]]:
-    log = rows[rows[LOGGED].notna()].set_index("nimg")
+def _vae_quality(rows: pd.DataFrame) -> list[tuple[str, Line, bool]]:
+    """Of each metric of reconstructions: a title, its line, and whether its axis is logarithmic."""
     evaluated = rows.set_index("nimg").dropna(subset="held_out/evaluated_images")
-    quality = [Line("PSNR", evaluated["held_out/psnr"], "PSNR in dB")]
+    lines = []
+    for column in evaluated:
+        name = str(column).removeprefix("held_out/")
+        for pattern, (title, label, log) in QUALITY.items():
+            if match := re.fullmatch(pattern, name):
+                lines.append((title, Line(title, evaluated[column], match.expand(label)), log))
+    return lines
+
+
+def _vae_lines(rows: pd.DataFrame) -> tuple[list[Line], list[Line]]:
+    """Losses and scores."""
+    log = rows[rows[LOGGED].notna()].set_index("nimg")
     losses = [Line(k, _since_start(log, f"train/{k}"), k) for k in _losses(log)]
     shown = [name for name in SCORES if f"discriminator/{name}" in log]
-    return quality, losses, [Line(k, _since_start(log, f"discriminator/{k}"), k) for k in shown]
+    return losses, [Line(k, _since_start(log, f"discriminator/{k}"), k) for k in shown]
 
 
 def _losses(log: pd.DataFrame) -> list[str]:

@@ -24,6 +24,8 @@ ADDED = {
     "attention_heads": None,
     "quant_convolutions": False,
     "ema": {"ema_lengths": (), "snapshot_nimg": 1, "evaluate_lengths": (), "length": None},
+    "detector": None,
+    "detector_path": None,
 }
 
 

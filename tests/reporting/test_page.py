@@ -20,6 +20,7 @@ from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
 from edm2.reporting.verdict_section import verdict_section
 from edm2.runtime.checksums import write_checksum
+from edm2.runtime.manifest import write_manifest
 
 BUCKETS = ("enc-8x8", "dec-8x8")
 TRAINING = {
@@ -74,6 +75,8 @@ def stage_outputs(tmp_path):
             write_result(tmp_path / stage / "metrics.json", json.dumps(metrics))
         write_result(tmp_path / "vae/curves.csv", "nimg\n")
         write_picture(tmp_path / "vae/reconstructions.png")
+        (tmp_path / "vae/progress").mkdir()
+        write_manifest(tmp_path / "vae/progress")
         training = pd.DataFrame(TRAINING if trained else {"nimg": []})
         if steps is not None:
             training["train/nonfinite_steps"] = steps
@@ -195,7 +198,7 @@ def test_a_detector_at_chance_is_said_wherever_its_numbers_are(stage_outputs):
     sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
     with_note = {heading for heading, body in sections.items() if "untrained network" in body}
     assert with_note == {"EMA length", "Ablation", "Baselines", "VAE", "All networks"}
-    assert "vae.backbone to efficientnet" in sections["VAE"]
+    assert "vae.backbone and vae.detector to efficientnet" in sections["VAE"]
 
 
 @pytest.mark.slow
