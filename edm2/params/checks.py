@@ -14,7 +14,7 @@ from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.latents_checks import latent_source_problems
 from edm2.params.patterns import hint
 from edm2.params.resolution import contradictions, resolve
-from edm2.params.seams import VAE_BACKBONES
+from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.search_checks import search_problems
 from edm2.params.tracking_checks import tracking_problems
 from edm2.params.training_checks import (
@@ -69,10 +69,12 @@ def wrong_vae_combinations(params: Params, world_size: int, root: Path) -> Itera
 
     Its images may also be in folders.
     """
-    if params.vae.backbone == "classifier":
-        others = [name for name in VAE_BACKBONES if name != "classifier"]
+    for key, names in (("backbone", VAE_BACKBONES), ("detector", DETECTORS)):
+        if getattr(params.vae, key) != "classifier":
+            continue
+        others = [name for name in names if name != "classifier"]
         yield Problem(
-            "vae.backbone",
+            f"vae.{key}",
             "classifier",
             f"a network that is trained already: {', '.join(others)}",
             "The classifier is one of a project, which trains it on labeled images.",

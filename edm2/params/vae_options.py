@@ -29,6 +29,7 @@ PATHS = (  # relative ones start at the current folder
     "vae.images.held_out",
     "vae.init.path",
     "vae.backbone_path",
+    "vae.detector_path",
     "runtime.skip_images",
 )
 NAME = "edm2 vae train"

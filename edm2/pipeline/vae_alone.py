@@ -34,7 +34,7 @@ from edm2.vae.precision import vae_precision
 TITLE = "vae train"
 OPTIONS = "options.json"  # what determines the result
 OWN_OPTIONS = ("dataset.resolution", "dataset.crop", "runtime.precision", "runtime.reading")
-FILES = ("vae.init.path", "vae.backbone_path")  # whose content counts, too
+FILES = ("vae.init.path", "vae.backbone_path", "vae.detector_path")  # whose content counts, too
 IMAGE_KEY = "vae.images.{} (its images)"
 
 
