@@ -23,9 +23,8 @@ def vae() -> None:
 )
 @click.option(
     "--held-out",
-    required=True,
     metavar="IMAGES",
-    help="Other images, which are not trained on: all metrics and pictures are of these.",
+    help="Other images, which are not trained on: all metrics and pictures are of these.  [required]",
 )
 @click.option(
     "--preset",
@@ -47,7 +46,7 @@ def train(
     out: Path,
     changes: tuple[str, ...],
     images: str,
-    held_out: str,
+    held_out: str | None,
     preset: str,
     resolution: int | None,
     mlflow: bool,
@@ -64,14 +63,20 @@ def train(
     KEY=VALUE changes what a preset has for a key of `vae` or `runtime`, as in params.yaml: vae.channels=64
     runtime.device=cuda:1. On several GPUs: torchrun --nproc_per_node=8 --no-python edm2 vae train OUT ...
 
-    OUT receives models/vae, the VAE, which vae.init.path takes; reports/vae with metrics, curves and pictures;
-    log.jsonl; options.json; and the state of the training.
+    OUT receives the VAE, models/vae, which vae.init.path of a project takes; reports/vae with metrics, curves
+    and pictures; log.jsonl; options.json; and the state of the training. For diffusers:
+    edm2 export vae FOLDER --from OUT
     """
     from edm2.params.errors import UserError
     from edm2.params.vae_options import VaeOptions
     from edm2.runtime.distributed import ranks
     from edm2.runtime.interruption import raise_at_signals
 
+    if held_out is None:
+        raise UserError(
+            "--held-out: missing. Expected images that are not trained on, like the last of the tars: "
+            "--images '/data/{00000..00098}.tar' --held-out /data/00099.tar."
+        )
     if tracking_uri is not None and not mlflow:
         raise UserError("--tracking-uri: has an effect only with --mlflow. Add it, or remove this.")
     raise_at_signals()

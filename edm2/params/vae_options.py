@@ -32,7 +32,7 @@ PATHS = (  # relative ones start at the current folder
     "vae.detector_path",
     "runtime.skip_images",
 )
-NAME = "edm2 vae train"
+NAME = "vae train"
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ class VaeOptions:
         problems = list(load_plugins(None, Path()))
         problems += _apply(tree, dict(map(_parse, self.changes)))
         self._set_options(tree)
-        if problems:
-            raise ParamsError(NAME, problems)
-        params = validated(_with_absolute_paths(tree), NAME)
-        problems = [*map(_named_by_options, wrong_vae_combinations(params, world_size, Path()))]
+        try:
+            params = validated(_with_absolute_paths(tree), NAME)
+        except ParamsError as error:
+            raise ParamsError(NAME, [*problems, *error.problems]) from None
+        if not problems:
+            problems += map(_named_by_options, wrong_vae_combinations(params, world_size, Path()))
         if problems:
             raise ParamsError(NAME, problems)
         return params
@@ -118,7 +120,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 def _with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:
     for key in PATHS:
         *sections, last = key.split(".")
-        section = tree
+        section: Any = tree
         for name in sections:
             section = section.get(name) if isinstance(section, dict) else None
         path = section.get(last) if isinstance(section, dict) else None

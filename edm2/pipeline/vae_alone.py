@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from edm2.data.damage import refuse_damaged, warn_of_doubtful
-from edm2.data.images import ImageDataset
+from edm2.data.images import ImageDataset, max_batch_size
+from edm2.data.latents import LatentMoments
+from edm2.data.passes import reduce_batches
 from edm2.data.sized import SizedImages
 from edm2.data.sources.unlabeled import open_unlabeled
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
 from edm2.params.patterns import matching
-from edm2.pipeline.paths import VAE
+from edm2.pipeline.paths import LATENT_MOMENTS, VAE
 from edm2.pipeline.runner import StageContext
 from edm2.pipeline.vae_images import KEYS, check_images, open_tars, read_by_training
 from edm2.pipeline.vae_training import METRICS, train_and_evaluate
+from edm2.runtime.checksums import write_checksum
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import is_main_process, on_main_process, process_group, ranks
 from edm2.runtime.files import describe, write_json
@@ -29,13 +33,15 @@ from edm2.runtime.messages import counted, say
 from edm2.runtime.state import State, locked
 from edm2.runtime.tracking import RunDescription, flatten, open_run
 from edm2.runtime.verification import damaged_files
+from edm2.vae.codec import load_codec
+from edm2.vae.evaluation import evaluated_images
 from edm2.vae.precision import vae_precision
 
 TITLE = "vae train"
 OPTIONS = "options.json"  # what determines the result
 OWN_OPTIONS = ("dataset.resolution", "dataset.crop", "runtime.precision", "runtime.reading")
 FILES = ("vae.init.path", "vae.backbone_path", "vae.detector_path")  # whose content counts, too
-IMAGE_KEY = "vae.images.{} (its images)"
+CONTENT = " (its content)"  # after a key whose value here is a checksum of what it names
 
 
 class OwnState(State):
@@ -66,8 +72,8 @@ def train_alone(params: Params, out: Path) -> None:
         on_main_process(lambda: _enter(state, options))
         with locked(state, TITLE):
             groups = {key: _open_images(params, state, key) for key in KEYS}
-            identified = options | {IMAGE_KEY.format(k): _identity(g) for k, g in groups.items()}
-            on_main_process(lambda: _begin(state, identified))
+            options |= {f"vae.images.{key}{CONTENT}": _identity(g) for key, g in groups.items()}
+            on_main_process(lambda: _compare(state, options))
             if _is_complete(state):
                 say(
                     f"{TITLE}: {out} is complete already. Name another folder to train another VAE."
@@ -80,7 +86,10 @@ def train_alone(params: Params, out: Path) -> None:
                 params = vae_precision(params, state.folder, device)
                 context = StageContext(TITLE, params, None, device, state, run)
                 skipped = _check(context, groups)
+                if is_main_process():
+                    write_json(out / OPTIONS, options)
                 train_and_evaluate(context, groups["shards"], groups["held_out"], skipped)
+                _write_latents(context, groups["held_out"])
                 if is_main_process():
                     state.note(complete=True)
                     state.remove_checkpoints()
@@ -93,7 +102,7 @@ def _options(params: Params) -> dict[str, Any]:
     options = {k: v for k, v in values.items() if k.startswith("vae.") or k in OWN_OPTIONS}
     for key in FILES:
         if values[key] is not None:
-            options[f"{key} (its files)"] = _digest(describe(_files(Path(values[key]))))
+            options[key + CONTENT] = _digest(describe(_files(Path(values[key]))))
     return options
 
 
@@ -112,7 +121,7 @@ def _enter(state: OwnState, options: Mapping[str, Any]) -> None:
         raise UserError(f"{out}: is a file. Expected a new folder: give another name.")
     others = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     if (out / OPTIONS).exists():
-        _compare(state, options)
+        _compare(state, options)  # before images are opened, which may take long
     elif foreign := [name for name in others if name not in own]:
         raise UserError(
             f"{out}: holds other things ({', '.join(foreign[:3])}). Expected a new folder, or one in which "
@@ -121,20 +130,15 @@ def _enter(state: OwnState, options: Mapping[str, Any]) -> None:
     state.folder.mkdir(parents=True, exist_ok=True)
 
 
-def _begin(state: OwnState, options: Mapping[str, Any]) -> None:
-    """Write the options, or compare them with those that are there."""
-    if (state.results / OPTIONS).exists():
-        _compare(state, options)
-    else:
-        write_json(state.results / OPTIONS, options)
-
-
 def _compare(state: OwnState, options: Mapping[str, Any]) -> None:
-    """
+    """Compare options with those that the training was begun with, if it was.
+
     Raises:
-        UserError: the training was begun with other options; names those that differ.
+        UserError: some differ; names all of them.
     """
     path = state.results / OPTIONS
+    if not path.exists():
+        return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -142,7 +146,8 @@ def _compare(state: OwnState, options: Mapping[str, Any]) -> None:
             f"{path}: not valid JSON ({error}). Restore it, or give the training another folder."
         ) from None
     lines = [
-        f"  {key}: {before.get(key)!r} there, {value!r} now"
+        f"  {key}: "
+        + ("changed" if key.endswith(CONTENT) else f"{before.get(key)!r} there, {value!r} now")
         for key, value in options.items()
         if before.get(key) != value
     ]
@@ -194,6 +199,30 @@ def _identity(images: ImageDataset) -> str:
     return _digest(images.files.identity())
 
 
+def _write_latents(context: StageContext, images: ImageDataset) -> None:
+    """Write mean and standard deviation of the latents of held-out images, for the VAE's users."""
+    vae = context.params.vae
+    codec = load_codec(context.out(VAE), context.device)
+    side = images.resolution // codec.downscale
+
+    def compute(_: range, pixels: torch.Tensor, labels: torch.Tensor) -> LatentMoments:
+        moments = LatentMoments.empty((codec.channels, side, side))
+        moments.update(*codec.encode(pixels.to(context.device)))
+        return moments
+
+    indices, batch = (
+        evaluated_images(len(images), vae.evaluate_images),
+        max_batch_size(images.resolution),
+    )
+    moments = reduce_batches(images, indices, batch, compute, LatentMoments.merge, "latents")
+    if moments is not None:
+        found = moments.normalization()
+        numbers = {"mean": found.mean.tolist(), "std": found.std.tolist()}
+        path = context.out(LATENT_MOMENTS)
+        write_json(path, {"images": len(indices), "resolution": images.resolution, **numbers})
+        write_checksum(path)
+
+
 def _check(context: StageContext, groups: Mapping[str, ImageDataset]) -> dict[str, float]:
     """Decode all images that the training reads; returns the numbers of skipped ones.
 
@@ -210,12 +239,12 @@ def _check(context: StageContext, groups: Mapping[str, ImageDataset]) -> dict[st
 
 def _check_files(context: StageContext, images: SizedImages, key: str) -> None:
     """As `check_images`, of a folder or a zip."""
-    note = f"checked_{key}"
-    if on_main_process(lambda: context.state.read_notes().get(note, False)):
+    note, identity = f"checked_{key}", _identity(images)
+    if on_main_process(lambda: context.state.read_notes().get(note)) == identity:
         return
     indices = np.asarray(read_by_training(context.params, images, key))
     ours = [int(index) for index in indices[ranks().rank :: ranks().world_size]]
     refuse_damaged(images.damaged(ours), len(indices))
     warn_of_doubtful(images.doubtful, f"vae.images.{key}: ")
     if is_main_process():
-        context.state.note(**{note: True})
+        context.state.note(**{note: identity})
