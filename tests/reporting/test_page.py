@@ -74,6 +74,7 @@ def stage_outputs(tmp_path):
                 metrics = metrics | {"at_chance": at_chance}
             write_result(tmp_path / stage / "metrics.json", json.dumps(metrics))
         write_result(tmp_path / "vae/curves.csv", "nimg\n")
+        write_result(tmp_path / "vae/ema.csv", VAE_EMA)
         write_picture(tmp_path / "vae/reconstructions.png")
         (tmp_path / "vae/progress").mkdir()
         write_manifest(tmp_path / "vae/progress")
