@@ -44,6 +44,10 @@ METRICS = {
 }
 
 
+VAE_EMA = """ema_length,nimg,error,weight_sum,snapshots,evaluated_images,psnr,ssim
+0.0,1000,0.0,1.0,0,270,30.0,0.9
+0.1,1000,0.0,1.0,8,270,31.0,0.8
+"""
 FACTS = Facts(
     {"Data set": "digits: 1,528 training images"},
     pd.DataFrame({"stage": ["prepare"], "seconds": [1.5]}),
@@ -128,6 +132,7 @@ HEADINGS = [
     "Samples",
     "Baselines",
     "VAE",
+    "EMA of the VAE",
     "Training",
     "Training dynamics",
     "All networks",
