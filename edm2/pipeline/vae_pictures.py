@@ -16,7 +16,24 @@ from edm2.vae.low_pass import low_pass_mask
 
 GAIN = 4  # of differences: a pixel that is wrong by 64 of 255 or more is white
 MIN_IMAGES = 4
+MAX_GRID_PIXELS = 2**22  # of a picture, without labels
 MAX_PIXELS = 2**25  # of all pictures of a training: 100 MB, if nothing can be compressed
+
+
+def grid_images(images: ImageDataset, mask: bool, pictures: int = 1) -> int:
+    """How many of the first images are drawn: GRID_IMAGES, or of large images fewer.
+
+    Args:
+        mask: as in `draw_reconstructions`.
+        pictures: number of pictures that MAX_PIXELS must be enough for.
+    """
+    fitting = min(MAX_GRID_PIXELS, MAX_PIXELS // pictures) // _column_pixels(images, mask)
+    return min(max(fitting, MIN_IMAGES), GRID_IMAGES, len(images))
+
+
+def _column_pixels(images: ImageDataset, mask: bool) -> int:
+    """Of one image in a picture, with all that is below it."""
+    return (3 + mask) * images.resolution**2
 
 
 def draw_reconstructions(
@@ -54,14 +71,13 @@ class ProgressPictures:
 
     @property
     def count(self) -> int:
-        """How many images a picture has: GRID_IMAGES, or of large images fewer."""
-        fitting = MAX_PIXELS // (self._evaluations * self._pixels)
-        return min(max(fitting, MIN_IMAGES), GRID_IMAGES, len(self.images))
+        """How many images a picture has."""
+        return grid_images(self.images, self._mask, self._evaluations)
 
     @property
     def every(self) -> int:
         """Every how many evaluations there is a picture, counted back from the last one."""
-        fitting = max(1, MAX_PIXELS // (self.count * self._pixels))
+        fitting = max(1, MAX_PIXELS // (self.count * _column_pixels(self.images, self._mask)))
         return -(-self._evaluations // fitting)
 
     def draw(self, codec: Codec, nimg: int) -> Path | None:
@@ -92,8 +108,3 @@ class ProgressPictures:
     def _evaluations(self) -> int:
         """At most so many, at least 1."""
         return max(1, self.params.duration_nimg // self.params.evaluate_nimg)
-
-    @property
-    def _pixels(self) -> int:
-        """Of one held-out image in a picture."""
-        return (3 + self._mask) * self.images.resolution**2

@@ -11,8 +11,7 @@ from edm2.features.backbone import Backbone
 from edm2.params.runtime import Runtime
 from edm2.params.vae import Vae
 from edm2.pipeline.vae_averages import VaeAverages
-from edm2.pipeline.vae_images import GRID_IMAGES
-from edm2.pipeline.vae_pictures import ProgressPictures, draw_reconstructions
+from edm2.pipeline.vae_pictures import ProgressPictures, draw_reconstructions, grid_images
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.loop import Every, train
@@ -59,7 +58,7 @@ class HeldOut:
         Args:
             mask: also the mask of the low-pass loss.
         """
-        images, _ = self.images.batch(range(min(GRID_IMAGES, len(self.images))))
+        images, _ = self.images.batch(range(grid_images(self.images, mask)))
         draw_reconstructions(path, codec, images, self.device, mask)
 
 

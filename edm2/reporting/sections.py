@@ -21,7 +21,7 @@ from edm2.reporting.tables import (
     write_table,
 )
 from edm2.reporting.time_charts import THINNED, gaps_note, shown_panels, write_panels
-from edm2.reporting.training_charts import NOT_TRAINED, vae_gaps, vae_panels
+from edm2.reporting.training_charts import NOT_TRAINED, vae_gaps, vae_panels, vae_quality
 from edm2.reporting.trainings import listed, mean_and_interval, valued_on
 from edm2.reporting.vae_averages import CAPTION, best_in_words, ema_panels
 from edm2.reporting.vae_progress import vae_progress
@@ -185,6 +185,7 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     metrics, curves = outputs.metrics("vae"), outputs.vae_training
     panels = [placeholder_chart(NOT_TRAINED)] if curves.empty else vae_panels(curves)
     write_panels(panels, folder / "vae.png", columns=3)
+    write_table(vae_quality(curves), folder / "vae.csv")
     if not metrics:
         return [("VAE", paragraph(NO_IMAGES))]
     psnr = (

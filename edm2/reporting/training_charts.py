@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from edm2.reporting.charts import Spec
@@ -100,6 +101,19 @@ def vae_panels(rows: pd.DataFrame) -> list[Spec]:
     if scores:
         panels.append(panel("Discriminator", "score, accuracy", scores))
     return panels
+
+
+def vae_quality(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row (metric, nimg, value) per metric of reconstructions and time, if the value is finite."""
+    return pd.DataFrame(
+        [
+            (line.label, nimg, value)
+            for _, line, _ in ([] if rows.empty else _vae_quality(rows))
+            for nimg, value in line.values.items()
+            if np.isfinite(value)
+        ],
+        columns=["metric", "nimg", "value"],
+    )
 
 
 def vae_gaps(rows: pd.DataFrame) -> list[str]:

@@ -48,7 +48,7 @@ def test_the_folder_has_the_vae_and_reports(here: Path) -> None:
     metrics = json.loads((here / "vae" / REPORTS / "metrics.json").read_text())
     assert metrics["evaluated_images"] == 8
     assert metrics["psnr"] > 0
-    for name in ("curves.csv", "reconstructions.png"):
+    for name in ("curves.csv", "reconstructions.png", "progress/manifest.json"):
         assert (here / "vae" / REPORTS / name).stat().st_size
     assert not list((here / "vae/state").glob("checkpoint-*"))
     assert not (here / ".state").exists()

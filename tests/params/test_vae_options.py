@@ -76,6 +76,7 @@ def test_keys_that_an_option_sets_name_it(tars) -> None:
     ("changes", "options", "key", "words"),
     [
         (["vae.backbone=classifier"], {}, "vae.backbone", "efficientnet"),
+        (["vae.detector=classifier"], {}, "vae.detector", "inception"),
         (["vae.warmup_nimg=99999999"], {}, "vae.warmup_nimg", "duration_nimg"),
         ([], {"ranks": 3}, "vae.batch", "3 ranks"),
         ([], {"side": 100}, "--resolution", "multiple of 8"),
