@@ -11,6 +11,7 @@ SMALL = (
     *("vae.channels=8", "vae.channel_mult=[1, 2]", "vae.res_blocks=1", "vae.norm_groups=2"),
     *("vae.attention=false", "vae.losses.pool=4", "vae.batch=8", "vae.microbatch=null"),
     *("vae.duration_nimg=64", "vae.log_nimg=16", "vae.warmup_nimg=16", "vae.evaluate_nimg=32"),
+    *("vae.ema.snapshot_nimg=16", "vae.ema.evaluate_lengths=[0.05]"),
     *("runtime.device=cpu", "runtime.precision=fp32", "runtime.workers=0"),
 )
 

@@ -9,7 +9,7 @@ from edm2.cli.option_types import FILE
 
 @click.group()
 def vae() -> None:
-    """Train a VAE on any images, without a project."""
+    """Train a VAE on any images, without a project, and average its weights."""
 
 
 @vae.command()
@@ -85,3 +85,32 @@ def train(
     from edm2.pipeline.vae_alone import train_alone
 
     train_alone(params, out)
+
+
+@vae.command()
+@click.argument("snapshots", type=FILE)
+@click.argument("out", type=FILE)
+@click.option(
+    "--ema-length", type=float, required=True, help="EMA length of the average, like 0.08."
+)
+@click.option(
+    "--nimg", type=int, help="Time in images at which the average ends; default: the last."
+)
+def average(snapshots: Path, out: Path, ema_length: float, nimg: int | None) -> int:
+    """Write the VAE at an EMA length to the folder OUT, which is a codec like models/vae.
+
+    SNAPSHOTS is models/vae_snapshots of a project or of `edm2 vae train`. The exit status is 1 if the average
+    has a large error.
+    """
+    from edm2.params.errors import UserError
+    from edm2.pipeline.vae_average import save_average
+
+    try:
+        made = save_average(snapshots, ema_length, nimg, out)
+    except ValueError as error:
+        raise UserError(f"--ema-length {ema_length:g}: {error}") from None
+    click.echo(
+        f"{out}: the VAE at EMA length {ema_length:g}, {made.nimg} images; error of the response function "
+        f"{made.error:.2g}, from {made.snapshots} snapshots"
+    )
+    return int(not made.trustworthy)

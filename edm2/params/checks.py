@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 from edm2.params.codec_checks import backbone_problems, codec_problems, latent_layout
@@ -19,6 +18,7 @@ from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.search_checks import search_problems
 from edm2.params.tracking_checks import tracking_problems
 from edm2.params.training_checks import (
+    ascending_problems,
     denoiser_problems,
     level_problems,
     nearest,
@@ -98,7 +98,7 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
             *level_problems(merged, root),
             *training_problems("diffusion", merged, world_size),
             *denoiser_problems(merged),
-            *snapshot_problems(merged),
+            *snapshot_problems("ema", merged.ema, "diffusion", merged.diffusion),
             *time_problems(merged),
             *guide_problems(merged),
             *contradictions(resolve(config, params.diffusion)),
@@ -198,8 +198,7 @@ def _sweep(params: Params) -> Iterator[Problem]:
         ("sweep.ema_lengths", sweep.ema_lengths),
         ("sweep.nimg", sweep.nimg or ()),
     ):
-        if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
-            yield Problem(key, list(lengths), "values in ascending order, each once", "Sort them.")
+        yield from ascending_problems(key, lengths)
 
 
 def _published(params: Params, root: Path) -> Iterator[Problem]:

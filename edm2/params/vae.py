@@ -8,8 +8,10 @@ from pydantic import BeforeValidator, Field
 from edm2.params.registry import one_of
 from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.section import (
+    AnyEmaLengths,
     Count,
     Counts,
+    EmaLength,
     NonNegative,
     Positive,
     Probability,
@@ -104,6 +106,22 @@ class VaeInit(Section):
     )
 
 
+class VaeEma(Section):
+    """Power-function averages of the VAE's weights; any EMA length can be made of their snapshots."""
+
+    ema_lengths: AnyEmaLengths = Field(
+        description="EMA lengths tracked during training; two give near-exact reconstructions; []: none"
+    )
+    snapshot_nimg: Count = Field(description="images between two snapshots of the averages")
+    evaluate_lengths: AnyEmaLengths = Field(
+        description="EMA lengths at which the VAE is evaluated after training, on the held-out images: a "
+        "list, or a range like 0.02...0.24 by 0.02; []: none"
+    )
+    length: EmaLength | None = Field(
+        description="EMA length of the weights that become the codec; null: the final weights"
+    )
+
+
 class Vae(Training):
     seed: int = Field(ge=0, description="seed of the VAE's training")
     init: VaeInit = Field(description="the weights that the training starts from")
@@ -169,6 +187,7 @@ class Vae(Training):
         description="largest number of held-out images that evaluations use, of more a fixed random "
         "subset; null: all"
     )
+    ema: VaeEma = Field(description="averages of the VAE's weights")
 
     @property
     def downscale(self) -> int:

@@ -10,6 +10,7 @@ from edm2.data.images import ImageDataset
 from edm2.features.backbone import Backbone
 from edm2.params.runtime import Runtime
 from edm2.params.vae import Vae
+from edm2.pipeline.vae_averages import VaeAverages
 from edm2.pipeline.vae_pictures import ProgressPictures, draw_reconstructions, grid_images
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import barrier, is_main_process
@@ -76,6 +77,7 @@ class VaeTraining:
         root: folder that relative paths in `params` start from.
         state: keeps checkpoints and the log.
         out: the folder of the trained VAE.
+        snapshots: that of the snapshots of its weights' averages (`vae.ema`).
         pictures: the folder of pictures of held-out images, one for each evaluation.
     """
 
@@ -89,11 +91,17 @@ class VaeTraining:
     state: State
     run: Run
     out: Path
+    snapshots: Path
     pictures: Path
 
-    def train(self) -> None:
-        """Train, from the latest checkpoint if there is one, and save the VAE; every rank must call this."""
+    def train(self) -> VaeAverages:
+        """Train, from the latest checkpoint if there is one, and save the VAE; every rank must call this.
+
+        Returns:
+            the averages of its weights.
+        """
         network = self._network()
+        averages = VaeAverages(network, self.params, self.snapshots)
         codec = TrainedVae(network, self.params)
         pictures = ProgressPictures(self.pictures, self.params, self.held_out.images, self.device)
 
@@ -103,9 +111,13 @@ class VaeTraining:
                 self.run.log_artifact(picture, "progress")
             return {f"held_out/{key}": value for key, value in metrics.items()}
 
+        def rollback(nimg: int) -> None:
+            pictures.rollback(nimg)
+            averages.rollback(nimg)
+
         train(
             self.title,
-            self._task(network),
+            averages.track(self._task(network)),
             batches(self.images, self.params, self.params.seed, self.runtime, self.device),
             self.params,
             self.state,
@@ -113,13 +125,15 @@ class VaeTraining:
             checkpoint_seconds=self.runtime.checkpoint_seconds,
             nonfinite_patience=self.runtime.nonfinite_patience,
             remedy=self._remedy(),
-            every=[Every(self.params.evaluate_nimg, evaluate_held_out)],
-            rollback=pictures.rollback,
+            every=[Every(self.params.evaluate_nimg, evaluate_held_out), *averages.every],
+            rollback=rollback,
         )
         if is_main_process():
             pictures.finish()
-            save_vae(network.cpu(), self.params, self.out)
+            chosen, metadata = averages.finish()
+            save_vae(chosen.cpu(), self.params, self.out, **metadata)
         barrier()
+        return averages
 
     def _network(self) -> Autoencoder:
         """The network that the training starts from."""

@@ -17,10 +17,12 @@ from edm2.pipeline.outputs import (
     write_curves,
     write_metrics,
     write_no_curves,
+    write_table,
 )
-from edm2.pipeline.paths import FEATURES, IMAGES, VAE
+from edm2.pipeline.paths import FEATURES, IMAGES, VAE, VAE_SNAPSHOTS
 from edm2.pipeline.reconstruction_distance import reconstruction_distance
 from edm2.pipeline.runner import StageContext
+from edm2.pipeline.vae_averages import COLUMNS, VaeAverages
 from edm2.pipeline.vae_images import check_images, describe_tars, open_web_images, shards
 from edm2.pipeline.vae_trainer import HeldOut, VaeTraining, quality
 from edm2.reporting.grids import write_rows
@@ -32,6 +34,7 @@ from edm2.vae.precision import vae_precision
 from edm2.vae.published import save_codec
 
 CURVES, METRICS = "reports/vae/curves.csv", "reports/vae/metrics.json"
+EMA = "reports/vae/ema.csv"
 GRID, PROGRESS = "reports/vae/reconstructions.png", "reports/vae/progress"
 
 
@@ -63,13 +66,14 @@ def train_and_evaluate(
     """
     params, out = context.params, context.out(VAE)
     held_out = _held_out(params.vae, others, context.device)
-    if trains_vae(params):
-        _train(context, images, held_out)
-    elif is_main_process():
+    averages = _train(context, images, held_out) if trains_vae(params) else None
+    if averages is None and is_main_process():
         _save_codec(context)
     barrier()
     codec = load_codec(out, context.device)
     metrics = held_out.final_metrics(codec)
+    if averages is not None:
+        _write_averages(context, averages.compare(held_out.measure, metrics, context.device))
     if is_main_process():
         grid = context.out(GRID)
         held_out.draw(codec, grid, trains_vae(params) and params.vae.losses.low_pass > 0)
@@ -84,8 +88,8 @@ def _held_out(vae: Vae, images: ImageDataset, device: torch.device) -> HeldOut:
     return HeldOut(images, backbone, device, vae.evaluate_images, distance)
 
 
-def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> None:
-    VaeTraining(
+def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> VaeAverages:
+    averages = VaeTraining(
         title=context.title,
         params=context.params.vae,
         runtime=context.params.runtime,
@@ -96,10 +100,24 @@ def _train(context: StageContext, images: ImageDataset, held_out: HeldOut) -> No
         state=context.state,
         run=context.run,
         out=context.out(VAE),
+        snapshots=context.out(VAE_SNAPSHOTS),
         pictures=context.out(PROGRESS),
     ).train()
     if is_main_process():
         write_curves(context, CURVES)
+    return averages
+
+
+def _write_averages(context: StageContext, rows: list[dict[str, float]]) -> None:
+    """The table of the averages, and each metric over EMA length in the run."""
+    if is_main_process():
+        import pandas as pd
+
+        write_table(context, EMA, pd.DataFrame(rows, columns=None if rows else [*COLUMNS]))
+        for row in rows:
+            metrics = {f"average/{key}": value for key, value in row.items() if key not in COLUMNS}
+            step = round(1000 * row["ema_length"])
+            context.run.log(step, metrics, axis="ema_length_permille")
 
 
 def _save_codec(context: StageContext) -> None:
@@ -108,9 +126,10 @@ def _save_codec(context: StageContext) -> None:
     print(f"note: codec.kind is {kind}, so no VAE is trained.")
     save_codec(context.params.codec, context.out(VAE), project_root())
     write_no_curves(context, CURVES)
-    pictures = context.out(PROGRESS)
-    pictures.mkdir(parents=True, exist_ok=True)
-    write_manifest(pictures)
+    for folder in (context.out(PROGRESS), context.out(VAE_SNAPSHOTS)):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_manifest(folder)
+    _write_averages(context, [])
 
 
 def _save_without_images(context: StageContext) -> None:

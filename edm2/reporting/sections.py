@@ -23,6 +23,7 @@ from edm2.reporting.tables import (
 from edm2.reporting.time_charts import THINNED, gaps_note, shown_panels, write_panels
 from edm2.reporting.training_charts import NOT_TRAINED, vae_gaps, vae_panels, vae_quality
 from edm2.reporting.trainings import listed, mean_and_interval, valued_on
+from edm2.reporting.vae_averages import CAPTION, best_in_words, ema_panels
 from edm2.reporting.vae_progress import vae_progress
 
 SINGULAR = (
@@ -57,6 +58,7 @@ ABLATION_MEANS = (
 NO_IMAGES = (
     "The data set has latents and no images: no VAE was trained, and no reconstruction evaluated."
 )
+NOT_AVERAGED = "no averages of the VAE were evaluated (vae.ema)"
 PUBLISHED = (
     "Compared with published statistics (evaluation.reference) of an unknown number of images."
 )
@@ -223,6 +225,16 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         caption += THINNED + gaps_note(vae_gaps(curves))
         body += shown_panels(panels, caption)
     return [("VAE", body)]
+
+
+def vae_ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
+    """The quality of reconstructions against the EMA length of the VAE's weights, if it was evaluated."""
+    table, figure = outputs.vae_ema, folder / "vae_ema.png"
+    panels = ema_panels(table)
+    write_panels(panels or [placeholder_chart(NOT_AVERAGED)], figure, columns=3)
+    if not panels:
+        return []
+    return [("EMA of the VAE", shown_panels(panels, CAPTION) + paragraph(best_in_words(table)))]
 
 
 def networks_section(outputs: StageOutputs, folder: Path) -> list[Section]:

@@ -72,6 +72,11 @@ class StageOutputs:
         return read_table(self._file("vae/curves.csv"), ["nimg"])
 
     @cached_property
+    def vae_ema(self) -> pd.DataFrame:
+        """Quality of the VAE's reconstructions by EMA length; empty without averages."""
+        return read_table(self._file("vae/ema.csv"), ["ema_length", "nimg"])
+
+    @cached_property
     def vae_pictures(self) -> dict[int, Path]:
         """Pictures of held-out images over the VAE's training, by images seen; empty without any."""
         folder = self.folder / "vae/progress"

@@ -166,3 +166,27 @@ def test_wrong_options_are_refused(here, run: Callable, arguments, words: str) -
 def test_the_help_has_all_presets(run: Callable) -> None:
     text = run("vae", "train", "--help").out
     assert all(f"  {name} " in text for name in VAE_PRESETS)
+
+
+def test_an_average_of_its_weights_is_a_codec(here: Path, run: Callable, tmp_path: Path) -> None:
+    command = ("vae", "average", "vae/models/vae_snapshots", tmp_path / "average")
+    result = run(*command, "--ema-length", "0.1")
+    assert (result.status, "EMA length 0.1, 64 images" in result.out) == (0, True), result.err
+    codec, final = (
+        load_codec(folder, torch.device("cpu"))
+        for folder in (tmp_path / "average", here / "vae/models/vae")
+    )
+    pairs = zip(codec.network.parameters(), final.network.parameters(), strict=True)
+    assert not any(torch.equal(a, b) for a, b in pairs)
+
+
+def test_wrong_averages_are_refused(here: Path, run: Callable, tmp_path: Path) -> None:
+    snapshots, out = "vae/models/vae_snapshots", tmp_path / "average"
+    for arguments, words in (
+        ((snapshots, "--ema-length", "0.4"), "--ema-length 0.4"),
+        ((snapshots, "--ema-length", "0.1", "--nimg", "65"), "65 images"),
+        (("vae/models/vae", "--ema-length", "0.1"), "holds no snapshots"),
+    ):
+        result = run("vae", "average", *arguments, out)
+        assert (result.status, words in result.err) == (2, True), result.err
+    assert not out.exists()

@@ -115,6 +115,17 @@ WRONG = [
     ),
     ("ema.snapshot_nimg", 409600, "ema.snapshot_nimg", 409600, ["102400"]),
     ("ema.snapshot_nimg", 38400, "ema.snapshot_nimg", 38400, ["102400"]),
+    (
+        "vae.ema.snapshot_nimg",
+        25600,
+        "vae.ema.snapshot_nimg",
+        25600,
+        ["vae.duration_nimg", "12800"],
+    ),
+    ("vae.ema.snapshot_nimg", 5120, "vae.ema.snapshot_nimg", 5120, ["divisor", "6400"]),
+    ("vae.ema.snapshot_nimg", 100, "vae.ema.snapshot_nimg", 100, ["vae.batch", "64 or 128"]),
+    ("vae.ema.ema_lengths", [0.1, 0.05], "vae.ema.ema_lengths", [0.1, 0.05], []),
+    ("vae.ema.evaluate_lengths", [0.1, 0.1], "vae.ema.evaluate_lengths", [0.1, 0.1], []),
     ("ema.source", "published", "ema.path", None, []),
     ("ema.path", "pickles", "ema.path", "pickles", ["training"]),
     ("sweep.ema_lengths", [0.1, 0.05], "sweep.ema_lengths", [0.1, 0.05], []),
@@ -586,3 +597,13 @@ def test_ranks_of_a_launch_are_those_of_its_stage(monkeypatch):
     with pytest.raises(ParamsError) as error:
         check_tree(tree, "params.yaml", "train_vae")
     assert [problem.key for problem in error.value.problems] == ["vae.batch"]
+
+
+def test_without_tracked_averages_none_can_become_the_vae(only_problem):
+    problem = only_problem({"vae.ema.ema_lengths": [], "vae.ema.length": 0.1})
+    assert (problem.key, problem.value) == ("vae.ema.length", 0.1)
+    assert "vae.ema.ema_lengths" in problem.allowed
+
+
+def test_without_tracked_averages_their_other_options_have_no_effect(params):
+    params({"vae.ema.ema_lengths": [], "vae.ema.snapshot_nimg": 7})

@@ -44,6 +44,10 @@ METRICS = {
 }
 
 
+VAE_EMA = """ema_length,nimg,error,weight_sum,snapshots,evaluated_images,psnr,ssim
+0.0,1000,0.0,1.0,0,270,30.0,0.9
+0.1,1000,0.0,1.0,8,270,31.0,0.8
+"""
 FACTS = Facts(
     {"Data set": "digits: 1,528 training images"},
     pd.DataFrame({"stage": ["prepare"], "seconds": [1.5]}),
@@ -74,6 +78,7 @@ def stage_outputs(tmp_path):
                 metrics = metrics | {"at_chance": at_chance}
             write_result(tmp_path / stage / "metrics.json", json.dumps(metrics))
         write_result(tmp_path / "vae/curves.csv", "nimg\n")
+        write_result(tmp_path / "vae/ema.csv", VAE_EMA)
         write_picture(tmp_path / "vae/reconstructions.png")
         (tmp_path / "vae/progress").mkdir()
         write_manifest(tmp_path / "vae/progress")
@@ -127,6 +132,7 @@ HEADINGS = [
     "Samples",
     "Baselines",
     "VAE",
+    "EMA of the VAE",
     "Training",
     "Training dynamics",
     "All networks",
