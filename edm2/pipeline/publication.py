@@ -70,7 +70,7 @@ def publish(state: State, outs: Iterable[Path]) -> None:
         for out in outs:
             if not (state.results / out).exists():
                 raise RuntimeError(f"{out}: declared in dvc.yaml, but the stage has not written it")
-            link(state.results / out, out)
+            link(state.results / out, out, state.folder)
         state.remove_checkpoints()
     barrier()
 

@@ -25,7 +25,8 @@ from torch.futures import Future
 
 from edm2.params import UserError
 from edm2.runtime.checked_json import write_checked
-from edm2.runtime.files import remove, replacing, sha256
+from edm2.runtime.files import replacing, sha256
+from edm2.runtime.temporaries import remove, shared_name
 
 INDEX = "index.json"
 
@@ -40,7 +41,7 @@ class PartWriter(StorageWriter):
             skeleton: the tree without its tensors.
         """
         self.folder, self.skeleton = folder, skeleton
-        self.partial = folder.with_name(f".{folder.name}.partial")
+        self.partial = shared_name(folder)
         self.part = ""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edm2.params.errors import NotFiniteError
-from edm2.runtime.files import describe, link, remove, replacing, sha256, write_json, write_text
+from edm2.runtime.files import describe, link, replacing, sha256, write_json, write_text
+from edm2.runtime.temporaries import remove
 
 
 def write_and_fail(path: Path) -> None:
