@@ -29,7 +29,7 @@ def is_complete(state: State) -> bool:
     problem = on_main_process(lambda: _problem(state, notes))
     if problem is None:
         manifests = on_main_process(lambda: sorted(state.results.rglob(MANIFEST)))
-        problem = next(iter(damaged_files(path.parent for path in manifests)), None)
+        problem = next(iter(damaged_files((path.parent for path in manifests), strict=True)), None)
     complete = not broadcast_flag(problem is not None)
     if not complete and is_main_process():
         print(f"{problem} The stage is run again.", file=sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edm2.params.errors import NotFiniteError, UserError
+from edm2.runtime.system_errors import WHILE_WRITING
 from edm2.runtime.temporaries import remove, remove_abandoned, temporary
 
 SHOWN_DIGITS = 12  # of a checksum, in errors
@@ -34,7 +35,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
                     os.fsync(file.fileno())
             partial.replace(path)
     except Exception as error:
-        error.add_note(f"while writing {path}")
+        error.add_note(f"{WHILE_WRITING}{path}")
         raise
 
 
