@@ -83,9 +83,15 @@ def write_staged(folder: Path, staged: Staged, group: dist.ProcessGroup | None =
         OSError, SafetensorError: the disk is full, for example.
     """
     writer = PartWriter(folder, staged.skeleton)
-    _together(
-        lambda: save({}, storage_writer=writer, planner=_StagedPlanner(staged), process_group=group)
-    )
+    try:
+        _together(
+            lambda: save(
+                {}, storage_writer=writer, planner=_StagedPlanner(staged), process_group=group
+            )
+        )
+    except Exception:
+        writer.discard()
+        raise
 
 
 def load_tree(folder: Path, into: Any = None, group: dist.ProcessGroup | None = None) -> Any:

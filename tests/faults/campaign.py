@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import resource
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import small_stage
-from interposer import KILLED, Act, Interposer
+from interposer import KILLED, Act, Interposer, kill
 from tiny import PER_CONFIG, entered
 
 RESULTS = ("data", "models", "reports")
-AGAIN = "run the same command again"
+WAYS_OUT = ("run the same command again", "check its name")  # the latter: for files of the user
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,14 @@ class Ended:
 
 @dataclass
 class Tally:
-    """Of one kind of fault: how many were tried, and how they ended.
+    """How the faults of one kind ended.
 
     Attributes:
-        same: the command, run again, gives the same bits (or the fault changed nothing).
-        told: of faults with an error: one sentence with the path and the way out.
-        failed: descriptions of those that are neither.
-        left: descriptions of what was left behind.
+        same: the command, run again, gave the same bits.
+        told: it had ended with one sentence that has the path and the way out.
+        failed: descriptions of those without the same bits, or with another end.
+        left: descriptions of what was left behind in the end.
+        left_at_once: of what was left when the command had ended with an error.
     """
 
     tried: int = 0
@@ -42,9 +45,11 @@ class Tally:
     told: int = 0
     failed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    left_at_once: list[str] = field(default_factory=list)
 
     def row(self, kind: str) -> str:
-        numbers = (self.tried, self.same, self.told, len(self.failed), len(self.left))
+        lists = (self.failed, self.left_at_once, self.left)
+        numbers = (self.tried, self.same, self.told, *map(len, lists))
         return f"| {kind} | " + " | ".join(map(str, numbers)) + " |"
 
 
@@ -75,9 +80,9 @@ class Campaign:
         if not self.publication:
             shutil.rmtree(self.project / ".state")
 
-    def run(self, act: Act, number: int, reads: bool = False, lasting: bool = False) -> Ended:
+    def run(self, act: Act, number: int, **options: bool) -> Ended:
         """The stage in a process of its own, with a fault before the use of this number."""
-        interposer = Interposer(self.project, act, number, reads, lasting)
+        interposer = Interposer(self.project, act, number, **options)
 
         def start() -> None:
             interposer.install()
@@ -120,10 +125,15 @@ class Campaign:
         sys.argv = [f"stages/{self.stage}.py", *self.training]
         main(self.module.run, *(getattr(self.module, name, None) for name in names))
 
-    def kill_at(self, number: int, act: Act, tally: Tally) -> None:
+    def changes(self, **options: bool) -> int:
+        """How many there are without a fault."""
+        self.restore()
+        return self.run(kill, 0, **options).uses
+
+    def kill_at(self, number: int, tally: Tally) -> None:
         """Kill the stage before a change, run it again, and compare."""
         self.restore()
-        ended = self.run(act, number)
+        ended = self.run(kill, number)
         name = f"{self.stage}, change {number}"
         tally.tried += 1
         if ended.status != KILLED:
@@ -135,13 +145,28 @@ class Campaign:
         self.restore()
         self._judge(f"{self.stage}, use {number}", self.run(act, number, **options), tally)
 
+    def limit_files(self, size: int, tally: Tally) -> None:
+        """Let no file become longer than `size` bytes: writes fail within every library."""
+
+        def start() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+            try:
+                self._main()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+        self.restore()
+        self._judge(f"{self.stage}, {size} bytes", self.in_process(start), tally)
+
     def _judge(self, name: str, ended: Ended, tally: Tally) -> None:
         tally.tried += 1
         if ended.status and not self._is_told(ended):
             tally.failed.append(f"{name}: status {ended.status}: {ended.text[-300:]}")
         tally.told += ended.status != 0 and self._is_told(ended)
-        if ended.status:
-            tally.left += [f"{name}: {path} after the error" for path in partial(self.project)]
+        if ended.status and (left := partial(self.project)):
+            tally.left_at_once.append(f"{name}: {left}")
         self._finish(name, tally)
 
     def _is_told(self, ended: Ended) -> bool:
@@ -150,7 +175,7 @@ class Campaign:
             ended.status == 2
             and "Traceback" not in ended.text
             and last.startswith(self.stage)
-            and AGAIN in last
+            and any(way in last for way in WAYS_OUT)
         )
 
     def _finish(self, name: str, tally: Tally) -> None:
@@ -161,7 +186,8 @@ class Campaign:
         else:
             tally.same += 1
         left = sorted(found.keys() - self.expected.keys()) + partial(self.project)
-        tally.left += [f"{name}: {path}" for path in dict.fromkeys(left)]
+        if left:
+            tally.left.append(f"{name}: {left}")
 
 
 def contents(project: Path) -> dict[str, bytes]:

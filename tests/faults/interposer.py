@@ -6,7 +6,6 @@ SQLite) is not seen; `edm2` gives them temporary names, whose renaming is seen.
 """
 
 import builtins
-import errno
 import io
 import os
 import sys
@@ -14,26 +13,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CHANGES = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.symlink")
+ADDING = ("os.rename", "os.link", "os.mkdir", "os.truncate", "os.symlink")
+REMOVING = ("os.remove", "os.rmdir")
 KILLED = 137  # exit status
 Act = Callable[[str], None]
 
 
 class Interposer:
-    """Numbers the changes of files below `folder` from 1, with those of `reads` every opening, too.
+    """Numbers the changes of files below `folder` from 1; calls `act` with the path before one of them.
 
     Args:
-        number: of the use before which `act` is called with the path; 0: none, they are counted only.
-        lasting: `act` is called before all uses from that one on, as when a disk is full.
+        number: of that one; 0: none, the changes are only counted.
+        reads: every opening is numbered as well.
+        removals: removals are numbered as well; a full disk allows them.
+        lasting: `act` is called before all later ones, too.
     """
 
     def __init__(
-        self, folder: Path, act: Act, number: int, reads: bool = False, lasting: bool = False
+        self,
+        folder: Path,
+        act: Act,
+        number: int,
+        reads: bool = False,
+        removals: bool = True,
+        lasting: bool = False,
     ) -> None:
         self.folder = str(folder.resolve())
-        self.act, self.number, self.reads, self.lasting = act, number, reads, lasting
+        self.act, self.number, self.lasting = act, number, lasting
+        self.reads, self.removals = reads, removals
         self.count = 0
-        self.kinds: list[str] = []
 
     def install(self) -> None:
         """From now on, until the process ends: audit hooks cannot be removed."""
@@ -44,18 +52,17 @@ class Interposer:
         if event == "open":
             path, _, flags = args
             if self.reads or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                self._use("open", path)
-        elif event in CHANGES:
-            self._use(event, args[0] if event != "os.link" else args[1])
+                self._use(path)
+        elif event in ADDING or (self.removals and event in REMOVING):
+            self._use(args[0] if event != "os.link" else args[1])
 
-    def _use(self, kind: str, path: Any) -> None:
+    def _use(self, path: Any) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
             return
         place = os.path.abspath(os.fsdecode(path))
         if not place.startswith(f"{self.folder}/"):
             return
         self.count += 1
-        self.kinds.append(kind)
         if self.number and (
             self.count == self.number or (self.lasting and self.count > self.number)
         ):
@@ -83,7 +90,7 @@ class _CountedFile(io.FileIO):
         super().__init__(file, *args)
 
     def write(self, data: Any) -> int:
-        self.owner._use("write", self.place)
+        self.owner._use(self.place)
         return super().write(data)
 
 
@@ -101,17 +108,5 @@ def refuse(number: int) -> Act:
     return act
 
 
-def refuse_write(number: int) -> Act:
-    """As the system does where the file is known by its descriptor alone: the error names no path."""
-
-    def act(_: str) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return act
-
-
 def run_out_of_memory(_: str) -> None:
     raise MemoryError
-
-
-FULL = refuse(errno.ENOSPC)
