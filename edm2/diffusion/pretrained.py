@@ -22,7 +22,7 @@ from edm2.diffusion.description import build, describe
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.checked_json import read_checked
-from edm2.runtime.files import require_sha256, sha256, write_json
+from edm2.runtime.files import replacing, require_sha256, sha256, write_json
 from edm2.runtime.finite import listed, nonfinite_tensors
 from edm2.runtime.hub import local_network
 from edm2.runtime.manifest import MANIFEST, write_manifest
@@ -88,7 +88,8 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         raise NotFiniteError(
             f"{path}: tensors are not finite ({listed(names)}). Use other weights."
         )
-    save_file(stored, path, {"format": "pt"})  # as other programs mark it
+    with replacing(path) as partial:
+        save_file(stored, partial, {"format": "pt"})  # as other programs mark it
     path.chmod(0o644)  # safetensors lets only the owner read it
 
 

@@ -69,7 +69,7 @@ SQLITE = {  # by the primary code
 UNFINISHED = "could not be written completely"
 PATTERNS = (  # of errors without a number: what is wrong, and the way out; "{}" is their first line
     (
-        r"\d+ requested and \d+ written|PytorchStreamWriter failed|file write failed"
+        r"\d+ requested and \d+ written|inline_container.cc.*unexpected pos|PytorchStreamWriter failed"
         r"|when writing image file",
         f"{UNFINISHED} ({{}})",
         "Free space on that disk, or within your quota.",

@@ -93,15 +93,15 @@ class Campaign:
 
     def in_process(self, start: Callable[[], None]) -> Ended:
         """What `start` does, in a fork."""
-        output, uses = self.folder / "output", self.folder / "uses"
+        uses = self.folder / "uses"
         uses.unlink(missing_ok=True)
+        reader, writer = os.pipe()  # a file would be limited and refused as well
         process = os.fork()
         if process == 0:
             status = 99
             try:
-                with output.open("wb") as file:
-                    os.dup2(file.fileno(), 1)
-                    os.dup2(file.fileno(), 2)
+                os.dup2(writer, 1)
+                os.dup2(writer, 2)
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
                 os.chdir(self.project)
                 os.environ["DVC_ROOT"] = str(self.project)
@@ -111,8 +111,10 @@ class Campaign:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)
+        os.close(writer)
+        with open(reader, encoding="utf-8", errors="replace") as pipe:
+            text = pipe.read()
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        text = output.read_text(encoding="utf-8", errors="replace")
         return Ended(status, text, int(uses.read_text()) if uses.exists() else 0)
 
     def run_again(self) -> Ended:
