@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from functools import cache
 from glob import escape
 from itertools import chain
@@ -102,6 +103,11 @@ def remove_left_of(path: Path) -> None:
     for pattern in (f".{escape(path.name)}.partial", f".{escape(path.name)}.*.partial"):
         for left in path.parent.glob(pattern):
             remove(left)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the name is that of a file or folder that is being written, or was left."""
+    return fnmatch(path.name, PATTERN)
 
 
 def is_abandoned(path: Path) -> bool:
