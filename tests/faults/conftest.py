@@ -1,7 +1,7 @@
 """Fixtures of the campaign of faults."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,11 +38,13 @@ def tiny(made_once: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def table() -> Iterator[list[str]]:
-    """Rows of the table; printed, and appended to the file that the environment names."""
-    rows: list[str] = []
-    yield rows
-    print("", *rows, sep="\n")
-    if path := os.environ.get(TABLE):
-        with open(path, "a", encoding="utf-8") as file:
-            file.writelines(f"{row}\n" for row in rows)
+def record() -> Callable[[str], None]:
+    """Prints a row of the table, and appends it to the file that the environment names."""
+
+    def add(row: str) -> None:
+        print(row)
+        if path := os.environ.get(TABLE):
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"{row}\n")
+
+    return add
