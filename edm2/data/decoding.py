@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from edm2.data.metadata import orientation, split_metadata
 from edm2.params import UserError
+from edm2.runtime.system_errors import DENIED, is_of_machine
 
 Pixels = NDArray[np.uint8]  # HWC, RGB
 
@@ -64,6 +65,8 @@ def decode_image(file: Path | BinaryIO) -> Image.Image:
         reason = "not an image of a known format" if content else "empty file, 0 bytes"
         raise ImageDecodeError(reason) from None
     except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
+        if is_of_machine(error, DENIED):
+            raise
         raise ImageDecodeError(str(error) or type(error).__name__) from None
 
 
@@ -72,7 +75,9 @@ def is_image(file: Path) -> bool:
     try:
         with Image.open(file, formats=_available(SIGNED_FORMATS)):
             return True
-    except Exception:  # as above
+    except Exception as error:  # as above
+        if is_of_machine(error):
+            raise
         return False
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edm2.features.backbone import Detector
 from edm2.metrics.collection import Collection
 from edm2.params import UserError
+from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_verified, write_manifest
 from edm2.runtime.pickle_records import ForbiddenGlobalError, array, entries, read_records
@@ -110,9 +111,11 @@ def save_reference(folder: Path, reference: Reference, **metadata: Any) -> None:
     The file of the moments has the format that `import_reference` reads.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / MOMENTS, mu=reference.mean, sigma=reference.covariance)
+    with replacing(folder / MOMENTS) as partial, partial.open("wb") as file:
+        np.savez(file, mu=reference.mean, sigma=reference.covariance)
     if len(reference.features):
-        np.save(folder / FEATURES, reference.features)
+        with replacing(folder / FEATURES) as partial, partial.open("wb") as file:
+            np.save(file, reference.features)
     write_manifest(folder, count=reference.count, dims=len(reference.mean), **metadata)
 
 

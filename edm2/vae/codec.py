@@ -12,6 +12,7 @@ from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
+from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, write_manifest
 from edm2.vae.network import Autoencoder
@@ -95,7 +96,8 @@ def save_vae(network: Autoencoder, params: Vae, folder: Path, **metadata: Any) -
     """Write a trained codec for `load_codec`, with `metadata` in its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / "network.safetensors")
+    with replacing(folder / "network.safetensors") as partial:
+        save_file(tensors, partial)
     write_manifest(folder, kind="trained", vae=network_options(params), **metadata)
 
 

@@ -29,6 +29,7 @@ from edm2.data.tally import MAX_LINES, Tally, listed, printable
 from edm2.params import UserError
 from edm2.params.dataset import Crop
 from edm2.runtime.randomness import generator
+from edm2.runtime.system_errors import DENIED, is_of_machine
 
 
 class ImageFiles(ABC):
@@ -86,6 +87,8 @@ class ImageFiles(ABC):
         try:
             image = decode_image(io.BytesIO(self.read(index)))
         except (ImageDecodeError, OSError) as error:
+            if is_of_machine(error, DENIED):
+                raise
             raise DamagedImageError(
                 f"{self.name(index)}: cannot be decoded as an image ({error})"
             ) from None
