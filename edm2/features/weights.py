@@ -15,6 +15,7 @@ import torch
 from edm2.params import UserError
 from edm2.runtime.files import replacing, sha256
 from edm2.runtime.progress import Progress
+from edm2.runtime.torch_records import read_torch
 
 CHUNK_BYTES = 2**20
 TIMEOUT = 60  # seconds without a response
@@ -78,7 +79,7 @@ def load_weights(
     """
     file, digest = fetch_weights(weights, path)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = read_torch(file)
     except Exception:  # of many classes: a corrupted pickle can request anything
         state = None
     if not isinstance(state, dict) or not all(
