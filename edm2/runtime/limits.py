@@ -22,6 +22,10 @@ MAX_OBJECTS = 1_000_000  # that are made of a file
 FREE_BYTES = 2**24  # that anything may need, however small its file is
 TENSOR_FACTOR = 4  # bytes of all tensors, which may share memory, for each byte of their file
 ZIP_FACTOR, ZIP_FREE_BYTES = 100, 2**26  # unpacked bytes for each packed byte, of one member
+MAX_FILE_BYTES = 2**30  # of one image, latent or label, and of no model
+MAX_NAME = 4096  # characters of a name in an archive, as of a path on Linux
+MAX_PIXELS = 178_956_970  # of an image; at that Pillow refuses them, too
+MAX_SCANNED = 2**32  # pixels of a progressive JPEG, in all its scans
 MAX_SHOWN = 200  # characters of what a file says, in an error
 
 
@@ -67,6 +71,21 @@ def parse_json(text: str | bytes, **options: Callable[[str], Any]) -> Any:
         return json.loads(text, **options)  # type: ignore[arg-type]
     except RecursionError:
         raise LimitError("nested too deeply") from None
+
+
+def reason_against(name: str, size: int, packed: int) -> str:
+    """Why a file of an archive is not read; empty if it is.
+
+    Args:
+        size, packed: in bytes, as the archive says.
+    """
+    if len(name) > MAX_NAME:
+        return f"name of more than {MAX_NAME} characters"
+    if not 0 <= size <= MAX_FILE_BYTES:
+        return f"of more than {MAX_FILE_BYTES // 2**20} MiB"
+    if size > max(ZIP_FREE_BYTES, ZIP_FACTOR * packed):
+        return f"unpacks to more than {ZIP_FACTOR} times its size"
+    return ""
 
 
 def require_unpacked(member: zipfile.ZipInfo) -> None:

@@ -15,6 +15,7 @@ from edm2.data.sources.tree import image_files
 from edm2.data.tally import listed, printable
 from edm2.params import UserError
 from edm2.params.patterns import matching
+from edm2.runtime.limits import require_file
 
 SPLIT = re.compile(r"(?:train|val|dev|test)[a-z]*(?=[-_.0-9]|$)", re.IGNORECASE)
 RAW = datasets.Image(decode=False)  # as stored: `decode_image` is stricter than `datasets`
@@ -63,6 +64,7 @@ class HubImages(ImageFiles):
             return bytes(cell["bytes"])
         if cell.get("path") is None:
             raise ImageDecodeError("null, no image")
+        require_file(Path(cell["path"]))
         return Path(cell["path"]).read_bytes()
 
     def name(self, index: int) -> str:
