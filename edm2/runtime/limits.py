@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MAX_OPCODES = 2_000_000  # of a pickle; EDM2's largest network has some 50 000
+MAX_OPCODES = 1_000_000  # of a pickle; EDM2's largest network has some 50 000
 MAX_NUMBER_BYTES = 64  # of an integer in a pickle
 MAX_NESTING = 100  # of containers and modules
 MAX_HASHED = 1_000  # values in a key of a dict or set, counted as often as they are hashed
 MAX_HASHED_TOGETHER = 10_000_000  # in all keys of a pickle
-MAX_OBJECTS = 1_000_000  # that are made of a file
+MAX_OBJECTS = 200_000  # that are made of a file, counted as often as they are used
 FREE_BYTES = 2**24  # that anything may need, however small its file is
 TENSOR_FACTOR = 4  # bytes of all tensors, which may share memory, for each byte of their file
 ZIP_FACTOR, ZIP_FREE_BYTES = 100, 2**26  # unpacked bytes for each packed byte, of one member

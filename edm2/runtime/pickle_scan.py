@@ -6,7 +6,6 @@ often as it occurs in them.
 """
 
 import pickletools
-from collections.abc import Iterator
 from mmap import mmap
 from typing import Any, NamedTuple
 
@@ -35,20 +34,23 @@ PUTS, GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
 
 class _Opcode(NamedTuple):
     name: str
-    size: int  # of the argument; otherwise one of the kinds of pickletools
+    pushes: bool  # whether it does nothing but add an object
+    size: int  # of the argument; below 0 one of the kinds of pickletools
     marked: bool  # whether it takes all above a mark
     taken: int  # objects below
     made: int
 
 
 def _opcode(info: Any) -> _Opcode:
-    before = info.stack_before
+    before, made = info.stack_before, len(info.stack_after)
     taken = before.index(MARK) if MARK in before else len(before)
-    size = info.arg.n if info.arg else 0
-    return _Opcode(info.name, size, MARK in before, taken, len(info.stack_after))
+    pushes = not before and made == 1 and info.name not in GETS and info.name != "MARK"
+    return _Opcode(info.name, pushes, info.arg.n if info.arg else 0, MARK in before, taken, made)
 
 
-OPCODES = {ord(info.code): _opcode(info) for info in pickletools.opcodes}
+OPCODES: list[_Opcode | None] = [None] * 256
+for _info in pickletools.opcodes:
+    OPCODES[ord(_info.code)] = _opcode(_info)
 
 
 def scan(data: bytes | mmap, start: int = 0) -> int:
@@ -58,46 +60,41 @@ def scan(data: bytes | mmap, start: int = 0) -> int:
         LimitError: it asks for more than any real file needs.
         ValueError: it is truncated, or no pickle.
     """
-    budget, stack = Budget(MAX_OPCODES, "operations"), _Stack()
-    for opcode, argument, end in _operations(data, start):
-        budget.spend()
-        if opcode.name == "STOP":
-            return end
-        stack.apply(opcode, argument)
-    raise ValueError("truncated")
-
-
-def _operations(data: bytes | mmap, position: int) -> Iterator[tuple[_Opcode, bytes, int]]:
-    """Each opcode, its argument if that is a number, and where it ends."""
-    size = len(data)
-    while position < size:
-        opcode = OPCODES.get(data[position])
+    stack, position, size = _Stack(), start, len(data)
+    for _ in range(MAX_OPCODES):
+        if position >= size:
+            raise ValueError("truncated")
+        opcode = OPCODES[data[position]]
         if opcode is None:
             raise ValueError(f"invalid load key, {bytes([data[position]])!r}")
         begin = position + 1
-        if opcode.size >= 0:
-            position = begin + opcode.size
-        elif opcode.size in LENGTHS:
-            position = begin + LENGTHS[opcode.size]
-            length = int.from_bytes(data[begin:position], "little")
-            begin, position = position, position + length
-        else:
-            position = begin
-            for _ in range(LINES.get(opcode.name, 1)):
-                position = data.find(b"\n", position) + 1 or size + 1
+        position = begin + opcode.size if opcode.size >= 0 else _end(data, opcode, begin)
         if position > size:
-            raise ValueError(
-                f"truncated: {opcode.name} has {position - begin} bytes, and {size - begin} follow"
-            )
-        if opcode.name in NUMBERS and position - begin > MAX_NUMBER_BYTES:
-            raise LimitError(f"an integer of {position - begin} bytes")
-        needed = opcode.name in PUTS or opcode.name in GETS or opcode.name == "FRAME"
-        yield opcode, data[begin:position] if needed else b"", position
-        if (
-            opcode.name == "FRAME"
-            and int.from_bytes(data[begin:position], "little") > size - position
-        ):
-            raise ValueError("truncated: a frame is longer than the file")
+            raise ValueError(f"truncated: {opcode.name} is longer than what follows")
+        if opcode.pushes:
+            stack.values.append(1)
+        elif opcode.name == "FRAME":
+            if int.from_bytes(data[begin:position], "little") > size - position:
+                raise ValueError("truncated: a frame is longer than what follows")
+        elif opcode.name == "STOP":
+            return position
+        else:
+            stack.apply(opcode, data[begin:position])
+    raise LimitError(f"more than {MAX_OPCODES} operations")
+
+
+def _end(data: bytes | mmap, opcode: _Opcode, begin: int) -> int:
+    """Where an argument of variable length ends; after the data if it is longer."""
+    if opcode.size in LENGTHS:
+        start = begin + LENGTHS[opcode.size]
+        end = start + int.from_bytes(data[begin:start], "little")
+    else:
+        end = begin
+        for _ in range(LINES.get(opcode.name, 1)):
+            end = data.find(b"\n", end) + 1 or len(data) + 1
+    if opcode.name in NUMBERS and end - begin > MAX_NUMBER_BYTES:
+        raise LimitError(f"an integer of {end - begin} bytes")
+    return end
 
 
 class _Stack:
