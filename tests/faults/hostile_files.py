@@ -90,11 +90,11 @@ def compressed(content: bytes) -> bytes:
 
 @case("pickle: modules shared exponentially")
 def _(folder: Path) -> Callable[[], object]:
-    opcodes = module() + b"\x94"  # memo 0, then each has the one before twice
+    opcodes = module() + b"\x94"  # number 0 of the memo; each has the one before twice
     for number in range(40):
         child = b"h" + bytes([number])
         both = b"}(" + text("a") + child + text("b") + child + b"u"
-        opcodes += module(children=both) + b"\x94"
+        opcodes += b"0" + module(children=both) + b"\x94"
     return published(folder, opcodes)
 
 
@@ -123,7 +123,9 @@ def _(folder: Path) -> Callable[[], object]:
 
 @case("pickle: lists in lists, 2⁴⁰ values")
 def _(folder: Path) -> Callable[[], object]:
-    doubled = b"]" + b"".join(b"\x94](h" + bytes([n]) + b"h" + bytes([n]) + b"e" for n in range(40))
+    doubled = b"]\x94"
+    for number in range(40):
+        doubled += b"0](" + (b"h" + bytes([number])) * 2 + b"e\x94"
     state = b"}(" + text("_init_kwargs") + b"}" + text("x") + doubled + b"s"
     state += text("_parameters") + b"}" + text("_buffers") + b"}" + text("_modules") + b"}u"
     return published(folder, named("torch.nn.modules.module", "Module") + b")\x81" + state + b"b")
