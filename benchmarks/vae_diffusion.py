@@ -10,8 +10,8 @@ FOLDER/vae_diffusion.csv has a row for each variant and seed: `fd`, the Fréchet
 to the training images with the judge of vae_options.py, the lowest of the EMA lengths, and `ema_length`;
 beside it the metrics of reconstructions, of which `fd_judge` is the same distance of reconstructed
 held-out images. Generated images have the same seeds for all variants. Rows that exist are not computed
-again, and a training that was interrupted goes on. The table at the end has means and, for each variant, the mean
-difference from the first one over common seeds with its 95 % interval (Student's t).
+again, and a training that was interrupted goes on. The table at the end has means and, for each variant, the
+mean difference from the first one over common seeds with its 95 % interval (Student's t).
 """
 
 from dataclasses import dataclass
