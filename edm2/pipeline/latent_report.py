@@ -5,7 +5,7 @@ from math import isfinite
 import pandas as pd
 import torch
 
-from edm2.data.images import to_float
+from edm2.data.images import ImageDataset, to_float
 from edm2.data.latents import LatentShards
 from edm2.data.prepared import has_images, open_images
 from edm2.features.backbones import load_backbone
@@ -17,11 +17,11 @@ from edm2.runtime.distributed import is_main_process
 from edm2.vae.codec import Codec
 from edm2.vae.evaluation import evaluated_images
 from edm2.vae.latent_statistics import ChannelSums, channels_table, spectrum_table
+from edm2.vae.robustness import IMAGES as HELD_OUT_IMAGES
 from edm2.vae.robustness import robustness_table
 
 FOLDER = "reports/latents"
 TRAINING_IMAGES = 1024  # that statistics are of, at most
-HELD_OUT_IMAGES = 128  # that are decoded at each noise level, at most
 BATCH = 64
 
 
@@ -32,7 +32,8 @@ def write_latent_report(context: StageContext, codec: Codec) -> None:
     alone, and the last one is empty.
     """
     latents = LatentShards(context.out(LATENTS), "train")
-    robustness = _robustness(context, codec, latents)
+    images = open_images(IMAGES, "train", "held_out") if has_images(IMAGES) else None
+    robustness = _robustness(context, codec, latents, images and images[1])
     if robustness is None or not is_main_process():
         return
     indices = evaluated_images(len(latents), TRAINING_IMAGES)
@@ -41,11 +42,11 @@ def write_latent_report(context: StageContext, codec: Codec) -> None:
         mean, std, _ = latents.batch(indices[start : start + BATCH])
         sums.add(mean, std)
     spectra = [spectrum_table(sums, "latents")]
-    if has_images(IMAGES):
-        (images,) = open_images(IMAGES, "train")
-        pixels = ChannelSums.empty(3, images.resolution)
+    if images is not None:
+        train, _ = images
+        pixels = ChannelSums.empty(3, train.resolution)
         for start in range(0, len(indices), BATCH):
-            pixels.add(to_float(images.batch(indices[start : start + BATCH])[0]))
+            pixels.add(to_float(train.batch(indices[start : start + BATCH])[0]))
         spectra.append(spectrum_table(pixels, "images"))
     channels = channels_table(sums)
     write_table(context, f"{FOLDER}/spectrum.csv", pd.concat(spectra))
@@ -54,12 +55,13 @@ def write_latent_report(context: StageContext, codec: Codec) -> None:
     context.run.log_summary(_summary(channels))
 
 
-def _robustness(context: StageContext, codec: Codec, latents: LatentShards) -> pd.DataFrame | None:
+def _robustness(
+    context: StageContext, codec: Codec, latents: LatentShards, held_out: ImageDataset | None
+) -> pd.DataFrame | None:
     """The table, on the main process; without rows where there are no images."""
-    if not has_images(IMAGES):
+    if held_out is None:
         note_without_images("the decoder's robustness to noise is not evaluated")
         return pd.DataFrame(columns=["sigma"])
-    (held_out,) = open_images(IMAGES, "held_out")
     indices = evaluated_images(len(held_out), HELD_OUT_IMAGES)
     backbone = load_backbone(context.params.vae, FEATURES, project_root(), context.device)
     return robustness_table(

@@ -28,6 +28,8 @@ SIGMAS = (
     1.0,
 )  # σ_min to twice the latents' 0.5
 
+IMAGES = 128  # that a report decodes at each level, at most
+
 
 def robustness_table(
     codec: Codec,
