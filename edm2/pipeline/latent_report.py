@@ -33,7 +33,8 @@ def write_latent_report(context: StageContext, codec: Codec) -> None:
     """
     latents = LatentShards(context.out(LATENTS), "train")
     images = open_images(IMAGES, "train", "held_out") if has_images(IMAGES) else None
-    robustness = _robustness(context, codec, latents, images and images[1])
+    held_out = None if images is None else images[1]
+    robustness = _robustness(context, codec, latents, held_out)
     if robustness is None or not is_main_process():
         return
     indices = evaluated_images(len(latents), TRAINING_IMAGES)
