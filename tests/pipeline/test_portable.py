@@ -98,6 +98,8 @@ def test_a_network_without_classes(tmp_path):
 def remove(options, added):
     """Remove options from a tree, and sections that are empty then."""
     for key, value in added.items():
+        if key not in options:
+            continue
         if isinstance(value, dict):
             remove(options[key], value)
         if not isinstance(value, dict) or not options[key]:
