@@ -123,7 +123,8 @@ def _compare(
 ) -> _Sums:
     """Sums over a batch of `total` images, uint8 [N, 3, H, W], and their reconstructions."""
     mean = codec.encode(pixels)[0]
-    psnr, ssim, perceptual = quality_sums(pixels, codec.decode(mean), distance)
+    decoded = codec.decode(mean)
+    psnr, ssim, perceptual = quality_sums(pixels, decoded, distance)
     stride = _stride(total * mean[0].numel())
     return _Sums(
         psnr,
