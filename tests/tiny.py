@@ -84,6 +84,7 @@ FULL_VAE: dict[str, Any] = {  # all options of the VAE
     "vae.equivariance.flip": 0.5,
     "vae.equivariance.flip_channels": 1,
     "vae.equivariance.crop": 0.5,
+    "vae.equivariance.scale": 0.5,
     "vae.images.min_area": 0.7,
     "vae.images.flip": 0.5,
 }

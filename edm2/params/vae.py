@@ -1,6 +1,6 @@
 """`vae`: the VAE that makes the latents."""
 
-from math import inf
+from math import ceil, inf
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -71,13 +71,28 @@ class Adversarial(Section):
 
 
 class Equivariance(Section):
-    """Latents that are flipped or cropped must decode to flipped or cropped images."""
+    """Latents that are flipped, cropped or downscaled must decode to the images under the same transform."""
 
     flip: Probability = Field(description="probability of a flip, of either axis; 0.5 is usual")
     flip_channels: int = Field(
         ge=0, description="latent channels that a flip of an axis negates, per axis"
     )
     crop: Probability = Field(description="probability of a crop to half the side; 0.5 is usual")
+    scale: Probability = Field(
+        description="probability that a batch is downscaled, to a random whole number of latent pixels "
+        "(EQ-VAE, arXiv:2502.09509); 0.5 is usual"
+    )
+    min_scale: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="smallest factor of scale; 0.25 is usual"
+    )
+
+    def cropped_side(self, side: int) -> int:
+        """Side of a crop of latents, in latent pixels."""
+        return (side + 1) // 2
+
+    def scaled_sides(self, side: int) -> range:
+        """Sides that latents of a given side are downscaled to; empty: none is smaller."""
+        return range(ceil(self.min_scale * side), side)
 
 
 class VaeImages(Section):
@@ -175,7 +190,7 @@ class Vae(Training):
     )
     losses: Losses = Field(description="which losses, and their balance at the image")
     adversarial: Adversarial = Field(description="the discriminator")
-    equivariance: Equivariance = Field(description="latents that follow flips and crops")
+    equivariance: Equivariance = Field(description="latents that follow flips, crops and scale")
     microbatch: Count | None = Field(
         description="images per forward pass and rank (gradients accumulate); null: the rank's whole batch"
     )

@@ -11,7 +11,7 @@ from edm2.ema.store import SnapshotStore
 from edm2.params import UserError
 from edm2.params.vae import Vae
 from edm2.runtime.manifest import load_manifest
-from edm2.vae.codec import ADDED, save_vae, trained_vae
+from edm2.vae.codec import save_vae, trained_vae, with_added
 
 
 def save_average(snapshots: Path, ema_length: float, nimg: int | None, out: Path) -> Reconstruction:
@@ -30,7 +30,7 @@ def save_average(snapshots: Path, ema_length: float, nimg: int | None, out: Path
         raise UserError(
             f"{snapshots}: its manifest describes no VAE. Expected models/vae_snapshots of a project."
         )
-    params = Vae.model_validate(ADDED | manifest["vae"])
+    params = Vae.model_validate(with_added(manifest["vae"]))
     ((average, tensors),) = reconstruct(store, [ema_length], nimg)
     average.warn(f"EMA length {ema_length:g}", "vae.ema.snapshot_nimg")
     network = trained_vae(params, tensors, torch.device("cpu")).network

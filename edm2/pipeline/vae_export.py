@@ -16,7 +16,7 @@ from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.pipeline.paths import IMAGES, LATENT_MOMENTS, LATENTS, VAE
 from edm2.pipeline.vae_card import vae_card
 from edm2.runtime.checksums import require_checksum
-from edm2.runtime.files import write_json, write_text
+from edm2.runtime.files import replacing, write_json, write_text
 from edm2.runtime.manifest import load_manifest
 from edm2.vae.codec import TrainedVae, load_codec
 from edm2.vae.diffusers_format import autoencoder_config, format_problems, to_diffusers
@@ -60,7 +60,8 @@ def export_vae(folder: Path, source: Path | None = None) -> None:
     with new_folder(folder) as partial:
         write_json(partial / CONFIG, config)
         metadata = {"format": "pt"}  # as other programs mark it
-        save_file(to_diffusers(codec.network, params), partial / WEIGHTS, metadata)
+        with replacing(partial / WEIGHTS) as weights:
+            save_file(to_diffusers(codec.network, params), weights, metadata)
         (partial / WEIGHTS).chmod(0o644)  # by itself, it could be read by its owner alone
         write_text(partial / CARD, card)
 

@@ -17,6 +17,7 @@ from edm2.planning import workloads
 from edm2.planning.dataset import STORED_BYTES, DatasetSize
 from edm2.planning.sampling import evaluations, sweep_of
 from edm2.planning.workloads import Workload
+from edm2.vae import robustness
 from edm2.vae.network import Autoencoder
 
 CHECKPOINTS = 3  # two are kept while the next is written
@@ -110,9 +111,13 @@ def _of_the_dataset(params: Params, size: DatasetSize, images: Images) -> Iterat
     yield _codec(params, size, images)
     parts = (*_reconstruction(images, held_out), Part("features", images.detect, 2 * held_out))
     yield Stage("baselines", held_out, parts, ranks_of("baselines", params))
-    encode = (Part("encoding", images.encode, size.train),)
+    noisy = min(held_out, robustness.IMAGES)
+    parts = (
+        Part("encoding", images.encode, size.train + noisy),
+        Part("decoding", images.decode, noisy * len(robustness.SIGMAS)),
+    )
     ranks = ranks_of("encode_latents", params)
-    yield Stage("encode_latents", size.train, encode, ranks, size.latents_on_disk)
+    yield Stage("encode_latents", size.train, parts, ranks, size.latents_on_disk)
 
 
 def _of_latents(params: Params, size: DatasetSize) -> Iterator[Stage]:

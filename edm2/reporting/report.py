@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edm2.reporting.facts import Facts, facts_header
 from edm2.reporting.headline import headline
+from edm2.reporting.latents_section import latents_section
 from edm2.reporting.page import Section, render
 from edm2.reporting.samples_section import samples_section
 from edm2.reporting.sections import (
@@ -33,6 +34,7 @@ SECTIONS: tuple[Callable[[StageOutputs, Path], list[Section]], ...] = (
     baselines_section,
     vae_section,
     vae_ema_section,
+    latents_section,
     training_section,
     dynamics_section,
     networks_section,

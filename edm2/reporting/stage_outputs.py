@@ -17,6 +17,12 @@ from edm2.runtime.checksums import require_checksum
 from edm2.runtime.log import NONFINITE_STEPS
 from edm2.runtime.manifest import read_verified
 
+LATENTS: dict[str, tuple[list[str], list[str] | None]] = {  # table: columns, those of numbers
+    "spectrum": (["signal", "frequency", "power", "sigma"], ["frequency", "power", "sigma"]),
+    "channels": (["channel", "mean", "std", "noise_sigma"], None),
+    "robustness": (["sigma"], None),
+}
+
 
 @dataclass(frozen=True)
 class StageOutputs:
@@ -70,6 +76,11 @@ class StageOutputs:
     def vae_training(self) -> pd.DataFrame:
         """Training curves of the VAE; empty if none was trained."""
         return read_table(self._file("vae/curves.csv"), ["nimg"])
+
+    def latents(self, name: str) -> pd.DataFrame:
+        """A table about the latents: spectrum, channels or robustness."""
+        first, numbers = LATENTS[name]
+        return read_table(self._file(f"latents/{name}.csv"), first, numbers)
 
     @cached_property
     def vae_ema(self) -> pd.DataFrame:

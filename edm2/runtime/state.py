@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from edm2.params import UserError
 from edm2.params.checks import project_root
 from edm2.runtime.distributed import barrier, is_main_process, on_main_process
-from edm2.runtime.files import remove, remove_partial, write_json
+from edm2.runtime.files import write_json
 from edm2.runtime.locks import shared
+from edm2.runtime.temporaries import remove, remove_left_in, shared_name
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -84,7 +85,7 @@ class State:
         """Remove all checkpoints but the latest `keep`: an incomplete one never has its name."""
         checkpoints = self.checkpoints()
         for folder in checkpoints[: len(checkpoints) - keep]:
-            remove(folder.rename(folder.with_name(f".{folder.name}.partial")))
+            remove(folder.rename(shared_name(folder)))
 
     @property
     def notes(self) -> Path:
@@ -158,7 +159,7 @@ def locked(
         if is_main_process():
             _wait_for(lock.fileno(), stage)
             state.results.mkdir(exist_ok=True)
-            remove_partial(state.folder, state.items)
+            remove_left_in(state.folder, state.items)
         barrier()
         yield
 

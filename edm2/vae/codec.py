@@ -12,13 +12,14 @@ from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
+from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, write_manifest
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
 # options that older manifests do not have, with what all had then
-ADDED = {
+ADDED: dict[str, Any] = {
     "init": {"path": None, "parts": "all"},
     "norm_groups": None,
     "attention_heads": None,
@@ -26,6 +27,7 @@ ADDED = {
     "ema": {"ema_lengths": (), "snapshot_nimg": 1, "evaluate_lengths": (), "length": None},
     "detector": None,
     "detector_path": None,
+    "equivariance": {"scale": 0.0, "min_scale": 0.25},
 }
 
 
@@ -95,7 +97,8 @@ def save_vae(network: Autoencoder, params: Vae, folder: Path, **metadata: Any) -
     """Write a trained codec for `load_codec`, with `metadata` in its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / "network.safetensors")
+    with replacing(folder / "network.safetensors") as partial:
+        save_file(tensors, partial)
     write_manifest(folder, kind="trained", vae=network_options(params), **metadata)
 
 
@@ -116,8 +119,17 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
     return codec
 
 
+def with_added(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a VAE in a manifest, with those that were added since, also in its sections."""
+    both = ADDED.keys() & options.keys()
+    sections = {
+        k: ADDED[k] for k in both if isinstance(ADDED[k], dict) and isinstance(options[k], dict)
+    }
+    return {**ADDED, **options, **{k: {**added, **options[k]} for k, added in sections.items()}}
+
+
 def load_trained(folder: Path, device: torch.device) -> Codec:
-    params = Vae.model_validate(ADDED | read_manifest(folder)["vae"])
+    params = Vae.model_validate(with_added(read_manifest(folder)["vae"]))
     tensors = load_file(folder / "network.safetensors")
     for name, tensor in tensors.items():
         require_finite(tensor, f"{folder}: tensor {name} of the VAE", REBUILD_HINT)

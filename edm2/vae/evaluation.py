@@ -124,16 +124,26 @@ def _compare(
     """Sums over a batch of `total` images, uint8 [N, 3, H, W], and their reconstructions."""
     mean = codec.encode(pixels)[0]
     decoded = codec.decode(mean)
-    x, y = to_float(pixels), to_float(decoded)
-    error = (x - y).square().mean(dim=(1, 2, 3))
+    psnr, ssim, perceptual = quality_sums(pixels, decoded, distance)
     stride = _stride(total * mean[0].numel())
     return _Sums(
-        psnr=float((10 * torch.log10(4 / error)).double().sum()),  # [-1, 1]: peak to peak 2
-        ssim=float(structural_similarity(pixels, decoded).sum()),
-        perceptual=float(distance(x, y)) * len(x),
+        psnr,
+        ssim,
+        perceptual,
         latents=[mean.permute(1, 0, 2, 3).flatten(1)[:, ::stride].float().cpu().numpy()],
         reconstructions=None if set_distance is None else set_distance.statistics(decoded),
     )
+
+
+def quality_sums(
+    pixels: torch.Tensor, decoded: torch.Tensor, distance: Loss
+) -> tuple[float, float, float]:
+    """Sums of PSNR, SSIM and perceptual distance over images and what was decoded, uint8 [N, 3, H, W]."""
+    x, y = to_float(pixels), to_float(decoded)
+    error = (x - y).square().mean(dim=(1, 2, 3))
+    psnr = float((10 * torch.log10(4 / error)).double().sum())  # [-1, 1]: peak to peak 2
+    ssim = float(structural_similarity(pixels, decoded).sum())
+    return psnr, ssim, float(distance(x, y)) * len(x)
 
 
 def evaluated_images(total: int, limit: int | None) -> Sequence[int]:

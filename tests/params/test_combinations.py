@@ -466,6 +466,23 @@ def test_crops_must_be_large_enough_for_the_losses(params, only_problem):
     params({**crop, "vae.losses.perceptual": 0.0, "features.slices": 5})
 
 
+def test_scales_must_be_large_enough_for_the_losses(params, only_problem):
+    """16 pixels are 4 latent pixels of 4 pixels each: 4, 8 and 12 pixels are left, of a crop 4."""
+    scale = {"vae.equivariance.scale": 0.5}
+    params(scale)
+    params({**scale, "vae.equivariance.crop": 0.5})
+    assert only_problem({**scale, "vae.losses.pool": 8}).key == "vae.losses.pool"
+    vgg = only_problem({**scale, "vae.backbone": "vgg16"})  # it needs 16 pixels: none are smaller
+    assert (vgg.key, vgg.value) == ("vae.equivariance.min_scale", 0.25)
+    assert "vgg16" in vgg.allowed
+    four = {**scale, "features.slices": 4}  # they need 8 pixels, half of the side
+    assert "0.5" in only_problem(four).fix
+    params({**four, "vae.equivariance.min_scale": 0.5})
+    params({**four, "vae.losses.perceptual": 0.0})
+    none = {**scale, "vae.equivariance.min_scale": 0.9}
+    assert only_problem(none).key == "vae.equivariance.min_scale"
+
+
 def write_vae(folder, config, weights=b""):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(config)

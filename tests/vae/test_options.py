@@ -59,6 +59,8 @@ CHANGED: dict[str, Any] = {
     "equivariance.flip": 0.0,
     "equivariance.flip_channels": 2,
     "equivariance.crop": 0.0,
+    "equivariance.scale": 0.0,
+    "equivariance.min_scale": 0.6,
     "batch": 4,
     "duration_nimg": 2 * STEPS * BATCH,
     "lr": 0.01,
@@ -67,7 +69,13 @@ CHANGED: dict[str, Any] = {
     "warmup_nimg": 3 * BATCH,
 }
 # generator_nimg must not be below discriminator_nimg
-START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}
+START = {
+    "adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH},
+    "high_resolution": {
+        "equivariance.crop": 0.0
+    },  # latents of 2 pixels, whose crops cannot be smaller
+    "equivariance.min_scale": {"equivariance.crop": 0.0},
+}
 TESTED_ELSEWHERE = {
     "seed": "tests/vae/test_step.py",
     "init.path": "tests/vae/test_initialization.py",
