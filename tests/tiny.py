@@ -47,6 +47,8 @@ TINY: dict[str, Any] = {
     "vae.log_nimg": 128,
     "vae.warmup_nimg": 128,
     "vae.evaluate_nimg": 256,
+    "vae.ema.snapshot_nimg": 128,
+    "vae.ema.evaluate_lengths": [0.1],
     "diffusion.channels": 8,
     "diffusion.batch": 64,
     "diffusion.duration_nimg": 1024,

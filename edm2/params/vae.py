@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from edm2.params.registry import one_of
-from edm2.params.seams import VAE_BACKBONES
+from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.section import (
+    AnyEmaLengths,
     Count,
     Counts,
+    EmaLength,
     NonNegative,
     Positive,
     Probability,
@@ -104,6 +106,22 @@ class VaeInit(Section):
     )
 
 
+class VaeEma(Section):
+    """Power-function averages of the VAE's weights; any EMA length can be made of their snapshots."""
+
+    ema_lengths: AnyEmaLengths = Field(
+        description="EMA lengths tracked during training; two give near-exact reconstructions; []: none"
+    )
+    snapshot_nimg: Count = Field(description="images between two snapshots of the averages")
+    evaluate_lengths: AnyEmaLengths = Field(
+        description="EMA lengths at which the VAE is evaluated after training, on the held-out images: a "
+        "list, or a range like 0.02...0.24 by 0.02; []: none"
+    )
+    length: EmaLength | None = Field(
+        description="EMA length of the weights that become the codec; null: the final weights"
+    )
+
+
 class Vae(Training):
     seed: int = Field(ge=0, description="seed of the VAE's training")
     init: VaeInit = Field(description="the weights that the training starts from")
@@ -145,6 +163,13 @@ class Vae(Training):
         description="backbone vgg16: a copy of torchvision's weights, relative to the project root; "
         "null: downloaded once; others: null"
     )
+    detector: Annotated[str, one_of(DETECTORS)] | None = Field(
+        description="whose features the held-out images and their reconstructions are compared by, as "
+        "evaluation.detector; null: no Fréchet distance"
+    )
+    detector_path: str | None = Field(
+        description="file of its published weights, as evaluation.detector_path; null: downloaded once"
+    )
     losses: Losses = Field(description="which losses, and their balance at the image")
     adversarial: Adversarial = Field(description="the discriminator")
     equivariance: Equivariance = Field(description="latents that follow flips and crops")
@@ -162,6 +187,7 @@ class Vae(Training):
         description="largest number of held-out images that evaluations use, of more a fixed random "
         "subset; null: all"
     )
+    ema: VaeEma = Field(description="averages of the VAE's weights")
 
     @property
     def downscale(self) -> int:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.params.errors import Problem
+from edm2.params.evaluation_checks import detector_path_problems
 from edm2.params.seams import VAE_BACKBONES
 from edm2.params.tree import Params
 from edm2.params.vae import Vae, VaeInit
+from edm2.params.vae_ema_checks import vae_ema_problems
 
 RESULT = "models/vae"  # of the stage that trains
 
@@ -21,6 +23,7 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
     """
     vae = params.vae
     yield from _init(vae.init, root)
+    yield from detector_path_problems("vae", vae.detector, vae.detector_path, root)
     if vae.warmup_nimg > vae.duration_nimg:
         yield Problem(
             "vae.warmup_nimg",
@@ -38,6 +41,7 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
         )
     yield from _sides(params)
     yield from _losses(vae)
+    yield from vae_ema_problems(vae)
     if 2 * vae.equivariance.flip_channels >= vae.latent_channels:
         yield Problem(
             "vae.equivariance.flip_channels",

@@ -12,6 +12,7 @@ from edm2.reporting.sections import (
     baselines_section,
     ema_section,
     networks_section,
+    vae_ema_section,
     vae_section,
 )
 from edm2.reporting.stage_outputs import StageOutputs
@@ -31,6 +32,7 @@ SECTIONS: tuple[Callable[[StageOutputs, Path], list[Section]], ...] = (
     samples_section,
     baselines_section,
     vae_section,
+    vae_ema_section,
     training_section,
     dynamics_section,
     networks_section,

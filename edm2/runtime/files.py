@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edm2.params.errors import NotFiniteError, UserError
+from edm2.runtime.limits import require_file
 from edm2.runtime.system_errors import WHILE_WRITING
 from edm2.runtime.temporaries import remove, remove_abandoned, temporary
 
@@ -96,6 +97,7 @@ def require_sha256(path: Path, checksum: str, expected: str, source: str, remedy
 
 class _ReadingFile(io.FileIO):
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
+        require_file(path)
         super().__init__(path)
         self._advance = advance
 

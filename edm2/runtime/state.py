@@ -144,10 +144,16 @@ def open_state(
     Args:
         share: what a second launch does before it waits, on all ranks.
     """
-    with (
-        used_state(stage, fingerprint) as state,
-        state.folder.with_name(f"{fingerprint}.lock").open("w") as lock,
-    ):
+    with used_state(stage, fingerprint) as state, locked(state, stage, share):
+        yield state
+
+
+@contextmanager
+def locked(
+    state: State, stage: str, share: Callable[[State], None] | None = None
+) -> Iterator[None]:
+    """Hold the state, whose folder exists, as `open_state` does."""
+    with state.folder.with_name(f"{state.folder.name}.lock").open("w") as lock:
         if share is not None and not on_main_process(lambda: _is_free(lock.fileno())):
             share(state)
         if is_main_process():
@@ -155,7 +161,7 @@ def open_state(
             state.results.mkdir(exist_ok=True)
             remove_left_in(state.folder, state.items)
         barrier()
-        yield state
+        yield
 
 
 def _is_free(lock: int) -> bool:

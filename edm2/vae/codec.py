@@ -1,5 +1,6 @@
 """Codecs: images → latents → images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,9 @@ ADDED = {
     "norm_groups": None,
     "attention_heads": None,
     "quant_convolutions": False,
+    "ema": {"ema_lengths": (), "snapshot_nimg": 1, "evaluate_lengths": (), "length": None},
+    "detector": None,
+    "detector_path": None,
 }
 
 
@@ -94,7 +98,12 @@ def save_vae(network: Autoencoder, params: Vae, folder: Path, **metadata: Any) -
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with replacing(folder / "network.safetensors") as partial:
         save_file(tensors, partial)
-    write_manifest(folder, kind="trained", vae=params.model_dump(mode="json"), **metadata)
+    write_manifest(folder, kind="trained", vae=network_options(params), **metadata)
+
+
+def network_options(params: Vae) -> dict[str, Any]:
+    """The options of a network and its training, for a manifest; `ema` changes neither."""
+    return params.model_dump(mode="json", exclude={"ema"})
 
 
 def load_codec(folder: Path, device: torch.device) -> Codec:
@@ -111,10 +120,17 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
 
 def load_trained(folder: Path, device: torch.device) -> Codec:
     params = Vae.model_validate(ADDED | read_manifest(folder)["vae"])
-    network = Autoencoder(params)
     tensors = load_file(folder / "network.safetensors")
     for name, tensor in tensors.items():
         require_finite(tensor, f"{folder}: tensor {name} of the VAE", REBUILD_HINT)
+    return trained_vae(params, tensors, device)
+
+
+def trained_vae(
+    params: Vae, tensors: Mapping[str, torch.Tensor], device: torch.device
+) -> TrainedVae:
+    """The frozen VAE that `params` describe, with these weights."""
+    network = Autoencoder(params)
     network.load_state_dict(tensors)
     return TrainedVae(network.to(device).eval().requires_grad_(False), params)
 

@@ -10,6 +10,7 @@ from edm2.data.normalization import Normalization
 from edm2.params import UserError
 from edm2.params.codec import Rounding
 from edm2.params.codec_checks import CONFIG, WEIGHTS
+from edm2.runtime.limits import require_file
 
 PAPER = Normalization(  # latents of ImageNet, encoded from images in [0, 1]
     torch.tensor([5.81, 3.25, 0.12, -2.15]), torch.tensor([4.17, 4.62, 3.71, 3.28])
@@ -71,6 +72,8 @@ def load_autoencoder(folder: Path, device: torch.device, hint: str = HINT) -> An
     from diffusers import AutoencoderKL
 
     try:
+        for name in (CONFIG, WEIGHTS):
+            require_file(folder / name)
         network, info = AutoencoderKL.from_pretrained(
             folder,
             use_safetensors=True,

@@ -20,6 +20,7 @@ from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
 from edm2.reporting.verdict_section import verdict_section
 from edm2.runtime.checksums import write_checksum
+from edm2.runtime.manifest import write_manifest
 
 BUCKETS = ("enc-8x8", "dec-8x8")
 TRAINING = {
@@ -43,6 +44,10 @@ METRICS = {
 }
 
 
+VAE_EMA = """ema_length,nimg,error,weight_sum,snapshots,evaluated_images,psnr,ssim
+0.0,1000,0.0,1.0,0,270,30.0,0.9
+0.1,1000,0.0,1.0,8,270,31.0,0.8
+"""
 FACTS = Facts(
     {"Data set": "digits: 1,528 training images"},
     pd.DataFrame({"stage": ["prepare"], "seconds": [1.5]}),
@@ -73,7 +78,10 @@ def stage_outputs(tmp_path):
                 metrics = metrics | {"at_chance": at_chance}
             write_result(tmp_path / stage / "metrics.json", json.dumps(metrics))
         write_result(tmp_path / "vae/curves.csv", "nimg\n")
+        write_result(tmp_path / "vae/ema.csv", VAE_EMA)
         write_picture(tmp_path / "vae/reconstructions.png")
+        (tmp_path / "vae/progress").mkdir()
+        write_manifest(tmp_path / "vae/progress")
         training = pd.DataFrame(TRAINING if trained else {"nimg": []})
         if steps is not None:
             training["train/nonfinite_steps"] = steps
@@ -124,6 +132,7 @@ HEADINGS = [
     "Samples",
     "Baselines",
     "VAE",
+    "EMA of the VAE",
     "Training",
     "Training dynamics",
     "All networks",
@@ -195,7 +204,7 @@ def test_a_detector_at_chance_is_said_wherever_its_numbers_are(stage_outputs):
     sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
     with_note = {heading for heading, body in sections.items() if "untrained network" in body}
     assert with_note == {"EMA length", "Ablation", "Baselines", "VAE", "All networks"}
-    assert "vae.backbone to efficientnet" in sections["VAE"]
+    assert "vae.backbone and vae.detector to efficientnet" in sections["VAE"]
 
 
 @pytest.mark.slow

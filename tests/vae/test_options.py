@@ -75,6 +75,8 @@ TESTED_ELSEWHERE = {
     "images.held_out": "tests/stages/test_sources.py",
     "backbone": "tests/stages/test_codecs.py",
     "backbone_path": "tests/stages/test_codecs.py",
+    "detector": "tests/pipeline/test_reconstruction_distance.py",
+    "detector_path": "tests/pipeline/test_reconstruction_distance.py",
     "log_nimg": "tests/stages/test_vae.py",
     "evaluate_nimg": "tests/stages/test_vae.py",
     "evaluate_images": "tests/vae/test_evaluation.py",
