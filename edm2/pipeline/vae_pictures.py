@@ -9,8 +9,8 @@ from edm2.data.images import ImageDataset, to_float, to_uint8
 from edm2.params.vae import Vae
 from edm2.pipeline.vae_images import GRID_IMAGES
 from edm2.reporting.grids import write_rows
-from edm2.runtime.files import remove
 from edm2.runtime.manifest import write_manifest
+from edm2.runtime.temporaries import remove
 from edm2.vae.codec import Codec
 from edm2.vae.low_pass import low_pass_mask
 
