@@ -22,6 +22,7 @@ ADDED = {
     "norm_groups": None,
     "attention_heads": None,
     "quant_convolutions": False,
+    "lr_input_layers": "encoder",
 }
 
 
@@ -108,7 +109,7 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
 
 
 def load_trained(folder: Path, device: torch.device) -> Codec:
-    params = Vae.model_validate(ADDED | read_manifest(folder)["vae"])
+    params = Vae.complete(ADDED | read_manifest(folder)["vae"])
     network = Autoencoder(params)
     tensors = load_file(folder / "network.safetensors")
     for name, tensor in tensors.items():

@@ -263,8 +263,8 @@ def _loss_metrics(
 
 
 def _parameter_groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
-    """The learning rate of all layers but the first falls with width, so that one value fits all."""
-    first = network.first_parameters()
+    """The learning rate of all layers but the first ones falls with width, so that one value fits all."""
+    first = network.first_parameters(params.lr_input_layers)
     first_ids = {id(parameter) for parameter in first}
     others = [p for p in network.parameters() if id(p) not in first_ids]
     return [

@@ -135,7 +135,13 @@ def test_a_vae_of_before_some_options_is_loaded(tiny, pixels, tmp_path: Path) ->
     network, params = make_network(tiny()), tiny()
     save_vae(network, params, tmp_path)
     tree = params.model_dump(mode="json")
-    for option in ("init", "norm_groups", "attention_heads", "quant_convolutions"):
+    for option in (
+        "init",
+        "norm_groups",
+        "attention_heads",
+        "quant_convolutions",
+        "lr_input_layers",
+    ):
         del tree[option]
     write_manifest(tmp_path, kind="trained", vae=tree)
     mean = load_codec(tmp_path, CPU).encode(pixels)[0]
