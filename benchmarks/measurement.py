@@ -38,7 +38,7 @@ def peak_gib(device: Any = None) -> float:
 def time_steps(
     step: Callable[[int], Any], images: int, warmup: int, steps: int, device: Any
 ) -> dict[str, float]:
-    """Median seconds of a training step, images per second, CPU seconds, peak memory, seconds of the first step.
+    """Median seconds of a training step, images per second, CPU seconds, peak memory, first step.
 
     On a GPU also the kernels and copies that a step starts, and the seconds it computes them.
 
