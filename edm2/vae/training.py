@@ -129,12 +129,10 @@ class VaeTask:
     def _split(self, batch: Batch, nimg: int) -> list[Microbatch]:
         pixels, noise = (tensor.to(self.device) for tensor in batch)
         images = to_float(rgb_images(pixels, self.params.downscale))
-        share, size = self.params.batch // ranks().world_size, self.params.microbatch or len(images)
-        shape = tuple(images.shape)
-        if len(images) != share or shape[2] != shape[3] or share % size:
+        size, shape = self.params.microbatch or len(images), tuple(images.shape)
+        if shape[2] != shape[3] or shape[0] % size:
             raise ValueError(
-                f"images of shape {shape}: expected {share} square images (vae.batch over the ranks) in "
-                f"microbatches of {size}"
+                f"images of shape {shape}: expected square images in microbatches of {size}"
             )
         microbatches = []
         for part in (slice(start, start + size) for start in range(0, len(images), size)):

@@ -75,8 +75,8 @@ def test_a_step_refuses_batches_of_another_shape_or_type() -> None:
     params = vae_params(TINY, microbatch=4)
     task, (pixels, noise) = make_task(params), make_batch(params)
     for batch, part in (
-        ((pixels[:4], noise[:4]), "expected 8 square images"),
-        ((pixels[:, :, :8], noise[:, :, :4]), "expected 8 square images"),
+        ((pixels[:6], noise[:6]), "in microbatches of 4"),
+        ((pixels[:, :, :8], noise[:, :, :4]), "expected square images"),
         ((pixels / 255, noise), "expected torch.uint8"),
         ((pixels, noise[:, :, :4]), "expected that of the latents"),
     ):
