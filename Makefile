@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q \
 NO_GIT = ! git rev-parse --git-dir > /dev/null 2>&1
 GIT_HINT = "DVC needs a git repository here: git init; git add .; git commit -m Start"
 
-.PHONY: setup repro lint check test docs ui constraints
+.PHONY: setup repro lint check test faults docs ui constraints
 
 setup: $(VENV)/.ready
 
@@ -36,6 +36,10 @@ check: lint
 
 test: lint
 	$(PYTEST)
+
+# Kills, full disks and other errors at each change of a file, in minutes; see docs/reliability.md.
+faults: setup
+	$(PYTEST) -m faults
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -19,11 +19,12 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 sys.path.insert(0, str(ROOT := Path(__file__).parent.parent))
 
@@ -37,7 +38,7 @@ from edm2.data.images import to_float
 from edm2.data.prepared import open_images
 from edm2.features.efficientnet import EfficientNetLite, build_efficientnet
 from edm2.metrics.statistics import Statistics, distance
-from edm2.params import load
+from edm2.params import Params, load
 from edm2.pipeline.paths import IMAGES, VAE
 from edm2.pipeline.runner import run_stage
 from edm2.vae.codec import load_codec
@@ -52,43 +53,64 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Comparison:
+    """VAEs of the variants: a row of a table for each, and a picture of its reconstructions."""
+
     folder: Path
     project: Path
     common: dict[str, Any]
+    name: ClassVar = "vae_options"
+    metrics: ClassVar = METRICS
 
     @property
     def table(self) -> Path:
-        return self.folder / "vae_options.csv"
+        return self.folder / f"{self.name}.csv"
 
     def rows(self) -> pd.DataFrame:
-        columns = ["variant", "seed", *METRICS, "cpu_seconds"]
+        columns = ["variant", "seed", *self.metrics, "cpu_seconds"]
         return pd.read_csv(self.table) if self.table.exists() else pd.DataFrame(columns=columns)
 
-    def measure(self, variant: str, seed: int) -> None:
-        rows = self.rows()
-        if ((rows["variant"] == variant) & (rows["seed"] == seed)).any():
-            return
-        name = variant.replace("/", "_")
-        folder = self.folder / f"{name}-{seed}"
+    def run(self, variants: Sequence[str], seeds: Sequence[int]) -> None:
+        """Measure what is missing in the table, and print the summary."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for seed in seeds:
+            for variant in variants:
+                rows = self.rows()
+                if not ((rows["variant"] == variant) & (rows["seed"] == seed)).any():
+                    self._add_row(variant, seed)
+        print(summary(self.rows(), variants, self.metrics).to_markdown(index=False))
+
+    def _add_row(self, variant: str, seed: int) -> None:
+        name = f"{variant.replace('/', '_')}-{seed}"
+        folder = self.folder / name
         if not folder.exists():
-            own = {"vae.seed": seed, "runtime.threads": 1, "tracking.mlflow": False}
-            changes = {**self.common, **parsed(variant), **own}
+            changes = {**self.common, **parsed(variant), **self.changes(seed)}
             make_project(folder, self.project, changes, INPUTS)
         begin = time.process_time()
         with contextlib.chdir(folder):
-            run_stage(
-                "train_vae", train_vae.run, load("params.yaml"), None, train_vae.external_inputs
-            )
-            row = {"variant": variant, "seed": seed, **quality()}
+            row = {"variant": variant, "seed": seed, **self.measure(load("params.yaml"))}
         row["cpu_seconds"] = round(time.process_time() - begin, 1)
+        for picture in self.pictures():
+            keep = self.folder / picture.stem
+            keep.mkdir(exist_ok=True)
+            shutil.copy(folder / picture, keep / f"{name}.png")
         pd.DataFrame([row]).to_csv(
             self.table, mode="a", header=not self.table.exists(), index=False
         )
         print(row, flush=True)
-        keep = self.folder / "reconstructions"
-        keep.mkdir(exist_ok=True)
-        shutil.copy(folder / "reports/vae/reconstructions.png", keep / f"{name}-{seed}.png")
         shutil.rmtree(folder)
+
+    def changes(self, seed: int) -> dict[str, Any]:
+        """Params of a row that are no part of the variant."""
+        return {"vae.seed": seed, "runtime.threads": 1, "tracking.mlflow": False}
+
+    def measure(self, params: Params) -> dict[str, float]:
+        """The metrics of the project in the current folder, after training what it needs."""
+        run_stage("train_vae", train_vae.run, params, None, train_vae.external_inputs)
+        return quality()
+
+    def pictures(self) -> tuple[Path, ...]:
+        """Files of a project that are kept."""
+        return (Path("reports/vae/reconstructions.png"),)
 
 
 def parsed(variant: str) -> dict[str, Any]:
@@ -142,14 +164,16 @@ def training_statistics(folder: str, count: int) -> Statistics:
     return statistics
 
 
-def summary(rows: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
+def summary(
+    rows: pd.DataFrame, variants: Sequence[str], metrics: Sequence[str] = METRICS
+) -> pd.DataFrame:
     """Means, and differences from the first variant over common seeds with 95 % intervals."""
     base = rows[rows["variant"] == variants[0]].set_index("seed")
     table = []
     for variant in variants:
         own = rows[rows["variant"] == variant].set_index("seed")
         row: dict[str, Any] = {"variant": variant, "seeds": len(own)}
-        for metric in METRICS:
+        for metric in metrics:
             row[metric] = f"{own[metric].mean():.4g}"
             difference = (own[metric] - base[metric]).dropna()
             if variant != variants[0] and len(difference) > 1:
@@ -160,8 +184,9 @@ def summary(rows: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that comparisons of variants have in common."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
     parser.add_argument("project", type=Path)
     parser.add_argument(
@@ -169,14 +194,17 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of all variants")
-    args = parser.parse_args()
-    common = {key: value for part in args.set for key, value in parsed(part).items()}
-    comparison = Comparison(args.folder.resolve(), args.project.resolve(), common)
-    comparison.folder.mkdir(parents=True, exist_ok=True)
-    for seed in args.seeds:
-        for variant in args.variants:
-            comparison.measure(variant, seed)
-    print(summary(comparison.rows(), args.variants).to_markdown(index=False))
+    return parser
+
+
+def common_changes(args: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for part in args.set for key, value in parsed(part).items()}
+
+
+def main() -> None:
+    args = argument_parser(__doc__.split("\n\n")[0]).parse_args()
+    comparison = Comparison(args.folder.resolve(), args.project.resolve(), common_changes(args))
+    comparison.run(args.variants, args.seeds)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ TINY: dict[str, Any] = {
     "vae.log_nimg": 128,
     "vae.warmup_nimg": 128,
     "vae.evaluate_nimg": 256,
+    "vae.ema.snapshot_nimg": 128,
+    "vae.ema.evaluate_lengths": [0.1],
     "diffusion.channels": 8,
     "diffusion.batch": 64,
     "diffusion.duration_nimg": 1024,
@@ -82,6 +84,7 @@ FULL_VAE: dict[str, Any] = {  # all options of the VAE
     "vae.equivariance.flip": 0.5,
     "vae.equivariance.flip_channels": 1,
     "vae.equivariance.crop": 0.5,
+    "vae.equivariance.scale": 0.5,
     "vae.images.min_area": 0.7,
     "vae.images.flip": 0.5,
 }

@@ -53,6 +53,7 @@ FULL_VAE: dict[str, Any] = {  # all losses from the start, transforms and flips
     "equivariance.flip": 0.5,
     "equivariance.flip_channels": 1,
     "equivariance.crop": 0.5,
+    "equivariance.scale": 0.5,
 }
 
 

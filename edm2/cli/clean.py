@@ -23,9 +23,10 @@ from edm2.cli.project import ProjectContext
 def clean(project: ProjectContext, days: float, yes: bool) -> None:
     """List what can be removed from .state, with sizes; --yes removes it.
 
-    Finished work goes if DVC's cache has its results, abandoned work after some days. Nothing is removed that
-    a process has open, that the current params continue, or whose results are nowhere else. Results of DVC's
-    cache stay there: `dvc gc` removes those.
+    Finished work goes if DVC's cache has its results, abandoned work after some days, and incomplete files
+    beside results if nobody writes them any more. Nothing is removed that a process has open, that the
+    current params continue, or whose results are nowhere else. Results of DVC's cache stay there: `dvc gc`
+    removes those.
     """
     from tqdm import tqdm
 

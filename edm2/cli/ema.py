@@ -136,7 +136,7 @@ def reconstruct(
     described = _copy_description(snapshots.folder, out)
     try:
         averages = reconstruct_files(snapshots, targets, getattr(torch, dtype), normalize)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from None
     made = dict(zip(targets, averages, strict=True))
     write_json(index, descriptions | {path.name: asdict(made[path]) for path in made})

@@ -132,14 +132,18 @@ def _choose(
 
 @export.command()
 @click.argument("folder", type=click.Path(path_type=Path, resolve_path=True))
+@click.option(
+    "--from", "source", type=FILE, help="Folder of `edm2 vae train`, instead of the project."
+)
 @click.pass_obj
-def vae(project: ProjectContext, folder: Path) -> None:
+def vae(project: ProjectContext, folder: Path, source: Path | None) -> None:
     """Write the trained VAE to FOLDER, as an AutoencoderKL of diffusers with a model card.
 
     Options that an AutoencoderKL does not have are an error that names them.
     """
     from edm2.pipeline.vae_export import export_vae
 
-    project.enter()
-    export_vae(folder)
+    if source is None:
+        project.enter()
+    export_vae(folder, source)
     click.echo(f"AutoencoderKL of diffusers: {folder}")

@@ -20,10 +20,11 @@ from edm2.cli.plan import plan
 from edm2.cli.project import ProjectContext
 from edm2.cli.sample import sample
 from edm2.cli.track import track
+from edm2.cli.vae import vae
 from edm2.cli.verify import verify
 from edm2.runtime import peers
 from edm2.runtime.failures import prepare_streams, report
-from edm2.runtime.interruption import SIGNALS, exit_at_once
+from edm2.runtime.interruption import SIGNALS, Interrupted, exit_at_once
 from edm2.runtime.messages import QUIET
 
 COMPLETION = "_EDM2_COMPLETE"  # set by shells for completion
@@ -64,6 +65,7 @@ for command in (
     verify,
     clean,
     track,
+    vae,
 ):
     edm2.add_command(command)
 
@@ -88,7 +90,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Interrupted) as error:
         status = report("edm2", error)
     except BrokenPipeError:  # the reader, like `head`, has stopped
         _end_output()

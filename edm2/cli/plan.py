@@ -21,6 +21,7 @@ FILE_KEYS = (  # problems of what this machine lacks, which costs nothing to pla
     "evaluation.detector_path",
     "evaluation.reference",
     "runtime.compile",
+    "vae.detector_path",
 )
 
 

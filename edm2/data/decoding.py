@@ -13,6 +13,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from edm2.data.metadata import orientation, split_metadata
 from edm2.params import UserError
+from edm2.runtime.limits import MAX_PIXELS, MAX_SCANNED
+from edm2.runtime.system_errors import DENIED, is_of_machine
 
 Pixels = NDArray[np.uint8]  # HWC, RGB
 
@@ -64,6 +66,8 @@ def decode_image(file: Path | BinaryIO) -> Image.Image:
         reason = "not an image of a known format" if content else "empty file, 0 bytes"
         raise ImageDecodeError(reason) from None
     except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
+        if is_of_machine(error, DENIED):
+            raise
         raise ImageDecodeError(str(error) or type(error).__name__) from None
 
 
@@ -72,7 +76,9 @@ def is_image(file: Path) -> bool:
     try:
         with Image.open(file, formats=_available(SIGNED_FORMATS)):
             return True
-    except Exception:  # as above
+    except Exception as error:  # as above
+        if is_of_machine(error):
+            raise
         return False
 
 
@@ -90,6 +96,7 @@ def _decode(content: bytes) -> Image.Image:
             turned = orientation(file.info.get("exif", b""), file.info.get("xmp", b""))
         if isinstance(file, TiffImageFile):
             _check_tiff(file)
+        _check_size(file, pixels)
         limit, deep = _largest_value(file), _is_deep(file)
         white_is_zero = isinstance(file, TiffImageFile) and file.tag_v2.get(262) == 0
         file.load()
@@ -99,6 +106,16 @@ def _decode(content: bytes) -> Image.Image:
         image = image.transpose(TRANSPOSITIONS[turned])
     image.info = {FEW_BITS: True} if few_bits else {}
     return image
+
+
+def _check_size(image: ImageFile, content: bytes) -> None:
+    """Raise ValueError for images that take too long; Pillow's own limit can be switched off."""
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"{pixels} pixels, more than {MAX_PIXELS}; make it smaller")
+    scans = content.count(b"\xff\xda") if content.startswith(b"\xff\xd8") else 1
+    if scans * pixels > MAX_SCANNED:
+        raise ValueError(f"{scans} scans of {pixels} pixels; save it again")
 
 
 def _check_tiff(image: TiffImageFile) -> None:
@@ -152,6 +169,5 @@ def _uses_few_bits(image: Image.Image) -> bool:
 
 def _scale(image: Image.Image, limit: int, white_is_zero: bool) -> Image.Image:
     """Gray values from 0 to `limit` as 8 bits; Pillow would clip them at 255."""
-    gray = np.asarray(image).astype(np.float64)
-    gray = limit - gray if white_is_zero else gray
-    return Image.fromarray(np.rint(gray * (255 / limit)).astype(np.uint8))
+    levels = np.rint(np.arange(limit + 1) * (255 / limit)).astype(np.uint8)
+    return Image.fromarray((levels[::-1] if white_is_zero else levels)[np.asarray(image)])

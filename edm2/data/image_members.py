@@ -11,6 +11,7 @@ from edm2.data.decoding import IMAGE_ENDINGS
 from edm2.data.tally import FOREIGN, OTHER_ENDING, Tally, ending, is_foreign
 from edm2.data.tar_members import member_name
 from edm2.data.tars import Member
+from edm2.runtime import limits
 
 OTHER_FIELD = "another field of a sample"
 
@@ -70,6 +71,8 @@ def reason_against(member: tarfile.TarInfo, endings: Set[str] = frozenset(IMAGE_
         return "sparse file"
     if any(is_foreign(part) for part in member.name.split("/") if part not in (".", "..")):
         return FOREIGN
+    if reason := limits.reason_against(member.name, member.size, member.size):
+        return reason
     return "" if ending(member.name) in endings else OTHER_ENDING
 
 
@@ -97,5 +100,7 @@ def _split(stem: str) -> tuple[str, str]:
 
 def _has_prefix_in(key: str, stems: Set[str]) -> bool:
     """Whether a.b/22, a.b/22.05 or a.b/22.05.x is among the stems, for the key a.b/22.05.x."""
-    shorter, field = _split(key)
-    return key in stems or (bool(field) and _has_prefix_in(shorter, stems))
+    field = key
+    while key not in stems and field:
+        key, field = _split(key)
+    return key in stems

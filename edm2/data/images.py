@@ -148,7 +148,7 @@ class ImageShards(PreparedImages):
 
     def load_image(self, index: int) -> tuple[Image.Image, int]:
         sample = self.shards[index]
-        return Image.open(io.BytesIO(sample["png"])), int(sample["cls"])
+        return Image.open(io.BytesIO(sample["png"]), formats=("PNG",)), int(sample["cls"])
 
     def by_shard(self) -> dict[str, range]:
         return self.shards.by_shard()

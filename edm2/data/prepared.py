@@ -20,6 +20,7 @@ from edm2.data.tally import Tally
 from edm2.params import UserError
 from edm2.params.dataset import Dataset
 from edm2.runtime.distributed import on_main_process
+from edm2.runtime.files import replacing
 from edm2.runtime.manifest import load_manifest, verified
 
 T = TypeVar("T")
@@ -101,7 +102,8 @@ def list_images(source: LabeledSource, folder: Path, dataset: Dataset, seed: int
     folder.mkdir(parents=True, exist_ok=True)
     splits = dict(zip(("train", "held_out"), source.split(dataset.held_out, seed), strict=True))
     for split, indices in splits.items():
-        np.save(folder / f"{split}.npy", indices)
+        with replacing(folder / f"{split}.npy") as partial, partial.open("wb") as file:
+            np.save(file, indices)
     return {
         **describe_images(source, dataset, splits),
         "dataset": dataset.model_dump(mode="json"),

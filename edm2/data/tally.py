@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from edm2.runtime.limits import MAX_NAME
+
 EXAMPLES = 3  # names that are printed for a reason
 MAX_LINES = 1000  # of a list of files in an error
 FOREIGN = "hidden, or of another program"
@@ -79,7 +81,11 @@ def ending(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    r"""A file name on one line: bytes that are not UTF-8 as \xe9, line breaks as \n."""
+    r"""A file name on one line: bytes that are not UTF-8 as \xe9, line breaks as \n.
+
+    It is cut if it is longer than names can be.
+    """
+    name = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
     if name.isprintable():
         return name
     try:

@@ -7,7 +7,6 @@ network. A manifest beside them has the checksums, if the folder was exported. O
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +22,11 @@ from edm2.diffusion.description import build, describe
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.checked_json import read_checked
-from edm2.runtime.files import remove, require_sha256, sha256, write_json
+from edm2.runtime.files import replacing, require_sha256, sha256, write_json
 from edm2.runtime.finite import listed, nonfinite_tensors
 from edm2.runtime.hub import local_network
 from edm2.runtime.manifest import MANIFEST, write_manifest
+from edm2.runtime.temporaries import temporary
 
 WEIGHTS, CONFIG, CODEC, CARD = "model.safetensors", "config.json", "codec", "README.md"
 FORMAT, VERSION = "edm2", 1
@@ -49,8 +49,8 @@ def from_pretrained(name: str | Path, **options: Any) -> Denoiser:
 
 def save_pretrained(denoiser: Denoiser, folder: Path) -> None:
     """See `Denoiser.save_pretrained`."""
-    with new_folder(folder) as temporary:
-        fill(temporary, denoiser)
+    with new_folder(folder) as partial:
+        fill(partial, denoiser)
 
 
 def fill(folder: Path, denoiser: Denoiser) -> None:
@@ -88,7 +88,8 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         raise NotFiniteError(
             f"{path}: tensors are not finite ({listed(names)}). Use other weights."
         )
-    save_file(stored, path, {"format": "pt"})  # as other programs mark it
+    with replacing(path) as partial:
+        save_file(stored, partial, {"format": "pt"})  # as other programs mark it
     path.chmod(0o644)  # safetensors lets only the owner read it
 
 
@@ -116,14 +117,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     require_new(folder)
     folder = folder.absolute()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    remove(temporary)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.replace(folder)
-    finally:
-        remove(temporary)
+    with temporary(folder) as partial:
+        partial.mkdir()
+        yield partial
+        partial.replace(folder)
 
 
 def _copy(source: Path, target: Path) -> None:

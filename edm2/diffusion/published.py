@@ -12,6 +12,7 @@ from edm2.diffusion.identification import UnetDescription, describe_shapes
 from edm2.diffusion.names import own_name, published_name
 from edm2.diffusion.unet import LABEL_BALANCE, SKIP_BALANCE
 from edm2.params import UserError
+from edm2.runtime.limits import shown
 
 SOURCE = "published weights"
 OPTIONAL_PREFIX = "logvar"  # the uncertainty head, which a published network may lack
@@ -27,6 +28,7 @@ CONSTANTS: dict[str, Any] = {  # arguments of a published network that are const
     "resample_filter": [1, 1],
 }
 DERIVED = ("channel_mult_noise", "channel_mult_emb")  # None: from the other widths
+MAX_SIZE, MAX_LEVELS, MAX_BLOCKS = 2**20, 16, 64  # of a network; the largest has 3 584, 4 and 3
 WITHOUT_EFFECT = ("use_fp16", "dropout")  # on weights, and on evaluation in fp32
 
 
@@ -47,7 +49,7 @@ def infer_denoiser(
             value that is not possible here.
     """
     shapes = {own_name(name): tuple(tensor.shape) for name, tensor in tensors.items()}
-    network = describe_shapes(
+    network = _described(
         {n.removeprefix("unet."): shape for n, shape in shapes.items() if n.startswith("unet.")}
     )
     if network is None:
@@ -55,18 +57,7 @@ def infer_denoiser(
             f"{source}: expected tensors like unet.enc.64x64_block0.conv_res0.weight and "
             f"unet.out_conv.weight, as in EDM2's networks, found {len(tensors)} others. Use one of those."
         )
-    shape = network.shape
-    with torch.device("meta"):
-        denoiser = build_denoiser(
-            "G",
-            channels=shape.channels,
-            resolution=shape.resolution,
-            in_channels=shape.in_channels,
-            num_classes=shape.num_classes,
-            channel_mult=shape.channel_mult,
-            res_blocks=shape.res_blocks,
-            attention_resolutions=network.attention,
-        )
+    denoiser = _build(network, source)
     convert_names(tensors, denoiser, source)
     problems = list(_contradictions(network, arguments or {}))
     if problems:
@@ -74,6 +65,40 @@ def infer_denoiser(
             f"{source}: {'; '.join(problems)}. Only networks of EDM2's config G can be used."
         )
     return denoiser
+
+
+def _described(shapes: Mapping[str, tuple[int, ...]]) -> UnetDescription | None:
+    """See `describe_shapes`; None as well for a network that is larger than any real one."""
+    try:
+        network = describe_shapes(shapes)
+    except (IndexError, ValueError):  # tensors of no dimensions, numbers of thousands of digits
+        return None
+    if network is None:
+        return None
+    numbers = (network.resolution, network.in_channels, network.num_classes, *network.widths)
+    small = network.res_blocks <= MAX_BLOCKS and len(network.widths) <= MAX_LEVELS
+    return network if small and max(numbers) <= MAX_SIZE and min(network.widths) > 0 else None
+
+
+def _build(network: UnetDescription, source: object) -> Denoiser:
+    """Raises UserError where there is no such network."""
+    shape = network.shape
+    try:
+        with torch.device("meta"):
+            return build_denoiser(
+                "G",
+                channels=shape.channels,
+                resolution=shape.resolution,
+                in_channels=shape.in_channels,
+                num_classes=shape.num_classes,
+                channel_mult=shape.channel_mult,
+                res_blocks=shape.res_blocks,
+                attention_resolutions=network.attention,
+            )
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{source}: no network has tensors of these shapes ({shown(str(error))}). Use one of EDM2's."
+        ) from None
 
 
 def _contradictions(network: UnetDescription, arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -103,9 +128,9 @@ def _contradictions(network: UnetDescription, arguments: Mapping[str, Any]) -> I
                 side for side in sides if side in actual
             ]  # it may name levels that are not there
         if name not in expected:
-            yield f"argument {name} ({value!r}) is unknown"
+            yield f"argument {name} ({shown(repr(value))}) is unknown"
         elif actual != expected[name]:
-            yield f"argument {name} is {value!r}, expected {_plain(expected[name])}"
+            yield f"argument {name} is {shown(repr(value))}, expected {_plain(expected[name])}"
 
 
 def _plain(value: Any) -> str:

@@ -16,6 +16,7 @@ from edm2.params.configs import ConfigName
 from edm2.params.resolution import resolve
 from edm2.params.runtime import Runtime
 from edm2.runtime.distributed import is_main_process, ranks
+from edm2.runtime.files import replacing
 from edm2.runtime.parallel import shard
 from edm2.runtime.sharding import gather
 
@@ -99,7 +100,8 @@ def save_network(denoiser: Denoiser, path: Path) -> None:
     """
     tensors = gather(denoiser.state_dict())
     if is_main_process():
-        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, path)
+        with replacing(path) as temporary:
+            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary)
 
 
 def set_network(

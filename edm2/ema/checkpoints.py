@@ -1,20 +1,20 @@
 """Checkpoints of other programs: named tensors in a safetensors file, or in a file of `torch.save`.
 
-Nothing in a file is run: PyTorch's unpickler takes tensors and plain values only (`weights_only`).
+Nothing in a file is run: it is read as records (`edm2.runtime.torch_records`).
 Values are memory maps, read when they are used; only files of PyTorch before 1.6 are read at once.
 """
 
-import argparse
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from edm2.params import UserError
+from edm2.runtime.limits import MAX_OBJECTS, Budget, LimitError, require_file, shown
+from edm2.runtime.pickle_records import ForbiddenGlobalError, kind
+from edm2.runtime.torch_records import read_torch
 
 SAFETENSORS = ".safetensors"
 # Modules that hold an averaged model: entries by which they are known, and the prefix of the model's names
@@ -40,7 +40,11 @@ def read_checkpoint(path: str | Path, key: str = "") -> Tensors:
     """
     path = Path(path)
     tree = _load_safetensors(path) if path.suffix == SAFETENSORS else _load_torch(path)
-    found = dict(_tensor_dicts(tree if not key else _at(path, tree, key), key))
+    chosen = tree if not key else _at(path, tree, key)
+    try:
+        found = dict(_tensor_dicts(chosen, key, Budget(MAX_OBJECTS, "entries of dicts")))
+    except LimitError as error:
+        raise UserError(f"{path}: {error}: no checkpoint. Use another file.") from None
     if len(found) != 1:
         raise UserError(_not_one(path, tree, found, key))
     (tensors,) = found.values()
@@ -53,53 +57,44 @@ def read_checkpoint(path: str | Path, key: str = "") -> Tensors:
 
 def _load_safetensors(path: Path) -> Tensors:
     try:
+        require_file(path)
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{path}: cannot be read as a safetensors file ({error}). Copy it again, completely."
+            f"{path}: cannot be read as a safetensors file ({shown(str(error))}). Copy it again, completely."
         ) from None
 
 
 def _load_torch(path: Path) -> Any:
     try:
-        zipped = zipfile.is_zipfile(path)
-        with safe_globals([argparse.Namespace]):  # plain values, which many programs store
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a damaged pickle may raise any exception
-        names = _unsafe_names(path)
-        if names:
-            raise UserError(
-                f"{path}: refused: it names {', '.join(names[:SHOWN])}, which could run code. Nothing "
-                "in the file was run. If you trust it, load it in Python where it was made, and save "
-                "its tensors alone: torch.save(checkpoint['ema'], 'ema.pt')."
-            ) from None
+        return read_torch(path)
+    except ForbiddenGlobalError as name:
         raise UserError(
-            f"{path}: cannot be read as a PyTorch checkpoint ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}). Expected a file of "
-            "torch.save, or a safetensors file named *.safetensors; copy it again, completely."
+            f"{path}: refused: it names {shown(str(name))}, which could run code. Nothing in the file was "
+            "run. If you trust it, load it in Python where it was made, and save its tensors alone: "
+            "torch.save(checkpoint['ema'], 'ema.pt')."
+        ) from None
+    except Exception as error:  # a damaged pickle may raise any exception
+        raise UserError(
+            f"{path}: cannot be read as a PyTorch checkpoint ({type(error).__name__}: {shown(str(error))}). "
+            "Expected a file of torch.save, or a safetensors file named *.safetensors; copy it again, "
+            "completely."
         ) from None
 
 
-def _unsafe_names(path: Path) -> list[str]:
-    try:
-        with safe_globals([argparse.Namespace]):
-            return get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # it is no checkpoint at all
-        return []
-
-
-def _tensor_dicts(tree: Any, key: str) -> Iterator[tuple[str, Tensors]]:
+def _tensor_dicts(tree: Any, key: str, budget: Budget) -> Iterator[tuple[str, Tensors]]:
     """Dicts of tensors by their key; below names that are not text are states of optimizers."""
     if not isinstance(tree, Mapping):
         return
+    budget.spend(1 + len(tree))
     named = {name: value for name, value in tree.items() if isinstance(name, str)}
     tensors = {name: t.detach() for name, t in named.items() if isinstance(t, torch.Tensor)}
     if len(tensors) == len(tree) and any(t.is_floating_point() for t in tensors.values()):
         yield key, tensors
         return
     for name, value in named.items():
-        yield from _tensor_dicts(value, f"{key}.{name}" if key else name)
+        yield from _tensor_dicts(value, f"{key}.{name}" if key else name, budget)
 
 
 def _at(path: Path, tree: Any, key: str) -> Any:
@@ -141,7 +136,7 @@ def _not_one(path: Path, tree: Any, found: Mapping[str, Tensors], key: str) -> s
             f"{path}: no dict of nothing but named tensors {where}: it holds {_names(tree)}. Expected "
             "the state_dict of a model; choose where it is with --key."
         )
-    several = ", ".join(list(found)[:SHOWN])
+    several = ", ".join(map(shown, list(found)[:SHOWN]))
     return (
         f"{path}: {len(found)} dicts of tensors: {several}. Choose the averaged network with --key."
     )
@@ -149,6 +144,10 @@ def _not_one(path: Path, tree: Any, found: Mapping[str, Tensors], key: str) -> s
 
 def _names(tree: Any) -> str:
     if not isinstance(tree, Mapping):
-        return f"a {type(tree).__name__}"
-    names = [f"{name} ({type(value).__name__})" for name, value in list(tree.items())[:SHOWN]]
+        return f"a {_type(tree)}"
+    names = [f"{shown(name)} ({_type(value)})" for name, value in list(tree.items())[:SHOWN]]
     return ", ".join(names) + (", …" if len(tree) > SHOWN else "") if names else "nothing"
+
+
+def _type(value: Any) -> str:
+    return kind(value).rpartition(".")[2]

@@ -23,9 +23,9 @@ from edm2.ema.store import SnapshotStore
 from edm2.ema.tensorfile import NAMES, Kind, TensorReader, first_difference
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
-from edm2.runtime.files import remove_partial
 from edm2.runtime.manifest import MANIFEST
 from edm2.runtime.progress import track
+from edm2.runtime.temporaries import remove_abandoned
 
 BATCHES = ".num_batches_tracked"  # PyTorch's normalization layers have it beside their statistics
 STATISTICS = (".running_mean", ".running_var")
@@ -110,7 +110,7 @@ def import_snapshots(
     expected = _Expected(folder, kept, dtype)
     if compare_first:
         for_each(todo, lambda path: expected.check(path, *read(path)))
-    remove_partial(folder)
+    remove_abandoned(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # until all is there, a folder without one
     for path, snapshot in track(list(todo.items()), "import averages", len(todo), "file"):
         tensors, copied = read(path)

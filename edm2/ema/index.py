@@ -9,9 +9,9 @@ from edm2.params import UserError
 from edm2.runtime.manifest import write_manifest
 
 
-def write_index(store: SnapshotStore) -> None:
-    """Describe the snapshots beside them, with a checksum of every file of the folder."""
-    write_manifest(store.folder, **_metadata(store))
+def write_index(store: SnapshotStore, **metadata: Any) -> None:
+    """Describe the snapshots beside them, with a checksum of every file of the folder, and `metadata`."""
+    write_manifest(store.folder, **_metadata(store), **metadata)
 
 
 def index_training(training: SnapshotStore, folder: Path, location: str, end: int) -> None:

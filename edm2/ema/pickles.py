@@ -5,10 +5,7 @@ from the file. Here, unpickling only creates records (`edm2.runtime.pickle_recor
 and buffers are collected. Their storages are pickles themselves, and are read in the same way.
 """
 
-import io
-import zipfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import torch
 
 from edm2.params import UserError
+from edm2.runtime.limits import MAX_NESTING, MAX_OBJECTS, Budget, LimitError, shown
 from edm2.runtime.pickle_records import (
     SET,
     ForbiddenGlobalError,
@@ -27,10 +25,17 @@ from edm2.runtime.pickle_records import (
     read_records,
     record_classes,
 )
+from edm2.runtime.torch_records import (
+    DTYPES,
+    PARAMETERS,
+    TENSORS,
+    Storage,
+    TensorReader,
+    open_torch,
+)
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
-STORAGE, TENSOR = "torch.storage._load_from_bytes", "torch._utils._rebuild_tensor_v2"
-PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+STORAGE = "torch.storage._load_from_bytes"
 MODULES = tuple(
     f"torch.nn.modules.{name}"
     for name in (
@@ -46,23 +51,8 @@ MODULES = tuple(
         "normalization.GroupNorm",
     )
 )
-DTYPES = {
-    f"torch.{name}Storage": dtype
-    for name, dtype in (
-        ("Double", torch.float64),
-        ("Float", torch.float32),
-        ("Half", torch.float16),
-        ("BFloat16", torch.bfloat16),
-        ("Long", torch.int64),
-        ("Int", torch.int32),
-        ("Short", torch.int16),
-        ("Char", torch.int8),
-        ("Byte", torch.uint8),
-        ("Bool", torch.bool),
-    )
-}
 CLASSES = record_classes(
-    *(PERSISTENT, STORAGE, TENSOR, *PARAMETERS, *MODULES, *DTYPES),
+    *(PERSISTENT, STORAGE, TENSORS[0], *PARAMETERS, *MODULES, *DTYPES),
     *("torch.Size", "torch.device", *map(str, DTYPES.values())),  # values beside the tensors
 )
 
@@ -103,12 +93,6 @@ class _Unpickler(RecordUnpickler):
     classes = CLASSES
 
 
-class _StorageUnpickler(_Unpickler):
-    def persistent_load(self, pid: Any) -> Any:
-        """The description of a storage; its bytes are outside of the pickle."""
-        return pid
-
-
 def read_published(path: Path) -> Published:
     """Read the network of a published pickle; tensors keep their dtype.
 
@@ -119,20 +103,20 @@ def read_published(path: Path) -> Published:
     try:
         contents = entries(read_records(path, _Unpickler))
         network = contents.get("ema") or contents.get("net")
-        published = _published(network, contents.get("encoder")) if network else None
+        published = _published(network, contents.get("encoder"), path) if network else None
     except ForbiddenGlobalError as name:
         raise UserError(
-            f"{path}: refused: it names {name}, which is not needed to store a network. Nothing in "
-            "the file was run. Use a file that EDM2's authors published."
+            f"{path}: refused: it names {shown(str(name))}, which is not needed to store a network. "
+            "Nothing in the file was run. Use a file that EDM2's authors published."
         ) from None
     except Exception as error:  # a damaged pickle may raise any exception
         raise UserError(
-            f"{path}: cannot be read as a network pickle ({type(error).__name__}: {error}). "
+            f"{path}: cannot be read as a network pickle ({type(error).__name__}: {shown(str(error))}). "
             "Use one of EDM2's, and download it completely."
         ) from None
     if published is None:
         raise UserError(
-            f"{path}: holds no network: expected an entry ema, found {sorted(map(str, contents))}. "
+            f"{path}: holds no network: expected an entry ema, found {shown(sorted(map(shown, contents)))}. "
             "Use a network pickle of EDM2's authors."
         )
     return published
@@ -150,88 +134,113 @@ def read_encoder(record: Any, path: Path) -> PublishedEncoder:
     try:
         class_name, state = _module(record)
         given = entries(state.get("_init_kwargs") or {})
+        values = dict(_numbers_and_plain({**given, **state}))
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"{path}: the entry encoder cannot be read ({error}). Use a network pickle of EDM2's authors."
+            f"{path}: the entry encoder cannot be read ({shown(str(error))}). Use a network pickle of "
+            "EDM2's authors."
         ) from None
-    values = {}
-    for name, value in {**given, **state}.items():
-        with suppress(ValueError):
-            values[str(name)] = _number_or_plain(value)
     return PublishedEncoder(class_name, values)
 
 
-def _published(network: Any, encoder: Any) -> Published:
+def _published(network: Any, encoder: Any, path: Path) -> Published:
     class_name, state = _module(network)
-    arguments, others = {}, []
+    arguments, others, budget = {}, [], Budget(MAX_OBJECTS, "values")
     for name, value in entries(state.get("_init_kwargs") or {}).items():
         try:
-            arguments[name] = _plain_value(value)
+            arguments[shown(name)] = _plain_value(value, budget)
+        except LimitError:
+            raise
         except ValueError:
-            others.append(str(name))
-    return Published(class_name, dict(_tensors(network)), arguments, tuple(others), encoder)
+            others.append(shown(name))
+    tensors = _Tensors(path).named(network)
+    return Published(class_name, tensors, arguments, tuple(others), encoder)
 
 
 def _module(value: Any) -> tuple[str, dict[str, Any]]:
     """Class name and state of a module, whether persistent or plain."""
     if kind(value) == PERSISTENT:
         meta = entries(value.args[0])
-        return meta["class_name"], entries(meta["state"])
+        return shown(meta["class_name"]), entries(meta["state"])
     if kind(value) in MODULES:
         return kind(value).rpartition(".")[2], entries(value.state)
     raise ValueError(f"expected a module, found {kind(value)}")
 
 
-def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by name, as in a state_dict."""
-    _, state = _module(module)
-    non_persistent = state.get("_non_persistent_buffers_set", ())
-    non_persistent = non_persistent.args[0] if kind(non_persistent) == SET else non_persistent
-    for name, tensor in (entries(state["_parameters"]) | entries(state["_buffers"])).items():
-        if tensor is not None and name not in non_persistent:
-            yield prefix + name, _tensor(tensor)
-    for name, child in entries(state["_modules"]).items():
-        if child is not None:
-            yield from _tensors(child, f"{prefix}{name}.")
+class _Tensors:
+    """Reads the tensors of a network from its record."""
+
+    def __init__(self, path: Path) -> None:
+        self.reader = TensorReader(path.stat().st_size, self._storage)
+        self.storages: dict[int, Storage] = {}  # by id of their record
+        self.modules: set[int] = set()  # the ids of those that were seen
+        self.budget = Budget(MAX_OBJECTS, "parts of a network")
+
+    def named(self, network: Any) -> dict[str, torch.Tensor]:
+        """Parameters and buffers by name, as in a state_dict."""
+        return dict(self._named(network, "", 0))
+
+    def _named(self, module: Any, prefix: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
+        if id(module) in self.modules:
+            raise ValueError(f"the module {shown(prefix)} occurs twice: expected a tree of modules")
+        if depth > MAX_NESTING:
+            raise LimitError(f"modules in more than {MAX_NESTING} levels")
+        self.modules.add(id(module))
+        _, state = _module(module)
+        left_out = state.get("_non_persistent_buffers_set", ())
+        left_out = left_out.args[0] if kind(left_out) == SET else left_out
+        groups = [entries(state[name]) for name in ("_parameters", "_buffers", "_modules")]
+        self.budget.spend(1 + len(left_out) + sum(map(len, groups)))
+        skipped = {name for name in left_out if isinstance(name, str)}
+        for name, tensor in (groups[0] | groups[1]).items():
+            if tensor is not None and name not in skipped:
+                yield _joined(prefix, name), self.reader.tensor(tensor)
+        for name, child in groups[2].items():
+            if child is not None:
+                yield from self._named(child, f"{_joined(prefix, name)}.", depth + 1)
+
+    def _storage(self, record: Any) -> Storage:
+        """A storage in either format of torch.save; one that several tensors share is read once."""
+        if kind(record) != STORAGE:
+            raise ValueError(f"expected a storage, found {kind(record)}")
+        if id(record) not in self.storages:
+            file = open_torch(as_bytes(record.args[0]))
+            self.storages[id(record)] = file.storage(file.content)
+        return self.storages[id(record)]
 
 
-def _tensor(value: Any) -> torch.Tensor:
-    while kind(value) in PARAMETERS:
-        value = value.args[0]
-    if kind(value) != TENSOR or kind(value.args[0]) != STORAGE:
-        raise ValueError(f"expected a tensor, found {kind(value)}")
-    storage, offset, size, stride, *_ = value.args
-    dtype, data = _storage(storage.args[0])
-    end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
-    if min((offset, *size, *stride)) < 0 or (all(size) and end * dtype.itemsize > len(data)):
-        raise ValueError(f"a tensor of shape {size} exceeds its storage")
-    untyped = torch.UntypedStorage.from_buffer(data, dtype=torch.uint8)
-    return torch.empty(0, dtype=dtype).set_(untyped, offset, size, stride)
+def _joined(prefix: str, name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"a part of a network with the name {shown(name)}")
+    return prefix + name
 
 
-def _storage(saved: Any) -> tuple[torch.dtype, bytes]:
-    """A storage's dtype and bytes, in either format of torch.save."""
-    file = io.BytesIO(as_bytes(saved))
-    if file.getvalue().startswith(b"PK"):
-        with zipfile.ZipFile(file) as archive:
-            folder = archive.namelist()[0].partition("/")[0]
-            _, storage, key, *_ = _StorageUnpickler(archive.open(f"{folder}/data.pkl")).load()
-            return DTYPES[storage.global_name], archive.read(f"{folder}/data/{key}")
-    # pickles of a magic number, a version, the system, the storage, its key; a length; the bytes
-    *_, (_, storage, *_), _ = [_StorageUnpickler(file).load() for _ in range(5)]
-    return DTYPES[storage.global_name], file.read()[8:]
-
-
-def _plain_value(value: Any) -> Any:
+def _plain_value(value: Any, budget: Budget, depth: int = 0) -> Any:
+    budget.spend()
+    if depth > MAX_NESTING:
+        raise LimitError(f"values nested in more than {MAX_NESTING} levels")
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain_value, value))
-    return {_plain_value(name): _plain_value(entry) for name, entry in entries(value).items()}
+        return type(value)([_plain_value(entry, budget, depth + 1) for entry in value])
+    return {
+        _plain_value(name, budget, depth + 1): _plain_value(entry, budget, depth + 1)
+        for name, entry in entries(value).items()
+    }
 
 
-def _number_or_plain(value: Any) -> Any:
-    try:
-        return _plain_value(value)
-    except ValueError:
-        return array(value)
+def _numbers_and_plain(given: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Those of some values that are arrays, numbers or plain values."""
+    budget = Budget(MAX_OBJECTS, "values")
+    for name, value in given.items():
+        try:
+            yield shown(name), _plain_value(value, budget)
+        except LimitError:
+            raise
+        except ValueError:
+            try:
+                numbers = array(value)
+            except ValueError:
+                continue
+            budget.spend(numbers.size)
+            yield shown(name), numbers

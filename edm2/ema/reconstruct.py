@@ -61,12 +61,16 @@ class Reconstruction:
         """Whether the response function is near enough to that of an exact average."""
         return self.error < TRUSTED_ERROR
 
-    def warn(self, name: str) -> None:
-        """Print a warning that names the network if it is not trustworthy."""
+    def warn(self, name: str, param: str = "ema.snapshot_nimg") -> None:
+        """Print a warning that names the network if it is not trustworthy.
+
+        Args:
+            param: that of the times of snapshots.
+        """
         if not self.trustworthy:
             print(
                 f"warning: {name}: the response function of this reconstruction has an error "
-                f"of {self.error:.1%}. Take more snapshots (ema.snapshot_nimg)."
+                f"of {self.error:.1%}. Take more snapshots ({param})."
             )
 
 

@@ -19,6 +19,7 @@ from edm2.params import UserError
 from edm2.params.configs import Average
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.files import replacing
+from edm2.runtime.limits import parse_json
 
 
 @dataclass(frozen=True, order=True)
@@ -165,7 +166,7 @@ def read_snapshot(path: Path) -> tuple[Snapshot, list[str]]:
     with closing(TensorReader(path)) as reader:
         text = reader.metadata.get("snapshot")
     try:
-        metadata = json.loads(text or "")
+        metadata = parse_json(text or "")
         snapshot = Snapshot(
             metadata["nimg"],
             metadata["sigma_rel"],

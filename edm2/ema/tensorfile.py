@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from edm2.params import UserError
+from edm2.runtime.limits import parse_json, require_file, shown
 from edm2.runtime.manifest import REBUILD_HINT, compare_sha256, expected_sha256
 
 DTYPES = {
@@ -33,6 +34,7 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 2**27
+MAX_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class TensorReader:
             UserError: the file is not a safetensors file, holds a tensor of a dtype that is not
                 supported, or is shorter or longer than its header says.
         """
+        require_file(path)
         self.path = path
         self.file = path.open("rb", buffering=0)
         try:
@@ -71,10 +74,10 @@ class TensorReader:
             length = int.from_bytes(prefix, "little")
             text = self.file.read(min(length, MAX_HEADER_BYTES))
             self.header = prefix + text
-            header = json.loads(text)
+            header = parse_json(text)
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self.entries = {
-                name: Entry(DTYPES[e["dtype"]], tuple(e["shape"]), e["data_offsets"][0])
+                name: Entry(DTYPES[e["dtype"]], _shape(name, e["shape"]), e["data_offsets"][0])
                 for name, e in sorted(header.items(), key=lambda item: item[1]["data_offsets"])
             }
             end = 0
@@ -85,8 +88,8 @@ class TensorReader:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.close()
             raise UserError(
-                f"{path}: cannot be read as a safetensors file ({type(error).__name__}: {error}). "
-                f"{REBUILD_HINT}"
+                f"{path}: cannot be read as a safetensors file ({type(error).__name__}: "
+                f"{shown(str(error))}). {REBUILD_HINT}"
             ) from None
         self.start = 8 + length
         if path.stat().st_size != self.start + end:
@@ -181,6 +184,13 @@ def first_difference(
 
 def _describe(kind: Kind | None) -> str:
     return "missing" if kind is None else f"{kind[0]} of shape {list(kind[1])}"
+
+
+def _shape(name: str, shape: list[int]) -> tuple[int, ...]:
+    """Raises ValueError for a shape that no tensor has."""
+    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
+        raise ValueError(f"tensor {shown(name)} has the shape {shown(shape)}")
+    return tuple(shape)
 
 
 class TensorWriter:

@@ -10,6 +10,7 @@ from torch import nn
 
 from edm2.data.images import to_float
 from edm2.features.backbone import require_uint8
+from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_verified, write_manifest
 
@@ -83,7 +84,8 @@ def _conv_norm_act(in_channels: int, out_channels: int) -> nn.Sequential:
 def save_classifier(classifier: Classifier, folder: Path, **metadata: Any) -> None:
     """Write network.safetensors and a manifest with `metadata` to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(classifier.state_dict(), folder / "network.safetensors")
+    with replacing(folder / "network.safetensors") as partial:
+        save_file(classifier.state_dict(), partial)
     write_manifest(folder, network=classifier.init_args, **metadata)
 
 

@@ -9,25 +9,25 @@ from edm2.features.classifier import load_classifier
 from edm2.features.dinov2 import load_dinov2
 from edm2.features.efficientnet import load_efficientnet
 from edm2.features.inception import load_inception
-from edm2.params.evaluation import Evaluation
 from edm2.params.registry import implementation
 from edm2.params.seams import DETECTORS
 
 
 def load_detector(
-    evaluation: Evaluation, classifier_folder: Path, root: Path, device: torch.device
+    name: str, path: str | None, classifier_folder: Path, root: Path, device: torch.device
 ) -> Detector:
-    """The detector that `evaluation` names, frozen.
+    """A detector of the registry, frozen.
 
     Args:
+        path: file of its published weights; None: the cache, or the publisher.
         classifier_folder: folder of the classifier of the dataset.
-        root: folder that a relative `detector_path` starts from.
+        root: folder that a relative `path` starts from.
 
     Raises:
         UserError: its weights are missing, damaged, or those of another network.
     """
-    weights = None if evaluation.detector_path is None else root / evaluation.detector_path
-    load = implementation(DETECTORS[evaluation.detector].load)
+    weights = None if path is None else root / path
+    load = implementation(DETECTORS[name].load)
     detector: Detector = load(weights, classifier_folder, device)
     return detector
 

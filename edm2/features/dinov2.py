@@ -15,7 +15,7 @@ DINOV2_WEIGHTS = PublishedWeights(
     url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
     sha256=None,
     license="Apache-2.0",
-    key="evaluation.detector_path (or --detector-path)",
+    key="evaluation.detector_path (or vae.detector_path, --detector-path)",
 )
 DEPTH, NUM_HEADS = 24, 16
 PATCH_SIZE = 14  # pixels along a side

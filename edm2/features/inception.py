@@ -16,7 +16,7 @@ INCEPTION_WEIGHTS = PublishedWeights(
     "weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d",
     license="Apache-2.0 (TensorFlow models); trained on ImageNet, which is for research",
-    key="evaluation.detector_path (or --detector-path)",
+    key="evaluation.detector_path (or vae.detector_path, --detector-path)",
 )
 MAX_BATCH_SIZE = 64  # of 299×299: below 1 GiB in float32
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from edm2.features import imagenet
 from edm2.features.weights import PublishedWeights, load_weights
+from edm2.runtime.files import require_sha256, sha256
+from edm2.runtime.torch_records import read_torch
 
 VGG16_WEIGHTS = PublishedWeights(
     file="vgg16-397923af.pth",
@@ -16,6 +18,8 @@ VGG16_WEIGHTS = PublishedWeights(
     license="BSD-3-Clause (torchvision); trained on ImageNet, which is for research",
     key="vae.backbone_path",
 )
+# weights/v0.1/vgg.pth, as in the list of files of the package's only wheel of version 0.1.4
+LPIPS_SHA256 = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"
 CONVS = (2, 2, 3, 3, 3)  # convolutions per slice
 WIDTHS = (64, 128, 256, 512, 512)  # channels per slice
 
@@ -54,12 +58,19 @@ class Vgg16(nn.Module):
 
 
 def lpips_weights() -> torch.Tensor:
-    """The channel weights for VGG16 in the package lpips, version 0.1 (Zhang et al. 2018): float [1472]."""
+    """The channel weights for VGG16 in the package lpips, version 0.1 (Zhang et al. 2018): float [1472].
+
+    Raises:
+        UserError: the file is another one than was published.
+    """
     package = find_spec("lpips")
     assert package is not None
     assert package.origin is not None
     path = Path(package.origin).parent / "weights/v0.1/vgg.pth"
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    require_sha256(
+        path, sha256(path), LPIPS_SHA256, "as published on PyPI", "Install lpips==0.1.4 again."
+    )
+    state = read_torch(path)
     return torch.cat([state[f"lin{k}.model.1.weight"].flatten() for k in range(len(WIDTHS))])
 
 

@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -13,10 +13,14 @@ from urllib.request import urlopen
 import torch
 
 from edm2.params import UserError
-from edm2.runtime.files import replacing, sha256
+from edm2.runtime.distributed import ranks
+from edm2.runtime.files import replacing, require_sha256, sha256, write_text
 from edm2.runtime.progress import Progress
+from edm2.runtime.torch_records import read_torch
 
 CHUNK_BYTES = 2**20
+DIGITS = 64  # of a SHA-256
+RECORD = ".sha256"  # ending of the record of a file's checksum, beside it in the cache
 TIMEOUT = 60  # seconds without a response
 
 
@@ -26,9 +30,14 @@ class PublishedWeights:
 
     file: str  # name in the cache
     url: str
-    sha256: str | None  # hexadecimal, all digits or the first ones; None: not published
+    sha256: str | None  # all 64 digits, or the first ones, in its file name; None: not published
     license: str
     key: str  # the param that can name a local copy
+
+    @property
+    def known(self) -> bool:
+        """Whether the whole checksum is known before the file is."""
+        return self.sha256 is not None and len(self.sha256) == DIGITS
 
 
 def cache_folder() -> Path:
@@ -42,6 +51,9 @@ def cache_folder() -> Path:
 def fetch_weights(weights: PublishedWeights, path: Path | None = None) -> tuple[Path, str]:
     """The path and SHA-256 of the file, which is checked; it is downloaded into the cache if need be.
 
+    A checksum of which the publisher states some digits, or none, is recorded beside the file in the cache
+    when it is first used, and compared after that. That of a local copy is printed.
+
     Args:
         path: a local copy of the file; it is used instead of the cache.
 
@@ -51,7 +63,16 @@ def fetch_weights(weights: PublishedWeights, path: Path | None = None) -> tuple[
     """
     if path is not None:
         remedy = f"Set {weights.key} to a copy of {weights.url}, or to null."
-        return path, _checked_digest(path, weights, remedy)
+        try:
+            digest = _checked_digest(path, weights, remedy)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror or error}). {remedy}"
+            ) from None
+        if not weights.known and ranks().rank == 0:
+            stated = f"begins with {weights.sha256}" if weights.sha256 else "is not published"
+            print(f"note: {path}: SHA-256 {digest}; that of {weights.url} {stated}.")
+        return path, digest
     cached = cache_folder() / weights.file
     try:
         if not cached.exists():  # a cache that has the file may be read-only
@@ -64,7 +85,25 @@ def fetch_weights(weights: PublishedWeights, path: Path | None = None) -> tuple[
             f"machine and copy it to that path, or set {weights.key} to its path."
         ) from None
     remedy = f"Remove it: it is downloaded again from {weights.url}."
-    return cached, _checked_digest(cached, weights, remedy)
+    digest = _checked_digest(cached, weights, remedy)
+    if not weights.known:
+        _compare_with_first_use(cached, digest)
+    return cached, digest
+
+
+def _compare_with_first_use(cached: Path, digest: str) -> None:
+    """Record the checksum of a file in the cache, or compare it with the record.
+
+    Raises:
+        UserError: the file is another one than was used first.
+    """
+    record = cached.with_name(cached.name + RECORD)
+    with suppress(OSError), _exclusive(cached):  # a cache without a record may be read-only
+        if not record.exists():
+            write_text(record, f"{digest}  {cached.name}\n")
+    expected = record.read_text(encoding="utf-8").partition(" ")[0] if record.exists() else digest
+    remedy = f"Remove both files if the publisher has replaced it, else only {cached.name}."
+    require_sha256(cached, digest, expected, f"as in {record}, from its first use", remedy)
 
 
 def load_weights(
@@ -78,7 +117,7 @@ def load_weights(
     """
     file, digest = fetch_weights(weights, path)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = read_torch(file)
     except Exception:  # of many classes: a corrupted pickle can request anything
         state = None
     if not isinstance(state, dict) or not all(

@@ -2,17 +2,21 @@
 
 import zlib
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edm2.features.backbone import Detector
 from edm2.metrics.collection import Collection
 from edm2.params import UserError
+from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
+from edm2.runtime.limits import require_file, require_unpacked
 from edm2.runtime.manifest import REBUILD_HINT, read_verified, write_manifest
 from edm2.runtime.pickle_records import ForbiddenGlobalError, array, entries, read_records
 
@@ -110,9 +114,11 @@ def save_reference(folder: Path, reference: Reference, **metadata: Any) -> None:
     The file of the moments has the format that `import_reference` reads.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / MOMENTS, mu=reference.mean, sigma=reference.covariance)
+    with replacing(folder / MOMENTS) as partial, partial.open("wb") as file:
+        np.savez(file, mu=reference.mean, sigma=reference.covariance)
     if len(reference.features):
-        np.save(folder / FEATURES, reference.features)
+        with replacing(folder / FEATURES) as partial, partial.open("wb") as file:
+            np.save(file, reference.features)
     write_manifest(folder, count=reference.count, dims=len(reference.mean), **metadata)
 
 
@@ -148,10 +154,36 @@ def load_reference(folder: Path, detector: Detector, images: str | None) -> Refe
     return Reference(mean, covariance, metadata["count"], features)
 
 
+def read_member(path: Path, name: str) -> NDArray[Any]:
+    """An array of an .npz file; nothing in it is run.
+
+    Raises READ_ERRORS for a file that is damaged, or has a member that is far smaller than its array.
+    """
+    require_file(path)
+    with ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        require_unpacked(member)
+        with archive.open(member) as file:
+            shape = _header(file)
+            needed = prod(shape[0]) * shape[2].itemsize
+        if needed > member.file_size:
+            raise ValueError(f"{name}: {needed} bytes of numbers in {member.file_size}")
+        with archive.open(member) as file:
+            values: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+    return values
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in columns, and dtype."""
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    return readers[npy.read_magic(file)](file)
+
+
 def _read_moments(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+        mean, covariance = (
+            np.asarray(read_member(path, name), np.float64) for name in ("mu", "sigma")
+        )
     except READ_ERRORS as error:
         raise _invalid_file(path, "an .npz file with arrays mu and sigma", str(error)) from None
     return mean, covariance

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edm2.features.backbone import Detector
-from edm2.metrics.reference import NO_FEATURES, READ_ERRORS, Reference
+from edm2.metrics.reference import NO_FEATURES, READ_ERRORS, Reference, read_member
 from edm2.params import UserError
 from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
+from edm2.runtime.limits import parse_json, require_file
 
 DESCRIPTION, VERSION = "edm2", 1
 REMAKE = "Make it again with `edm2 measure reference`."
@@ -104,7 +105,7 @@ def open_reference_file(path: Path) -> ReferenceFile | None:
     if DESCRIPTION not in _names(path):
         return None
     try:
-        content = json.loads(str(_read(path, DESCRIPTION)))
+        content = parse_json(str(_read(path, DESCRIPTION)))
         version = content.pop("version")
         if version == VERSION:
             return ReferenceFile(path, **content)
@@ -122,6 +123,7 @@ def _prefix(detectors: Mapping[str, Any] | Sequence[str], name: str) -> str:
 
 def _names(path: Path) -> list[str]:
     try:
+        require_file(path)
         if not is_zipfile(path):  # NumPy would name an unsafe way to load it
             raise ValueError("not an archive of arrays")
         with np.load(path, allow_pickle=False) as arrays:
@@ -135,9 +137,7 @@ def _names(path: Path) -> list[str]:
 
 def _read(path: Path, name: str) -> NDArray[Any]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values: NDArray[Any] = arrays[name]
-            return values
+        return read_member(path, name)
     except READ_ERRORS as error:
         raise _damaged(path, f"{name}: {error}") from None
 

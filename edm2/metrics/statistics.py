@@ -12,10 +12,11 @@ from edm2.metrics.frechet import frechet_distance
 from edm2.params import UserError
 from edm2.runtime.finite import require_finite
 
+OF_INCEPTION = {"fd": "fid", "rfd": "rfid"}  # names of Fréchet distances of its features
 INFINITY = "inf"  # in place of a sample count in a metric's name
 DETECTOR_HINT = (
     "Its weights are damaged or its training diverged: train the classifier again (features.lr), or "
-    "set evaluation.detector or evaluation.detector_path to another."
+    "choose another detector (detector, detector_path)."
 )
 
 
@@ -131,12 +132,13 @@ def require_enough_images(moments: Moments, allow_singular: bool) -> None:
 def metric_name(detector: str, samples: int, metric: str = "fd") -> str:
     """<metric>_<detector>_<samples>, thousands as k: fd_classifier_1k, recall_classifier_270.
 
-    Only the Fréchet distance of Inception features is called fid: fid_50k. Extrapolated to infinitely many
+    `rfd` is the Fréchet distance between images and their reconstructions. Only Fréchet distances of
+    Inception features are called fid and rfid: fid_50k. Extrapolated to infinitely many
     samples it is fd_classifier_inf or fid_inf.
     """
     count = f"{samples // 1000}k" if samples % 1000 == 0 else str(samples)
     if metric == "fd_inf":
         metric, count = "fd", INFINITY
-    if (metric, detector) == ("fd", "inception"):
-        return f"fid_{count}"
+    if detector == "inception" and metric in OF_INCEPTION:
+        return f"{OF_INCEPTION[metric]}_{count}"
     return f"{metric}_{detector}_{count}"

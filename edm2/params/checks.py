@@ -4,20 +4,21 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 from edm2.params.codec_checks import backbone_problems, codec_problems, latent_layout
-from edm2.params.dataset_checks import dataset_problems, vae_image_problems
+from edm2.params.dataset_checks import dataset_problems, image_path_problems, vae_image_problems
 from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.latents_checks import latent_source_problems
 from edm2.params.patterns import hint
 from edm2.params.resolution import contradictions, resolve
+from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.search_checks import search_problems
 from edm2.params.tracking_checks import tracking_problems
 from edm2.params.training_checks import (
+    ascending_problems,
     denoiser_problems,
     level_problems,
     nearest,
@@ -46,6 +47,7 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
     yield from codec_problems(params, root)
     yield from backbone_problems(params, root)
     yield from _resolutions(params, root)
+    yield from _slices(params)
     yield from vae_image_problems(params.vae.images, root)
     yield from _skip_images(params, root)
     yield from training_problems("features", params, ranks["train_features"])
@@ -62,6 +64,31 @@ def wrong_combinations(params: Params, ranks: Mapping[str, int], root: Path) -> 
     yield from tracking_problems(params, root)
 
 
+def wrong_vae_combinations(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
+    """As `wrong_combinations`, for a VAE that is trained without a project, whose params have no effect.
+
+    Its images may also be in folders.
+    """
+    for key, names in (("backbone", VAE_BACKBONES), ("detector", DETECTORS)):
+        if getattr(params.vae, key) != "classifier":
+            continue
+        others = [name for name in names if name != "classifier"]
+        yield Problem(
+            f"vae.{key}",
+            "classifier",
+            f"a network that is trained already: {', '.join(others)}",
+            "The classifier is one of a project, which trains it on labeled images.",
+        )
+    yield from backbone_problems(params, root)
+    yield from _resolutions(params, root)
+    yield from image_path_problems(params.vae.images, root)
+    yield from _skip_images(params, root)
+    yield from vae_problems(params, root)
+    yield from training_problems("vae", params, world_size)
+    yield from _compiler(params)
+    yield from tracking_problems(params, root)
+
+
 def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem]:
     """Problems of single configs, with their names unless all configs have the problem."""
     problems: dict[str, tuple[Problem, list[str]]] = {}
@@ -71,7 +98,7 @@ def _per_config(params: Params, world_size: int, root: Path) -> Iterator[Problem
             *level_problems(merged, root),
             *training_problems("diffusion", merged, world_size),
             *denoiser_problems(merged),
-            *snapshot_problems(merged),
+            *snapshot_problems("ema", merged.ema, "diffusion", merged.diffusion),
             *time_problems(merged),
             *guide_problems(merged),
             *contradictions(resolve(config, params.diffusion)),
@@ -121,6 +148,10 @@ def _resolutions(params: Params, root: Path) -> Iterator[Problem]:
             f"at least {MIN_RESOLUTION}",
             "Structural similarity compares reconstructions in windows of that size.",
         )
+
+
+def _slices(params: Params) -> Iterator[Problem]:
+    resolution = params.dataset.resolution
     if resolution % 2 ** (params.features.slices - 1):
         yield Problem(
             "features.slices",
@@ -167,8 +198,7 @@ def _sweep(params: Params) -> Iterator[Problem]:
         ("sweep.ema_lengths", sweep.ema_lengths),
         ("sweep.nimg", sweep.nimg or ()),
     ):
-        if any(b - a <= 1e-9 for a, b in pairwise(lengths)):
-            yield Problem(key, list(lengths), "values in ascending order, each once", "Sort them.")
+        yield from ascending_problems(key, lengths)
 
 
 def _published(params: Params, root: Path) -> Iterator[Problem]:

@@ -76,6 +76,16 @@ def vae_image_problems(images: VaeImages, root: Path) -> Iterator[Problem]:
     yield from _patterns(patterns, root)
 
 
+def image_path_problems(images: VaeImages, root: Path) -> Iterator[Problem]:
+    """As `vae_image_problems`, for images that may also be in folders, outside of a project."""
+    paths = {
+        f"vae.images.{name}": path
+        for name in ("shards", "held_out")
+        if (path := getattr(images, name)) is not None
+    }
+    yield from _single_paths(paths, "folder or files", root)
+
+
 def _held_out(dataset: Dataset) -> Iterator[Problem]:
     if not dataset.has_images:
         return
@@ -150,12 +160,12 @@ def _single_paths(paths: dict[str, str], expected: str, root: Path) -> Iterator[
             )
     yield from _patterns(patterns, root)
     if len(paths) == 2 and len(patterns) < 2:
-        trained, held = paths.values()
-        yield from _overlap(trained, held, root)
+        yield from _overlap(paths, root)
 
 
-def _overlap(trained: str, held: str, root: Path) -> Iterator[Problem]:
+def _overlap(paths: dict[str, str], root: Path) -> Iterator[Problem]:
     """The problem of paths that have files in common; one of them is a folder or file."""
+    (trained_key, trained), (key, held) = paths.items()
     for place, other in product(_places(held, root), _places(trained, root)):
         if other in (place, *place.parents):
             fix = f"{place} is in {other}, whose images are trained on."
@@ -163,9 +173,7 @@ def _overlap(trained: str, held: str, root: Path) -> Iterator[Problem]:
             fix = f"{other}, whose images are trained on, is in {place}."
         else:
             continue
-        yield Problem(
-            "dataset.held_out_path", held, "images that are not those of dataset.path", fix
-        )
+        yield Problem(key, held, f"images that are not those of {trained_key}", fix)
         return
 
 

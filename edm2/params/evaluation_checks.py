@@ -25,25 +25,36 @@ def evaluation_problems(params: Params, root: Path) -> Iterator[Problem]:
             "The paper has 0.002 and 80.",
         )
     yield from _churn(params.sampling)
-    yield from _detector(params.evaluation, root)
+    evaluation = params.evaluation
+    yield from detector_path_problems(
+        "evaluation", evaluation.detector, evaluation.detector_path, root
+    )
     yield from _reference(params.evaluation, root)
     yield from _metrics(params.evaluation, params.detector_dims)
 
 
-def _detector(evaluation: Evaluation, root: Path) -> Iterator[Problem]:
-    path, name = evaluation.detector_path, evaluation.detector
+def detector_path_problems(
+    section: str, name: str | None, path: str | None, root: Path
+) -> Iterator[Problem]:
+    """A `detector_path` beside a detector without published weights, or that does not exist.
+
+    Args:
+        section: of the params, which has both.
+        name: the detector; None: none.
+        root: folder that relative paths start from.
+    """
     if path is None:
         return
-    if not DETECTORS[name].published:
+    if name is None or not DETECTORS[name].published:
         yield Problem(
-            "evaluation.detector_path",
+            f"{section}.detector_path",
             path,
-            f"null with detector: {name}",
-            "Set it to null, or set evaluation.detector to inception or dinov2.",
+            f"null with detector: {name or 'null'}",
+            f"Set it to null, or set {section}.detector to inception or dinov2.",
         )
     elif not (root / path).is_file():
         yield Problem(
-            "evaluation.detector_path",
+            f"{section}.detector_path",
             path,
             "a file that exists",
             f"Looked for {root / path}. Or set it to null: downloaded once.",

@@ -114,7 +114,7 @@ def _guide_training(params: Params, world_size: int, root: Path) -> Iterator[Pro
             *level_problems(guide, root),
             *training_problems("diffusion", guide, world_size),
             *denoiser_problems(guide),
-            *snapshot_problems(guide),
+            *snapshot_problems("ema", guide.ema, "diffusion", guide.diffusion),
         ):
             problems.setdefault(str(problem), problem)
     for problem in problems.values():

@@ -54,10 +54,7 @@ def check_tree(
     )
     if problems:
         raise ParamsError(path, problems)
-    try:
-        params = Params.complete(tree)
-    except ValidationError as error:
-        raise ParamsError(path, _explain_all(error, Params, tree)) from None
+    params = validated(tree, path)
     problems = [*launch_problems(params.launch), *_wrong_changes(params)]
     if not problems:
         combinations = wrong_combinations(params, _ranks(params, stage), project_root())
@@ -65,6 +62,18 @@ def check_tree(
     if problems:
         raise ParamsError(path, problems)
     return params
+
+
+def validated(tree: Any, path: str | Path) -> Params:
+    """The params of a tree, whose combinations are not checked.
+
+    Raises:
+        ParamsError: a key is unknown or missing, or a value has the wrong type or is impossible.
+    """
+    try:
+        return Params.complete(tree)
+    except ValidationError as error:
+        raise ParamsError(path, _explain_all(error, Params, tree)) from None
 
 
 def _ranks(params: Params, stage: str | None) -> dict[str, int]:

@@ -82,7 +82,7 @@ class DetectorKind:
         load: "module:attribute" or function (weights path or None, classifier folder, device) →
             `edm2.features.backbone.Detector`.
         dims: width of its features; None: `features.dims`.
-        published: whether there are published weights (`evaluation.detector_path`) and published
+        published: whether there are published weights (`detector_path`) and published
             statistics of its features (`evaluation.reference`).
         predicts_classes: whether it predicts p(y|x), for the Inception score.
     """

@@ -76,9 +76,8 @@ Interval = Annotated[tuple[NonNegative, NonNegative], Field(strict=False)]
 
 # EMA lengths: the power-function profile exists for 0 < σ_rel < 1/√12 (EDM2 eq. 123).
 EmaLength = Annotated[float, Field(gt=0, lt=0.2886)]
-EmaLengths = Annotated[
-    tuple[EmaLength, ...], BeforeValidator(parse_grid), Field(strict=False, min_length=1)
-]
+AnyEmaLengths = Annotated[tuple[EmaLength, ...], BeforeValidator(parse_grid), Field(strict=False)]
+EmaLengths = Annotated[AnyEmaLengths, Field(min_length=1)]
 Times = Annotated[tuple[Count, ...], BeforeValidator(parse_grid), Field(strict=False, min_length=1)]
 
 

@@ -1,14 +1,17 @@
 """Params of a training that cannot work: its schedule, the denoiser's shape, times of snapshots."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from edm2.params.codec_checks import latent_layout
+from edm2.params.ema import Ema
 from edm2.params.errors import Problem
 from edm2.params.runtime import Runtime, lanes
 from edm2.params.section import Training
 from edm2.params.tree import Params
+from edm2.params.vae import VaeEma
 
 
 def level_problems(params: Params, root: Path) -> Iterator[Problem]:
@@ -118,30 +121,37 @@ def denoiser_problems(params: Params) -> Iterator[Problem]:
         )
 
 
-def snapshot_problems(params: Params) -> Iterator[Problem]:
-    snapshot, duration = params.ema.snapshot_nimg, params.diffusion.duration_nimg
+def snapshot_problems(
+    section: str, ema: Ema | VaeEma, key: str, training: Training
+) -> Iterator[Problem]:
+    """Times of snapshots that do not fit the training with the section `key`."""
+    snapshot, duration = ema.snapshot_nimg, training.duration_nimg
     if snapshot > duration:
         yield Problem(
-            "ema.snapshot_nimg",
+            f"{section}.snapshot_nimg",
             snapshot,
-            f"at most diffusion.duration_nimg ({duration})",
+            f"at most {key}.duration_nimg ({duration})",
             "Take snapshots more often: at least eight in a training.",
         )
     elif duration % snapshot:
         yield Problem(
-            "ema.snapshot_nimg",
+            f"{section}.snapshot_nimg",
             snapshot,
-            f"a divisor of diffusion.duration_nimg ({duration}), "
-            "so that there is a snapshot at the end",
+            f"a divisor of {key}.duration_nimg ({duration}), so that there is a snapshot at the end",
             f"For example {duration // max(1, round(duration / snapshot))}.",
         )
-    if snapshot % params.diffusion.batch:
+    if snapshot % training.batch:
         yield Problem(
-            "ema.snapshot_nimg",
+            f"{section}.snapshot_nimg",
             snapshot,
-            f"a multiple of diffusion.batch ({params.diffusion.batch})",
-            nearest(snapshot, params.diffusion.batch),
+            f"a multiple of {key}.batch ({training.batch})",
+            nearest(snapshot, training.batch),
         )
+
+
+def ascending_problems(key: str, values: Sequence[float]) -> Iterator[Problem]:
+    if any(b - a <= 1e-9 for a, b in pairwise(values)):
+        yield Problem(key, list(values), "values in ascending order, each once", "Sort them.")
 
 
 def time_problems(params: Params) -> Iterator[Problem]:

@@ -1,17 +1,19 @@
 """`vae`: the VAE that makes the latents."""
 
-from math import inf
+from math import ceil, inf
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from edm2.params.registry import one_of
-from edm2.params.seams import VAE_BACKBONES
+from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.section import (
+    AnyEmaLengths,
     Batch,
     Count,
     Counts,
     Duration,
+    EmaLength,
     LogInterval,
     NonNegative,
     Positive,
@@ -64,6 +66,10 @@ class Adversarial(Section):
     """The discriminator; used if losses.adversarial is above 0."""
 
     channels: Count = Field(default=64, description="width of each head on the backbone's slices")
+    trainable_backbone: bool = Field(
+        default=False,
+        description="the discriminator trains a copy of the backbone as well, not its heads alone",
+    )
     loss: Literal["hinge", "bce"] = Field(
         default="hinge", description="what the discriminator minimizes"
     )
@@ -84,7 +90,7 @@ class Adversarial(Section):
 
 
 class Equivariance(Section):
-    """Latents that are flipped or cropped must decode to flipped or cropped images."""
+    """Latents that are flipped, cropped or downscaled must decode to the images under the same transform."""
 
     flip: Probability = Field(
         default=0.0, description="probability of a flip, of either axis; 0.5 is usual"
@@ -95,6 +101,22 @@ class Equivariance(Section):
     crop: Probability = Field(
         default=0.0, description="probability of a crop to half the side; 0.5 is usual"
     )
+    scale: Probability = Field(
+        default=0.0,
+        description="probability that a batch is downscaled, to a random whole number of latent pixels "
+        "(EQ-VAE, arXiv:2502.09509); 0.5 is usual",
+    )
+    min_scale: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.25, description="smallest factor of scale; 0.25 is usual"
+    )
+
+    def cropped_side(self, side: int) -> int:
+        """Side of a crop of latents, in latent pixels."""
+        return (side + 1) // 2
+
+    def scaled_sides(self, side: int) -> range:
+        """Sides that latents of a given side are downscaled to; empty: none is smaller."""
+        return range(ceil(self.min_scale * side), side)
 
 
 class VaeImages(Section):
@@ -128,6 +150,27 @@ class VaeInit(Section):
     )
     parts: Literal["all", "decoder"] = Field(
         default="all", description="which weights are taken from there; with path: null all"
+    )
+
+
+class VaeEma(Section):
+    """Power-function averages of the VAE's weights; any EMA length can be made of their snapshots."""
+
+    ema_lengths: AnyEmaLengths = Field(
+        default=(),
+        description="EMA lengths tracked during training; two give near-exact reconstructions; []: none",
+    )
+    snapshot_nimg: Count = Field(
+        default=96_000, description="images between two snapshots of the averages"
+    )
+    evaluate_lengths: AnyEmaLengths = Field(
+        default=(),
+        description="EMA lengths at which the VAE is evaluated after training, on the held-out images: a "
+        "list, or a range like 0.02...0.24 by 0.02; []: none",
+    )
+    length: EmaLength | None = Field(
+        default=None,
+        description="EMA length of the weights that become the codec; null: the final weights",
     )
 
 
@@ -200,7 +243,16 @@ class Vae(Training):
     )
     adversarial: Adversarial = Field(default=Adversarial(), description="the discriminator")
     equivariance: Equivariance = Field(
-        default=Equivariance(), description="latents that follow flips and crops"
+        default=Equivariance(), description="latents that follow flips, crops and scale"
+    )
+    detector: Annotated[str, one_of(DETECTORS)] | None = Field(
+        default=None,
+        description="whose features the held-out images and their reconstructions are compared by, as "
+        "evaluation.detector; null: no Fréchet distance",
+    )
+    detector_path: str | None = Field(
+        default=None,
+        description="file of its published weights, as evaluation.detector_path; null: downloaded once",
     )
     microbatch: Count | None = Field(
         default=None,
@@ -225,6 +277,7 @@ class Vae(Training):
         description="largest number of held-out images that evaluations use, of more a fixed random "
         "subset; null: all",
     )
+    ema: VaeEma = Field(default=VaeEma(), description="averages of the VAE's weights")
 
     @property
     def downscale(self) -> int:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.params.errors import Problem
+from edm2.params.evaluation_checks import detector_path_problems
 from edm2.params.seams import VAE_BACKBONES
 from edm2.params.tree import Params
 from edm2.params.vae import Vae, VaeInit
+from edm2.params.vae_ema_checks import vae_ema_problems
 
 RESULT = "models/vae"  # of the stage that trains
 
@@ -21,6 +23,7 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
     """
     vae = params.vae
     yield from _init(vae.init, root)
+    yield from detector_path_problems("vae", vae.detector, vae.detector_path, root)
     if vae.warmup_nimg > vae.duration_nimg:
         yield Problem(
             "vae.warmup_nimg",
@@ -31,6 +34,7 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
     yield from network_problems(vae)
     yield from _sides(params)
     yield from _losses(vae)
+    yield from vae_ema_problems(vae)
     if 2 * vae.equivariance.flip_channels >= vae.latent_channels:
         yield Problem(
             "vae.equivariance.flip_channels",
@@ -121,9 +125,10 @@ def _sides(params: Params) -> Iterator[Problem]:
             f"a divisor of dataset.resolution ({resolution})",
             "Use a power of two below it.",
         )
+    yield from _scaled(params)
     if not vae.equivariance.crop:
         return
-    crop = (resolution // vae.downscale + 1) // 2 * vae.downscale
+    crop = vae.equivariance.cropped_side(resolution // vae.downscale) * vae.downscale
     if resolution % vae.losses.pool == 0 and crop % vae.losses.pool:
         yield Problem(
             "vae.losses.pool",
@@ -131,13 +136,57 @@ def _sides(params: Params) -> Iterator[Problem]:
             f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
             "Use a power of two below it, or set vae.equivariance.crop to 0.",
         )
-    minimum = VAE_BACKBONES[vae.backbone].min_resolution or 2 ** (params.features.slices - 1)
-    if crop < minimum and (vae.losses.perceptual or vae.losses.adversarial):
+    minimum = _min_side(params)
+    if crop < minimum:
         yield Problem(
             "vae.equivariance.crop",
             vae.equivariance.crop,
             f"0 with crops of {crop} pixels: the backbone {vae.backbone} needs {minimum}",
             "Set it to 0, or use larger images.",
+        )
+
+
+def _min_side(params: Params) -> int:
+    """Smallest side of images that the losses take, in pixels."""
+    vae = params.vae
+    if not (vae.losses.perceptual or vae.losses.adversarial):
+        return 1
+    return VAE_BACKBONES[vae.backbone].min_resolution or 2 ** (params.features.slices - 1)
+
+
+def _scaled(params: Params) -> Iterator[Problem]:
+    """Sizes of downscaled images and crops that do not fit the losses."""
+    vae, equivariance = params.vae, params.vae.equivariance
+    if not equivariance.scale:
+        return
+    whole = params.dataset.resolution // vae.downscale
+    smallest = equivariance.cropped_side(whole) if equivariance.crop else whole
+    if not equivariance.scaled_sides(smallest):
+        yield Problem(
+            "vae.equivariance.min_scale",
+            equivariance.min_scale,
+            f"a factor that makes latents of {smallest}×{smallest} pixels smaller",
+            "Use a smaller one, or set vae.equivariance.scale to 0.",
+        )
+        return
+    sides = {
+        n * vae.downscale for side in (whole, smallest) for n in equivariance.scaled_sides(side)
+    }
+    if min(sides) < (minimum := _min_side(params)):
+        factor = minimum / (smallest * vae.downscale)
+        way = f"Use {factor:g} or more, or set" if factor < 1 else "Set"
+        yield Problem(
+            "vae.equivariance.min_scale",
+            equivariance.min_scale,
+            f"images of at least {minimum} pixels for the backbone {vae.backbone}, not {min(sides)}",
+            f"{way} vae.equivariance.scale to 0.",
+        )
+    if uneven := sorted(side for side in sides if side % vae.losses.pool):
+        yield Problem(
+            "vae.losses.pool",
+            vae.losses.pool,
+            f"a divisor of the side of downscaled images ({uneven[0]}) with vae.equivariance.scale",
+            f"Use a divisor of {vae.downscale}, or set vae.equivariance.scale to 0.",
         )
 
 

@@ -12,8 +12,8 @@ from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.run_datasets import dataset_name, datasets_of
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.delivery.models import Model
-from edm2.runtime.files import remove
 from edm2.runtime.manifest import load_manifest
+from edm2.runtime.temporaries import remove
 
 
 def log_best_model(context: StageContext) -> None:

@@ -1,4 +1,4 @@
-"""What may be removed from `.state`: finished work that DVC's cache has, and abandoned work.
+"""What may be removed: work in `.state` that DVC's cache has, abandoned work, and incomplete files anywhere.
 
 The state of a stage is kept if a process has it open, if its results are nowhere else, or if the current
 params continue it.
@@ -19,15 +19,16 @@ from typing import Any
 from edm2.data.tars import INDICES
 from edm2.params import Params
 from edm2.params.launch import STAGES
-from edm2.pipeline.declaration import read_declaration
+from edm2.pipeline.declaration import all_outs, read_declaration
 from edm2.pipeline.dvc_cache import DvcCache
 from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.delivery.pipeline_run import FOLDER as PIPELINE_RUNS
-from edm2.runtime.files import remove
 from edm2.runtime.locks import exclusive
 from edm2.runtime.state import State
+from edm2.runtime.temporaries import PATTERN, is_abandoned, last_change, remove
 
 STATE = Path(".state")
+MLFLOW = Path(".mlflow")
 SECONDS_PER_DAY = 86400
 
 
@@ -49,14 +50,15 @@ class Entry:
 
 
 def clean(params: Params, cache: DvcCache, days: float, apply: bool) -> Iterator[Entry]:
-    """Judge everything in `.state` of the current folder, the latest first; remove what may be if `apply`.
+    """Judge everything in `.state` of the current folder, the latest first, and incomplete files beside
+    results; remove what may be if `apply`.
 
     Args:
         days: how long abandoned work is kept after its last change.
     """
     judge = _Judge(params, cache, time.time() - days * SECONDS_PER_DAY)
     folders = (path for path in STATE.glob("*/*") if path.is_dir() and path.parent != INDICES)
-    for folder in sorted(folders, key=_changed, reverse=True):
+    for folder in sorted(folders, key=last_change, reverse=True):
         with exclusive(State(folder).use, wait=False) as free:
             entry = judge.state(folder) if free else Entry(folder, False, "a process has it open")
             yield _removed(_measured(entry), apply, folder)
@@ -65,6 +67,8 @@ def clean(params: Params, cache: DvcCache, days: float, apply: bool) -> Iterator
         reason = f"index of {tar}" + (", which does not exist" if not tar.exists() else "")
         entry = Entry(description.with_suffix(".npy"), not tar.exists(), reason)
         yield _removed(_measured(entry), apply, *description.parent.glob(f"{description.stem}.*"))
+    for path in sorted(_temporaries()):
+        yield _removed(_measured(_judged(path)), apply, path)
 
 
 class _Judge:
@@ -80,9 +84,9 @@ class _Judge:
         if Outbox(folder).is_pending:
             return Entry(folder, False, "not delivered to MLflow: run `edm2 track sync`")
         if folder.parent.name == PIPELINE_RUNS:
-            days = (time.time() - _changed(folder)) / SECONDS_PER_DAY
+            days = (time.time() - last_change(folder)) / SECONDS_PER_DAY
             reason = f"names of a run in MLflow, delivered; last changed {days:.0f} days ago"
-            return Entry(folder, _changed(folder) < self.oldest, reason)
+            return Entry(folder, last_change(folder) < self.oldest, reason)
         if "result_bytes" in notes:
             return self._finished(state, notes["result_bytes"])
         if "params" not in notes and any(_files(folder)):
@@ -102,9 +106,9 @@ class _Judge:
         if name not in self.continued and params == self._current(name):
             self.continued.add(name)  # older ones are of other inputs or code
             return Entry(folder, False, "unfinished; the current params continue it")
-        days = (time.time() - _changed(folder)) / SECONDS_PER_DAY
+        days = (time.time() - last_change(folder)) / SECONDS_PER_DAY
         reason = f"unfinished, of other params, inputs or code; last changed {days:.0f} days ago"
-        return Entry(folder, _changed(folder) < self.oldest, reason)
+        return Entry(folder, last_change(folder) < self.oldest, reason)
 
     def _current(self, name: str) -> Any:
         """The params that a stage depends on; None if there is no such stage or training any more.
@@ -120,6 +124,20 @@ class _Judge:
         return json.loads(json.dumps(read_declaration(stage, training).values(params)))
 
 
+def _temporaries() -> set[Path]:
+    """Incomplete files and folders outside of states: beside results, and in MLflow's store."""
+    declared = (Path(out) for out in all_outs())
+    folders = {Path(out.parts[0]) for out in declared} | {INDICES, MLFLOW}
+    found = {path for folder in folders for path in folder.rglob(PATTERN)}
+    return {path for path in found if found.isdisjoint(path.parents)}
+
+
+def _judged(path: Path) -> Entry:
+    """What to do with an incomplete file or folder: earlier versions named no owner, only a process."""
+    abandoned = is_abandoned(path) or time.time() - last_change(path) > SECONDS_PER_DAY
+    return Entry(path, abandoned, f"incomplete; {'left' if abandoned else 'may be being written'}")
+
+
 def _stats(path: Path) -> Iterator[os.stat_result]:
     """Of a file, or of a folder and everything in it; what a running stage removes meanwhile is left out."""
     inside = (Path(folder, n) for folder, *names in os.walk(path) for n in itertools.chain(*names))
@@ -130,11 +148,6 @@ def _stats(path: Path) -> Iterator[os.stat_result]:
 
 def _files(path: Path) -> Iterator[os.stat_result]:
     return (status for status in _stats(path) if stat.S_ISREG(status.st_mode))
-
-
-def _changed(folder: Path) -> float:
-    """Time of the last change of a folder or of anything in it."""
-    return max((status.st_mtime for status in _stats(folder)), default=0.0)
 
 
 def _measured(entry: Entry) -> Entry:

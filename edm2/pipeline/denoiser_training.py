@@ -1,7 +1,6 @@
 """The training of one denoiser: latents, network, averages and training loop."""
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,20 +11,20 @@ from edm2.diffusion.precision import denoiser_precision
 from edm2.diffusion.setup import denoiser_for, prepare_training, save_network
 from edm2.diffusion.training import DenoiserTask
 from edm2.ema.index import write_index
-from edm2.ema.snapshot import remove_snapshots_after, write_snapshot
+from edm2.ema.snapshot import remove_snapshots_after
 from edm2.ema.store import SnapshotStore
-from edm2.ema.tracker import Tracker, build_tracker
+from edm2.ema.tracker import build_tracker
+from edm2.ema.training import snapshots_every
 from edm2.params import Params
 from edm2.params.configs import TrainingConfig
 from edm2.pipeline.outputs import write_curves, write_no_curves
 from edm2.pipeline.paths import LATENTS, training_folder
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
-from edm2.runtime.loop import Every, train
+from edm2.runtime.loop import train
 from edm2.runtime.manifest import write_manifest
 from edm2.runtime.messages import counted
 from edm2.runtime.randomness import torch_seed
-from edm2.runtime.sharding import gather
 
 
 def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
@@ -68,21 +67,12 @@ def train_denoiser(context: StageContext, params: Params, out: Path) -> None:
         checkpoint_seconds=params.runtime.checkpoint_seconds,
         nonfinite_patience=params.runtime.nonfinite_patience,
         remedy=_remedy(config_name, config, params.runtime.precision),
-        every=[Every(ema.snapshot_nimg, partial(_write_snapshots, out, average))],
+        every=[snapshots_every(ema.snapshot_nimg, average, out)],
         rollback=lambda nimg: remove_snapshots_after(out, nimg),
     )
     save_network(denoiser, out / "network.safetensors")
     if is_main_process():
         write_index(SnapshotStore(out))
-
-
-def _write_snapshots(out: Path, average: Tracker, nimg: int) -> dict[str, float]:
-    """Write the averages of time `nimg`. Every rank must call this."""
-    for snapshot, tensors in average.snapshots(nimg).items():
-        gathered = gather(tensors)
-        if is_main_process():
-            write_snapshot(out, snapshot, gathered, list(average.buffers))
-    return {}
 
 
 def _remedy(name: str, config: TrainingConfig, precision: str) -> str:

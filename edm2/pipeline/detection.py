@@ -20,7 +20,8 @@ def detector_for(params: Params, device: "torch.device") -> "Detector":
     """The detector that params choose."""
     from edm2.features.detectors import load_detector
 
-    return load_detector(params.evaluation, FEATURES, project_root(), device)
+    name, path = params.evaluation.detector, params.evaluation.detector_path
+    return load_detector(name, path, FEATURES, project_root(), device)
 
 
 def is_detector_at_chance(params: Params) -> bool:

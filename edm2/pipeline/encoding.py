@@ -1,4 +1,4 @@
-"""Training images → latents, and their mean and standard deviation per channel."""
+"""Training images → latents, their mean and standard deviation per channel, and a report on them."""
 
 import torch
 
@@ -7,9 +7,10 @@ from edm2.data.latent_import import import_shards, require_shape
 from edm2.data.latents import latent_metadata, measured_normalization
 from edm2.data.normalization import Normalization
 from edm2.data.prepared import has_images, open_images, open_latents
+from edm2.pipeline.latent_report import write_latent_report
 from edm2.pipeline.paths import IMAGES, LATENTS, VAE
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.distributed import is_main_process
+from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.manifest import write_manifest
 from edm2.runtime.messages import counted
 from edm2.vae.codec import Codec, load_codec
@@ -28,6 +29,8 @@ def encode_latents(context: StageContext) -> None:
         write_manifest(out, classes=classes, **metadata)
         shape = "×".join(map(str, metadata["shape"]))
         context.conclude(f"{counted(count)} latents of {shape}")
+    barrier()
+    write_latent_report(context, codec)
 
 
 def _encode(context: StageContext, codec: Codec, dtype: torch.dtype) -> tuple[list[str], int]:

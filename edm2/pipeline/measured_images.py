@@ -92,7 +92,8 @@ def load_detectors(options: FeatureOptions, device: torch.device) -> list[Detect
         folder = (options.project or Path()) / FEATURES
         if evaluation.detector == "classifier":
             _check_classifier(options.project, folder)
-        detectors.append(load_detector(evaluation, folder, Path.cwd(), device))
+        name, path = evaluation.detector, evaluation.detector_path
+        detectors.append(load_detector(name, path, folder, Path.cwd(), device))
     return detectors
 
 

@@ -9,6 +9,8 @@ LATENTS = Path("data/latents")
 REFERENCE = Path("data/reference")
 FEATURES = Path("models/features")
 VAE = Path("models/vae")
+VAE_SNAPSHOTS = Path("models/vae_snapshots")  # of averages of its weights
+LATENT_MOMENTS = Path("reports/vae/latents.json")  # of `edm2 vae train`
 
 AVERAGES = "averages.json"  # beside the averages of `edm2 ema reconstruct`
 

@@ -29,7 +29,7 @@ def is_complete(state: State) -> bool:
     problem = on_main_process(lambda: _problem(state, notes))
     if problem is None:
         manifests = on_main_process(lambda: sorted(state.results.rglob(MANIFEST)))
-        problem = next(iter(damaged_files(path.parent for path in manifests)), None)
+        problem = next(iter(damaged_files((path.parent for path in manifests), strict=True)), None)
     complete = not broadcast_flag(problem is not None)
     if not complete and is_main_process():
         print(f"{problem} The stage is run again.", file=sys.stderr)
@@ -70,7 +70,7 @@ def publish(state: State, outs: Iterable[Path]) -> None:
         for out in outs:
             if not (state.results / out).exists():
                 raise RuntimeError(f"{out}: declared in dvc.yaml, but the stage has not written it")
-            link(state.results / out, out)
+            link(state.results / out, out, state.folder)
         state.remove_checkpoints()
     barrier()
 

@@ -18,6 +18,7 @@ from edm2.pipeline.portable_codec import CodecDescription
 from edm2.pipeline.published import NAME, time_in_images
 from edm2.runtime.files import sha256
 from edm2.runtime.finite import listed, nonfinite_tensors
+from edm2.runtime.limits import shown
 from edm2.vae.codec import Rgb
 from edm2.vae.published import REPOSITORY
 from edm2.vae.stable_diffusion import PAPER
@@ -73,7 +74,7 @@ def _denoiser(published: Published, path: Path) -> Denoiser:
     if published.other_arguments:
         raise UserError(
             f"{path}: arguments of its network are no plain values: "
-            f"{', '.join(published.other_arguments)}. Use a network of EDM2's authors."
+            f"{shown(', '.join(published.other_arguments))}. Use a network of EDM2's authors."
         )
     names = nonfinite_tensors(published.tensors)
     if names:
@@ -107,10 +108,10 @@ def _codec(record: Any, denoiser: Denoiser, path: Path) -> tuple[CodecDescriptio
         assert rgb is not None
         return CodecDescription("rgb", "paper"), rgb
     name = encoder.values.get("vae_name", REPOSITORY)
-    if name != REPOSITORY:
+    if not isinstance(name, str) or name != REPOSITORY:
         raise UserError(
-            f"{path}: its latents are of the VAE {name!r}, expected {REPOSITORY!r}. Images of others cannot "
-            "be made here."
+            f"{path}: its latents are of the VAE {shown(repr(name))}, expected {REPOSITORY!r}. Images of "
+            "others cannot be made here."
         )
     return CodecDescription("stable_diffusion", "paper", "truncate"), _constants(encoder, path)
 
@@ -142,7 +143,7 @@ def _constants(encoder: PublishedEncoder, path: Path) -> Normalization:
             - values.get("raw_mean", PAPER.mean.double().numpy()) * scale
         )
         bias = np.broadcast_to(np.ravel(values.get("bias", shift)), 4)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: the constants of its encoder cannot be read ({error}): expected numbers of 4 "
             "channels. Use a network pickle of EDM2's authors."

@@ -17,7 +17,7 @@ vae = AutoencoderKL.from_pretrained("{name}")
 latents = vae.encode(images).latent_dist.mean  # images: float32 [N, 3, H, W] in [-1, 1]
 images = vae.decode(latents).sample
 ```"""
-FACTORS = """With the factors of the config, `(z - shift_factor) * scaling_factor` of the training latents has
+FACTORS = """With the factors of the config, `(z - shift_factor) * scaling_factor` of the {images} latents has
 mean 0 and standard deviation 1 over all channels together. Each channel has"""
 QUALITY = """PSNR is in dB. The perceptual distance is of the features of the backbone: LPIPS with `vgg16`;
 `classifier` was trained on the data set."""
@@ -45,15 +45,16 @@ def vae_card(
     images: Mapping[str, Any],
     metrics: Mapping[str, float],
     normalization: Normalization,
+    normalized: str,
     files: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """README.md with a YAML header, as model hubs show it. It states no license.
 
     Args:
         name: of the folder.
-        images: manifest of data/images.
+        images: manifest of data/images, or at least the resolution.
         metrics: those of reports/vae/metrics.json.
-        normalization: of the training latents.
+        normalization: of the latents that `normalized` names: training or held-out.
         files: those of models/vae, from its manifest.
     """
     quality = {key: f"{v:.6g}" for key, v in metrics.items() if not key.startswith("latent/")}
@@ -70,7 +71,7 @@ def vae_card(
         _table(("metric", "value"), quality.items()),
         QUALITY,
         "## Latents",
-        FACTORS,
+        FACTORS.format(images=normalized),
         _table(("channel", "mean", "std"), ((c, *pair) for c, pair in enumerate(pairs))),
         "## Training",
         _table(("option", "value"), _options(params).items()),

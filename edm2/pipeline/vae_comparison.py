@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
@@ -14,6 +13,7 @@ from edm2.pipeline.paths import IMAGES, VAE
 from edm2.reporting.grids import write_rows
 from edm2.reporting.tables import write_table
 from edm2.reporting.vae_variants import variants, variants_table
+from edm2.runtime.temporaries import temporary_folder
 from edm2.runtime.tracking import flatten
 from edm2.vae.codec import load_codec
 
@@ -54,8 +54,8 @@ def _draw(revisions: dict[str, str], path: Path) -> None:
     images, _ = held_out.batch(range(0, len(held_out), step)[:COLUMNS])
     rows = {"image": images}
     for name, revision in revisions.items():
-        with TemporaryDirectory() as temporary:
-            folder = fetch(revision, VAE.as_posix(), Path(temporary) / "vae")
+        with temporary_folder() as temporary:
+            folder = fetch(revision, VAE.as_posix(), temporary / "vae")
             codec = load_codec(folder, torch.device("cpu"))
         rows[name] = codec.decode(codec.encode(images)[0])
     write_rows(path, rows)

@@ -1,6 +1,6 @@
 """The images that `vae.images` names: opened once, and checked before a training reads them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edm2.data.damage import find_damaged, read_skip_list, warn_of_doubtful, write_skip_list
+from edm2.data.images import ImageDataset
 from edm2.data.order import image_order
 from edm2.data.tally import Tally, listed, printable
 from edm2.data.tars import INDICES
@@ -33,27 +34,45 @@ def shards(params: Params) -> list[list[Path]]:
     return [matching(pattern, project_root()) for pattern in patterns if pattern is not None]
 
 
-def open_web_images(params: Params) -> list[WebImages]:
-    """The training and held-out images; empty if the prepared images are used."""
-    skip = _skip_list(params)
-    return [
-        _open(describe(paths), tuple(paths), params.dataset.resolution, params.dataset.crop, skip)
-        for paths in shards(params)
-    ]
+def open_web_images(params: Params) -> dict[str, WebImages]:
+    """The training and held-out images, by KEYS; empty if the prepared images are used."""
+    folder = project_root() / INDICES
+    return {
+        key: open_tars(paths, params, folder)
+        for key, paths in zip(KEYS, shards(params), strict=False)
+    }
+
+
+def open_tars(paths: list[Path], params: Params, indices: Path) -> WebImages:
+    """
+    Args:
+        indices: folder where indices of tars are stored.
+    """
+    dataset, skip = params.dataset, _skip_list(params)
+    about, places = describe(paths), tuple(paths)
+    return _open(about, places, dataset.resolution, dataset.crop, skip, indices)
 
 
 @lru_cache(maxsize=len(KEYS))
 def _open(
-    description: str, paths: tuple[Path, ...], resolution: int, crop: Crop, skip: frozenset[str]
+    description: str,
+    paths: tuple[Path, ...],
+    resolution: int,
+    crop: Crop,
+    skip: frozenset[str],
+    indices: Path,
 ) -> WebImages:
     """Opened once, for the fingerprint and for training."""
-    return WebImages(paths, resolution, crop, project_root() / INDICES, skip)
+    return WebImages(paths, resolution, crop, indices, skip)
 
 
-def check_images(context: StageContext, groups: list[WebImages], trained: bool) -> dict[str, float]:
+def check_images(
+    context: StageContext, groups: Mapping[str, WebImages], trained: bool
+) -> dict[str, float]:
     """Print what is read; decode every image that the stage will read, once for each tar.
 
     Args:
+        groups: by KEYS.
         trained: whether a VAE is trained; otherwise only held-out images are read.
 
     Returns:
@@ -67,9 +86,9 @@ def check_images(context: StageContext, groups: list[WebImages], trained: bool) 
     checked = on_main_process(context.state.read_notes).get("checked_tars", [])
     damaged: dict[str, str] = {}
     doubtful = Tally()
-    for key, images in zip(KEYS, groups, strict=True):
+    for key, images in groups.items():
         read = trained or key == "held_out"
-        indices = _read_by_stage(context.params, images, key) if read else np.arange(0)
+        indices = read_by_training(context.params, images, key) if read else np.arange(0)
         indices = _unchecked(images, indices, checked)
         ours = indices[ranks().rank :: ranks().world_size]
         for part in gather_object(find_damaged(images, ours, doubtful)):
@@ -78,15 +97,15 @@ def check_images(context: StageContext, groups: list[WebImages], trained: bool) 
     on_main_process(lambda: _refuse(context, damaged))
     if is_main_process():
         context.state.note(
-            checked_tars=sorted({tar for g in groups for tar in describe_tars(g.files.paths)})
+            checked_tars=sorted(
+                {tar for images in groups.values() for tar in describe_tars(images.files.paths)}
+            )
         )
-    counts = {
-        f"skipped_images/{k}": float(g.skipped.sum()) for k, g in zip(KEYS, groups, strict=True)
-    }
+    counts = {f"skipped_images/{k}": float(g.skipped.sum()) for k, g in groups.items()}
     return {key: count for key, count in counts.items() if count}
 
 
-def _read_by_stage(params: Params, images: WebImages, key: str) -> Indices:
+def read_by_training(params: Params, images: ImageDataset, key: str) -> Indices:
     """The indices of the images that are read at least once."""
     size, duration = len(images), params.vae.duration_nimg
     if key == "held_out":
@@ -120,13 +139,19 @@ def _refuse(context: StageContext, damaged: dict[str, str]) -> None:
     raise UserError(
         f"vae.images: {len(damaged)} of the images to read cannot be decoded:"
         f"{listed(f'{name}: {text}' for name, text in sorted(damaged.items()))}\n"
-        f"Replace them in their tars, or set runtime.skip_images to {path.relative_to(project_root())}, "
+        f"Replace them in their tars, or set runtime.skip_images to {_below_root(path)}, "
         "which lists them. In either case a training that is under way continues."
     )
 
 
-def _print_summaries(params: Params, groups: list[WebImages]) -> None:
-    for key, images in zip(KEYS, groups, strict=True):
+def _below_root(path: Path) -> Path:
+    """A path relative to the project root, if it is below it."""
+    root = project_root()
+    return path.relative_to(root) if root in path.parents else path
+
+
+def _print_summaries(params: Params, groups: Mapping[str, WebImages]) -> None:
+    for key, images in groups.items():
         skipped = int(images.skipped.sum())
         print(
             f"vae.images.{key}: {len(images) - skipped} images are read, "
@@ -135,7 +160,7 @@ def _print_summaries(params: Params, groups: list[WebImages]) -> None:
         )
         for text in images.left_out.lines():
             print(f"  left out: {text}")
-    unknown = sorted(_skip_list(params).difference(*(images.matched for images in groups)))
+    unknown = sorted(_skip_list(params).difference(*(images.matched for images in groups.values())))
     if unknown:
         print(
             f"warning: runtime.skip_images: {len(unknown)} lines name no image of vae.images:"

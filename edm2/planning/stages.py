@@ -12,10 +12,13 @@ from edm2.params.configs import ConfigName
 from edm2.params.launch import launched_ranks, launcher_of
 from edm2.params.replicates import Replicate
 from edm2.params.seams import CODECS
+from edm2.params.vae import Vae
 from edm2.planning import workloads
 from edm2.planning.dataset import STORED_BYTES, DatasetSize
 from edm2.planning.sampling import evaluations, sweep_of
 from edm2.planning.workloads import Workload
+from edm2.vae import robustness
+from edm2.vae.network import Autoencoder
 
 CHECKPOINTS = 3  # two are kept while the next is written
 
@@ -108,9 +111,13 @@ def _of_the_dataset(params: Params, size: DatasetSize, images: Images) -> Iterat
     yield _codec(params, size, images)
     parts = (*_reconstruction(images, held_out), Part("features", images.detect, 2 * held_out))
     yield Stage("baselines", held_out, parts, ranks_of("baselines", params))
-    encode = (Part("encoding", images.encode, size.train),)
+    noisy = min(held_out, robustness.IMAGES)
+    parts = (
+        Part("encoding", images.encode, size.train + noisy),
+        Part("decoding", images.decode, noisy * len(robustness.SIGMAS)),
+    )
     ranks = ranks_of("encode_latents", params)
-    yield Stage("encode_latents", size.train, encode, ranks, size.latents_on_disk)
+    yield Stage("encode_latents", size.train, parts, ranks, size.latents_on_disk)
 
 
 def _of_latents(params: Params, size: DatasetSize) -> Iterator[Stage]:
@@ -127,11 +134,19 @@ def _codec(params: Params, size: DatasetSize, images: Images) -> Stage:
     evaluated = min(size.held_out, vae.evaluate_images or size.held_out)
     if CODECS[params.codec.kind].save is not None:
         return Stage("train_vae", 0, _reconstruction(images, evaluated), ranks)
-    evaluations = 1 + vae.duration_nimg // vae.evaluate_nimg
+    averages = vae.ema.evaluate_lengths if vae.ema.ema_lengths else ()
+    evaluations = 1 + vae.duration_nimg // vae.evaluate_nimg + len(averages)
     step = workloads.vae_training(params, size, ranks)
     training = Part("training", step, vae.duration_nimg)
     parts = (training, *_reconstruction(images, evaluations * evaluated))
-    return Stage("train_vae", vae.duration_nimg, parts, ranks)
+    return Stage("train_vae", vae.duration_nimg, parts, ranks, disk_bytes=_vae_snapshots(vae))
+
+
+def _vae_snapshots(vae: Vae) -> int:
+    """Bytes of the snapshots of its averages, in 16 bits."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in Autoencoder(vae).parameters())
+    return 2 * count * len(vae.ema.ema_lengths) * (vae.duration_nimg // vae.ema.snapshot_nimg)
 
 
 def _reconstruction(images: Images, count: int) -> tuple[Part, ...]:

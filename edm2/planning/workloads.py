@@ -10,7 +10,8 @@ from edm2.data.images import max_batch_size
 from edm2.diffusion.inference import prepare_for_inference
 from edm2.diffusion.setup import denoiser_for, prepare_training
 from edm2.diffusion.training import DenoiserTask
-from edm2.ema.tracker import build_tracker
+from edm2.ema.tracker import PowerEMA, build_tracker
+from edm2.ema.training import AveragedTask
 from edm2.features.classifier import Classifier
 from edm2.features.dinov2 import IMAGE_SIZE, Dinov2
 from edm2.features.efficientnet import EfficientNetLite
@@ -154,7 +155,11 @@ def vae_training(
             untrained = VAE_BACKBONES[vae.backbone].untrained
             backbone = implementation(untrained)() if untrained else _classifier(params, size)
             backbone.eval().requires_grad_(False)
-            task = VaeTask(network, vae, backbone, 0, device, activation_dtype(params.runtime))
+            task = AveragedTask(
+                VaeTask(network, vae, backbone, 0, device, activation_dtype(params.runtime)),
+                PowerEMA(network, vae.ema.ema_lengths),
+                vae.batch,
+            )
             side = size.resolution // vae.downscale
             pixels = _pixels(share, size.resolution)
             noise = _normal(share, vae.latent_channels, side, side)

@@ -244,10 +244,15 @@ def write_chart(spec: Spec, *paths: Path) -> None:
         if path.suffix == ".svg":
             write_text(path, static_svg(spec))
             continue
-        white = _of_fixed_width(spec) | {"background": "white"}
         with replacing(path) as temporary:
-            png = vl_convert.vegalite_to_png(white, vl_version=VERSION, scale=1.5)
-            temporary.write_bytes(png)
+            temporary.write_bytes(static_png(spec))
+
+
+def static_png(spec: Spec) -> bytes:
+    """The figure as PNG."""
+    white = _of_fixed_width(spec) | {"background": "white"}
+    png: bytes = vl_convert.vegalite_to_png(white, vl_version=VERSION, scale=1.5)
+    return png
 
 
 def _of_fixed_width(spec: Spec) -> Spec:

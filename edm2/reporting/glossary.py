@@ -37,6 +37,8 @@ TERMS = {  # as in docs/glossary.md, in as few words as a reader of the page nee
     "PSNR": "Peak signal-to-noise ratio of a reconstruction, in dB; higher is better.",
     "reconstruction error": "How exactly the averaged network was rebuilt from stored snapshots, relative to "
     "its weights; 0 is exact.",
+    "rfd": "The Fréchet distance between held-out images and their reconstructions; 0 if these are exact. "
+    "The rest of such a name is the detector and the number of images, as in rfd_classifier_270.",
     "seed block": "A set of consecutive seeds, one generated image each, that a network is measured on. "
     "Several blocks show how much the value depends on chance.",
     "settled": "A change is settled if its effect differs from 0 at a significance of 5 %, corrected for all "
@@ -51,11 +53,14 @@ TERMS = {  # as in docs/glossary.md, in as few words as a reader of the page nee
 }
 MARKUP = re.compile(r"(<script.*?</script>|<[^>]*>)", re.DOTALL)
 OPAQUE = ("a", "code", "td", "button", "summary", "h1", "h2", "h3", "th")  # no links in these
-# longest first, as a term may be a part of another one; with a plural, and fd with what follows it
+BEGINNINGS = ("fd", "rfd")  # of names of metrics
+# longest first, as a term may be a part of another one; with a plural, or with the rest of a metric's name
 _NAMES = sorted(TERMS, key=len, reverse=True)
 _WORDS = re.compile(
     r"(?<![\w/-])("
-    + "|".join(r"fd_\w+" if name == "fd" else re.escape(name) + r"(?:e?s)?" for name in _NAMES)
+    + "|".join(
+        rf"{name}_\w+" if name in BEGINNINGS else re.escape(name) + r"(?:e?s)?" for name in _NAMES
+    )
     + r")(?![\w/-]|\.\w)",
     re.IGNORECASE,
 )
@@ -93,8 +98,9 @@ def _pieces(body: str) -> Iterator[str]:
 def term_of(word: str) -> str | None:
     """The term that a word in a text is a form of."""
     lower = word.lower()
-    if lower.startswith(("fd_", "fd ")):
-        return "fd"
+    for name in BEGINNINGS:
+        if lower.startswith((f"{name}_", f"{name} ")):
+            return name
     forms = {name.lower() + ending: name for name in TERMS for ending in ("", "s", "es")}
     return forms.get(lower)
 

@@ -192,33 +192,34 @@ function enlargeOnClick(picture) {
   button.addEventListener("click", () => enlarge(picture));
 }
 
-/* EMA lengths: a slider shows one row of each strip, so that the same seeds change. */
-function slide(strips) {
-  const lengths = JSON.parse(strips.dataset.lengths);
+/* Sliders show one row of each strip, or one of several frames, so that the same images change. */
+function slide(box) {
+  const labels = JSON.parse(box.dataset.labels);
   const label = document.createElement("label");
   const slider = Object.assign(document.createElement("input"), {
     type: "range",
     min: 0,
-    max: lengths.length - 1,
-    value: strips.dataset.best,
+    max: labels.length - 1,
+    value: box.dataset.start,
   });
   const output = document.createElement("output");
   const update = () => {
-    strips.style.setProperty("--row", slider.value);
-    output.textContent = slider.ariaValueText = lengths[slider.value];
+    box.style.setProperty("--row", slider.value);
+    [...box.children].forEach((part, k) => part.classList.toggle("shown", k === Number(slider.value)));
+    output.textContent = slider.ariaValueText = labels[slider.value];
   };
   slider.addEventListener("input", update);
   label.className = "slider";
-  label.append("EMA length", slider, output);
-  strips.before(label);
-  strips.classList.add("sliding");
+  label.append(box.dataset.name, slider, output);
+  box.before(label);
+  box.classList.add("sliding");
   update();
 }
 
 explainTerms();
 document.querySelectorAll(".scroll").forEach(enhance);
 document.querySelectorAll("figure:not(.chart) img").forEach(enlargeOnClick);
-document.querySelectorAll(".strips").forEach(slide);
+document.querySelectorAll(".strips, .frames").forEach(slide);
 document.body.append(enlarged);
 enlarged.addEventListener("click", () => enlarged.close());
 if (typeof vegaEmbed !== "undefined") {

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 import mimetypes
 import re
 from collections.abc import Sequence
@@ -67,6 +68,23 @@ def _compressed(image: Image.Image) -> bytes:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def slider(
+    kind: str, name: str, labels: Sequence[str], start: int, body: str, style: str = ""
+) -> str:
+    """A body of which a slider shows a part at a time; without scripts, and in print, all of it.
+
+    Args:
+        kind: "strips": a row of each picture; "frames": one picture of several.
+        name: what the slider chooses.
+        labels: of its positions.
+        start: the first position.
+        style: in CSS.
+    """
+    text, title = html.escape(json.dumps(list(labels))), html.escape(name)
+    attributes = f'data-name="{title}" data-labels="{text}" data-start="{start}" style="{style}"'
+    return f'<div class="{kind}" {attributes}>{body}</div>'
 
 
 def chart(spec: Spec, caption: str) -> str:

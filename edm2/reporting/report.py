@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edm2.reporting.facts import Facts, facts_header
 from edm2.reporting.headline import headline
+from edm2.reporting.latents_section import latents_section
 from edm2.reporting.page import Section, render
 from edm2.reporting.samples_section import samples_section
 from edm2.reporting.sections import (
@@ -12,6 +13,7 @@ from edm2.reporting.sections import (
     baselines_section,
     ema_section,
     networks_section,
+    vae_ema_section,
     vae_section,
 )
 from edm2.reporting.stage_outputs import StageOutputs
@@ -31,6 +33,8 @@ SECTIONS: tuple[Callable[[StageOutputs, Path], list[Section]], ...] = (
     samples_section,
     baselines_section,
     vae_section,
+    vae_ema_section,
+    latents_section,
     training_section,
     dynamics_section,
     networks_section,

@@ -1,7 +1,6 @@
 """The section of the report's page with samples: grids, and the same seeds at all EMA lengths."""
 
 import html
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from edm2.reporting.grids import GAP, grid_name
-from edm2.reporting.page import Section, collapsed, picture
+from edm2.reporting.page import Section, collapsed, picture, slider
 from edm2.reporting.selection import at_final_time, uniform_networks
 from edm2.reporting.stage_outputs import StageOutputs
 
@@ -124,8 +123,6 @@ def _slider(title: str, strips: str, height: int, rows: pd.DataFrame, best: pd.S
     ]
     position = rows["network"].tolist().index(best["network"])
     labels[position] += ", the best"
-    return (
-        f"<h3>{html.escape(title)}</h3>"
-        f'<div class="strips" data-lengths="{html.escape(json.dumps(labels))}" data-best="{position}" '
-        f'style="--rows:{len(rows)};--gap:{GAP / height:.6f}">{strips}</div>'
-    )
+    style = f"--rows:{len(rows)};--gap:{GAP / height:.6f}"
+    body = slider("strips", "EMA length", labels, position, strips, style)
+    return f"<h3>{html.escape(title)}</h3>{body}"

@@ -21,8 +21,10 @@ from edm2.reporting.tables import (
     write_table,
 )
 from edm2.reporting.time_charts import THINNED, gaps_note, shown_panels, write_panels
-from edm2.reporting.training_charts import NOT_TRAINED, vae_gaps, vae_panels
+from edm2.reporting.training_charts import NOT_TRAINED, vae_gaps, vae_panels, vae_quality
 from edm2.reporting.trainings import listed, mean_and_interval, valued_on
+from edm2.reporting.vae_averages import CAPTION, best_in_words, ema_panels
+from edm2.reporting.vae_progress import vae_progress
 
 SINGULAR = (
     "Singular: these Fréchet distances use no more images than there are feature dimensions, on one "
@@ -35,10 +37,10 @@ AT_CHANCE = (
     "and say little about the images. Set evaluation.detector to efficientnet, use images of "
     "several classes, or train the classifier longer (features.duration_nimg)."
 )
-PERCEPTUAL_AT_CHANCE = (
-    " The classifier's accuracy on held-out images is chance: the perceptual distance, and a perceptual "
-    "loss with it, are those of an untrained network. Set vae.backbone to efficientnet, use images of "
-    "several classes, or train the classifier longer."
+FEATURES_AT_CHANCE = (
+    " The classifier's accuracy on held-out images is chance: distances of its features, and a perceptual "
+    "loss with it, are those of an untrained network. Set vae.backbone and vae.detector to efficientnet, use "
+    "images of several classes, or train the classifier longer."
 )
 NOT_FINITE = (
     "Training not finite: in these steps the loss or gradients were not finite, and such gradients were "
@@ -56,6 +58,7 @@ ABLATION_MEANS = (
 NO_IMAGES = (
     "The data set has latents and no images: no VAE was trained, and no reconstruction evaluated."
 )
+NOT_AVERAGED = "no averages of the VAE were evaluated (vae.ema)"
 PUBLISHED = (
     "Compared with published statistics (evaluation.reference) of an unknown number of images."
 )
@@ -182,6 +185,7 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     metrics, curves = outputs.metrics("vae"), outputs.vae_training
     panels = [placeholder_chart(NOT_TRAINED)] if curves.empty else vae_panels(curves)
     write_panels(panels, folder / "vae.png", columns=3)
+    write_table(vae_quality(curves), folder / "vae.csv")
     if not metrics:
         return [("VAE", paragraph(NO_IMAGES))]
     psnr = (
@@ -194,6 +198,11 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         for key, value in metrics.items()
         if key.startswith("perceptual_")
     )
+    distances += "".join(
+        f", Fréchet distance to their images {key} = {value:.4g}"
+        for key, value in metrics.items()
+        if key.startswith(("rfd_", "rfid_"))
+    )
     count = metrics["evaluated_images"]
     text = f"On {count:.0f} held-out images: {psnr}, SSIM {metrics['ssim']:.4g}{distances}."
     skipped = sum(value for key, value in metrics.items() if key.startswith("skipped_images/"))
@@ -201,16 +210,31 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         text += f" {skipped:.0f} damaged images of vae.images were skipped (runtime.skip_images)."
     if curves.empty:
         text += " No VAE was trained in this project."
-    if "perceptual_classifier" in metrics and outputs.metrics("features")["at_chance"]:
-        text += PERCEPTUAL_AT_CHANCE
+    with_classifier = any(
+        k.startswith(("perceptual_classifier", "rfd_classifier_")) for k in metrics
+    )
+    if with_classifier and outputs.metrics("features")["at_chance"]:
+        text += FEATURES_AT_CHANCE
     if mark := nonfinite_steps(curves):
         text += f" Training not finite: {mark}."
     grid = outputs.folder / "vae/reconstructions.png"
     body = paragraph(text) + picture(grid, "Held-out images and their reconstructions.", sharp=True)
+    body += vae_progress(outputs)
     if not curves.empty:
-        caption = f"Training curves of the VAE.{THINNED}{gaps_note(vae_gaps(curves))}"
+        caption = "Training curves of the VAE, first those of held-out images."
+        caption += THINNED + gaps_note(vae_gaps(curves))
         body += shown_panels(panels, caption)
     return [("VAE", body)]
+
+
+def vae_ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:
+    """The quality of reconstructions against the EMA length of the VAE's weights, if it was evaluated."""
+    table, figure = outputs.vae_ema, folder / "vae_ema.png"
+    panels = ema_panels(table)
+    write_panels(panels or [placeholder_chart(NOT_AVERAGED)], figure, columns=3)
+    if not panels:
+        return []
+    return [("EMA of the VAE", shown_panels(panels, CAPTION) + paragraph(best_in_words(table)))]
 
 
 def networks_section(outputs: StageOutputs, folder: Path) -> list[Section]:

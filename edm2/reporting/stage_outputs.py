@@ -15,6 +15,13 @@ from edm2.reporting.trainings import best_networks, by_training
 from edm2.reporting.verdict import Verdict, verdicts
 from edm2.runtime.checksums import require_checksum
 from edm2.runtime.log import NONFINITE_STEPS
+from edm2.runtime.manifest import read_verified
+
+LATENTS: dict[str, tuple[list[str], list[str] | None]] = {  # table: columns, those of numbers
+    "spectrum": (["signal", "frequency", "power", "sigma"], ["frequency", "power", "sigma"]),
+    "channels": (["channel", "mean", "std", "noise_sigma"], None),
+    "robustness": (["sigma"], None),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,23 @@ class StageOutputs:
     def vae_training(self) -> pd.DataFrame:
         """Training curves of the VAE; empty if none was trained."""
         return read_table(self._file("vae/curves.csv"), ["nimg"])
+
+    def latents(self, name: str) -> pd.DataFrame:
+        """A table about the latents: spectrum, channels or robustness."""
+        first, numbers = LATENTS[name]
+        return read_table(self._file(f"latents/{name}.csv"), first, numbers)
+
+    @cached_property
+    def vae_ema(self) -> pd.DataFrame:
+        """Quality of the VAE's reconstructions by EMA length; empty without averages."""
+        return read_table(self._file("vae/ema.csv"), ["ema_length", "nimg"])
+
+    @cached_property
+    def vae_pictures(self) -> dict[int, Path]:
+        """Pictures of held-out images over the VAE's training, by images seen; empty without any."""
+        folder = self.folder / "vae/progress"
+        files = read_verified(folder)["files"]
+        return {int(Path(name).stem): folder / name for name in sorted(files)}
 
     @cached_property
     def steps(self) -> list[Verdict]:

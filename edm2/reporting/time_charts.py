@@ -1,6 +1,6 @@
 """Charts of what a training measures over time: panels of lines over images seen."""
 
-import tempfile
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ from edm2.reporting.charts import (
     Spec,
     color,
     records,
+    static_png,
     toggle,
     tooltip,
-    write_chart,
 )
 from edm2.reporting.page import chart, paragraph
 from edm2.runtime.files import replacing
@@ -240,11 +240,8 @@ def gaps_note(notes: Sequence[str]) -> str:
 def write_panels(panels: Sequence[Spec], path: Path, columns: int) -> None:
     """One picture of all panels, row by row."""
     columns = min(columns, len(panels))
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{number}.png" for number in range(len(panels))]
-        for spec, part in zip(panels, paths, strict=True):
-            write_chart(spec, part)
-        images = [Image.open(part).convert("RGB") for part in paths]
+    pictures = [io.BytesIO(static_png(spec)) for spec in panels]
+    images = [Image.open(picture).convert("RGB") for picture in pictures]
     width, height = (max(sizes) for sizes in zip(*(image.size for image in images), strict=True))
     lines = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * width, lines * height), "white")

@@ -1,7 +1,9 @@
 """Training curves of the denoisers and of the VAE."""
 
+import re
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from edm2.reporting.charts import Spec
@@ -17,6 +19,12 @@ PANELS = {  # column: title, axis, whether it is logarithmic
     "train/lr": ("Learning rate", "learning rate", False),
 }
 NOT_TRAINED = "not trained in this project"
+QUALITY = {  # pattern of a metric: title, label, whether its axis is logarithmic
+    "psnr": ("PSNR", "PSNR in dB", False),
+    "ssim": ("SSIM", "SSIM", False),
+    "perceptual_(.*)": ("Perceptual distance", r"perceptual distance (\1)", True),
+    "rfi?d_.*": ("Fréchet distance to their images", r"\g<0>", True),
+}
 SCORES = ("images", "reconstructions", "accuracy")
 
 
@@ -86,29 +94,52 @@ def _noise(column: str) -> str:
 
 
 def vae_panels(rows: pd.DataFrame) -> list[Spec]:
-    """Held-out PSNR, losses, and the discriminator's scores if there is one."""
-    quality, losses, scores = _vae_lines(rows)
-    panels = [
-        panel("Quality of reconstructions", "PSNR on held-out images (dB)", quality),
-        panel("Losses", "loss", losses, log=True),
-    ]
+    """Quality of held-out reconstructions, losses, and the discriminator's scores if there is one."""
+    panels = [panel(title, line.label, [line], log=log) for title, line, log in _vae_quality(rows)]
+    losses, scores = _vae_lines(rows)
+    panels.append(panel("Losses", "loss", losses, log=True))
     if scores:
         panels.append(panel("Discriminator", "score, accuracy", scores))
     return panels
 
 
+def vae_quality(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row (metric, nimg, value) per metric of reconstructions and time, if the value is finite."""
+    return pd.DataFrame(
+        [
+            (line.label, nimg, value)
+            for _, line, _ in ([] if rows.empty else _vae_quality(rows))
+            for nimg, value in line.values.items()
+            if np.isfinite(value)
+        ],
+        columns=["metric", "nimg", "value"],
+    )
+
+
 def vae_gaps(rows: pd.DataFrame) -> list[str]:
     """Which values are not finite; see `gaps`."""
-    return [note for lines in _vae_lines(rows) for note in gaps(lines, "VAE")]
+    quality = [line for _, line, _ in _vae_quality(rows)]
+    return [note for lines in (quality, *_vae_lines(rows)) for note in gaps(lines, "VAE")]
 
 
-def _vae_lines(rows: pd.DataFrame) -> tuple[list[Line], list[Line], list[Line]]:
-    log = rows[rows[LOGGED].notna()].set_index("nimg")
+def _vae_quality(rows: pd.DataFrame) -> list[tuple[str, Line, bool]]:
+    """Of each metric of reconstructions: a title, its line, and whether its axis is logarithmic."""
     evaluated = rows.set_index("nimg").dropna(subset="held_out/evaluated_images")
-    quality = [Line("PSNR", evaluated["held_out/psnr"], "PSNR in dB")]
+    lines = []
+    for column in evaluated:
+        name = str(column).removeprefix("held_out/")
+        for pattern, (title, label, log) in QUALITY.items():
+            if match := re.fullmatch(pattern, name):
+                lines.append((title, Line(title, evaluated[column], match.expand(label)), log))
+    return lines
+
+
+def _vae_lines(rows: pd.DataFrame) -> tuple[list[Line], list[Line]]:
+    """Losses and scores."""
+    log = rows[rows[LOGGED].notna()].set_index("nimg")
     losses = [Line(k, _since_start(log, f"train/{k}"), k) for k in _losses(log)]
     shown = [name for name in SCORES if f"discriminator/{name}" in log]
-    return quality, losses, [Line(k, _since_start(log, f"discriminator/{k}"), k) for k in shown]
+    return losses, [Line(k, _since_start(log, f"discriminator/{k}"), k) for k in shown]
 
 
 def _losses(log: pd.DataFrame) -> list[str]:

@@ -8,7 +8,9 @@ import pandas as pd
 from edm2.reporting.changes import FlatParams
 
 VaeExperiments = Mapping[str, tuple[Mapping[str, float], FlatParams]]  # metrics, params
-VAE_METRICS = re.compile(r"psnr|ssim|perceptual_.*|reconstructions/.*|latent/(std|kurtosis)")
+VAE_METRICS = re.compile(
+    r"psnr|ssim|perceptual_.*|rfi?d_.*|reconstructions/.*|latent/(std|kurtosis)"
+)
 
 
 def variants(experiments: VaeExperiments) -> dict[str, list[str]]:

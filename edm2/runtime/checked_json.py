@@ -8,6 +8,7 @@ from typing import Any
 
 from edm2.params import UserError
 from edm2.runtime.files import require_sha256, write_json
+from edm2.runtime.limits import parse_json, require_file, shown
 
 
 def write_checked(path: Path, content: Mapping[str, Any]) -> None:
@@ -24,11 +25,12 @@ def read_checked(path: Path, missing: str, remedy: str) -> dict[str, Any]:
         UserError: there is no such file, it is not valid JSON, or it is not as it was written.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        require_file(path)
+        content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist. {missing}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}). {remedy}") from None
+        raise UserError(f"{path}: not valid JSON ({shown(str(error))}). {remedy}") from None
     expected = content.pop("sha256", None) if isinstance(content, dict) else None
     if expected is None:
         raise UserError(

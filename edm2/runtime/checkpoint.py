@@ -30,6 +30,7 @@ from edm2.runtime.checked_json import read_checked
 from edm2.runtime.checkpoint_parts import INDEX, PartReader, PartWriter, dtype_of
 from edm2.runtime.distributed import on_main_process, raise_together, ranks
 from edm2.runtime.files import require_sha256, sha256
+from edm2.runtime.system_errors import DAMAGE
 from edm2.runtime.trees import join, split
 
 # a single process is no mistake
@@ -82,9 +83,15 @@ def write_staged(folder: Path, staged: Staged, group: dist.ProcessGroup | None =
         OSError, SafetensorError: the disk is full, for example.
     """
     writer = PartWriter(folder, staged.skeleton)
-    _together(
-        lambda: save({}, storage_writer=writer, planner=_StagedPlanner(staged), process_group=group)
-    )
+    try:
+        _together(
+            lambda: save(
+                {}, storage_writer=writer, planner=_StagedPlanner(staged), process_group=group
+            )
+        )
+    except Exception:
+        writer.discard()
+        raise
 
 
 def load_tree(folder: Path, into: Any = None, group: dist.ProcessGroup | None = None) -> Any:
@@ -173,7 +180,7 @@ def _memory(existing: torch.Tensor | None, shape: torch.Size, dtype: torch.dtype
 
 def _verify(folder: Path, parts: Mapping[str, str], remedy: str) -> None:
     """Compare the parts with their checksums, each rank some of them."""
-    error = None
+    error: Exception | None = None
     for part in sorted(parts)[ranks().rank :: ranks().world_size]:
         path = folder / part
         try:
@@ -181,7 +188,10 @@ def _verify(folder: Path, parts: Mapping[str, str], remedy: str) -> None:
         except UserError as problem:
             error = error or problem
         except OSError as problem:
-            error = error or UserError(f"{path}: {problem.strerror}. {remedy}")
+            damaged = problem.errno in DAMAGE
+            error = error or (
+                UserError(f"{path}: {problem.strerror}. {remedy}") if damaged else problem
+            )
     raise_together(error)
 
 

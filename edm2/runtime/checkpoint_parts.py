@@ -6,6 +6,7 @@ until all parts and the index are written.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from torch.futures import Future
 
 from edm2.params import UserError
 from edm2.runtime.checked_json import write_checked
-from edm2.runtime.files import remove, replacing, sha256
+from edm2.runtime.files import replacing, sha256
+from edm2.runtime.temporaries import remove, shared_name
 
 INDEX = "index.json"
 
@@ -40,11 +42,12 @@ class PartWriter(StorageWriter):
             skeleton: the tree without its tensors.
         """
         self.folder, self.skeleton = folder, skeleton
-        self.partial = folder.with_name(f".{folder.name}.partial")
-        self.part = ""
+        self.partial = shared_name(folder)
+        self.part, self.is_coordinator = "", False
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         self.part = f"part-{kwargs['rank']:05d}.safetensors"
+        self.is_coordinator = is_coordinator
         if is_coordinator:
             remove(self.partial)
             self.partial.mkdir(parents=True)
@@ -88,6 +91,12 @@ class PartWriter(StorageWriter):
         content = {"skeleton": self.skeleton, "parts": parts, "tensors": tensors}
         write_checked(self.partial / INDEX, content)
         self.partial.replace(self.folder)
+
+    def discard(self) -> None:
+        """Remove what is incomplete, once no rank writes any more; on the coordinator."""
+        if self.is_coordinator:
+            with suppress(OSError):
+                remove(self.partial)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         return plan

@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from edm2.runtime.background import background_thread
 from edm2.runtime.distributed import FOREVER, is_main_process
-from edm2.runtime.failures import breaks_connection, explain
 from edm2.runtime.state import State
+from edm2.runtime.system_errors import breaks_connection, explain
 
 if TYPE_CHECKING:
     from edm2.runtime.checkpoint import Staged

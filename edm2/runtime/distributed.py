@@ -219,7 +219,7 @@ def receive_from_others(value: T) -> Iterator[T]:
         dist.send_object_list([value], 0, group=_group.control)
 
 
-def raise_together(error: UserError | None) -> None:
+def raise_together(error: Exception | None) -> None:
     """Raise the error of the first rank that has one, on all ranks, so that none waits for another."""
     errors = [error] * ranks().world_size
     if _group is not None:

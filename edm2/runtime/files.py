@@ -1,5 +1,6 @@
 """Files that are complete or absent: written under a temporary name, then renamed; their checksums."""
 
+import errno
 import hashlib
 import io
 import json
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edm2.params.errors import NotFiniteError, UserError
+from edm2.runtime.limits import require_file
+from edm2.runtime.system_errors import WHILE_WRITING
+from edm2.runtime.temporaries import remove, remove_abandoned, temporary
 
 SHOWN_DIGITS = 12  # of a checksum, in errors
 
@@ -24,24 +28,21 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         durable: whether to wait for the disk, so that the file is complete even after a power cut.
             Large files with a checksum that can be computed again need not wait.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        if durable:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        with temporary(path) as partial:
+            yield partial
+            if durable:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+            partial.replace(path)
     except Exception as error:
-        error.add_note(f"while writing {path}")
+        error.add_note(f"{WHILE_WRITING}{path}")
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -96,6 +97,7 @@ def require_sha256(path: Path, checksum: str, expected: str, source: str, remedy
 
 class _ReadingFile(io.FileIO):
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
+        require_file(path)
         super().__init__(path)
         self._advance = advance
 
@@ -127,43 +129,36 @@ def describe(files: Iterable[Path]) -> str:
     return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path, scratch: Path | None = None) -> None:
     """Replace `target` by the file or folder `source`, in one step and without using disk space.
 
     Files become hard links, or copies where the file system has no links.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    remove(partial)
-    if source.is_dir():
-        shutil.copytree(source, partial, copy_function=_link)
-    else:
-        _link(str(source), str(partial))
-    if source.is_dir() or target.is_dir():
-        remove(target)
-    if target.exists() and target.samefile(partial):
-        partial.unlink()  # renaming one link of a file to another does nothing
-    else:
-        partial.replace(target)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or folder if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def remove_partial(folder: Path, shared: Path | None = None) -> None:
-    """Remove the incomplete files that a killed process left below `folder`.
 
     Args:
-        shared: folder where other processes may be writing; nothing in it is removed.
+        scratch: folder where the links are made before they are renamed to `target`; where that is on
+            another file system, and by default, they are made beside it.
     """
-    for path in list(folder.rglob(".*.partial")):
-        if shared is None or shared not in path.parents:
-            remove(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if scratch is not None:
+        remove_abandoned(target.parent)
+        try:
+            return _link_within(source, target, scratch)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    _link_within(source, target, target.parent)
+
+
+def _link_within(source: Path, target: Path, folder: Path) -> None:
+    with temporary(target, folder) as partial:
+        if source.is_dir():
+            shutil.copytree(source, partial, copy_function=_link)
+        else:
+            _link(str(source), str(partial))
+        if source.is_dir() or target.is_dir():
+            remove(target)
+        if not (target.exists() and target.samefile(partial)):
+            partial.replace(target)  # renaming one link of a file to another would do nothing
 
 
 def _link(source: str, target: str) -> str:

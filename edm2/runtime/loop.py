@@ -76,7 +76,7 @@ def train(
             while nimg < schedule.duration_nimg:
                 nimg += schedule.batch
                 loop.step(next(stream), nimg)
-                progress.note = shown(loop.means.last_means)
+                progress.note = shown({**loop.means.last_means, **loop.measured})
                 progress.advance(schedule.batch)
                 signum = loop.save_if_due(nimg, received[0] if received else 0)
                 if signum:
@@ -102,6 +102,7 @@ class _Loop(Generic[Batch]):
         """The arguments are those of `train`."""
         self.task, self.schedule, self.run, self.every = task, schedule, run, every
         self.checkpointer, self.means = checkpointer, MetricAccumulator()
+        self.measured: dict[str, float] = {}  # the last metrics of actions
         self.monitor = StepMonitor(
             schedule, patience, remedy, checkpointer.checkpoints, run, self.means.latest
         )
@@ -132,7 +133,9 @@ class _Loop(Generic[Batch]):
             self.monitor.check_steps(nimg)
         for event in self.every:
             if nimg % event.nimg == 0:
-                self.run.log(nimg, self.monitor.act(event.action, nimg))
+                measured = self.monitor.act(event.action, nimg)
+                self.run.log(nimg, measured)
+                self.measured.update(measured)
 
     def save_if_due(self, nimg: int, signum: int) -> int:
         """Save when the main process says so, at the end of the training, and after a signal; in the

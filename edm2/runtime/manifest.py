@@ -15,6 +15,7 @@ from edm2.params import UserError
 from edm2.runtime.checked_json import read_checked, write_checked
 from edm2.runtime.files import require_sha256, sha256
 from edm2.runtime.records import REMEDY, Entry, recorded_entries
+from edm2.runtime.temporaries import is_temporary
 
 MANIFEST = "manifest.json"
 REBUILD_HINT = "Remove it and run `dvc repro`: only the stage that makes it runs again."
@@ -23,12 +24,12 @@ REBUILD_HINT = "Remove it and run `dvc repro`: only the stage that makes it runs
 def write_manifest(folder: Path, **metadata: Any) -> None:
     """List the files below `folder` with size and SHA-256, beside `metadata`.
 
-    Files that have a record are not read.
+    Files that have a record are not read; what is being written is left out.
 
     Raises:
         UserError: a record is damaged, or a file does not have the size in its record.
     """
-    paths = sorted(folder.rglob("*"))
+    paths = [path for path in sorted(folder.rglob("*")) if not is_temporary(path)]
     files = _entries(folder, [p for p in paths if p.is_file() and p != folder / MANIFEST])
     write_checked(folder / MANIFEST, {**metadata, "files": files})
 

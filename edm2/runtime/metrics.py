@@ -51,9 +51,13 @@ class MetricAccumulator:
 
 
 def shown(means: Mapping[str, float]) -> str:
-    """The loss of a log row, and how many gradients were not finite, for the line that shows progress."""
+    """For the line that shows progress: the loss of a log row, held-out PSNR if it was measured, and how many
+    gradients were not finite.
+    """
     name = next((name for name in ("train/loss", "train/mse") if name in means), None)
     parts = [] if name is None else [f"{name.removeprefix('train/')} {means[name]:.4g}"]
+    if "held_out/psnr" in means:
+        parts.append(f"held-out PSNR {means['held_out/psnr']:.2f} dB")
     if nonfinite := means.get("train/nonfinite_gradients"):
         parts.append(f"{nonfinite:.3g} gradients a step not finite")
     if share := means.get(NONFINITE_STEPS):

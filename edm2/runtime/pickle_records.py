@@ -1,16 +1,24 @@
 """Pickles read without running anything in them.
 
 Unpickling only creates records: each global that a file may name is replaced by a class that keeps its
-arguments, state and items, and calls nothing. Any other global is refused by name.
+arguments, state and items, and calls nothing. Any other global is refused by name. What a file would make
+is counted before (`pickle_scan`).
 """
 
 import copyreg
+import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edm2.runtime.limits import require_file, shown
+from edm2.runtime.pickle_scan import scan
 
 DICTS = ("dnnlib.util.EasyDict", "collections.OrderedDict")
 RECONSTRUCTOR = "copyreg._reconstructor"  # takes a class, the built-in it extends, and its items
@@ -60,7 +68,9 @@ class _Reconstructor(Record):
 
     def __new__(cls, record_class: Any, base: Any, items: Any = None) -> Any:
         record = record_class()
-        record.items = dict(items or ())
+        if items is not None and not isinstance(items, dict):
+            raise ValueError(f"expected the items of {record.global_name}, found {kind(items)}")
+        record.items = dict(items or {})
         return record
 
 
@@ -95,11 +105,32 @@ class RecordUnpickler(pickle.Unpickler):
         return self.classes[name]
 
 
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap]:
+    """The bytes of a file, which are read when they are used. Raises OSError or ValueError."""
+    require_file(path)
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            raise ValueError("empty file, 0 bytes")
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            yield data
+
+
 def read_records(path: Path, unpickler: type[RecordUnpickler] = RecordUnpickler) -> Any:
     """The object in a file. A damaged one may raise any exception."""
-    with path.open("rb") as file:
-        copyreg.clear_extension_cache()  # so that globals by number pass find_class, too
-        return unpickler(file).load()
+    with mapped(path) as data:
+        return load_records(data, unpickler)[0]
+
+
+def load_records(
+    data: bytes | mmap, unpickler: type[RecordUnpickler] = RecordUnpickler, start: int = 0
+) -> tuple[Any, int]:
+    """The object whose pickle begins at `start`, and where it ends. A damaged one may raise any exception."""
+    end = scan(data, start)
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    file.seek(start)
+    copyreg.clear_extension_cache()  # so that globals by number pass find_class, too
+    return unpickler(file).load(), end
 
 
 def kind(value: Any) -> str:
@@ -117,10 +148,10 @@ def entries(value: Any) -> dict[Any, Any]:
 
 def as_bytes(value: Any) -> bytes:
     """Bytes, as any protocol writes them. Raises ValueError."""
+    if kind(value) == "builtins.bytearray" and value.args:
+        value = value.args[0]
     if kind(value) == BYTES:
         return bytes(value.args[0].encode("latin1"))
-    if kind(value) == "builtins.bytearray":
-        return as_bytes(value.args[0])
     if not isinstance(value, bytes | bytearray):
         raise ValueError(f"expected bytes, found {kind(value)}")
     return bytes(value)
@@ -128,6 +159,13 @@ def as_bytes(value: Any) -> bytes:
 
 def array(value: Any) -> NDArray[Any]:
     """A NumPy array or number of numbers, in memory of its own. Raises ValueError."""
+    try:
+        return _array(value)
+    except (TypeError, AttributeError, IndexError, OverflowError, SyntaxError) as error:
+        raise ValueError(f"damaged array ({type(error).__name__})") from None
+
+
+def _array(value: Any) -> NDArray[Any]:
     if isinstance(value, int | float):
         return np.asarray(value)
     if kind(value) in SCALARS:
@@ -147,7 +185,7 @@ def _dtype(value: Any) -> np.dtype[Any]:
         raise ValueError(f"expected a data type, found {kind(value)}")
     dtype = np.dtype(value.args[0])
     if dtype.kind not in NUMBERS:
-        raise ValueError(f"expected numbers, found the data type {dtype}")
+        raise ValueError(f"expected numbers, found the data type {shown(str(dtype))}")
     return dtype.newbyteorder(value.state[1]) if value.state is not None else dtype
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from edm2.params import UserError
 from edm2.params.checks import project_root
 from edm2.runtime.distributed import barrier, is_main_process, on_main_process
-from edm2.runtime.files import remove, remove_partial, write_json
+from edm2.runtime.files import write_json
 from edm2.runtime.locks import shared
+from edm2.runtime.temporaries import remove, remove_left_in, shared_name
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -84,7 +85,7 @@ class State:
         """Remove all checkpoints but the latest `keep`: an incomplete one never has its name."""
         checkpoints = self.checkpoints()
         for folder in checkpoints[: len(checkpoints) - keep]:
-            remove(folder.rename(folder.with_name(f".{folder.name}.partial")))
+            remove(folder.rename(shared_name(folder)))
 
     @property
     def notes(self) -> Path:
@@ -143,18 +144,24 @@ def open_state(
     Args:
         share: what a second launch does before it waits, on all ranks.
     """
-    with (
-        used_state(stage, fingerprint) as state,
-        state.folder.with_name(f"{fingerprint}.lock").open("w") as lock,
-    ):
+    with used_state(stage, fingerprint) as state, locked(state, stage, share):
+        yield state
+
+
+@contextmanager
+def locked(
+    state: State, stage: str, share: Callable[[State], None] | None = None
+) -> Iterator[None]:
+    """Hold the state, whose folder exists, as `open_state` does."""
+    with state.folder.with_name(f"{state.folder.name}.lock").open("w") as lock:
         if share is not None and not on_main_process(lambda: _is_free(lock.fileno())):
             share(state)
         if is_main_process():
             _wait_for(lock.fileno(), stage)
             state.results.mkdir(exist_ok=True)
-            remove_partial(state.folder, state.items)
+            remove_left_in(state.folder, state.items)
         barrier()
-        yield state
+        yield
 
 
 def _is_free(lock: int) -> bool:

@@ -11,6 +11,7 @@ from edm2.runtime.files import sha256
 from edm2.runtime.manifest import MANIFEST, load_manifest, size_problem
 from edm2.runtime.progress import Progress
 from edm2.runtime.records import Entry
+from edm2.runtime.system_errors import DAMAGE
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class _Listed:
     def path(self) -> Path:
         return self.folder / self.name
 
-    def problem(self, progress: Progress) -> str:
+    def problem(self, progress: Progress, strict: bool) -> str:
         """What is wrong with the file; empty if nothing is."""
         try:
             if self.optional and not self.path.is_file():
@@ -36,31 +37,34 @@ class _Listed:
             if sha256(self.path, progress.advance) != self.entry["sha256"]:
                 return f"{self.path}: SHA-256 differs from that in {MANIFEST}: corrupted."
         except OSError as error:
+            if strict and error.errno not in DAMAGE:
+                raise
             return f"{self.path}: cannot be read ({error.strerror})."
         return ""
 
 
-def damaged_files(folders: Iterable[Path], optional: str = "") -> list[str]:
+def damaged_files(folders: Iterable[Path], optional: str = "", strict: bool = False) -> list[str]:
     """Read every file that the manifests of `folders` list, each rank some of them.
 
     Args:
         optional: pattern of files that may be missing.
+        strict: raise errors that do not say what a file holds, like a missing right.
 
     Returns:
         on the main process one message per missing or corrupted file, or manifest; on other ranks
         those of their files.
     """
-    problems, listed = on_main_process(lambda: _list(list(folders), optional))
+    problems, listed = on_main_process(lambda: _list(list(folders), optional, strict))
     order = sorted(range(len(listed)), key=lambda k: listed[k].entry["bytes"])
     ours = order[ranks().rank :: ranks().world_size]
     progress = Progress("verify", sum(listed[k].entry["bytes"] for k in ours), "B")
-    results = {k: listed[k].problem(progress) for k in ours}
+    results = {k: listed[k].problem(progress, strict) for k in ours}
     progress.close()
     gathered = {k: problem for part in gather_object(results) for k, problem in part.items()}
     return problems + [gathered[k] for k in sorted(gathered) if gathered[k]]
 
 
-def _list(folders: Iterable[Path], optional: str) -> tuple[list[str], list[_Listed]]:
+def _list(folders: Iterable[Path], optional: str, strict: bool) -> tuple[list[str], list[_Listed]]:
     """Damaged manifests, and the files that the others list; a file of two manifests once."""
     problems: list[str] = []
     listed: dict[tuple[Path, str], _Listed] = {}
@@ -71,6 +75,8 @@ def _list(folders: Iterable[Path], optional: str) -> tuple[list[str], list[_List
             problems.append(str(error))
             continue
         except OSError as error:
+            if strict and error.errno not in DAMAGE:
+                raise
             problems.append(f"{folder / MANIFEST}: cannot be read ({error.strerror}).")
             continue
         for name, entry in files.items():

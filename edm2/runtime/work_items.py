@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from edm2.runtime.distributed import on_main_process
-from edm2.runtime.files import remove
 from edm2.runtime.locks import exclusive
+from edm2.runtime.temporaries import remove, remove_left_of
 
 SECONDS_BETWEEN_CHECKS = 1.0  # while other launches are at work
 
@@ -75,8 +75,7 @@ def _free_items(folder: Path, items: Sequence[str]) -> Iterator[str]:
         with exclusive(lock, wait=False) as is_free:
             if not is_free or result.exists():
                 continue
-            for partial in folder.glob(f".{item}.*.partial"):  # of a killed launch
-                remove(partial)
+            remove_left_of(folder / item)  # by a killed launch
             yield item
             if not result.exists():
                 raise RuntimeError(f"{result}: claimed, but not written")

@@ -1,5 +1,6 @@
 """Codecs: images → latents → images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,6 +12,7 @@ from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
+from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, write_manifest
 from edm2.vae.boundary import require_latents, require_range, rgb_images
@@ -18,12 +20,17 @@ from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
 # options that older manifests do not have, with what all had then
-ADDED = {
+ADDED: dict[str, Any] = {
     "init": {"path": None, "parts": "all"},
     "norm_groups": None,
     "attention_heads": None,
     "quant_convolutions": False,
     "lr_input_layers": "encoder",
+    "ema": {"ema_lengths": (), "snapshot_nimg": 1, "evaluate_lengths": (), "length": None},
+    "detector": None,
+    "detector_path": None,
+    "adversarial": {"trainable_backbone": False},
+    "equivariance": {"scale": 0.0, "min_scale": 0.25},
 }
 
 
@@ -112,8 +119,14 @@ def save_vae(network: Autoencoder, params: Vae, folder: Path, **metadata: Any) -
     """Write a trained codec for `load_codec`, with `metadata` in its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / "network.safetensors")
-    write_manifest(folder, kind="trained", vae=params.model_dump(mode="json"), **metadata)
+    with replacing(folder / "network.safetensors") as partial:
+        save_file(tensors, partial)
+    write_manifest(folder, kind="trained", vae=network_options(params), **metadata)
+
+
+def network_options(params: Vae) -> dict[str, Any]:
+    """The options of a network and its training, for a manifest; `ema` changes neither."""
+    return params.model_dump(mode="json", exclude={"ema"})
 
 
 def load_codec(folder: Path, device: torch.device) -> Codec:
@@ -128,12 +141,28 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
     return codec
 
 
+def with_added(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a VAE in a manifest, with those that were added since, also in its sections."""
+    both = ADDED.keys() & options.keys()
+    sections = {
+        k: ADDED[k] for k in both if isinstance(ADDED[k], dict) and isinstance(options[k], dict)
+    }
+    return {**ADDED, **options, **{k: {**added, **options[k]} for k, added in sections.items()}}
+
+
 def load_trained(folder: Path, device: torch.device) -> Codec:
-    params = Vae.complete(ADDED | read_manifest(folder)["vae"])
-    network = Autoencoder(params)
+    params = Vae.complete(with_added(read_manifest(folder)["vae"]))
     tensors = load_file(folder / "network.safetensors")
     for name, tensor in tensors.items():
         require_finite(tensor, f"{folder}: tensor {name} of the VAE", REBUILD_HINT)
+    return trained_vae(params, tensors, device)
+
+
+def trained_vae(
+    params: Vae, tensors: Mapping[str, torch.Tensor], device: torch.device
+) -> TrainedVae:
+    """The frozen VAE that `params` describe, with these weights."""
+    network = Autoencoder(params)
     network.load_state_dict(tensors)
     return TrainedVae(network.to(device).eval().requires_grad_(False), params)
 

@@ -13,7 +13,7 @@ from edm2.runtime.moments import allocate_moments
 from edm2.runtime.parallel import data_parallel, synchronized
 from edm2.runtime.randomness import torch_seed
 from edm2.runtime.schedule import warmup_cosine
-from edm2.vae.discriminator import Discriminator, discriminator_loss, lecam
+from edm2.vae.discriminator import build_discriminator, discriminator_loss, lecam, mean_over_heads
 from edm2.vae.losses import LossOutput
 
 BETAS = (0.9, 0.95)
@@ -29,11 +29,12 @@ class DiscriminatorTask:
         """
         self.params, self.adversarial = params, params.adversarial
         torch.manual_seed(torch_seed(seed, "vae/discriminator"))
-        widths = [len(weights) for weights in backbone.channel_weights]
-        self.discriminator = Discriminator(widths, self.adversarial.channels).to(device)
+        self.discriminator = build_discriminator(
+            backbone, self.adversarial.channels, self.adversarial.trainable_backbone
+        ).to(device)
         self.forward = data_parallel(self.discriminator, device)
         self.optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(),
+            [p for p in self.discriminator.parameters() if p.requires_grad],
             lr=self.adversarial.lr,
             betas=BETAS,
             weight_decay=params.weight_decay,
@@ -41,7 +42,7 @@ class DiscriminatorTask:
         allocate_moments(self.optimizer)
 
     def step(self, outputs: Sequence[LossOutput], nimg: int) -> Metrics:
-        """One update from the features of images and reconstructions.
+        """One update from what the discriminator takes of images and reconstructions.
 
         Args:
             outputs: one per microbatch.
@@ -52,39 +53,40 @@ class DiscriminatorTask:
         """
         if nimg <= self.adversarial.discriminator_nimg:
             return {}
-        loss, real, fake = self._accumulate_gradients(outputs)
+        loss, real, fake, accuracy = self._accumulate_gradients(outputs)
         nonfinite = zero_nonfinite(self.discriminator.parameters())
         self._set_learning_rate(nimg)
         self.optimizer.step()
         self.discriminator.update_anchors(real, fake)
-        correct = torch.cat([real > 0, fake < 0]).float()
         return {
             "discriminator/loss": loss,
-            "discriminator/images": real.mean(),
-            "discriminator/reconstructions": fake.mean(),
-            "discriminator/accuracy": correct.mean(),
+            "discriminator/images": real,
+            "discriminator/reconstructions": fake,
+            "discriminator/accuracy": accuracy,
             "discriminator/nonfinite_gradients": nonfinite,
         }
 
-    def _accumulate_gradients(
-        self, outputs: Sequence[LossOutput]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Add up gradients over microbatches; the mean loss, and all scores D(x) and D(x̂)."""
+    def _accumulate_gradients(self, outputs: Sequence[LossOutput]) -> torch.Tensor:
+        """Add up gradients over microbatches; means of the loss, D(x), D(x̂) and the accuracy, [4]."""
         self.optimizer.zero_grad()
-        losses, scores = [], []
+        means = []
         for output in outputs:
             with synchronized(self.forward, output is outputs[-1]):
-                pairs = zip(output.real_features, output.fake_features, strict=True)
-                real, fake = self.forward([torch.cat(pair) for pair in pairs]).chunk(2)
-                loss = discriminator_loss(real, fake, self.adversarial.loss)
-                if self.adversarial.lecam:
-                    anchors = self.discriminator.anchors
-                    loss = loss + self.adversarial.lecam * lecam(real, fake, anchors)
+                inputs = zip(output.real_inputs, output.fake_inputs, strict=True)
+                maps = self.forward([torch.cat(pair) for pair in inputs])
+                pairs = [scores.chunk(2) for scores in maps]
+                loss = mean_over_heads(self._loss(real, fake) for real, fake in pairs)
                 (loss / len(outputs)).backward()
-            losses.append(loss.detach())
-            scores.append(torch.stack([real.detach(), fake.detach()]))
-        all_real, all_fake = torch.cat(scores, dim=1)
-        return torch.stack(losses).mean(), all_real, all_fake
+            means.append(torch.stack([loss.detach(), *_statistics(pairs)]))
+        return torch.stack(means).mean(0)
+
+    def _loss(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        """Of the scores of one head."""
+        loss = discriminator_loss(real, fake, self.adversarial.loss)
+        if self.adversarial.lecam:
+            anchors = self.discriminator.anchors
+            loss = loss + self.adversarial.lecam * lecam(real, fake, anchors)
+        return loss
 
     def _set_learning_rate(self, nimg: int) -> None:
         factor = warmup_cosine(nimg, self.params.warmup_nimg, self.params.duration_nimg)
@@ -100,3 +102,19 @@ class DiscriminatorTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+@torch.no_grad()
+def _statistics(
+    pairs: Sequence[tuple[torch.Tensor, ...]],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Means over heads of D(x), D(x̂), and of the fraction of scores with the right sign.
+
+    Args:
+        pairs: D(x) and D(x̂) of each head.
+    """
+    return (
+        mean_over_heads(real.mean() for real, _ in pairs),
+        mean_over_heads(fake.mean() for _, fake in pairs),
+        mean_over_heads(torch.stack([real > 0, fake < 0]).float().mean() for real, fake in pairs),
+    )

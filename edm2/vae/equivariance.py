@@ -1,8 +1,14 @@
-"""Equivariance: a latent that is flipped or cropped must decode to the flipped or cropped image."""
+"""Equivariance: a transformed latent must decode to the image under the same transform.
+
+Transforms are flips, crops and downscaling. The last is EQ-VAE's (Kouzelis et al. 2025, arXiv:2502.09509),
+whose latents have less power at high frequencies. All are applied to the sample z = μ + √v·ε that the decoder
+is trained on. Downscaling averages its noise, too, so that the decoder gets less of it than √v then.
+"""
 
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 from edm2.params.vae import Equivariance
 from edm2.runtime.randomness import generator
@@ -10,7 +16,7 @@ from edm2.runtime.randomness import generator
 
 @dataclass(frozen=True)
 class Transform:
-    """Flips of each image, then one crop for all.
+    """Flips of each image, then one crop and one size for all.
 
     Attributes:
         flips: bool [N, 2]: whether each image is flipped horizontally, and vertically.
@@ -18,23 +24,25 @@ class Transform:
             vertical flips, as many before them for horizontal ones. In them a latent can say what
             is left and right, and what is up and down.
         crop: top, left and side in latent pixels; None: no crop.
+        scaled_side: of the latents after they are downscaled, in pixels; None: they keep their size.
     """
 
     flips: torch.Tensor
     flip_channels: int
     crop: tuple[int, int, int] | None
+    scaled_side: int | None
 
     def apply_to_latents(self, z: torch.Tensor) -> torch.Tensor:
-        """[N, C, h, w] → [N, C, h, w] or, with a crop, [N, C, side, side]."""
+        """[N, C, h, w] → [N, C, side, side], of the side of the crop or the scaled one."""
         if not self.flips.any():
-            return _crop(z, self.crop, 1)
+            return self._resized(z, 1)
         flips = self.flips.to(z.device, non_blocking=True)
         z = _flip(z, flips)
         signs = torch.ones(len(z), z.shape[1], device=z.device, dtype=z.dtype)
         if self.flip_channels:
             signs[:, -2 * self.flip_channels : -self.flip_channels] -= 2 * flips[:, :1].to(z.dtype)
             signs[:, -self.flip_channels :] -= 2 * flips[:, 1:].to(z.dtype)
-        return _crop(z * signs[:, :, None, None], self.crop, 1)
+        return self._resized(z * signs[:, :, None, None], 1)
 
     def apply_to_images(self, images: torch.Tensor, downscale: int) -> torch.Tensor:
         """The images [N, 3, R, R] that the transformed latents should decode to.
@@ -43,7 +51,22 @@ class Transform:
             downscale: image pixels per latent pixel, along each side.
         """
         flips = self.flips.to(images.device, non_blocking=True)
-        return _crop(_flip(images, flips), self.crop, downscale)
+        return self._resized(_flip(images, flips), downscale)
+
+    def _resized(self, x: torch.Tensor, unit: int) -> torch.Tensor:
+        """Crop, then downscale.
+
+        Args:
+            unit: pixels of x in a latent pixel, along each side.
+        """
+        if self.crop is not None:
+            top, left, side = (value * unit for value in self.crop)
+            x = x[:, :, top : top + side, left : left + side]
+        if self.scaled_side is None:
+            return x
+        side = self.scaled_side * unit
+        small = F.interpolate(x.float(), (side, side), mode="bilinear", antialias=True)
+        return small.to(x.dtype)
 
 
 def random_transform(
@@ -54,24 +77,20 @@ def random_transform(
     Args:
         batch: images of the whole batch, over all ranks.
         part: the images of the batch that it is for; the draws do not depend on it.
-        side: of the latents, in pixels; a crop is half as wide, rounded up.
+        side: of the latents, in pixels.
     """
     rng = generator(seed, "vae/view", nimg)
     flips = torch.from_numpy(rng.random((batch, 2)) < equivariance.flip)[part]
-    cropped, crop_side = rng.random() < equivariance.crop, (side + 1) // 2
+    cropped, crop_side = rng.random() < equivariance.crop, equivariance.cropped_side(side)
     top, left = rng.integers(0, side - crop_side + 1, size=2).tolist()
     crop = (top, left, crop_side) if cropped else None
-    return Transform(flips, equivariance.flip_channels, crop)
+    sides = equivariance.scaled_sides(crop_side if cropped else side)
+    scaled = rng.random() < equivariance.scale
+    scaled_side = int(rng.choice(sides)) if scaled else None
+    return Transform(flips, equivariance.flip_channels, crop, scaled_side)
 
 
 def _flip(x: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
     for column, dim in ((0, -1), (1, -2)):
         x = torch.where(flips[:, column, None, None, None], x.flip(dim), x)
     return x
-
-
-def _crop(x: torch.Tensor, crop: tuple[int, int, int] | None, scale: int) -> torch.Tensor:
-    if crop is None:
-        return x
-    top, left, side = (value * scale for value in crop)
-    return x[:, :, top : top + side, left : left + side]

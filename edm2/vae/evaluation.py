@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,14 +21,36 @@ QUANTILES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_LATENT_VALUES = 2**22  # that statistics are computed from
 
 
+class Mergeable(Protocol):
+    """Statistics of some images; `merge` adds those of the next images, and returns the result."""
+
+    def merge(self, other: Any) -> Any: ...
+
+
+class SetDistance(Protocol):
+    """A distance between the set of all evaluated images and that of their reconstructions."""
+
+    def statistics(self, reconstructions: torch.Tensor) -> Mergeable:
+        """Of uint8 [N, 3, H, W]; those of all batches are merged in order."""
+        ...
+
+    def metrics(self, statistics: Any) -> dict[str, float]:
+        """The distance by its name, from the statistics of all reconstructions; on the main process."""
+        ...
+
+
 @dataclass
 class _Sums:
-    """Sums over some images, and some of the latent values, [C, values] of each batch."""
+    """Sums over some images, and some of the latent values, [C, values] of each batch.
+
+    `reconstructions` are the statistics of a `SetDistance`; None without one.
+    """
 
     psnr: float
     ssim: float
     perceptual: float
     latents: list[NDArray[np.float32]]
+    reconstructions: Mergeable | None
 
     def merge(self, other: "_Sums") -> "_Sums":
         """Add the sums over the next images; returns itself."""
@@ -35,6 +58,8 @@ class _Sums:
         self.ssim += other.ssim
         self.perceptual += other.perceptual
         self.latents += other.latents
+        if self.reconstructions is not None:
+            self.reconstructions = self.reconstructions.merge(other.reconstructions)
         return self
 
 
@@ -44,6 +69,7 @@ def evaluate(
     backbone: Backbone,
     device: torch.device,
     limit: int | None = None,
+    set_distance: SetDistance | None = None,
 ) -> dict[str, float]:
     """Means over images of the quality of their reconstructions, decoded from the latents' means.
 
@@ -52,6 +78,7 @@ def evaluate(
     Args:
         limit: largest number of images; of more, a random subset that never changes is used.
             None: all.
+        set_distance: compares the same images and their reconstructions as sets; None: left out.
 
     Returns:
         On the main process the following, on the others nothing:
@@ -59,6 +86,7 @@ def evaluate(
         psnr: peak signal-to-noise ratio in dB; infinite if a reconstruction is exact.
         ssim: structural similarity (Wang et al. 2004), 7×7 windows, mean over channels.
         perceptual_<backbone>: perceptual distance; with VGG16 it is LPIPS.
+        what `set_distance` returns.
         latent/...: see `latent_statistics`; of the latents' means.
 
     Raises:
@@ -67,7 +95,7 @@ def evaluate(
     indices, distance = evaluated_images(len(images), limit), perceptual_loss(backbone)
 
     def compute(_: range, pixels: torch.Tensor, labels: torch.Tensor) -> _Sums:
-        return _compare(codec, distance, pixels.to(device), len(indices))
+        return _compare(codec, distance, set_distance, pixels.to(device), len(indices))
 
     batch = min(BATCH, max_batch_size(images.resolution))
     sums = reduce_batches(images, indices, batch, compute, _Sums.merge, "held-out metrics")
@@ -80,23 +108,42 @@ def evaluate(
         "ssim": sums.ssim / count,
         f"perceptual_{backbone.name}": sums.perceptual / count,
     }
+    if set_distance is not None:
+        quality |= set_distance.metrics(sums.reconstructions)
     return quality | latent_statistics(np.concatenate(sums.latents, axis=1))
 
 
 @torch.no_grad()
-def _compare(codec: Codec, distance: Loss, pixels: torch.Tensor, total: int) -> _Sums:
+def _compare(
+    codec: Codec,
+    distance: Loss,
+    set_distance: SetDistance | None,
+    pixels: torch.Tensor,
+    total: int,
+) -> _Sums:
     """Sums over a batch of `total` images, uint8 [N, 3, H, W], and their reconstructions."""
     mean = codec.encode(pixels)[0]
     decoded = codec.decode(mean)
-    x, y = to_float(pixels), to_float(decoded)
-    error = (x - y).square().mean(dim=(1, 2, 3))
+    psnr, ssim, perceptual = quality_sums(pixels, decoded, distance)
     stride = _stride(total * mean[0].numel())
     return _Sums(
-        psnr=float((10 * torch.log10(4 / error)).double().sum()),  # [-1, 1]: peak to peak 2
-        ssim=float(structural_similarity(pixels, decoded).sum()),
-        perceptual=float(distance(x, y)) * len(x),
+        psnr,
+        ssim,
+        perceptual,
         latents=[mean.permute(1, 0, 2, 3).flatten(1)[:, ::stride].float().cpu().numpy()],
+        reconstructions=None if set_distance is None else set_distance.statistics(decoded),
     )
+
+
+def quality_sums(
+    pixels: torch.Tensor, decoded: torch.Tensor, distance: Loss
+) -> tuple[float, float, float]:
+    """Sums of PSNR, SSIM and perceptual distance over images and what was decoded, uint8 [N, 3, H, W]."""
+    x, y = to_float(pixels), to_float(decoded)
+    error = (x - y).square().mean(dim=(1, 2, 3))
+    psnr = float((10 * torch.log10(4 / error)).double().sum())  # [-1, 1]: peak to peak 2
+    ssim = float(structural_similarity(pixels, decoded).sum())
+    return psnr, ssim, float(distance(x, y)) * len(x)
 
 
 def evaluated_images(total: int, limit: int | None) -> Sequence[int]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Adversarial, Losses
-from edm2.vae.discriminator import Discriminator, generator_loss
+from edm2.vae.discriminator import Discriminator, generator_loss, mean_over_heads
 from edm2.vae.low_pass import low_pass_mask
 
 # loss(images, reconstruction), both float [N, 3, R, R] in [-1, 1] → scalar
@@ -24,15 +24,15 @@ class LossOutput:
         gradients: gradient of each loss at the reconstruction, [N, 3, R, R].
         normalizing: the gradients whose norms these are divided by: the same, but of the adversarial loss
             without its threshold, so that what the threshold leaves over is not scaled up.
-        real_features, fake_features: backbone features of images and of reconstructions, for the
-            discriminator; empty if no loss uses features.
+        real_inputs, fake_inputs: what the discriminator takes of images and of reconstructions; empty if
+            there is none.
     """
 
     values: Mapping[str, torch.Tensor]
     gradients: Mapping[str, torch.Tensor]
     normalizing: Mapping[str, torch.Tensor]
-    real_features: Sequence[torch.Tensor]
-    fake_features: Sequence[torch.Tensor]
+    real_inputs: Sequence[torch.Tensor]
+    fake_inputs: Sequence[torch.Tensor]
 
 
 class ImageLosses:
@@ -64,19 +64,19 @@ class ImageLosses:
             flip: whether the backbone gets both flipped horizontally.
         """
         reconstruction = reconstruction.detach().float().requires_grad_()
-        real, fake = self._features(images, reconstruction, flip)
+        seen = [x.flip(-1) if flip else x for x in (images, reconstruction)]
+        real, fake = self._features(*seen)
         values = {name: loss(images, reconstruction) for name, loss in self.pixel.items()}
         if self.perceptual:
             weights = self.backbone.channel_weights
             values["perceptual"] = perceptual_distance(real, fake, weights)
-        ungated = {}
+        if self.discriminator is None:
+            real, fake = [], []
+        elif self.discriminator.backbone is not None:
+            real, fake = [[x] for x in seen]
+        ungated: dict[str, torch.Tensor] = {}
         if self.discriminator is not None and nimg > self.adversarial.generator_nimg:
-            with torch.no_grad():
-                score = self.discriminator(real)
-            kind, own = self.adversarial.generator_loss, self.discriminator(fake)
-            values["adversarial"] = generator_loss(score, own, kind)
-            if kind == "threshold":
-                ungated["adversarial"] = -own.mean()
+            values["adversarial"], ungated = self._adversarial(self.discriminator, real, fake)
         gradients = _gradients(values, reconstruction)
         return LossOutput(
             {name: value.detach() for name, value in values.items()},
@@ -87,15 +87,29 @@ class ImageLosses:
         )
 
     def _features(
-        self, images: torch.Tensor, reconstruction: torch.Tensor, flip: bool
+        self, images: torch.Tensor, reconstruction: torch.Tensor
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        if not self.perceptual and self.discriminator is None:
+        own = self.discriminator is None or self.discriminator.backbone is not None
+        if not self.perceptual and own:
             return [], []
-        if flip:
-            images, reconstruction = images.flip(-1), reconstruction.flip(-1)
         with torch.no_grad():
             real = self.backbone.slices(images)
         return real, self.backbone.slices(reconstruction)
+
+    def _adversarial(
+        self,
+        discriminator: Discriminator,
+        real: Sequence[torch.Tensor],
+        fake: Sequence[torch.Tensor],
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The adversarial loss, and what normalizes its gradient if that is another one."""
+        with torch.no_grad():
+            scores = discriminator(real)
+        own, kind = discriminator(fake), self.adversarial.generator_loss
+        loss = mean_over_heads(generator_loss(x, y, kind) for x, y in zip(scores, own, strict=True))
+        if kind != "threshold":
+            return loss, {}
+        return loss, {"adversarial": -mean_over_heads(y.mean() for y in own)}
 
 
 def _gradients(

@@ -11,6 +11,7 @@ from edm2.params import UserError
 from edm2.params.codec import Rounding
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.runtime.finite import require_finite
+from edm2.runtime.limits import require_file
 from edm2.vae.boundary import require_latents, require_range, rgb_images
 
 PAPER = Normalization(  # latents of ImageNet, encoded from images in [0, 1]
@@ -79,6 +80,8 @@ def load_autoencoder(folder: Path, device: torch.device, hint: str = HINT) -> An
     from diffusers import AutoencoderKL
 
     try:
+        for name in (CONFIG, WEIGHTS):
+            require_file(folder / name)
         network, info = AutoencoderKL.from_pretrained(
             folder,
             use_safetensors=True,

@@ -138,15 +138,28 @@ def test_a_click_enlarges_a_picture_and_escape_closes_it(report):
 def test_the_slider_shows_the_same_seeds_at_another_ema_length(report):
     """At its end the slider names another length than at its start, and the first strip has other pixels."""
     report.show(1400, "light")
-    slider = report.page.locator(".slider input")
+    control = report.page.locator(".slider", has_text="EMA length")
+    slider = control.locator("input")
     strip = report.page.locator(".strips .enlarge").first
     shown = {}
     slider.focus()
     for key, length in (("Home", LENGTHS[0]), ("End", LENGTHS[-1])):
         slider.press(key)
-        assert report.page.locator(".slider output").inner_text().startswith(f"{length:g}:")
+        assert control.locator("output").inner_text().startswith(f"{length:g}:")
         shown[length] = strip.screenshot()
     assert len(set(shown.values())) == 2
+
+
+def test_a_slider_shows_one_picture_over_the_vaes_training_at_a_time(report):
+    report.show(1400, "light")
+    control = report.page.locator(".slider", has_text="Images seen")
+    frames = report.page.locator(".frames figure")
+    assert frames.count() == 2
+    for key, number, label in (("Home", 0, "256: PSNR"), ("End", 1, "512: PSNR")):
+        control.locator("input").press(key)
+        assert control.locator("output").inner_text().startswith(label)
+        assert [frame.is_visible() for frame in frames.all()] == [number == 0, number == 1]
+        assert label in frames.nth(number).inner_text()
 
 
 def test_terms_are_explained_on_focus(report):

@@ -14,8 +14,9 @@ from edm2.data.tally import Tally
 from edm2.params import UserError
 from edm2.params.dataset import Dataset
 from edm2.runtime.distributed import Ranks
-from edm2.runtime.files import remove_partial, replacing
+from edm2.runtime.files import replacing
 from edm2.runtime.manifest import write_manifest
+from edm2.runtime.temporaries import remove_left_in
 
 SHARDS = {
     "train-000000.tar",
@@ -177,7 +178,7 @@ def test_a_partial_shard_of_a_killed_process_is_ignored(
         name = temporary.name.replace(".partial", "1.partial")  # from another process
     (folder / name).write_bytes(b"half a tar")
     (folder / "train-000001.tar").unlink()
-    remove_partial(folder)  # every stage does this when it starts
+    remove_left_in(folder)  # every stage does this when it starts
     write_manifest(folder, **prepare_images(source, folder, dataset, seed=0, workers=0))
     assert names(folder) == SHARDS
     assert len(ImageShards(folder, "train")) == 15

@@ -114,7 +114,7 @@ def test_an_interrupted_import_goes_on(run, sources, tmp_path):
     store = tmp_path / "store"
     before = {path: path.stat().st_mtime_ns for path in store.glob("ema-*")}
     assert len(before) == 3
-    (store / ".ema-x.safetensors.1.partial").touch()  # of a killed process
+    (store / ".ema-x.safetensors.1.partial").touch()  # of an unknown process
     paths[3].write_bytes(good)
     run()
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from random_detectors import random_dinov2, random_inception, write_dinov2, write_inception
-from tiny import ROOT
 
 from edm2.features import dinov2, inception
 from edm2.features.classifier import Classifier, save_classifier
 from edm2.features.detectors import load_detector
 from edm2.features.dinov2 import load_dinov2
 from edm2.features.inception import Inception, load_inception
-from edm2.params import UserError, load
+from edm2.params import UserError
 from edm2.params.seams import DETECTORS
 from edm2.runtime.files import sha256
 
@@ -56,22 +55,17 @@ def classifier(tmp_path: Path) -> Path:
     return tmp_path / "features"
 
 
-def evaluation(detector: str, path: str | None = None):
-    changes = {"detector": detector, "detector_path": path}
-    return load(ROOT / "params.yaml").evaluation.model_copy(update=changes)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_detector_path_is_relative_to_the_root(name, classifier, tmp_path, monkeypatch):
     path = WRITE[name](tmp_path / "weights.pth", monkeypatch)
-    detector = load_detector(evaluation(name, "weights.pth"), classifier, tmp_path, CPU)
+    detector = load_detector(name, "weights.pth", classifier, tmp_path, CPU)
     assert (detector.name, detector.dims) == (name, DETECTORS[name].dims)
     assert detector.fingerprint == sha256(path)
     assert detector.features(pixels(1, 4)).shape == (1, detector.dims)
 
 
 def test_the_classifier_is_loaded_from_its_folder(classifier: Path, tmp_path: Path):
-    detector = load_detector(evaluation("classifier"), classifier, tmp_path, CPU)
+    detector = load_detector("classifier", None, classifier, tmp_path, CPU)
     assert (detector.name, detector.dims) == ("classifier", 6)
     assert detector.fingerprint == sha256(classifier / "network.safetensors")
 

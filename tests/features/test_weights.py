@@ -69,7 +69,7 @@ def published(url: str, sha256: str | None = DIGEST[:8]) -> PublishedWeights:
 
 
 def cached_files(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
 def test_environment_variables_set_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,13 +89,17 @@ def test_a_file_is_downloaded_once(publisher: Publisher, cache: Path, digits: in
         assert (path, digest) == (cache / "net.pth", DIGEST)
         assert path.read_bytes() == CONTENT
     assert publisher.requests == 1
-    assert cached_files(cache) == ["net.pth"]
+    record = [] if digits == 64 else ["net.pth.sha256"]
+    assert cached_files(cache) == ["net.pth", *record]
 
 
-def test_without_a_published_checksum_any_complete_file_is_accepted(publisher, cache):
+def test_without_a_published_checksum_the_first_complete_file_is_the_one(publisher, cache):
     unknown = published(publisher.url, None)
     assert fetch_weights(unknown)[0].read_bytes() == CONTENT
     (cache / "net.pth").write_bytes(b"another")
+    with pytest.raises(UserError, match=rf"net\.pth: .*{DIGEST[:12]}.*net\.pth\.sha256"):
+        fetch_weights(unknown)
+    (cache / "net.pth.sha256").unlink()
     assert fetch_weights(unknown)[0].read_bytes() == b"another"
     publisher.sent = 1000
     (cache / "net.pth").unlink()
@@ -103,11 +107,12 @@ def test_without_a_published_checksum_any_complete_file_is_accepted(publisher, c
         fetch_weights(unknown)
 
 
-def test_load_weights_gives_tensors_and_the_full_checksum(tmp_path: Path):
+def test_load_weights_gives_tensors_and_the_full_checksum(tmp_path: Path, capsys):
     torch.save({"a": torch.arange(3)}, tmp_path / "net.pth")
     digest = hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest()
     weights = published("http://publisher/net.pth", digest[:8])
     state, fingerprint = load_weights(weights, tmp_path / "net.pth")
+    assert digest in capsys.readouterr().out
     assert state["a"].tolist() == [0, 1, 2]
     assert fingerprint == digest
     with pytest.raises(UserError, match=r"net\.pth: .*SHA-256 00"):

@@ -16,6 +16,7 @@ WRONG = [
     ("codec.normalization", "paper", "codec.normalization", "paper", ["trained"]),
     ("codec.rounding", "truncate", "codec.rounding", "truncate", ["nearest", "trained"]),
     ("vae.backbone_path", "vgg.pth", "vae.backbone_path", "vgg.pth", ["classifier"]),
+    ("vae.detector_path", "x.pth", "vae.detector_path", "x.pth", ["classifier"]),
     ("vae.images.shards", "a.tar", "vae.images.shards", "a.tar", ["a.tar"]),
     ("vae.images.shards", "{a,b}.tar", "vae.images.shards", "{a,b}.tar", ["2 of 2", "/a.tar"]),
     ("vae.images.held_out", "{a..b.tar", "vae.images.held_out", "{a..b.tar", ["braces"]),
@@ -114,6 +115,17 @@ WRONG = [
     ),
     ("ema.snapshot_nimg", 409600, "ema.snapshot_nimg", 409600, ["102400"]),
     ("ema.snapshot_nimg", 38400, "ema.snapshot_nimg", 38400, ["102400"]),
+    (
+        "vae.ema.snapshot_nimg",
+        25600,
+        "vae.ema.snapshot_nimg",
+        25600,
+        ["vae.duration_nimg", "12800"],
+    ),
+    ("vae.ema.snapshot_nimg", 5120, "vae.ema.snapshot_nimg", 5120, ["divisor", "6400"]),
+    ("vae.ema.snapshot_nimg", 100, "vae.ema.snapshot_nimg", 100, ["vae.batch", "64 or 128"]),
+    ("vae.ema.ema_lengths", [0.1, 0.05], "vae.ema.ema_lengths", [0.1, 0.05], []),
+    ("vae.ema.evaluate_lengths", [0.1, 0.1], "vae.ema.evaluate_lengths", [0.1, 0.1], []),
     ("ema.source", "published", "ema.path", None, []),
     ("ema.path", "pickles", "ema.path", "pickles", ["training"]),
     ("sweep.ema_lengths", [0.1, 0.05], "sweep.ema_lengths", [0.1, 0.05], []),
@@ -259,6 +271,17 @@ def test_images_must_be_at_least_as_large_as_ssim_windows(params, only_problem):
     assert (problem.key, problem.value) == ("dataset.resolution", 6)
     assert "7" in problem.allowed
     params({**changes, "dataset.resolution": 7})
+
+
+def test_the_weights_of_the_vaes_detector_must_exist(params, only_problem, tmp_path):
+    changes = {"vae.detector": "inception", "vae.detector_path": "x.pth"}
+    problem = only_problem(changes)
+    assert problem.key == "vae.detector_path"
+    assert f"{tmp_path}/x.pth" in problem.fix
+    (tmp_path / "x.pth").touch()
+    assert params(changes).vae.detector == "inception"
+    nothing = only_problem({**changes, "vae.detector": None})
+    assert (nothing.key, nothing.value) == ("vae.detector_path", "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -443,6 +466,23 @@ def test_crops_must_be_large_enough_for_the_losses(params, only_problem):
     params({**crop, "vae.losses.perceptual": 0.0, "features.slices": 5})
 
 
+def test_scales_must_be_large_enough_for_the_losses(params, only_problem):
+    """16 pixels are 4 latent pixels of 4 pixels each: 4, 8 and 12 pixels are left, of a crop 4."""
+    scale = {"vae.equivariance.scale": 0.5}
+    params(scale)
+    params({**scale, "vae.equivariance.crop": 0.5})
+    assert only_problem({**scale, "vae.losses.pool": 8}).key == "vae.losses.pool"
+    vgg = only_problem({**scale, "vae.backbone": "vgg16"})  # it needs 16 pixels: none are smaller
+    assert (vgg.key, vgg.value) == ("vae.equivariance.min_scale", 0.25)
+    assert "vgg16" in vgg.allowed
+    four = {**scale, "features.slices": 4}  # they need 8 pixels, half of the side
+    assert "0.5" in only_problem(four).fix
+    params({**four, "vae.equivariance.min_scale": 0.5})
+    params({**four, "vae.losses.perceptual": 0.0})
+    none = {**scale, "vae.equivariance.min_scale": 0.9}
+    assert only_problem(none).key == "vae.equivariance.min_scale"
+
+
 def write_vae(folder, config, weights=b""):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(config)
@@ -574,3 +614,13 @@ def test_ranks_of_a_launch_are_those_of_its_stage(monkeypatch):
     with pytest.raises(ParamsError) as error:
         check_tree(tree, "params.yaml", "train_vae")
     assert [problem.key for problem in error.value.problems] == ["vae.batch"]
+
+
+def test_without_tracked_averages_none_can_become_the_vae(only_problem):
+    problem = only_problem({"vae.ema.ema_lengths": [], "vae.ema.length": 0.1})
+    assert (problem.key, problem.value) == ("vae.ema.length", 0.1)
+    assert "vae.ema.ema_lengths" in problem.allowed
+
+
+def test_without_tracked_averages_their_other_options_have_no_effect(params):
+    params({"vae.ema.ema_lengths": [], "vae.ema.snapshot_nimg": 7})

@@ -21,6 +21,7 @@ from edm2.pipeline.dvc_cache import DvcCache
 from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.delivery.pipeline_run import PipelineRun, joined
 from edm2.runtime.state import open_state, used_state
+from edm2.runtime.temporaries import temporary
 
 DAY = 86400
 NAME = "results/models/x"
@@ -206,3 +207,28 @@ def test_what_the_command_evaluates_is_known_by_its_params(
     write_params(Path("params.yaml"), {"evaluation.samples": 999})
     assert not cleaned(apply=True)["fid-G-0/key"].removable
     assert cleaned(days=-1)["fid-G-0/key"].removable
+
+
+def test_incomplete_files_beside_results_go_when_nobody_writes_them(cleaned, root) -> None:
+    with temporary(root / "data" / "images") as used:
+        used.mkdir()
+        left = (
+            root
+            / "models"
+            / f".vae.{used.name.split('.')[2].split('-')[0]}-4194305-0123abcd.partial"
+        )
+        left.mkdir(parents=True)
+        (left / "a").write_bytes(b"1234567")
+        other = root / "reports" / "fid" / ".G-0.csv.123.partial"  # of an earlier version
+        other.parent.mkdir(parents=True)
+        other.touch()
+        entries = {
+            entry.path: entry
+            for entry in clean(load("params.yaml"), DvcCache(root), 14, apply=True)
+        }
+        removable = {path.parts[0]: entry.removable for path, entry in entries.items()}
+        assert removable == {"data": False, "models": True, "reports": False}
+        assert entries[left.relative_to(root)].freed == 7
+        assert used.exists()
+        assert other.exists()
+        assert not left.exists()

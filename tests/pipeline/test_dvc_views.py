@@ -77,6 +77,10 @@ def declared_plots():
     return [next(iter(plot.values())) for plot in stages["report"]["plots"]]
 
 
+def plots_of_configs():
+    return [plot for plot in declared_plots() if plot["template"] != "vae"]
+
+
 def drawn(plot, data):
     """The text in the picture of a declared plot."""
     renderer = VegaRenderer(data, "plot", template_dir=str(PLOTS), **plot)
@@ -84,7 +88,7 @@ def drawn(plot, data):
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 
 
-@pytest.mark.parametrize("plot", declared_plots(), ids=lambda plot: plot["template"])
+@pytest.mark.parametrize("plot", plots_of_configs(), ids=lambda plot: plot["template"])
 def test_plots_of_one_revision_have_a_line_per_config(plot):
     text = drawn(plot, rows("workspace"))
     assert {"config A", "config G"} <= set(text)
@@ -92,10 +96,24 @@ def test_plots_of_one_revision_have_a_line_per_config(plot):
     assert text.count("config A") == 1  # in the legend; all configs are in one panel
 
 
-@pytest.mark.parametrize("plot", declared_plots(), ids=lambda plot: plot["template"])
+@pytest.mark.parametrize("plot", plots_of_configs(), ids=lambda plot: plot["template"])
 def test_plots_of_several_revisions_name_them_and_have_a_panel_per_config(plot):
     text = drawn(plot, rows("main", "frail-rift"))
     assert {"main", "frail-rift", "config A", "config G"} <= set(text)
+
+
+@pytest.mark.parametrize("revisions", [("workspace",), ("main", "frail-rift")])
+def test_the_plot_of_the_vae_has_a_panel_per_metric(revisions):
+    (plot,) = (plot for plot in declared_plots() if plot["template"] == "vae")
+    values = [
+        {"rev": revision, "metric": metric, "nimg": str(nimg), "value": str(nimg / 10)}
+        for revision in revisions
+        for metric in ("PSNR in dB", "SSIM")
+        for nimg in (100, 200)
+    ]
+    text = drawn(plot, values)
+    assert {"PSNR in dB", "SSIM"} <= set(text)
+    assert (set(revisions) <= set(text)) == (len(revisions) > 1)
 
 
 def test_the_page_of_plots_is_in_the_repository_and_loads_nothing(tmp_path):

@@ -133,7 +133,7 @@ def test_a_short_training_checks_what_it_reads(root: Path, params_of) -> None:
     write_tar(root / "web/0.tar", 64, **{f"n{k}": b"" for k in range(64)})
     write_tar(root / "web/1.tar", 64, **{f"n{k}": b"" for k in range(64)})
     short = {"vae__duration_nimg": 64, "vae__log_nimg": 64, "vae__batch": 64}
-    short |= {"vae__warmup_nimg": 64, "vae__evaluate_nimg": 64}
+    short |= {"vae__warmup_nimg": 64, "vae__evaluate_nimg": 64, "vae__ema__snapshot_nimg": 64}
     with pytest.raises(UserError, match="vae.images: 64 of"):
         check(root, params_of(**short))
 

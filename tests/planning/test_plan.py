@@ -18,6 +18,7 @@ from edm2.planning.plan import Device, Plan, Planner, Row
 from edm2.planning.stages import Part, Stage, ranks_of, stages_of
 from edm2.planning.text import plan_text
 from edm2.planning.workloads import Workload
+from edm2.vae.network import Autoencoder
 
 GIB = 2**30
 DEFAULT = load(ROOT / "params.yaml")
@@ -84,6 +85,14 @@ def test_latents_without_images_are_imported_and_nothing_else(tmp_path, monkeypa
     latents = stages["encode_latents"]
     assert (latents.images, latents.parts) == (3, ())
     assert latents.disk_bytes == 3 * (512 + 1024 + 512 + 512)  # 672 bytes, in blocks; label
+
+
+def test_snapshots_of_the_vae_on_the_disk():
+    """Ten of each of two averages, in 16 bits."""
+    stage = next(stage for stage in stages_of(DEFAULT, DIGITS) if stage.name == "train_vae")
+    parameters = sum(p.numel() for p in Autoencoder(DEFAULT.vae).parameters())
+    assert stage.disk_bytes == parameters * 10 * 2 * 2
+    assert stage.parts[-1].images == 269 * (1 + 2 + 5)  # decoded: at the end, in between, averages
 
 
 def test_snapshots_and_networks_on_the_disk():

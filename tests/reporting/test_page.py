@@ -5,14 +5,17 @@ import json
 import math
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from network_rows import concatenated, network_rows
 from page_text import page_text
 from PIL import Image
 
+from edm2.params.errors import UserError
 from edm2.params.replicates import Replicate
 from edm2.reporting.facts import Facts
+from edm2.reporting.latents_section import latents_section
 from edm2.reporting.report import write_report
 from edm2.reporting.samples_section import samples_section
 from edm2.reporting.sections import vae_section
@@ -20,6 +23,7 @@ from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
 from edm2.reporting.verdict_section import verdict_section
 from edm2.runtime.checksums import write_checksum
+from edm2.runtime.manifest import write_manifest
 
 BUCKETS = ("enc-8x8", "dec-8x8")
 TRAINING = {
@@ -43,6 +47,19 @@ METRICS = {
 }
 
 
+VAE_EMA = """ema_length,nimg,error,weight_sum,snapshots,evaluated_images,psnr,ssim
+0.0,1000,0.0,1.0,0,270,30.0,0.9
+0.1,1000,0.0,1.0,8,270,31.0,0.8
+"""
+LATENTS = {
+    "spectrum": pd.DataFrame(
+        {"signal": ["latents"] * 3, "frequency": [0, 1, 2], "power": [2.0, 1.5, 0.5], "sigma": 0.5}
+    ),
+    "channels": pd.DataFrame(
+        {"channel": [0], "mean": [0.1], "std": [2.0], "noise_sigma": [0.0703]}
+    ),
+    "robustness": pd.DataFrame({"sigma": [0.0, 0.1], "psnr": [np.inf, 27.5], "ssim": [1.0, 0.9]}),
+}
 FACTS = Facts(
     {"Data set": "digits: 1,528 training images"},
     pd.DataFrame({"stage": ["prepare"], "seconds": [1.5]}),
@@ -66,14 +83,19 @@ def stage_outputs(tmp_path):
     """Outputs of the stages for some configs; each is swept over time, tensors and guidance."""
 
     def write(*configs, seeds=(0,), trained=True, at_chance=False, steps=None):
-        for folder in ("fid", "training", *METRICS):
+        for folder in ("fid", "training", "latents", *METRICS):
             (tmp_path / folder).mkdir()
         for stage, metrics in METRICS.items():
             if stage == "features":
                 metrics = metrics | {"at_chance": at_chance}
             write_result(tmp_path / stage / "metrics.json", json.dumps(metrics))
         write_result(tmp_path / "vae/curves.csv", "nimg\n")
+        write_result(tmp_path / "vae/ema.csv", VAE_EMA)
+        for name, table in LATENTS.items():
+            write_result(tmp_path / f"latents/{name}.csv", table.to_csv(index=False))
         write_picture(tmp_path / "vae/reconstructions.png")
+        (tmp_path / "vae/progress").mkdir()
+        write_manifest(tmp_path / "vae/progress")
         training = pd.DataFrame(TRAINING if trained else {"nimg": []})
         if steps is not None:
             training["train/nonfinite_steps"] = steps
@@ -124,6 +146,8 @@ HEADINGS = [
     "Samples",
     "Baselines",
     "VAE",
+    "EMA of the VAE",
+    "Latents",
     "Training",
     "Training dynamics",
     "All networks",
@@ -173,6 +197,28 @@ def test_skipped_images_are_told(stage_outputs, tmp_path, skipped):
     assert ("3 damaged images" in body) == bool(skipped)
 
 
+def test_latents_have_charts_of_what_a_logarithmic_axis_can_show(stage_outputs, tmp_path):
+    """Not of frequency and noise 0, which are in the tables; exact images have an infinite PSNR."""
+    outputs = stage_outputs()
+    ((heading, body),) = latents_section(outputs, tmp_path)
+    assert heading == "Latents"
+    specs = [json.loads(text) for text in re.findall("<script[^>]*json.>(.*?)</script>", body)]
+    shown = [
+        [row[x] for row in spec["layer"][0]["data"]["values"]]
+        for spec, x in zip(specs, ("frequency", "sigma"), strict=True)
+    ]
+    assert shown == [[1, 2], [0.1]]
+    assert "<td>inf</td>" in body
+    assert "<td>0.0703</td>" in body
+    assert (tmp_path / "latents.png").exists()
+    write_result(tmp_path / "latents/robustness.csv", "sigma\n")
+    ((_, body),) = latents_section(outputs, tmp_path)
+    assert "is not known" in body
+    write_result(tmp_path / "latents/spectrum.csv", "signal,frequency\na,1\n")
+    with pytest.raises(UserError, match=r"spectrum\.csv: column power"):
+        latents_section(outputs, tmp_path)
+
+
 @pytest.mark.slow
 def test_without_training_there_are_no_training_curves(stage_outputs, tmp_path):
     page = write_page(stage_outputs("G", trained=False))
@@ -195,7 +241,7 @@ def test_a_detector_at_chance_is_said_wherever_its_numbers_are(stage_outputs):
     sections = dict(re.findall("<h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
     with_note = {heading for heading, body in sections.items() if "untrained network" in body}
     assert with_note == {"EMA length", "Ablation", "Baselines", "VAE", "All networks"}
-    assert "vae.backbone to efficientnet" in sections["VAE"]
+    assert "vae.backbone and vae.detector to efficientnet" in sections["VAE"]
 
 
 @pytest.mark.slow

@@ -6,7 +6,13 @@ import pytest
 from PIL import Image
 
 from edm2.reporting.time_charts import MAX_POINTS, thinned, write_panels
-from edm2.reporting.training_charts import training_gaps, training_panels, vae_gaps, vae_panels
+from edm2.reporting.training_charts import (
+    training_gaps,
+    training_panels,
+    vae_gaps,
+    vae_panels,
+    vae_quality,
+)
 
 
 def training_curve(loss):
@@ -95,6 +101,21 @@ def test_the_vae_has_panels_of_quality_losses_and_discriminator():
     assert losses["layer"][0]["encoding"]["y"]["scale"]["type"] == "symlog"
     assert lines_of(scores) == {("images", 0): [0.5, 0.75]}
     assert vae_gaps(rows) == ["VAE: PSNR in dB (up to 1 of 2 rows, first at 3,000 images)"]
+    others = {"ssim": 0.5, "perceptual_vgg16": 2.0, "rfd_dinov2_2k": 30.0, "latent/std": 1.0}
+    panels = vae_panels(
+        rows.assign(**{f"held_out/{name}": value for name, value in others.items()})
+    )
+    titles = [spec["layer"][0]["encoding"]["y"]["title"] for spec in panels[:4]]
+    assert titles == ["PSNR in dB", "SSIM", "perceptual distance (vgg16)", "rfd_dinov2_2k"]
+    assert lines_of(panels[3]) == {("Fréchet distance to their images", 0): [30.0, 30.0]}
+    assert len(panels) == 6
+    table = vae_quality(rows.assign(**{"held_out/ssim": 0.5}))
+    assert table.to_numpy().tolist() == [
+        ["PSNR in dB", 2000, 20.0],
+        ["SSIM", 2000, 0.5],
+        ["SSIM", 3000, 0.5],
+    ]
+    assert list(vae_quality(rows[:0])) == list(table)
     positive = vae_panels(rows.drop(columns=["train/adversarial", "discriminator/images"]))
     assert len(positive) == 2
     assert positive[1]["layer"][0]["encoding"]["y"]["scale"]["type"] == "log"

@@ -194,7 +194,9 @@ def vae_steps() -> dict[str, Any]:
     share = tiny_autoencoder.BATCH // this.world_size
     part = slice(share * this.rank, share * (this.rank + 1))
     for microbatch in (None, 2):
-        params = vae_params(FULL_VAE, microbatch=microbatch)
+        params = vae_params(
+            FULL_VAE, microbatch=microbatch, adversarial__trainable_backbone=microbatch is not None
+        )
         task = steady(tiny_autoencoder.make_task(params))
         for step in (1, 2):
             accumulator, batch = MetricAccumulator(), tiny_autoencoder.make_batch(params, step)
@@ -209,7 +211,7 @@ def vae_steps() -> dict[str, Any]:
 def vae_gradients(task: VaeTask) -> dict[str, Any]:
     parts = {"network": task.network, "discriminator": task.discriminator_task.discriminator}
     gradients = {
-        name: {key: p.grad.tolist() for key, p in module.named_parameters()}
+        name: {key: p.grad.tolist() for key, p in module.named_parameters() if p.requires_grad}
         for name, module in parts.items()
     }
     return {

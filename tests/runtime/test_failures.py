@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 
 from edm2.params import UserError
 from edm2.runtime import peers
-from edm2.runtime.failures import explain, prepare_streams, report
+from edm2.runtime.failures import prepare_streams, report
 from edm2.runtime.files import replacing
 from edm2.runtime.interruption import SIGNALS, Interrupted, raise_at_signals
 from edm2.runtime.peers import LateRankError, Peers
+from edm2.runtime.system_errors import explain
 
 
 @pytest.mark.parametrize(

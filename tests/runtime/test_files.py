@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edm2.params.errors import NotFiniteError
-from edm2.runtime.files import describe, link, remove, replacing, sha256, write_json, write_text
+from edm2.runtime.files import describe, link, replacing, sha256, write_json, write_text
+from edm2.runtime.temporaries import remove
 
 
 def write_and_fail(path: Path) -> None:
@@ -135,3 +136,37 @@ def test_json_holds_finite_numbers_only(tmp_path: Path, value: float) -> None:
     with pytest.raises(NotFiniteError, match=rf"b: metrics.1.psnr: {value}"):
         write_json(tmp_path / "b", {"n": 3, "metrics": [1.0, {"psnr": value}]})
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_links_are_made_in_the_scratch_folder_if_that_is_on_the_same_file_system(
+    tmp_path: Path, kind: str, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out, renamed = tmp_path / "state" / "source", tmp_path / "out", []
+
+    def replace(path: Path, target: Path) -> None:
+        renamed.append(path.parent)
+        if devices == 2 and path.parent != target.parent:
+            raise OSError(errno.EXDEV, "another file system")
+        os.rename(path, target)
+
+    source.parent.mkdir()
+    make(source, kind, "a")
+    monkeypatch.setattr(Path, "replace", replace)
+    link(source, out / "target", source.parent)
+    assert renamed == [source.parent, out][:devices]
+    assert texts(out / "target") == texts(source)
+    assert [path.name for path in out.iterdir()] == ["target"]
+    assert [path.name for path in source.parent.iterdir()] == ["source"]
+
+
+def test_a_link_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    make(tmp_path / "source", "folder", "a")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="no space"):
+        link(tmp_path / "source", tmp_path / "out" / "target")
+    assert list((tmp_path / "out").iterdir()) == []

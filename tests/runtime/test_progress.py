@@ -64,6 +64,7 @@ def test_quiet_processes_print_nothing(clock, capsys, monkeypatch: pytest.Monkey
             {"train/loss": float("nan"), NONFINITE_STEPS: 0.5},
             "loss nan, 50.00% of the steps not finite",
         ),
+        ({"train/mse": 0.5, "held_out/psnr": 21.987}, "mse 0.5, held-out PSNR 21.99 dB"),
         ({}, ""),
     ],
 )

@@ -12,8 +12,8 @@ from edm2.params import UserError
 from edm2.runtime import checkpoint_parts
 from edm2.runtime import state as state_module
 from edm2.runtime.checkpoint import stage
-from edm2.runtime.files import remove
 from edm2.runtime.state import State, open_state
+from edm2.runtime.temporaries import remove
 
 
 def files(folder: Path, **contents: str) -> Path:

@@ -88,6 +88,8 @@ def test_digits_in_pixel_space(project, capsys):
     assert len(distances) == 2
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
     assert pd.read_csv(folder / "reports/vae/curves.csv").empty
+    assert pd.read_csv(folder / "reports/vae/ema.csv").empty
+    assert read_manifest(folder / "models/vae_snapshots")["files"] == {}
     page = page_text((folder / "reports/index.html").read_text())
     assert "exact reconstruction" in page
     assert "No VAE was trained" in page

@@ -17,6 +17,7 @@ from edm2.params import UserError, load
 from edm2.params.seams import CODECS, DETECTORS, CodecKind, DetectorKind
 from edm2.pipeline.encoding import NOT_READ, _compare_scales
 from edm2.pipeline.run_facts import run_facts
+from edm2.reporting.latents_section import latents_section
 from edm2.reporting.sections import baselines_section, vae_section
 from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.summary import write_summary
@@ -107,7 +108,7 @@ def test_a_zip_of_latents_and_a_reference_are_enough(
     (folder / "theirs.pkl").write_bytes(pickle.dumps(theirs))
     for stage in STAGES[:-1]:
         run_stage(stage, "G" if stage in PER_CONFIG else "")
-    assert capsys.readouterr().out.count("latents and no images") == 3
+    assert capsys.readouterr().out.count("latents and no images") == 4
 
     latents, order = (
         LatentShards(folder / "data/latents", "train"),
@@ -131,9 +132,13 @@ def test_a_zip_of_latents_and_a_reference_are_enough(
     for stage in ("features", "vae", "baselines"):
         assert (folder / f"reports/{stage}/metrics.json").read_text().strip() == "{}"
     outputs = StageOutputs(folder / "reports", load("params.yaml").replicates, latents.classes)
-    texts = dict(vae_section(outputs, folder) + baselines_section(outputs, folder))
+    sections = (vae_section, baselines_section, latents_section)
+    texts = dict(section for write in sections for section in write(outputs, folder))
     assert "no reconstruction evaluated" in texts["VAE"]
     assert "no held-out images" in texts["Baselines"]
+    assert "robustness to noise is not known" in texts["Latents"]
+    spectrum = pd.read_csv(folder / "reports/latents/spectrum.csv")
+    assert spectrum["signal"].tolist() == ["latents"] * 3
     write_summary(outputs, folder)
     facts = run_facts(load("params.yaml"), read_manifest(folder / "data/images"), CPU)
     assert f"latents of {len(exported):,} training images" in facts.summary["Data set"]

@@ -94,6 +94,9 @@ def test_baselines_are_distances_to_it(finished):
         "data/reference/statistics.npz",
         "reports/baselines/metrics.json",
         "data/latents/manifest.json",  # it has the checksums of all shards
+        "reports/latents/spectrum.csv",
+        "reports/latents/channels.csv",
+        "reports/latents/robustness.csv",
     ],
 )
 def test_two_ranks_find_the_same_bits_as_one(two_ranks, finished, out):

@@ -56,7 +56,9 @@ def test_an_interrupted_training_of_the_full_vae_gives_the_same_bits(project, fu
     """With discriminator, views, crops and microbatches; that of the plain one is in the next test."""
     changes = {key.replace(".", "__"): value for key, value in FULL_VAE.items()}
     folder = project(runtime__checkpoint_seconds=0, **changes)
-    outs = ("models/vae/network.safetensors", "reports/vae/curves.csv")
+    progress = "reports/vae/progress/manifest.json"  # with the checksum of each picture
+    snapshots = ("models/vae_snapshots/manifest.json", "reports/vae/ema.csv")
+    outs = ("models/vae/network.safetensors", "reports/vae/curves.csv", progress, *snapshots)
     for path in outs:
         (folder / path).unlink()
     error = interrupt(folder, signal.SIGTERM, "stages.train_vae")
@@ -104,6 +106,8 @@ def test_two_ranks_train_the_vae_of_one(two_ranks, finished):
     """
     curves = "reports/vae/curves.csv"
     two, one = (pd.read_csv(p / curves) for p in (two_ranks, finished))
+    pd.testing.assert_frame_equal(two, one, rtol=1e-3, atol=1e-6)
+    two, one = (pd.read_csv(p / "reports/vae/ema.csv") for p in (two_ranks, finished))
     pd.testing.assert_frame_equal(two, one, rtol=1e-3, atol=1e-6)
     read_manifest(two_ranks / "models/vae")
 

@@ -81,14 +81,14 @@ def test_the_grid_has_a_row_of_masks(full_vae, finished):
         folder: Image.open(folder / "reports/vae/reconstructions.png").convert("RGB")
         for folder in (full_vae, finished)
     }
-    assert pictures[finished].height == 2 * CELL + 2
-    assert pictures[full_vae].height == 3 * CELL + 2
+    assert pictures[finished].height == 3 * CELL + 2
+    assert pictures[full_vae].height == 4 * CELL + 2
     held_out = ImageShards(full_vae / "data/images", "held_out")
     pixels = np.asarray(pictures[full_vae])
     left = pixels.shape[1] - 24 * CELL
     for k in range(24):
         columns = slice(left + CELL * k, left + CELL * k + 48, 3)
-        image, shown = (pixels[CELL * row + 2 : CELL * row + 50 : 3, columns] for row in (0, 2))
+        image, shown = (pixels[CELL * row + 2 : CELL * row + 50 : 3, columns] for row in (0, 3))
         assert np.array_equal(image, held_out[k][0].permute(1, 2, 0))
         expected = mask(held_out[k][0])[..., None]
         assert (np.abs(shown - expected) <= 1).mean() > 0.99  # rounding decides at 0.8
@@ -129,7 +129,9 @@ def test_rows_and_evaluations_have_their_intervals(project):
         vae__log_nimg=64, vae__evaluate_nimg=128, vae__duration_nimg=256, vae__losses__mse=0.5
     )
     run_stage("train_vae")
-    assert Image.open(folder / "reports/vae/reconstructions.png").height == 2 * CELL + 2  # no mask
+    assert Image.open(folder / "reports/vae/reconstructions.png").height == 3 * CELL + 2  # no mask
+    names = ["000000000128.png", "000000000256.png", "manifest.json"]
+    assert sorted(path.name for path in (folder / "reports/vae/progress").iterdir()) == names
     rows = pd.read_csv(folder / "reports/vae/curves.csv")
     assert list(rows["nimg"]) == [64, 128, 192, 256]
     assert list(rows["nimg"][rows["held_out/psnr"].notna()]) == [128, 256]

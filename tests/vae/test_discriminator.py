@@ -1,13 +1,24 @@
 """The discriminator and its losses."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from tiny_autoencoder import make_backbone
 from torch import nn
 from torch.nn import functional as F
 
+from edm2.params import UserError
 from edm2.runtime.distributed import Ranks
-from edm2.vae.discriminator import Discriminator, discriminator_loss, generator_loss, lecam
+from edm2.vae.discriminator import (
+    Discriminator,
+    build_discriminator,
+    discriminator_loss,
+    generator_loss,
+    lecam,
+    mean_over_heads,
+)
 
 
 @pytest.fixture
@@ -32,42 +43,35 @@ def perturbed(discriminator: Discriminator) -> Discriminator:
 
 def test_scores_are_zero_at_initialization(slices: list[torch.Tensor]) -> None:
     scores = Discriminator([8, 16, 32], 4)(slices)
-    assert torch.equal(scores, torch.zeros(4, 1, 2, 2))
+    for each, side in zip(scores, (8, 4, 2), strict=True):
+        assert torch.equal(each, torch.zeros(4, 1, side, side))
 
 
 def test_the_zero_weights_get_a_gradient(slices: list[torch.Tensor]) -> None:
     discriminator = Discriminator([8, 16, 32], 4)
-    discriminator(slices).mean().backward()
+    mean_over_heads(scores.mean() for scores in discriminator(slices)).backward()
     for head in discriminator.heads:
         assert head[-1].weight.grad.any()
 
 
 def test_layers_of_the_heads() -> None:
     for head, width in zip(Discriminator([8, 16, 32], 4).heads, (8, 16, 32), strict=True):
-        first, norm, activation, last = head
-        assert (first.in_channels, first.out_channels, first.kernel_size) == (width, 4, (1, 1))
-        assert isinstance(norm, nn.GroupNorm)
-        assert isinstance(activation, nn.SiLU)
-        assert (last.in_channels, last.out_channels, last.kernel_size) == (4, 1, (3, 3))
-
-
-def test_finer_maps_are_averaged_and_all_maps_are_summed(slices: list[torch.Tensor]) -> None:
-    discriminator, expected = perturbed(Discriminator([8, 16, 32], 4)), np.zeros((4, 1, 2, 2))
-    for head, x in zip(discriminator.heads, slices, strict=True):
-        scores = head(x).detach().double().numpy()
-        pool = scores.shape[-1] // 2
-        expected += scores.reshape(4, 1, 2, pool, 2, pool).mean(axis=(3, 5))
-    np.testing.assert_allclose(discriminator(slices).detach(), expected, atol=1e-5)
+        convs = [(x.in_channels, x.out_channels, x.kernel_size) for x in head[::3]]
+        assert convs == [(width, 4, (1, 1)), (4, 4, (3, 3)), (4, 1, (3, 3))]
+        for norm, activation in (head[1:3], head[4:6]):
+            assert isinstance(norm, nn.GroupNorm)
+            assert isinstance(activation, nn.SiLU)
 
 
 def test_scores_are_in_fp32(slices: list[torch.Tensor]) -> None:
     discriminator = perturbed(Discriminator([8, 16, 32], 4))
-    assert discriminator([x.bfloat16() for x in slices]).dtype == torch.float32
+    assert {x.dtype for x in discriminator([x.bfloat16() for x in slices])} == {torch.float32}
 
 
 def test_scores_do_not_depend_on_other_images(slices: list[torch.Tensor]) -> None:
     discriminator = perturbed(Discriminator([8, 16, 32], 4))
-    torch.testing.assert_close(discriminator([x[:1] for x in slices]), discriminator(slices)[:1])
+    expected = [scores[:1] for scores in discriminator(slices)]
+    torch.testing.assert_close(discriminator([x[:1] for x in slices]), expected)
 
 
 def test_losses_of_the_discriminator_against_numpy(scores) -> None:
@@ -143,16 +147,45 @@ def test_anchors_are_means_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_head_against_its_formula() -> None:
-    """With a last kernel that picks the pixel on the left."""
+    """With 3×3 kernels that pick the pixel on the left."""
     discriminator = perturbed(Discriminator([8], 4))
-    first, norm, _, last = discriminator.heads[0]
+    first, norm, _, second, norm2, _, last = discriminator.heads[0]
     x = torch.randn(2, 8, 5, 5)
     with torch.no_grad():
-        last.weight.zero_()
-        last.weight[0, :, 1, 0] = torch.tensor([1.0, -2.0, 3.0, 0.5])
-        last.bias.fill_(0.25)
-        hidden = torch.einsum("oc,nchw->nohw", first.weight[:, :, 0, 0], x)
-        hidden = F.silu(norm(hidden + first.bias[:, None, None]))
-        weighted = torch.einsum("o,nohw->nhw", last.weight[0, :, 1, 0], hidden)
-    expected = F.pad(weighted, (1, 0))[:, None, :, :5] + 0.25
-    torch.testing.assert_close(discriminator([x]), expected)
+        for conv in (second, last):
+            kernel = conv.weight[..., 1, 1].clone()
+            conv.weight.zero_()
+            conv.weight[..., 1, 0] = kernel
+        expected = F.silu(
+            norm(torch.einsum("oc,nchw->nohw", first.weight[..., 0, 0], x) + bias(first))
+        )
+        for conv, activation in ((second, lambda y: F.silu(norm2(y))), (last, lambda y: y)):
+            mixed = torch.einsum("oc,nchw->nohw", conv.weight[..., 1, 0], expected)
+            expected = activation(F.pad(mixed, (1, 0))[..., :5] + bias(conv))
+    torch.testing.assert_close(discriminator([x]), [expected])
+
+
+def bias(conv: nn.Conv2d) -> torch.Tensor:
+    return conv.bias[:, None, None]
+
+
+def test_of_a_copy_of_the_backbone_all_is_trained_that_features_depend_on() -> None:
+    """A classifier's layers after its features are not; the backbone itself stays frozen."""
+    backbone = make_backbone()
+    discriminator = build_discriminator(backbone, 4, trainable=True)
+    trained = {name for name, p in discriminator.backbone.named_parameters() if p.requires_grad}
+    expected = {name for name, _ in backbone.named_parameters() if name.startswith("stages")}
+    assert trained == expected
+    assert not any(p.requires_grad for p in backbone.parameters())
+    images = torch.randn(2, 3, 16, 16)
+    perturbed(discriminator)
+    maps = discriminator.backbone.slices(images)
+    expected_scores = [h(x) for h, x in zip(discriminator.heads, maps, strict=True)]
+    torch.testing.assert_close(discriminator([images]), expected_scores)
+
+
+def test_a_backbone_without_parameters_cannot_be_trained() -> None:
+    backbone = SimpleNamespace(name="plugged", channel_weights=[torch.ones(8)], slices=None)
+    assert build_discriminator(backbone, 4, trainable=False).backbone is None
+    with pytest.raises(UserError, match=r"trainable_backbone.*plugged"):
+        build_discriminator(backbone, 4, trainable=True)

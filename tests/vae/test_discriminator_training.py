@@ -1,6 +1,7 @@
 """Training of the discriminator."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def make_output(step: int = 0) -> LossOutput:
 
 
 def microbatch(output: LossOutput, part: slice) -> LossOutput:
-    real, fake = ([x[part] for x in m] for m in (output.real_features, output.fake_features))
+    real, fake = ([x[part] for x in m] for m in (output.real_inputs, output.fake_inputs))
     return LossOutput({}, {}, {}, real, fake)
 
 
@@ -49,7 +50,7 @@ def test_training_starts_with_the_first_batch_after_discriminator_nimg() -> None
         assert task.step([make_output()], nimg) == {}
     assert changed(task, before) == set()
     assert task.step([make_output()], 24) != {}
-    assert {"heads.0.3.weight", "heads.1.3.weight"} <= changed(task, before)
+    assert {"heads.0.6.weight", "heads.1.6.weight"} <= changed(task, before)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("hinge", 1.0), ("bce", np.log(2))])
@@ -70,22 +71,19 @@ def test_metrics_are_of_scores_before_the_step() -> None:
     task, output = make_task(adversarial__lecam=0.0), make_output()
     task.step([output], 8)
     with torch.no_grad():
-        real, fake = (
-            task.discriminator(features).double().numpy()
-            for features in (output.real_features, output.fake_features)
-        )
-    loss = (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()) / 2
-    accuracy = ((real > 0).mean() + (fake < 0).mean()) / 2
-    expected = {
-        "loss": loss,
-        "images": real.mean(),
-        "reconstructions": fake.mean(),
-        "accuracy": accuracy,
+        maps = (task.discriminator(x) for x in (output.real_inputs, output.fake_inputs))
+        heads = [[x.double().numpy() for x in pair] for pair in zip(*maps, strict=True)]
+    of_heads = {
+        "loss": lambda x, y: (np.maximum(0, 1 - x).mean() + np.maximum(0, 1 + y).mean()) / 2,
+        "images": lambda x, y: x.mean(),
+        "reconstructions": lambda x, y: y.mean(),
+        "accuracy": lambda x, y: ((x > 0).mean() + (y < 0).mean()) / 2,
     }
+    expected = {name: np.mean([f(x, y) for x, y in heads]) for name, f in of_heads.items()}
     metrics = task.step([output], 16)
     for name, value in expected.items():
         assert float(metrics[f"discriminator/{name}"]) == pytest.approx(value, rel=1e-4), name
-    assert real.mean() > fake.mean()
+    assert expected["images"] > expected["reconstructions"]
 
 
 def test_the_discriminator_learns_to_tell_images_from_reconstructions() -> None:
@@ -101,7 +99,7 @@ def test_the_learning_rate_has_its_own_peak_and_the_schedule_of_the_vae() -> Non
     task = make_task(warmup_nimg=16, weight_decay=0.0, adversarial__lr=0.03)
     task.step([make_output()], 8)
     assert task.optimizer.param_groups[0]["lr"] == pytest.approx(0.015)
-    sizes = task.discriminator.heads[0][3].weight.detach().abs()
+    sizes = task.discriminator.heads[0][-1].weight.detach().abs()
     torch.testing.assert_close(sizes, torch.full_like(sizes, 0.015), rtol=1e-2, atol=0)
     task.step([make_output()], 16 + (160 - 16) // 2)  # in the middle of the cosine
     assert task.optimizer.param_groups[0]["lr"] == pytest.approx(0.015)
@@ -158,7 +156,7 @@ def test_microbatches_give_the_step_of_the_batch() -> None:
 def test_nonfinite_gradients_are_counted_and_skipped() -> None:
     task, output = make_task(), make_output()
     task.step([output], 8)
-    output.real_features[0][0, 0, 0, 0] = torch.inf
+    output.real_inputs[0][0, 0, 0, 0] = torch.inf
     metrics = task.step([output], 16)
     assert int(metrics["discriminator/nonfinite_gradients"]) > 0
     assert all(p.isfinite().all() for p in task.discriminator.parameters())
@@ -170,6 +168,34 @@ def test_the_initialization_depends_on_the_seed_only() -> None:
     torch.manual_seed(6)
     assert changed(make_task(3), initial) == set()
     assert {"heads.0.0.weight", "heads.1.0.weight"} <= changed(make_task(4), initial)
+
+
+def of_images(output: LossOutput, step: int) -> LossOutput:
+    """Images, and the same with a pattern; losses of features have no part."""
+    images = torch.rand(BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(step)) * 2 - 1
+    pattern = 0.5 * (-1.0) ** torch.arange(16)
+    return replace(output, real_inputs=[images], fake_inputs=[images + pattern])
+
+
+def test_a_copy_of_the_backbone_learns_and_resumes_to_the_same_bits(tmp_path) -> None:
+    changes = {"adversarial__trainable_backbone": True, "adversarial__lr": 0.02}
+    whole, resumed = make_task(**changes), make_task(seed=9, **changes)
+    before = copied_state(whole)
+    for step in range(12):
+        if step == 4:
+            save_tree(tmp_path / "checkpoint", copy.deepcopy(whole.state_dict()))
+            resumed.load_state_dict(load_tree(tmp_path / "checkpoint"))
+        output, nimg = of_images(make_output(), step), BATCH * (step + 1)
+        metrics = floats(whole.step([output], nimg))
+        if step >= 4:
+            assert floats(resumed.step([output], nimg)) == metrics
+    assert metrics["discriminator/accuracy"] > 0.75
+    assert changed(resumed, whole.discriminator.state_dict()) == set()
+    untrained = {"backbone.embed.weight", "backbone.head.weight"}
+    assert untrained.isdisjoint(changed(whole, before))
+    assert {"backbone.stages.0.0.0.weight", "backbone.stages.1.1.0.weight"} <= changed(
+        whole, before
+    )
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path) -> None:

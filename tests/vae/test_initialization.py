@@ -177,7 +177,7 @@ def test_the_stage_trains_from_there(project, monkeypatch: pytest.MonkeyPatch) -
         states.append(task.network.state_dict())
         raise UserError("stopped")
 
-    monkeypatch.setattr("edm2.pipeline.vae_training.train", stop)
+    monkeypatch.setattr("edm2.pipeline.vae_trainer.train", stop)
     with pytest.raises(UserError, match="stopped"):
         run_stage("train_vae")
     expected = load_codec(folder / "start", torch.device("cpu")).network.state_dict()

@@ -9,7 +9,7 @@ from tiny_autoencoder import FULL_VAE, vae_params
 from torch.distributions import Normal, kl_divergence
 
 from edm2.features.classifier import Classifier
-from edm2.vae.discriminator import Discriminator
+from edm2.vae.discriminator import Discriminator, build_discriminator
 from edm2.vae.losses import (
     ImageLosses,
     kl_loss,
@@ -135,7 +135,9 @@ def expected_losses(losses: ImageLosses, x: torch.Tensor, y: torch.Tensor, flip:
         "pooled": pooled_loss(2)(x, y),
         "low_pass": low_pass_loss(x, y),
         "mse": (x - y).square().mean(),
-        "adversarial": (scores[0].detach() - scores[1] - 0.1).clamp(min=0).mean(),
+        "adversarial": torch.stack(
+            [(a.detach() - b - 0.1).clamp(min=0).mean() for a, b in zip(*scores, strict=True)]
+        ).mean(),
     }
 
 
@@ -188,7 +190,7 @@ def test_features_for_the_discriminator_are_those_of_flipped_images(
     backbone: Classifier, pair
 ) -> None:
     output = image_losses(backbone, {"adversarial": 1.0})(*pair, 8, True)
-    features = (output.real_features, output.fake_features)
+    features = (output.real_inputs, output.fake_inputs)
     for maps, images in zip(features, pair, strict=True):
         for a, b in zip(maps, backbone.slices(images.flip(-1)), strict=True):
             assert not a.requires_grad
@@ -201,7 +203,7 @@ def test_the_adversarial_loss_starts_after_generator_nimg(backbone: Classifier, 
     for nimg, expected in ((8, {"mse"}), (16, {"mse"}), (24, {"mse", "adversarial"})):
         output = losses(*pair, nimg, False)
         assert set(output.values) == expected
-        assert len(output.real_features) == len(output.fake_features) == 2
+        assert len(output.real_inputs) == len(output.fake_inputs) == 2
 
 
 def test_what_the_threshold_leaves_over_is_not_scaled_up(backbone: Classifier, pair) -> None:
@@ -209,8 +211,9 @@ def test_what_the_threshold_leaves_over_is_not_scaled_up(backbone: Classifier, p
     losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss="threshold")
     output = losses(*pair, 8, False)
     reconstruction = pair[1].clone().requires_grad_()
-    score = losses.discriminator(backbone.slices(reconstruction))
-    (expected,) = torch.autograd.grad(-score.mean(), reconstruction)
+    scores = losses.discriminator(backbone.slices(reconstruction))
+    mean = torch.stack([x.mean() for x in scores]).mean()
+    (expected,) = torch.autograd.grad(-mean, reconstruction)
     torch.testing.assert_close(output.normalizing["adversarial"], expected)
     equal = losses(pair[0], pair[0], 8, False)  # no patch is beyond the threshold
     assert not equal.gradients["adversarial"].any()
@@ -222,14 +225,49 @@ def test_what_the_threshold_leaves_over_is_not_scaled_up(backbone: Classifier, p
 @pytest.mark.parametrize("kind", ["threshold", "hinge", "bce"])
 def test_params_choose_the_adversarial_loss(backbone, pair, kind: str) -> None:
     losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss=kind)
-    real, fake = (losses.discriminator(backbone.slices(x)).detach().double() for x in pair)
-    expected = {
-        "threshold": (real - fake - 0.1).clamp(min=0),
-        "hinge": -fake,
-        "bce": -torch.log(1 / (1 + torch.exp(-fake))),
-    }[kind]
+    scores = [losses.discriminator(backbone.slices(x)) for x in pair]
+    means = []
+    for real, fake in zip(*scores, strict=True):
+        r, f = real.detach().double(), fake.detach().double()
+        expected = {
+            "threshold": (r - f - 0.1).clamp(min=0),
+            "hinge": -f,
+            "bce": -torch.log(1 / (1 + torch.exp(-f))),
+        }[kind]
+        means.append(float(expected.mean()))
     value = losses(*pair, 8, False).values["adversarial"]
-    assert float(value) == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert float(value) == pytest.approx(sum(means) / len(means), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["threshold", "hinge", "bce"])
+def test_a_step_along_the_adversarial_gradient_raises_the_scores(backbone, pair, kind: str) -> None:
+    losses = image_losses(backbone, {"adversarial": 1.0}, generator_loss=kind)
+    gradient = losses(*pair, 8, False).gradients["adversarial"]
+    moved = pair[1] - 0.01 * gradient / gradient.square().mean().sqrt()
+
+    def score(x: torch.Tensor) -> float:
+        scores = losses.discriminator(backbone.slices(x))
+        return torch.stack([score.mean() for score in scores]).mean().item()
+
+    assert gradient.any()
+    assert score(moved) > score(pair[1])
+
+
+def test_a_discriminator_with_its_own_backbone_takes_images(backbone: Classifier, pair) -> None:
+    """Flipped ones, if the backbone gets those; features are those of its copy."""
+    losses = image_losses(backbone, {"adversarial": 1.0})
+    losses.discriminator = discriminator = build_discriminator(backbone, 4, trainable=True)
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    output = losses(*pair, 8, True)
+    for inputs, images in zip((output.real_inputs, output.fake_inputs), pair, strict=True):
+        assert torch.equal(*inputs, images.flip(-1))
+    reconstruction = pair[1].clone().requires_grad_()
+    own = discriminator.backbone.slices(reconstruction.flip(-1))
+    score = torch.stack([h(x).mean() for h, x in zip(discriminator.heads, own, strict=True)]).mean()
+    (expected,) = torch.autograd.grad(-score, reconstruction)
+    torch.testing.assert_close(output.normalizing["adversarial"], expected)
 
 
 def test_losses_leave_no_gradients_behind(backbone: Classifier, pair) -> None:

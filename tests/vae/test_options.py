@@ -49,6 +49,7 @@ CHANGED: dict[str, Any] = {
     "losses.gradient_normalization": False,
     "losses.flip": 1.0,
     "adversarial.channels": 8,
+    "adversarial.trainable_backbone": True,
     "adversarial.loss": "bce",
     "adversarial.generator_loss": "hinge",
     "adversarial.lecam": 1.0,
@@ -58,6 +59,8 @@ CHANGED: dict[str, Any] = {
     "equivariance.flip": 0.0,
     "equivariance.flip_channels": 2,
     "equivariance.crop": 0.0,
+    "equivariance.scale": 0.0,
+    "equivariance.min_scale": 0.6,
     "batch": 4,
     "duration_nimg": 2 * STEPS * BATCH,
     "lr": 0.01,
@@ -67,7 +70,13 @@ CHANGED: dict[str, Any] = {
     "warmup_nimg": 3 * BATCH,
 }
 # generator_nimg must not be below discriminator_nimg
-START = {"adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH}}
+START = {
+    "adversarial.discriminator_nimg": {"adversarial.generator_nimg": BATCH},
+    "high_resolution": {
+        "equivariance.crop": 0.0
+    },  # latents of 2 pixels, whose crops cannot be smaller
+    "equivariance.min_scale": {"equivariance.crop": 0.0},
+}
 TESTED_ELSEWHERE = {
     "seed": "tests/vae/test_step.py",
     "init.path": "tests/vae/test_initialization.py",
@@ -76,6 +85,8 @@ TESTED_ELSEWHERE = {
     "images.held_out": "tests/stages/test_sources.py",
     "backbone": "tests/stages/test_codecs.py",
     "backbone_path": "tests/stages/test_codecs.py",
+    "detector": "tests/pipeline/test_reconstruction_distance.py",
+    "detector_path": "tests/pipeline/test_reconstruction_distance.py",
     "log_nimg": "tests/stages/test_vae.py",
     "evaluate_nimg": "tests/stages/test_vae.py",
     "evaluate_images": "tests/vae/test_evaluation.py",

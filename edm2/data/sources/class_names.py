@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edm2.data.tally import listed, printable
+from edm2.runtime.limits import require_file
 
 FORMS = {
     False: "a line for each class: its folder or label, a space (or tab), its name",
@@ -26,7 +27,12 @@ def read_class_names(
         classes without a line, and all lines without a class.
     """
     try:
+        require_file(path)
         lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        return list(classes), [
+            f"dataset.classes: {path}: cannot be read ({error.strerror or error}). Correct the path."
+        ]
     except UnicodeDecodeError as error:
         return list(classes), [
             f"dataset.classes: {path}: byte {error.start} is not UTF-8. Save it as UTF-8."

@@ -28,7 +28,9 @@ from edm2.data.splits import Split, split_classes
 from edm2.data.tally import MAX_LINES, Tally, listed, printable
 from edm2.params import UserError
 from edm2.params.dataset import Crop
+from edm2.runtime.limits import MAX_FILE_BYTES
 from edm2.runtime.randomness import generator
+from edm2.runtime.system_errors import DENIED, is_of_machine
 
 
 class ImageFiles(ABC):
@@ -86,6 +88,8 @@ class ImageFiles(ABC):
         try:
             image = decode_image(io.BytesIO(self.read(index)))
         except (ImageDecodeError, OSError) as error:
+            if is_of_machine(error, DENIED):
+                raise
             raise DamagedImageError(
                 f"{self.name(index)}: cannot be decoded as an image ({error})"
             ) from None
@@ -115,6 +119,8 @@ class FilesBelow(ImageFiles):
 
     def read(self, index: int) -> bytes:
         with open(self._path(index), "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                raise ImageDecodeError(f"a file of more than {MAX_FILE_BYTES // 2**20} MiB")
             return file.read()
 
     def name(self, index: int) -> str:

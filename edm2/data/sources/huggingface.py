@@ -15,6 +15,8 @@ from edm2.data.sources.tree import image_files
 from edm2.data.tally import listed, printable
 from edm2.params import UserError
 from edm2.params.patterns import matching
+from edm2.runtime.limits import require_file
+from edm2.runtime.system_errors import DENIED, is_of_machine
 
 SPLIT = re.compile(r"(?:train|val|dev|test)[a-z]*(?=[-_.0-9]|$)", re.IGNORECASE)
 RAW = datasets.Image(decode=False)  # as stored: `decode_image` is stricter than `datasets`
@@ -58,11 +60,14 @@ class HubImages(ImageFiles):
         try:
             cell = self.rows[index][self.column] or {}
         except Exception as error:  # Arrow raises errors of any kind for damaged files
+            if is_of_machine(error, DENIED):
+                raise
             raise ImageDecodeError(f"{type(error).__name__}: {error}") from None
         if cell.get("bytes") is not None:
             return bytes(cell["bytes"])
         if cell.get("path") is None:
             raise ImageDecodeError("null, no image")
+        require_file(Path(cell["path"]))
         return Path(cell["path"]).read_bytes()
 
     def name(self, index: int) -> str:

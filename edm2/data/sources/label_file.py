@@ -1,6 +1,5 @@
 """Labels in dataset.json, as the tools of EDM and StyleGAN write it."""
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,6 +10,7 @@ from edm2.data.sources.files import ImageFiles
 from edm2.data.sources.labels import Labels
 from edm2.data.tally import listed, printable
 from edm2.params import UserError
+from edm2.runtime.limits import parse_json, shown
 
 LABELS = "dataset.json"
 NUMBERED = re.compile(r"\d{5}")  # names of folders in which those tools put a thousand images each
@@ -30,13 +30,13 @@ def read_labels(
     """
     malformed: tuple[type[Exception], ...] = (KeyError, TypeError, ValueError, *unreadable)
     try:
-        rows = json.loads(read())["labels"]
+        rows = parse_json(read())["labels"]
         labels = None if rows is None else {str(name): label for name, label in rows}
         if rows is not None and len(rows) > len(labels or {}):
             raise ValueError(f"{len(rows) - len(labels or {})} names occur twice")
     except malformed as error:
         raise UserError(
-            f"{key}: {place}: {LABELS}: {type(error).__name__}: {error}. Expected "
+            f"{key}: {place}: {LABELS}: {type(error).__name__}: {shown(str(error))}. Expected "
             '{"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null}. Write it again with a '
             "tool of EDM or StyleGAN."
         ) from None

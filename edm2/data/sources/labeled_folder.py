@@ -8,6 +8,7 @@ from edm2.data.sources.files import FilesBelow
 from edm2.data.sources.label_file import LABELS, label_images, read_labels
 from edm2.data.sources.names import Names
 from edm2.data.sources.tree import image_files
+from edm2.runtime.limits import require_file
 
 
 class LabeledFolderImages(FilesBelow):
@@ -19,7 +20,12 @@ class LabeledFolderImages(FilesBelow):
             UserError: dataset.json is not as EDM and StyleGAN write it.
         """
         super().__init__(root, key)
-        labels = read_labels((root / LABELS).read_bytes, key, str(root), (OSError,))
+
+        def read() -> bytes:
+            require_file(root / LABELS)
+            return (root / LABELS).read_bytes()
+
+        labels = read_labels(read, key, str(root), (OSError,))
         found = image_files(
             str(root), "", self.left_out, frozenset(), self.folders, {LABELS}, self.contents
         )

@@ -17,6 +17,7 @@ from edm2.data.sources.zip import ZipImages
 from edm2.data.splits import Split
 from edm2.params import UserError
 from edm2.runtime.randomness import generator
+from edm2.runtime.system_errors import DENIED, is_of_machine
 
 FORM = "means and then standard deviations of {} channels"
 Shape = tuple[int, int, int]  # C, H, W
@@ -80,6 +81,8 @@ class LatentSource(LabeledFiles):
         try:
             return read_array(self.parts[0].read(int(index)))
         except (ImageDecodeError, OSError, ValueError) as error:
+            if is_of_machine(error, DENIED):
+                raise
             raise self._damaged(index, f"cannot be read ({error})") from None
 
     def latent_name(self, index: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from edm2.data.decoding import is_image
 from edm2.data.sources.contents import IMAGES, Contents
 from edm2.data.tally import FOREIGN, NOT_AN_IMAGE, Tally, is_foreign
+from edm2.runtime.system_errors import is_of_machine
 
 FolderId = tuple[int, int]  # of a folder, whatever leads to it
 
@@ -59,6 +60,8 @@ def entries(folder: str, name: str, left_out: Tally) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as scan:
             in_order = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
+        if is_of_machine(error):
+            raise
         left_out.add(f"folder that cannot be opened ({error.strerror})", name or folder)
         return []
     for entry in in_order:
@@ -90,5 +93,7 @@ def _reason_against(entry: os.DirEntry[str]) -> str:
     except FileNotFoundError:
         return "link to a file that does not exist"
     except OSError as error:
+        if is_of_machine(error):
+            raise
         return f"file or link that cannot be opened ({error.strerror})"
     return "neither file nor folder"

@@ -14,6 +14,7 @@ from edm2.data.sources.labels import Labels
 from edm2.data.tally import Tally, listed
 from edm2.data.tar_members import member_name
 from edm2.data.tars import Member, TarFiles
+from edm2.runtime.limits import parse_json
 
 MISSING = object()  # no label, or none that can be read
 
@@ -148,7 +149,7 @@ class LabeledMembers:
         try:
             if self.field is None:
                 return _number_or_text(content.decode().strip())
-            return json.loads(content)[self.field]
+            return parse_json(content)[self.field]
         except KeyError:
             self.problems.append(f"{name}: no field {self.field}")
         except (ValueError, TypeError) as error:

@@ -23,6 +23,7 @@ from edm2.data.sources.label_file import (
 from edm2.data.sources.labels import Labels
 from edm2.data.tally import EXAMPLES, FOREIGN, OTHER_ENDING, is_foreign, listed, printable
 from edm2.params import UserError
+from edm2.runtime.limits import reason_against, require_file, require_unpacked
 
 HEADER = struct.Struct("<6xH18x2H")  # of a member: flags, length of its name and of what follows
 ENCRYPTED, UTF8 = 0x1, 0x800  # flags
@@ -65,7 +66,8 @@ class ZipImages(ImageFiles):
         content = self._read_at(member["header"] + HEADER.size + name + extra, member["stored"])
         if member["deflated"]:
             try:
-                content = zlib.decompress(content, -zlib.MAX_WBITS)
+                size = int(member["size"]) + 1  # more would be none of what was packed
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size)
             except zlib.error as error:
                 raise ImageDecodeError(f"not compressed as zip says: {error}") from None
         if len(content) != member["size"] or zlib.crc32(content) != member["crc"]:
@@ -139,7 +141,8 @@ class ZipImages(ImageFiles):
             return FOREIGN
         if _is_labels_file(member.filename):
             return ""
-        return self.contents.reason_against(member.filename, OTHER_ENDING)
+        too_large = reason_against(member.filename, member.file_size, member.compress_size)
+        return too_large or self.contents.reason_against(member.filename, OTHER_ENDING)
 
     def _label_by_folder(self, images: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
         """The images in folders: classes are the first level at which there are several."""
@@ -189,6 +192,7 @@ def _class_level(folders: Sequence[tuple[str, ...]]) -> int:
 
 def _opened(path: Path, key: str) -> zipfile.ZipFile:
     try:
+        require_file(path)
         return zipfile.ZipFile(path)
     except PermissionError:
         raise
@@ -209,6 +213,7 @@ def _labels_file(
     def read() -> bytes:
         if len(files) > 1:
             raise ValueError(f"occurs {len(files)} times: {', '.join(files[:EXAMPLES])}")
+        require_unpacked(archive.getinfo(files[0]))
         return archive.read(files[0])
 
     by_name = read_labels(read, key, str(path), UNREADABLE)

@@ -167,6 +167,14 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# of `edm2 vae train`: fX is the factor between sides of images and latents, dY the latents' channels
+VAE_PRESETS: dict[str, Preset] = {
+    "f8d4": Preset("latents 8× smaller, 4 channels, as Stable Diffusion's", ("vae", "vae-f8d4")),
+    "f8d16": Preset("latents 8× smaller, 16 channels, as FLUX's", ("vae", "vae-f8d16")),
+    "f16d32": Preset("latents 16× smaller, 32 channels", ("vae", "vae-f16d32")),
+}
+
+
 @cache
 def preset_text(name: str) -> str:
     """The params file of a preset, with comments.
@@ -179,7 +187,21 @@ def preset_text(name: str) -> str:
             f"preset {name!r}: no such preset. {did_you_mean(name, PRESETS)}"
             "`edm2 params preset` lists all."
         )
-    preset = PRESETS[name]
+    return _text(name, PRESETS[name])
+
+
+@cache
+def vae_preset_text(name: str) -> str:
+    """As `preset_text`, of the presets of `edm2 vae train`."""
+    if name not in VAE_PRESETS:
+        raise UserError(
+            f"--preset {name}: expected one of {', '.join(VAE_PRESETS)}. "
+            f"{did_you_mean(name, VAE_PRESETS)}".rstrip()
+        )
+    return _text(name, VAE_PRESETS[name])
+
+
+def _text(name: str, preset: Preset) -> str:
     text = _read(BASE)
     if not preset.layers:
         return text

@@ -12,6 +12,7 @@ from edm2.runtime.delivery.destination import with_password
 from edm2.runtime.delivery.models import Model, log_model
 from edm2.runtime.delivery.outbox import Entry, Outbox, Receipt, now
 from edm2.runtime.delivery.store import BATCHES, REFUSALS, Say, Store
+from edm2.runtime.system_errors import AGAIN, explain
 
 FILES = ("artifact", "model")  # kinds of entries
 
@@ -219,7 +220,8 @@ def _dataset(context: str, **fields: str) -> Any:
 def describe(error: BaseException) -> str:
     """An error of MLflow in one line: the error of the network, file or database that it wraps."""
     cause = _cause(error)
-    return f"{type(cause).__name__}: {cause}".strip().splitlines()[0][:300]
+    text = explain(cause) or f"{type(cause).__name__}: {cause}"
+    return text.removesuffix(AGAIN).strip().rstrip(".").splitlines()[0][:300]
 
 
 def is_unreachable(error: BaseException) -> bool:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from edm2.runtime.delivery.store import Store
 from edm2.runtime.delivery.views import NOTE_TAG
 from edm2.runtime.files import write_json, write_text
+from edm2.runtime.temporaries import temporary_folder
 
 NETWORK = "network"  # folder of the files in that of the model
 MODEL_TAG = "edm2.model"
@@ -68,8 +68,8 @@ def log_model(
         logged = _find_or_create(store, run_ids[0], model)
     if str(logged.status) == "READY":
         return
-    with TemporaryDirectory() as temporary:
-        description = Path(temporary) / "model"
+    with temporary_folder() as temporary:
+        description = temporary / "model"
         _describe(description, logged.model_id, run_ids[0], model)
         for root, prefix in ((folder, f"{NETWORK}/"), (description, "")):
             for path in sorted(path for path in root.rglob("*") if path.is_file()):

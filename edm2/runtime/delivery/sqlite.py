@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
-from glob import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from edm2.runtime.files import replacing
 from edm2.runtime.locks import exclusive
+from edm2.runtime.temporaries import remove_left_of
 
 MAX_PATH = 500  # bytes; SQLite takes 512 with the name of its journal
 SECONDS_FOR_A_LOCK = 2.0
@@ -54,8 +54,7 @@ class SqliteStore:
                     "killed. It is made again; what there was is in the files *.half-made beside it."
                 )
             if not path.exists() or path.stat().st_size == 0:
-                for rest in path.parent.glob(f".{escape(path.name)}.*.partial"):
-                    rest.unlink()  # of a process that was killed
+                remove_left_of(path)  # by a process that was killed
                 _write(path, _empty_store(path))
         self.inode = path.stat().st_ino
         self.memory: sqlite3.Connection | None = None

@@ -1,0 +1,50 @@
+"""Fixtures of the campaign of faults."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import small_stage
+from tiny import PER_CONFIG, STAGES, TINY, entered, make_project, run_stage
+
+SMALLER = {**TINY, "sweep.ema_lengths": [0.05, 0.2], "evaluation.samples": 100}
+TABLE = "EDM2_FAULTS_TABLE"  # a file that gets the rows of the table in docs/reliability.md
+
+
+@pytest.fixture(scope="session")
+def small(made_once: Callable[..., Path]) -> Path:
+    """The project of `small_stage`, with its results."""
+    from edm2.params import load
+    from edm2.pipeline import runner
+
+    def make(folder: Path) -> None:
+        with entered(small_stage.make_pipeline(folder)):
+            runner.run_stage(small_stage.NAME, small_stage.run, load("params.yaml"))
+
+    return made_once("small", make)
+
+
+@pytest.fixture(scope="session")
+def tiny(made_once: Callable[..., Path]) -> Path:
+    """A project with the results of all stages and their state."""
+
+    def make(folder: Path) -> None:
+        with entered(make_project(folder, SMALLER)):
+            for name in STAGES:
+                run_stage(name, "G" if name in PER_CONFIG else "")
+
+    return made_once("tiny-with-state", make)
+
+
+@pytest.fixture(scope="session")
+def record() -> Callable[[str], None]:
+    """Prints a row of the table, and appends it to the file that the environment names."""
+
+    def add(row: str) -> None:
+        print(row)
+        if path := os.environ.get(TABLE):
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"{row}\n")
+
+    return add
