@@ -38,7 +38,7 @@ def peak_gib(device: Any = None) -> float:
 def time_steps(
     step: Callable[[int], Any], images: int, warmup: int, steps: int, device: Any
 ) -> dict[str, float]:
-    """Median seconds of a training step, images per second, peak memory, seconds of the first step.
+    """Median seconds of a training step, images per second, CPU seconds, peak memory, first step.
 
     On a GPU also the kernels and copies that a step starts, and the seconds it computes them.
 
@@ -59,11 +59,15 @@ def time_steps(
 
     use_full_float32()
     with fastest_convolutions():
-        seconds = [timed_step((k + 1) * images) for k in range(warmup + steps)]
+        seconds = [timed_step((k + 1) * images) for k in range(warmup)]
+        start = time.process_time()  # other processes on the machine do not add to it
+        seconds += [timed_step((warmup + k + 1) * images) for k in range(steps)]
+        cpu = time.process_time() - start
         typical = median(seconds[warmup:])
         result = {
             "s/step": typical,
             "images/s": images / typical,
+            "CPU s/step": cpu / steps,
             "peak GiB": peak_gib(device),
             "first step s": seconds[0],
         }

@@ -163,7 +163,13 @@ def max_batch_size(resolution: int) -> int:
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [0, 255] → float32 [-1, 1], the range that networks take."""
+    """uint8 [0, 255] → float32 [-1, 1], the range that networks take.
+
+    Raises:
+        ValueError: values of another type, whose range is not known.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images of type {images.dtype}: expected torch.uint8, from 0 to 255")
     return images.float() / 127.5 - 1
 
 

@@ -29,6 +29,13 @@ class NotFiniteError(UserError):
         self.tensor = tensor
 
 
+class OutOfRangeError(UserError):
+    """Finite values, but so far from those of images that clipping them would hide a diverged network.
+
+    The message says which ones, and what to do.
+    """
+
+
 @dataclass(frozen=True)
 class Problem:
     """One wrong value of the params.

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from edm2.params.errors import Problem
 from edm2.params.remedies import as_yaml, close_names, conversions, durations, guesses
 from edm2.params.renamed import RENAMED
+from edm2.params.section import omitted_keys
 
 Location = tuple[int | str, ...]
 KEY = "[key]"  # how pydantic marks that a key is wrong, and not its value
@@ -57,6 +58,12 @@ class Explainer:
         A list is too short because an item is bad; a key is missing because its name is misspelled.
         """
         errors = error.errors()
+        listed = {details["loc"] for details in errors}
+        errors += [
+            {"type": "missing", "loc": location, "msg": "", "input": None}
+            for location in omitted_keys(self.model, self.tree)
+            if location not in listed
+        ]
         outer = {e["loc"][:depth] for e in errors for depth in range(len(e["loc"]))}
         meant = {
             name
@@ -65,7 +72,7 @@ class Explainer:
             for name in self._meant(self._key(details["loc"]))[:1]
         }
         return [
-            self._explain(details, len(errors))
+            self._explain(details, error.error_count())
             for details in errors
             if details["loc"] not in outer
             and not (details["type"] == "missing" and self._key(details["loc"]) in meant)

@@ -5,8 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,7 +16,7 @@ from edm2.params.explanation import Explainer
 from edm2.params.launch import STAGES, launched_ranks, launcher_of
 from edm2.params.launch_checks import launch_problems
 from edm2.params.registry import load_plugins
-from edm2.params.section import Section
+from edm2.params.section import Section, section_of
 from edm2.params.tree import Params
 from edm2.params.yaml_file import read_yaml
 
@@ -72,7 +71,7 @@ def validated(tree: Any, path: str | Path) -> Params:
         ParamsError: a key is unknown or missing, or a value has the wrong type or is impossible.
     """
     try:
-        return Params.model_validate(tree)
+        return Params.complete(tree)
     except ValidationError as error:
         raise ParamsError(path, _explain_all(error, Params, tree)) from None
 
@@ -140,10 +139,8 @@ def fields(
     """
     for name, field in model.model_fields.items():
         yield prefix + name, field.description or ""
-        section = field.annotation
-        if optional and NoneType in get_args(section):
-            section = next(kind for kind in get_args(section) if kind is not NoneType)
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        section = section_of(field.annotation)
+        if section is not None and (optional or section is field.annotation):
             yield from fields(section, f"{prefix}{name}.", optional)
 
 

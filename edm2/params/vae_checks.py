@@ -31,14 +31,7 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
             f"at most vae.duration_nimg ({vae.duration_nimg})",
             "Use a smaller value.",
         )
-    yield from _divisions(vae)
-    if vae.wavelet and len(vae.channel_mult) < 2:
-        yield Problem(
-            "vae.wavelet",
-            True,
-            "false with a single level in vae.channel_mult",
-            "The transform replaces the first halving, and there is none.",
-        )
+    yield from network_problems(vae)
     yield from _sides(params)
     yield from _losses(vae)
     yield from vae_ema_problems(vae)
@@ -86,8 +79,15 @@ def _init(init: VaeInit, root: Path) -> Iterator[Problem]:
         )
 
 
-def _divisions(vae: Vae) -> Iterator[Problem]:
-    """Widths that groups or heads do not divide."""
+def network_problems(vae: Vae) -> Iterator[Problem]:
+    """Options that no network can have together: widths that groups or heads do not divide, and levels."""
+    if vae.wavelet and len(vae.channel_mult) < 2:
+        yield Problem(
+            "vae.wavelet",
+            True,
+            "false with a single level in vae.channel_mult",
+            "The transform replaces the first halving, and there is none.",
+        )
     widths = [vae.channels * mult for mult in vae.channel_mult]
     if vae.norm_groups is not None and any(width % vae.norm_groups for width in widths):
         common = gcd(*widths)

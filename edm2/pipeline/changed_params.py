@@ -45,7 +45,7 @@ def changes_since_commit(params: Params) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        committed = _tracked(Params.model_validate(parse_yaml(text, "params.yaml of the commit")))
+        committed = _tracked(Params.complete(parse_yaml(text, "params.yaml of the commit")))
     except (UserError, ValidationError):  # of another version of edm2
         return {}
     return {key: value for key, value in _tracked(params).items() if committed.get(key) != value}

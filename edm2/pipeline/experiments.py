@@ -92,7 +92,7 @@ def used_params(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _resolved(tree: Mapping[str, Any], config: ConfigName) -> dict[str, Any]:
     """The resolved training config as params by key path; empty if the params do not validate."""
     try:
-        values = asdict(Params.model_validate(tree).resolved(config))
+        values = asdict(Params.complete(tree).resolved(config))
     except ValidationError:
         return {}
     paths = {name: f"diffusion.{name}" for name in Diffusion.model_fields}

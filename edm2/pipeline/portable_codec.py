@@ -129,7 +129,7 @@ def without_folders(tree: Any) -> Any:
 
 def _check_trained(folder: Path, values: Any) -> None:
     try:
-        params = Vae.model_validate(with_added(values) if isinstance(values, dict) else values)
+        params = Vae.complete(with_added(values) if isinstance(values, dict) else values)
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST}: vae: {first_problem(error)} {REMEDY}") from None
     _check_depth(folder / MANIFEST, len(params.channel_mult) * params.res_blocks)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from edm2.params.errors import NotFiniteError, UserError
+from edm2.params.errors import NotFiniteError, OutOfRangeError, UserError
 from edm2.params.section import Training
 from edm2.runtime.distributed import all_reduce, is_main_process
 from edm2.runtime.finite import listed, nonfinite_tensors
@@ -113,13 +113,18 @@ class StepMonitor:
         """The metrics of an action at time `nimg`.
 
         Raises:
-            DivergedError: as `check_steps`; or the action needs finite values and there are others.
+            DivergedError: as `check_steps`; or the action needs finite values, or images, and there are
+                others.
         """
         self.check_steps(nimg)
         try:
             return action(nimg)
         except NotFiniteError as error:
             raise self._error(str(error), nimg) from None
+        except OutOfRangeError as error:  # the last checkpoint may be of the same weights
+            raise DivergedError(
+                f"stopped at {nimg} images. {error} {self.remedy}", nimg, nimg
+            ) from None
 
     def check_state(self, state: Mapping[str, Any], nimg: int) -> None:
         """

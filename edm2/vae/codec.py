@@ -15,6 +15,7 @@ from edm2.params.vae import Vae
 from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, write_manifest
+from edm2.vae.boundary import require_latents, require_range, rgb_images
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
@@ -24,15 +25,19 @@ ADDED: dict[str, Any] = {
     "norm_groups": None,
     "attention_heads": None,
     "quant_convolutions": False,
+    "lr_input_layers": "encoder",
     "ema": {"ema_lengths": (), "snapshot_nimg": 1, "evaluate_lengths": (), "length": None},
     "detector": None,
     "detector_path": None,
+    "adversarial": {"trainable_backbone": False},
     "equivariance": {"scale": 0.0, "min_scale": 0.25},
 }
 
 
 class Codec(Protocol):
-    """Images uint8 [N, 3, R, R] ↔ latents float32 [N, channels, R/downscale, R/downscale].
+    """Images uint8 [N, 3, H, W] ↔ latents float32 [N, channels, H/downscale, W/downscale].
+
+    `encode` also takes gray images [N, 1, H, W], as RGB images of three equal channels.
 
     Latents have the codec's own scale; `edm2.data.normalization.Normalization` scales them to a standard
     deviation of 0.5. Large images pass the network a few at a time, so that N is limited by the
@@ -44,11 +49,20 @@ class Codec(Protocol):
     normalization: Normalization | None  # constants; None: measured over the dataset
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation (≥ 0) of each image's latent."""
+        """Mean and standard deviation (≥ 0) of each image's latent.
+
+        Raises:
+            ValueError: images of another shape or type, see `rgb_images`.
+        """
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 3, R, R] in [0, 255], rounded (or truncated) and clamped."""
+        """uint8 [N, 3, H, W] in [0, 255], rounded (or truncated) and clamped.
+
+        Raises:
+            ValueError: latents of another shape or type, see `require_latents`.
+            NotFiniteError, OutOfRangeError: the network diverged, see `require_range`.
+        """
         ...
 
 
@@ -63,14 +77,22 @@ class TrainedVae:
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        images = rgb_images(images, self.downscale)
         parts = images.split(max_batch_size(images.shape[-1]))
         means, stds = zip(*(self.network.encode(to_float(part)) for part in parts), strict=True)
         return torch.cat(means), torch.cat(stds)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        require_latents(latents, self.channels)
         parts = latents.split(max_batch_size(latents.shape[-1] * self.downscale))
-        return torch.cat([to_uint8(self.network.decoder(part)) for part in parts])
+        return torch.cat([self._decode(part) for part in parts])
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        images = self.network.decoder(latents)
+        pixels = to_uint8(images)
+        require_range(images)
+        return pixels
 
 
 class Rgb:
@@ -86,7 +108,7 @@ class Rgb:
         self.normalization = paper if normalization == "paper" else None
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = to_float(images)
+        mean = to_float(rgb_images(images))
         return mean, torch.zeros_like(mean)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -129,7 +151,7 @@ def with_added(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_trained(folder: Path, device: torch.device) -> Codec:
-    params = Vae.model_validate(with_added(read_manifest(folder)["vae"]))
+    params = Vae.complete(with_added(read_manifest(folder)["vae"]))
     tensors = load_file(folder / "network.safetensors")
     for name, tensor in tensors.items():
         require_finite(tensor, f"{folder}: tensor {name} of the VAE", REBUILD_HINT)

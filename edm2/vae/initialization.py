@@ -11,7 +11,6 @@ from edm2.params import UserError
 from edm2.params.codec_checks import CONFIG
 from edm2.params.errors import Problem
 from edm2.params.vae import Vae
-from edm2.runtime.finite import require_finite
 from edm2.vae.codec import TrainedVae, load_codec
 from edm2.vae.diffusers_format import Tensors, from_diffusers
 from edm2.vae.network import Attention, Autoencoder, Norm
@@ -64,10 +63,7 @@ def _read(folder: Path, params: Vae) -> tuple[Vae, Tensors]:
     if (folder / CONFIG).is_file():
         autoencoder = load_autoencoder(folder, CPU, HINT)
         source = params.model_copy(update=_options(dict(autoencoder.config), folder))
-        state = autoencoder.state_dict()
-        for name, tensor in state.items():
-            require_finite(tensor, f"{folder}: tensor {name}", HINT)
-        return source, from_diffusers(state, source)
+        return source, from_diffusers(autoencoder.state_dict(), source)
     codec = load_codec(folder, CPU)
     if not isinstance(codec, TrainedVae):
         raise UserError(f"{folder}: this codec has no network to start from. {HINT}")

@@ -1,12 +1,14 @@
 """Encoder and decoder of the latent-diffusion family (Rombach et al. 2022)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from edm2.params.vae import Vae
+from edm2.params.vae_checks import network_problems
 from edm2.vae.wavelet import Wavelet
 
 GROUPS = 32
@@ -154,23 +156,48 @@ class Autoencoder(nn.Module):
     """Encoder and decoder with a latent z = μ + √v·ε, where the variance v is constant or learned."""
 
     def __init__(self, params: Vae) -> None:
+        """
+        Raises:
+            ValueError: params that no network can have, such as groups that do not divide a width; names
+                all of them.
+        """
         super().__init__()
+        problems = [str(problem) for problem in network_problems(params)]
+        if problems:
+            raise ValueError("\n".join(problems))
         self.encoder, self.decoder = Encoder(params), Decoder(params)
-        self.variance, self.clamp = params.variance, params.clamp
+        self.variance, self.clamp, self.downscale = params.variance, params.clamp, params.downscale
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the latents, float32 [N, latent_channels, R/d, R/d].
+        """Mean and standard deviation of the latents, float32 [N, latent_channels, H/d, W/d].
 
         Args:
-            images: float [N, 3, R, R] in [-1, 1].
+            images: float [N, 3, H, W] in [-1, 1], with sides that d = `params.downscale` divides.
+
+        Raises:
+            ValueError: images of another shape or type.
         """
+        self._check(images)
         moments = self.encoder(images).float()
         if self.variance == "learned":
             mean, log_variance = moments.chunk(2, dim=1)
-            std = (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()
+            std = (0.5 * _clamp(log_variance, *LOG_VARIANCE_RANGE)).exp()
         else:
             mean, std = moments, torch.full_like(moments, self.variance**0.5)
-        return mean if self.clamp is None else mean.clamp(-self.clamp, self.clamp), std
+        return mean if self.clamp is None else _clamp(mean, -self.clamp, self.clamp), std
+
+    def _check(self, images: torch.Tensor) -> None:
+        shape, d = tuple(images.shape), self.downscale
+        if len(shape) != 4 or shape[1] != 3 or any(side % d or side < d for side in shape[2:]):
+            raise ValueError(
+                f"images of shape {shape}: expected [N, 3, H, W] with sides that are multiples of {d}. "
+                "Crop or resize them, and give gray images three equal channels."
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images of type {images.dtype}: expected floating point in [-1, 1]. Use images / 127.5 - 1, "
+                "or TrainedVae.encode, which takes uint8."
+            )
 
     def forward(
         self,
@@ -183,15 +210,36 @@ class Autoencoder(nn.Module):
         Args:
             images: float [N, 3, R, R] in [-1, 1].
             noise: ε, standard normal, of the latent's shape.
-            latent_transform: applied to latents channels they are decoded.
+            latent_transform: applied to latents before they are decoded.
+
+        Raises:
+            ValueError: images or noise of another shape or type.
         """
         mean, std = self.encode(images)
+        if noise.shape != mean.shape:
+            raise ValueError(
+                f"noise of shape {tuple(noise.shape)}: expected that of the latents, {tuple(mean.shape)}"
+            )
         return self.decoder(latent_transform(mean + std * noise)), mean, std
 
-    def first_parameters(self) -> list[nn.Parameter]:
-        """Weight and bias of the first convolution, which has its own learning rate."""
-        first = next(layer for layer in self.encoder if isinstance(layer, nn.Conv2d))
-        return list(first.parameters())
+    def first_parameters(
+        self, layers: Literal["encoder", "both"] = "encoder"
+    ) -> list[nn.Parameter]:
+        """Weight and bias of the first convolutions, which have their own learning rate: from images, and
+        with `both` from latents, to the width of the first level.
+        """
+        parts = [self.encoder, self.decoder] if layers == "both" else [self.encoder]
+        return [p for part in parts for p in _first_convolution(part).parameters()]
+
+
+def _first_convolution(part: nn.Sequential) -> nn.Conv2d:
+    """The first 3×3 convolution: the 1×1 before it, with `quant_convolutions`, has no width."""
+    return next(m for m in part if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1))
+
+
+def _clamp(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """`x.clamp`, but infinities become NaN: a diverged network must not become a number."""
+    return torch.where(x.isfinite(), x.clamp(low, high), torch.nan)
 
 
 def _middle(channels: int, params: Vae) -> list[nn.Module]:

@@ -10,11 +10,14 @@ from edm2.data.normalization import Normalization
 from edm2.params import UserError
 from edm2.params.codec import Rounding
 from edm2.params.codec_checks import CONFIG, WEIGHTS
+from edm2.runtime.finite import require_finite
 from edm2.runtime.limits import require_file
+from edm2.vae.boundary import require_latents, require_range, rgb_images
 
 PAPER = Normalization(  # latents of ImageNet, encoded from images in [0, 1]
     torch.tensor([5.81, 3.25, 0.12, -2.15]), torch.tensor([4.17, 4.62, 3.71, 3.28])
 )
+OVERFLOW = "The VAE that made them diverged, or overflows."
 HINT = "Set codec.path to another folder, or to null."
 
 
@@ -43,18 +46,22 @@ class StableDiffusionVae:
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         means, stds = [], []
-        for part in images.split(max_batch_size(images.shape[-1])):
+        for part in rgb_images(images, self.downscale).split(max_batch_size(images.shape[-1])):
             x = to_float(part)
             latents = self.network.encode((x + 1) / 2 if self.zero_to_one else x).latent_dist
+            require_finite(latents.parameters, "latents", OVERFLOW)  # they are clamped
             means.append(latents.mean)
             stds.append(latents.std)
         return torch.cat(means), torch.cat(stds)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        require_latents(latents, self.channels)
         images = []
         for part in latents.split(max_batch_size(latents.shape[-1] * self.downscale)):
             x = self.network.decode(part).sample
+            require_finite(x, "images", OVERFLOW)
+            require_range(2 * x - 1 if self.zero_to_one else x)
             levels = (x if self.zero_to_one else (x + 1) / 2).clamp(0, 1) * 255
             images.append((levels.round() if self.rounding == "nearest" else levels.floor()).byte())
         return torch.cat(images)
@@ -68,6 +75,7 @@ def load_autoencoder(folder: Path, device: torch.device, hint: str = HINT) -> An
 
     Raises:
         UserError: the files are damaged, incomplete or of another network.
+        NotFiniteError: a weight is not finite.
     """
     from diffusers import AutoencoderKL
 
@@ -93,4 +101,6 @@ def load_autoencoder(folder: Path, device: torch.device, hint: str = HINT) -> An
             f"{folder / WEIGHTS}: missing or unknown tensors: {', '.join(mismatched[:3])}. Expected "
             f"those of {CONFIG}. {hint}"
         )
+    for name, tensor in network.state_dict().items():
+        require_finite(tensor, f"{folder}: tensor {name}", hint)
     return network.to(device).eval().requires_grad_(False)

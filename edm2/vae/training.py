@@ -21,6 +21,7 @@ from edm2.runtime.parallel import data_parallel, synchronized
 from edm2.runtime.randomness import generator
 from edm2.runtime.schedule import warmup_cosine
 from edm2.vae.batches import Batch
+from edm2.vae.boundary import rgb_images
 from edm2.vae.discriminator_training import DiscriminatorTask
 from edm2.vae.equivariance import Transform, random_transform
 from edm2.vae.gradient_normalization import combine_gradients, gradient_norms
@@ -95,6 +96,19 @@ class VaeTask:
         allocate_moments(self.optimizer)
 
     def step(self, batch: Batch, nimg: int) -> Metrics:
+        """One update of the weights.
+
+        Args:
+            batch: this rank's share: uint8 [N, 3, R, R] (or gray, [N, 1, R, R]), and noise for its latents,
+                float32 [N, latent_channels, R/d, R/d].
+            nimg: images seen in total, after this step.
+
+        Returns:
+            Losses, their gradient norms, and statistics, all scalars.
+
+        Raises:
+            ValueError: images or noise of another shape or type.
+        """
         microbatches = self._split(batch, nimg)
         forwards = self._reconstruct_all(microbatches)
         outputs = self._compute_losses(microbatches, forwards, nimg)
@@ -114,8 +128,12 @@ class VaeTask:
 
     def _split(self, batch: Batch, nimg: int) -> list[Microbatch]:
         pixels, noise = (tensor.to(self.device) for tensor in batch)
-        images = to_float(pixels)
-        size = self.params.microbatch or len(images)
+        images = to_float(rgb_images(pixels, self.params.downscale))
+        size, shape = self.params.microbatch or len(images), tuple(images.shape)
+        if shape[2] != shape[3] or shape[0] % size:
+            raise ValueError(
+                f"images of shape {shape}: expected square images in microbatches of {size}"
+            )
         microbatches = []
         for part in (slice(start, start + size) for start in range(0, len(images), size)):
             transform = self._transform(part, nimg, noise.shape[-1])
@@ -263,8 +281,8 @@ def _loss_metrics(
 
 
 def _parameter_groups(network: Autoencoder, params: Vae) -> list[dict[str, Any]]:
-    """The learning rate of all layers but the first falls with width, so that one value fits all."""
-    first = network.first_parameters()
+    """The learning rate of all layers but the first ones falls with width, so that one value fits all."""
+    first = network.first_parameters(params.lr_input_layers)
     first_ids = {id(parameter) for parameter in first}
     others = [p for p in network.parameters() if id(p) not in first_ids]
     return [

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from tiny import ROOT
 
 from edm2.params import Params, ParamsError, UserError, load
-from edm2.params.loading import fields
+from edm2.params.loading import check_tree, fields
 
 TEXT = (ROOT / "params.yaml").read_text()
 
@@ -124,6 +124,25 @@ def test_an_unknown_key_is_refused_with_the_known_ones(tmp_path, changes, key, k
     assert known in unknown.allowed
     if key != "guidance.changes.lr":  # no known key is similar
         assert f"Did you mean {known}?" in unknown.fix
+
+
+def test_missing_keys_with_and_without_a_default_and_wrong_values_are_named_together(tmp_path):
+    """`Vae` has defaults, for use as a library; a file must list all."""
+    tree = YAML(typ="safe").load(TEXT)
+    del tree["vae"]["losses"]["mse"], tree["vae"]["lr"], tree["dataset"]["seed"]
+    tree["vae"]["channels"] = -1
+    with pytest.raises(ParamsError) as error:
+        check_tree(tree, tmp_path / "params.yaml")
+    problems = {problem.key: problem for problem in error.value.problems}
+    assert set(problems) == {"vae.losses.mse", "vae.lr", "dataset.seed", "vae.channels"}
+    assert problems["vae.lr"].value is None
+    assert "Add the key" in problems["vae.lr"].fix
+    del tree["vae"]["equivariance"], tree["vae"]["channels"]
+    tree["vae"]["chanels"] = 32  # the misspelled key is not missing as well
+    with pytest.raises(ParamsError) as error:
+        check_tree(tree, tmp_path / "params.yaml")
+    missing = {"vae.losses.mse", "vae.lr", "dataset.seed", "vae.equivariance"}
+    assert {problem.key for problem in error.value.problems} == {*missing, "vae.chanels"}
 
 
 def test_a_missing_key_is_named(tmp_path):

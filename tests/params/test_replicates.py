@@ -4,7 +4,7 @@ import pytest
 from tiny import ROOT
 
 from edm2.params import Params, UserError, load
-from edm2.params.replicates import Replicate
+from edm2.params.replicates import Replicate, find_replicate
 
 
 def project(configs: tuple[str, ...], seeds: tuple[int, ...]) -> Params:
@@ -42,6 +42,6 @@ def test_of_several_trainings_of_a_config_one_must_be_named(several: Params) -> 
 
 
 def test_a_config_whose_name_is_like_a_training_has_its_own_trainings() -> None:
-    both = project(("G", "G-1"), (0, 1))
-    assert both.replicate("G-1", "", "") == Replicate("G", 1)
-    assert both.replicate("G-1-1", "", "") == Replicate("G-1", 1)
+    both = tuple(Replicate(config, seed) for config in ("G", "G-1") for seed in (0, 1))
+    assert find_replicate(both, "G-1", "", "") == Replicate("G", 1)
+    assert find_replicate(both, "G-1-1", "", "") == Replicate("G-1", 1)

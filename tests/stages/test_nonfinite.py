@@ -48,6 +48,16 @@ def test_other_trainings_that_diverge_stop_their_stage(project, stage, key):
     assert read_manifest(folder / "models" / stage.removeprefix("train_"))  # of before
 
 
+def test_a_vae_that_diverged_to_finite_values_has_no_metrics(project):
+    """At a rate of 1000 everything stays finite, and clipped reconstructions would have a PSNR of 6 dB."""
+    project(vae__lr=1000.0)
+    with pytest.raises(
+        DivergedError, match=r"values are outside \[-2, 2\].*vae\.lr \(1000\)"
+    ) as error:
+        run_stage("train_vae")
+    assert "Not finite" not in str(error.value)
+
+
 def test_a_classifier_of_a_single_class_is_said_to_be_untrained(tmp_path, monkeypatch, capsys):
     images, folder = tmp_path / "images/one", tmp_path / "project"
     images.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """The codecs: the trained VAE and pixel space; saving and loading."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from edm2.params.codec import CodecChoice
 from edm2.params.errors import NotFiniteError
 from edm2.params.vae import Vae
 from edm2.runtime.manifest import read_manifest, write_manifest
-from edm2.vae.codec import Rgb, TrainedVae, load_codec, save_vae
+from edm2.vae.codec import Codec, Rgb, TrainedVae, load_codec, save_vae
 from edm2.vae.network import Autoencoder
 from edm2.vae.published import save_codec
 
@@ -52,15 +53,54 @@ def test_std_is_the_root_of_the_variance(tiny: Callable[..., Vae], pixels: torch
 
 
 def test_the_network_gets_and_gives_images_in_minus_one_to_one(tiny, pixels: torch.Tensor) -> None:
-    params = tiny()
+    params = tiny(latent_channels=3)
     network = Autoencoder(params)
     network.encoder, network.decoder = nn.Identity(), nn.Identity()
     codec = TrainedVae(network, params)
     mean, _ = codec.encode(pixels)
     torch.testing.assert_close(mean, pixels / 127.5 - 1)
     assert torch.equal(codec.decode(mean), pixels)
-    extremes = torch.tensor([-3.0, 3.0]).reshape(1, 2, 1, 1)
-    assert codec.decode(extremes).flatten().tolist() == [0, 255]
+    extremes = torch.tensor([-3.0, 3.0, -1.0, 1.0, -1.1, 1.1]).reshape(1, 3, 1, 2)
+    assert codec.decode(extremes).flatten().tolist() == [0, 255] * 3
+
+
+@pytest.fixture(params=["trained", "rgb"])
+def codec(request: pytest.FixtureRequest, tiny) -> Codec:
+    return (
+        TrainedVae(make_network(tiny()), tiny()) if request.param == "trained" else Rgb("dataset")
+    )
+
+
+def test_gray_images_are_rgb_images_of_three_equal_channels(codec: Codec) -> None:
+    gray = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    mean, std = codec.encode(gray)
+    for value, expected in zip((mean, std), codec.encode(gray.repeat(1, 3, 1, 1)), strict=True):
+        assert torch.equal(value, expected)
+    assert codec.decode(mean).shape == (2, 3, 8, 8)
+
+
+def test_images_and_latents_of_another_type_or_shape_are_refused(codec: Codec) -> None:
+    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    for images, part in (
+        (pixels / 127.5 - 1, "torch.float32: expected torch.uint8"),
+        (pixels.int(), "torch.int32: expected torch.uint8"),
+        (pixels[0], "(3, 8, 8): expected [N, 3, H, W]"),
+        (pixels[:, :2], "(2, 2, 8, 8): expected"),
+        (pixels[:, :, :0], "(2, 3, 0, 8): expected"),
+        (pixels.repeat(1, 2, 1, 1)[:, :4], "alpha"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(part)):
+            codec.encode(images)
+    if codec.downscale == 2:
+        with pytest.raises(ValueError, match="multiples of 2"):
+            codec.encode(pixels[:, :, :7])
+        for latents in (
+            torch.zeros(1, 3, 4, 4),
+            torch.zeros(2, 4, 4),
+            torch.zeros(1, 2, 4, 4).int(),
+        ):
+            with pytest.raises(ValueError, match=r"expected floating point \[N, 2, h, w\]"):
+                codec.decode(latents)
 
 
 def test_large_images_are_split_into_small_batches(tiny, pixels: torch.Tensor, monkeypatch) -> None:
@@ -135,7 +175,13 @@ def test_a_vae_of_before_some_options_is_loaded(tiny, pixels, tmp_path: Path) ->
     network, params = make_network(tiny()), tiny()
     save_vae(network, params, tmp_path)
     tree = params.model_dump(mode="json")
-    for option in ("init", "norm_groups", "attention_heads", "quant_convolutions"):
+    for option in (
+        "init",
+        "norm_groups",
+        "attention_heads",
+        "quant_convolutions",
+        "lr_input_layers",
+    ):
         del tree[option]
     write_manifest(tmp_path, kind="trained", vae=tree)
     mean = load_codec(tmp_path, CPU).encode(pixels)[0]

@@ -1,5 +1,6 @@
 """Encoder and decoder."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -209,6 +210,92 @@ def test_first_parameters_are_those_of_the_first_convolution(
     assert (weight.shape, bias.shape) == ((8, channels, 3, 3), (8,))
     first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
     assert (weight is first.weight, bias is first.bias) == (True, True)
+
+
+@pytest.mark.parametrize("quant_convolutions", [False, True])
+def test_with_both_the_decoders_first_convolution_is_one_of_them(tiny, quant_convolutions) -> None:
+    """It is the one from the latents to the width of the first level, here 2 and 16 channels."""
+    network = Autoencoder(tiny(quant_convolutions=quant_convolutions))
+    *encoder, weight, bias = network.first_parameters("both")
+    assert [id(p) for p in encoder] == [id(p) for p in network.first_parameters("encoder")]
+    assert (weight.shape, bias.shape) == ((16, 2, 3, 3), (16,))
+    conv = network.decoder[1 if quant_convolutions else 0]
+    assert (weight is conv.weight, bias is conv.bias) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"norm_groups": 3}, ["vae.norm_groups"]),
+        ({"channel_mult": (1,), "wavelet": True}, ["vae.wavelet"]),
+        ({"attention": True, "attention_heads": 3}, ["vae.attention_heads"]),
+        ({"channels": 100, "attention": True}, ["vae.channels"]),
+        (
+            {"norm_groups": 7, "attention": True, "attention_heads": 5},
+            ["vae.norm_groups", "vae.attention_heads"],
+        ),
+    ],
+)
+def test_options_that_no_network_can_have_are_all_named(tiny, changes, keys: list[str]) -> None:
+    with pytest.raises(ValueError, match=": expected ") as error:
+        Autoencoder(tiny(**changes))
+    assert [line.split(": ")[0] for line in str(error.value).splitlines()] == keys
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channel_mult": (1, 2, 2)},
+        {"channel_mult": (1, 2, 2), "wavelet": True},
+        {"channel_mult": (1, 2), "high_resolution": True},
+    ],
+)
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        ((1, 3, 10, 16), "(1, 3, 10, 16)"),
+        ((1, 3, 16, 18), "multiples of 4"),
+        ((1, 3, 0, 16), "multiples of 4"),
+        ((1, 1, 16, 16), "[N, 3, H, W]"),
+        ((1, 4, 16, 16), "[N, 3, H, W]"),
+        ((3, 16, 16), "(3, 16, 16)"),
+    ],
+)
+def test_images_that_the_network_cannot_take_are_refused(tiny, changes, shape, part) -> None:
+    params = tiny(**changes)
+    assert params.downscale == 4
+    network = Autoencoder(params)
+    for run in (network.encode, lambda images: network(images, torch.zeros(1, 2, 4, 4))):
+        with pytest.raises(ValueError, match=re.escape(part)):
+            run(torch.zeros(shape))
+
+
+def test_integer_images_and_noise_of_another_shape_are_refused(tiny: Callable[..., Vae]) -> None:
+    network, images = Autoencoder(tiny()), torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"torch\.uint8: expected floating point"):
+        network.encode(images.to(torch.uint8))
+    with pytest.raises(
+        ValueError, match=r"noise of shape \(1, 2, 4, 4\): expected .*\(2, 2, 4, 4\)"
+    ):
+        network(images, torch.zeros(1, 2, 4, 4))
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_images_need_not_be_square(tiny: Callable[..., Vae], attention: bool) -> None:
+    network = make_network(tiny(channel_mult=(1, 2, 2), attention=attention))
+    images = torch.rand(2, 3, 8, 20) * 2 - 1
+    reconstruction, mean, _ = network(images, torch.zeros(2, 2, 2, 5))
+    assert (mean.shape, reconstruction.shape) == ((2, 2, 2, 5), images.shape)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_clamps_make_no_number_of_what_is_not_finite(tiny: Callable[..., Vae], value) -> None:
+    network = Autoencoder(tiny(clamp=2.0, variance="learned"))
+    moments = torch.tensor([value, 3.0, value, 0.0]).reshape(1, 4, 1, 1)
+    network.encoder = FixedEncoder(moments)
+    mean, std = network.encode(torch.zeros(1, 3, 8, 8))
+    assert mean.isfinite().flatten().tolist() == [False, True]
+    assert std.isfinite().flatten().tolist() == [False, True]
 
 
 class FixedEncoder(nn.Module):

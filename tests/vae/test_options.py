@@ -65,6 +65,7 @@ CHANGED: dict[str, Any] = {
     "duration_nimg": 2 * STEPS * BATCH,
     "lr": 0.01,
     "lr_input": 0.01,
+    "lr_input_layers": "both",
     "weight_decay": 1.0,
     "warmup_nimg": 3 * BATCH,
 }

@@ -15,6 +15,7 @@ from tiny import write_autoencoder
 from edm2.data.normalization import Normalization
 from edm2.params import UserError, load
 from edm2.params.codec_checks import CONFIG, WEIGHTS
+from edm2.params.errors import NotFiniteError, OutOfRangeError
 from edm2.runtime.manifest import read_manifest
 from edm2.vae.codec import Codec, load_codec
 from edm2.vae.published import save_codec
@@ -199,6 +200,34 @@ def test_damaged_weights_are_an_error(saved: Path, tmp_path: Path, damage: str) 
         (tmp_path / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:-100])
     (tmp_path / CONFIG).write_text((saved / CONFIG).read_text())
     with pytest.raises(UserError, match=rf"{tmp_path}.*codec\.path"):
+        load_autoencoder(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("normalization", ["dataset", "paper"])
+def test_a_diverged_network_gives_neither_images_nor_latents(
+    codec_of, pixels: torch.Tensor, normalization: str
+) -> None:
+    codec = codec_of(normalization=normalization)
+    mean, _ = codec.encode(pixels)
+    last = codec.network.decoder.conv_out
+    for value, error in (
+        (torch.nan, NotFiniteError),
+        (torch.inf, NotFiniteError),
+        (50.0, OutOfRangeError),
+    ):
+        last.bias.data.fill_(value)
+        with pytest.raises(error):
+            codec.decode(mean)
+    codec.network.quant_conv.bias.data[-1] = torch.inf  # of a log variance, which is clamped
+    with pytest.raises(NotFiniteError, match="latents"):
+        codec.encode(pixels)
+
+
+def test_weights_that_are_not_finite_are_refused(saved: Path, tmp_path: Path) -> None:
+    network = AutoencoderKL.from_pretrained(saved)
+    network.decoder.conv_out.bias.data[0] = torch.nan
+    network.save_pretrained(tmp_path)
+    with pytest.raises(NotFiniteError, match=r"decoder\.conv_out\.bias: 1 of 3"):
         load_autoencoder(tmp_path, CPU)
 
 

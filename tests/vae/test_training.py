@@ -245,9 +245,12 @@ def test_the_first_update_changes_outputs_equally_at_any_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wavelet", "high_resolution"), [(True, False), (False, True), (True, True)]
+    ("wavelet", "high_resolution", "layers"),
+    [(True, False, "encoder"), (False, True, "both"), (True, True, "encoder")],
 )
-def test_the_first_layer_has_its_own_learning_rate(wavelet: bool, high_resolution: bool) -> None:
+def test_the_first_layer_has_its_own_learning_rate(
+    wavelet: bool, high_resolution: bool, layers: str
+) -> None:
     """Adam's first step moves weights by the learning rate."""
     params = vae_params(
         FULL_VAE,
@@ -255,6 +258,7 @@ def test_the_first_layer_has_its_own_learning_rate(wavelet: bool, high_resolutio
         high_resolution=high_resolution,
         lr=0.08,
         lr_input=3e-4,
+        lr_input_layers=layers,
         weight_decay=0.0,
         equivariance__crop=0.0,
     )
@@ -265,10 +269,11 @@ def test_the_first_layer_has_its_own_learning_rate(wavelet: bool, high_resolutio
         p: (p.detach() - old).abs().median()
         for p, old in zip(task.network.parameters(), before, strict=True)
     }
-    first = task.network.first_parameters()
+    first = task.network.first_parameters(layers)
     assert first[0].shape[1] == (12 if wavelet else 3)
-    assert float(steps.pop(first[0])) == pytest.approx(3e-4, rel=0.02)
-    del steps[first[1]]
+    assert len(first) == (4 if layers == "both" else 2)
+    rates = [float(steps.pop(parameter)) for parameter in first]
+    assert rates[::2] == pytest.approx([3e-4] * len(rates[::2]), rel=0.02)  # of weights
     weights = [float(step) for p, step in steps.items() if p.ndim == 4]
     assert weights == pytest.approx([0.08 / 8] * len(weights), rel=0.02)
 

@@ -224,7 +224,7 @@ def _text(name: str, preset: Preset) -> str:
 @cache
 def preset_params(name: str) -> Params:
     """The params of a preset; their combinations are not checked, as files may be missing."""
-    return Params.model_validate(YAML(typ="safe").load(preset_text(name)))
+    return Params.complete(YAML(typ="safe").load(preset_text(name)))
 
 
 def _read(name: str) -> str:
