@@ -174,7 +174,7 @@ def test_the_stage_trains_from_there(project, monkeypatch: pytest.MonkeyPatch) -
     states = []
 
     def stop(title: str, task: Any, *rest: Any, **options: Any) -> None:
-        states.append(task.network.state_dict())
+        states.append(task.state_dict()["network"])
         raise UserError("stopped")
 
     monkeypatch.setattr("edm2.pipeline.vae_trainer.train", stop)

@@ -76,6 +76,7 @@ START = {
         "equivariance.crop": 0.0
     },  # latents of 2 pixels, whose crops cannot be smaller
     "equivariance.min_scale": {"equivariance.crop": 0.0},
+    "losses.pool": {"equivariance.scale": 0.0},  # else smaller than 4×4 pixels
 }
 TESTED_ELSEWHERE = {
     "seed": "tests/vae/test_step.py",
@@ -90,6 +91,10 @@ TESTED_ELSEWHERE = {
     "log_nimg": "tests/stages/test_vae.py",
     "evaluate_nimg": "tests/stages/test_vae.py",
     "evaluate_images": "tests/vae/test_evaluation.py",
+    "ema.ema_lengths": "tests/pipeline/test_vae_averages.py",
+    "ema.snapshot_nimg": "tests/pipeline/test_vae_averages.py",
+    "ema.evaluate_lengths": "tests/pipeline/test_vae_averages.py",
+    "ema.length": "tests/pipeline/test_vae_averages.py",
     "microbatch": "tests/vae/test_step.py",  # it must not have an effect
 }
 
@@ -152,6 +157,7 @@ def test_every_field_is_tested() -> None:
         "losses",
         "adversarial",
         "equivariance",
+        "ema",
     }
     assert {*CHANGED} | {*TESTED_ELSEWHERE} == leaves
     assert not CHANGED.keys() & TESTED_ELSEWHERE.keys()
