@@ -138,7 +138,7 @@ def snapshot_problems(
             f"{section}.snapshot_nimg",
             snapshot,
             f"a divisor of {key}.duration_nimg ({duration}), so that there is a snapshot at the end",
-            f"For example {duration // max(1, round(duration / snapshot))}.",
+            nearest_divisor(snapshot, duration, training.batch),
         )
     if snapshot % training.batch:
         yield Problem(
@@ -175,3 +175,11 @@ def nearest(value: int, step: int) -> str:
     if below == above:
         return f"Nearest: {below}."
     return f"Nearest: {f'{below} or ' if below else ''}{above}."
+
+
+def nearest_divisor(value: int, total: int, step: int) -> str:
+    """The divisor of `total` nearest to `value`, of those that are multiples of `step` if there are any."""
+    small = [n for n in range(1, math.isqrt(total) + 1) if total % n == 0]
+    divisors = sorted({*small, *(total // n for n in small)})
+    fitting = [n for n in divisors if n % step == 0] or divisors
+    return f"Nearest: {min(fitting, key=lambda n: abs(n - value))}."

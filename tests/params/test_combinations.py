@@ -114,7 +114,7 @@ WRONG = [
         ["3 ranks", "63 or 66"],
     ),
     ("ema.snapshot_nimg", 409600, "ema.snapshot_nimg", 409600, ["102400"]),
-    ("ema.snapshot_nimg", 38400, "ema.snapshot_nimg", 38400, ["102400"]),
+    ("ema.snapshot_nimg", 38400, "ema.snapshot_nimg", 38400, ["102400", "Nearest: 25600."]),
     (
         "vae.ema.snapshot_nimg",
         25600,
