@@ -17,7 +17,7 @@ from edm2.pipeline.paths import IMAGES, LATENT_MOMENTS, LATENTS, VAE
 from edm2.pipeline.vae_card import vae_card
 from edm2.runtime.checksums import require_checksum
 from edm2.runtime.files import replacing, write_json, write_text
-from edm2.runtime.manifest import load_manifest
+from edm2.runtime.manifest import MANIFEST, load_manifest
 from edm2.vae.codec import TrainedVae, load_codec
 from edm2.vae.diffusers_format import autoencoder_config, format_problems, to_diffusers
 
@@ -37,17 +37,19 @@ def export_vae(folder: Path, source: Path | None = None) -> None:
     """
     require_new(folder)
     root = source or Path()
+    if source is not None:
+        _require_complete(source)
     codec, manifest = load_codec(root / VAE, torch.device("cpu")), load_manifest(root / VAE)
     if not isinstance(codec, TrainedVae):
         raise UserError(
-            f"{VAE}: codec.kind is {manifest['kind']}, so no VAE is trained here. "
+            f"{root / VAE}: codec.kind is {manifest['kind']}, so no VAE is trained here. "
             "Expected trained: only such a VAE is exported."
         )
     params = codec.params
     problems = list(format_problems(codec.network, params))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise UserError(f"{VAE}: its options do not fit diffusers' AutoencoderKL:\n{lines}")
+        raise UserError(f"{root / VAE}: its options do not fit diffusers' AutoencoderKL:\n{lines}")
     metrics = _read(root / METRICS)
     if source is None:
         images, normalization = load_manifest(IMAGES), _latents(codec).normalization
@@ -64,6 +66,15 @@ def export_vae(folder: Path, source: Path | None = None) -> None:
             save_file(to_diffusers(codec.network, params), weights, metadata)
         (partial / WEIGHTS).chmod(0o644)  # by itself, it could be read by its owner alone
         write_text(partial / CARD, card)
+
+
+def _require_complete(source: Path) -> None:
+    for file in (VAE / MANIFEST, METRICS, LATENT_MOMENTS):
+        if not (source / file).exists():
+            raise UserError(
+                f"--from {source}: has no {file}. Expected the folder OUT of a complete `edm2 vae train`: "
+                "name that, or run the training to its end."
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:
