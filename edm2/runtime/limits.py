@@ -1,4 +1,4 @@
-"""How much work and memory a file of strangers may cost.
+"""How much work and memory an untrusted file may cost.
 
 Every reader of such files asks here. The limits are far above those of any real file, and what grows with
 a file is bounded by the size that the file has, not by the sizes that it claims. Errors are ValueErrors, of
