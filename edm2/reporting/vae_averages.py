@@ -12,8 +12,8 @@ HIGHER_IS_BETTER = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 LENGTH = Quantity("ema_length", "EMA length σ_rel (0: the final weights)")
 CAPTION = (
     "Quality of the VAE's reconstructions of held-out images against the EMA length of its weights, with all "
-    "averages made after the training from the same snapshots. Length 0 stands for the final weights. Circles mark "
-    "the best."
+    "averages made after the training from the same snapshots. Length 0 stands for the final weights. "
+    "Circles mark the best."
 )
 
 
