@@ -6,8 +6,8 @@ import pandas as pd
 from edm2.reporting.charts import Quantity, Spec, curves_chart
 from edm2.reporting.time_charts import PANEL_WIDTH
 
-FIRST = ["ema_length", "nimg"]  # columns that the table must have
-COLUMNS = (*FIRST, "error", "weight_sum", "snapshots", "evaluated_images")  # the others are metrics
+# the other columns are metrics
+COLUMNS = ("ema_length", "nimg", "error", "weight_sum", "snapshots", "evaluated_images")
 HIGHER_IS_BETTER = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 LENGTH = Quantity("ema_length", "EMA length σ_rel (0: the final weights)")
 CAPTION = (
