@@ -25,14 +25,8 @@ from edm2.runtime.pickle_records import (
     read_records,
     record_classes,
 )
-from edm2.runtime.torch_records import (
-    DTYPES,
-    PARAMETERS,
-    TENSORS,
-    Storage,
-    TensorReader,
-    open_torch,
-)
+from edm2.runtime.torch_files import DTYPES, PARAMETERS, TENSORS, Storage, open_torch
+from edm2.runtime.torch_records import TensorReader
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 STORAGE = "torch.storage._load_from_bytes"

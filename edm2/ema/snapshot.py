@@ -130,8 +130,8 @@ def write_snapshot(
         buffers: names of the tensors that are not averaged; they keep their dtype.
 
     Raises:
-        UserError: a value is not finite or not in the range of `dtype`, or a tensor's dtype cannot
-            be stored.
+        NotFiniteError: a value of an average is not finite or not in the range of `dtype`.
+        UserError: a value of a buffer is not, or a tensor's dtype cannot be stored.
     """
     try:
         metadata = snapshot_metadata(snapshot, buffers)
@@ -142,10 +142,11 @@ def write_snapshot(
                 f"{error} It is a buffer. If its values are meant to be infinite, register it with "
                 "persistent=False, and compute it in the module's constructor."
             ) from None
-        raise UserError(
+        raise NotFiniteError(
             f"{error} The training diverged before {snapshot.nimg} images, or its values exceed the "
             "range of that dtype. Lower the learning rate, or lengthen its ramp-up, and train again. "
-            f"The snapshots of earlier times are still in {folder}."
+            f"The snapshots of earlier times are still in {folder}.",
+            error.tensor,
         ) from None
 
 

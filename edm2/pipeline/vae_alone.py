@@ -97,7 +97,7 @@ def train_alone(params: Params, out: Path) -> None:
 
 
 def _options(params: Params) -> dict[str, Any]:
-    """What determines the result, but for the images, by key path."""
+    """What determines the result, except the images, by key path."""
     values = flatten(params.model_dump(mode="json"))
     options = {k: v for k, v in values.items() if k.startswith("vae.") or k in OWN_OPTIONS}
     for key in FILES:

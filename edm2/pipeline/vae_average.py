@@ -28,9 +28,10 @@ def save_average(snapshots: Path, ema_length: float, nimg: int | None, out: Path
     manifest = load_manifest(snapshots)
     if "vae" not in manifest:
         raise UserError(
-            f"{snapshots}: its manifest describes no VAE. Expected models/vae_snapshots of a project."
+            f"{snapshots}: its manifest describes no VAE. Expected models/vae_snapshots of a "
+            "project, or of `edm2 vae train`."
         )
-    params = Vae.model_validate(with_added(manifest["vae"]))
+    params = Vae.complete(with_added(manifest["vae"]))
     ((average, tensors),) = reconstruct(store, [ema_length], nimg)
     average.warn(f"EMA length {ema_length:g}", "vae.ema.snapshot_nimg")
     network = trained_vae(params, tensors, torch.device("cpu")).network

@@ -46,7 +46,7 @@ def vae_card(
     metrics: Mapping[str, float],
     normalization: Normalization,
     normalized: str,
-    files: Mapping[str, Mapping[str, Any]],
+    manifest: Mapping[str, Any],
 ) -> str:
     """README.md with a YAML header, as model hubs show it. It states no license.
 
@@ -55,7 +55,7 @@ def vae_card(
         images: manifest of data/images, or at least the resolution.
         metrics: those of reports/vae/metrics.json.
         normalization: of the latents that `normalized` names: training or held-out.
-        files: those of models/vae, from its manifest.
+        manifest: of models/vae.
     """
     quality = {key: f"{v:.6g}" for key, v in metrics.items() if not key.startswith("latent/")}
     pairs = zip(normalization.mean.tolist(), normalization.std.tolist(), strict=True)
@@ -74,10 +74,10 @@ def vae_card(
         FACTORS.format(images=normalized),
         _table(("channel", "mean", "std"), ((c, *pair) for c, pair in enumerate(pairs))),
         "## Training",
-        _table(("option", "value"), _options(params).items()),
+        _table(("option", "value"), (_options(params) | _average(manifest)).items()),
         "## Provenance",
         f"Trained with edm2, and exported by edm2 {__version__}, {git_commit()}, from weights with "
-        f"SHA-256 `{files['network.safetensors']['sha256']}`.",
+        f"SHA-256 `{manifest['files']['network.safetensors']['sha256']}`.",
         "License: not set. State one before you publish this folder.",
     ]
     return HEADER + "\n\n".join(sections) + "\n"
@@ -90,6 +90,12 @@ def _options(params: Vae) -> dict[str, Any]:
     if params.init.path is not None:
         options["vae.init"] = f"{params.init.parts} of {Path(params.init.path).name}"
     return options | {f"vae.losses.{key}": value for key, value in tree["losses"].items()}
+
+
+def _average(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The EMA length of the weights; empty if they are the final ones."""
+    average = manifest.get("average")
+    return {} if average is None else {"EMA length": f"{average['sigma_rel']:g}"}
 
 
 def _data(params: Vae, images: Mapping[str, Any]) -> str:

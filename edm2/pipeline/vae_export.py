@@ -58,7 +58,7 @@ def export_vae(folder: Path, source: Path | None = None) -> None:
         normalization = Normalization(torch.tensor(images["mean"]), torch.tensor(images["std"]))
     config = autoencoder_config(codec.network, params, images["resolution"], normalization)
     of = "training" if source is None else "held-out"
-    card = vae_card(folder.name, params, images, metrics, normalization, of, manifest["files"])
+    card = vae_card(folder.name, params, images, metrics, normalization, of, manifest)
     with new_folder(folder) as partial:
         write_json(partial / CONFIG, config)
         metadata = {"format": "pt"}  # as other programs mark it

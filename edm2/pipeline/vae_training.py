@@ -73,7 +73,7 @@ def train_and_evaluate(
     codec = load_codec(out, context.device)
     metrics = held_out.final_metrics(codec)
     if averages is not None:
-        _write_averages(context, averages.compare(held_out.measure, metrics, context.device))
+        _write_averages(context, averages.compare(held_out.final_metrics, metrics, context.device))
     if is_main_process():
         grid = context.out(GRID)
         held_out.draw(codec, grid, trains_vae(params) and params.vae.losses.low_pass > 0)

@@ -6,14 +6,14 @@ import pandas as pd
 from edm2.reporting.charts import Quantity, Spec, curves_chart
 from edm2.reporting.time_charts import PANEL_WIDTH
 
-FIRST = ["ema_length", "nimg"]  # columns that the table must have
-COLUMNS = (*FIRST, "error", "weight_sum", "snapshots", "evaluated_images")  # the others are metrics
+# the other columns are metrics
+COLUMNS = ("ema_length", "nimg", "error", "weight_sum", "snapshots", "evaluated_images")
 HIGHER_IS_BETTER = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 LENGTH = Quantity("ema_length", "EMA length σ_rel (0: the final weights)")
 CAPTION = (
     "Quality of the VAE's reconstructions of held-out images against the EMA length of its weights, with all "
-    "averages made after the training from the same snapshots. Length 0 are the final weights. Circles mark "
-    "the best."
+    "averages made after the training from the same snapshots. Length 0 stands for the final weights. "
+    "Circles mark the best."
 )
 
 
@@ -35,9 +35,9 @@ def best_in_words(table: pd.DataFrame) -> str:
     length, longest = best["ema_length"], table["ema_length"].max()
     if length == 0:
         return "By SSIM no average is better than the final weights."
-    edge = ", the longest that was evaluated" if length == longest else ""
+    edge = ", the longest that was evaluated," if length == longest else ""
     return (
-        f"By SSIM the average of EMA length {length:g}{edge}, is the best: {best['ssim']:.4f}, "
+        f"By SSIM the average of EMA length {length:g}{edge} is the best: {best['ssim']:.4f}, "
         f"{best['ssim'] - final['ssim']:.2g} more than the final weights, on the images that chose it."
     )
 

@@ -1,4 +1,4 @@
-"""How much work and memory a file of strangers may cost.
+"""How much work and memory an untrusted file may cost.
 
 Every reader of such files asks here. The limits are far above those of any real file, and what grows with
 a file is bounded by the size that the file has, not by the sizes that it claims. Errors are ValueErrors, of
@@ -83,17 +83,21 @@ def reason_against(name: str, size: int, packed: int) -> str:
         return f"name of more than {MAX_NAME} characters"
     if not 0 <= size <= MAX_FILE_BYTES:
         return f"of more than {MAX_FILE_BYTES // 2**20} MiB"
-    if size > max(ZIP_FREE_BYTES, ZIP_FACTOR * packed):
+    if _unpacks_too_far(size, packed):
         return f"unpacks to more than {ZIP_FACTOR} times its size"
     return ""
 
 
 def require_unpacked(member: zipfile.ZipInfo) -> None:
     """Raises LimitError for a member of an archive that unpacks to far more than its size."""
-    if member.file_size > max(ZIP_FREE_BYTES, ZIP_FACTOR * member.compress_size):
+    if _unpacks_too_far(member.file_size, member.compress_size):
         raise LimitError(
             f"{shown(member.filename)} unpacks from {member.compress_size} bytes to {member.file_size}"
         )
+
+
+def _unpacks_too_far(size: int, packed: int) -> bool:
+    return size > max(ZIP_FREE_BYTES, ZIP_FACTOR * packed)
 
 
 def shown(value: object) -> str:

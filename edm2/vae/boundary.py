@@ -3,8 +3,10 @@
 import torch
 
 from edm2.params.errors import OutOfRangeError
+from edm2.runtime.finite import require_finite
 
 LIMIT = 2.0  # images are in [-1, 1]
+DIVERGED = "The VAE that made them diverged, or overflows: train it with a lower learning rate."
 
 
 def rgb_images(images: torch.Tensor, downscale: int = 1) -> torch.Tensor:
@@ -43,18 +45,24 @@ def require_latents(latents: torch.Tensor, channels: int) -> None:
         )
 
 
-def require_range(images: torch.Tensor) -> None:
-    """Refuse decoded images of which clipping would make something else.
+def require_range(images: torch.Tensor, remedy: str = DIVERGED) -> None:
+    """Refuse decoded images of which clipping would make something else; on a GPU it waits for them.
 
     Their error after clipping is bounded, and says nothing: that of random black and white pixels.
 
     Args:
         images: float [N, 3, H, W], as the decoder gives them: in about [-1, 1].
+        remedy: what to do about values that are not finite, as a sentence.
 
     Raises:
+        NotFiniteError: a value is NaN or infinite.
         OutOfRangeError: more than half of the values are outside [-2, 2].
     """
-    far = int((images.abs() > LIMIT).sum())
+    inside = images.abs() <= LIMIT
+    if inside.all():  # as always while all is well
+        return
+    require_finite(images, "images", remedy)
+    far = inside.numel() - int(inside.sum())
     if 2 * far > images.numel():
         raise OutOfRangeError(
             f"decoded images: {far} of {images.numel()} values are outside [-{LIMIT:g}, {LIMIT:g}], and "

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from edm2.data.images import max_batch_size, to_float, to_uint8
+from edm2.data.images import max_batch_size, rounded_to_uint8, to_float, to_uint8
 from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
@@ -90,9 +90,8 @@ class TrainedVae:
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         images = self.network.decoder(latents)
-        pixels = to_uint8(images)
         require_range(images)
-        return pixels
+        return rounded_to_uint8(images)
 
 
 class Rgb:

@@ -101,16 +101,19 @@ def evaluate(
     sums = reduce_batches(images, indices, batch, compute, _Sums.merge, "held-out metrics")
     if sums is None:
         return {}
-    count = len(indices)
-    quality = {
-        "evaluated_images": count,
-        "psnr": sums.psnr / count,
-        "ssim": sums.ssim / count,
-        f"perceptual_{backbone.name}": sums.perceptual / count,
-    }
+    quality = _means(sums, len(indices), backbone.name)
     if set_distance is not None:
         quality |= set_distance.metrics(sums.reconstructions)
     return quality | latent_statistics(np.concatenate(sums.latents, axis=1))
+
+
+def _means(sums: _Sums, count: int, backbone: str) -> dict[str, float]:
+    return {
+        "evaluated_images": count,
+        "psnr": sums.psnr / count,
+        "ssim": sums.ssim / count,
+        f"perceptual_{backbone}": sums.perceptual / count,
+    }
 
 
 @torch.no_grad()

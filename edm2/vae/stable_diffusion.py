@@ -60,8 +60,7 @@ class StableDiffusionVae:
         images = []
         for part in latents.split(max_batch_size(latents.shape[-1] * self.downscale)):
             x = self.network.decode(part).sample
-            require_finite(x, "images", OVERFLOW)
-            require_range(2 * x - 1 if self.zero_to_one else x)
+            require_range(2 * x - 1 if self.zero_to_one else x, OVERFLOW)
             levels = (x if self.zero_to_one else (x + 1) / 2).clamp(0, 1) * 255
             images.append((levels.round() if self.rounding == "nearest" else levels.floor()).byte())
         return torch.cat(images)

@@ -12,9 +12,12 @@ from diffusers import AutoencoderKL
 from ruamel.yaml import YAML
 
 from edm2.data.latents import LatentShards
+from edm2.data.normalization import Normalization
 from edm2.data.prepared import open_images
 from edm2.data.sources import FileSource, ZipImages
 from edm2.params import load
+from edm2.params.vae import Vae
+from edm2.pipeline.vae_card import vae_card
 from edm2.runtime.manifest import load_manifest
 from edm2.vae.codec import load_codec, save_vae
 from edm2.vae.network import Autoencoder
@@ -114,6 +117,15 @@ def test_the_card_of_the_vae_has_its_data_options_and_metrics(finished, run, tmp
         "License: not set",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize("average", [None, {"sigma_rel": 0.05}])
+def test_the_card_has_the_ema_length_of_the_weights(average):
+    manifest = {"files": {"network.safetensors": {"sha256": "0"}}, "average": average}
+    images = {"resolution": 32, "source": "digits", "images": {"train": 8, "held_out": 2}}
+    normalization = Normalization(torch.zeros(16), torch.ones(16))
+    card = vae_card("vae", Vae(), images, {}, normalization, "training", manifest)
+    assert ("| EMA length | 0.05 |" in card) == (average is not None)
 
 
 def test_a_vae_that_diffusers_has_not_is_refused(project, run, tmp_path):

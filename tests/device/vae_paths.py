@@ -93,7 +93,7 @@ def rgb(recorder: Recorder) -> Iterator[str]:
     yield from codec(Rgb("paper"), 3, recorder)
 
 
-@path("codec: Stable Diffusion", decode=0, encode=0)
+@path("codec: Stable Diffusion", decode=1, encode=1)
 def stable_diffusion(recorder: Recorder) -> Iterator[str]:
     from diffusers import AutoencoderKL
 

@@ -34,7 +34,7 @@ class Tally:
 
     Attributes:
         same: the command, run again, gave the same bits.
-        told: it had ended with one sentence that has the path and the way out.
+        explained: it had ended with one sentence that has the path and the way out.
         failed: descriptions of those without the same bits, or with another end.
         left: descriptions of what was left behind in the end.
         left_at_once: of what was left when the command had ended with an error.
@@ -42,14 +42,14 @@ class Tally:
 
     tried: int = 0
     same: int = 0
-    told: int = 0
+    explained: int = 0
     failed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     left_at_once: list[str] = field(default_factory=list)
 
     def row(self, kind: str) -> str:
         lists = (self.failed, self.left_at_once, self.left)
-        numbers = (self.tried, self.same, self.told, *map(len, lists))
+        numbers = (self.tried, self.same, self.explained, *map(len, lists))
         return f"| {kind} | " + " | ".join(map(str, numbers)) + " |"
 
 
@@ -164,14 +164,14 @@ class Campaign:
 
     def _judge(self, name: str, ended: Ended, tally: Tally) -> None:
         tally.tried += 1
-        if ended.status and not self._is_told(ended):
+        if ended.status and not self._is_explained(ended):
             tally.failed.append(f"{name}: status {ended.status}: {ended.text[-300:]}")
-        tally.told += ended.status != 0 and self._is_told(ended)
+        tally.explained += ended.status != 0 and self._is_explained(ended)
         if ended.status and (left := partial(self.project)):
             tally.left_at_once.append(f"{name}: {left}")
         self._finish(name, tally)
 
-    def _is_told(self, ended: Ended) -> bool:
+    def _is_explained(self, ended: Ended) -> bool:
         last = ended.text.strip().rpartition("\n")[2]
         return (
             ended.status == 2

@@ -38,5 +38,5 @@ def test_errors_of_the_system_are_sentences(runs, act, options):
     for number in spread(runs.changes(removals=False), 3):
         runs.fail_at(number, act, tally, **options)
     assert (tally.failed, tally.left, tally.left_at_once) == ([], [], [])
-    assert tally.told
+    assert tally.explained
     assert tally.same == 3

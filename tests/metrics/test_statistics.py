@@ -176,5 +176,5 @@ def test_features_that_are_not_finite_are_refused_by_detector(value):
             return torch.tensor([[1.0, value]]).expand(len(images), 2)
 
     images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
-    with pytest.raises(NotFiniteError, match="detector edges: 3 of 6 .*evaluation.detector"):
+    with pytest.raises(NotFiniteError, match="detector edges: 3 of 6 .*detector_path"):
         finite_features(Diverged(), images)

@@ -43,8 +43,8 @@ def test_of_equal_values_the_shortest_length_is_the_best():
     ("ssim", "parts"),
     [
         ([0.9, 0.8, 0.7], ["no average is better"]),
-        ([0.7, 0.9, 0.8], ["EMA length 0.05, is", "0.9000", "0.2 more"]),
-        ([0.7, 0.8, 0.9], ["EMA length 0.1, the longest"]),
+        ([0.7, 0.9, 0.8], ["EMA length 0.05 is the best: 0.9000, 0.2 more"]),
+        ([0.7, 0.8, 0.9], ["EMA length 0.1, the longest that was evaluated, is the best: 0.9000"]),
     ],
 )
 def test_words_compare_with_the_final_weights(ssim, parts):

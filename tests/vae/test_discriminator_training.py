@@ -86,7 +86,7 @@ def test_metrics_are_of_scores_before_the_step() -> None:
     assert expected["images"] > expected["reconstructions"]
 
 
-def test_the_discriminator_learns_to_tell_images_from_reconstructions() -> None:
+def test_the_discriminator_learns_to_distinguish_images_from_reconstructions() -> None:
     task = make_task(duration_nimg=8000, adversarial__lr=0.01, adversarial__lecam=0.0)
     for step in range(40):
         metrics = task.step([make_output(step)], BATCH * (step + 1))
