@@ -23,7 +23,7 @@ ROBUSTNESS = (
 CHANNELS = (
     "Channels of the latents: mean, std, skewness, kurtosis (3 for a normal distribution) and correlations "
     "are of their means, on the codec's own scale. noise_std is the encoder's own noise, noise_sigma the "
-    "same as a noise level of the diffusion. Channels that are correlated have less to say together."
+    "same as a noise level of the diffusion. Correlated channels repeat each other."
 )
 NO_IMAGES = (
     "The data set has latents and no images, so there is no spectrum of images, and the decoder's robustness "

@@ -127,11 +127,18 @@ def _vae_quality(rows: pd.DataFrame) -> list[tuple[str, Line, bool]]:
     evaluated = rows.set_index("nimg").dropna(subset="held_out/evaluated_images")
     lines = []
     for column in evaluated:
-        name = str(column).removeprefix("held_out/")
-        for pattern, (title, label, log) in QUALITY.items():
-            if match := re.fullmatch(pattern, name):
-                lines.append((title, Line(title, evaluated[column], match.expand(label)), log))
+        if names := quality_names(str(column).removeprefix("held_out/")):
+            title, label, log = names
+            lines.append((title, Line(title, evaluated[column], label), log))
     return lines
+
+
+def quality_names(metric: str) -> tuple[str, str, bool] | None:
+    """Title, label of a metric of reconstructions, whether its axis is logarithmic; None: no such metric."""
+    for pattern, (title, label, log) in QUALITY.items():
+        if match := re.fullmatch(pattern, metric):
+            return title, match.expand(label), log
+    return None
 
 
 def _vae_lines(rows: pd.DataFrame) -> tuple[list[Line], list[Line]]:

@@ -5,10 +5,11 @@ import pandas as pd
 
 from edm2.reporting.charts import Quantity, Spec, curves_chart
 from edm2.reporting.time_charts import PANEL_WIDTH
+from edm2.reporting.training_charts import quality_names
 
 # the other columns are metrics
 COLUMNS = ("ema_length", "nimg", "error", "weight_sum", "snapshots", "evaluated_images")
-HIGHER_IS_BETTER = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
+HIGHER_IS_BETTER = ("psnr", "ssim")
 LENGTH = Quantity("ema_length", "EMA length σ_rel (0: the final weights)")
 CAPTION = (
     "Quality of the VAE's reconstructions of held-out images against the EMA length of its weights, with all "
@@ -43,7 +44,7 @@ def best_in_words(table: pd.DataFrame) -> str:
 
 
 def _panel(table: pd.DataFrame, metric: str) -> Spec:
-    name = HIGHER_IS_BETTER.get(metric, metric.replace("_", " ", 1))
+    title, name, _ = quality_names(metric) or (metric, metric, False)
     best = best_row(table, metric)
     label = f"best: {best[metric]:.4g} at {best['ema_length']:g}"
     points = table[["ema_length", metric]].assign(series=label, low=float("nan"), high=float("nan"))
@@ -51,4 +52,4 @@ def _panel(table: pd.DataFrame, metric: str) -> Spec:
     y, none = Quantity(metric, name), points[:0].assign(training=[])
     circled = points.loc[[best.name]]
     chart = curves_chart(points, none, circled, LENGTH, y, hover, height=220)
-    return chart | {"title": name, "usermeta": {"static_width": PANEL_WIDTH}}
+    return chart | {"title": title, "usermeta": {"static_width": PANEL_WIDTH}}

@@ -14,7 +14,7 @@ def table(ssim, **metrics):
 
 def test_a_chart_for_each_metric_with_its_best_length():
     panels = ema_panels(table([0.7, 0.9, 0.8], psnr=[20.0, 21.0, 22.0], perceptual_vgg16=[3, 2, 1]))
-    assert [panel["title"] for panel in panels] == ["SSIM", "PSNR (dB)", "perceptual vgg16"]
+    assert [panel["title"] for panel in panels] == ["SSIM", "PSNR", "Perceptual distance"]
     series = [panel["layer"][0]["data"]["values"] for panel in panels]
     assert [len(rows) for rows in series] == [3, 3, 3]
     assert [rows[0]["series"] for rows in series] == [
