@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edm2.params.dataset import Dataset
 from edm2.params.errors import Problem
-from edm2.params.patterns import alternatives, hint, matching
+from edm2.params.patterns import MAX_ALTERNATIVES, alternatives, hint, matching
 from edm2.params.seams import SOURCES, SourceKind
 from edm2.params.vae import VaeImages
 
@@ -193,7 +193,8 @@ def _patterns(patterns: dict[str, str], root: Path) -> Iterator[Problem]:
         try:
             files_of = alternatives(pattern, root)
         except ValueError as error:
-            yield Problem(key, pattern, "balanced braces", f"{error}.")
+            expected = f"balanced braces that stand for at most {MAX_ALTERNATIVES:,} files"
+            yield Problem(key, pattern, expected, f"{error}. Write another pattern.")
             continue
         missing = [root / alternative for alternative, paths in files_of.items() if not paths]
         if missing:

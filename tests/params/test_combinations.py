@@ -95,7 +95,7 @@ WRONG = [
     ("launch", "", "launch", "", ["python"]),
     ("launch", None, "launch", None, ["Write python"]),
     ("launch", {}, "launch", {}, ["Write python"]),
-    ("runtime.workers", 10**9, "runtime.workers", 10**9, ["1024"]),
+    ("runtime.workers", 10**9, "runtime.workers", 10**9, ["1,024"]),
     ("launch", "torchrun 'x", "launch", "torchrun 'x", ["python"]),
     ("launch", {"fid": "python"}, "launch.default", None, ["default: python"]),
     ("launch", {"default": "python", "fit": "a"}, "launch.fit", "a", ["fid"]),
