@@ -20,6 +20,7 @@ from edm2.data.sized import SizedImages
 from edm2.data.sources.unlabeled import open_unlabeled
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
+from edm2.params.memory import least_memory
 from edm2.params.patterns import matching
 from edm2.pipeline.paths import LATENT_MOMENTS, VAE
 from edm2.pipeline.runner import StageContext
@@ -29,6 +30,7 @@ from edm2.runtime.checksums import write_checksum
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import is_main_process, on_main_process, process_group, ranks
 from edm2.runtime.files import describe, write_json
+from edm2.runtime.memory import require_memory
 from edm2.runtime.messages import counted, say
 from edm2.runtime.state import State, locked
 from edm2.runtime.tracking import RunDescription, flatten, open_run
@@ -79,6 +81,8 @@ def train_alone(params: Params, out: Path) -> None:
                     f"{TITLE}: {out} is complete already. Name another folder to train another VAE."
                 )
                 return
+            needs = least_memory("train_vae", params, ranks().world_size, Path())
+            require_memory(TITLE, needs, device)
             with (
                 state.timed(),
                 open_run(TITLE, params, state, lambda: RunDescription({}, options)) as run,
