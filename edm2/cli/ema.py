@@ -138,7 +138,7 @@ def reconstruct(
     except ValueError as error:
         raise UserError(str(error)) from None
     made = dict(zip(targets, averages, strict=True))
-    write_checked(index, descriptions | {path.name: asdict(made[path]) for path in made})
+    write_checked(index, descriptions | {path.name: asdict(made[path]) for path in made}, AVERAGES)
     add_to_manifest(out, [*targets, *described])
     return int(not _print_averages(made))
 
@@ -218,4 +218,4 @@ def _read_descriptions(index: Path) -> dict[str, Any]:
     from edm2.runtime.checked_json import read_checked
 
     remedy = "Remove it, or choose another --out."
-    return read_checked(index, remedy, remedy) if index.exists() else {}
+    return read_checked(index, remedy, remedy, index.name) if index.exists() else {}

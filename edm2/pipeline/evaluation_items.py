@@ -73,7 +73,7 @@ class ItemEvaluator:
         params = denoiser_precision(params, config, latents, state.folder, device, trains=False)
         self.title, self.params, self.replicate = title, params, replicate
         self.keeps_moments = keeps_moments
-        self.folder = state.items
+        self.folder, self.run = state.items, state.folder.name
         self.folder.mkdir(exist_ok=True, parents=True)
         self.evaluator = Evaluator(params, config, device)
         self._asked: set[str] = set()
@@ -159,7 +159,7 @@ class ItemEvaluator:
         rows = self.evaluator.rows(generated, item.strength, item.first_seed)
         rows = [{**common, **row} for row in rows]
         content = {"rows": rows, "files": {path.name: sha256(path) for path in files}}
-        write_checked(self._result(item), content, item.name)
+        write_checked(self._result(item), content, self._owner(item))
 
     def moments(self, item: Evaluation) -> Statistics:
         """The moments of the features of an item that is done.
@@ -193,7 +193,10 @@ class ItemEvaluator:
         return path
 
     def _content(self, item: Evaluation) -> dict[str, Any]:
-        return read_checked(self._result(item), REMEDY, REMEDY, item.name)
+        return read_checked(self._result(item), REMEDY, REMEDY, self._owner(item))
+
+    def _owner(self, item: Evaluation) -> str:
+        return f"{self.run}/{item.name}"
 
     def _read(self, items: Iterable[Evaluation]) -> list[Row]:
         """

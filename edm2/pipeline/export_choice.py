@@ -149,6 +149,6 @@ def _average(columns: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
 def _reconstruction(file: Path) -> dict[str, Any]:
     """What `edm2 ema reconstruct` noted of a file beside it."""
     index = file.parent / AVERAGES
-    notes = read_checked(index, "", "Remove it.") if index.exists() else {}
+    notes = read_checked(index, "", "Remove it.", AVERAGES) if index.exists() else {}
     made = notes.get(file.name)
     return {} if made is None else _average({**made, "ema_length": made["sigma_rel"]})

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,19 @@ def write_checked(path: Path, content: Mapping[str, Any], owner: str = "") -> No
     write_json(path, {KEY: _content_sha256(content, owner), **content})
 
 
-def read_checked(path: Path, missing: str, remedy: str, owner: str = "") -> dict[str, Any]:
+def read_checked(
+    path: Path, missing: str, remedy: str, owner: str = "", keys: Collection[str] = ()
+) -> dict[str, Any]:
     """What `write_checked` wrote, without the checksum.
 
     Args:
         missing, remedy: what to do if the file does not exist, or is damaged.
         owner: as it was when the file was written.
+        keys: that a file of this kind has.
 
     Raises:
-        UserError: there is no such file, it is not valid JSON, or it is not as it was written.
+        UserError: there is no such file, it is not valid JSON, it is not as it was written, or of another
+            kind.
     """
     try:
         require_file(path)
@@ -46,51 +50,35 @@ def read_checked(path: Path, missing: str, remedy: str, owner: str = "") -> dict
             f"program. {remedy}"
         )
     require_sha256(path, _content_sha256(content, owner), expected, "that it has of itself", remedy)
+    if lacking := [key for key in keys if key not in content]:
+        raise UserError(f"{path}: has no {lacking[0]}: a file of another kind. {remedy}")
     return dict(content)
 
 
-def checked_line(content: Mapping[str, Any], before: str = "") -> tuple[str, str]:
+def checked_line(content: Mapping[str, Any], before: str) -> tuple[str, str]:
     """A line of JSON with its checksum, and that checksum.
 
     Args:
-        before: the checksum of the line before it, on which this one depends.
+        before: the checksum depends on this: that of the line before it, for example.
     """
     checksum = _content_sha256(content, before)[:LINE_DIGITS]
     return json.dumps({**content, KEY: checksum}) + "\n", checksum
 
 
-def read_checked_lines(path: Path, remedy: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """The content and the checksum of each complete line of a file of `checked_line`.
-
-    The last line is incomplete if the process that wrote it was killed.
+def read_checked_line(line: bytes, before: str) -> tuple[dict[str, Any], str]:
+    """The content of a line and its checksum.
 
     Args:
-        remedy: what to do if a line is damaged.
+        before: as it was when the line was written.
 
     Raises:
-        UserError: a line is not as it was written, or does not follow the one before it.
+        ValueError: the line is not as it was written.
     """
-    before = ""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.endswith(b"\n"):
-                content, checksum = _parse_line(line)
-                if content is None or checked_line(content, before)[1] != checksum:
-                    raise UserError(
-                        f"{path}: line {number}: not as it was written, or not after the line that was "
-                        f"before it: damaged, or of an earlier version. {remedy}"
-                    )
-                yield content, checksum
-                before = checksum
-
-
-def _parse_line(line: bytes) -> tuple[dict[str, Any] | None, Any]:
-    """Content and checksum; None for the content if it is none."""
-    try:
-        content = parse_json(line)
-    except ValueError:
-        return None, None
-    return (content, content.pop(KEY, None)) if isinstance(content, dict) else (None, None)
+    content = parse_json(line)
+    checksum = content.pop(KEY, None) if isinstance(content, dict) else None
+    if not isinstance(checksum, str) or checked_line(content, before)[1] != checksum:
+        raise ValueError("not as it was written")
+    return content, checksum
 
 
 def _content_sha256(content: Mapping[str, Any], owner: str) -> str:

@@ -3,12 +3,12 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edm2.params import UserError
-from edm2.runtime.checked_json import checked_line, read_checked_lines
+from edm2.runtime.checked_json import checked_line, read_checked_line
 from edm2.runtime.distributed import is_main_process
 from edm2.runtime.files import write_text
 
@@ -77,7 +77,7 @@ class Log:
             if last:
                 print(f"{self.path}: does not exist: the log begins again.", file=sys.stderr)
             return
-        checksums = (checksum for _, checksum in read_checked_lines(self.path, REMEDY))
+        checksums = (checksum for _, checksum in _rows(self.path))
         if last and last not in checksums:
             raise UserError(
                 f"{self.path}: ends before the checkpoint, or is that of another run. {REMEDY}"
@@ -90,7 +90,24 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a row is damaged.
     """
-    return [row for row, _ in read_checked_lines(path, REMEDY)] if path.exists() else []
+    return [row for row, _ in _rows(path)] if path.exists() else []
+
+
+def _rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows and their checksums."""
+    before = ""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row, before = read_checked_line(line, before)
+            except ValueError:
+                raise UserError(
+                    f"{path}: line {number}: not as it was written, or not after the line that was "
+                    f"before it: damaged, or of an earlier version. {REMEDY}"
+                ) from None
+            yield row, before
 
 
 def _ends_within_line(path: Path) -> bool:

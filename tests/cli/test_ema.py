@@ -149,7 +149,7 @@ def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, text, 
     assert (result.status, result.err) == (0, "")
     names = [f"000000001000-ema_length-{length!r}.safetensors" for length in lengths]
     assert averages_in(out) == sorted(names)
-    descriptions = read_checked(out / "averages.json", "", "")
+    descriptions = read_checked(out / "averages.json", "", "", "averages.json")
     assert set(descriptions) == set(names)
     for name, row, (average, tensors) in zip(
         names, rows(result.out), reconstruct(SnapshotStore(folder), lengths), strict=True
@@ -262,9 +262,9 @@ def test_a_later_call_keeps_the_descriptions_of_earlier_averages(folder, tmp_pat
     out = tmp_path / "out"
     command = ("ema", "reconstruct", folder, "--out", out, "--lengths")
     run(*command, "0.08")
-    before = read_checked(out / "averages.json", "", "")
+    before = read_checked(out / "averages.json", "", "", "averages.json")
     run(*command, "0.1")
-    descriptions = read_checked(out / "averages.json", "", "")
+    descriptions = read_checked(out / "averages.json", "", "", "averages.json")
     assert {name: descriptions.get(name) for name in before} == before
     assert sorted(descriptions) == averages_in(out)
 
