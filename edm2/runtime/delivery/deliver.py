@@ -8,6 +8,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+from edm2.params import UserError
 from edm2.runtime.delivery.destination import with_password
 from edm2.runtime.delivery.models import Model, log_model
 from edm2.runtime.delivery.outbox import Entry, Outbox, Receipt, now
@@ -220,7 +221,8 @@ def _dataset(context: str, **fields: str) -> Any:
 def describe(error: BaseException) -> str:
     """An error of MLflow in one line: the error of the network, file or database that it wraps."""
     cause = _cause(error)
-    text = explain(cause) or f"{type(cause).__name__}: {cause}"
+    name = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
+    text = explain(cause) or f"{name}{cause}"
     return text.removesuffix(AGAIN).strip().rstrip(".").splitlines()[0][:300]
 
 
