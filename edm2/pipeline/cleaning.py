@@ -67,7 +67,7 @@ def clean(params: Params, cache: DvcCache, days: float, apply: bool) -> Iterator
         reason = f"index of {tar}" + (", which does not exist" if not tar.exists() else "")
         entry = Entry(description.with_suffix(".npy"), not tar.exists(), reason)
         yield _removed(_measured(entry), apply, *description.parent.glob(f"{description.stem}.*"))
-    for path in sorted(_temporaries()):
+    for path in sorted(temporaries()):
         yield _removed(_measured(_judged(path)), apply, path)
 
 
@@ -124,7 +124,7 @@ class _Judge:
         return json.loads(json.dumps(read_declaration(stage, training).values(params)))
 
 
-def _temporaries() -> set[Path]:
+def temporaries() -> set[Path]:
     """Incomplete files and folders outside of states: beside results, and in MLflow's store."""
     declared = (Path(out) for out in all_outs())
     folders = {Path(out.parts[0]) for out in declared} | {INDICES, MLFLOW}

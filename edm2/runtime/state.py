@@ -53,6 +53,11 @@ class State:
         return self.folder.with_name(f"{self.folder.name}.use.lock")
 
     @property
+    def lock(self) -> Path:
+        """The lock of the launch that has this state open."""
+        return self.folder.with_name(f"{self.folder.name}.lock")
+
+    @property
     def log(self) -> Path:
         return self.folder / "log.jsonl"
 
@@ -103,8 +108,8 @@ class State:
             notes: dict[str, Any] = json.loads(self.notes.read_text())
         except ValueError as error:
             raise UserError(
-                f"{self.notes}: not valid JSON ({error}). Remove it, and run this again: checkpoints and "
-                "complete shards beside it are kept."
+                f"{self.notes}: not valid JSON ({error}). Remove it, or run `edm2 doctor --fix`, and "
+                "run this again: checkpoints and complete shards beside it are kept."
             ) from None
         return notes
 
@@ -153,7 +158,7 @@ def locked(
     state: State, stage: str, share: Callable[[State], None] | None = None
 ) -> Iterator[None]:
     """Hold the state, whose folder exists, as `open_state` does."""
-    with state.folder.with_name(f"{state.folder.name}.lock").open("w") as lock:
+    with state.lock.open("w") as lock:
         if share is not None and not on_main_process(lambda: _is_free(lock.fileno())):
             share(state)
         if is_main_process():
