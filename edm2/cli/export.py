@@ -144,6 +144,6 @@ def vae(project: ProjectContext, folder: Path, source: Path | None) -> None:
     from edm2.pipeline.vae_export import export_vae
 
     if source is None:
-        project.enter()
+        project.enter("Or name the folder OUT of an `edm2 vae train`: --from OUT.")
     export_vae(folder, source)
     click.echo(f"AutoencoderKL of diffusers: {folder}")

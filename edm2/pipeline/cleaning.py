@@ -66,7 +66,7 @@ def clean(params: Params, cache: DvcCache, days: float, apply: bool) -> Iterator
     for description in sorted(INDICES.glob("*.json")):
         files = description.parent.glob(f"{description.stem}.*")
         yield _removed(_measured(_index(description)), apply, *files)
-    for path in sorted(_temporaries()):
+    for path in sorted(temporaries()):
         yield _removed(_measured(_judged(path)), apply, path)
 
 
@@ -137,7 +137,7 @@ class _Judge:
         return json.loads(json.dumps(read_declaration(stage, training).values(params)))
 
 
-def _temporaries() -> set[Path]:
+def temporaries() -> set[Path]:
     """Incomplete files and folders outside of states: beside results, and in MLflow's store."""
     declared = (Path(out) for out in all_outs())
     folders = {Path(out.parts[0]) for out in declared} | {INDICES, MLFLOW}

@@ -225,8 +225,7 @@ def _note_params(state: "State", params: dict[str, Any]) -> None:
     """Note the params for `edm2 clean`, unless a stage that runs does so."""
     from edm2.runtime.locks import exclusive
 
-    lock = state.folder.with_name(f"{state.folder.name}.lock")
-    with exclusive(lock, wait=False) as free:
+    with exclusive(state.lock, wait=False) as free:
         if free and not state.notes.exists():
             state.note(params=params)
 

@@ -10,6 +10,7 @@ from edm2.ema.reconstruct import Reconstruction, reconstruct
 from edm2.ema.store import SnapshotStore
 from edm2.params import UserError
 from edm2.params.vae import Vae
+from edm2.pipeline.paths import VAE_SNAPSHOTS
 from edm2.runtime.manifest import load_manifest
 from edm2.vae.codec import save_vae, trained_vae, with_added
 
@@ -24,6 +25,10 @@ def save_average(snapshots: Path, ema_length: float, nimg: int | None, out: Path
     Raises:
         UserError: `out` exists; or the snapshots are missing, damaged or not of a VAE, or end before `nimg`.
     """
+    if (snapshots / VAE_SNAPSHOTS).is_dir():
+        raise UserError(
+            f"{snapshots}: a whole training. Expected its snapshots: {snapshots / VAE_SNAPSHOTS}."
+        )
     store = SnapshotStore(snapshots)
     manifest = load_manifest(snapshots)
     if "vae" not in manifest:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from edm2.runtime.checkpoint import Staged
 
-NOTES_REMEDY = "Remove it, and run this again: checkpoints and complete shards beside it are kept."
+NOTES_REMEDY = (
+    "Remove it, or run `edm2 doctor --fix`, and run this again: checkpoints and complete shards beside it "
+    "are kept."
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class State:
     def use(self) -> Path:
         """The lock that launches share which use this state; `edm2 clean` takes it before it removes one."""
         return self.folder.with_name(f"{self.folder.name}.use.lock")
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the launch that has this state open."""
+        return self.folder.with_name(f"{self.folder.name}.lock")
 
     @property
     def log(self) -> Path:
@@ -150,7 +158,7 @@ def locked(
     state: State, stage: str, share: Callable[[State], None] | None = None
 ) -> Iterator[None]:
     """Hold the state, whose folder exists, as `open_state` does."""
-    with state.folder.with_name(f"{state.folder.name}.lock").open("w") as lock:
+    with state.lock.open("w") as lock:
         if share is not None and not on_main_process(lambda: _is_free(lock.fileno())):
             share(state)
         if is_main_process():

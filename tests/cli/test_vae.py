@@ -186,6 +186,7 @@ def test_wrong_averages_are_refused(here: Path, run: Callable, tmp_path: Path) -
         ((snapshots, "--ema-length", "0.4"), "--ema-length 0.4"),
         ((snapshots, "--ema-length", "0.1", "--nimg", "65"), "65 images"),
         (("vae/models/vae", "--ema-length", "0.1"), "holds no snapshots"),
+        (("vae", "--ema-length", "0.1"), "vae/models/vae_snapshots"),
     ):
         result = run("vae", "average", *arguments, out)
         assert (result.status, words in result.err) == (2, True), result.err

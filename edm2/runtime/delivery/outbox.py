@@ -14,7 +14,7 @@ from edm2.runtime.checked_json import (
     read_checked_line,
     write_checked,
 )
-from edm2.runtime.locks import exclusive
+from edm2.runtime.locks import exclusive, is_held
 
 Entry = dict[str, Any]
 REMEDY = (
@@ -164,8 +164,12 @@ class Outbox:
     @property
     def is_running(self) -> bool:
         """Whether a process has the state folder open."""
-        with exclusive(self.folder.with_name(f"{self.folder.name}.lock"), wait=False) as free:
-            return not free
+        return is_held(self.lock)
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the processes that have the state folder open."""
+        return self.folder.with_name(f"{self.folder.name}.lock")
 
     def delivering(self, wait: bool = False) -> AbstractContextManager[bool]:
         """Within the block no other process delivers. Without `wait` the value is false if one does."""
