@@ -44,3 +44,13 @@ def test_a_row_after_an_incomplete_line_is_readable(tmp_path: Path) -> None:
     path.write_text('{"nimg": 4}\n{"nimg": 8, "los')
     Run(Log(path), None).log(8, {"loss": 1.0})
     assert read_log(path) == [{"nimg": 4}, {"nimg": 8, "loss": 1.0}]
+
+
+def test_a_launch_logs_other_axes_than_training_time_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        run = Run(Log(tmp_path / "log"), None)
+        run.log_summary({"psnr": 20.0})
+        run.log(50, {"fid": 2.0}, axis="ema_length_permille")
+    run.log(4, {"loss": 0.5})
+    Log(tmp_path / "log")
+    assert read_log(tmp_path / "log") == [{"nimg": 4, "loss": 0.5}]
