@@ -25,7 +25,8 @@ REMEDY = (
 class Log:
     """A file of rows, which the main process writes. Each has a checksum of itself and of all before it.
 
-    Opening it there drops an incomplete last line, which a killed process may leave.
+    Opening it there drops an incomplete last line, which a killed process may leave, and rows on other axes
+    than `nimg`: trainings resume, but final metrics and curves are logged by each launch.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +36,7 @@ class Log:
         """
         self.path, self.last = path, ""  # checksum of the last row
         if is_main_process():
-            self.keep(lambda row: True)
+            self.keep(lambda row: "nimg" in row)
 
     def append(self, step: int, metrics: Mapping[str, float], axis: str) -> None:
         """Add a row. Non-finite values are written as text, because JSON has no such numbers."""

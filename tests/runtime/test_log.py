@@ -112,3 +112,13 @@ def test_the_log_of_another_run_is_told(path: Path) -> None:
     other = write(path.with_name("other"), [{**row, "loss": 1.0} for row in ROWS])
     with pytest.raises(UserError, match="of another run"):
         Run(Log(path), None).rollback(12, other.save_log())
+
+
+def test_a_launch_logs_other_axes_than_training_time_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        run = Run(Log(tmp_path / "log"), None)
+        run.log_summary({"psnr": 20.0})
+        run.log(50, {"fid": 2.0}, axis="ema_length_permille")
+    run.log(4, {"loss": 0.5})
+    Log(tmp_path / "log")
+    assert read_log(tmp_path / "log") == [{"nimg": 4, "loss": 0.5}]
