@@ -36,4 +36,12 @@ def hint(text: str, path: Path) -> str:
         return ": download them first, only files are read"
     if text.startswith("~"):
         return f": write {Path(text).expanduser()}"
-    return f", which is a {'folder' if path.is_dir() else 'file'}" if path.exists() else ""
+    if escape(path.name) != path.name and not path.exists():
+        return ", which no file matches"
+    return f", which is a {_kind(path)}" if path.exists() else ""
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir() or path.is_file():
+        return "folder" if path.is_dir() else "file"
+    return "FIFO" if path.is_fifo() else "socket" if path.is_socket() else "device"

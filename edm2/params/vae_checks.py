@@ -9,6 +9,7 @@ from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import detector_path_problems
 from edm2.params.seams import VAE_BACKBONES
+from edm2.params.training_checks import nearest_divisor
 from edm2.params.tree import Params
 from edm2.params.vae import Vae, VaeInit
 from edm2.params.vae_ema_checks import vae_ema_problems
@@ -118,12 +119,14 @@ def network_problems(vae: Vae) -> Iterator[Problem]:
 def _sides(params: Params) -> Iterator[Problem]:
     """Sizes that do not fit the images, or their crops in the losses."""
     vae, resolution = params.vae, params.dataset.resolution
+    if resolution % vae.downscale:
+        return  # the resolution is the problem, see `wrong_combinations`
     if resolution % vae.losses.pool:
         yield Problem(
             "vae.losses.pool",
             vae.losses.pool,
             f"a divisor of dataset.resolution ({resolution})",
-            "Use a power of two below it.",
+            nearest_divisor(vae.losses.pool, resolution),
         )
     yield from _scaled(params)
     if not vae.equivariance.crop:
@@ -134,7 +137,7 @@ def _sides(params: Params) -> Iterator[Problem]:
             "vae.losses.pool",
             vae.losses.pool,
             f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
-            "Use a power of two below it, or set vae.equivariance.crop to 0.",
+            f"{nearest_divisor(vae.losses.pool, gcd(crop, resolution))} Or set vae.equivariance.crop to 0.",
         )
     minimum = _min_side(params)
     if crop < minimum:
