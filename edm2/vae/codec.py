@@ -16,7 +16,7 @@ from edm2.params.vae_manifest import stored_options
 from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, write_manifest
-from edm2.vae.boundary import require_latents, require_range, rgb_images
+from edm2.vae.boundary import note_clamped, require_latents, require_range, rgb_images
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
@@ -67,6 +67,8 @@ class TrainedVae:
         images = rgb_images(images, self.downscale)
         parts = images.split(max_batch_size(images.shape[-1]))
         means, stds = zip(*(self.network.encode(to_float(part)) for part in parts), strict=True)
+        if self.network.clamp is not None:
+            note_clamped(torch.cat(means), self.network.clamp)
         return torch.cat(means), torch.cat(stds)
 
     @torch.no_grad()
