@@ -3,7 +3,7 @@
 import re
 from glob import escape, glob
 from math import prod
-from os.path import exists, isdir, isfile
+from os.path import exists, isfile
 from pathlib import Path
 
 MAX_ALTERNATIVES = 250_000  # LAION-5B has 232 320 tars
@@ -64,4 +64,12 @@ def hint(text: str, path: Path) -> str:
         return ": download them first, only files are read"
     if text.startswith("~"):
         return f": write {Path(text).expanduser()}"
-    return f", which is a {'folder' if isdir(path) else 'file'}" if exists(path) else ""
+    if not exists(path):
+        return ", which no file matches" if escape(path.name) != path.name else ""
+    return f", which is a {_kind(path)}"
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir() or path.is_file():
+        return "folder" if path.is_dir() else "file"
+    return "FIFO" if path.is_fifo() else "socket" if path.is_socket() else "device"

@@ -40,7 +40,7 @@ def files_to_cut(kind, project):
 
 
 def cut(whole, folder, file, size):
-    """A copy of the project whose results are to be restored or computed; without its lock if that is whole."""
+    """A copy of the project whose results are to be made again; without its lock if that is whole."""
     shutil.rmtree(folder, ignore_errors=True)
     copy_of(whole, folder)
     if file.name != "dvc.lock":
