@@ -110,8 +110,7 @@ def load_tree(folder: Path, into: Any = None, group: dist.ProcessGroup | None = 
         f"This checkpoint cannot be used. Remove {folder} and run the same command again: it continues "
         "from the previous checkpoint, or from the beginning."
     )
-    keys = ("parts", "tensors", "skeleton")
-    index = on_main_process(lambda: read_checked(folder / INDEX, remedy, remedy, keys=keys))
+    index = on_main_process(lambda: read_checked(folder / INDEX, remedy, remedy))
     _verify(folder, index["parts"], remedy)
     live = split(into)[1]
     tensors: dict[str, Any] = {
