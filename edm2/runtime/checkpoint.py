@@ -128,8 +128,7 @@ def verified_index(folder: Path) -> dict[str, Any]:
         f"This checkpoint cannot be used. Remove {folder}, or run `edm2 doctor --fix`, and run the same "
         "command again: it continues from the previous checkpoint, or from the beginning."
     )
-    keys = ("parts", "tensors", "skeleton")
-    index = on_main_process(lambda: read_checked(folder / INDEX, remedy, remedy, keys=keys))
+    index = on_main_process(lambda: read_checked(folder / INDEX, remedy, remedy))
     _verify(folder, index["parts"], remedy)
     return index
 

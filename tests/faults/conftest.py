@@ -1,8 +1,9 @@
 """Fixtures of the campaign of faults."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_stage
@@ -28,13 +29,20 @@ def small(made_once: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def tiny(made_once: Callable[..., Path]) -> Path:
     """A project with the results of all stages and their state."""
+    return made_once("tiny-with-state", lambda folder: run_all(folder, SMALLER, STAGES))
 
-    def make(folder: Path) -> None:
-        with entered(make_project(folder, SMALLER)):
-            for name in STAGES:
-                run_stage(name, "G" if name in PER_CONFIG else "")
 
-    return made_once("tiny-with-state", make)
+@pytest.fixture(scope="session")
+def other(made_once: Callable[..., Path]) -> Path:
+    """The same of a run with other images, without a report."""
+    changes = {**SMALLER, "dataset.seed": 1}
+    return made_once("other-with-state", lambda folder: run_all(folder, changes, STAGES[:-1]))
+
+
+def run_all(folder: Path, changes: dict[str, Any], stages: Sequence[str]) -> None:
+    with entered(make_project(folder, changes)):
+        for name in stages:
+            run_stage(name, "G" if name in PER_CONFIG else "")
 
 
 @pytest.fixture(scope="session")
