@@ -20,7 +20,12 @@ from edm2.params.loading import check_tree, fields
 from edm2.params.tree_size import require_bounded
 from edm2.runtime.failures import report
 
-LOAD_SECONDS, STAGE_SECONDS = 60, 120  # of one case: a guard against hangs, no measurement
+LOAD_SECONDS, STAGE_SECONDS = (
+    10,
+    60,
+)  # of the CPU, of one case: a guard against hangs, no measurement
+HUNG = (-signal.SIGPROF, -signal.SIGALRM)  # how such a process ends
+WAIT = 20  # times as many seconds by the clock, for what hangs without computing
 MEMORY = 8 << 30  # bytes that a process may take
 LINES = 60  # of an error
 CHARACTERS = 20_000
@@ -163,7 +168,7 @@ def ended(
                 done += 1
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if status:
-            yield cases[done], "hang" if status == -signal.SIGALRM else f"killed: {status}"
+            yield cases[done], "hang" if status in HUNG else f"killed: {status}"
             done += 1
 
 
@@ -192,12 +197,14 @@ def run_stages(case: Case, finished: Path, folder: Path) -> str:
 
 def _run(cases: Sequence[Case], act: Callable[[Case], str], seconds: int, writer: int) -> None:
     """In a fork: act on the cases until one hangs or ends the process."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    for number in HUNG:
+        signal.signal(-number, signal.SIG_DFL)
     status = 99
     try:
         for case in cases:
-            signal.alarm(seconds)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            signal.alarm(WAIT * seconds)
             try:
                 outcome = act(case)
             except UserError as error:

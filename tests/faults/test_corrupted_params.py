@@ -12,7 +12,7 @@ from corrupted_params import STAGE_SECONDS, cases, ended, load, run_stages
 
 BASES = pytest.mark.parametrize("base", ["tiny", "rich"])
 SAMPLE, RICH = 150, 4000
-RUN = 30  # accepted values that run through all stages
+RUN = 20  # accepted values that run through all stages
 
 
 def failures(outcomes):
@@ -44,7 +44,7 @@ def test_every_value_is_refused_with_a_sentence_or_accepted(root, record, base):
 @pytest.mark.faults
 def test_accepted_values_run_or_are_refused_in_every_stage(root, tiny, tmp_path, record):
     """A stage that still works at the guard's end was asked to: a training may be as long as it likes."""
-    candidates = random.Random(1).sample(cases("smaller"), 20 * RUN)
+    candidates = random.Random(1).sample(cases("smaller"), 30 * RUN)
     accepted = [case for case, how in ended(candidates, load) if how == "accepted"][:RUN]
     assert len(accepted) == RUN
     outcomes = list(ended(accepted, lambda case: run_stages(case, tiny, tmp_path), STAGE_SECONDS))
