@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import small_stage
-from tiny import PER_CONFIG, STAGES, TINY, entered, make_project, run_stage
+from corrupted_params import SMALLER
+from tiny import PER_CONFIG, STAGES, entered, make_project, run_stage
 
-SMALLER = {**TINY, "sweep.ema_lengths": [0.05, 0.2], "evaluation.samples": 100}
 TABLE = "EDM2_FAULTS_TABLE"  # a file that gets the rows of the table in docs/reliability.md
 
 
