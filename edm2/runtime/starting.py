@@ -8,7 +8,9 @@ import sys
 from types import TracebackType
 
 TRACEBACK = "EDM2_TRACEBACK"  # as in edm2.runtime.system_errors, which imports more
-WAY_OUT = "Free space or memory, or raise the limit of open files (ulimit -n). Then run the same command again."
+WAY_OUT = (
+    "Free space, or raise the limit of open files (ulimit -n). Then run the same command again."
+)
 
 
 def explain_errors_of_start() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from edm2.pipeline.doctor.cache import objects
 from edm2.pipeline.doctor.dvc_files import broken_links, configuration, lock_file, run_cache
-from edm2.pipeline.doctor.dvc_processes import process_locks
+from edm2.pipeline.doctor.dvc_processes import experiments, process_locks
 from edm2.pipeline.doctor.environment import disk, packages, params, repository
 from edm2.pipeline.doctor.finding import Check, Finding
 from edm2.pipeline.doctor.mlflow_store import deliveries, store
@@ -20,6 +20,7 @@ CHECKS: tuple[Check, ...] = (
     configuration,
     lock_file,
     process_locks,
+    experiments,
     run_cache,
     broken_links,
     store,
