@@ -9,7 +9,7 @@ from edm2.pipeline.doctor.environment import disk, packages, params, repository
 from edm2.pipeline.doctor.finding import Check, Finding
 from edm2.pipeline.doctor.mlflow_store import deliveries, store
 from edm2.pipeline.doctor.states import checkpoints, incomplete_files, notes
-from edm2.pipeline.doctor.weights import weights
+from edm2.pipeline.doctor.weights import unfinished_downloads, weights
 from edm2.runtime.system_errors import explain, first_line
 
 CHECKS: tuple[Check, ...] = (
@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     deliveries,
     incomplete_files,
     notes,
+    unfinished_downloads,
     checkpoints,
     weights,
     objects,
