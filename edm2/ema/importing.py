@@ -4,10 +4,9 @@ A snapshot keeps the names of the tensors, and in its metadata which file it was
 import that was interrupted goes on, and a later one adds what is new.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,6 +22,7 @@ from edm2.ema.store import SnapshotStore
 from edm2.ema.tensorfile import NAMES, Kind, TensorReader, first_difference
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
+from edm2.runtime.limits import parse_json
 from edm2.runtime.manifest import MANIFEST
 from edm2.runtime.progress import track
 from edm2.runtime.temporaries import remove_abandoned
@@ -115,7 +115,7 @@ def import_snapshots(
     for path, snapshot in track(list(todo.items()), "import averages", len(todo), "file"):
         tensors, copied = read(path)
         expected.check(path, tensors, copied)
-        metadata = snapshot_metadata(snapshot, copied) | {"source": json.dumps(origins[path])}
+        metadata = snapshot_metadata(snapshot, copied, source=origins[path])
         exact = copied if dtype else list(tensors)
         with _naming(path):
             write_tensors(folder / snapshot.file, tensors, dtype or torch.float32, metadata, exact)
@@ -235,12 +235,15 @@ def _provenances(folder: Path) -> dict[str, Any]:
     provenances = {}
     for path in folder.glob("ema-*.safetensors"):
         with closing(TensorReader(path)) as reader:
-            text = reader.metadata.get("source")
-        if text is None:
+            text = reader.metadata.get("snapshot", "{}")
+        description: Any = {}
+        with suppress(ValueError):  # a damaged text is not of an import
+            description = parse_json(text)
+        if "source" not in description:
             raise UserError(
                 f"{path}: not made by an import, but by a training. Choose another --out."
             )
-        provenances[path.name] = json.loads(text)
+        provenances[path.name] = description["source"]
     return provenances
 
 
