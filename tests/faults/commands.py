@@ -1,5 +1,6 @@
 """Commands that write, with faults: `Campaign` for `edm2` in a folder with what it reads."""
 
+import importlib
 import os
 import shutil
 import sys
@@ -7,6 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from campaign import Campaign, Ended
+
+# what commands import when they need it: here once, before the forks
+IMPORTED = ("pandas", "scipy.linalg", "matplotlib.pyplot", "webdataset", *(
+    f"edm2.{name}" for name in (
+        "cli.main", "ema.importing", "ema.reconstruct", "pipeline.export_network",
+        "pipeline.measurement", "pipeline.portable_networks", "pipeline.samples",
+        "pipeline.published_store", "pipeline.vae_average", "pipeline.vae_export",
+    )
+))  # fmt: skip
 
 
 class Command(Campaign):
@@ -21,6 +31,8 @@ class Command(Campaign):
             folder: an empty one.
             arguments: of `edm2`; it writes into `out`, or below.
         """
+        for name in IMPORTED:
+            importlib.import_module(name)
         self.finished, self.project, self.folder = inputs, folder / "project", folder
         self.stage, self.arguments = "edm2", arguments
         self.restore()
