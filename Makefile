@@ -9,6 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q \
   --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NO_GIT = ! git rev-parse --git-dir > /dev/null 2>&1
 GIT_HINT = "DVC needs a git repository here: git init; git add .; git commit -m Start"
+DOCTOR_HINT = "If no stage says why: $(BIN)/edm2 doctor finds what was left half done, and says what to do."
 
 .PHONY: setup repro lint check test faults docs ui constraints
 
@@ -21,7 +22,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 repro: setup
-	@$(BIN)/dvc repro || { status=$$?; $(NO_GIT) && echo $(GIT_HINT) >&2; exit $$status; }
+	@$(BIN)/dvc repro || { status=$$?; { $(NO_GIT) && echo $(GIT_HINT) || echo $(DOCTOR_HINT); } >&2; exit $$status; }
 	@echo "report: file://$$PWD/reports/index.html"
 
 lint: setup

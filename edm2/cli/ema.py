@@ -1,6 +1,5 @@
 """`edm2 ema`: post-hoc EMA of any training, without a pipeline."""
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -119,7 +118,7 @@ def reconstruct(
 
     from edm2.ema.reconstruct import Target, reconstruct_files
     from edm2.pipeline.paths import AVERAGES
-    from edm2.runtime.files import write_json
+    from edm2.runtime.checked_json import write_checked
     from edm2.runtime.manifest import add_to_manifest
 
     snapshots = _snapshots(store, pickles, out)
@@ -138,7 +137,7 @@ def reconstruct(
     except ValueError as error:
         raise UserError(str(error)) from None
     made = dict(zip(targets, averages, strict=True))
-    write_json(index, descriptions | {path.name: asdict(made[path]) for path in made})
+    write_checked(index, descriptions | {path.name: asdict(made[path]) for path in made}, AVERAGES)
     add_to_manifest(out, [*targets, *described])
     return int(not _print_averages(made))
 
@@ -228,11 +227,7 @@ def _print_averages(averages: Mapping[Path, "Reconstruction"]) -> bool:
 
 def _read_descriptions(index: Path) -> dict[str, Any]:
     """Properties of the averages that are already in the folder, by file."""
-    if not index.exists():
-        return {}
-    try:
-        return dict(json.loads(index.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{index}: cannot be read ({error}). Remove it, or choose another --out."
-        ) from None
+    from edm2.runtime.checked_json import read_checked
+
+    remedy = "Remove it, or choose another --out."
+    return read_checked(index, remedy, remedy, index.name) if index.exists() else {}

@@ -10,6 +10,7 @@ import click
 from edm2 import __version__
 from edm2.cli.clean import clean
 from edm2.cli.compare import compare
+from edm2.cli.doctor import doctor
 from edm2.cli.ema import ema
 from edm2.cli.evaluate import evaluate
 from edm2.cli.export import export
@@ -64,6 +65,7 @@ for command in (
     model,
     verify,
     clean,
+    doctor,
     track,
     vae,
 ):

@@ -29,8 +29,11 @@ class ProjectContext:
                 return root
         return None
 
-    def enter(self) -> Path:
+    def enter(self, otherwise: str = "") -> Path:
         """Make the project root the current folder.
+
+        Args:
+            otherwise: what the user can do without a project, as a sentence.
 
         Raises:
             UserError: neither this folder nor a folder above it is a project.
@@ -40,7 +43,7 @@ class ProjectContext:
             where = "in it" if self.folder else "here or in a folder above"
             raise UserError(
                 f"{self.start}: not a project: expected {' and '.join(FILES)} {where}. "
-                "Change to a clone of edm2, or name one: edm2 --project DIR ..."
+                f"Change to a clone of edm2, or name one: edm2 --project DIR ... {otherwise}".rstrip()
             )
         os.chdir(root)
         return root

@@ -24,7 +24,9 @@ class DvcCache:
         try:
             self.repo = Repo(str(root))
         except DvcException as error:
-            raise UserError(f"{root}: {error}. Expected a project of DVC: dvc init.") from None
+            raise UserError(
+                f"{root}: {error}. Expected a project of DVC: run `edm2 doctor`."
+            ) from None
         self.folder = Path(self.repo.cache.local.path)
 
     @cached_property

@@ -32,7 +32,9 @@ def read(revision: str, path: str) -> str:
         raise UserError(f"{revision}: {path}: not text in UTF-8 ({error.reason}).") from None
     except (DvcException, SCMError, OSError) as error:
         if _rev(revision) is None:
-            raise UserError(f"{path}: cannot be read in the workspace. Run `dvc repro`.") from None
+            raise UserError(
+                f"{path}: cannot be read in the workspace. Run `dvc repro`; if that fails, `edm2 doctor`."
+            ) from None
         raise UserError(
             f"{revision}: cannot read {path} ({error}). Expected a commit, or an experiment of "
             "`dvc exp show` that finished; without git there is only `workspace`."

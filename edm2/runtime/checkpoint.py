@@ -106,12 +106,7 @@ def load_tree(folder: Path, into: Any = None, group: dist.ProcessGroup | None = 
     Raises:
         UserError: a file is missing or corrupted; on all ranks.
     """
-    remedy = (
-        f"This checkpoint cannot be used. Remove {folder} and run the same command again: it continues "
-        "from the previous checkpoint, or from the beginning."
-    )
-    index = on_main_process(lambda: read_checked(folder / INDEX, remedy, remedy))
-    _verify(folder, index["parts"], remedy)
+    index = verified_index(folder)
     live = split(into)[1]
     tensors: dict[str, Any] = {
         name: _memory(live.get(name), torch.Size(tensor["shape"]), dtype_of(tensor))
@@ -121,6 +116,22 @@ def load_tree(folder: Path, into: Any = None, group: dist.ProcessGroup | None = 
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     _together(lambda: load(tensors, storage_reader=reader, planner=planner, process_group=group))
     return join(index["skeleton"], tensors)
+
+
+def verified_index(folder: Path) -> dict[str, Any]:
+    """The index of a checkpoint, after reading all parts. Every rank must call this.
+
+    Raises:
+        UserError: a file is missing or corrupted; on all ranks.
+    """
+    remedy = (
+        f"This checkpoint cannot be used. Remove {folder}, or run `edm2 doctor --fix`, and run the same "
+        "command again: it continues from the previous checkpoint, or from the beginning."
+    )
+    keys = ("parts", "tensors", "skeleton")
+    index = on_main_process(lambda: read_checked(folder / INDEX, remedy, remedy, keys=keys))
+    _verify(folder, index["parts"], remedy)
+    return index
 
 
 class _StagedPlanner(DefaultSavePlanner):

@@ -68,9 +68,8 @@ def choose_precision(
                 times = measure(make_run(), device, max_images)
                 content = {"precision": fastest(times), "ms": times, "device": _describe(device)}
                 write_checked(choice, content)
-            chosen = read_checked(
-                choice, "", "Remove the folder that has it, or set runtime.precision."
-            )
+            remedy = "Remove the folder that has it, or set runtime.precision."
+            chosen = read_checked(choice, "", remedy, keys=("precision", "ms", "device"))
         print(_message(chosen, kept))
         return str(chosen["precision"])
 

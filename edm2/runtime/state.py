@@ -6,7 +6,6 @@ run finds its state again, any other run starts with an empty one.
 """
 
 import fcntl
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edm2.params import UserError
 from edm2.params.checks import project_root
+from edm2.runtime.checked_json import read_checked, write_checked
 from edm2.runtime.distributed import barrier, is_main_process, on_main_process
-from edm2.runtime.files import write_json
 from edm2.runtime.locks import shared
 from edm2.runtime.temporaries import remove, remove_left_in, shared_name
 
@@ -26,6 +24,11 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from edm2.runtime.checkpoint import Staged
+
+NOTES_REMEDY = (
+    "Remove it, or run `edm2 doctor --fix`, and run this again: checkpoints and complete shards beside it "
+    "are kept."
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class State:
     def use(self) -> Path:
         """The lock that launches share which use this state; `edm2 clean` takes it before it removes one."""
         return self.folder.with_name(f"{self.folder.name}.use.lock")
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the launch that has this state open."""
+        return self.folder.with_name(f"{self.folder.name}.lock")
 
     @property
     def log(self) -> Path:
@@ -94,19 +102,16 @@ class State:
 
     def note(self, **values: Any) -> None:
         """Add values to the notes."""
-        write_json(self.notes, {**self.read_notes(), **values})
+        write_checked(self.notes, {**self.read_notes(), **values}, self.folder.name)
 
     def read_notes(self) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: they are damaged, or of another run.
+        """
         if not self.notes.exists():
             return {}
-        try:
-            notes: dict[str, Any] = json.loads(self.notes.read_text())
-        except ValueError as error:
-            raise UserError(
-                f"{self.notes}: not valid JSON ({error}). Remove it, and run this again: checkpoints and "
-                "complete shards beside it are kept."
-            ) from None
-        return notes
+        return read_checked(self.notes, "", NOTES_REMEDY, self.folder.name)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -153,7 +158,7 @@ def locked(
     state: State, stage: str, share: Callable[[State], None] | None = None
 ) -> Iterator[None]:
     """Hold the state, whose folder exists, as `open_state` does."""
-    with state.folder.with_name(f"{state.folder.name}.lock").open("w") as lock:
+    with state.lock.open("w") as lock:
         if share is not None and not on_main_process(lambda: _is_free(lock.fileno())):
             share(state)
         if is_main_process():

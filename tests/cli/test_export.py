@@ -128,6 +128,12 @@ def test_the_card_has_the_ema_length_of_the_weights(average):
     assert ("| EMA length | 0.05 |" in card) == (average is not None)
 
 
+def test_outside_a_project_the_folder_of_a_training_is_asked_for(outside_projects, run):
+    result = run("export", "vae", outside_projects / "vae")
+    assert (result.status, result.out) == (2, "")
+    assert "--from OUT" in result.err
+
+
 def test_a_vae_that_diffusers_has_not_is_refused(project, run, tmp_path):
     """All its options that do not fit are named; nothing is written."""
     folder = project()

@@ -25,6 +25,7 @@ class Deliverer:
             raise TimeoutError("timed out")
         if uri == "broken":
             raise ValueError("no such table")
+        assert list(outbox.entries())
         yield 2
         yield 3
 
@@ -78,14 +79,19 @@ def test_a_run_that_goes_on_delivers_its_own(add_run, run) -> None:
         assert run("track", "sync").out == "Everything is delivered.\n"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]"])
-def test_a_damaged_run_holds_no_other_up(add_run, run, content: bytes) -> None:
-    (add_run("a", "good").folder / "run.json").write_bytes(content)
+@pytest.mark.parametrize("name", ["run.json", "outbox.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"{\n", b"\xff\n", b"[]\n", b'{"status": "FINISHED"}\n'])
+def test_a_damaged_run_holds_no_other_up(add_run, run, content: bytes, name: str) -> None:
+    path = add_run("a", "good").folder / name
+    path.write_bytes(
+        content + path.read_bytes().replace(b"FINISHED", b"KILLED").replace(b"good", b"goad")
+    )
     add_run("b", "good")
     result = run("track", "sync")
     damaged, delivered = result.out.splitlines()
     assert result.status == 1
-    assert damaged.startswith(".state/s/a: cannot be delivered now (")
+    assert damaged.startswith(f".state/s/a: cannot be delivered now ({path}: ")
+    assert "Remove run.json, outbox.jsonl and delivered.json" in damaged
     assert delivered == ".state/s/b: 5 values and files delivered."
 
 

@@ -14,12 +14,13 @@ from edm2.params.codec import CodecChoice
 from edm2.params.evaluation import Sampling
 from edm2.params.presets import preset_text
 from edm2.params.vae import Vae
+from edm2.params.vae_manifest import ADDED
 from edm2.pipeline import published_network
 from edm2.pipeline.export_network import export_portable
 from edm2.pipeline.portable import read_portable, write_description
 from edm2.pipeline.portable_codec import CodecDescription
 from edm2.runtime.manifest import load_manifest, read_manifest, write_manifest
-from edm2.vae.codec import ADDED, Rgb, TrainedVae, save_vae
+from edm2.vae.codec import Rgb, TrainedVae, save_vae
 from edm2.vae.network import Autoencoder
 from edm2.vae.published import save_codec
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edm2.params import UserError
+from edm2.runtime.checked_json import write_checked
 from edm2.runtime.files import sha256
 from edm2.runtime.manifest import (
     read_manifest,
@@ -144,6 +145,12 @@ def test_a_change_of_any_byte_of_a_manifest_is_found(folder: Path) -> None:
 def test_a_manifest_without_its_own_checksum_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json: has no checksum"):
+        read_manifest(folder)
+
+
+def test_a_file_of_another_kind_is_no_manifest(folder: Path) -> None:
+    write_checked(folder / "manifest.json", {"rows": []})
+    with pytest.raises(UserError, match=r"manifest\.json: has no files: a file of another kind"):
         read_manifest(folder)
 
 

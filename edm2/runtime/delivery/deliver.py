@@ -9,7 +9,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from edm2.params.errors import UserError
+from edm2.params import UserError
 from edm2.runtime.delivery.destination import with_password
 from edm2.runtime.delivery.models import Model, log_model
 from edm2.runtime.delivery.outbox import Entry, Outbox, Receipt, now

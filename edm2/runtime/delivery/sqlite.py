@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +26,11 @@ from edm2.runtime.temporaries import remove_left_of
 MAX_PATH = 500  # bytes; SQLite takes 512 with the name of its journal
 SECONDS_FOR_A_LOCK = 2.0
 SECONDS_UNTOUCHED = 3.0  # whoever makes a store writes more often than that
+MIGRATIONS = "store/db_migrations/versions"  # in the package mlflow
+REPLACE = (
+    "Move it away when nothing logs to it: the next stage makes a new one. What it holds, "
+    "`sqlite3 FILE .recover` may read."
+)
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 Say = Callable[[str], None]
 
@@ -121,6 +127,57 @@ def _is_half_made(path: Path) -> bool:
     return True
 
 
+def store_problem(path: Path) -> tuple[str, str]:
+    """What is wrong with the file of a store, and the way out; empty if nothing is. It is only read.
+
+    What a killed process was writing SQLite undoes when the file is next written: that is no problem.
+    """
+    try:
+        with closing(_open(path, "ro", seconds=0)) as connection:
+            (check,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            version = "SELECT version_num FROM alembic_version"
+            revision = (
+                connection.execute(version).fetchone() if "alembic_version" in tables else None
+            )
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        if code & 0xFF == sqlite3.SQLITE_READONLY:
+            return "", ""
+        if code & 0xFF == sqlite3.SQLITE_BUSY:
+            return (
+                "is locked by a process",
+                "Wait, or stop what writes to it, like an MLflow server.",
+            )
+        return f"cannot be read ({error})", REPLACE
+    if check != "ok":
+        return f"is damaged ({check.splitlines()[-1]})", REPLACE
+    if "experiments" not in tables:
+        return "is half made, or no store of MLflow", REPLACE
+    return _revision_problem(revision[0] if revision else "")
+
+
+def _revision_problem(revision: str) -> tuple[str, str]:
+    """Whether the installed MLflow has other tables than a store, by its migrations."""
+    spec = find_spec("mlflow")
+    folder = Path(next(iter((spec and spec.submodule_search_locations) or [""])))
+    scripts = [path.read_text() for path in (folder / MIGRATIONS).glob("*_*.py")]
+    before = {
+        match[1] for text in scripts if (match := re.search(r"^down_revision = .(\w+)", text, re.M))
+    }
+    known = {
+        match[1] for text in scripts if (match := re.search(r"^revision = .(\w+)", text, re.M))
+    }
+    if known and revision not in known:
+        return "was made by another version of MLflow", "Install that version, or a newer one."
+    if revision in before:
+        return (
+            "was made by an older version of MLflow",
+            "Copy it, then run `mlflow db upgrade URI`.",
+        )
+    return "", ""
+
+
 def _is_complete(path: Path) -> bool:
     """Whether a database has an experiment, or tables of others than MLflow."""
     with closing(_open(path)) as connection:
@@ -153,11 +210,11 @@ def _set_aside(path: Path) -> None:
         path.replace(f"{path}.half-made")
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, mode: str = "rw", seconds: float = SECONDS_FOR_A_LOCK) -> sqlite3.Connection:
     """A connection to a file that exists."""
-    uri = f"file:{quote(os.fsencode(path))}?mode=rw"
+    uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
     try:
-        return sqlite3.connect(uri, uri=True, timeout=SECONDS_FOR_A_LOCK, check_same_thread=False)
+        return sqlite3.connect(uri, uri=True, timeout=seconds, check_same_thread=False)
     except sqlite3.Error as error:
         error.add_note(f"{WHILE_WRITING}{path}")
         raise

@@ -1,0 +1,50 @@
+"""`edm2 doctor`: what was left half done, and its repair."""
+
+import click
+
+from edm2.cli.project import ProjectContext
+
+
+@click.command()
+@click.option(
+    "--fix",
+    is_flag=True,
+    help="Repair what can be made again; without this option it is only listed.",
+)
+@click.pass_obj
+def doctor(project: ProjectContext, fix: bool) -> int:
+    """Find what kills, full disks and power cuts have left half done, and say what to do.
+
+    Looks at the packages, git, params, DVC's files, locks and cache, MLflow's store, .state, and the cache of
+    weights. All checkpoints, and DVC's cache, are read and compared with their checksums: that is last, and
+    Ctrl-C harms nothing.
+
+    --fix moves what is broken to .dvc/tmp/doctor, takes dvc.lock from the last commit if it cannot be read,
+    and removes incomplete files and empty folders. It repairs nothing that would need a decision, or that a
+    process uses. The exit status is 1 if something is wrong, or with --fix: still is.
+    """
+    from edm2.params.errors import UserError
+    from edm2.pipeline.doctor.examination import examine
+
+    project.enter()
+    total = repairable = left = 0
+    for finding in list(examine()) if fix else examine():
+        total += 1
+        repairable += finding.repair is not None
+        if not fix or finding.repair is None:
+            left += 1
+            click.echo(finding)
+            continue
+        try:
+            click.echo(f"repaired: {finding.place}: {finding.problem}: {finding.repair()}.")
+        except (UserError, OSError) as error:
+            left += 1
+            click.echo(f"not repaired: {finding.place}: {finding.problem}: {error}")
+    if not total:
+        click.echo("Nothing is wrong.")
+    elif fix:
+        click.echo(f"{total - left} of {total} repaired. Then run `dvc repro`.")
+    else:
+        advice = f"; `edm2 doctor --fix` repairs {repairable}" if repairable else ""
+        click.echo(f"{total} found{advice}.")
+    return int(left > 0)
