@@ -1,64 +1,16 @@
 """Whatever a publisher's server sends, a download gives the right file, or a sentence and nothing else."""
 
 import errno
-import hashlib
 import os
 
 import pytest
 from campaign import Tally
+from downloads import CONTENT, KEY, files, refused, try_download
 from tracking_server import FAULTS, content, serving
 
 from edm2.features import weights
-from edm2.features.weights import PublishedWeights, fetch_weights
-from edm2.params import UserError
-from edm2.runtime.failures import _describe
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
-
-CONTENT = bytes(range(256)) * 5000
-KEY = "vae.backbone_path"
-
-
-@pytest.fixture
-def published(tmp_path, monkeypatch):
-    """published(uri): the file as a server offers it."""
-    monkeypatch.setenv("EDM2_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(weights, "TIMEOUT", 0.5)
-    digest = hashlib.sha256(CONTENT).hexdigest()
-    return lambda uri: PublishedWeights("net.pth", f"{uri}/net.pth", digest, "MIT", KEY)
-
-
-def files(cache):
-    return [path.name for path in cache.iterdir() if not path.name.endswith(".lock")]
-
-
-def refused(this):
-    """Why a download fails; None: it does not."""
-    try:
-        fetch_weights(this)
-    except UserError as error:
-        return _describe(error)
-    return None
-
-
-def try_download(published, cache, name, fault, tally):
-    """A download that a fault ends, and one without."""
-    tally.tried += 1
-    with serving() as server:
-        server.fault = fault
-        this = published(server.uri)
-        status, text = refused(this) or (0, "")
-        if status == 2 and text.isprintable() and this.url in text and KEY in text:
-            tally.explained += 1
-        else:
-            tally.failed.append(f"{name}: {status} {text}")
-        tally.left_at_once += files(cache)
-        server.fault = content(CONTENT)
-        path, _ = fetch_weights(this)
-        tally.same += path.read_bytes() == CONTENT
-        path.unlink()
-    tally.left += files(cache)
 
 
 def test_a_server_that_sends_anything_else(published, tmp_path, record):
