@@ -155,6 +155,12 @@ def test_another_training_can_start_from_it(here: Path) -> None:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
 
 
+def test_a_missing_folder_is_not_an_option(here: Path, run: Callable) -> None:
+    result = run("vae", "train", "vae.lr=0.01", *COMMAND)
+    assert (result.status, "OUT" in result.err) == (2, True)
+    assert not Path("vae.lr=0.01").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
