@@ -49,9 +49,9 @@ def require_bounded(tree: Any, name: str) -> Any:
     return tree
 
 
-def _children(value: Any) -> list[tuple[object, Any]]:
+def _children(value: Any) -> list[tuple[Any, Any]]:
     """What a list or mapping has, in reverse order; keys of mappings are values, too."""
-    items: list[tuple[object, Any]] = []
+    items: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
         items = [("", key) for key in value] + [(str(key)[:50], v) for key, v in value.items()]
     elif isinstance(value, list | tuple):
