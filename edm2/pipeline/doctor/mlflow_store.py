@@ -11,6 +11,7 @@ from edm2.runtime.delivery.deliver import describe
 from edm2.runtime.delivery.destination import destination
 from edm2.runtime.delivery.outbox import Outbox, outboxes
 from edm2.runtime.delivery.sqlite import store_problem
+from edm2.runtime.limits import require_file
 from edm2.runtime.locks import is_held
 
 EMPTY = "Nothing is in it: the next stage makes it again."
@@ -21,6 +22,7 @@ def store() -> Iterator[Finding]:
     path = _path()
     if not path.exists():
         return
+    require_file(path)
     if path.stat().st_size == 0:
         yield Finding(path, "is empty", EMPTY, "Remove it.", partial(_remove_empty, path))
         return

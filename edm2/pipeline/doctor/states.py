@@ -10,6 +10,7 @@ from edm2.params import UserError
 from edm2.pipeline.cleaning import STATE, temporaries
 from edm2.pipeline.doctor.finding import Finding, set_aside
 from edm2.runtime.checkpoint import verified_index
+from edm2.runtime.limits import require_file
 from edm2.runtime.locks import exclusive, is_held
 from edm2.runtime.state import State
 from edm2.runtime.temporaries import PATTERN, is_abandoned, remove
@@ -54,6 +55,8 @@ def notes() -> Iterator[Finding]:
     """Notes that cannot be read."""
     for state in _states():
         try:
+            if state.notes.exists():
+                require_file(state.notes)
             state.read_notes()
         except (UserError, ValueError, OSError) as error:
             yield Finding(
