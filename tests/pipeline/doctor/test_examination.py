@@ -33,7 +33,7 @@ def folder(path):
 
 
 def text(path):
-    path.write_text("[" * 5000)
+    path.write_text("[" * 1000)
 
 
 @pytest.fixture
