@@ -20,12 +20,12 @@ from ruamel.yaml import YAML
 
 from edm2.cli.main import edm2 as edm2_command
 from edm2.params.loading import fields
+from edm2.params.number_types import Range
 from edm2.params.tree import Params
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edm2"
 NAMES = {int: "integer", float: "number", bool: "true or false", str: "text", dict: "mapping"}
-BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 COPIES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing/index.md"}
 
 
@@ -110,7 +110,7 @@ def _pick(tree: Any, key: str) -> Any:
 
 
 def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """The type of a field in words: "integer > 0, or `null`"."""
+    """The type of a field in words: "integer from 1 to 8, or `null`"."""
     origin, args = get_origin(annotation), get_args(annotation)
     if hasattr(annotation, "__metadata__"):  # Annotated
         return _type(args[0], [*annotation.__metadata__, *metadata])
@@ -124,19 +124,8 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return f"list of {items}" if args[-1] is Ellipsis else f"list of {len(args)}: {items} each"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"`{{{', '.join(annotation.model_fields)}}}`"
-    # constraints of a nested pydantic field are in its own metadata
-    constraints = [
-        constraint
-        for item in metadata
-        for constraint in (item.metadata if isinstance(item, FieldInfo) else [item])
-    ]
-    bounds = [
-        f"{sign} {getattr(constraint, name):g}"
-        for constraint in constraints
-        for name, sign in BOUNDS.items()
-        if hasattr(constraint, name)
-    ]
-    return " ".join([NAMES[origin or annotation], " and ".join(bounds)]).strip()
+    ranges = [f"from {item}" for item in metadata if isinstance(item, Range)]
+    return " ".join([NAMES[origin or annotation], *ranges])
 
 
 # --- stages ---------------------------------------------------------------------------------------

@@ -173,9 +173,12 @@ def test_every_param_has_a_row_with_its_type_and_default():
         line.split(" | ")[0].partition("#")[2].rstrip("}"): line.split(" | ")[1:3]
         for line in page.text.splitlines()
     }
-    assert rows["evaluation.samples"] == ["integer > 0", "`1000`"]
-    assert rows["guidance.interval"] == ["list of 2: number ≥ 0 each, or `null`", "`null`"]
-    assert rows["vae.variance"] == ["number or `learned`", "`0.1`"]
+    assert rows["evaluation.samples"] == ["integer from 1 to 10,000,000", "`1000`"]
+    assert rows["guidance.interval"] == [
+        "list of 2: number from 0 to 1,000,000 each, or `null`",
+        "`null`",
+    ]
+    assert rows["vae.variance"] == ["number from 0 to 10,000 or `learned`", "`0.1`"]
 
 
 def test_every_command_and_stage_has_a_section():

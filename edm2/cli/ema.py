@@ -1,8 +1,7 @@
 """`edm2 ema`: post-hoc EMA of any training, without a pipeline."""
 
-import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +118,7 @@ def reconstruct(
 
     from edm2.ema.reconstruct import Target, reconstruct_files
     from edm2.pipeline.paths import AVERAGES
-    from edm2.runtime.files import write_json
+    from edm2.runtime.checked_json import write_checked
     from edm2.runtime.manifest import add_to_manifest
 
     snapshots = _snapshots(store, pickles, out)
@@ -128,9 +127,8 @@ def reconstruct(
         out / f"{end:012d}-ema_length-{length!r}.safetensors": Target(length, end)
         for length in lengths
     }
-    existing = [str(path) for path in targets if path.exists()]
-    if existing and not force:
-        raise UserError(f"{existing[0]}: already exists. Choose another --out, or use --force.")
+    if not force:
+        _refuse_to_replace(targets, out)
     index = out / AVERAGES
     descriptions = _read_descriptions(index)
     described = _copy_description(snapshots.folder, out)
@@ -139,9 +137,21 @@ def reconstruct(
     except ValueError as error:
         raise UserError(str(error)) from None
     made = dict(zip(targets, averages, strict=True))
-    write_json(index, descriptions | {path.name: asdict(made[path]) for path in made})
+    write_checked(index, descriptions | {path.name: asdict(made[path]) for path in made}, AVERAGES)
     add_to_manifest(out, [*targets, *described])
     return int(not _print_averages(made))
+
+
+def _refuse_to_replace(targets: Iterable[Path], out: Path) -> None:
+    """Raises UserError if one exists. The manifest is last: a file that it lacks is of a killed command."""
+    from edm2.runtime.manifest import MANIFEST, load_manifest
+
+    listed = load_manifest(out)["files"] if (out / MANIFEST).exists() else {}
+    for path in targets:
+        if path.name in listed and path.exists():
+            raise UserError(f"{path}: already exists. Choose another --out, or use --force.")
+        if path.exists():
+            click.echo(f"note: {path}: of a command that was interrupted; made again.", err=True)
 
 
 def _snapshots(store: Path | None, pickles: str | None, out: Path) -> "SnapshotStore":
@@ -180,6 +190,7 @@ def _copy_description(store: Path, out: Path) -> list[Path]:
     import shutil
 
     from edm2.diffusion.pretrained import CODEC, CONFIG
+    from edm2.runtime.files import replacing
 
     original, description = store / CONFIG, out / CONFIG
     if not original.exists():
@@ -191,8 +202,8 @@ def _copy_description(store: Path, out: Path) -> list[Path]:
     sources = [original, *(p for p in (store / CODEC).rglob("*") if p.is_file())]
     copies = [out / source.relative_to(store) for source in sources]
     for source, copy in zip(sources, copies, strict=True):
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
+        with replacing(copy) as partial:
+            shutil.copyfile(source, partial)
     return copies
 
 
@@ -216,11 +227,7 @@ def _print_averages(averages: Mapping[Path, "Reconstruction"]) -> bool:
 
 def _read_descriptions(index: Path) -> dict[str, Any]:
     """Properties of the averages that are already in the folder, by file."""
-    if not index.exists():
-        return {}
-    try:
-        return dict(json.loads(index.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{index}: cannot be read ({error}). Remove it, or choose another --out."
-        ) from None
+    from edm2.runtime.checked_json import read_checked
+
+    remedy = "Remove it, or choose another --out."
+    return read_checked(index, remedy, remedy, index.name) if index.exists() else {}

@@ -133,17 +133,43 @@ def _choose(
 @export.command()
 @click.argument("folder", type=click.Path(path_type=Path, resolve_path=True))
 @click.option(
-    "--from", "source", type=FILE, help="Folder of `edm2 vae train`, instead of the project."
+    "--from",
+    "source",
+    type=FILE,
+    help="Instead of the project: folder of `edm2 vae train`; with --images, also that of a VAE alone, like "
+    "those of `edm2 vae average`.",
+)
+@click.option(
+    "--images",
+    metavar="IMAGES",
+    help="With --from: tars, a folder or a zip, from whose latents the factors of the config are computed.",
+)
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=1),
+    help="With --images: side to which they are resized.",
 )
 @click.pass_obj
-def vae(project: ProjectContext, folder: Path, source: Path | None) -> None:
+def vae(
+    project: ProjectContext,
+    folder: Path,
+    source: Path | None,
+    images: str | None,
+    resolution: int | None,
+) -> None:
     """Write the trained VAE to FOLDER, as an AutoencoderKL of diffusers with a model card.
 
     Options that an AutoencoderKL does not have are an error that names them.
     """
     from edm2.pipeline.vae_export import export_vae
 
+    if (images is None) != (resolution is None):
+        raise UserError("--images, --resolution: expected both or neither of them.")
+    if images is not None and source is None:
+        raise UserError(
+            "--images: has an effect only with --from. A project has training latents: remove it."
+        )
     if source is None:
         project.enter("Or name the folder OUT of an `edm2 vae train`: --from OUT.")
-    export_vae(folder, source)
+    export_vae(folder, source, images, resolution)
     click.echo(f"AutoencoderKL of diffusers: {folder}")

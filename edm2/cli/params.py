@@ -2,10 +2,14 @@
 
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edm2.cli.project import ProjectContext
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 @click.group()
@@ -52,16 +56,24 @@ def describe(project: ProjectContext, key: str | None) -> None:
         )
     for path, description in descriptions.items():
         if key is None or path == key or path.startswith(f"{key}."):
-            value = tree
+            value, field = tree, Params.model_fields["vae"]
             for part in path.split("."):
+                field = type(value).model_fields[part]
                 value = getattr(value, part)
             if isinstance(value, Section):
                 click.echo(f"\n{path}: {description}")
             else:
-                text = f"{path} = {value!r}\n" + textwrap.indent(
-                    textwrap.fill(description, 92), "    "
-                )
+                about = textwrap.indent(textwrap.fill(description, 92), "    ")
+                text = f"{path} = {value!r}{_range(field)}\n{about}"
                 click.echo(textwrap.indent(text, "  "))
+
+
+def _range(field: "FieldInfo") -> str:
+    """The numbers that a field may have, as a comment."""
+    from edm2.params.number_types import numbers_in
+
+    ranges = {str(limits) for _, limits in numbers_in(field.annotation, field.metadata)}
+    return "".join(f"  # {limits}" for limits in ranges)
 
 
 @params.command()

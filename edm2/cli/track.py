@@ -17,12 +17,14 @@ def sync(project: ProjectContext) -> int:
 
     A run that goes on delivers its own values. The exit status is 1 if something cannot be delivered.
     """
+    from edm2.runtime.delivery.deadline import allow, deadline
     from edm2.runtime.delivery.deliver import Deliverer, describe, is_unreachable
     from edm2.runtime.delivery.destination import without_password
     from edm2.runtime.delivery.outbox import outboxes
+    from edm2.runtime.delivery.store import import_mlflow
 
     root = project.enter()
-    deliverer = Deliverer(root, click.echo)
+    deliverer = Deliverer(root, click.echo, allow)
     pending = [outbox for outbox in outboxes(root) if outbox.is_pending and not outbox.is_running]
     problems: dict[str | None, str] = {}  # by store
     failures = 0
@@ -32,14 +34,20 @@ def sync(project: ProjectContext) -> int:
             store = outbox.description["tracking"]["uri"]
             if store in problems:  # it would be waited for again
                 raise ConnectionError(problems[store])
-            count = sum(deliverer.deliver(outbox))
+            count = 0
+            import_mlflow()
+            with deadline():
+                for sent in deliverer.deliver(outbox):
+                    count += sent
+                    allow()
         except ModuleNotFoundError:
             raise  # MLflow is not installed
         except Exception as error:  # whatever MLflow raises
             failures += 1
             if is_unreachable(error):
-                problems[store] = f"{without_password(store or '')} does not answer"
-            click.echo(f"{folder}: cannot be delivered now ({describe(error)}).")
+                problems[store] = "it does not answer"
+            name = ".mlflow" if store is None else without_password(store)
+            click.echo(f"{folder}: cannot be delivered now ({name}: {describe(error)}).")
         else:
             click.echo(f"{folder}: {count} values and files delivered.")
     if not pending:

@@ -1,12 +1,14 @@
 """What the denoiser needs of its raw network F(x; c_noise, labels)."""
 
-from dataclasses import dataclass
-
 import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from torch import nn
 
+from edm2.params.number_types import Blocks, ChannelMult, Channels, Classes, Side
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Shape:
     """The shape of a network: what its config leaves open.
 
@@ -18,12 +20,12 @@ class Shape:
         res_blocks: residual blocks per level of the encoder; the decoder has one more.
     """
 
-    resolution: int
-    in_channels: int
-    num_classes: int
-    channels: int
-    channel_mult: tuple[int, ...]
-    res_blocks: int
+    resolution: Side
+    in_channels: Channels
+    num_classes: Classes
+    channels: Channels
+    channel_mult: ChannelMult
+    res_blocks: Blocks
 
 
 class Backbone(nn.Module):

@@ -178,7 +178,7 @@ def build_denoiser(
         dtype: precision of activations; parameters are float32.
 
     Raises:
-        ValueError: both size and channels are given, or a name is unknown.
+        ValueError: both size and channels are given, a name is unknown, or a number has no network.
     """
     if size is not None and channels is not None:
         raise ValueError(f"size {size!r} and channels {channels}: expected only one of them")

@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from edm2.diffusion.backbone import Shape
 from edm2.diffusion.denoiser import Denoiser
@@ -20,33 +20,15 @@ from edm2.params import UserError
 from edm2.params.configs import TrainingConfig
 from edm2.params.registry import Registry, load_plugins
 from edm2.params.seams import BACKBONES, OBJECTIVES
-from edm2.params.section import Section
 
 KEYS = ("config", "shape", "head")
-MAX_CHANNELS = 2**20
-MAX_BLOCKS = 1024  # residual blocks of the encoder
 MAX_LAYERS = 64  # of the embedding
 REMEDY = "Export the network again, with the version of edm2 that reads it."
 PLUGIN_REMEDY = "Import the plug-in that adds it first, or name it in `plugins` of params.yaml."
 
-Size = Annotated[int, Field(gt=0, le=MAX_CHANNELS)]
-
-
-class ShapeDescription(Section):
-    """`Shape` with bounds."""
-
-    resolution: Size
-    in_channels: Size
-    num_classes: Annotated[int, Field(ge=0, le=MAX_CHANNELS)]
-    channels: Size
-    channel_mult: Annotated[
-        tuple[Annotated[int, Field(gt=0, le=1024)], ...], Field(min_length=1, max_length=16)
-    ]
-    res_blocks: Annotated[int, Field(gt=0, le=MAX_BLOCKS)]
-
 
 CONFIG = TypeAdapter(TrainingConfig)
-SHAPE = TypeAdapter(ShapeDescription)
+SHAPE = TypeAdapter(Shape)
 
 
 def describe(denoiser: Denoiser) -> dict[str, Any]:
@@ -77,18 +59,13 @@ def build(
     """
     _check_keys(description, KEYS, str(source))
     config = _config(description["config"], f"{source}: config")
-    size = _validate(SHAPE, description["shape"], f"{source}: shape")
+    shape = _validate(SHAPE, description["shape"], f"{source}: shape")
     if not isinstance(description["head"], bool):
         raise UserError(
             f"{source}: head: {description['head']!r}: expected true or false. {REMEDY}"
         )
-    if len(size.channel_mult) * size.res_blocks > MAX_BLOCKS:
-        raise UserError(
-            f"{source}: shape: {len(size.channel_mult)} levels of {size.res_blocks} blocks: expected at "
-            f"most {MAX_BLOCKS} blocks. {REMEDY}"
-        )
     try:
-        denoiser = Denoiser(config, Shape(**size.model_dump()), dtype)
+        denoiser = Denoiser(config, shape, dtype)
     except Exception as error:  # of a backbone, which may raise anything
         raise UserError(
             f"{source}: no network can be built of this config and shape ({type(error).__name__}: "

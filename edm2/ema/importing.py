@@ -4,10 +4,9 @@ A snapshot keeps the names of the tensors, and in its metadata which file it was
 import that was interrupted goes on, and a later one adds what is new.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,6 +22,7 @@ from edm2.ema.store import SnapshotStore
 from edm2.ema.tensorfile import NAMES, Kind, TensorReader, first_difference
 from edm2.params import UserError
 from edm2.params.errors import NotFiniteError
+from edm2.runtime.limits import parse_json
 from edm2.runtime.manifest import MANIFEST
 from edm2.runtime.progress import track
 from edm2.runtime.temporaries import remove_abandoned
@@ -98,7 +98,7 @@ def import_snapshots(
     Raises:
         UserError: two files are the same average; the store was not made by an import, or has such a
             snapshot from another file; the files are of different networks, by file and tensor; a value
-            is not finite; a file cannot be read.
+            is not finite; a file cannot be read, or changes while it is read.
     """
     sources = _without_start(sources)
     origins = {path: _provenance(path, f"{settings}, {dtype}") for path in sources}
@@ -115,14 +115,33 @@ def import_snapshots(
     for path, snapshot in track(list(todo.items()), "import averages", len(todo), "file"):
         tensors, copied = read(path)
         expected.check(path, tensors, copied)
-        metadata = snapshot_metadata(snapshot, copied) | {"source": json.dumps(origins[path])}
+        metadata = snapshot_metadata(snapshot, copied, source=origins[path])
         exact = copied if dtype else list(tensors)
         with _naming(path):
             write_tensors(folder / snapshot.file, tensors, dtype or torch.float32, metadata, exact)
+        _require_unchanged(path, origins[path], folder / snapshot.file)
         del tensors  # before the next ones are read
     store = SnapshotStore(folder)
     write_index(store)
     return store
+
+
+def _require_unchanged(path: Path, origin: Mapping[str, Any], made: Path) -> None:
+    """
+    Args:
+        origin: what the file was before it was read.
+        made: the snapshot that was made of it.
+
+    Raises:
+        UserError: it was changed meanwhile, as by a training that saves it; the snapshot is removed.
+    """
+    status = path.stat()
+    if (status.st_size, status.st_mtime_ns) != (origin["bytes"], origin["mtime_ns"]):
+        made.unlink()
+        raise UserError(
+            f"{path}: was changed while it was read, so no snapshot is made of it. Run the same command "
+            "again when the file is complete."
+        )
 
 
 def _refuse_to_replace(
@@ -235,12 +254,15 @@ def _provenances(folder: Path) -> dict[str, Any]:
     provenances = {}
     for path in folder.glob("ema-*.safetensors"):
         with closing(TensorReader(path)) as reader:
-            text = reader.metadata.get("source")
-        if text is None:
+            text = reader.metadata.get("snapshot", "{}")
+        description: Any = {}
+        with suppress(ValueError):  # a damaged text is not of an import
+            description = parse_json(text)
+        if "source" not in description:
             raise UserError(
                 f"{path}: not made by an import, but by a training. Choose another --out."
             )
-        provenances[path.name] = json.loads(text)
+        provenances[path.name] = description["source"]
     return provenances
 
 

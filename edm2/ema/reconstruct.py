@@ -17,6 +17,7 @@ from edm2.params import UserError
 from edm2.params.configs import Average
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.files import replacing
+from edm2.runtime.manifest import verified
 
 TRUSTED_ERROR = 0.05
 
@@ -241,9 +242,13 @@ class _Plan:
         return sums.to(dtype)
 
     def _cause(self, name: str) -> str:
-        """Why a sum of tensor `name` is not finite, and what to do."""
+        """Why a sum of tensor `name` is not finite, and what to do.
+
+        Raises:
+            UserError: a snapshot is corrupted.
+        """
         for snapshot in self.snapshots:
-            with closing(TensorReader(self.store.path(snapshot))) as reader:
+            with closing(TensorReader(verified(self.store.path(snapshot)))) as reader:
                 if not reader.tensor(name).isfinite().all():
                     return (
                         f"It is not finite in {snapshot.file}: the training diverged before "

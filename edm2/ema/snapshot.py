@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -150,14 +151,21 @@ def write_snapshot(
         ) from None
 
 
-def snapshot_metadata(snapshot: Snapshot, buffers: Sequence[str]) -> dict[str, str]:
-    """The metadata by which `read_snapshot` knows a file."""
+def snapshot_metadata(snapshot: Snapshot, buffers: Sequence[str], **others: Any) -> dict[str, str]:
+    """The metadata by which `read_snapshot` knows a file.
+
+    All have one key, since safetensors writes several in random order.
+
+    Args:
+        others: kept beside them, as JSON.
+    """
     content = {
         "nimg": snapshot.nimg,
         "sigma_rel": snapshot.sigma_rel,
         "halflife_nimg": snapshot.halflife_nimg,
         "rampup": snapshot.rampup,
         "buffers": list(buffers),
+        **others,
     }
     return {"snapshot": json.dumps(content)}
 

@@ -18,7 +18,7 @@ import torch
 
 from edm2.params import UserError
 from edm2.runtime.limits import parse_json, require_file, shown
-from edm2.runtime.manifest import REBUILD_HINT, compare_sha256, expected_sha256
+from edm2.runtime.manifest import REBUILD_HINT, compare_sha256, expected_sha256, verified
 
 DTYPES = {
     "F64": torch.float64,
@@ -161,13 +161,15 @@ def check_same_tensors(
         ignored: names of tensors that may differ.
 
     Raises:
-        UserError: the files differ in the name, dtype or shape of a tensor.
+        UserError: the files differ in the name, dtype or shape of a tensor, or one is corrupted.
     """
     difference = first_difference(reader.kinds, expected.kinds, ignored)
     if difference:
+        for file in (reader, expected):
+            verified(file.path)
         raise UserError(
             f"{reader.path}: {difference} as in {expected.path.name}. All snapshots of a store are of "
-            "one network."
+            "one network: remove the others."
         )
 
 

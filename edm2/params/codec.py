@@ -7,6 +7,7 @@ from pydantic import Field
 from edm2.params.registry import one_of
 from edm2.params.seams import CODECS
 from edm2.params.section import Section
+from edm2.params.text_types import PathText
 
 Rounding = Literal["nearest", "truncate"]
 
@@ -16,7 +17,7 @@ class CodecChoice(Section):
         description="trained: the VAE of `vae`; stable_diffusion: Stable Diffusion's VAE, "
         "8× down to 4 channels; rgb: no codec, diffusion of pixels"
     )
-    path: str | None = Field(
+    path: PathText | None = Field(
         description="kind stable_diffusion: folder of the VAE (config.json and safetensors), "
         "relative to the project root; null: downloaded once; other kinds: null"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edm2.params.dataset import Dataset
 from edm2.params.errors import Problem
-from edm2.params.patterns import alternatives, hint, matching
+from edm2.params.patterns import MAX_ALTERNATIVES, alternatives, hint, matching
 from edm2.params.seams import SOURCES, SourceKind
 from edm2.params.vae import VaeImages
 
@@ -193,17 +193,15 @@ def _patterns(patterns: dict[str, str], root: Path) -> Iterator[Problem]:
         try:
             files_of = alternatives(pattern, root)
         except ValueError as error:
-            yield Problem(key, pattern, "balanced braces", f"{error}.")
+            expected = f"balanced braces that stand for at most {MAX_ALTERNATIVES:,} files"
+            yield Problem(key, pattern, expected, f"{error}. Write another pattern.")
             continue
         missing = [root / alternative for alternative, paths in files_of.items() if not paths]
         if missing:
-            yield Problem(
-                key,
-                pattern,
-                "files that exist",
-                f"{len(missing)} of {len(files_of)} not found, first {missing[0]}. "
-                f"{_shards_fix(pattern, missing[0])}".rstrip(),
-            )
+            of_all = f"{len(missing)} of {len(files_of)} not found, first"
+            looked = "Looked for" if len(files_of) == 1 else of_all
+            fix = f"{looked} {missing[0]}{hint(pattern, missing[0])}.{_shards_fix(missing[0])}"
+            yield Problem(key, pattern, "files that exist", fix)
         files = {path.resolve() for paths in files_of.values() for path in paths}
         for path in sorted(files & before.keys())[:1]:
             yield Problem(
@@ -212,12 +210,10 @@ def _patterns(patterns: dict[str, str], root: Path) -> Iterator[Problem]:
         before |= dict.fromkeys(files, key)
 
 
-def _shards_fix(pattern: str, path: Path) -> str:
-    """What to write instead of a pattern without files, of which `path` is missing."""
-    if path.is_dir() and any(path.glob("*.tar")):
-        return f"It is a folder: write {path}/*.tar."
-    if path.is_dir():
-        return "It is a folder without tars; for folders of images see dataset.source."
-    if "://" in pattern:
-        return "Download them first: only files are read."
-    return f"Write {Path(pattern).expanduser()}." if pattern.startswith("~") else ""
+def _shards_fix(folder: Path) -> str:
+    """What to write instead of a folder, where tars are expected."""
+    if not folder.is_dir():
+        return ""
+    if any(folder.glob("*.tar")):
+        return f" Write {folder}/*.tar."
+    return " It has no tars; for folders of images see dataset.source."

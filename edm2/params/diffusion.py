@@ -13,9 +13,24 @@ from edm2.params.configs import (
     NoiseEmbedding,
     WeightNorm,
 )
+from edm2.params.number_types import (
+    Batch,
+    Batches,
+    Beta,
+    Blocks,
+    ChannelMult,
+    Channels,
+    Dropout,
+    Images,
+    LearningRate,
+    LogNoiseMean,
+    LogNoiseStd,
+    LossScaling,
+    Sides,
+)
 from edm2.params.registry import one_of
 from edm2.params.seams import BACKBONES, OBJECTIVES
-from edm2.params.section import Count, Counts, Fraction, Positive, Section, Training
+from edm2.params.section import Section, Training
 from edm2.params.sizes import PaperDataset, Size
 
 
@@ -55,15 +70,17 @@ class Overrides(Section):
     average: Average | None = Field(
         description="power: EMA lengths are chosen after training; traditional: one fixed average"
     )
-    loss_scaling: Positive | None = Field(description="factor on the loss before its gradient")
+    loss_scaling: LossScaling | None = Field(description="factor on the loss before its gradient")
 
 
 class Diffusion(Training):
     size: Size | None = Field(description="a size of the paper; null: channels gives the width")
-    channels: Count | None = Field(description="width of the first level; null: size gives it")
-    channel_mult: Counts = Field(description="width of each level over channels")
-    res_blocks: Count = Field(description="residual blocks per level (decoder: one more); paper: 3")
-    attention_resolutions: Counts | None = Field(
+    channels: Channels | None = Field(description="width of the first level; null: size gives it")
+    channel_mult: ChannelMult = Field(description="width of each level over channels")
+    res_blocks: Blocks = Field(
+        description="residual blocks per level (decoder: one more); paper: 3"
+    )
+    attention_resolutions: Sides | None = Field(
         description="resolutions whose blocks attend, besides the first block of the decoder; "
         "null: 32, 16, 8 for A, 16, 8 for the others"
     )
@@ -71,23 +88,23 @@ class Diffusion(Training):
     paper_dataset: PaperDataset = Field(
         description="the paper's dataset whose noise levels and decay time replace null"
     )
-    p_mean: float | None = Field(description="mean of ln σ in training")
-    p_std: Positive | None = Field(description="standard deviation of ln σ in training")
-    lr_ref: Positive | None = Field(description="reference learning rate α_ref")
-    lr_decay_batches: Positive | None = Field(
+    p_mean: LogNoiseMean | None = Field(description="mean of ln σ in training")
+    p_std: LogNoiseStd | None = Field(description="standard deviation of ln σ in training")
+    lr_ref: LearningRate | None = Field(description="reference learning rate α_ref")
+    lr_decay_batches: Batches | None = Field(
         description="batches t_ref after which the rate falls as 1/√t; "
         "no effect on configs with a constant rate (A to D)"
     )
-    lr_rampup_nimg: Count | None = Field(description="images of linear learning-rate ramp-up")
-    adam_beta2: Fraction | None = Field(description="Adam's β₂")
-    dropout: float | None = Field(ge=0, lt=1, description="dropout in the residual branches")
-    microbatch: Count | None = Field(
+    lr_rampup_nimg: Images | None = Field(description="images of linear learning-rate ramp-up")
+    adam_beta2: Beta | None = Field(description="Adam's β₂")
+    dropout: Dropout | None = Field(description="dropout in the residual branches")
+    microbatch: Batch | None = Field(
         description="images per forward pass and rank (gradients accumulate); null: the rank's whole batch"
     )
-    label_dropout: float = Field(
-        ge=0, lt=1, description="fraction of the training images whose label is dropped"
+    label_dropout: Dropout = Field(
+        description="fraction of the training images whose label is dropped"
     )
-    magnitudes_nimg: Count = Field(
+    magnitudes_nimg: Images = Field(
         description="images between two measurements of activations, weights and updates"
     )
     magnitudes_of_average: bool = Field(

@@ -1,10 +1,19 @@
 """`ema` and `sweep`: averages tracked while training, and lengths chosen afterwards."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from edm2.params.section import Count, EmaLength, EmaLengths, Positive, Section, Times
+from edm2.params.number_types import (
+    EmaLength,
+    EmaLengths,
+    Factor,
+    Images,
+    Times,
+    TrackedEmaLengths,
+)
+from edm2.params.section import Section
+from edm2.params.text_types import Names, PathText
 
 PILOT_BLOCKS = 10  # seed blocks after which a search knows how many more it needs
 MIN_STRENGTHS = 3  # guidance strengths of a search over these, too
@@ -15,25 +24,25 @@ class Ema(Section):
         description="training: snapshots of this project's training; "
         "published: networks of EDM2's authors (config G)"
     )
-    path: str | None = Field(
+    path: PathText | None = Field(
         description="source published: folder of their pickles, all of one network; else null"
     )
-    ema_lengths: EmaLengths = Field(
+    ema_lengths: TrackedEmaLengths = Field(
         description="EMA lengths tracked during training; two give near-exact reconstructions"
     )
-    halflife_nimg: Count = Field(
+    halflife_nimg: Images = Field(
         description="half-life of the traditional EMA, in images (config A); paper: 50 million"
     )
-    halflife_rampup: Positive = Field(
+    halflife_rampup: Factor = Field(
         description="upper limit of that half-life as a fraction of the training so far; paper: 0.05"
     )
-    snapshot_nimg: Count = Field(description="images between two snapshots of the averages")
+    snapshot_nimg: Images = Field(description="images between two snapshots of the averages")
 
 
 class SearchRange(Section):
     low: EmaLength = Field(description="shortest EMA length")
     high: EmaLength = Field(description="longest EMA length; at most 0.28")
-    tolerance: Positive = Field(
+    tolerance: EmaLength = Field(
         description="the search ends when the 95 % confidence interval of the best EMA length reaches no "
         "further than this on each side"
     )
@@ -46,7 +55,7 @@ class Sweep(Section):
     nimg: Times | None = Field(
         description="training times at which averages end, a list or range; null: the end"
     )
-    tensors: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+    tensors: Names = Field(
         description="tensors whose EMA length is swept while the others keep tensors_base: "
         "names as in the paper, patterns like *-affine, or paper for its list (Figure 5b)"
     )

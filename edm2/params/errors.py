@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_VALUE = 200  # characters of a wrong value in a message
+MAX_TEXT = 2000  # characters of what was expected, and of what to do
+MAX_PROBLEMS = 20  # in a message
 
 
 class UserError(Exception):
@@ -52,16 +54,22 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        value = repr(self.value)
-        if len(value) > MAX_VALUE:
-            value = f"{value[:MAX_VALUE]} ..."
-        return f"{self.key}: {value}: expected {self.allowed}. {self.fix}".rstrip()
+        key, value = cut(self.key, MAX_VALUE), cut(repr(self.value), MAX_VALUE)
+        allowed, fix = cut(self.allowed, MAX_TEXT), cut(self.fix, MAX_TEXT)
+        return f"{key}: {value}: expected {allowed}. {fix}".rstrip()
+
+
+def cut(text: str, length: int) -> str:
+    """The beginning of a text; "..." for the rest."""
+    return text if len(text) <= length else f"{text[:length]} ..."
 
 
 class ParamsError(UserError):
-    """A params file with problems; the message has one line for each."""
+    """A params file with problems; the message has one line for each of the first ones."""
 
     def __init__(self, file: object, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        lines = [f"{file} has problems:", *(f"  {problem}" for problem in problems)]
+        lines = [f"{file} has problems:", *(f"  {p}" for p in problems[:MAX_PROBLEMS])]
+        if len(problems) > MAX_PROBLEMS:
+            lines.append(f"  and {len(problems) - MAX_PROBLEMS} more.")
         super().__init__("\n".join(lines))

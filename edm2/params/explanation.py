@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from edm2.params.errors import Problem
+from edm2.params.errors import MAX_PROBLEMS, Problem
 from edm2.params.remedies import as_yaml, close_names, conversions, durations, guesses
 from edm2.params.renamed import RENAMED
 from edm2.params.section import omitted_keys
@@ -27,12 +27,14 @@ EXPECTED: dict[tuple[str, ...], tuple[str, str]] = {
     ("tuple_", "list_"): ("a list", "Write a list in brackets, like [a, b]."),
     ("too_short",): ("{min_length} or more values", "Add values."),
     ("too_long",): ("at most {max_length} values", "Remove the values after those."),
+    ("string_too_long",): ("at most {max_length} characters", "Shorten it."),
+    ("path",): ("", "Write another path."),
     ("dict_", "model_"): ("keys with values", "Write its keys below it, indented."),
     ("invalid_key",): ("keys that are text", "Write the key in quotes, or remove it."),
     ("literal_member",): ("", "Choose one of these; a plug-in can add others."),
     ("literal",): ("", "Choose one of these."),
     ("launch",): ("", "Write python, or e.g. torchrun --nproc_per_node=8."),
-    ("greater", "less"): ("", "Choose a value in this range."),
+    ("range",): ("", "Choose a value in this range."),
 }
 
 
@@ -53,7 +55,7 @@ class Explainer:
     descriptions: Mapping[str, str]
 
     def problems(self, error: ValidationError) -> list[Problem]:
-        """All problems, without those that follow from others.
+        """All problems, without those that follow from others; the first ones with the way out.
 
         A list is too short because an item is bad; a key is missing because its name is misspelled.
         """
@@ -65,18 +67,23 @@ class Explainer:
             if location not in listed
         ]
         outer = {e["loc"][:depth] for e in errors for depth in range(len(e["loc"]))}
+        unknown = [details for details in errors if details["type"] == "extra_forbidden"]
         meant = {
             name
-            for details in errors
-            if details["type"] == "extra_forbidden"
+            for details in unknown[:MAX_PROBLEMS]
             for name in self._meant(self._key(details["loc"]))[:1]
         }
-        return [
-            self._explain(details, error.error_count())
+        errors = [
+            details
             for details in errors
             if details["loc"] not in outer
             and not (details["type"] == "missing" and self._key(details["loc"]) in meant)
         ]
+        explained = (self._explain(e, error.error_count()) for e in errors[:MAX_PROBLEMS])
+        others = (
+            Problem(self._key(e["loc"]), e["input"], e["msg"], "") for e in errors[MAX_PROBLEMS:]
+        )
+        return [*explained, *others]
 
     def _explain(self, error: ErrorDetails, errors: int) -> Problem:
         location, value, kind = error["loc"], error["input"], error["type"]
@@ -97,7 +104,7 @@ class Explainer:
         )
         said = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         allowed = allowed.format_map(error.get("ctx", {})) or said
-        if "ema_length" in key and kind.startswith(("less", "greater")):
+        if "ema_length" in key and kind == "range":
             fix = "EMA lengths are between 0 and 1/√12; 0.05 to 0.25 are usual."
         if kind.startswith(("dict_", "model_")) and self._keys_of(key):
             allowed += f": {self._names_of(key)}"
@@ -113,6 +120,8 @@ class Explainer:
                 self.model.model_validate(_replaced(self.tree, location, candidate))
             except ValidationError as error:
                 return error.error_count() < errors
+            except (LookupError, TypeError):  # a place in a range, or below a key that is no text
+                return False
             return True
 
         name = next(filter(fits, guesses(value, choices)), None) if choices else None

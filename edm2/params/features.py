@@ -2,15 +2,20 @@
 
 from pydantic import Field
 
-from edm2.params.section import Count, NonNegative, Positive, Training
+from edm2.params.number_types import Channels, LearningRate, Levels, Shift, WeightDecay
+from edm2.params.section import Training
 
 
 class Features(Training):
-    channels: Count = Field(description="width of the first slice; each further slice doubles it")
-    slices: Count = Field(
+    channels: Channels = Field(
+        description="width of the first slice; each further slice doubles it"
+    )
+    slices: Levels = Field(
         description="number of slices; each after the first halves the resolution"
     )
-    dims: Count = Field(description="width of the feature vector for Fréchet distances")
-    lr: Positive = Field(description="peak learning rate of AdamW (linear warm-up, cosine decay)")
-    weight_decay: NonNegative = Field(description="weight decay of AdamW")
-    max_shift: int = Field(ge=0, description="largest random shift in pixels, for augmentation")
+    dims: Channels = Field(description="width of the feature vector for Fréchet distances")
+    lr: LearningRate = Field(
+        description="peak learning rate of AdamW (linear warm-up, cosine decay)"
+    )
+    weight_decay: WeightDecay = Field(description="weight decay of AdamW")
+    max_shift: Shift = Field(description="largest random shift in pixels, for augmentation")

@@ -1,15 +1,12 @@
 """`guidance`: a second network; the sampler is guided away from its prediction."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from edm2.params.grid import parse_grid
-from edm2.params.section import Count, EmaLength, Interval, NonNegative, Section
-
-Strengths = Annotated[
-    tuple[NonNegative, ...], BeforeValidator(parse_grid), Field(strict=False, min_length=1)
-]
+from edm2.params.number_types import EmaLength, Images, Interval, Strengths
+from edm2.params.section import Section
+from edm2.params.text_types import PathText
 
 
 class Guidance(Section):
@@ -20,7 +17,7 @@ class Guidance(Section):
         "diffusion.label_dropout); snapshot: another EMA length or time of the same training; "
         "trained: a separate training, which differs in `changes`; published: a network of EDM2's authors"
     )
-    path: str | None = Field(
+    path: PathText | None = Field(
         description="guide published: folder of their pickles, all of one network; else null"
     )
     strength: Strengths = Field(description="w, a list or range; 1: no guidance")
@@ -30,7 +27,7 @@ class Guidance(Section):
     ema_length: EmaLength | None = Field(
         description="the guide's EMA length; null: that of the network it guides"
     )
-    nimg: Count | None = Field(
+    nimg: Images | None = Field(
         description="training time of the guide; null: that of the network it guides (guide "
         "snapshot), or the end of the guide's training"
     )

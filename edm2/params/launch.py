@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from edm2.params.errors import UserError
+from edm2.params.text_types import Command, Name
 
 STAGES = (
     "prepare",
@@ -43,7 +44,7 @@ def _by_stage(value: Any) -> Any:
     return value
 
 
-Launch = Annotated[dict[str, str], BeforeValidator(_by_stage)]
+Launch = Annotated[dict[Name, Command], Field(max_length=50), BeforeValidator(_by_stage)]
 
 
 def launcher_of(launch: Mapping[str, str], stage: str) -> str:

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from edm2.params.section import Count, NonNegative, Section
+from edm2.params.number_types import Images, Minutes, Processes, ProcessesOrNone, Seconds
+from edm2.params.section import Section
+from edm2.params.text_types import Command, PathText
 
 Reading = Literal["random", "blocks"]
 MAX_LANES = 256
-MAX_PROCESSES = 1024  # more threads or workers than any machine has cores are a mistake
 
 
 def lanes(batch: int) -> int:
@@ -22,7 +23,7 @@ def lanes(batch: int) -> int:
 
 
 def _known_device(name: object) -> object:
-    if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda|cuda:\d+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|cuda|cuda:\d{1,3}", name):
         raise PydanticCustomError("literal_device", "'auto', 'cpu', 'cuda' or 'cuda:N'")
     return name
 
@@ -49,10 +50,10 @@ class Runtime(Section):
         description="when a denoiser is trained, compute activations again in the backward pass instead "
         "of keeping them: less memory, a third more computation"
     )
-    threads: Annotated[int, Field(gt=0, le=MAX_PROCESSES)] | None = Field(
+    threads: Processes | None = Field(
         description="CPU threads of a process; null: PyTorch's choice"
     )
-    workers: Annotated[int, Field(ge=0, le=MAX_PROCESSES)] | None = Field(
+    workers: ProcessesOrNone | None = Field(
         description="worker processes of a rank that prepare images and read batches; 0: none, the rank "
         "does it; null: one for each of its CPU cores, none for small datasets"
     )
@@ -60,18 +61,18 @@ class Runtime(Section):
         description="order in which trainings read; random: a uniform permutation, one read per image; "
         "blocks: blocks of neighbors in random order, shuffled over a distance, for slow disks"
     )
-    checkpoint_seconds: NonNegative = Field(
+    checkpoint_seconds: Seconds = Field(
         description="seconds from the end of a checkpoint to the next: about what is lost if a stage is "
         "killed; 0: after each step"
     )
-    timeout_minutes: Annotated[float, Field(gt=0, le=525_600)] = Field(
+    timeout_minutes: Minutes = Field(
         description="of several ranks: minutes after which one that does not respond, or that does not "
         "arrive where the others wait for it in a step, ends the launch"
     )
-    skip_images: str | None = Field(
+    skip_images: PathText | None = Field(
         description="file that lists damaged images of vae.images to skip, relative to the project root"
     )
-    nonfinite_patience: Count | None = Field(
+    nonfinite_patience: Images | None = Field(
         description="images of steps in a row with a loss or gradients that are not finite, after "
         "which a training stops; null: only weights that are not finite stop it"
     )
@@ -79,7 +80,7 @@ class Runtime(Section):
 
 class Tracking(Section):
     mlflow: bool = Field(description="log to MLflow besides the local files")
-    uri: str | None = Field(
+    uri: Command | None = Field(
         description="MLflow store, like http://host:5000 or sqlite:///file.db (from the project root); "
         "null: MLFLOW_TRACKING_URI, or SQLite below .mlflow/ of the project"
     )

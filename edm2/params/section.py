@@ -7,9 +7,9 @@ made in Python. Values are not converted (strict): "8" is not 8, and true is not
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edm2.params.grid import parse_grid
+from edm2.params.number_types import Batch, Images
 
 
 class Section(BaseModel):
@@ -66,31 +66,16 @@ def omitted_keys(
             yield from omitted_keys(section, tree[name], (*location, name))
 
 
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Counts = Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
-Interval = Annotated[tuple[NonNegative, NonNegative], Field(strict=False)]
-
-# EMA lengths: the power-function profile exists for 0 < σ_rel < 1/√12 (EDM2 eq. 123).
-EmaLength = Annotated[float, Field(gt=0, lt=0.2886)]
-AnyEmaLengths = Annotated[tuple[EmaLength, ...], BeforeValidator(parse_grid), Field(strict=False)]
-EmaLengths = Annotated[AnyEmaLengths, Field(min_length=1)]
-Times = Annotated[tuple[Count, ...], BeforeValidator(parse_grid), Field(strict=False, min_length=1)]
-
-
-Batch = Annotated[Count, Field(description="images per update, over all ranks")]
-Duration = Annotated[Count, Field(description="length of the training; a multiple of batch")]
+BatchField = Annotated[Batch, Field(description="images per update, over all ranks")]
+Duration = Annotated[Images, Field(description="length of the training; a multiple of batch")]
 LogInterval = Annotated[
-    Count, Field(description="images between two log rows; a multiple of batch")
+    Images, Field(description="images between two log rows; a multiple of batch")
 ]
 
 
 class Training(Section):
     """Fields of every training; time is counted in images, never in steps."""
 
-    batch: Batch
+    batch: BatchField
     duration_nimg: Duration
     log_nimg: LogInterval

@@ -63,7 +63,7 @@ def _fix(uri: str, root: Path) -> str | None:
     if scheme in ("http", "https"):
         return _server_fix(uri)
     if scheme in (*DATABASES, "databricks", *_schemes_of_plugins()):
-        return None
+        return None if _has_host(uri) else f"Write it like {scheme}://USER@HOST:PORT/NAME"
     return f"MLflow knows no stores of {scheme}:."
 
 
@@ -109,13 +109,17 @@ def _may_be_sqlite(path: Path) -> bool:
 
 
 def _server_fix(uri: str) -> str | None:
-    try:
-        parts = urlsplit(uri)
-        if parts.hostname and parts.port != 0:
-            return None
-    except ValueError:  # a port that is no number, brackets that do not match
-        pass
+    if _has_host(uri) and urlsplit(uri).hostname:
+        return None
     return "Write host and port: http://mlflow.example.org:5000"
+
+
+def _has_host(uri: str) -> bool:
+    """Whether host and port can be read, or left out: no port that is no number, no lone bracket."""
+    try:
+        return urlsplit(uri).port != 0
+    except ValueError:
+        return False
 
 
 def _schemes_of_plugins() -> list[str]:

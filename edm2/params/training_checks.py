@@ -177,7 +177,7 @@ def nearest(value: int, step: int) -> str:
     return f"Nearest: {f'{below} or ' if below else ''}{above}."
 
 
-def nearest_divisor(value: int, total: int, step: int) -> str:
+def nearest_divisor(value: int, total: int, step: int = 1) -> str:
     """The divisor of `total` nearest to `value`, of those that are multiples of `step` if there are any."""
     small = [n for n in range(1, math.isqrt(total) + 1) if total % n == 0]
     divisors = sorted({*small, *(total // n for n in small)})

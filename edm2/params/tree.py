@@ -15,21 +15,22 @@ from edm2.params.features import Features
 from edm2.params.guidance import Guidance
 from edm2.params.latents import Latents
 from edm2.params.launch import Launch
+from edm2.params.number_types import Seeds
 from edm2.params.replicates import Replicate, find_replicate
 from edm2.params.resolution import resolve
 from edm2.params.runtime import Runtime, Tracking
 from edm2.params.seams import DETECTORS
 from edm2.params.section import Section
+from edm2.params.text_types import PathText
 from edm2.params.vae import Vae
 
-ConfigNames = Annotated[tuple[ConfigName, ...], Field(strict=False, min_length=1)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+ConfigNames = Annotated[tuple[ConfigName, ...], Field(strict=False, min_length=1, max_length=100)]
 
 
 class Params(Section):
     """All params. See `load`."""
 
-    plugins: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+    plugins: Annotated[tuple[PathText, ...], Field(strict=False, max_length=100)] = Field(
         description="Python files (relative to the project root) or modules that add members to "
         "the seams: configs, backbones, objectives, samplers, sources, codecs, detectors, metrics"
     )

@@ -1,57 +1,70 @@
 """`vae`: the VAE that makes the latents."""
 
-from math import ceil, inf
+from math import ceil
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from edm2.params.number_types import (
+    AnyEmaLengths,
+    AnyTrackedEmaLengths,
+    Area,
+    Batch,
+    Blocks,
+    ChannelMult,
+    Channels,
+    ChannelsOrNone,
+    EmaLength,
+    Factor,
+    Images,
+    ImagesOrNone,
+    LearningRate,
+    Probability,
+    Range,
+    Samples,
+    Scale,
+    Seed,
+    Side,
+    Weight,
+    WeightDecay,
+)
 from edm2.params.registry import one_of
 from edm2.params.seams import DETECTORS, VAE_BACKBONES
-from edm2.params.section import (
-    AnyEmaLengths,
-    Batch,
-    Count,
-    Counts,
-    Duration,
-    EmaLength,
-    LogInterval,
-    NonNegative,
-    Positive,
-    Probability,
-    Section,
-    Training,
-)
+from edm2.params.section import BatchField, Duration, LogInterval, Section, Training
+from edm2.params.text_types import PathText
+
+VARIANCES = Range(0.0, 1e4)
 
 
 def _number_or_learned(value: object) -> object:
     """Makes a value of neither type one problem, not two."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value in VARIANCES
     if not number and value != "learned":
-        raise ValueError("a number of at least 0, or 'learned'")
+        raise ValueError(f"a number from {VARIANCES}, or 'learned'")
     return value
 
 
-Variance = Annotated[float | Literal["learned"], BeforeValidator(_number_or_learned)]
+Variance = Annotated[
+    Annotated[float, VARIANCES] | Literal["learned"], BeforeValidator(_number_or_learned)
+]
 
 
 class Losses(Section):
     """Weights; 0 leaves a loss out. Each loss's gradient at the image is scaled to its weight."""
 
-    perceptual: NonNegative = Field(
+    perceptual: Weight = Field(
         default=1.0, description="distance of backbone features (LPIPS, eq. 1)"
     )
-    adversarial: NonNegative = Field(
+    adversarial: Weight = Field(
         default=0.0, description="the discriminator's scores of reconstructions"
     )
-    pooled: NonNegative = Field(default=0.1, description="squared error of area-pooled images")
-    low_pass: NonNegative = Field(
-        default=0.0, description="squared error in the flat parts of images"
-    )
-    mse: NonNegative = Field(default=0.0, description="squared error of all pixels")
-    kl: NonNegative = Field(
+    pooled: Weight = Field(default=0.1, description="squared error of area-pooled images")
+    low_pass: Weight = Field(default=0.0, description="squared error in the flat parts of images")
+    mse: Weight = Field(default=0.0, description="squared error of all pixels")
+    kl: Weight = Field(
         default=0.0125, description="weight of mean μ², or of twice the KL term if learned"
     )
-    pool: Count = Field(default=8, description="side of the pooling window in pixels")
+    pool: Side = Field(default=8, description="side of the pooling window in pixels")
     gradient_normalization: bool = Field(
         default=True,
         description="scale each loss's gradient at an image to norm 1 (root mean square) before its weight",
@@ -65,7 +78,9 @@ class Losses(Section):
 class Adversarial(Section):
     """The discriminator; used if losses.adversarial is above 0."""
 
-    channels: Count = Field(default=64, description="width of each head on the backbone's slices")
+    channels: Channels = Field(
+        default=64, description="width of each head on the backbone's slices"
+    )
     trainable_backbone: bool = Field(
         default=False,
         description="the discriminator trains a copy of the backbone as well, not its heads alone",
@@ -77,15 +92,15 @@ class Adversarial(Section):
         default="threshold",
         description="what the VAE minimizes; threshold: only while the discriminator is ahead",
     )
-    lecam: NonNegative = Field(
-        default=0.0, description="weight of LeCam regularization; 0.1 is usual"
+    lecam: Weight = Field(default=0.0, description="weight of LeCam regularization; 0.1 is usual")
+    lr: LearningRate = Field(
+        default=0.0002, description="learning rate of the discriminator's AdamW"
     )
-    lr: Positive = Field(default=0.0002, description="learning rate of the discriminator's AdamW")
-    discriminator_nimg: int = Field(
-        default=48_000, ge=0, description="images after which the discriminator's training starts"
+    discriminator_nimg: ImagesOrNone = Field(
+        default=48_000, description="images after which the discriminator's training starts"
     )
-    generator_nimg: int = Field(
-        default=96_000, ge=0, description="images after which the loss enters the VAE's training"
+    generator_nimg: ImagesOrNone = Field(
+        default=96_000, description="images after which the loss enters the VAE's training"
     )
 
 
@@ -95,8 +110,8 @@ class Equivariance(Section):
     flip: Probability = Field(
         default=0.0, description="probability of a flip, of either axis; 0.5 is usual"
     )
-    flip_channels: int = Field(
-        default=0, ge=0, description="latent channels that a flip of an axis negates, per axis"
+    flip_channels: ChannelsOrNone = Field(
+        default=0, description="latent channels that a flip of an axis negates, per axis"
     )
     crop: Probability = Field(
         default=0.0, description="probability of a crop to half the side; 0.5 is usual"
@@ -106,9 +121,7 @@ class Equivariance(Section):
         description="probability that a batch is downscaled, to a random whole number of latent pixels "
         "(EQ-VAE, arXiv:2502.09509); 0.5 is usual",
     )
-    min_scale: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.25, description="smallest factor of scale; 0.25 is usual"
-    )
+    min_scale: Scale = Field(default=0.25, description="smallest factor of scale; 0.25 is usual")
 
     def cropped_side(self, side: int) -> int:
         """Side of a crop of latents, in latent pixels."""
@@ -122,15 +135,15 @@ class Equivariance(Section):
 class VaeImages(Section):
     """The training images and their augmentation."""
 
-    shards: str | None = Field(
+    shards: PathText | None = Field(
         default=None,
         description="tars of images as img2dataset writes them, such as /data/{00000..00099}.tar, "
         "relative to the project root; null: those of the stage prepare",
     )
-    held_out: str | None = Field(
+    held_out: PathText | None = Field(
         default=None, description="other such tars, for held-out metrics; null with shards: null"
     )
-    min_area: Annotated[float, Field(gt=0, le=1)] = Field(
+    min_area: Area = Field(
         default=1.0,
         description="smallest area of a random crop, as a fraction of the image's largest square; "
         "1.0: always the center square",
@@ -143,7 +156,7 @@ class VaeImages(Section):
 class VaeInit(Section):
     """The weights that the training starts from."""
 
-    path: str | None = Field(
+    path: PathText | None = Field(
         default=None,
         description="folder of a VAE with the same options: models/vae of another project, or an "
         "AutoencoderKL of diffusers, relative to the project root; null: random weights",
@@ -156,11 +169,11 @@ class VaeInit(Section):
 class VaeEma(Section):
     """Power-function averages of the VAE's weights; any EMA length can be made of their snapshots."""
 
-    ema_lengths: AnyEmaLengths = Field(
+    ema_lengths: AnyTrackedEmaLengths = Field(
         default=(),
         description="EMA lengths tracked during training; two give near-exact reconstructions; []: none",
     )
-    snapshot_nimg: Count = Field(
+    snapshot_nimg: Images = Field(
         default=96_000, description="images between two snapshots of the averages"
     )
     evaluate_lengths: AnyEmaLengths = Field(
@@ -181,24 +194,24 @@ class Vae(Training):
     eight times smaller than images.
     """
 
-    batch: Batch = 16
+    batch: BatchField = 16
     duration_nimg: Duration = 960_000
     log_nimg: LogInterval = 9_600
-    seed: int = Field(default=0, ge=0, description="seed of the VAE's training")
+    seed: Seed = Field(default=0, description="seed of the VAE's training")
     init: VaeInit = Field(
         default=VaeInit(), description="the weights that the training starts from"
     )
     images: VaeImages = Field(default=VaeImages(), description="the training images of the VAE")
-    channels: Count = Field(default=64, description="width of the first level")
-    channel_mult: Counts = Field(
+    channels: Channels = Field(default=64, description="width of the first level")
+    channel_mult: ChannelMult = Field(
         default=(1, 2, 4, 4),
         description="width of each level over channels; every level after the first halves the size",
     )
-    res_blocks: Count = Field(
+    res_blocks: Blocks = Field(
         default=2, description="residual blocks per level (decoder: one more)"
     )
-    latent_channels: Count = Field(default=16, description="channels of the latents")
-    norm_groups: Count | None = Field(
+    latent_channels: Channels = Field(default=16, description="channels of the latents")
+    norm_groups: Channels | None = Field(
         default=None,
         description="groups of all group normalizations; null: 32, or fewer where a group would have less "
         "than 4 channels",
@@ -206,7 +219,7 @@ class Vae(Training):
     attention: bool = Field(
         default=False, description="self-attention in the middle of encoder and decoder"
     )
-    attention_heads: Count | None = Field(
+    attention_heads: Channels | None = Field(
         default=None, description="heads of the attention; null: one for 64 channels"
     )
     quant_convolutions: bool = Field(
@@ -224,7 +237,7 @@ class Vae(Training):
     variance: Variance = Field(
         default=0.1, description="fixed variance of the latents (0: deterministic), or learned"
     )
-    clamp: Positive | None = Field(
+    clamp: Factor | None = Field(
         default=None, description="largest |μ| of a latent; null: no limit; 8 is usual"
     )
     backbone: Annotated[str, one_of(VAE_BACKBONES)] = Field(
@@ -233,7 +246,7 @@ class Vae(Training):
         "efficientnet: EfficientNet-Lite0, trained on ImageNet, from an installed package; vgg16: trained on "
         "ImageNet, with the channel weights of LPIPS",
     )
-    backbone_path: str | None = Field(
+    backbone_path: PathText | None = Field(
         default=None,
         description="backbone vgg16: a copy of torchvision's weights, relative to the project root; "
         "null: downloaded once; others: null",
@@ -250,34 +263,45 @@ class Vae(Training):
         description="whose features the held-out images and their reconstructions are compared by, as "
         "evaluation.detector; null: no Fréchet distance",
     )
-    detector_path: str | None = Field(
+    detector_path: PathText | None = Field(
         default=None,
         description="file of its published weights, as evaluation.detector_path; null: downloaded once",
     )
-    microbatch: Count | None = Field(
+    microbatch: Batch | None = Field(
         default=None,
         description="images per forward pass and rank (gradients accumulate); null: the rank's whole batch",
     )
-    lr: Positive = Field(
+    lr: LearningRate = Field(
         default=0.06,
         description="learning rate of AdamW over channels, for all layers but the first",
     )
-    lr_input: Positive = Field(default=0.0001, description="learning rate of the first convolution")
+    lr_input: LearningRate = Field(
+        default=0.0001, description="learning rate of the first convolution"
+    )
     lr_input_layers: Literal["encoder", "both"] = Field(
         default="encoder",
         description="whose first convolution has lr_input: the encoder's, or also the decoder's",
     )
-    weight_decay: NonNegative = Field(default=0.001, description="weight decay of AdamW")
-    warmup_nimg: Count = Field(default=3_200, description="images of linear learning-rate warm-up")
-    evaluate_nimg: Count = Field(
+    weight_decay: WeightDecay = Field(default=0.001, description="weight decay of AdamW")
+    warmup_nimg: Images = Field(default=3_200, description="images of linear learning-rate warm-up")
+    evaluate_nimg: Images = Field(
         default=96_000, description="images between two held-out evaluations"
     )
-    evaluate_images: Count | None = Field(
+    evaluate_images: Samples | None = Field(
         default=5_000,
         description="largest number of held-out images that evaluations use, of more a fixed random "
         "subset; null: all",
     )
     ema: VaeEma = Field(default=VaeEma(), description="averages of the VAE's weights")
+
+    @field_validator("microbatch")
+    @classmethod
+    def _divides_batch(cls, microbatch: int | None, info: ValidationInfo) -> int | None:
+        """Gradients of microbatches add up to those of the batch; ranks divide it once more."""
+        batch = info.data.get("batch")  # none, if it is wrong itself
+        if microbatch is not None and batch is not None and batch % microbatch:
+            raise ValueError(f"a divisor of vae.batch ({batch})")
+        return microbatch
 
     @property
     def downscale(self) -> int:

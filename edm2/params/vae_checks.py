@@ -1,19 +1,18 @@
 """Combinations of `vae` that cannot work."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from math import gcd
 from pathlib import Path
 
-from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import detector_path_problems
 from edm2.params.seams import VAE_BACKBONES
+from edm2.params.training_checks import nearest_divisor
 from edm2.params.tree import Params
-from edm2.params.vae import Vae, VaeInit
+from edm2.params.vae import Vae
 from edm2.params.vae_ema_checks import vae_ema_problems
-
-RESULT = "models/vae"  # of the stage that trains
+from edm2.params.vae_init import init_problems
+from edm2.params.vae_network import network_problems
 
 
 def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
@@ -22,7 +21,7 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
         root: folder that relative paths start from.
     """
     vae = params.vae
-    yield from _init(vae.init, root)
+    yield from init_problems(vae, root)
     yield from detector_path_problems("vae", vae.detector, vae.detector_path, root)
     if vae.warmup_nimg > vae.duration_nimg:
         yield Problem(
@@ -44,86 +43,17 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
         )
 
 
-def _init(init: VaeInit, root: Path) -> Iterator[Problem]:
-    if init.path is None:
-        if init.parts != "all":
-            yield Problem(
-                "vae.init.parts",
-                init.parts,
-                "all with vae.init.path: null",
-                "Set vae.init.path to the folder of a VAE.",
-            )
-        return
-    folder = root / init.path
-    autoencoder = (folder / CONFIG).is_file()
-    if not autoencoder and not (folder / "manifest.json").is_file():
-        yield Problem(
-            "vae.init.path",
-            init.path,
-            f"the folder models/vae of another project, or one with {CONFIG} and {WEIGHTS}",
-            f"Looked for {folder}. Or set it to null: random weights.",
-        )
-    elif folder.resolve() == (root / RESULT).resolve():
-        yield Problem(
-            "vae.init.path",
-            init.path,
-            "another folder than that of the result, which is removed before the stage runs",
-            f"Copy {RESULT} and name the copy.",
-        )
-    elif autoencoder and find_spec("diffusers") is None:
-        yield Problem(
-            "vae.init.path",
-            init.path,
-            "the package diffusers to be installed: the folder has an AutoencoderKL",
-            "Install it: pip install 'edm2[sd]'.",
-        )
-
-
-def network_problems(vae: Vae) -> Iterator[Problem]:
-    """Options that no network can have together: widths that groups or heads do not divide, and levels."""
-    if vae.wavelet and len(vae.channel_mult) < 2:
-        yield Problem(
-            "vae.wavelet",
-            True,
-            "false with a single level in vae.channel_mult",
-            "The transform replaces the first halving, and there is none.",
-        )
-    widths = [vae.channels * mult for mult in vae.channel_mult]
-    if vae.norm_groups is not None and any(width % vae.norm_groups for width in widths):
-        common = gcd(*widths)
-        yield Problem(
-            "vae.norm_groups",
-            vae.norm_groups,
-            f"a divisor of the width of each level: {', '.join(map(str, widths))}",
-            f"Use {common} or a divisor of it, or null.",
-        )
-    if not vae.attention:
-        return
-    if vae.attention_heads is None and widths[-1] % max(1, widths[-1] // 64):
-        yield Problem(
-            "vae.channels",
-            vae.channels,
-            f"a last level in multiples of 64, or below 128; got {widths[-1]}",
-            "Attention heads have 64 channels each. Or set vae.attention_heads to 1.",
-        )
-    if vae.attention_heads is not None and widths[-1] % vae.attention_heads:
-        yield Problem(
-            "vae.attention_heads",
-            vae.attention_heads,
-            f"a divisor of the width of the last level ({widths[-1]})",
-            "Use 1, or null.",
-        )
-
-
 def _sides(params: Params) -> Iterator[Problem]:
     """Sizes that do not fit the images, or their crops in the losses."""
     vae, resolution = params.vae, params.dataset.resolution
+    if resolution % vae.downscale:
+        return  # the resolution is the problem, see `wrong_combinations`
     if resolution % vae.losses.pool:
         yield Problem(
             "vae.losses.pool",
             vae.losses.pool,
             f"a divisor of dataset.resolution ({resolution})",
-            "Use a power of two below it.",
+            nearest_divisor(vae.losses.pool, resolution),
         )
     yield from _scaled(params)
     if not vae.equivariance.crop:
@@ -134,7 +64,7 @@ def _sides(params: Params) -> Iterator[Problem]:
             "vae.losses.pool",
             vae.losses.pool,
             f"a divisor of the side of crops ({crop}) with vae.equivariance.crop",
-            "Use a power of two below it, or set vae.equivariance.crop to 0.",
+            f"{nearest_divisor(vae.losses.pool, gcd(crop, resolution))} Or set vae.equivariance.crop to 0.",
         )
     minimum = _min_side(params)
     if crop < minimum:

@@ -1,7 +1,9 @@
 """Reading YAML files: errors name the place and the way out."""
 
 import errno
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from edm2.params.errors import UserError
+from edm2.params.tree_size import MAX_BYTES, require_bounded
 
 BOMS = (
     (b"\xff\xfe\0\0", "UTF-32"),
@@ -43,6 +46,13 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read, or is not text in UTF-8.
     """
     try:
+        mode, size = os.stat(path).st_mode, os.stat(path).st_size
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # folders cannot be read
+            raise UserError(f"{path}: a pipe, socket or device. Expected a file: name one.")
+        if size > MAX_BYTES:
+            raise UserError(
+                f"{path}: {size:,} bytes. Expected at most {MAX_BYTES:,}: name a file of params."
+            )
         content = path.read_bytes()
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
@@ -81,7 +91,7 @@ def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
         yaml: another parser than the safe one.
 
     Raises:
-        UserError: it is not YAML.
+        UserError: it is not YAML, or too large.
     """
     conflict = CONFLICT.search(text)
     if conflict:
@@ -90,7 +100,7 @@ def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
             "Keep one of the two versions."
         )
     try:
-        return (yaml or YAML(typ="safe")).load(text)
+        return require_bounded((yaml or YAML(typ="safe")).load(text), name)
     except ReaderError as error:
         raise UserError(
             f"{name}:{_place(text[: error.position])}: the character {error.character:#06x} is not "

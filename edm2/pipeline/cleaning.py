@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from edm2.data.tars import INDICES
-from edm2.params import Params
+from edm2.params import Params, UserError
 from edm2.params.launch import STAGES
 from edm2.pipeline.declaration import all_outs, read_declaration
 from edm2.pipeline.dvc_cache import DvcCache
+from edm2.runtime.checked_json import read_checked
 from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.delivery.pipeline_run import FOLDER as PIPELINE_RUNS
 from edm2.runtime.locks import exclusive
@@ -63,12 +64,21 @@ def clean(params: Params, cache: DvcCache, days: float, apply: bool) -> Iterator
             entry = judge.state(folder) if free else Entry(folder, False, "a process has it open")
             yield _removed(_measured(entry), apply, folder)
     for description in sorted(INDICES.glob("*.json")):
-        tar = Path(json.loads(description.read_text(encoding="utf-8"))["tar"])
-        reason = f"index of {tar}" + (", which does not exist" if not tar.exists() else "")
-        entry = Entry(description.with_suffix(".npy"), not tar.exists(), reason)
-        yield _removed(_measured(entry), apply, *description.parent.glob(f"{description.stem}.*"))
+        files = description.parent.glob(f"{description.stem}.*")
+        yield _removed(_measured(_index(description)), apply, *files)
     for path in sorted(temporaries()):
         yield _removed(_measured(_judged(path)), apply, path)
+
+
+def _index(description: Path) -> Entry:
+    """What to do with the index of a tar, which is described beside it."""
+    path = description.with_suffix(".npy")
+    try:
+        tar = Path(read_checked(description, "", "Remove it.")["tar"])
+    except UserError as error:
+        return Entry(path, False, str(error))
+    reason = f"index of {tar}" + (", which does not exist" if not tar.exists() else "")
+    return Entry(path, not tar.exists(), reason)
 
 
 class _Judge:
@@ -80,7 +90,10 @@ class _Judge:
 
     def state(self, folder: Path) -> Entry:
         state = State(folder)
-        notes = state.read_notes()
+        try:
+            notes = state.read_notes()
+        except UserError as error:
+            return Entry(folder, False, str(error))
         if Outbox(folder).is_pending:
             return Entry(folder, False, "not delivered to MLflow: run `edm2 track sync`")
         if folder.parent.name == PIPELINE_RUNS:

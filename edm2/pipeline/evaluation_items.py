@@ -27,7 +27,8 @@ from edm2.runtime.state import State
 from edm2.runtime.work_items import claimed_items, result_of
 
 Row = dict[str, Any]
-REMEDY = "Remove it and run the same command again: only this item is evaluated again."
+SAME_COMMAND = "run the same command again: only this item is evaluated again."
+REMEDY = f"Remove it and {SAME_COMMAND}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ItemEvaluator:
         params = denoiser_precision(params, config, latents, state.folder, device, trains=False)
         self.title, self.params, self.replicate = title, params, replicate
         self.keeps_moments = keeps_moments
-        self.folder = state.items
+        self.folder, self.run = state.items, state.folder.name
         self.folder.mkdir(exist_ok=True, parents=True)
         self.evaluator = Evaluator(params, config, device)
         self._asked: set[str] = set()
@@ -113,7 +114,7 @@ class ItemEvaluator:
         """
         grids = [item for item in items if self._has_grid(item)]
         for item in grids:
-            link(self._file(item, "png"), folder / grid_name(item.network.name, item.strength))
+            link(self._verified(item, "png"), folder / grid_name(item.network.name, item.strength))
         uniform = [
             item
             for item in sorted(grids, key=lambda item: item.network.ema_length)
@@ -130,7 +131,7 @@ class ItemEvaluator:
         for kind, strip in (("lengths", lengths), ("strengths", guided)):
             if len(strip) > 1:
                 images = {
-                    label: load_file(self._file(item, "safetensors"))
+                    label: load_file(self._verified(item, "safetensors"))
                     for label, item in strip.items()
                 }
                 write_strips(folder / kind, images)
@@ -145,9 +146,9 @@ class ItemEvaluator:
         )
         if generated is None:
             return
-        saved = {"moments": self._save_moments(item, generated)} if self.keeps_moments else {}
+        files = [self._save_moments(item, generated)] if self.keeps_moments else []
         if self._has_grid(item):
-            self._draw_grid(item, generated)
+            files += self._draw_grid(item, generated)
         common = {
             "config": self.replicate.config,
             "training_seed": self.replicate.seed,
@@ -157,7 +158,8 @@ class ItemEvaluator:
         }
         rows = self.evaluator.rows(generated, item.strength, item.first_seed)
         rows = [{**common, **row} for row in rows]
-        write_checked(self._result(item), {"rows": rows, **saved})
+        content = {"rows": rows, "files": {path.name: sha256(path) for path in files}}
+        write_checked(self._result(item), content, self._owner(item))
 
     def moments(self, item: Evaluation) -> Statistics:
         """The moments of the features of an item that is done.
@@ -165,19 +167,12 @@ class ItemEvaluator:
         Raises:
             UserError: they are damaged.
         """
-        path, result = self._file(item, "moments"), self._result(item)
-        expected = read_checked(result, REMEDY, REMEDY)["moments"]
-        checksum = sha256(path) if path.is_file() else "missing"
-        remedy = (
-            f"Remove {result} and run the same command again: only this item is evaluated again."
-        )
-        require_sha256(path, checksum, expected, f"as in {result}", remedy)
-        tensors = load_file(path)
+        tensors = load_file(self._verified(item, "moments"))
         count, mean, scatter = (tensors[key].numpy() for key in ("count", "mean", "scatter"))
         return Statistics(int(count), mean, scatter)
 
-    def _save_moments(self, item: Evaluation, generated: GeneratedImages) -> str:
-        """Save the moments of an item's features; returns the checksum of the file."""
+    def _save_moments(self, item: Evaluation, generated: GeneratedImages) -> Path:
+        """Save the moments of an item's features; returns the file."""
         moments = generated.features.moments[self.params.evaluation.samples]
         tensors = {
             "mean": torch.from_numpy(moments.mean),
@@ -186,7 +181,22 @@ class ItemEvaluator:
         path = self._file(item, "moments")
         with replacing(path) as temporary:
             save_file({"count": torch.tensor(moments.count), **tensors}, temporary)
-        return sha256(path)
+        return path
+
+    def _verified(self, item: Evaluation, ending: str) -> Path:
+        """A file beside an item's results, after comparing it with its checksum there."""
+        path, result = self._file(item, ending), self._result(item)
+        expected = self._content(item)["files"][path.name]
+        checksum = sha256(path) if path.is_file() else "missing"
+        remedy = f"Remove {result} and {SAME_COMMAND}"
+        require_sha256(path, checksum, expected, f"as in {result}", remedy)
+        return path
+
+    def _content(self, item: Evaluation) -> dict[str, Any]:
+        return read_checked(self._result(item), REMEDY, REMEDY, self._owner(item))
+
+    def _owner(self, item: Evaluation) -> str:
+        return f"{self.run}/{item.name}"
 
     def _read(self, items: Iterable[Evaluation]) -> list[Row]:
         """
@@ -196,7 +206,7 @@ class ItemEvaluator:
         rows, problems = [], []
         for item in items:
             try:
-                rows += read_checked(self._result(item), REMEDY, REMEDY)["rows"]
+                rows += self._content(item)["rows"]
             except UserError as problem:
                 problems.append(str(problem))
         if problems:
@@ -219,8 +229,11 @@ class ItemEvaluator:
         """
         return self.folder / f"{item.name}.{ending}"
 
-    def _draw_grid(self, item: Evaluation, generated: GeneratedImages) -> None:
+    def _draw_grid(self, item: Evaluation, generated: GeneratedImages) -> list[Path]:
+        """Save the images of an item's grid, and its picture; returns the files."""
         images, labels = generated.images.contiguous(), generated.labels.contiguous()
-        with replacing(self._file(item, "safetensors")) as temporary:
+        tensors, picture = self._file(item, "safetensors"), self._file(item, "png")
+        with replacing(tensors) as temporary:
             save_file({"images": images, "labels": labels}, temporary)
-        write_class_grid(self._file(item, "png"), images, labels, self.evaluator.classes)
+        write_class_grid(picture, images, labels, self.evaluator.classes)
+        return [tensors, picture]

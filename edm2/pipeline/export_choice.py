@@ -1,6 +1,5 @@
 """Which network of a project is exported, and what is known of its quality."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from edm2.pipeline.paths import AVERAGES, sweep_folder, training_folder
 from edm2.reporting.headline import doubts, value_with_interval
 from edm2.reporting.selection import main_metric, metrics_of, value_in_words
 from edm2.reporting.stage_outputs import StageOutputs
+from edm2.runtime.checked_json import read_checked
 
 AVERAGE_KEYS = ("ema_length", "nimg", "average", "tensors", "tensors_base", "error", "snapshots")
 
@@ -149,10 +149,6 @@ def _average(columns: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
 def _reconstruction(file: Path) -> dict[str, Any]:
     """What `edm2 ema reconstruct` noted of a file beside it."""
     index = file.parent / AVERAGES
-    try:
-        made = json.loads(index.read_text(encoding="utf-8"))[file.name] if index.exists() else {}
-        return _average(dict(made) | ({"ema_length": made["sigma_rel"]} if made else {}))
-    except KeyError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{index}: cannot be read ({error}). Remove it.") from None
+    notes = read_checked(index, "", "Remove it.", AVERAGES) if index.exists() else {}
+    made = notes.get(file.name)
+    return {} if made is None else _average({**made, "ema_length": made["sigma_rel"]})

@@ -2,11 +2,12 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
-from edm2.params import Params
+from edm2.params import Params, UserError
 from edm2.pipeline.declaration import PIPELINE, read_declarations
 from edm2.runtime.state import State
 
@@ -37,7 +38,11 @@ def _seconds(name: re.Pattern[str], params: object) -> Iterator[float]:
     for folder in STATE.iterdir():
         if name.fullmatch(folder.name):
             for path in folder.glob("*/notes.json"):
-                notes = State(path.parent).read_notes()
+                try:
+                    notes = State(path.parent).read_notes()
+                except UserError as error:
+                    print(f"note: not counted: {error}", file=sys.stderr)
+                    continue
                 complete = "result_bytes" in notes and notes.get("params") == params
                 if complete and notes.get("seconds") is not None:
                     yield notes["seconds"]

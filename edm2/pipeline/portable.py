@@ -29,9 +29,10 @@ from edm2.diffusion.pretrained import (
 from edm2.params import UserError
 from edm2.params.codec import Rounding
 from edm2.params.evaluation import Sampling
+from edm2.params.number_types import Factor, Interval
 from edm2.params.registry import one_of
 from edm2.params.seams import CODECS
-from edm2.params.section import Interval, Positive, Section
+from edm2.params.section import Section
 from edm2.pipeline.portable_codec import WITHOUT_FILES, CodecDescription, copy_codec
 from edm2.runtime.hub import local_network
 
@@ -69,7 +70,7 @@ class _Codec(Section):
 
 class _Latents(Section):
     mean: tuple[float, ...]
-    std: tuple[Positive, ...]
+    std: tuple[Factor, ...]
 
 
 class _Description(Section):

@@ -19,11 +19,11 @@ from edm2.params.codec import Rounding
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
-from edm2.params.vae import Vae
+from edm2.params.vae_manifest import stored_options
 from edm2.runtime.checked_json import read_checked
 from edm2.runtime.files import require_sha256, sha256
 from edm2.runtime.manifest import MANIFEST, size_problem, write_manifest
-from edm2.vae.codec import Codec, Rgb, with_added
+from edm2.vae.codec import Codec, Rgb
 from edm2.vae.network import Autoencoder
 from edm2.vae.published import published_vae
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
@@ -129,7 +129,7 @@ def without_folders(tree: Any) -> Any:
 
 def _check_trained(folder: Path, values: Any) -> None:
     try:
-        params = Vae.complete(with_added(values) if isinstance(values, dict) else values)
+        params = stored_options(values)
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST}: vae: {first_problem(error)} {REMEDY}") from None
     _check_depth(folder / MANIFEST, len(params.channel_mult) * params.res_blocks)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.params.loading import check_tree
+from edm2.params.memory import least_memory
 from edm2.params.registry import plugin_files
 from edm2.params.replicates import Replicate
 from edm2.params.yaml_file import read_yaml
@@ -130,7 +131,8 @@ def run_stage(
     """
     from edm2.pipeline.publication import is_complete, publish
     from edm2.runtime.device import pick_device
-    from edm2.runtime.distributed import on_main_process, process_group
+    from edm2.runtime.distributed import on_main_process, process_group, ranks
+    from edm2.runtime.memory import require_memory
     from edm2.runtime.state import open_state
     from edm2.runtime.tracking import open_run
 
@@ -151,6 +153,8 @@ def run_stage(
                 _note_reuse(title, state)
                 publish(state, declared.outs)
             else:
+                needs = least_memory(name, params, ranks().world_size, project_root())
+                require_memory(title, needs, device)
                 if is_main_process():
                     state.note(params=declared.values(params))  # for `edm2 clean`
                 describe = partial(_describe, name, everything, replicate, declared)

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from edm2.data.damage import refuse_damaged, warn_of_doubtful
-from edm2.data.images import ImageDataset, max_batch_size
-from edm2.data.latents import LatentMoments
-from edm2.data.passes import reduce_batches
+from edm2.data.images import ImageDataset
 from edm2.data.sized import SizedImages
 from edm2.data.sources.unlabeled import open_unlabeled
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
+from edm2.params.memory import least_memory
 from edm2.params.patterns import matching
+from edm2.pipeline.latent_scale import latent_scale
 from edm2.pipeline.paths import LATENT_MOMENTS, VAE
 from edm2.pipeline.runner import StageContext
 from edm2.pipeline.vae_images import KEYS, check_images, open_tars, read_by_training
@@ -29,19 +28,19 @@ from edm2.runtime.checksums import write_checksum
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import is_main_process, on_main_process, process_group, ranks
 from edm2.runtime.files import describe, write_json
+from edm2.runtime.memory import require_memory
 from edm2.runtime.messages import counted, say
 from edm2.runtime.state import State, locked
 from edm2.runtime.tracking import RunDescription, flatten, open_run
 from edm2.runtime.verification import damaged_files
 from edm2.vae.codec import load_codec
-from edm2.vae.evaluation import evaluated_images
 from edm2.vae.precision import vae_precision
 
 TITLE = "vae train"
 OPTIONS = "options.json"  # what determines the result
 OWN_OPTIONS = ("dataset.resolution", "dataset.crop", "runtime.precision", "runtime.reading")
 FILES = ("vae.init.path", "vae.backbone_path", "vae.detector_path")  # whose content counts, too
-CONTENT = " (its content)"  # after a key whose value here is a checksum of what it names
+CONTENT = " content"  # after a key whose value here is a checksum of what it names
 
 
 class OwnState(State):
@@ -79,6 +78,8 @@ def train_alone(params: Params, out: Path) -> None:
                     f"{TITLE}: {out} is complete already. Name another folder to train another VAE."
                 )
                 return
+            needs = least_memory("train_vae", params, ranks().world_size, Path())
+            require_memory(TITLE, needs, device)
             with (
                 state.timed(),
                 open_run(TITLE, params, state, lambda: RunDescription({}, options)) as run,
@@ -201,25 +202,14 @@ def _identity(images: ImageDataset) -> str:
 
 def _write_latents(context: StageContext, images: ImageDataset) -> None:
     """Write mean and standard deviation of the latents of held-out images, for the VAE's users."""
-    vae = context.params.vae
     codec = load_codec(context.out(VAE), context.device)
-    side = images.resolution // codec.downscale
-
-    def compute(_: range, pixels: torch.Tensor, labels: torch.Tensor) -> LatentMoments:
-        moments = LatentMoments.empty((codec.channels, side, side))
-        moments.update(*codec.encode(pixels.to(context.device)))
-        return moments
-
-    indices, batch = (
-        evaluated_images(len(images), vae.evaluate_images),
-        max_batch_size(images.resolution),
-    )
-    moments = reduce_batches(images, indices, batch, compute, LatentMoments.merge, "latents")
+    limit = context.params.vae.evaluate_images
+    moments = latent_scale(codec, images, limit, context.device)
     if moments is not None:
         found = moments.normalization()
         numbers = {"mean": found.mean.tolist(), "std": found.std.tolist()}
         path = context.out(LATENT_MOMENTS)
-        write_json(path, {"images": len(indices), "resolution": images.resolution, **numbers})
+        write_json(path, {"images": moments.images, "resolution": images.resolution, **numbers})
         write_checksum(path)
 
 

@@ -9,10 +9,10 @@ from edm2.diffusion.pretrained import new_folder
 from edm2.ema.reconstruct import Reconstruction, reconstruct
 from edm2.ema.store import SnapshotStore
 from edm2.params import UserError
-from edm2.params.vae import Vae
+from edm2.params.vae_manifest import stored_options
 from edm2.pipeline.paths import VAE_SNAPSHOTS
 from edm2.runtime.manifest import load_manifest
-from edm2.vae.codec import save_vae, trained_vae, with_added
+from edm2.vae.codec import save_vae, trained_vae
 
 
 def save_average(snapshots: Path, ema_length: float, nimg: int | None, out: Path) -> Reconstruction:
@@ -36,7 +36,7 @@ def save_average(snapshots: Path, ema_length: float, nimg: int | None, out: Path
             f"{snapshots}: its manifest describes no VAE. Expected models/vae_snapshots of a "
             "project, or of `edm2 vae train`."
         )
-    params = Vae.complete(with_added(manifest["vae"]))
+    params = stored_options(manifest["vae"])
     ((average, tensors),) = reconstruct(store, [ema_length], nimg)
     average.warn(f"EMA length {ema_length:g}", "vae.ema.snapshot_nimg")
     network = trained_vae(params, tensors, torch.device("cpu")).network

@@ -17,8 +17,8 @@ vae = AutoencoderKL.from_pretrained("{name}")
 latents = vae.encode(images).latent_dist.mean  # images: float32 [N, 3, H, W] in [-1, 1]
 images = vae.decode(latents).sample
 ```"""
-FACTORS = """With the factors of the config, `(z - shift_factor) * scaling_factor` of the {images} latents has
-mean 0 and standard deviation 1 over all channels together. Each channel has"""
+FACTORS = """With the factors of the config, `(z - shift_factor) * scaling_factor` of the latents of {images}
+has mean 0 and standard deviation 1 over all channels together. Each channel has"""
 QUALITY = """PSNR is in dB. The perceptual distance is of the features of the backbone: LPIPS with `vgg16`;
 `classifier` was trained on the data set."""
 OPTIONS = (
@@ -53,11 +53,10 @@ def vae_card(
     Args:
         name: of the folder.
         images: manifest of data/images, or at least the resolution.
-        metrics: those of reports/vae/metrics.json.
-        normalization: of the latents that `normalized` names: training or held-out.
+        metrics: those of reports/vae/metrics.json; none if they are not known.
+        normalization: of the latents of the images that `normalized` names.
         manifest: of models/vae.
     """
-    quality = {key: f"{v:.6g}" for key, v in metrics.items() if not key.startswith("latent/")}
     pairs = zip(normalization.mean.tolist(), normalization.std.tolist(), strict=True)
     sections = [
         f"# {name}",
@@ -67,9 +66,7 @@ def vae_card(
         *[ZERO] * (params.variance == 0),
         "## Data",
         _data(params, images),
-        "## Reconstructions of held-out images",
-        _table(("metric", "value"), quality.items()),
-        QUALITY,
+        *_quality(metrics),
         "## Latents",
         FACTORS.format(images=normalized),
         _table(("channel", "mean", "std"), ((c, *pair) for c, pair in enumerate(pairs))),
@@ -81,6 +78,12 @@ def vae_card(
         "License: not set. State one before you publish this folder.",
     ]
     return HEADER + "\n\n".join(sections) + "\n"
+
+
+def _quality(metrics: Mapping[str, float]) -> list[str]:
+    values = {key: f"{v:.6g}" for key, v in metrics.items() if not key.startswith("latent/")}
+    table = _table(("metric", "value"), values.items())
+    return ["## Reconstructions of held-out images", table, QUALITY] if values else []
 
 
 def _options(params: Vae) -> dict[str, Any]:
@@ -103,6 +106,8 @@ def _data(params: Vae, images: Mapping[str, Any]) -> str:
     shards, side = params.images.shards, images["resolution"]
     if shards is not None:
         return f"Images of {Path(shards).name} (`vae.images`), {side}×{side} pixels."
+    if "source" not in images:
+        return f"Images of a project, {side}×{side} pixels."
     counts = images["images"]
     return (
         f"{images['source']}: {counts['train']} training images and {counts['held_out']} held-out ones of "

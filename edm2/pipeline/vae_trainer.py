@@ -65,7 +65,12 @@ class HeldOut:
 def quality(metrics: dict[str, float]) -> str:
     """The final metrics in a few words."""
     texts = {"PSNR {:.2f} dB": metrics.get("psnr", inf), "SSIM {:.4g}": metrics["ssim"]}
-    return ", ".join(text.format(value) for text, value in texts.items())
+    clipped = {
+        "{:.2%} of the latents' values clipped to vae.clamp": metrics.get("clipped/latents"),
+        "{:.2%} of the decoded values outside [-2, 2], and clipped": metrics.get("clipped/images"),
+    }
+    shown = texts | {text: share for text, share in clipped.items() if share is not None}
+    return ", ".join(text.format(value) for text, value in shown.items())
 
 
 @dataclass(frozen=True)

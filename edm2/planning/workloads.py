@@ -28,7 +28,7 @@ from edm2.vae.encoding import BATCH
 from edm2.vae.network import Autoencoder
 from edm2.vae.training import VaeTask
 
-NEVER = 2**62  # images
+NEVER = 10**12  # images: the longest training
 INCEPTION_FLOPS = 2 * 5_700_000_000  # of an image of 299×299; 5.71 GFLOPS in torchvision's table
 
 

@@ -4,6 +4,7 @@ A section is a function of the stages' outputs and the report's folder. It retur
 the page: a list, empty if the params have nothing for it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -208,6 +209,7 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     skipped = sum(value for key, value in metrics.items() if key.startswith("skipped_images/"))
     if skipped:
         text += f" {skipped:.0f} damaged images of vae.images were skipped (runtime.skip_images)."
+    text += _clipped(metrics)
     if curves.empty:
         text += " No VAE was trained in this project."
     with_classifier = any(
@@ -225,6 +227,16 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         caption += THINNED + gaps_note(vae_gaps(curves))
         body += shown_panels(panels, caption)
     return [("VAE", body)]
+
+
+def _clipped(metrics: Mapping[str, float]) -> str:
+    """Sentences on values that were clipped; empty without any."""
+    texts = {
+        "latents": " {:.2%} of the latents' values were clipped to vae.clamp.",
+        "images": " {:.2%} of the decoded values were outside [-2, 2], and clipped.",
+    }
+    shares = {text: metrics.get(f"clipped/{name}", 0.0) for name, text in texts.items()}
+    return "".join(text.format(share) for text, share in shares.items() if share)
 
 
 def vae_ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:

@@ -7,8 +7,6 @@ from edm2.reporting.charts import Quantity, Spec, curves_chart
 from edm2.reporting.time_charts import PANEL_WIDTH
 from edm2.reporting.training_charts import quality_names
 
-# the other columns are metrics
-COLUMNS = ("ema_length", "nimg", "error", "weight_sum", "snapshots", "evaluated_images")
 HIGHER_IS_BETTER = ("psnr", "ssim")
 LENGTH = Quantity("ema_length", "EMA length σ_rel (0: the final weights)")
 CAPTION = (
@@ -19,9 +17,13 @@ CAPTION = (
 
 
 def ema_panels(table: pd.DataFrame) -> list[Spec]:
-    """A chart for each metric that is finite (PSNR is not, of an exact reconstruction)."""
-    metrics = [str(name) for name in table if name not in COLUMNS] if len(table) else []
-    return [_panel(table, name) for name in metrics if np.isfinite(table[name]).all()]
+    """A chart for each metric of quality that is finite (PSNR is not, of an exact reconstruction)."""
+    names = {str(metric): quality_names(str(metric)) for metric in table} if len(table) else {}
+    return [
+        _panel(table, metric, *words[:2])
+        for metric, words in names.items()
+        if words and np.isfinite(table[metric]).all()
+    ]
 
 
 def best_row(table: pd.DataFrame, metric: str) -> pd.Series:
@@ -43,8 +45,7 @@ def best_in_words(table: pd.DataFrame) -> str:
     )
 
 
-def _panel(table: pd.DataFrame, metric: str) -> Spec:
-    title, name, _ = quality_names(metric) or (metric, metric, False)
+def _panel(table: pd.DataFrame, metric: str, title: str, name: str) -> Spec:
     best = best_row(table, metric)
     label = f"best: {best[metric]:.4g} at {best['ema_length']:g}"
     points = table[["ema_length", metric]].assign(series=label, low=float("nan"), high=float("nan"))

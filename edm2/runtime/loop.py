@@ -110,15 +110,15 @@ class _Loop(Generic[Batch]):
     def restore(self, rollback: Callable[[int], None]) -> int:
         """The time at which training starts or continues; later results are removed."""
         barrier()
-        nimg, into = 0, {"task": self.task.state_dict()}
+        nimg, last, into = 0, None, {"task": self.task.state_dict()}
         tree = self.checkpointer.restore(into)
         if tree is not None:
             self.task.load_state_dict(tree["task"])
             self.means.load_state_dict(tree["averages"])
-            nimg = int(tree["nimg"])
+            nimg, last = int(tree["nimg"]), tree.get("log")  # which earlier versions do not have
         if is_main_process():
             rollback(nimg)
-        self.run.rollback(nimg)
+        self.run.rollback(nimg, last)
         barrier()
         return nimg
 
@@ -160,7 +160,8 @@ class _Loop(Generic[Batch]):
     def _save(self, nimg: int) -> None:
         averages, tree = self.means.state_dict(), self.task.state_dict()
         self.monitor.check_state(tree, nimg)
-        self.checkpointer.save(nimg, {"nimg": nimg, "task": tree, "averages": averages})
+        log = self.run.save_log()
+        self.checkpointer.save(nimg, {"nimg": nimg, "task": tree, "averages": averages, "log": log})
 
 
 def _max_over_ranks(*values: int) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from edm2.runtime.distributed import all_reduce, is_main_process
+from edm2.runtime.distributed import all_reduce, is_main_process, ranks
 from edm2.runtime.log import NONFINITE_STEPS
 
 Scalar = torch.Tensor | float
@@ -16,7 +16,8 @@ class MetricAccumulator:
     """Means of metrics between two log rows; part of the checkpoint, so that logs resume too.
 
     A metric is a value, or (sum, count) if only a part of the batch has it. All ranks have the same
-    metrics.
+    metrics. Checkpoints have the sums of each rank: on as many ranks, the rows of a resumed training are
+    those of an uninterrupted one to the bit; on another number, they differ by rounding of float64.
     """
 
     def __init__(self) -> None:
@@ -42,12 +43,16 @@ class MetricAccumulator:
         return {name: mean for name, mean in means.items() if mean or name != NONFINITE_STEPS}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums over all ranks. Every rank must call this."""
-        return {"sums": [(names, all_reduce(row.clone())) for names, row in self.sums.items()]}
+        """The sums of each rank, float64 [ranks, names, 2]. Every rank must call this."""
+        return {"sums": [(names, _of_all_ranks(row)) for names, row in self.sums.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        factor = int(is_main_process())
-        self.sums = {tuple(names): row * factor for names, row in state["sums"]}
+        self.sums = {
+            tuple(names): _of_this_rank(
+                rows.view(-1, len(names), 2)
+            )  # of versions before: of all ranks
+            for names, rows in state["sums"]
+        }
 
 
 def shown(means: Mapping[str, float]) -> str:
@@ -82,6 +87,20 @@ def _stack(metrics: Metrics) -> torch.Tensor:
         return one if part == 1 else torch.full_like(one, part)
 
     return torch.stack([on_device(part) for part in parts]).view(-1, 2)
+
+
+def _of_all_ranks(row: torch.Tensor) -> torch.Tensor:
+    rows = row.new_zeros(ranks().world_size, *row.shape)
+    rows[ranks().rank] = row
+    return all_reduce(rows)
+
+
+def _of_this_rank(rows: torch.Tensor) -> torch.Tensor:
+    """Its own sums; if other ranks have saved them, those of all on the main process."""
+    this = ranks()
+    if len(rows) == this.world_size:
+        return rows[this.rank]
+    return rows.sum(0) * int(is_main_process())
 
 
 def _means(sums: Mapping[tuple[str, ...], torch.Tensor]) -> dict[str, float]:

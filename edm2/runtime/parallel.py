@@ -31,7 +31,27 @@ def data_parallel(module: nn.Module, device: torch.device, compiled: bool = Fals
         module, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
     parallel.broadcast_buffers = False  # after the first time
+    _form_buckets(parallel)
     return parallel
+
+
+def _form_buckets(parallel: DistributedDataParallel) -> None:
+    """Let DDP divide the gradients into buckets, from those of the last parameters to the first.
+
+    It does so after the first backward pass of a process. On more than two ranks the order of sums, and so
+    their rounding, depends on the buckets: the first step after a resume would not give the same bits.
+    """
+    module = parallel.module
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    own = vars(module).get("forward")  # a compiled module has one
+    setattr(module, "forward", lambda: sum(p.sum() for p in parameters))  # noqa: B010
+    parallel().backward()
+    if own is None:
+        delattr(module, "forward")
+    else:
+        setattr(module, "forward", own)  # noqa: B010
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def synchronized(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:

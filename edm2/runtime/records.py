@@ -26,7 +26,7 @@ def write_record(path: Path, entries: Mapping[str, Entry], **metadata: Any) -> N
         entries: of `path` and files that belong to it, by name: at least `bytes` and `sha256`.
         metadata: what else its producer knows, as JSON.
     """
-    write_checked(record_path(path), {**metadata, "files": entries})
+    write_checked(record_path(path), {**metadata, "files": entries}, path.name)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def read_record(path: Path) -> dict[str, Any]:
         UserError: there is none, or it is damaged.
     """
     missing = f"It belongs to {path}: run the stage that makes both."
-    return read_checked(record_path(path), missing, REMEDY)
+    return read_checked(record_path(path), missing, REMEDY, path.name)
 
 
 def recorded_entries(paths: Iterable[Path]) -> dict[Path, Entry]:

@@ -6,7 +6,6 @@ run finds its state again, any other run starts with an empty one.
 """
 
 import fcntl
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edm2.params import UserError
 from edm2.params.checks import project_root
+from edm2.runtime.checked_json import read_checked, write_checked
 from edm2.runtime.distributed import barrier, is_main_process, on_main_process
-from edm2.runtime.files import write_json
 from edm2.runtime.locks import shared
 from edm2.runtime.temporaries import remove, remove_left_in, shared_name
 
@@ -26,6 +24,11 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from edm2.runtime.checkpoint import Staged
+
+NOTES_REMEDY = (
+    "Remove it, or run `edm2 doctor --fix`, and run this again: checkpoints and complete shards beside it "
+    "are kept."
+)
 
 
 @dataclass(frozen=True)
@@ -99,19 +102,16 @@ class State:
 
     def note(self, **values: Any) -> None:
         """Add values to the notes."""
-        write_json(self.notes, {**self.read_notes(), **values})
+        write_checked(self.notes, {**self.read_notes(), **values}, self.folder.name)
 
     def read_notes(self) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: they are damaged, or of another run.
+        """
         if not self.notes.exists():
             return {}
-        try:
-            notes: dict[str, Any] = json.loads(self.notes.read_text())
-        except ValueError as error:
-            raise UserError(
-                f"{self.notes}: not valid JSON ({error}). Remove it, or run `edm2 doctor --fix`, and "
-                "run this again: checkpoints and complete shards beside it are kept."
-            ) from None
-        return notes
+        return read_checked(self.notes, "", NOTES_REMEDY, self.folder.name)
 
     @contextmanager
     def timed(self) -> Iterator[None]:

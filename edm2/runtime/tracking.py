@@ -17,7 +17,7 @@ from edm2.runtime.delivery.destination import destination
 from edm2.runtime.delivery.models import Model
 from edm2.runtime.delivery.outbox import Outbox, now
 from edm2.runtime.delivery.pipeline_run import PipelineOutbox, PipelineRun, joined
-from edm2.runtime.distributed import is_main_process
+from edm2.runtime.distributed import is_main_process, on_main_process
 from edm2.runtime.files import write_json
 from edm2.runtime.log import Log
 from edm2.runtime.state import State
@@ -45,10 +45,31 @@ class Run:
             if self.outbox is not None:
                 self.outbox.add_metrics(step, {mlflow_name(k): v for k, v in metrics.items()})
 
-    def rollback(self, nimg: int) -> None:
-        """Remove the local rows of later times: training continues from `nimg`."""
-        if is_main_process():
+    def rollback(self, nimg: int, last: str | None = None) -> None:
+        """Remove the local rows of later times: training continues from `nimg`.
+
+        Every rank must call this.
+
+        Args:
+            last: what `save_log` returned at that time, if it was called.
+
+        Raises:
+            UserError: rows until that time are missing.
+        """
+
+        def rollback() -> None:
+            if last is not None:
+                self.local.require(last)
             self.local.keep(lambda row: row.get("nimg", nimg) <= nimg)
+
+        on_main_process(rollback)
+
+    def save_log(self) -> str:
+        """Wait until the local log is on the disk; returns what `rollback` compares.
+
+        Every rank must call this.
+        """
+        return on_main_process(self.local.save)
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
         """Log final metrics, by which runs are compared, as best/<name>."""

@@ -1,5 +1,10 @@
 """What may enter and leave a VAE: images and latents of the right shape, and images that show something."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
 import torch
 
 from edm2.params.errors import OutOfRangeError
@@ -7,6 +12,33 @@ from edm2.runtime.finite import require_finite
 
 LIMIT = 2.0  # images are in [-1, 1]
 DIVERGED = "The VAE that made them diverged, or overflows: train it with a lower learning rate."
+
+
+@dataclass
+class Clipped:
+    """Numbers of values that were clipped: of latents at `vae.clamp`, of decoded images outside [-2, 2]."""
+
+    latents: int = 0
+    images: int = 0
+
+
+_counted: ContextVar[Clipped | None] = ContextVar("clipped", default=None)
+
+
+@contextmanager
+def counting_clipped() -> Iterator[Clipped]:
+    """Counts what is clipped in this thread while the block runs. Elsewhere nothing waits for a GPU."""
+    token = _counted.set(clipped := Clipped())
+    try:
+        yield clipped
+    finally:
+        _counted.reset(token)
+
+
+def note_clamped(latents: torch.Tensor, limit: float) -> None:
+    """Count the latents that a clamp to ±limit has left at it, if something counts."""
+    if (clipped := _counted.get()) is not None:
+        clipped.latents += int((latents.abs() >= limit).sum())
 
 
 def rgb_images(images: torch.Tensor, downscale: int = 1) -> torch.Tensor:
@@ -46,7 +78,8 @@ def require_latents(latents: torch.Tensor, channels: int) -> None:
 
 
 def require_range(images: torch.Tensor, remedy: str = DIVERGED) -> None:
-    """Refuse decoded images of which clipping would make something else; on a GPU it waits for them.
+    """Refuse decoded images of which clipping would make something else, and count the values of others;
+    on a GPU it waits for them.
 
     Their error after clipping is bounded, and says nothing: that of random black and white pixels.
 
@@ -68,3 +101,5 @@ def require_range(images: torch.Tensor, remedy: str = DIVERGED) -> None:
             f"decoded images: {far} of {images.numel()} values are outside [-{LIMIT:g}, {LIMIT:g}], and "
             "images are in [-1, 1]. The VAE that made them diverged: train it with a lower learning rate."
         )
+    if (clipped := _counted.get()) is not None:
+        clipped.images += far

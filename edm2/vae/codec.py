@@ -12,26 +12,13 @@ from edm2.data.normalization import SIGMA_DATA, Normalization
 from edm2.params.registry import implementation
 from edm2.params.seams import CODECS
 from edm2.params.vae import Vae
+from edm2.params.vae_manifest import stored_options
 from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, write_manifest
-from edm2.vae.boundary import require_latents, require_range, rgb_images
+from edm2.vae.boundary import note_clamped, require_latents, require_range, rgb_images
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
-
-# options that older manifests do not have, with what all had then
-ADDED: dict[str, Any] = {
-    "init": {"path": None, "parts": "all"},
-    "norm_groups": None,
-    "attention_heads": None,
-    "quant_convolutions": False,
-    "lr_input_layers": "encoder",
-    "ema": {"ema_lengths": (), "snapshot_nimg": 1, "evaluate_lengths": (), "length": None},
-    "detector": None,
-    "detector_path": None,
-    "adversarial": {"trainable_backbone": False},
-    "equivariance": {"scale": 0.0, "min_scale": 0.25},
-}
 
 
 class Codec(Protocol):
@@ -80,6 +67,8 @@ class TrainedVae:
         images = rgb_images(images, self.downscale)
         parts = images.split(max_batch_size(images.shape[-1]))
         means, stds = zip(*(self.network.encode(to_float(part)) for part in parts), strict=True)
+        if self.network.clamp is not None:
+            note_clamped(torch.cat(means), self.network.clamp)
         return torch.cat(means), torch.cat(stds)
 
     @torch.no_grad()
@@ -140,17 +129,8 @@ def load_codec(folder: Path, device: torch.device) -> Codec:
     return codec
 
 
-def with_added(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a VAE in a manifest, with those that were added since, also in its sections."""
-    both = ADDED.keys() & options.keys()
-    sections = {
-        k: ADDED[k] for k in both if isinstance(ADDED[k], dict) and isinstance(options[k], dict)
-    }
-    return {**ADDED, **options, **{k: {**added, **options[k]} for k, added in sections.items()}}
-
-
 def load_trained(folder: Path, device: torch.device) -> Codec:
-    params = Vae.complete(with_added(read_manifest(folder)["vae"]))
+    params = stored_options(read_manifest(folder)["vae"])
     tensors = load_file(folder / "network.safetensors")
     for name, tensor in tensors.items():
         require_finite(tensor, f"{folder}: tensor {name} of the VAE", REBUILD_HINT)

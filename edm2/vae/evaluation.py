@@ -12,6 +12,7 @@ from edm2.data.images import ImageDataset, max_batch_size, to_float
 from edm2.data.passes import reduce_batches
 from edm2.features.backbone import Backbone
 from edm2.runtime.randomness import generator
+from edm2.vae.boundary import counting_clipped
 from edm2.vae.codec import Codec
 from edm2.vae.losses import Loss, perceptual_loss
 from edm2.vae.similarity import structural_similarity
@@ -43,12 +44,15 @@ class SetDistance(Protocol):
 class _Sums:
     """Sums over some images, and some of the latent values, [C, values] of each batch.
 
-    `reconstructions` are the statistics of a `SetDistance`; None without one.
+    `reconstructions` are the statistics of a `SetDistance`; None without one. `clipped_latents` and
+    `clipped_images` are shares of an image's values, see `Clipped`.
     """
 
     psnr: float
     ssim: float
     perceptual: float
+    clipped_latents: float
+    clipped_images: float
     latents: list[NDArray[np.float32]]
     reconstructions: Mergeable | None
 
@@ -57,6 +61,8 @@ class _Sums:
         self.psnr += other.psnr
         self.ssim += other.ssim
         self.perceptual += other.perceptual
+        self.clipped_latents += other.clipped_latents
+        self.clipped_images += other.clipped_images
         self.latents += other.latents
         if self.reconstructions is not None:
             self.reconstructions = self.reconstructions.merge(other.reconstructions)
@@ -86,6 +92,8 @@ def evaluate(
         psnr: peak signal-to-noise ratio in dB; infinite if a reconstruction is exact.
         ssim: structural similarity (Wang et al. 2004), 7×7 windows, mean over channels.
         perceptual_<backbone>: perceptual distance; with VGG16 it is LPIPS.
+        clipped/latents, clipped/images: the shares of latents at `vae.clamp`, and of decoded values
+            outside [-2, 2]; left out if there are none.
         what `set_distance` returns.
         latent/...: see `latent_statistics`; of the latents' means.
 
@@ -108,11 +116,13 @@ def evaluate(
 
 
 def _means(sums: _Sums, count: int, backbone: str) -> dict[str, float]:
+    clipped = {"latents": sums.clipped_latents / count, "images": sums.clipped_images / count}
     return {
         "evaluated_images": count,
         "psnr": sums.psnr / count,
         "ssim": sums.ssim / count,
         f"perceptual_{backbone}": sums.perceptual / count,
+        **{f"clipped/{name}": share for name, share in clipped.items() if share},
     }
 
 
@@ -125,14 +135,17 @@ def _compare(
     total: int,
 ) -> _Sums:
     """Sums over a batch of `total` images, uint8 [N, 3, H, W], and their reconstructions."""
-    mean = codec.encode(pixels)[0]
-    decoded = codec.decode(mean)
+    with counting_clipped() as clipped:
+        mean = codec.encode(pixels)[0]
+        decoded = codec.decode(mean)
     psnr, ssim, perceptual = quality_sums(pixels, decoded, distance)
     stride = _stride(total * mean[0].numel())
     return _Sums(
         psnr,
         ssim,
         perceptual,
+        clipped_latents=clipped.latents / mean[0].numel(),
+        clipped_images=clipped.images / decoded[0].numel(),
         latents=[mean.permute(1, 0, 2, 3).flatten(1)[:, ::stride].float().cpu().numpy()],
         reconstructions=None if set_distance is None else set_distance.statistics(decoded),
     )

@@ -8,27 +8,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from edm2.params.vae import Vae
-from edm2.params.vae_checks import network_problems
+from edm2.params.vae_network import attention_heads, network_problems, norm_groups
 from edm2.vae.wavelet import Wavelet
 
-GROUPS = 32
-MIN_GROUP_CHANNELS = 4
-HEAD_CHANNELS = 64
 LOG_VARIANCE_RANGE = (-30.0, 20.0)  # a learned variance is clamped to it
 
 
 class Norm(nn.GroupNorm):
-    """Group normalization, computed in fp32.
-
-    Without a number of groups there are at most 32, of at least 4 channels each.
-    """
+    """Group normalization, computed in fp32; `groups` as in `norm_groups`."""
 
     def __init__(self, channels: int, groups: int | None = None) -> None:
-        if groups is None:
-            groups = min(GROUPS, max(1, channels // MIN_GROUP_CHANNELS))
-            while channels % groups:
-                groups -= 1
-        super().__init__(groups, channels, eps=1e-6)
+        super().__init__(norm_groups(channels, groups), channels, eps=1e-6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.float()).to(x.dtype)
@@ -58,7 +48,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, heads: int | None = None, groups: int | None = None) -> None:
         super().__init__()
-        self.heads = max(1, channels // HEAD_CHANNELS) if heads is None else heads
+        self.heads = attention_heads(channels, heads)
         self.norm = Norm(channels, groups)
         self.qkv = _conv(channels, 3 * channels, kernel=1)
         self.projection = _conv(channels, channels, kernel=1)

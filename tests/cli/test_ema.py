@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from edm2.ema import Snapshot, SnapshotStore, TraditionalEMA, reconstruct, write_snapshot
 from edm2.ema.index import index_training, write_index
+from edm2.runtime.checked_json import read_checked
 from edm2.runtime.manifest import read_manifest, write_manifest
 from edm2.runtime.verification import damaged_files
 
@@ -148,7 +149,7 @@ def test_reconstruct_writes_a_file_for_each_length(folder, tmp_path, run, text, 
     assert (result.status, result.err) == (0, "")
     names = [f"000000001000-ema_length-{length!r}.safetensors" for length in lengths]
     assert averages_in(out) == sorted(names)
-    descriptions = json.loads((out / "averages.json").read_text())
+    descriptions = read_checked(out / "averages.json", "", "", "averages.json")
     assert set(descriptions) == set(names)
     for name, row, (average, tensors) in zip(
         names, rows(result.out), reconstruct(SnapshotStore(folder), lengths), strict=True
@@ -261,9 +262,9 @@ def test_a_later_call_keeps_the_descriptions_of_earlier_averages(folder, tmp_pat
     out = tmp_path / "out"
     command = ("ema", "reconstruct", folder, "--out", out, "--lengths")
     run(*command, "0.08")
-    before = json.loads((out / "averages.json").read_text())
+    before = read_checked(out / "averages.json", "", "", "averages.json")
     run(*command, "0.1")
-    descriptions = json.loads((out / "averages.json").read_text())
+    descriptions = read_checked(out / "averages.json", "", "", "averages.json")
     assert {name: descriptions.get(name) for name in before} == before
     assert sorted(descriptions) == averages_in(out)
 
@@ -285,7 +286,7 @@ def test_averages_are_listed_with_their_checksums(folder, tmp_path, run):
     assert damaged_files([out]) == []
 
 
-@pytest.mark.parametrize("text", ["{", "3"])
+@pytest.mark.parametrize("text", ["{", "3", '{"a": 3}'])
 def test_a_damaged_description_is_reported_before_anything_is_written(folder, tmp_path, run, text):
     index = tmp_path / "out/averages.json"
     index.parent.mkdir()

@@ -15,7 +15,7 @@ class Deliverer:
 
     attempts: dict[str, int]
 
-    def __init__(self, root: Path, say: object) -> None:
+    def __init__(self, root: Path, say: object, upload: object) -> None:
         Deliverer.attempts = {}
 
     def deliver(self, outbox: Outbox) -> Iterator[int]:
@@ -25,6 +25,7 @@ class Deliverer:
             raise TimeoutError("timed out")
         if uri == "broken":
             raise ValueError("no such table")
+        assert list(outbox.entries())
         yield 2
         yield 3
 
@@ -67,7 +68,7 @@ def test_what_cannot_be_delivered_is_said(add_run, run) -> None:
     assert result.status == 1
     assert "a: " in lines[0]
     assert "timed out" in lines[0]
-    assert [line for line in lines if "silent" in line] == lines[1:5]
+    assert [line for line in lines if "silent: " in line] == lines[:5]
     assert ["no such table" in line for line in lines[5:]] == [True, True, False]
     assert Deliverer.attempts == {"silent": 1, "broken": 2, "good": 1}
 
@@ -78,14 +79,19 @@ def test_a_run_that_goes_on_delivers_its_own(add_run, run) -> None:
         assert run("track", "sync").out == "Everything is delivered.\n"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]"])
-def test_a_damaged_run_holds_no_other_up(add_run, run, content: bytes) -> None:
-    (add_run("a", "good").folder / "run.json").write_bytes(content)
+@pytest.mark.parametrize("name", ["run.json", "outbox.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"{\n", b"\xff\n", b"[]\n", b'{"status": "FINISHED"}\n'])
+def test_a_damaged_run_holds_no_other_up(add_run, run, content: bytes, name: str) -> None:
+    path = add_run("a", "good").folder / name
+    path.write_bytes(
+        content + path.read_bytes().replace(b"FINISHED", b"KILLED").replace(b"good", b"goad")
+    )
     add_run("b", "good")
     result = run("track", "sync")
     damaged, delivered = result.out.splitlines()
     assert result.status == 1
-    assert damaged.startswith(".state/s/a: cannot be delivered now (")
+    assert damaged.startswith(f".state/s/a: cannot be delivered now ({path}: ")
+    assert "Remove run.json, outbox.jsonl and delivered.json" in damaged
     assert delivered == ".state/s/b: 5 values and files delivered."
 
 

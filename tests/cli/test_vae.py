@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 from small_tars import SMALL, picture, write_pictures, write_tar
 
+from edm2.data.sized import SizedImages
+from edm2.data.sources.unlabeled import open_unlabeled
 from edm2.params.presets import VAE_PRESETS
 from edm2.params.vae_options import VaeOptions
 from edm2.pipeline.vae_alone import train_alone
@@ -53,6 +56,9 @@ def test_the_folder_has_the_vae_and_reports(here: Path) -> None:
     assert not list((here / "vae/state").glob("checkpoint-*"))
     assert not (here / ".state").exists()
     assert not (here / ".mlflow").exists()
+    options = json.loads((here / "vae/options.json").read_text())
+    assert options["vae.images.shards content"]
+    assert all(re.fullmatch(r"[\w. -]+", key) for key in options)  # names that MLflow takes
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(
@@ -98,7 +104,7 @@ def test_other_images_of_the_same_names_are_refused(here: Path, run: Callable) -
     finally:
         Path("0.tar").write_bytes(content)
     assert result.status == 2
-    assert "vae.images.shards (its content): changed" in result.err
+    assert "vae.images.shards content: changed" in result.err
 
 
 def test_a_folder_of_other_things_is_refused(here: Path, run: Callable) -> None:
@@ -137,7 +143,7 @@ def test_it_is_exported_with_factors_of_held_out_latents(
     assert config["sample_size"] == 32
     assert config["shift_factor"] == pytest.approx(means.mean().item(), rel=1e-4)
     assert config["scaling_factor"] == pytest.approx(variance.item() ** -0.5, rel=1e-4)
-    assert "of the held-out latents" in (tmp_path / "kl/README.md").read_text()
+    assert "latents of held-out images" in (tmp_path / "kl/README.md").read_text()
 
 
 def test_another_training_can_start_from_it(here: Path) -> None:
@@ -147,6 +153,12 @@ def test_another_training_can_start_from_it(here: Path) -> None:
     initialize(network, vae, Path(vae.init.path))
     expected = load_codec(here / "vae/models/vae", torch.device("cpu")).network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_missing_folder_is_not_an_option(here: Path, run: Callable) -> None:
+    result = run("vae", "train", "vae.lr=0.01", *COMMAND)
+    assert (result.status, "OUT" in result.err) == (2, True)
+    assert not Path("vae.lr=0.01").exists()
 
 
 @pytest.mark.parametrize(
@@ -178,6 +190,56 @@ def test_an_average_of_its_weights_is_a_codec(here: Path, run: Callable, tmp_pat
     )
     pairs = zip(codec.network.parameters(), final.network.parameters(), strict=True)
     assert not any(torch.equal(a, b) for a, b in pairs)
+
+
+def test_an_average_is_exported_with_the_scale_of_images(
+    here: Path, run: Callable, tmp_path: Path
+) -> None:
+    """With those of the training the factors are the same, and they need no training."""
+    average, final, images = tmp_path / "average", "vae/models/vae", ("--images", "2.tar")
+    run("vae", "average", "vae/models/vae_snapshots", average, "--ema-length", "0.1")
+    refused = run("export", "vae", tmp_path / "kl", "--from", average)
+    assert (refused.status, "--images" in refused.err) == (2, True)
+
+    configs = {}
+    for name, source, options in (
+        ("average", average, (*images, "--resolution", "32")),
+        ("final", final, (*images, "--resolution", "32")),
+        ("training", "vae", ()),
+    ):
+        folder = tmp_path / f"kl-{name}"
+        result = run("export", "vae", folder, "--from", source, *options)
+        assert result.status == 0, result.err
+        configs[name] = json.loads((folder / "config.json").read_text())
+    assert configs["final"] == configs["training"]
+    codec = load_codec(average, torch.device("cpu"))
+    pixels = SizedImages(open_unlabeled("2.tar", "images", tmp_path), 32, "lanczos", 8).batch(
+        range(8)
+    )
+    mean, std = codec.encode(pixels[0])
+    second = (mean.square() + std.square()).mean()
+    assert configs["average"]["shift_factor"] == pytest.approx(float(mean.mean()), rel=1e-4)
+    scale = float(second - mean.mean() ** 2) ** -0.5
+    assert configs["average"]["scaling_factor"] == pytest.approx(scale, rel=1e-4)
+    card = (tmp_path / "kl-average/README.md").read_text()
+    assert "8 images of 2.tar" in card
+    assert "| EMA length | 0.1 |" in card
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--from", "vae", "--images", "2.tar"), "--resolution"),
+        (("--images", "2.tar", "--resolution", "32"), "--from"),
+        (("--from", "vae", "--images", "2.tar", "--resolution", "33"), "32 or 34"),
+        (("--from", "vae", "--images", "none.tar", "--resolution", "32"), "none.tar"),
+        (("--from", ".", "--images", "2.tar", "--resolution", "32"), "vae train"),
+    ],
+)
+def test_wrong_exports_write_nothing(here, run: Callable, tmp_path: Path, arguments, words) -> None:
+    result = run("export", "vae", tmp_path / "kl", *arguments)
+    assert (result.status, words in result.err) == (2, True), result.err
+    assert not (tmp_path / "kl").exists()
 
 
 def test_wrong_averages_are_refused(here: Path, run: Callable, tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ def test_a_flipped_bit_is_refused_by_file_and_nothing_is_written(store, tmp_path
         load_tensors(path)
 
 
+def test_a_flip_that_makes_a_sum_too_large_is_not_blamed_on_the_training(store, tmp_path):
+    path = store.folder / FILES[0]
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    begin, _ = json.loads(data[8 : 8 + length])["a.weight"]["data_offsets"]
+    data[8 + length + begin + 3] ^= 0x40  # of the exponent
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{FILES[0]}: SHA-256"):
+        reconstruct_files(store, {tmp_path / "x": Target(0.07)}, torch.float16)
+
+
 def test_two_snapshots_in_each_others_place_are_refused(store, tmp_path):
     first, second = (store.folder / file for file in FILES[:2])
     first.rename(tmp_path / "held")

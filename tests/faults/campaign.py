@@ -56,6 +56,9 @@ class Tally:
 class Campaign:
     """Repeats one stage of a finished project from the same start, each time with another fault."""
 
+    tops: Sequence[str] = RESULTS  # folders whose files are compared
+    states: Sequence[str] = (".state",)  # of which only temporary files matter
+
     def __init__(self, finished: Path, folder: Path, stage: str, publication: bool) -> None:
         """
         Args:
@@ -68,7 +71,7 @@ class Campaign:
         self.training = ["G-0"] if stage in PER_CONFIG else []
         self.publication = publication
         self.folder = folder
-        self.expected = contents(finished)
+        self.expected = self.contents(finished)
 
     def restore(self) -> None:
         """The project as it is before the stage runs, without its outs."""
@@ -167,7 +170,7 @@ class Campaign:
         if ended.status and not self._is_explained(ended):
             tally.failed.append(f"{name}: status {ended.status}: {ended.text[-300:]}")
         tally.explained += ended.status != 0 and self._is_explained(ended)
-        if ended.status and (left := partial(self.project)):
+        if ended.status and (left := self.partial()):
             tally.left_at_once.append(f"{name}: {left}")
         self._finish(name, tally)
 
@@ -180,32 +183,36 @@ class Campaign:
             and any(way in last for way in WAYS_OUT)
         )
 
+    def _is_done(self, again: Ended) -> bool:
+        return again.status == 0
+
     def _finish(self, name: str, tally: Tally) -> None:
         again = self.run_again()
-        found = contents(self.project)
-        if again.status or any(found.get(path) != bits for path, bits in self.expected.items()):
+        found = self.contents(self.project)
+        if not self._is_done(again) or any(
+            found.get(path) != bits for path, bits in self.expected.items()
+        ):
             tally.failed.append(f"{name}: not the same again: {again.status} {again.text[-300:]}")
         else:
             tally.same += 1
-        left = sorted(found.keys() - self.expected.keys()) + partial(self.project)
+        left = sorted(found.keys() - self.expected.keys()) + self.partial()
         if left:
             tally.left.append(f"{name}: {left}")
 
+    def contents(self, project: Path) -> dict[str, bytes]:
+        """All files of the results, without what differs between runs: the page of the report."""
+        files = (f for top in self.tops for f in (project / top).rglob("*") if f.is_file())
+        return {
+            f.relative_to(project).as_posix(): f.read_bytes()
+            for f in files
+            if "index.html" not in f.name
+        }
 
-def contents(project: Path) -> dict[str, bytes]:
-    """All files of the results, without what differs between runs: the page of the report."""
-    files = (f for top in RESULTS for f in (project / top).rglob("*") if f.is_file())
-    return {
-        f.relative_to(project).as_posix(): f.read_bytes()
-        for f in files
-        if "index.html" not in f.name
-    }
-
-
-def partial(project: Path) -> list[str]:
-    """Temporary files and folders anywhere in the project, and in the system's folder for them."""
-    inside = (p for top in (*RESULTS, ".state") for p in (project / top).rglob(".*partial*"))
-    return sorted(p.relative_to(project).as_posix() for p in inside)
+    def partial(self) -> list[str]:
+        """Temporary files and folders anywhere in the project."""
+        tops = (self.project / top for top in (*self.tops, *self.states))
+        inside = (path for top in tops for path in top.rglob(".*partial*"))
+        return sorted(path.relative_to(self.project).as_posix() for path in inside)
 
 
 def outs_of(stage: str, per_training: bool) -> Sequence[Path]:

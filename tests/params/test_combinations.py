@@ -1,5 +1,7 @@
 """Values that are valid alone but not in combination: the problem has the key and the value."""
 
+import os
+
 import pytest
 from tiny import ROOT, default_params
 
@@ -21,7 +23,7 @@ WRONG = [
     ("vae.images.shards", "{a,b}.tar", "vae.images.shards", "{a,b}.tar", ["2 of 2", "/a.tar"]),
     ("vae.images.held_out", "{a..b.tar", "vae.images.held_out", "{a..b.tar", ["braces"]),
     ("vae.warmup_nimg", 99999, "vae.warmup_nimg", 99999, ["vae.duration_nimg", "12800"]),
-    ("vae.losses.pool", 3, "vae.losses.pool", 3, ["dataset.resolution", "16"]),
+    ("vae.losses.pool", 3, "vae.losses.pool", 3, ["dataset.resolution (16)", "Nearest: 2"]),
     (
         "vae.adversarial.generator_nimg",
         64,
@@ -95,7 +97,7 @@ WRONG = [
     ("launch", "", "launch", "", ["python"]),
     ("launch", None, "launch", None, ["Write python"]),
     ("launch", {}, "launch", {}, ["Write python"]),
-    ("runtime.workers", 10**9, "runtime.workers", 10**9, ["1024"]),
+    ("runtime.workers", 10**9, "runtime.workers", 10**9, ["1,024"]),
     ("launch", "torchrun 'x", "launch", "torchrun 'x", ["python"]),
     ("launch", {"fid": "python"}, "launch.default", None, ["default: python"]),
     ("launch", {"default": "python", "fit": "a"}, "launch.fit", "a", ["fid"]),
@@ -245,15 +247,18 @@ def test_workers_share_the_lanes_of_blocks(params):
     [
         ("tars", "tars/*.tar"),
         ("images", "dataset.source"),
-        ("https://host/0.tar", "Download"),
-        ("~/0.tar", "Write /"),
+        ("https://host/0.tar", "download"),
+        ("~/0.tar", "write /"),
         ("{a,b}.tar", "2 of 2"),
+        ("pipe.tar", "FIFO"),
+        ("none-*.tar", "no file matches"),
     ],
 )
 def test_what_to_write_instead_of_a_pattern_without_files(problems, tmp_path, shards, fix):
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars/0.tar").touch()
     (tmp_path / "images").mkdir()
+    os.mkfifo(tmp_path / "pipe.tar")
     (problem,) = (p for p in problems({"vae.images.shards": shards}) if p.value == shards)
     assert problem.key == "vae.images.shards"
     assert fix in problem.fix

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from braceexpand import braceexpand
 
-from edm2.params.patterns import alternatives, matching
+from edm2.params.patterns import alternatives, alternatives_of, matching
 
 
 @pytest.fixture
@@ -50,3 +51,32 @@ def test_every_alternative_is_listed_with_its_files(root: Path) -> None:
 def test_braces_that_are_not_closed_are_refused(root: Path) -> None:
     with pytest.raises(ValueError, match="braces"):
         alternatives("{00000..00010.tar", root)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "a",
+        "{a,b}",
+        "{}",
+        "{x}",
+        "{a,,b}",
+        "{0..9}/{a,b}",
+        "{a{0..9},b{0..9}}",
+        "{train/{00..11},val/{0..5}}.tar",
+        "{10..1..3}",
+        "{-2..2}",
+        "{a..e..2}",
+        "a<5>b{1,2}",
+    ],
+)
+def test_alternatives_are_counted_without_making_them(pattern: str) -> None:
+    assert alternatives_of(pattern) == len(list(braceexpand(pattern)))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{0..99999999}", "{0..9999}{0..9999}", "{0..99999999999999999999}", "{a..z}" * 600]
+)
+def test_too_many_alternatives_are_refused(root: Path, pattern: str) -> None:
+    with pytest.raises(ValueError, match="250,000"):
+        alternatives(pattern, root)

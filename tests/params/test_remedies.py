@@ -108,7 +108,7 @@ def problem_of(tree: Any) -> Problem:
         ("tracking.experiment", "", "not empty", "Write a text."),
         ("dataset", "digits", "source, path", "Write its keys below it"),
         ("diffusion.per_config", None, "keys with values", "Write {}."),
-        ("vae.seed", -1, "greater than or equal to 0", "Choose a value in this range."),
+        ("vae.seed", -1, "from 0 to 4,294,967,295", "Choose a value in this range."),
     ],
 )
 def test_the_fix_fits_the_value(key, value, allowed, fix):

@@ -18,9 +18,10 @@ from edm2.pipeline import runner
 from edm2.pipeline.cleaning import Entry, clean
 from edm2.pipeline.declaration import read_declaration
 from edm2.pipeline.dvc_cache import DvcCache
+from edm2.runtime.checked_json import write_checked
 from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.delivery.pipeline_run import PipelineRun, joined
-from edm2.runtime.state import open_state, used_state
+from edm2.runtime.state import State, open_state, used_state
 from edm2.runtime.temporaries import temporary
 
 DAY = 86400
@@ -49,7 +50,7 @@ def make_state(name: str, content: bytes = b"", age: float = 0, **notes: Any) ->
     (folder / NAME).parent.mkdir(parents=True)
     (folder / NAME).write_bytes(content)
     if notes:
-        (folder / "notes.json").write_text(json.dumps(notes))
+        State(folder).note(**notes)
     for path in [*folder.rglob("*"), folder]:
         os.utime(path, (time.time() - age * DAY,) * 2)
     return folder
@@ -161,12 +162,25 @@ def test_indices_of_tars_that_are_gone_go(cleaned, tmp_path: Path) -> None:
     indices.mkdir(parents=True)
     (tmp_path / "here.tar").touch()
     for name in ("here", "gone"):
-        (indices / f"{name}.json").write_text(json.dumps({"tar": f"{tmp_path}/{name}.tar"}))
+        write_checked(indices / f"{name}.json", {"tar": f"{tmp_path}/{name}.tar"})
         (indices / f"{name}.npy").write_bytes(b"1234")
         (indices / f"{name}.lock").touch()
     entries = cleaned(apply=True)
     assert entries["tar-indices/gone.npy"].freed == 4
     assert {path.stem for path in indices.iterdir()} == {"here"}
+
+
+def test_what_is_damaged_is_named_and_stays(cleaned) -> None:
+    notes = make_finished("report/abc", b"1") / "notes.json"
+    notes.write_text(notes.read_text().replace('"models/x": 1', '"models/x": 2'))
+    Path(".state/tar-indices").mkdir()
+    index = Path(".state/tar-indices/a.json")
+    index.write_text('{"tar": "a.tar"}')
+    entries = cleaned(apply=True)
+    assert str(notes) in entries["report/abc"].reason
+    assert str(index) in entries["tar-indices/a.npy"].reason
+    assert notes.exists()
+    assert index.exists()
 
 
 def test_the_command_lists_then_removes_and_names_what_the_cache_holds(cleaned, capsys) -> None:

@@ -43,6 +43,15 @@ def test_past_seconds_are_those_of_complete_runs_with_the_same_params(ran):
     assert past_seconds(PARAMS) == {"prepare": 6.0, "fid@G": 25.0}
 
 
+def test_past_seconds_without_notes_that_are_damaged(ran, root, capsys):
+    ran("fid", "G-0", 20.0)
+    ran("fid", "G-1", 30.0)
+    notes = root / ".state/fid-G-1/30.0/notes.json"
+    notes.write_text(notes.read_text().replace('"seconds": 30.0', '"seconds": 31.0'))
+    assert past_seconds(PARAMS) == {"fid@G": 20.0}
+    assert "note: not counted: .state/fid-G-1/30.0/notes.json: SHA-256" in capsys.readouterr().err
+
+
 def table(config, seed):
     return network_rows((3.0, 2.0, 4.0), config=config, training_seed=seed)
 

@@ -14,12 +14,13 @@ from edm2.params.codec import CodecChoice
 from edm2.params.evaluation import Sampling
 from edm2.params.presets import preset_text
 from edm2.params.vae import Vae
+from edm2.params.vae_manifest import ADDED
 from edm2.pipeline import published_network
 from edm2.pipeline.export_network import export_portable
 from edm2.pipeline.portable import read_portable, write_description
 from edm2.pipeline.portable_codec import CodecDescription
 from edm2.runtime.manifest import load_manifest, read_manifest, write_manifest
-from edm2.vae.codec import ADDED, Rgb, TrainedVae, save_vae
+from edm2.vae.codec import Rgb, TrainedVae, save_vae
 from edm2.vae.network import Autoencoder
 from edm2.vae.published import save_codec
 
@@ -134,8 +135,8 @@ def test_a_trained_codec_is_in_the_folder_and_names_no_folder_of_this_machine(tr
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m["vae"].update(channels=2**20), "weights are of another VAE"),
-        (lambda m: m["vae"].update(res_blocks=10**6), "expected at most 1024"),
+        (lambda m: m["vae"].update(channels=2**14), "weights are of another VAE"),
+        (lambda m: m["vae"].update(res_blocks=10**6), "1 to 100"),
         (lambda m: m["vae"].update(channels="many"), "channels: 'many'"),
         (lambda m: m.update(kind="rgb"), "kind: 'rgb', expected 'trained'"),
     ],

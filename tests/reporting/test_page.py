@@ -197,6 +197,16 @@ def test_skipped_images_are_told(stage_outputs, tmp_path, skipped):
     assert ("3 damaged images" in body) == bool(skipped)
 
 
+@pytest.mark.usefixtures("blank_figures")
+def test_clipped_values_are_told(stage_outputs, tmp_path):
+    outputs = stage_outputs()
+    clipped = {"clipped/latents": 0.5, "clipped/images": 0.0123}
+    write_result(tmp_path / "vae/metrics.json", json.dumps(METRICS["vae"] | clipped))
+    ((_, body),) = vae_section(outputs, tmp_path)
+    assert "50.00% of the latents" in body
+    assert "1.23% of the decoded values" in body
+
+
 def test_latents_have_charts_of_what_a_logarithmic_axis_can_show(stage_outputs, tmp_path):
     """Not of frequency and noise 0, which are in the tables; exact images have an infinite PSNR."""
     outputs = stage_outputs()

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
 from edm2.params import UserError
+from edm2.runtime.checked_json import write_checked
 from edm2.runtime.files import sha256
 from edm2.runtime.manifest import (
     read_manifest,
@@ -145,6 +147,17 @@ def test_a_manifest_without_its_own_checksum_is_refused(folder: Path, content: s
     (folder / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json: has no checksum"):
         read_manifest(folder)
+
+
+def test_a_file_of_another_kind_is_no_manifest(folder: Path) -> None:
+    write_checked(folder / "manifest.json", {"rows": []})
+    with pytest.raises(UserError, match=r"manifest\.json: has no files: a file of another kind"):
+        read_manifest(folder)
+    write_checked(folder / "manifest.json", {"files": {}})
+    manifest = pickle.loads(pickle.dumps(read_manifest(folder)))
+    assert (manifest, manifest.get("networks")) == ({"files": {}}, None)
+    with pytest.raises(UserError, match=r"manifest\.json: has no networks.*dvc repro"):
+        manifest["networks"]
 
 
 def test_a_manifest_may_be_formatted_differently(folder: Path) -> None:

@@ -85,6 +85,14 @@ def test_notes_accumulate(root: Path) -> None:
             state.read_notes()
 
 
+def test_notes_of_another_run_are_refused(root: Path) -> None:
+    with open_state("s", "f") as one, open_state("s", "g") as other:
+        one.note(complete=True)
+        other.notes.write_bytes(one.notes.read_bytes())
+        with pytest.raises(UserError, match=f"{other.notes}: SHA-256 .*Remove it"):
+            other.read_notes()
+
+
 def test_a_second_launch_waits_for_the_first(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

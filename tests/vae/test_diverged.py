@@ -10,6 +10,7 @@ from edm2.data.images import ImageShards
 from edm2.features.classifier import Classifier
 from edm2.params.errors import NotFiniteError, OutOfRangeError
 from edm2.params.vae import Vae
+from edm2.pipeline.vae_trainer import quality
 from edm2.vae.boundary import require_range
 from edm2.vae.codec import TrainedVae
 from edm2.vae.evaluation import evaluate
@@ -63,6 +64,28 @@ def test_a_range_is_exceeded_by_more_than_half_of_the_values() -> None:
     require_range(images)
     with pytest.raises(OutOfRangeError, match="3 of 4"):
         require_range(images.where(images != -0.5, 2.1))
+
+
+def test_clipped_values_are_counted_beside_the_metrics(
+    tiny: Callable[..., Vae], images: ImageShards, backbone: Classifier
+) -> None:
+    """Latents at the clamp, and decoded values far outside of the range of images: here all red ones."""
+    params = tiny()
+    network, pixels = make_network(params), images.batch(range(len(images)))[0]
+    codec = TrainedVae(network, params)
+    before = evaluate(codec, images, backbone, CPU)
+    assert not [name for name in before if name.startswith("clipped/")]
+    means = codec.encode(pixels)[0]
+    network.clamp = float(means.abs().quantile(0.9))
+    network.decoder[-1].bias.data[0] = 5.0
+    metrics = evaluate(codec, images, backbone, CPU)
+    expected = float((means.abs() > network.clamp).double().mean())
+    assert 0.05 < expected < 0.15
+    assert metrics["clipped/latents"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["clipped/images"] == pytest.approx(1 / 3)
+    text = quality(metrics)
+    assert f"{expected:.2%} of the latents" in text
+    assert "33.33% of the decoded values" in text
 
 
 def test_an_untrained_network_has_metrics(tiny, images, backbone: Classifier) -> None:

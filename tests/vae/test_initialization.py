@@ -121,7 +121,7 @@ def test_an_option_that_differs_is_named(tiny, published, changes, key: str, wor
         initialize(network, params, published)
     heading, line = str(error.value).splitlines()
     assert str(published) in heading
-    assert f"{key}: expected {words}, as there" in line
+    assert f"{key}: expected {words}, as the network of vae.init.path has it" in line
     assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
 
 

@@ -9,32 +9,26 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from edm2.params.checks import project_root
 from edm2.runtime.delivery.courier import ALIVE, FAILED, IDLE, MARK, NOTE, READY, UPLOAD
+from edm2.runtime.delivery.deadline import allow, deadline
 from edm2.runtime.delivery.deliver import Deliverer, describe
 from edm2.runtime.delivery.outbox import Outbox, now, outboxes
-from edm2.runtime.delivery.store import MIN_BYTES_PER_SECOND
+from edm2.runtime.delivery.store import import_mlflow
 from edm2.runtime.delivery.system import SystemMetrics
 from edm2.runtime.interruption import SIGNALS
 
 PARENT = os.getppid()
 SECONDS_BETWEEN = 10.0
 MAX_SECONDS_BETWEEN = 600.0  # after failures; doubled each time
-SECONDS_OF_SILENCE = 60  # after which an attempt ends
-
-
-class DeadlineReached(BaseException):
-    """No Exception, so that no retry of MLflow takes it for one."""
 
 
 def main() -> None:
     for signum in (*SIGNALS, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # they are for the run, which then closes stdin
-    signal.signal(signal.SIGALRM, _raise_deadline)
     own = Outbox(Path(sys.argv[1]))
     root = project_root()
     deliverer = Deliverer(root, lambda text: _send(NOTE, text), _allow)
@@ -59,14 +53,13 @@ def main() -> None:
 def _attempt(deliverer: Deliverer, own: Outbox) -> bool:
     """Deliver what there is; whether the store has taken it."""
     try:
-        with _deadline():
+        import_mlflow()
+        with deadline():
             deliverer.open(own)
             _send(READY)
             for _ in deliverer.deliver(own):
                 _send(ALIVE)
-                signal.alarm(SECONDS_OF_SILENCE)
-    except DeadlineReached:
-        _send(FAILED, f"no answer within {SECONDS_OF_SILENCE} s")
+                allow()
     except Exception as error:  # whatever MLflow raises
         _send(FAILED, describe(error))
     else:
@@ -81,11 +74,11 @@ def _sweep(deliverer: Deliverer, root: Path, own: Outbox) -> None:
     for outbox in outboxes(root):
         if outbox.folder == own.folder or outbox.is_running:
             continue
-        with suppress(Exception, DeadlineReached), _deadline():
+        with suppress(Exception), deadline():
             if outbox.description["tracking"] != tracking:
                 continue
             for _ in deliverer.deliver(outbox):
-                signal.alarm(SECONDS_OF_SILENCE)
+                allow()
                 if _has_ended(0):
                     return
 
@@ -126,23 +119,10 @@ def _send(kind: str, text: str = "") -> None:
         print(f"{MARK}{kind} {' '.join(text.splitlines())}", flush=True)
 
 
-@contextmanager
-def _deadline() -> Iterator[None]:
-    signal.alarm(SECONDS_OF_SILENCE)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-
-
 def _allow(size: int) -> None:
     """Allow the time that a file of this size may take."""
     _send(UPLOAD)
-    signal.alarm(SECONDS_OF_SILENCE + size // MIN_BYTES_PER_SECOND)
-
-
-def _raise_deadline(signum: int, frame: object) -> None:
-    raise DeadlineReached
+    allow(size)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from http.client import HTTPException
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+from edm2.params import UserError
 from edm2.runtime.delivery.destination import with_password
 from edm2.runtime.delivery.models import Model, log_model
 from edm2.runtime.delivery.outbox import Entry, Outbox, Receipt, now
@@ -220,8 +222,19 @@ def _dataset(context: str, **fields: str) -> Any:
 def describe(error: BaseException) -> str:
     """An error of MLflow in one line: the error of the network, file or database that it wraps."""
     cause = _cause(error)
-    text = explain(cause) or f"{type(cause).__name__}: {cause}"
-    return text.removesuffix(AGAIN).strip().rstrip(".").splitlines()[0][:300]
+    own = isinstance(cause, UserError)
+    text = explain(cause) or (str(cause) if own else f"{type(cause).__name__}: {cause}")
+    line = (
+        text.removesuffix(AGAIN).removeprefix("a file: ").strip().rstrip(".").splitlines()[0][:300]
+    )
+    remedy = "; rename it, and a new one is made" if _is_damage(cause) else ""
+    return "".join(letter if letter.isprintable() else "?" for letter in line) + remedy
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether the file of a store is no database of SQLite, or not any more."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -230,10 +243,17 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The innermost error of the system behind an error; the error itself if there is none."""
-    cause, inner = error, error.__cause__ or error.__context__
+    """The innermost error of the system or of HTTP behind an error; the error itself if there is none."""
+    cause, inner = error, _behind(error)
     while inner is not None:
-        if isinstance(inner, (OSError, sqlite3.Error)):
+        of_http = isinstance(inner, HTTPException) or type(inner).__name__ == "ResponseError"
+        if of_http or isinstance(inner, (OSError, sqlite3.Error)):
             cause = inner
-        inner = inner.__cause__ or inner.__context__
+        inner = _behind(inner)
     return cause
+
+
+def _behind(error: BaseException) -> BaseException | None:
+    """The error that another one wraps; the package urllib3 has it among the values of its own."""
+    inside = (error.__cause__, error.__context__, getattr(error, "reason", None), *error.args)
+    return next((each for each in inside if isinstance(each, BaseException)), None)

@@ -1,6 +1,5 @@
 """What one run has for MLflow: a file of entries, and a receipt that says how far they are delivered."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -8,10 +7,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edm2.runtime.files import write_json
+from edm2.params import UserError
+from edm2.runtime.checked_json import (
+    checked_line,
+    read_checked,
+    read_checked_line,
+    write_checked,
+)
 from edm2.runtime.locks import exclusive, is_held
 
 Entry = dict[str, Any]
+REMEDY = (
+    "Remove run.json, outbox.jsonl and delivered.json in this folder: MLflow keeps what it has, and "
+    "log.jsonl has all values."
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Outbox:
 
     def open(self, description: Mapping[str, Any]) -> None:
         """Begin to append: write what the run is, and drop an incomplete line of a killed process."""
-        write_json(self.folder / "run.json", description)
+        write_checked(self.folder / "run.json", description, self.folder.name)
         with self.path.open("ab+") as file:
             file.seek(0)
             size = file.truncate(file.read().rfind(b"\n") + 1)
@@ -60,7 +69,7 @@ class Outbox:
             )
 
     def add(self, **entry: Any) -> None:
-        line = json.dumps(entry) + "\n"
+        line, _ = checked_line(entry, self.folder.name)
         with self.path.open(
             "ab", buffering=0
         ) as file:  # one write, as the delivery adds entries, too
@@ -89,13 +98,24 @@ class Outbox:
         return str(path.relative_to(self.folder) if inside else path.absolute())
 
     def entries(self, position: int = 0) -> Iterator[tuple[Entry, int]]:
-        """The complete entries from a byte position on, each with the position behind it."""
+        """The complete entries from a byte position on, each with the position behind it.
+
+        Raises:
+            UserError: one is damaged.
+        """
         with self.path.open("rb") as file:
             file.seek(position)
             for line in file:
                 position += len(line)
                 if line.endswith(b"\n"):
-                    yield json.loads(line), position
+                    try:
+                        entry, _ = read_checked_line(line, self.folder.name)
+                    except ValueError:
+                        raise UserError(
+                            f"{self.path}: the line that ends at byte {position}: not as it was written: "
+                            f"damaged, or of an earlier version. {REMEDY}"
+                        ) from None
+                    yield entry, position
 
     @property
     def started(self) -> int:
@@ -108,8 +128,12 @@ class Outbox:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the run is: name, tags, the store that it logs to, and maybe its parent."""
-        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        """What the run is: name, tags, the store that it logs to, and maybe its parent.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return read_checked(self.folder / "run.json", REMEDY, REMEDY, self.folder.name)
 
     @property
     def parent(self) -> "Outbox | None":
@@ -121,15 +145,14 @@ class Outbox:
     @property
     def receipt(self) -> Receipt:
         """How far the outbox is delivered; nothing, if that was damaged: a store may get it twice."""
-        path = self.folder / "delivered.json"
         try:
-            return Receipt(**json.loads(path.read_text())) if path.exists() else Receipt()
-        except (ValueError, TypeError):
+            return Receipt(**read_checked(self.folder / "delivered.json", "", "", self.folder.name))
+        except UserError:
             return Receipt()
 
     @receipt.setter
     def receipt(self, receipt: Receipt) -> None:
-        write_json(self.folder / "delivered.json", asdict(receipt))
+        write_checked(self.folder / "delivered.json", asdict(receipt), self.folder.name)
 
     @property
     def is_pending(self) -> bool:

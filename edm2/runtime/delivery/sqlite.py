@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from edm2.runtime.files import replacing
 from edm2.runtime.locks import exclusive
+from edm2.runtime.system_errors import WHILE_WRITING
 from edm2.runtime.temporaries import remove_left_of
 
 MAX_PATH = 500  # bytes; SQLite takes 512 with the name of its journal
@@ -215,7 +216,8 @@ def _open(path: Path, mode: str = "rw", seconds: float = SECONDS_FOR_A_LOCK) -> 
     try:
         return sqlite3.connect(uri, uri=True, timeout=seconds, check_same_thread=False)
     except sqlite3.Error as error:
-        raise type(error)(f"{path}: {error}") from None
+        error.add_note(f"{WHILE_WRITING}{path}")
+        raise
 
 
 def _register(connect: Callable[[], sqlite3.Connection], in_memory: bool) -> str:

@@ -1,5 +1,6 @@
 """An MLflow store: its experiment, its runs, and what was deleted in MLflow's pages."""
 
+import importlib
 import logging
 import os
 import re
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from edm2.params.errors import UserError
 from edm2.params.tracking_checks import SQLITE, sqlite_path
+from edm2.runtime.delivery.deadline import MIN_BYTES_PER_SECOND
 from edm2.runtime.delivery.sqlite import SqliteStore
 from edm2.runtime.delivery.views import NOTE_TAG, VERSION_TAG, experiment_tags
 from edm2.runtime.files import link
@@ -21,6 +24,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     TIMEOUT: "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # which may be hours
     "MLFLOW_ARTIFACT_LOCATION_MAX_LENGTH": "20000",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -29,7 +33,6 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # selec
 BATCHES = {"metrics": 1000, "params": 100, "tags": 100, "datasets": 100}  # MLflow takes as many
 RUN_TAG = "edm2.run"
 PARENT_TAG = "mlflow.parentRunId"
-MIN_BYTES_PER_SECOND = 10**6  # of files of models, which may be large
 REFUSALS = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")  # the latter: of older servers
 Say = Callable[[str], None]
 
@@ -47,8 +50,7 @@ class Store:
     """
 
     def __init__(self, uri: str | None, experiment: str, root: Path, say: Say) -> None:
-        for key, value in ENVIRONMENT.items():
-            os.environ.setdefault(key, value)
+        import_mlflow()
         from mlflow import MlflowClient
 
         with _quiet():
@@ -70,7 +72,7 @@ class Store:
         """Find, restore or create the experiment."""
         location = None if self.folder is None else _uri(self.folder)
         experiment = self.client.get_experiment_by_name(self.name) or self._create(location)
-        self.experiment = experiment.experiment_id
+        self.experiment = _named(experiment.experiment_id)
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(self.experiment)
             self.say(f"MLflow: the experiment {self.name} had been deleted; it is restored.")
@@ -123,11 +125,11 @@ class Store:
         """A new run, or the one that was created for `key` when MLflow's answer was lost."""
         found = self.client.search_runs([self.experiment], f"tags.`{RUN_TAG}` = '{key}'")
         if found:
-            return found[0].info.run_id
+            return _named(found[0].info.run_id)
         run = self.client.create_run(
             self.experiment, started, run_name=name, tags={**tags, RUN_TAG: key}
         )
-        return run.info.run_id
+        return _named(run.info.run_id)
 
     def nest(self, run_id: str, parent: str) -> None:
         """Make a run a child of another one."""
@@ -200,6 +202,24 @@ class Store:
 
     def _is_deleted(self, run_id: str) -> bool:
         return self.client.get_run(run_id).info.lifecycle_stage == "deleted"
+
+
+def import_mlflow() -> None:
+    """Import MLflow, outside of a `deadline`: what is imported in part stays so."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    importlib.import_module("mlflow")
+
+
+def _named(identity: str) -> str:
+    """What a server calls an experiment or a run.
+
+    Raises:
+        UserError: it has no name; so are the answers of other servers read.
+    """
+    if not identity:
+        raise UserError("its answers have no names: expected an MLflow server")
+    return identity
 
 
 def _sqlite(uri: str | None, root: Path, say: Say) -> SqliteStore | None:

@@ -10,7 +10,7 @@ import pytest
 
 from edm2.runtime.delivery import courier
 from edm2.runtime.delivery.courier import MARK, Courier
-from edm2.runtime.delivery.outbox import Outbox
+from edm2.runtime.delivery.outbox import Outbox, Receipt
 
 
 @pytest.fixture
@@ -39,12 +39,14 @@ def wait_for_line(this: Courier) -> None:
 
 
 def test_the_end_waits_for_the_last_values(outbox: Outbox, monkeypatch, capsys) -> None:
-    receipt = {"values": outbox.size, "files": outbox.size}
+    outbox.receipt = Receipt(values=outbox.size, files=outbox.size)
+    path = outbox.folder / "delivered.json"
+    content = path.read_text()
+    path.unlink()
     code = f"""
-import json
 sys.stdin.read()
 tell("note a line for the user")
-open({str(outbox.folder / "delivered.json")!r}, "w").write(json.dumps({receipt}))
+open({str(path)!r}, "w").write({content!r})
 """
     start(outbox, monkeypatch, code).close()
     assert capsys.readouterr().err == "a line for the user\n"
