@@ -45,9 +45,10 @@ def cut(whole, folder, file, size):
     copy_of(whole, folder)
     if file.name != "dvc.lock":
         remove_results(folder)
-    content = (folder / file).read_bytes()
+    content, mode = (folder / file).read_bytes(), (folder / file).stat().st_mode
     (folder / file).unlink()
     (folder / file).write_bytes(content[:size])
+    (folder / file).chmod(mode)  # DVC trusts objects that are read-only
     return folder
 
 

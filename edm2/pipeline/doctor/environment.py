@@ -12,13 +12,12 @@ from pathlib import Path
 from edm2.params import UserError, load
 from edm2.params.yaml_file import read_yaml
 from edm2.pipeline.declaration import PIPELINE
-from edm2.pipeline.doctor.dvc_files import cache_folder
+from edm2.pipeline.doctor.dvc_files import CONFIG, cache_folder
 from edm2.pipeline.doctor.finding import Finding
 from edm2.pipeline.git import git
 from edm2.runtime.system_errors import EXTRAS
 
 PARAMS = Path("params.yaml")
-CONFIG = Path(".dvc/config")
 OPTIONAL = {"huggingface": "datasets", "stable_diffusion": "diffusers"}  # packages, by value
 MIN_FREE_BYTES = 2**30
 MIN_FREE_FILES = 1000

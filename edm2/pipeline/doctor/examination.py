@@ -8,7 +8,7 @@ from edm2.pipeline.doctor.dvc_processes import experiments, process_locks
 from edm2.pipeline.doctor.environment import disk, packages, params, repository
 from edm2.pipeline.doctor.finding import Check, Finding
 from edm2.pipeline.doctor.mlflow_store import deliveries, store
-from edm2.pipeline.doctor.states import checkpoints, incomplete_files, notes
+from edm2.pipeline.doctor.states import checkpoints, incomplete_files, logs, notes
 from edm2.pipeline.doctor.weights import unfinished_downloads, weights
 from edm2.runtime.system_errors import explain, first_line
 
@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     deliveries,
     incomplete_files,
     notes,
+    logs,
     unfinished_downloads,
     checkpoints,
     weights,

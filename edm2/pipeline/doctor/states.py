@@ -10,7 +10,9 @@ from edm2.params import UserError
 from edm2.pipeline.cleaning import STATE, temporaries
 from edm2.pipeline.doctor.finding import Finding, set_aside
 from edm2.runtime.checkpoint import verified_index
+from edm2.runtime.limits import require_file
 from edm2.runtime.locks import exclusive, is_held
+from edm2.runtime.log import read_log
 from edm2.runtime.state import State
 from edm2.runtime.temporaries import PATTERN, is_abandoned, remove
 
@@ -54,6 +56,8 @@ def notes() -> Iterator[Finding]:
     """Notes that cannot be read."""
     for state in _states():
         try:
+            if state.notes.exists():
+                require_file(state.notes)
             state.read_notes()
         except (UserError, ValueError, OSError) as error:
             yield Finding(
@@ -63,6 +67,18 @@ def notes() -> Iterator[Finding]:
                 "Remove it: checkpoints and complete shards beside it are kept.",
                 partial(_set_aside, state.notes, state),
             )
+
+
+def logs() -> Iterator[Finding]:
+    """Logs with a row that is not as it was written: results have their values, so that none is removed."""
+    for state in _states():
+        try:
+            if state.log.exists():
+                require_file(state.log)
+            read_log(state.log)
+        except (UserError, OSError) as error:
+            problem, _, remedy = str(error).removeprefix(f"{state.log}: ").partition(". ")
+            yield Finding(state.log, problem, "The stage stops at it.", remedy)
 
 
 def checkpoints() -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import pytest
 from tiny_dvc import dvc, entries, objects, remove_results, results
 
 from edm2.pipeline.doctor.dvc_files import broken_links, configuration, lock_file, run_cache
-from edm2.pipeline.doctor.examination import CHECKS, examine
+from edm2.pipeline.doctor.examination import examine
 from edm2.pipeline.doctor.finding import ASIDE
 
 pytestmark = pytest.mark.slow
@@ -14,31 +14,6 @@ pytestmark = pytest.mark.slow
 
 def cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
-
-
-def snapshot(folder):
-    return {
-        path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_a_project_without_half_states_has_no_findings_and_is_not_changed(broken):
-    before = snapshot(broken)
-    assert [str(finding) for finding in examine()] == []
-    assert snapshot(broken) == before
-
-
-def test_a_check_that_fails_is_a_finding(broken, monkeypatch):
-    def odd_file():
-        raise RecursionError("too deep")
-        yield
-
-    monkeypatch.setattr("edm2.pipeline.doctor.examination.CHECKS", (odd_file, *CHECKS))
-    (finding,) = examine()
-    assert (finding.place, finding.repair) == ("odd file", None)
-    assert "too deep" in finding.problem
 
 
 @pytest.mark.parametrize("size", [0, 5, 60, 300, -1])
