@@ -104,8 +104,10 @@ def is_main_process() -> bool:
 def prepare_streams() -> None:
     """Let output be printed whatever the encoding is: other characters as escapes, like \\u03c3.
 
-    A closed stream takes output without effect.
+    A closed stream takes output without effect. When another rank or the launcher has ended, PyTorch would
+    print pages of frames of its C++ code before our sentence; it reads its level when it is imported.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

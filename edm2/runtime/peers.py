@@ -168,7 +168,10 @@ class Peers:
         """Without the store, each machine says so itself."""
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).partition("\n")[0]
-        problem = f"rank {self.rank} has lost what connects the ranks, at {address} ({reason})."
+        problem = (
+            f"rank {self.rank} has lost what connects the ranks, at {address} ({reason}): the launcher, or "
+            "its machine, has ended. Run the same command again to continue."
+        )
         if self.failure is None and os.environ.get("LOCAL_RANK", "0") == "0":
             self._print(problem)
         self.publish(1, problem)

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import small_stage
-from tiny import PER_CONFIG, STAGES, TINY, entered, make_project, run_stage
+from corrupted_params import SMALLER
+from tiny import PER_CONFIG, STAGES, entered, make_project, run_stage
 
 if TYPE_CHECKING:
     from commands import Command
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from edm2.features.weights import PublishedWeights
 
-SMALLER = {**TINY, "sweep.ema_lengths": [0.05, 0.2], "evaluation.samples": 100}
 TABLE = "EDM2_FAULTS_TABLE"  # a file that gets the rows of the table in docs/reliability.md
 
 
@@ -36,13 +36,20 @@ def small(made_once: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def tiny(made_once: Callable[..., Path]) -> Path:
     """A project with the results of all stages and their state."""
+    return made_once("tiny-with-state", lambda folder: run_all(folder, SMALLER, STAGES))
 
-    def make(folder: Path) -> None:
-        with entered(make_project(folder, SMALLER)):
-            for name in STAGES:
-                run_stage(name, "G" if name in PER_CONFIG else "")
 
-    return made_once("tiny-with-state", make)
+@pytest.fixture(scope="session")
+def other(made_once: Callable[..., Path]) -> Path:
+    """The same of a run with other images, without a report."""
+    changes = {**SMALLER, "dataset.seed": 1}
+    return made_once("other-with-state", lambda folder: run_all(folder, changes, STAGES[:-1]))
+
+
+def run_all(folder: Path, changes: dict[str, Any], stages: Sequence[str]) -> None:
+    with entered(make_project(folder, changes)):
+        for name in stages:
+            run_stage(name, "G" if name in PER_CONFIG else "")
 
 
 @pytest.fixture(scope="session")

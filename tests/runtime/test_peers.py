@@ -158,9 +158,11 @@ def test_the_end_of_the_store_ends_the_launch(two, ended, capsys, monkeypatch):
     two[0].store = GoneStore()
     two[0].start()
     assert ended() == [1]
-    assert "rank 0 has lost what connects the ranks, at host:29400 (Connection reset by peer)" in (
-        capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert (
+        "rank 0 has lost what connects the ranks, at host:29400 (Connection reset by peer)" in error
     )
+    assert "Run the same command again" in error
 
 
 def test_a_rank_that_leaves_is_not_missed(two, ended):

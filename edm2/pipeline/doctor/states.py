@@ -9,6 +9,7 @@ from edm2.data.tars import INDICES
 from edm2.params import UserError
 from edm2.pipeline.cleaning import STATE, temporaries
 from edm2.pipeline.doctor.finding import Finding, set_aside
+from edm2.runtime.checkpoint import verified_index
 from edm2.runtime.locks import exclusive, is_held
 from edm2.runtime.state import State
 from edm2.runtime.temporaries import PATTERN, is_abandoned, remove
@@ -68,8 +69,6 @@ def checkpoints() -> Iterator[Finding]:
     """Checkpoints that cannot be read, or have another checksum than was noted. All are read."""
     for state in _states():
         for folder in state.checkpoints():
-            from edm2.runtime.checkpoint import verified_index  # imports PyTorch
-
             try:
                 verified_index(folder)
             except (UserError, OSError) as error:

@@ -1,7 +1,5 @@
 """Half-states of DVC: each is found, said in one line, and repaired to the same bits."""
 
-import json
-import os
 import shutil
 
 import pytest
@@ -139,13 +137,3 @@ def test_a_broken_configuration_is_named(broken, text):
     assert str(finding.place) == ".dvc/config"
     assert finding.repair is None
     assert [str(each.place) for each in examine()] == [".dvc/config"]
-
-
-def test_nothing_is_repaired_while_a_process_of_dvc_runs(broken):
-    cut(broken / "dvc.lock", 60)
-    lock = {"pid": os.getpid(), "cmd": "dvc repro"}
-    (broken / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"/data": lock}, "read": {}}))
-    (finding,) = lock_file()
-    with pytest.raises(Exception, match=f"{os.getpid()}.*dvc repro.*running"):
-        finding.repair()
-    assert not (broken / ASIDE).exists()

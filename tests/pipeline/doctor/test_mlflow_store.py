@@ -1,4 +1,4 @@
-"""Stores of MLflow: empty, half made, damaged, locked or of another version; runs left undelivered."""
+"""Stores of MLflow that are half made, damaged, locked or of another version; runs left undelivered."""
 
 import sqlite3
 from contextlib import closing
