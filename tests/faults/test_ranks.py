@@ -20,8 +20,8 @@ from small_training import BATCH, STEPS
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 SIGNALS = (SIGTERM, SIGINT, SIGUSR1, SIGKILL)
-STAGES = ("train_features", "train_vae", "encode_latents", "train_diffusion", "fid")
-BOUND = 3e-4  # of weights after a resume on another number of ranks, relative to the largest of a tensor
+STAGES = ("train_features", "train_vae", "encode_latents", "train_diffusion")  # no fork can draw charts
+BOUND = 1e-4  # of weights after a resume on another number of ranks, relative to the largest of a tensor
 
 
 @pytest.fixture(scope="module")
