@@ -50,7 +50,7 @@ def check(tally, kind, record):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_before_a_change_of_a_file(on_two, record, rank):
     tally = Tally()
-    for number in spread(on_two.changes_of(rank), 24):
+    for number in spread(on_two.changes_of(rank), 12):
         on_two.kill_rank(rank, number, tally)
     check(tally, f"rank {rank} of 2 killed", record)
 
