@@ -114,7 +114,8 @@ class RankCampaign(Campaign):
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            setattr(sys, name, open(descriptor, "w", buffering=1, closefd=False))  # noqa: SIM115
         os.chdir(self.project)
         os.environ |= {
             "DVC_ROOT": str(self.project),

@@ -73,10 +73,16 @@ def _send_signal(nimg: int) -> None:
     from edm2.runtime.distributed import ranks
 
     rank, time, number, target = os.environ.get(SIGNAL, "-1 0 0 self").split()
-    if (ranks().rank, nimg) == (int(rank), int(time)):
-        os.kill(os.getpid() if target == "self" else os.getppid(), int(number))
-        if target == "launcher" and int(number) == signal.SIGKILL:
-            signal.pause()  # until this rank notices
+    if (ranks().rank, nimg) != (int(rank), int(time)):
+        return
+    if target == "self":
+        os.kill(os.getpid(), int(number))
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    os.kill(os.getppid(), int(number))
+    os.read(reader, 1)  # until the launcher has passed it on
 
 
 def run(context):

@@ -20,8 +20,13 @@ from small_training import BATCH, STEPS
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 SIGNALS = (SIGTERM, SIGINT, SIGUSR1, SIGKILL)
-STAGES = ("train_features", "train_vae", "encode_latents", "train_diffusion", "fid")
-BOUND = 3e-4  # of weights after a resume on another number of ranks, relative to the largest of a tensor
+STAGES = (
+    "train_features",
+    "train_vae",
+    "encode_latents",
+    "train_diffusion",
+)  # no fork can draw charts
+BOUND = 1e-4  # of weights after a resume on another number of ranks, relative to the largest of a tensor
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def check(tally, kind, record):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_before_a_change_of_a_file(on_two, record, rank):
     tally = Tally()
-    for number in spread(on_two.changes_of(rank), 24):
+    for number in spread(on_two.changes_of(rank), 12):
         on_two.kill_rank(rank, number, tally)
     check(tally, f"rank {rank} of 2 killed", record)
 
@@ -127,7 +132,6 @@ def test_signals_under_torchrun(on_two, record, signum, target):
 @pytest.mark.parametrize("end_of_first", [SIGCONT, SIGKILL], ids=["finishes", "killed"])
 def test_a_second_launch_waits_for_the_first(on_two, record, end_of_first):
     """The first one stops in a step, until the second waits; if it is killed then, that one continues."""
-    tally = Tally()
     on_two.restore()
     variables = {small_training.SIGNAL: f"0 {7 * BATCH} {int(SIGSTOP)} self"}
     first = on_two.launch(**variables)
@@ -139,5 +143,8 @@ def test_a_second_launch_waits_for_the_first(on_two, record, end_of_first):
     ends, _ = first.wait()
     ends_of_second, text = second.wait()
     assert ends == ([0, 0] if end_of_first == SIGCONT else [-SIGKILL, 1])
-    on_two.judge("second launch", ends_of_second == [0, 0], text, tally)
-    check(tally, f"two launches, the first {end_of_first.name}", record)
+    assert ends_of_second == [0, 0], text
+    assert on_two.contents(on_two.project) == on_two.expected
+    assert on_two.partial() == []
+    row = Tally(tried=1, same=1, explained=1).row(f"two launches, the first {end_of_first.name}")
+    record(row)
