@@ -23,7 +23,7 @@ def alternatives(pattern: str, root: Path) -> dict[str, list[Path]]:
     from braceexpand import braceexpand
 
     if alternatives_of(pattern) > MAX_ALTERNATIVES:
-        raise ValueError(f"they stand for more than {MAX_ALTERNATIVES:,} files")
+        raise ValueError(f"Its braces stand for more than {MAX_ALTERNATIVES:,} files")
     return {
         name: [Path(path) for path in sorted(glob(_below(root, name))) if isfile(path)]
         for name in braceexpand(pattern)

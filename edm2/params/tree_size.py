@@ -53,7 +53,8 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
     """What a list or mapping has, in reverse order; keys of mappings are values, too."""
     items: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
-        items = [("", key) for key in value] + [(str(key)[:50], v) for key, v in value.items()]
+        items = [("", key) for key in value]
+        items += [(str(key)[:50], child) for key, child in value.items()]
     elif isinstance(value, list | tuple):
         items = list(enumerate(value))
     return items[: MAX_VALUES + 1][::-1]

@@ -1,34 +1,21 @@
-"""Corrupted values for each field of params.yaml, and what becomes of them, in processes that may hang."""
+"""Corrupted values for each field of params.yaml."""
 
-import json
-import os
-import resource
-import shutil
-import signal
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from math import inf, nan
-from pathlib import Path
 from typing import Any
 
-from tiny import PER_CONFIG, STAGES, TINY, default_params, entered, run_stage, write_params
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from tiny import TINY, default_params
 
-from edm2.params import Params, UserError
+from edm2.params import Params
 from edm2.params.loading import check_tree, fields
+from edm2.params.number_types import numbers_in
+from edm2.params.section import section_of
 from edm2.params.tree_size import require_bounded
-from edm2.runtime.failures import report
 
-LOAD_SECONDS, STAGE_SECONDS = (
-    10,
-    60,
-)  # of the CPU, of one case: a guard against hangs, no measurement
-HUNG = (-signal.SIGPROF, -signal.SIGALRM)  # how such a process ends
-WAIT = 20  # times as many seconds by the clock, for what hangs without computing
-MEMORY = 8 << 30  # bytes that a process may take
-LINES = 60  # of an error
-CHARACTERS = 20_000
 DEEP: list[Any] = []
 for _ in range(300):
     DEEP = [DEEP]
@@ -112,15 +99,17 @@ class Case:
     """One field with a corrupted value.
 
     Attributes:
+        name: of the value.
         base: values of other fields.
     """
 
     key: str
-    value: str
+    name: str
+    value: Any
     base: str
 
     def __str__(self) -> str:
-        return f"{self.base}: {self.key}: {self.value}"
+        return f"{self.base}: {self.key}: {self.name}"
 
     def tree(self) -> dict[str, Any]:
         tree = default_params()
@@ -130,7 +119,7 @@ class Case:
 
     def changes(self) -> dict[str, Any]:
         """Values that differ from those of params.yaml, by key path."""
-        return {**BASES[self.base], self.key: VALUES[self.value]}
+        return {**BASES[self.base], self.key: self.value}
 
 
 def set_value(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -147,82 +136,30 @@ def cases(base: str) -> list[Case]:
     if optional:
         below = [key for key in keys if key.startswith("diffusion.")]
         keys += [f"{change}.{key.partition('.')[2]}" for change in CHANGES for key in below]
-    return [Case(key, value, base) for key in keys for value in VALUES]
+    return [Case(key, name, value, base) for key in keys for name, value in VALUES.items()]
 
 
-def ended(
-    cases: Sequence[Case], act: Callable[[Case], str], seconds: int = LOAD_SECONDS
-) -> Iterator[tuple[Case, str]]:
-    """What `act` returns for each case; "hang", "killed" or a traceback if it does not return."""
-    done = 0
-    while done < len(cases):
-        reader, writer = os.pipe()
-        process = os.fork()
-        if process == 0:
-            os.close(reader)
-            _run(cases[done:], act, seconds, writer)
-        os.close(writer)
-        with open(reader, encoding="utf-8", errors="replace") as pipe:
-            for line in pipe:
-                yield cases[done], json.loads(line)
-                done += 1
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        if status:
-            yield cases[done], "hang" if status in HUNG else f"killed: {status}"
-            done += 1
+def ends(base: str) -> list[Case]:
+    """The lowest and the highest value of each number, which are possible alone."""
+    found = []
+    for key, field in leaves(Params):
+        for kind, limits in numbers_in(field.annotation, field.metadata):
+            for name, end in (("lowest", limits.low), ("highest", limits.high)):
+                listed = "tuple" in str(field.annotation)
+                found.append(Case(key, name, [kind(end)] if listed else kind(end), base))
+    return found
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Each field that is no section, by key path."""
+    for name, field in model.model_fields.items():
+        if section_of(field.annotation) is field.annotation:
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        elif section_of(field.annotation) is None:
+            yield prefix + name, field
 
 
 def load(case: Case) -> str:
-    """Validate the params; an act of `ended`."""
+    """Validate the params; an act of `guarded.ended`."""
     check_tree(require_bounded(case.tree(), "params.yaml"), "params.yaml")
     return "accepted"
-
-
-def run_stages(case: Case, finished: Path, folder: Path) -> str:
-    """Run all stages in a copy of a finished project, of which those that the value affects work again."""
-    project = folder / "project"
-    shutil.rmtree(project, ignore_errors=True)
-    shutil.copytree(finished, project, symlinks=True)
-    write_params(project / "params.yaml", case.changes())
-    with entered(project):
-        for name in STAGES:
-            try:
-                run_stage(name, "G" if name in PER_CONFIG else "")
-            except Exception as error:
-                if report(name, error) != 2:
-                    raise
-                return "refused"
-    return "accepted"
-
-
-def _run(cases: Sequence[Case], act: Callable[[Case], str], seconds: int, writer: int) -> None:
-    """In a fork: act on the cases until one hangs or ends the process."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    for number in HUNG:
-        signal.signal(-number, signal.SIG_DFL)
-    status = 99
-    try:
-        for case in cases:
-            signal.setitimer(signal.ITIMER_PROF, seconds)
-            signal.alarm(WAIT * seconds)
-            try:
-                outcome = act(case)
-            except UserError as error:
-                outcome = _described(error)
-            except BaseException as error:
-                last = traceback.extract_tb(error.__traceback__)[-1]
-                outcome = f"traceback: {type(error).__name__} at {last.filename}:{last.lineno}"
-            os.write(writer, f"{json.dumps(outcome)}\n".encode())
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _described(error: UserError) -> str:
-    try:
-        text = str(error)
-    except Exception as broken:
-        return f"traceback: of the message: {broken}"
-    if len(text) > CHARACTERS or text.count("\n") > LINES:
-        return f"long message: {len(text)} characters, {text.count(chr(10))} lines"
-    return "refused"
