@@ -68,4 +68,8 @@ def test_a_failure_without_a_git_repository_says_how_to_make_one(make, tmp_path)
     assert without.returncode == 2
     assert "git init" in without.stderr
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    assert "git init" not in make(tmp_path, "repro").stderr
+    within = make(tmp_path, "repro")
+    assert within.returncode == 2
+    assert "git init" not in within.stderr
+    assert ".venv/bin/edm2 doctor" in within.stderr
+    assert "edm2 doctor" not in without.stderr

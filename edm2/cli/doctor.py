@@ -1,8 +1,13 @@
 """`edm2 doctor`: what was left half done, and its repair."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from edm2.cli.project import ProjectContext
+
+if TYPE_CHECKING:
+    from edm2.pipeline.doctor.finding import Finding
 
 
 @click.command()
@@ -23,7 +28,6 @@ def doctor(project: ProjectContext, fix: bool) -> int:
     and removes incomplete files and empty folders. It repairs nothing that would need a decision, or that a
     process uses. The exit status is 1 if something is wrong, or with --fix: still is.
     """
-    from edm2.params.errors import UserError
     from edm2.pipeline.doctor.examination import examine
 
     project.enter()
@@ -31,15 +35,9 @@ def doctor(project: ProjectContext, fix: bool) -> int:
     for finding in list(examine()) if fix else examine():
         total += 1
         repairable += finding.repair is not None
-        if not fix or finding.repair is None:
-            left += 1
-            click.echo(finding)
-            continue
-        try:
-            click.echo(f"repaired: {finding.place}: {finding.problem}: {finding.repair()}.")
-        except (UserError, OSError) as error:
-            left += 1
-            click.echo(f"not repaired: {finding.place}: {finding.problem}: {error}")
+        line, is_left = _repair(finding) if fix else (str(finding), True)
+        left += is_left
+        click.echo(line)
     if not total:
         click.echo("Nothing is wrong.")
     elif fix:
@@ -48,3 +46,13 @@ def doctor(project: ProjectContext, fix: bool) -> int:
         advice = f"; `edm2 doctor --fix` repairs {repairable}" if repairable else ""
         click.echo(f"{total} found{advice}.")
     return int(left > 0)
+
+
+def _repair(finding: "Finding") -> tuple[str, bool]:
+    """What was done, or is to be done; and whether the finding is left."""
+    if finding.repair is None:
+        return str(finding), True
+    try:
+        return f"repaired: {finding.place}: {finding.problem}: {finding.repair()}.", False
+    except Exception as error:  # the others may work
+        return f"not repaired: {finding.place}: {finding.problem}: {error}", True

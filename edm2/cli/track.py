@@ -3,6 +3,7 @@
 import click
 
 from edm2.cli.project import ProjectContext
+from edm2.params.errors import UserError
 
 
 @click.group()
@@ -47,7 +48,8 @@ def sync(project: ProjectContext) -> int:
             if is_unreachable(error):
                 problems[store] = "it does not answer"
             name = ".mlflow" if store is None else without_password(store)
-            click.echo(f"{folder}: cannot be delivered now ({name}: {describe(error)}).")
+            place = "" if isinstance(error, UserError) else f"{name}: "  # that names a file
+            click.echo(f"{folder}: cannot be delivered now ({place}{describe(error)}).")
         else:
             click.echo(f"{folder}: {count} values and files delivered.")
     if not pending:

@@ -175,7 +175,8 @@ class Shards(Samples):
         """
         self.folder = folder
         self.metadata = load_manifest(folder)
-        listed = self.metadata.pop("files")  # large: not to be pickled with this
+        listed = self.metadata["files"]
+        del self.metadata["files"]  # large: not to be pickled with this
         files = {
             name: listed[name]
             for name in sorted(listed)

@@ -144,9 +144,7 @@ class _StoredIndex:
             path.unlink(missing_ok=True)  # of the tar as it was
 
     def read(self) -> tuple[Shard, dict[str, Any]]:
-        remedy = "Remove it and run this again."
-        keys = ("files", "index", "notes")
-        content = read_checked(self.description, "Run this again.", remedy, keys=keys)
+        content = read_checked(self.description, "Run this again.", "Remove it and run this again.")
         checksum = content["index"]["sha256"]
         shard = Shard(self.path, self.rows, checksum, content["files"], self.bytes, self.mtime_ns)
         return shard, content["notes"]

@@ -33,6 +33,7 @@ class UnetDescription:
 
     @property
     def shape(self) -> Shape:
+        """Raises ValueError if a number is beyond those of networks."""
         mult = tuple(width // self.widths[0] for width in self.widths)
         return Shape(
             self.resolution,
@@ -110,11 +111,15 @@ def describe_shapes(shapes: Mapping[str, tuple[int, ...]]) -> UnetDescription | 
 
 def _configs(network: UnetDescription, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """The training configs whose network has these tensors."""
+    try:
+        shape = network.shape
+    except ValueError:  # of sizes that no network has
+        return []
     names = []
     for name, config in CONFIGS.items():
         config = replace(config, attention_resolutions=network.attention)
         with torch.device("meta"):
-            unet: Backbone = BACKBONES[config.backbone](config, network.shape)
+            unet: Backbone = BACKBONES[config.backbone](config, shape)
         if _shapes(unet.state_dict()) == shapes:
             names.append(name)
     return names

@@ -229,7 +229,7 @@ def verified_file(path: Path) -> tuple[Path, str]:
         raise UserError(f"{path}: cannot be read ({error.strerror}). {REMEDY}") from None
     manifest = path.parent / MANIFEST
     if manifest.exists():
-        files = read_checked(manifest, REMEDY, REMEDY, keys=("files",))["files"]
+        files = read_checked(manifest, REMEDY, REMEDY)["files"]
         if path.name in files:
             expected = files[path.name]["sha256"]
             require_sha256(path, checksum, expected, f"as in {manifest}", REMEDY)

@@ -82,8 +82,8 @@ def _described(shapes: Mapping[str, tuple[int, ...]]) -> UnetDescription | None:
 
 def _build(network: UnetDescription, source: object) -> Denoiser:
     """Raises UserError where there is no such network."""
-    shape = network.shape
     try:
+        shape = network.shape
         with torch.device("meta"):
             return build_denoiser(
                 "G",

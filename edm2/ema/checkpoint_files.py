@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from edm2.ema.checkpoint_names import POST_HOC_EMA, NamePattern
 from edm2.params import UserError
+from edm2.runtime.system_errors import explain
 
 T = TypeVar("T")
 
@@ -74,6 +75,8 @@ def for_each(paths: Iterable[Path], action: Callable[[Path], T]) -> dict[Path, T
         try:
             results[path] = action(path)
         except UserError as error:
+            if explain(error):
+                raise  # of the machine: it says nothing about the file
             problems.append(str(error))
     if problems:
         more = [f"… and {len(problems) - SHOWN} other files."] if len(problems) > SHOWN else []

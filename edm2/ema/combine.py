@@ -16,6 +16,7 @@ from edm2.runtime.progress import Progress
 
 CHUNK_VALUES = 2**23  # of all files, or all sums, together: few calls to the system
 PRODUCT_VALUES = 2**20  # of a chunk, multiplied at a time: small enough for caches
+LEAST = (4, 16)  # rows and columns of a product; MKL has other sums of smaller ones on some CPUs
 
 Chunk = tuple[str, int, int]  # tensor, first value, number of values
 
@@ -173,13 +174,13 @@ class _WorkerBuffers:
 
 def _multiply(weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
     """weights [sums, files] times values [files, n]. A sum's bits do not depend on the number of sums and
-    values: products with a vector, which libraries add up in another order, get a second row or column.
+    values: products smaller than LEAST, which libraries add up in another order, get zeros.
     """
-    if min(out.shape) > 1:
+    rows, columns = (max(0, least - size) for least, size in zip(LEAST, out.shape, strict=True))
+    if not rows and not columns:
         torch.mm(weights, values, out=out)
         return
-    row, column = (int(size == 1) for size in out.shape)
-    product = torch.mm(pad(weights, (0, 0, 0, row)), pad(values, (0, column)))
+    product = torch.mm(pad(weights, (0, 0, 0, rows)), pad(values, (0, columns)))
     out.copy_(product[: out.shape[0], : out.shape[1]])
 
 

@@ -98,7 +98,7 @@ def import_snapshots(
     Raises:
         UserError: two files are the same average; the store was not made by an import, or has such a
             snapshot from another file; the files are of different networks, by file and tensor; a value
-            is not finite; a file cannot be read.
+            is not finite; a file cannot be read, or changes while it is read.
     """
     sources = _without_start(sources)
     origins = {path: _provenance(path, f"{settings}, {dtype}") for path in sources}
@@ -119,10 +119,29 @@ def import_snapshots(
         exact = copied if dtype else list(tensors)
         with _naming(path):
             write_tensors(folder / snapshot.file, tensors, dtype or torch.float32, metadata, exact)
+        _require_unchanged(path, origins[path], folder / snapshot.file)
         del tensors  # before the next ones are read
     store = SnapshotStore(folder)
     write_index(store)
     return store
+
+
+def _require_unchanged(path: Path, origin: Mapping[str, Any], made: Path) -> None:
+    """
+    Args:
+        origin: what the file was before it was read.
+        made: the snapshot that was made of it.
+
+    Raises:
+        UserError: it was changed meanwhile, as by a training that saves it; the snapshot is removed.
+    """
+    status = path.stat()
+    if (status.st_size, status.st_mtime_ns) != (origin["bytes"], origin["mtime_ns"]):
+        made.unlink()
+        raise UserError(
+            f"{path}: was changed while it was read, so no snapshot is made of it. Run the same command "
+            "again when the file is complete."
+        )
 
 
 def _refuse_to_replace(

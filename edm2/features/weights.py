@@ -3,10 +3,11 @@
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -15,13 +16,15 @@ import torch
 from edm2.params import UserError
 from edm2.runtime.distributed import ranks
 from edm2.runtime.files import replacing, require_sha256, sha256, write_text
+from edm2.runtime.limits import shown
 from edm2.runtime.progress import Progress
 from edm2.runtime.torch_records import read_torch
 
 CHUNK_BYTES = 2**20
 DIGITS = 64  # of a SHA-256
 RECORD = ".sha256"  # ending of the record of a file's checksum, beside it in the cache
-TIMEOUT = 60  # seconds without a response
+TIMEOUT = 60  # seconds without a response, or with fewer bytes than MIN_BYTES
+MIN_BYTES = 60_000
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ def fetch_weights(weights: PublishedWeights, path: Path | None = None) -> tuple[
                 if not cached.exists():
                     _download(weights, cached)
     except (OSError, HTTPException) as error:
+        reason = shown(" ".join(str(error).split()))
         raise UserError(
-            f"{weights.url}: cannot be downloaded to {cached} ({error}). Download it on another "
+            f"{weights.url}: cannot be downloaded to {cached} ({reason}). Download it on another "
             f"machine and copy it to that path, or set {weights.key} to its path."
         ) from None
     remedy = f"Remove it: it is downloaded again from {weights.url}."
@@ -143,10 +147,10 @@ def _download(weights: PublishedWeights, target: Path) -> None:
     """Write `target`, which appears only if it is complete and has the expected SHA-256."""
     digest = hashlib.sha256()
     with urlopen(weights.url, timeout=TIMEOUT) as response, replacing(target) as temporary:
-        total = int(response.headers.get("Content-Length", 0))
+        total = response.length or 0  # 0: not stated
         progress = Progress(f"download {weights.file}", total, "B")
         with temporary.open("wb") as file:
-            while chunk := response.read(CHUNK_BYTES):
+            for chunk in _chunks(response):
                 file.write(chunk)
                 digest.update(chunk)
                 progress.advance(len(chunk))
@@ -157,8 +161,25 @@ def _download(weights: PublishedWeights, target: Path) -> None:
             digest.hexdigest(),
             weights.url,
             weights,
-            f"The publisher has replaced the file: set {weights.key} to a copy of the expected one.",
+            "A proxy has answered, the connection was cut, or the publisher has replaced the file: try "
+            f"again, or set {weights.key} to a copy of the expected one.",
         )
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    """What a server sends.
+
+    Raises:
+        OSError: it sends nothing for TIMEOUT seconds, or hardly anything.
+    """
+    begin, size = time.monotonic(), 0
+    while chunk := response.read1(CHUNK_BYTES):
+        yield chunk
+        size += len(chunk)
+        if (now := time.monotonic()) - begin > TIMEOUT:
+            if size < MIN_BYTES:
+                raise OSError(f"only {size} bytes in {TIMEOUT} s")
+            begin, size = now, 0
 
 
 def _checked_digest(path: Path, weights: PublishedWeights, remedy: str) -> str:

@@ -49,10 +49,11 @@ def require_bounded(tree: Any, name: str) -> Any:
     return tree
 
 
-def _children(value: Any) -> list[tuple[object, Any]]:
+def _children(value: Any) -> list[tuple[Any, Any]]:
     """What a list or mapping has, in reverse order; keys of mappings are values, too."""
+    items: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
         items = [("", key) for key in value] + [(str(key)[:50], v) for key, v in value.items()]
-    else:
-        items = list(enumerate(value)) if isinstance(value, list | tuple) else []
+    elif isinstance(value, list | tuple):
+        items = list(enumerate(value))
     return items[: MAX_VALUES + 1][::-1]

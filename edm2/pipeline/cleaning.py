@@ -74,7 +74,7 @@ def _index(description: Path) -> Entry:
     """What to do with the index of a tar, which is described beside it."""
     path = description.with_suffix(".npy")
     try:
-        tar = Path(read_checked(description, "", "Remove it.", keys=("tar",))["tar"])
+        tar = Path(read_checked(description, "", "Remove it.")["tar"])
     except UserError as error:
         return Entry(path, False, str(error))
     reason = f"index of {tar}" + (", which does not exist" if not tar.exists() else "")

@@ -107,7 +107,7 @@ def _verified(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it or a file is missing or damaged, or a name leads out of the folder.
     """
-    manifest = read_checked(folder / MANIFEST, REMEDY, REMEDY, keys=("files",))
+    manifest = read_checked(folder / MANIFEST, REMEDY, REMEDY)
     for name, entry in manifest["files"].items():
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise UserError(f"{folder / MANIFEST}: {name}: leads out of the folder. {REMEDY}")

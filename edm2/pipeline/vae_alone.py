@@ -40,7 +40,7 @@ TITLE = "vae train"
 OPTIONS = "options.json"  # what determines the result
 OWN_OPTIONS = ("dataset.resolution", "dataset.crop", "runtime.precision", "runtime.reading")
 FILES = ("vae.init.path", "vae.backbone_path", "vae.detector_path")  # whose content counts, too
-CONTENT = " (its content)"  # after a key whose value here is a checksum of what it names
+CONTENT = " content"  # after a key whose value here is a checksum of what it names
 
 
 class OwnState(State):

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from edm2.metrics.effects import Effect, effect
 from edm2.params import Params
@@ -163,9 +164,8 @@ def options_of(plan: Plan, params: Params, effects: Mapping[str, Effect]) -> lis
 
 def _added(plan: Plan, params: Params, **evaluation: int) -> Iterator[Row]:
     """What evaluations with other params add to those of the plan, in proportion to their images."""
-    changed = params.model_copy(
-        update={"evaluation": params.evaluation.model_copy(update=evaluation)}
-    )
+    more = BaseModel.model_copy(params.evaluation, update=evaluation)  # also above its limits
+    changed = params.model_copy(update={"evaluation": more})
     for row in plan.rows:
         if row.training and row.group == f"fid@{row.training.config}":
             images = sum(sweep_of(row.training.config, changed).images.values())

@@ -221,7 +221,8 @@ class Planner:
     def _images_that_fit(self, workload: Workload, usable: float) -> int | None:
         """The largest divisor of a rank's images whose forward pass fits, as memory grows linearly."""
         assert workload.resized is not None
-        cost, few = self._cost(workload), max(1, workload.images // 4)
+        cost, quarter = self._cost(workload), max(1, workload.images // 4)
+        few = max(n for n in range(1, quarter + 1) if workload.images % n == 0)
         assert cost is not None
         if few == workload.images:
             return None

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,26 @@ def write_checked(path: Path, content: Mapping[str, Any], owner: str = "") -> No
     write_json(path, {KEY: _content_sha256(content, owner), **content})
 
 
-def read_checked(
-    path: Path, missing: str, remedy: str, owner: str = "", keys: Collection[str] = ()
-) -> dict[str, Any]:
+class CheckedContent(dict[str, Any]):
+    """What a file has. A key that it has not is an error of the file, which is of another kind then."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path, remedy: str) -> None:
+        super().__init__(content)
+        self.path, self.remedy = path, remedy
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path}: has no {key}: a file of another kind. {self.remedy}")
+
+
+def read_checked(path: Path, missing: str, remedy: str, owner: str = "") -> CheckedContent:
     """What `write_checked` wrote, without the checksum.
 
     Args:
         missing, remedy: what to do if the file does not exist, or is damaged.
         owner: as it was when the file was written.
-        keys: that a file of this kind has.
 
     Raises:
-        UserError: there is no such file, it is not valid JSON, it is not as it was written, or of another
-            kind.
+        UserError: there is no such file, it is not valid JSON, or it is not as it was written.
     """
     try:
         require_file(path)
@@ -50,9 +57,7 @@ def read_checked(
             f"program. {remedy}"
         )
     require_sha256(path, _content_sha256(content, owner), expected, "that it has of itself", remedy)
-    if lacking := [key for key in keys if key not in content]:
-        raise UserError(f"{path}: has no {lacking[0]}: a file of another kind. {remedy}")
-    return dict(content)
+    return CheckedContent(content, path, remedy)
 
 
 def checked_line(content: Mapping[str, Any], before: str) -> tuple[str, str]:

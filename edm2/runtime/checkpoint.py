@@ -125,11 +125,10 @@ def verified_index(folder: Path) -> dict[str, Any]:
         UserError: a file is missing or corrupted; on all ranks.
     """
     remedy = (
-        f"This checkpoint cannot be used. Remove {folder}, or run `edm2 doctor --fix`, and run the same "
-        "command again: it continues from the previous checkpoint, or from the beginning."
+        f"This checkpoint cannot be used. Remove {folder} and run the same command again: it continues "
+        "from the previous checkpoint, or from the beginning. `edm2 doctor` names all that are damaged."
     )
-    keys = ("parts", "tensors", "skeleton")
-    index = on_main_process(lambda: read_checked(folder / INDEX, remedy, remedy, keys=keys))
+    index = on_main_process(lambda: read_checked(folder / INDEX, remedy, remedy))
     _verify(folder, index["parts"], remedy)
     return index
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from edm2.params import UserError
 from edm2.runtime.files import sha256, write_text
 from edm2.runtime.manifest import REBUILD_HINT
+from edm2.runtime.system_errors import DAMAGE
 
 CHECKSUM_ENDING = ".sha256"
 
@@ -34,7 +35,11 @@ def require_checksum(path: Path) -> Path:
 
 
 def checksum_problem(path: Path) -> str:
-    """What is wrong with a file that has a checksum; empty if nothing is."""
+    """What is wrong with a file that has a checksum; empty if nothing is.
+
+    Raises:
+        OSError: of the machine, not of the file.
+    """
     expected = checksum_file(path)
     for needed in (path, expected):
         if not needed.is_file():
@@ -43,6 +48,8 @@ def checksum_problem(path: Path) -> str:
         line = f"{sha256(path)}  {path.name}\n"
         written = expected.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
+        if error.errno not in DAMAGE:
+            raise  # of the machine, which says nothing about the file
         return f"{path}: it or {expected.name} cannot be read ({error.strerror})."
     if written != line:
         return f"{path}: SHA-256 differs from that in {expected.name}: changed or corrupted."

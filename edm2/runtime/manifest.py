@@ -94,10 +94,10 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of `folder`: its metadata, and its files under "files". No other file is read.
 
     Raises:
-        UserError: there is no manifest, it is not as it was written, or of another kind.
+        UserError: there is no manifest, it is not valid JSON, or it is not as it was written.
     """
     missing = f"Run the stage that makes {folder}."
-    return read_checked(folder / MANIFEST, missing, REBUILD_HINT, keys=("files",))
+    return read_checked(folder / MANIFEST, missing, REBUILD_HINT)
 
 
 def verified(path: Path) -> Path:

@@ -68,8 +68,9 @@ def choose_precision(
                 times = measure(make_run(), device, max_images)
                 content = {"precision": fastest(times), "ms": times, "device": _describe(device)}
                 write_checked(choice, content)
-            remedy = "Remove the folder that has it, or set runtime.precision."
-            chosen = read_checked(choice, "", remedy, keys=("precision", "ms", "device"))
+            chosen = read_checked(
+                choice, "", "Remove the folder that has it, or set runtime.precision."
+            )
         print(_message(chosen, kept))
         return str(chosen["precision"])
 

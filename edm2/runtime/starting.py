@@ -9,8 +9,7 @@ from types import TracebackType
 
 TRACEBACK = "EDM2_TRACEBACK"  # as in edm2.runtime.system_errors, which imports more
 WAY_OUT = (
-    "Free space or memory, or raise the limit of open files (ulimit -n). Then run the same command "
-    "again."
+    "Free space, or raise the limit of open files (ulimit -n). Then run the same command again."
 )
 
 

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from importlib.util import find_spec
+from ssl import SSLError
 
 from edm2.params.errors import UserError
 
@@ -110,7 +111,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         behind = [each for each in _chain(error, "__context__") if is_of_machine(each, DENIED)]
         place = reason.partition(": ")[0]
-        return _sentence(behind[0], place) if behind else None
+        return _sentence(behind[0], _noted(behind[0]) or place) if behind else None
     sentences = (_sentence(each, _noted(error)) for each in _chain(error, "__cause__", "orig"))
     return next(filter(None, sentences), None)
 
@@ -164,6 +165,8 @@ def _sentence(error: BaseException, place: str) -> str | None:
 
 def _number(error: BaseException) -> int | None:
     """The system's number of an error, as far as it is known."""
+    if isinstance(error, SSLError):
+        return None  # its numbers are those of another library
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None):

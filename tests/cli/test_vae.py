@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,9 @@ def test_the_folder_has_the_vae_and_reports(here: Path) -> None:
     assert not list((here / "vae/state").glob("checkpoint-*"))
     assert not (here / ".state").exists()
     assert not (here / ".mlflow").exists()
+    options = json.loads((here / "vae/options.json").read_text())
+    assert options["vae.images.shards content"]
+    assert all(re.fullmatch(r"[\w. -]+", key) for key in options)  # names that MLflow takes
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(
@@ -100,7 +104,7 @@ def test_other_images_of_the_same_names_are_refused(here: Path, run: Callable) -
     finally:
         Path("0.tar").write_bytes(content)
     assert result.status == 2
-    assert "vae.images.shards (its content): changed" in result.err
+    assert "vae.images.shards content: changed" in result.err
 
 
 def test_a_folder_of_other_things_is_refused(here: Path, run: Callable) -> None:
@@ -149,6 +153,12 @@ def test_another_training_can_start_from_it(here: Path) -> None:
     initialize(network, vae, Path(vae.init.path))
     expected = load_codec(here / "vae/models/vae", torch.device("cpu")).network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_missing_folder_is_not_an_option(here: Path, run: Callable) -> None:
+    result = run("vae", "train", "vae.lr=0.01", *COMMAND)
+    assert (result.status, "OUT" in result.err) == (2, True)
+    assert not Path("vae.lr=0.01").exists()
 
 
 @pytest.mark.parametrize(

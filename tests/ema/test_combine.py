@@ -304,7 +304,7 @@ def test_a_snapshot_that_is_not_finite_is_named(tmp_path, value):
 def test_a_sum_has_the_same_bits_whichever_others_are_made_with_it(tmp_path, monkeypatch):
     """Alone and among 40, of a tensor of one value and of one whose last chunk is of one value."""
     monkeypatch.setattr("edm2.ema.combine.PRODUCT_VALUES", 40 * 16)
-    shapes = {"scalar": (), "few": (3,), "many": (1001,)}
+    shapes = {"scalar": (), "few": (3,), "some": (11,), "many": (1001,)}
     generator = torch.Generator().manual_seed(0)
     paths = [tmp_path / f"{k}.safetensors" for k in range(24)]
     for path in paths:

@@ -121,6 +121,26 @@ def test_an_interrupted_import_goes_on(run, sources, tmp_path):
     assert len(read_manifest(store)["files"]) == len(sources)
 
 
+def test_a_file_that_changes_while_it_is_read_makes_no_snapshot(
+    run, sources, tmp_path, monkeypatch
+):
+    last, read = max(sources, key=sources.__getitem__), Selection.read
+
+    def read_and_change(self, path):
+        tensors = read(self, path)
+        if path == last:
+            os.utime(path)
+        return tensors
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Selection, "read", read_and_change)
+        with pytest.raises(UserError, match=rf"{last.name}: was changed"):
+            run(compare_first=False)
+    assert len(list((tmp_path / "store").glob("ema-*"))) == len(sources) - 1
+    run()
+    assert len(list((tmp_path / "store").glob("ema-*"))) == len(sources)
+
+
 def test_a_later_import_adds_what_is_new(run, sources):
     paths = list(sources)
     run({path: sources[path] for path in paths[:4]})

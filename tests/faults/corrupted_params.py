@@ -3,20 +3,29 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
-from tiny import TINY, default_params
+from tiny import PER_CONFIG, STAGES, TINY, default_params, entered, run_stage, write_params
 
 from edm2.params import Params, UserError
-from edm2.params.loading import fields
+from edm2.params.loading import check_tree, fields
+from edm2.params.tree_size import require_bounded
+from edm2.runtime.failures import report
 
-LIMIT_SECONDS = 5  # of one case: a guard against hangs
+LOAD_SECONDS, STAGE_SECONDS = (
+    10,
+    60,
+)  # of the CPU, of one case: a guard against hangs, no measurement
+HUNG = (-signal.SIGPROF, -signal.SIGALRM)  # how such a process ends
+WAIT = 20  # times as many seconds by the clock, for what hangs without computing
 MEMORY = 8 << 30  # bytes that a process may take
 LINES = 60  # of an error
 CHARACTERS = 20_000
@@ -74,6 +83,8 @@ VALUES: dict[str, Any] = {
     "keys that are no text": {1: 2, None: 3},
     "100 000 keys": dict.fromkeys(map(str, range(100_000)), 1),
 }
+# of the project whose stages run
+SMALLER = {**TINY, "sweep.ema_lengths": [0.05, 0.2], "evaluation.samples": 100}
 # sections that are null or empty by default; other values, with which more code runs
 RICH: dict[str, Any] = {
     **TINY,
@@ -92,6 +103,7 @@ RICH: dict[str, Any] = {
     "guidance.strength": [1.0, 1.5, 2.0],
     "runtime.reading": "blocks",
 }
+BASES = {"tiny": TINY, "smaller": SMALLER, "rich": RICH}
 CHANGES = ("diffusion.per_config.A", "guidance.changes")  # of fields of `diffusion`
 
 
@@ -112,10 +124,13 @@ class Case:
 
     def tree(self) -> dict[str, Any]:
         tree = default_params()
-        for key, value in (TINY if self.base == "tiny" else RICH).items():
+        for key, value in self.changes().items():
             set_value(tree, key, deepcopy(value))
-        set_value(tree, self.key, deepcopy(VALUES[self.value]))
         return tree
+
+    def changes(self) -> dict[str, Any]:
+        """Values that differ from those of params.yaml, by key path."""
+        return {**BASES[self.base], self.key: VALUES[self.value]}
 
 
 def set_value(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -135,7 +150,9 @@ def cases(base: str) -> list[Case]:
     return [Case(key, value, base) for key in keys for value in VALUES]
 
 
-def ended(cases: Sequence[Case], act: Callable[[Case], str]) -> Iterator[tuple[Case, str]]:
+def ended(
+    cases: Sequence[Case], act: Callable[[Case], str], seconds: int = LOAD_SECONDS
+) -> Iterator[tuple[Case, str]]:
     """What `act` returns for each case; "hang", "killed" or a traceback if it does not return."""
     done = 0
     while done < len(cases):
@@ -143,7 +160,7 @@ def ended(cases: Sequence[Case], act: Callable[[Case], str]) -> Iterator[tuple[C
         process = os.fork()
         if process == 0:
             os.close(reader)
-            _run(cases[done:], act, writer)
+            _run(cases[done:], act, seconds, writer)
         os.close(writer)
         with open(reader, encoding="utf-8", errors="replace") as pipe:
             for line in pipe:
@@ -151,18 +168,43 @@ def ended(cases: Sequence[Case], act: Callable[[Case], str]) -> Iterator[tuple[C
                 done += 1
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if status:
-            yield cases[done], "hang" if status == -signal.SIGALRM else f"killed: {status}"
+            yield cases[done], "hang" if status in HUNG else f"killed: {status}"
             done += 1
 
 
-def _run(cases: Sequence[Case], act: Callable[[Case], str], writer: int) -> None:
+def load(case: Case) -> str:
+    """Validate the params; an act of `ended`."""
+    check_tree(require_bounded(case.tree(), "params.yaml"), "params.yaml")
+    return "accepted"
+
+
+def run_stages(case: Case, finished: Path, folder: Path) -> str:
+    """Run all stages in a copy of a finished project, of which those that the value affects work again."""
+    project = folder / "project"
+    shutil.rmtree(project, ignore_errors=True)
+    shutil.copytree(finished, project, symlinks=True)
+    write_params(project / "params.yaml", case.changes())
+    with entered(project):
+        for name in STAGES:
+            try:
+                run_stage(name, "G" if name in PER_CONFIG else "")
+            except Exception as error:
+                if report(name, error) != 2:
+                    raise
+                return "refused"
+    return "accepted"
+
+
+def _run(cases: Sequence[Case], act: Callable[[Case], str], seconds: int, writer: int) -> None:
     """In a fork: act on the cases until one hangs or ends the process."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    for number in HUNG:
+        signal.signal(-number, signal.SIG_DFL)
     status = 99
     try:
         for case in cases:
-            signal.alarm(LIMIT_SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            signal.alarm(WAIT * seconds)
             try:
                 outcome = act(case)
             except UserError as error:

@@ -27,12 +27,12 @@ def run(context):
     folder = context.out("data/small")
     folder.mkdir(exist_ok=True)
     tree = context.state.restore() or {"nimg": 0, "task": torch.zeros(64)}
-    context.run.rollback(tree["nimg"])
+    context.run.rollback(tree["nimg"], tree.get("log"))
     while tree["nimg"] < STEPS:
         nimg = tree["nimg"] + 1
         tree = {"nimg": nimg, "task": tree["task"] + nimg}
         context.run.log(nimg, {"loss": float(tree["task"].mean())})
-        context.state.save(nimg, stage(tree))
+        context.state.save(nimg, stage({**tree, "log": context.run.save_log()}))
     write_shard(folder / "00000.tar", ({"__key__": str(k), "png": bytes([k])} for k in range(3)))
     save_reference(folder / "reference", Reference(np.zeros(2), np.eye(2), 3, np.ones((3, 2))))
     image = torch.arange(48, dtype=torch.uint8).reshape(1, 3, 4, 4)

@@ -1,4 +1,4 @@
-"""DVC's files cut at many places: `edm2 doctor` names each, --fix mends it, and the bits are the same."""
+"""Files of DVC cut at many places: `edm2 doctor` names and repairs each; `dvc repro` gives the same bits."""
 
 import shutil
 from collections import Counter
@@ -40,14 +40,15 @@ def files_to_cut(kind, project):
 
 
 def cut(whole, folder, file, size):
-    """A copy of the project whose results are to be made again; without its lock if that is whole."""
+    """A copy of the project with a cut file; without results and lock, if it is not the lock that is cut."""
     shutil.rmtree(folder, ignore_errors=True)
     copy_of(whole, folder)
     if file.name != "dvc.lock":
         remove_results(folder)
-    content = (folder / file).read_bytes()
+    content, mode = (folder / file).read_bytes(), (folder / file).stat().st_mode
     (folder / file).unlink()
     (folder / file).write_bytes(content[:size])
+    (folder / file).chmod(mode)  # DVC trusts objects that are read-only
     return folder
 
 

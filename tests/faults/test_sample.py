@@ -5,7 +5,10 @@ import errno
 import pytest
 import small_stage
 from campaign import Campaign, Tally, spread
+from deliveries import break_from
+from downloads import try_download
 from interposer import refuse, run_out_of_memory
+from tracking_server import FAULTS
 
 pytestmark = pytest.mark.slow
 
@@ -40,3 +43,29 @@ def test_errors_of_the_system_are_sentences(runs, act, options):
     assert (tally.failed, tally.left, tally.left_at_once) == ([], [], [])
     assert tally.explained
     assert tally.same == 3
+
+
+def test_a_command_goes_on_after_a_kill_or_a_full_disk(command):
+    runs, killed, full = command("ema reconstruct"), Tally(), Tally()
+    for number in spread(runs.changes(), 2):
+        runs.kill_at(number, killed)
+    for number in spread(runs.changes(removals=False), 1):
+        act = refuse(errno.ENOSPC)
+        runs.fail_at(number, act, full, removals=False, lasting=True)
+    assert (killed.failed, killed.left, full.failed, full.left) == ([], [], [], [])
+    assert (killed.same, full.same, full.explained) == (2, 1, 1)
+
+
+def test_a_tracking_server_that_breaks_gets_all_later(attempts, record):
+    for name in ("429 for an hour", "HTML", "done, and closed"):
+        for number in (1, 5):
+            break_from(attempts, name, number)
+    attempts.check("sample", record)
+
+
+def test_a_download_that_breaks_leaves_nothing(published, tmp_path):
+    tally = Tally()
+    for name in ("truncated", "truncated chunks", "HTML", "drip"):
+        try_download(published, tmp_path / "cache", name, FAULTS[name], tally)
+    assert (tally.failed, tally.left, tally.left_at_once) == ([], [], [])
+    assert tally.tried == tally.same == tally.explained

@@ -9,110 +9,25 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign import Tally, spread
+from campaign import spread
+from deliveries import break_from, has_all
 from tiny import ROOT, write_params
-from tracking_server import FAULTS, Server, listening, serving
+from tracking_server import FAULTS, listening, serving
 
 from edm2.cli import main
 from edm2.params import load
-from edm2.runtime.delivery import __main__ as process
-from edm2.runtime.delivery import courier, deadline, sqlite
-from edm2.runtime.delivery.deliver import Deliverer
+from edm2.runtime.delivery import courier, sqlite
 from edm2.runtime.delivery.outbox import Outbox
-from edm2.runtime.delivery.store import import_mlflow
 from edm2.runtime.log import read_log
 from edm2.runtime.state import open_state
 from edm2.runtime.tracking import RunDescription, open_run
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.usefixtures("impatient")]
 
 # in the middle these are a success: 200, and nothing that says otherwise
 LIKE_SUCCESS = ("nothing", "an empty object", "other fields", "empty names", "a status line alone")
 LIKE_STORED = ("HTML", "no JSON", "a list", "null", "a number", "nested JSON")  # for files: 200
 WAITING = ("never", "drip", "429 for an hour", "503 for an hour")
-DATASET = {"name": "digits", "digest": "1", "source_type": "local", "source": "x"}
-DATASET |= {"schema": "{}", "profile": "{}", "context": "training"}
-
-
-@pytest.fixture(autouse=True)
-def impatient(root, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(deadline, "SECONDS_OF_SILENCE", 3.0)
-    import_mlflow()
-
-
-class Attempts:
-    """What the process of a run says in attempts to deliver it."""
-
-    def __init__(self, root, monkeypatch):
-        self.root, self.lines, self.tally = root, [], Tally()
-        monkeypatch.setattr(process, "_send", lambda kind, text="": self.lines.append((kind, text)))
-
-    def outbox(self, name, uri):
-        """Of a run with everything that runs log."""
-        outbox = Outbox(self.root / ".state" / "s" / name)
-        outbox.folder.mkdir(parents=True)
-        tracking = {"uri": uri, "experiment": "tests"}
-        outbox.open({"name": "s G", "tags": {}, "tracking": tracking})
-        outbox.add_status("RUNNING")
-        outbox.add(params={"a": "1"})
-        outbox.add_datasets([DATASET])
-        (outbox.folder / "a.json").write_text("{}")
-        outbox.add_artifact(outbox.folder / "a.json")
-        for nimg in range(3):
-            outbox.add_metrics(nimg, {"loss": 0.5})
-        outbox.add_status("FINISHED")
-        return outbox
-
-    def deliver(self, outbox):
-        self.lines.clear()
-        return process._attempt(Deliverer(self.root, print), outbox)
-
-    def fail(self, name, outbox):
-        """Count an attempt that fails."""
-        self.tally.tried += 1
-        done = self.deliver(outbox)
-        failures = [text for kind, text in self.lines if kind == process.FAILED]
-        if done or len(failures) != 1 or not failures[0].isprintable() or len(failures[0]) > 300:
-            self.tally.failed.append(f"{name}: {done} {failures}")
-        else:
-            self.tally.explained += 1
-
-    def complete(self, name, outbox, is_complete):
-        """Count one that then delivers everything."""
-        if self.deliver(outbox) and not outbox.is_pending and is_complete():
-            self.tally.same += 1
-        else:
-            self.tally.failed.append(f"{name}: not complete: {self.lines}")
-
-    def check(self, kind, record):
-        record(self.tally.row(kind))
-        assert self.tally.failed == []
-        assert self.tally.tried == self.tally.same == self.tally.explained
-
-
-@pytest.fixture
-def attempts(root, monkeypatch):
-    return Attempts(root, monkeypatch)
-
-
-def has_all(server: Server) -> bool:
-    kinds = sorted(kind for kind, _ in server.taken)
-    return (kinds, server.run["info"]["status"]) == (
-        ["datasets", "file", "metrics", "metrics", "metrics", "params"],
-        "FINISHED",
-    )
-
-
-def break_from(attempts, name, number):
-    """Deliver to a server that breaks before the request of this number, and comes back."""
-    with serving() as server:
-        outbox = attempts.outbox(f"{name} {number}", server.uri)
-        server.fault, server.first = FAULTS[name], number
-        attempts.fail(f"{name}, request {number}", outbox)
-        server.fault = None
-        attempts.complete(f"{name}, request {number}", outbox, partial(has_all, server))
 
 
 def test_every_answer_is_wrong(attempts, record):
@@ -191,6 +106,22 @@ def test_a_run_ends_and_says_once_what_waits(params, capsys, name):
     assert len(lines) <= 2  # why, and what to do
     assert uri in lines[-1]
     assert [line for line in lines if "edm2 track sync" in line] == lines[-1:]
+
+
+def test_a_server_that_comes_back_during_a_run_gets_all(params, capsys, monkeypatch):
+    for limit in ("SECONDS_OF_FLUSH", "SECONDS_OF_SILENCE", "SECONDS_AFTER_FAILURE"):
+        monkeypatch.setattr(courier, limit, 60.0)
+    with serving() as server:
+        server.fault = FAULTS["503"]
+
+        def repair():
+            server.asked.wait()
+            server.fault = None
+
+        outbox = run_once(params, server.uri, repair)
+        assert len([kind for kind, _ in server.taken if kind == "metrics"]) >= 3
+    assert not outbox.is_pending
+    assert "edm2 track sync" not in capsys.readouterr().err
 
 
 # Stores in SQLite

@@ -20,7 +20,7 @@ class Server(ThreadingHTTPServer):
     Attributes:
         fault: answers a request instead of this server; None: it works.
         first: the number of the first request, from 1, that `fault` answers.
-        requests: how many there were.
+        requests: how many there were; `asked`: whether there was one.
         taken: what was logged, without repetitions.
     """
 
@@ -33,7 +33,7 @@ class Server(ThreadingHTTPServer):
         self.requests = 0
         self.taken: set[tuple[str, Any]] = set()
         self.run: dict[str, Any] | None = None
-        self.closing = threading.Event()
+        self.asked, self.closing = threading.Event(), threading.Event()
 
     @property
     def uri(self) -> str:
@@ -49,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         server.requests += 1
+        server.asked.set()
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if server.fault is not None and server.requests >= server.first:
             server.fault(self)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,11 @@ def test_a_file_of_another_kind_is_no_manifest(folder: Path) -> None:
     write_checked(folder / "manifest.json", {"rows": []})
     with pytest.raises(UserError, match=r"manifest\.json: has no files: a file of another kind"):
         read_manifest(folder)
+    write_checked(folder / "manifest.json", {"files": {}})
+    manifest = pickle.loads(pickle.dumps(read_manifest(folder)))
+    assert (manifest, manifest.get("networks")) == ({"files": {}}, None)
+    with pytest.raises(UserError, match=r"manifest\.json: has no networks.*dvc repro"):
+        manifest["networks"]
 
 
 def test_a_manifest_may_be_formatted_differently(folder: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sqlite3
+import ssl
 
 import numpy as np
 import pytest
@@ -115,6 +116,10 @@ def test_memory_that_ran_out_is_named_with_its_way_out(text):
     sentence = explain(RuntimeError(text))
     assert sentence.startswith("not enough memory")
     assert "microbatch" in sentence
+
+
+def test_errors_of_encryption_have_no_numbers_of_the_system():
+    assert explain(ssl.SSLError(errno.EPERM, "certificate verify failed")) is None
 
 
 def test_shared_memory_and_threads():

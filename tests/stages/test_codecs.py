@@ -17,9 +17,10 @@ from edm2.data.latents import LatentShards
 from edm2.features import vgg
 from edm2.features.vgg import VGG16_WEIGHTS, Vgg16, load_vgg16, lpips_weights
 from edm2.params import load
+from edm2.pipeline.latent_report import TRAINING_IMAGES
 from edm2.runtime.manifest import read_manifest
 from edm2.vae.codec import load_codec
-from edm2.vae.evaluation import evaluate
+from edm2.vae.evaluation import evaluate, evaluated_images
 from stages.train_vae import external_inputs
 
 CPU = torch.device("cpu")
@@ -133,6 +134,14 @@ def test_digits_in_latents_of_stable_diffusions_kind(project, tmp_path, normaliz
     written = LatentShards(folder / "data/latents", "train").batch(range(20))
     np.testing.assert_allclose(written[0], means[:20], rtol=1e-2, atol=1e-3)
     assert {"psnr", "ssim", "perceptual_classifier", "latent/std"} <= metrics_of(folder).keys()
+    channels, robustness = (
+        pd.read_csv(folder / f"reports/latents/{name}.csv") for name in ("channels", "robustness")
+    )
+    subset = evaluated_images(len(means), TRAINING_IMAGES)
+    np.testing.assert_allclose(
+        channels["mean"], means[subset].mean((0, 2, 3)), rtol=1e-2, atol=1e-3
+    )
+    assert np.isfinite(robustness["psnr"]).all()
 
 
 def test_vgg16_as_backbone(project, tmp_path, monkeypatch):

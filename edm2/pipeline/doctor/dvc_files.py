@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edm2.params import UserError
 from edm2.params.yaml_file import CONFLICT, parse_yaml, read_text
@@ -13,8 +14,10 @@ from edm2.pipeline.doctor.finding import Finding, set_aside
 from edm2.pipeline.git import git
 from edm2.runtime.files import write_text
 from edm2.runtime.limits import require_file
+from edm2.runtime.system_errors import first_line
 
 DVC = Path(".dvc")
+CONFIG = DVC / "config"
 LOCK = Path("dvc.lock")
 KEY = re.compile(r"[0-9a-f]{64}")  # SHA-256, the names in the run cache
 CUT = "is cut: its last line does not end"
@@ -23,32 +26,38 @@ REPRO = "Then run `dvc repro`."
 
 def cache_folder() -> Path:
     """Where DVC keeps its cache; as the project's default if the configuration cannot be read."""
-    from dvc.config import Config, ConfigError
+    from dvc.config import ConfigError
 
     try:
-        folder = Config(dvc_dir=str(DVC))["cache"].get("dir")
-    except ConfigError:
+        folder = _config()["cache"].get("dir")
+    except (ConfigError, OSError, ValueError):
         folder = None
     path = Path(folder or DVC / "cache").resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def _config() -> Any:
+    from dvc.config import Config
+
+    if CONFIG.exists():
+        require_file(CONFIG)
+    return Config(dvc_dir=str(DVC))
+
+
 def configuration() -> Iterator[Finding]:
     """.dvc and its configuration."""
-    from dvc.config import Config, ConfigError
+    from dvc.config import ConfigError
 
     if not DVC.is_dir():
         meaning = "DVC does not know this project."
         yield Finding(DVC, "does not exist", meaning, "Run `git checkout .dvc`, or `dvc init`.")
         return
     try:
-        Config(dvc_dir=str(DVC))
-    except ConfigError as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
+        _config()
+    except (ConfigError, OSError, ValueError) as error:
         meaning = "No command of DVC works."
-        yield Finding(
-            DVC / "config", reason, meaning, "Mend it, or run `git checkout .dvc/config`."
-        )
+        remedy = "Mend it, or run `git checkout .dvc/config`."
+        yield Finding(CONFIG, f"cannot be read ({first_line(error)})", meaning, remedy)
 
 
 def lock_file() -> Iterator[Finding]:

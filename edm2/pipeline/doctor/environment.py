@@ -12,12 +12,12 @@ from pathlib import Path
 from edm2.params import UserError, load
 from edm2.params.yaml_file import read_yaml
 from edm2.pipeline.declaration import PIPELINE
+from edm2.pipeline.doctor.dvc_files import CONFIG, cache_folder
 from edm2.pipeline.doctor.finding import Finding
 from edm2.pipeline.git import git
 from edm2.runtime.system_errors import EXTRAS
 
 PARAMS = Path("params.yaml")
-CONFIG = Path(".dvc/config")
 OPTIONAL = {"huggingface": "datasets", "stable_diffusion": "diffusers"}  # packages, by value
 MIN_FREE_BYTES = 2**30
 MIN_FREE_FILES = 1000
@@ -96,10 +96,16 @@ def params() -> Iterator[Finding]:
             yield Finding(file, reason, "No stage runs.", "")
 
 
+def _written() -> Iterator[Path]:
+    """Folders that stages and DVC write to."""
+    yield from (Path(), Path(tempfile.gettempdir()))
+    yield cache_folder()
+
+
 def disk() -> Iterator[Finding]:
     """Free space where stages write."""
     seen = set()
-    for folder in (Path(), Path(".dvc/cache"), Path(tempfile.gettempdir())):
+    for folder in _written():
         if not folder.exists() or folder.stat().st_dev in seen:
             continue
         seen.add(folder.stat().st_dev)

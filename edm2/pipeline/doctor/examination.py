@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from edm2.pipeline.doctor.cache import objects
 from edm2.pipeline.doctor.dvc_files import broken_links, configuration, lock_file, run_cache
-from edm2.pipeline.doctor.dvc_processes import process_locks
+from edm2.pipeline.doctor.dvc_processes import experiments, process_locks
 from edm2.pipeline.doctor.environment import disk, packages, params, repository
 from edm2.pipeline.doctor.finding import Check, Finding
 from edm2.pipeline.doctor.mlflow_store import deliveries, store
-from edm2.pipeline.doctor.states import checkpoints, incomplete_files, notes
-from edm2.pipeline.doctor.weights import weights
+from edm2.pipeline.doctor.states import checkpoints, incomplete_files, logs, notes
+from edm2.pipeline.doctor.weights import unfinished_downloads, weights
 from edm2.runtime.system_errors import explain, first_line
 
 CHECKS: tuple[Check, ...] = (
@@ -20,12 +20,15 @@ CHECKS: tuple[Check, ...] = (
     configuration,
     lock_file,
     process_locks,
+    experiments,
     run_cache,
     broken_links,
     store,
     deliveries,
     incomplete_files,
     notes,
+    logs,
+    unfinished_downloads,
     checkpoints,
     weights,
     objects,

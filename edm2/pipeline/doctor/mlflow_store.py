@@ -7,10 +7,10 @@ from pathlib import Path
 from edm2.params import UserError, load
 from edm2.params.tracking_checks import SQLITE, sqlite_path
 from edm2.pipeline.doctor.finding import Finding, set_aside
-from edm2.runtime.delivery.deliver import describe
 from edm2.runtime.delivery.destination import destination
-from edm2.runtime.delivery.outbox import Outbox, outboxes
+from edm2.runtime.delivery.outbox import REMEDY, Outbox, outboxes
 from edm2.runtime.delivery.sqlite import store_problem
+from edm2.runtime.limits import require_file
 from edm2.runtime.locks import is_held
 
 EMPTY = "Nothing is in it: the next stage makes it again."
@@ -21,6 +21,7 @@ def store() -> Iterator[Finding]:
     path = _path()
     if not path.exists():
         return
+    require_file(path)
     if path.stat().st_size == 0:
         yield Finding(path, "is empty", EMPTY, "Remove it.", partial(_remove_empty, path))
         return
@@ -52,8 +53,8 @@ def deliveries() -> Iterator[Finding]:
             if is_held(outbox.lock) or not outbox.is_pending:
                 continue
             ended = outbox.receipt.status == "RUNNING"
-            list(outbox.entries())
-        except (OSError, ValueError, KeyError) as error:
+            _ = outbox.description, list(outbox.entries())
+        except (UserError, OSError, ValueError, KeyError) as error:
             yield _unreadable(outbox, error)
             continue
         problem = "its run has ended, but is RUNNING in MLflow" if ended else "is not delivered"
@@ -63,9 +64,10 @@ def deliveries() -> Iterator[Finding]:
 
 
 def _unreadable(outbox: Outbox, error: Exception) -> Finding:
+    reason = str(error).removeprefix(f"{outbox.path}: ").split(". ")[0]
     return Finding(
         outbox.path,
-        f"cannot be read ({describe(error)})",
+        f"cannot be read ({reason})",
         "MLflow does not get what the run logs; log.jsonl beside it has the values.",
-        "Remove the damaged line, or the file if the run is not needed in MLflow.",
+        REMEDY,
     )

@@ -9,7 +9,10 @@ from edm2.data.tars import INDICES
 from edm2.params import UserError
 from edm2.pipeline.cleaning import STATE, temporaries
 from edm2.pipeline.doctor.finding import Finding, set_aside
+from edm2.runtime.checkpoint import verified_index
+from edm2.runtime.limits import require_file
 from edm2.runtime.locks import exclusive, is_held
+from edm2.runtime.log import read_log
 from edm2.runtime.state import State
 from edm2.runtime.temporaries import PATTERN, is_abandoned, remove
 
@@ -53,6 +56,8 @@ def notes() -> Iterator[Finding]:
     """Notes that cannot be read."""
     for state in _states():
         try:
+            if state.notes.exists():
+                require_file(state.notes)
             state.read_notes()
         except (UserError, ValueError, OSError) as error:
             yield Finding(
@@ -64,12 +69,22 @@ def notes() -> Iterator[Finding]:
             )
 
 
+def logs() -> Iterator[Finding]:
+    """Logs with a row that is not as it was written: results have their values, so that none is removed."""
+    for state in _states():
+        try:
+            if state.log.exists():
+                require_file(state.log)
+            read_log(state.log)
+        except (UserError, OSError) as error:
+            problem, _, remedy = str(error).removeprefix(f"{state.log}: ").partition(". ")
+            yield Finding(state.log, problem, "The stage stops at it.", remedy)
+
+
 def checkpoints() -> Iterator[Finding]:
     """Checkpoints that cannot be read, or have another checksum than was noted. All are read."""
     for state in _states():
         for folder in state.checkpoints():
-            from edm2.runtime.checkpoint import verified_index  # imports PyTorch
-
             try:
                 verified_index(folder)
             except (UserError, OSError) as error:

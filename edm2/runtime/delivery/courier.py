@@ -69,7 +69,8 @@ class Courier:
         elif self.outbox.is_pending:
             print(
                 f"warning: not everything has reached MLflow ({self.store}). The rest is kept in "
-                f"{self.outbox.folder}; the next run delivers it, or `edm2 track sync`.",
+                f"{self.outbox.folder}; the next run delivers it, or `edm2 track sync`. "
+                "`edm2 doctor` looks at a store that is a file.",
                 file=sys.stderr,
             )
 

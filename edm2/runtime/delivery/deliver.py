@@ -222,11 +222,11 @@ def _dataset(context: str, **fields: str) -> Any:
 def describe(error: BaseException) -> str:
     """An error of MLflow in one line: the error of the network, file or database that it wraps."""
     cause = _cause(error)
-    own = isinstance(cause, UserError)
-    text = explain(cause) or (str(cause) if own else f"{type(cause).__name__}: {cause}")
-    line = (
-        text.removesuffix(AGAIN).removeprefix("a file: ").strip().rstrip(".").splitlines()[0][:300]
-    )
+    text = explain(cause)
+    if text is None:
+        own = isinstance(cause, UserError)
+        text = str(cause) if own else f"{type(cause).__name__}: {cause}"[:300]
+    line = text.removesuffix(AGAIN).removeprefix("a file: ").strip().rstrip(".").splitlines()[0]
     remedy = "; rename it, and a new one is made" if _is_damage(cause) else ""
     return "".join(letter if letter.isprintable() else "?" for letter in line) + remedy
 

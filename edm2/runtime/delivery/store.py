@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from edm2.params.errors import UserError
 from edm2.params.tracking_checks import SQLITE, sqlite_path
 from edm2.runtime.delivery.deadline import MIN_BYTES_PER_SECOND
 from edm2.runtime.delivery.sqlite import SqliteStore
@@ -215,10 +214,10 @@ def _named(identity: str) -> str:
     """What a server calls an experiment or a run.
 
     Raises:
-        UserError: it has no name; so are the answers of other servers read.
+        ValueError: it has no name; so are the answers of other servers read.
     """
     if not identity:
-        raise UserError("its answers have no names: expected an MLflow server")
+        raise ValueError("its answers have no names: expected an MLflow server")
     return identity
 
 

@@ -1,14 +1,12 @@
 """Half-states of DVC: each is found, said in one line, and repaired to the same bits."""
 
-import json
-import os
 import shutil
 
 import pytest
 from tiny_dvc import dvc, entries, objects, remove_results, results
 
 from edm2.pipeline.doctor.dvc_files import broken_links, configuration, lock_file, run_cache
-from edm2.pipeline.doctor.examination import CHECKS, examine
+from edm2.pipeline.doctor.examination import examine
 from edm2.pipeline.doctor.finding import ASIDE
 
 pytestmark = pytest.mark.slow
@@ -16,31 +14,6 @@ pytestmark = pytest.mark.slow
 
 def cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
-
-
-def snapshot(folder):
-    return {
-        path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_a_project_without_half_states_has_no_findings_and_is_not_changed(broken):
-    before = snapshot(broken)
-    assert [str(finding) for finding in examine()] == []
-    assert snapshot(broken) == before
-
-
-def test_a_check_that_fails_is_a_finding(broken, monkeypatch):
-    def odd_file():
-        raise RecursionError("too deep")
-        yield
-
-    monkeypatch.setattr("edm2.pipeline.doctor.examination.CHECKS", (odd_file, *CHECKS))
-    (finding,) = examine()
-    assert (finding.place, finding.repair) == ("odd file", None)
-    assert "too deep" in finding.problem
 
 
 @pytest.mark.parametrize("size", [0, 5, 60, 300, -1])
@@ -139,13 +112,3 @@ def test_a_broken_configuration_is_named(broken, text):
     assert str(finding.place) == ".dvc/config"
     assert finding.repair is None
     assert [str(each.place) for each in examine()] == [".dvc/config"]
-
-
-def test_nothing_is_repaired_while_a_process_of_dvc_runs(broken):
-    cut(broken / "dvc.lock", 60)
-    lock = {"pid": os.getpid(), "cmd": "dvc repro"}
-    (broken / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"/data": lock}, "read": {}}))
-    (finding,) = lock_file()
-    with pytest.raises(Exception, match=f"{os.getpid()}.*dvc repro.*running"):
-        finding.repair()
-    assert not (broken / ASIDE).exists()

@@ -8,7 +8,13 @@ import sys
 import pytest
 
 from edm2.params import UserError
-from edm2.pipeline.doctor.dvc_processes import RWLOCK, process_locks, unless_dvc_runs
+from edm2.pipeline.doctor.dvc_processes import (
+    EXPERIMENTS,
+    RWLOCK,
+    experiments,
+    process_locks,
+    unless_dvc_runs,
+)
 from edm2.pipeline.doctor.finding import ASIDE
 
 
@@ -45,6 +51,33 @@ def test_a_lock_of_a_process_that_has_ended_is_moved_aside(locked_by, ended, mod
     assert not list(process_locks())
 
 
+def test_the_checkout_of_a_killed_experiment_is_moved_aside_with_its_note(root, ended):
+    folder, note = EXPERIMENTS / "standalone/tmpabc", EXPERIMENTS / "run/12ab/12ab.run"
+    other = EXPERIMENTS / "run/34cd/34cd.run"
+    for path, tree in (
+        (folder / RWLOCK, {"read": {"/a": [{"pid": ended, "cmd": "dvc exp run --temp"}]}}),
+        (note, {"root_dir": str(root / folder)}),
+        (other, {"root_dir": str(root)}),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(tree))
+    (finding,) = experiments()
+    assert finding.place == folder
+    finding.repair()
+    assert [path.exists() for path in (folder, note, other)] == [False, False, True]
+    assert (ASIDE / note).exists()
+
+
+@pytest.mark.parametrize("of_experiment", [False, True])
+def test_nothing_is_repaired_while_a_process_of_dvc_runs(root, of_experiment):
+    path = EXPERIMENTS / "standalone/tmpabc" / RWLOCK if of_experiment else RWLOCK
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"write": {"/a": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+    assert not [*process_locks(), *experiments()]
+    with pytest.raises(UserError, match=f"{os.getpid()}.*dvc repro"):
+        unless_dvc_runs(lambda: pytest.fail("repaired"))()
+
+
 def test_a_process_that_started_later_is_another_one(locked_by):
     locked_by(os.getpid(), written=1e9)
     assert len(list(process_locks())) == 1
@@ -57,13 +90,6 @@ def test_a_process_that_was_not_waited_for_has_ended(locked_by):
     locked_by(process.pid)
     assert len(list(process_locks())) == 1
     process.wait()
-
-
-def test_locks_of_a_running_process_stay_and_nothing_is_repaired(locked_by):
-    locked_by(os.getpid())
-    assert not list(process_locks())
-    with pytest.raises(UserError, match=str(os.getpid())):
-        unless_dvc_runs(lambda: pytest.fail("repaired"))()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"write": {"/data": 1}}'])

@@ -1,8 +1,10 @@
-"""Stores of MLflow: empty, half made, damaged, locked or of another version; runs left undelivered."""
+"""Stores of MLflow that are half made, damaged, locked or of another version; runs left undelivered."""
 
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from edm2.pipeline.doctor.mlflow_store import deliveries, store
 from edm2.runtime.delivery.outbox import Outbox, Receipt
@@ -68,14 +70,15 @@ def test_a_store_without_tables_is_half_made(root):
 
 
 def test_a_lock_is_not_waited_for(root):
-    make_store(revisions()[0])
+    make_store("x")
     with closing(sqlite3.connect(STORE)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         (finding,) = store()
     assert "locked" in finding.problem
-    assert not list(store())
+    assert not any("locked" in finding.problem for finding in store())
 
 
+@pytest.mark.slow
 def test_versions_of_the_tables_are_compared_with_those_of_the_installed_mlflow(root):
     newest, older = revisions()
     problems = {}

@@ -10,9 +10,10 @@ import torch
 from tiny import TINY, make_project
 
 from edm2.pipeline.doctor.finding import ASIDE
-from edm2.pipeline.doctor.states import checkpoints, incomplete_files, notes
+from edm2.pipeline.doctor.states import checkpoints, incomplete_files, logs, notes
 from edm2.runtime import temporaries
 from edm2.runtime.checkpoint import save_tree
+from edm2.runtime.log import Log
 from edm2.runtime.state import State, open_state
 
 FOLDER = Path(".state/train_vae/abc")
@@ -85,6 +86,20 @@ def test_notes_that_cannot_be_read_are_moved_aside(state, text):
     assert len(state.checkpoints()) == 1
 
 
+def test_a_damaged_row_of_a_log_is_named_and_kept(state):
+    log = Log(state.log)
+    for step in (1, 2):
+        log.append(step, {"loss": 0.5}, "nimg")
+    assert not list(logs())
+    content = state.log.read_bytes().replace(b"0.5", b"0.6", 1)
+    state.log.write_bytes(content)
+    (finding,) = logs()
+    assert finding.place == state.log
+    assert "line 1" in finding.problem
+    assert finding.repair is None
+    assert state.log.read_bytes() == content
+
+
 def test_incomplete_files_of_ended_processes_are_removed(state, left):
     ours = FOLDER.parent / "def/.checkpoint-000000000200.partial"
     paths = [left(Path("data/images")), left(Path("reports/fid/G-0.csv")), left(FOLDER / "x"), ours]
@@ -104,6 +119,6 @@ def test_incomplete_files_of_ended_processes_are_removed(state, left):
 
 def test_nothing_is_written_without_repairs(state):
     before = sorted(path for path in Path(".state").rglob("*"))
-    for check in (checkpoints, notes, incomplete_files):
+    for check in (checkpoints, notes, logs, incomplete_files):
         assert not list(check())
     assert sorted(path for path in Path(".state").rglob("*")) == before

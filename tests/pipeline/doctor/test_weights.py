@@ -6,7 +6,7 @@ import os
 import pytest
 
 from edm2.features.inception import INCEPTION_WEIGHTS
-from edm2.pipeline.doctor.weights import weights
+from edm2.pipeline.doctor.weights import unfinished_downloads, weights
 
 DIGEST = hashlib.sha256(b"weights").hexdigest()
 
@@ -37,13 +37,13 @@ def test_a_file_that_differs_from_what_was_published_is_named(cache):
 def test_the_rest_of_a_download_is_removed(cache):
     left = cache / ".x.pth.00000000-1-0123abcd.partial"  # of another machine
     left.touch()
-    assert not list(weights())
+    assert not list(unfinished_downloads())
     os.utime(left, (1e9, 1e9))
-    (finding,) = weights()
+    (finding,) = unfinished_downloads()
     finding.repair()
     assert not left.exists()
 
 
 def test_without_a_cache_there_is_nothing_to_look_at(cache):
     cache.rmdir()
-    assert not list(weights())
+    assert not [*unfinished_downloads(), *weights()]
