@@ -7,7 +7,7 @@ up to rounding.
 """
 
 from collections.abc import Iterator, Mapping
-from math import exp, gcd, log
+from math import gcd, log
 from typing import Any
 
 import torch
@@ -66,9 +66,6 @@ def format_problems(network: Autoencoder, params: Vae) -> Iterator[Problem]:
         yield Problem(
             "vae.attention_heads", params.attention_heads, f"1 head, not {max(heads)}", AGAIN
         )
-    highest = exp(LOG_VARIANCE_RANGE[1])
-    if params.variance != "learned" and params.variance > highest:
-        yield Problem("vae.variance", params.variance, f"at most {highest:.3g}", AGAIN)
 
 
 def autoencoder_config(

@@ -189,7 +189,12 @@ def test_other_files_are_other_work(tmp_path, monkeypatch):
         with (tmp_path / name).open("ab") as file:
             file.write(b" ")
         seen.add(described(**changes))
-    start = {"vae.init.path": "sd"}
+    start = {
+        "vae.init.path": "sd",
+        "vae.norm_groups": 4,
+        "vae.attention": True,
+        "vae.quant_convolutions": True,
+    }
     seen |= {described(**start)}
     with (tmp_path / "sd/config.json").open("ab") as file:
         file.write(b" ")

@@ -98,7 +98,6 @@ def test_the_factors_of_the_config_normalize_all_channels_together(export) -> No
         ({"wavelet": True}, "vae.wavelet"),
         ({"high_resolution": True}, "vae.high_resolution"),
         ({"clamp": 8.0}, "vae.clamp"),
-        ({"variance": 1e9}, "vae.variance"),
         ({"norm_groups": None}, "vae.norm_groups"),
         ({"attention": True, "attention_heads": 2}, "vae.attention_heads"),
         ({"attention": True, "channels": 64, "attention_heads": None}, "vae.attention_heads"),
