@@ -41,7 +41,7 @@ def incomplete_files() -> Iterator[Finding]:
 
 def _incomplete(path: Path, remedy: str, repair: partial[str]) -> Finding:
     meaning = "It takes space, and is part of no result."
-    return Finding(path, "is incomplete, and nobody writes it", meaning, remedy, repair)
+    return Finding(path, "is incomplete, and no process writes it", meaning, remedy, repair)
 
 
 def _remove(path: Path, state: State | None) -> str:
