@@ -27,9 +27,8 @@ HEAVY = (
     "edm2.ema.snapshot",
     "pandas",
 )
-Prepare = Callable[
-    [int], Callable[[], object] | None
-]  # what a rank does first; returns what it does last
+# what a rank does first; returns what it does last
+Prepare = Callable[[int], Callable[[], object] | None]
 
 
 @dataclass(frozen=True)
