@@ -80,9 +80,9 @@ class Campaign:
         shutil.copytree(self.finished, self.project, symlinks=True)
         with entered(self.project):
             for out in outs_of(self.stage, bool(self.training)):
-                shutil.rmtree(out) if out.is_dir() else out.unlink()
+                shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
         if not self.publication:
-            shutil.rmtree(self.project / ".state")
+            shutil.rmtree(self.project / ".state", ignore_errors=True)
 
     def run(self, act: Act, number: int, **options: bool) -> Ended:
         """The stage in a process of its own, with a fault before the use of this number."""
