@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from forks import in_fork
 from tiny import ROOT, TINY, write_params
 
 STAGES = """\
@@ -85,27 +86,15 @@ def dvc(folder: Path, *arguments: str) -> Ended:
 
     from dvc.cli import main
 
-    reader, writer = os.pipe()
-    process = os.fork()
-    if process == 0:
-        status = 99
-        try:
-            os.dup2(writer, 1)
-            os.dup2(writer, 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            for handler in logging.getLogger("dvc").handlers:
-                handler.setStream(sys.stderr)  # type: ignore[attr-defined]
-            os.chdir(folder)
-            os.environ.pop("DVC_ROOT", None)
-            status = main(list(arguments))
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(writer)
-    with open(reader, encoding="utf-8", errors="replace") as pipe:
-        text = pipe.read()
-    return Ended(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), text)
+    def act() -> int:
+        for handler in logging.getLogger("dvc").handlers:
+            handler.setStream(sys.stderr)  # type: ignore[attr-defined]
+        os.chdir(folder)
+        os.environ.pop("DVC_ROOT", None)
+        status: int = main(list(arguments))
+        return status
+
+    return Ended(*in_fork(act))
 
 
 def _git(folder: Path, *arguments: str) -> None:

@@ -44,7 +44,7 @@ def doctor(project: ProjectContext, fix: bool) -> int:
         click.echo(f"{total - left} of {total} repaired. Then run `dvc repro`.")
     else:
         advice = f"; `edm2 doctor --fix` repairs {repairable}" if repairable else ""
-        click.echo(f"{total} found{advice}.")
+        click.echo(f"Problems: {total}{advice}.")
     return int(left > 0)
 
 

@@ -1,6 +1,7 @@
 """`edm2 params`: check params.yaml, and explain its fields."""
 
 import textwrap
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,9 @@ def describe(project: ProjectContext, key: str | None) -> None:
         )
     for path, description in descriptions.items():
         if key is None or path == key or path.startswith(f"{key}."):
-            value, field = tree, Params.model_fields["vae"]
-            for part in path.split("."):
-                field = type(value).model_fields[part]
-                value = getattr(value, part)
+            parent, _, name = path.rpartition(".")
+            section = attrgetter(parent)(tree) if parent else tree
+            value, field = getattr(section, name), type(section).model_fields[name]
             if isinstance(value, Section):
                 click.echo(f"\n{path}: {description}")
             else:

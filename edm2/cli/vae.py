@@ -68,14 +68,11 @@ def train(
     edm2 export vae FOLDER --from OUT
     """
     from edm2.params.errors import UserError
-    from edm2.params.vae_options import SECTIONS, VaeOptions
+    from edm2.params.vae_options import VaeOptions
     from edm2.runtime.distributed import ranks
     from edm2.runtime.interruption import raise_at_signals
 
-    if "=" in out.name and out.name.startswith(tuple(f"{section}." for section in SECTIONS)):
-        raise UserError(
-            f"OUT: missing: {out.name} is an option. Expected a new folder before all KEY=VALUE, like my-vae."
-        )
+    _refuse_option(out)
     if held_out is None:
         raise UserError(
             "--held-out: missing. Expected images that are not trained on, like the last of the tars: "
@@ -89,6 +86,17 @@ def train(
     from edm2.pipeline.vae_alone import train_alone
 
     train_alone(params, out)
+
+
+def _refuse_option(out: Path) -> None:
+    """Raises UserError if it is KEY=VALUE: the folder was forgotten."""
+    from edm2.params.errors import UserError
+    from edm2.params.vae_options import SECTIONS
+
+    if "=" in out.name and out.name.startswith(tuple(f"{section}." for section in SECTIONS)):
+        raise UserError(
+            f"OUT: missing: {out.name} is an option. Expected a new folder before all KEY=VALUE, like my-vae."
+        )
 
 
 @vae.command()

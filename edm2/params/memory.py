@@ -117,15 +117,14 @@ def _evaluation(params: Params, world_size: int, root: Path) -> Iterator[Need]:
     # the encoder's outputs wait for the decoder
     skips = [Level(level.width, level.side, level.blocks // 2, 0) for level in levels]
     yield _activations("sampling", skips, images, _bytes(params.runtime.precision), "batch")
-    yield from _metrics(params, world_size, root)
-
-
-def _metrics(params: Params, world_size: int, root: Path) -> Iterator[Need]:
-    evaluation, dims = params.evaluation, params.detector_dims
-    yield Need("a covariance of features", 8 * dims**2, "features.dims")
+    yield from _reference(params, world_size, root)
     if any(METRICS[metric].uses_features for metric in evaluation.metrics):
-        size = 4 * dims * evaluation.samples // world_size
+        size = 4 * params.detector_dims * evaluation.samples // world_size
         yield Need("features of the images", size, "evaluation.samples, evaluation.metrics")
+
+
+def _reference(params: Params, world_size: int, root: Path) -> Iterator[Need]:
+    yield Need("a covariance of features", 8 * params.detector_dims**2, "features.dims")
 
 
 STAGES: dict[str, Callable[[Params, int, Path], Iterator[Need]]] = {
@@ -133,9 +132,7 @@ STAGES: dict[str, Callable[[Params, int, Path], Iterator[Need]]] = {
     "train_vae": _vae,
     "train_diffusion": _denoiser,
     "train_guide": _guide,
-    "reference": lambda params, world_size, root: iter(
-        list(_metrics(params, world_size, root))[:1]
-    ),
+    "reference": _reference,
     "fid": _evaluation,
 }
 

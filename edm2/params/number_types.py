@@ -5,7 +5,7 @@ The limits are wide; what is too large for a machine within them is found by an 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -59,6 +59,17 @@ def numbers_in(
             yield from numbers_in(part)
 
 
+VARIANCES = Range(0.0, 1e4)
+
+
+def _number_or_learned(value: object) -> object:
+    """Makes a value of neither type one problem, not two."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value in VARIANCES
+    if not number and value != "learned":
+        raise ValueError(f"a number from {VARIANCES}, or 'learned'")
+    return value
+
+
 # counts
 Count = Annotated[int, Range(1, 1_000_000)]
 Batch = Annotated[int, Range(1, 1_000_000)]  # images of an update
@@ -92,6 +103,11 @@ Area = Annotated[float, Range(0.001, 1.0)]
 Scale = Annotated[float, Range(0.001, 0.999)]
 Weight = Annotated[float, Range(0.0, 1e6)]  # of a loss
 Factor = Annotated[float, Range(1e-6, 1e6)]
+
+# latents
+Variance = Annotated[
+    Annotated[float, VARIANCES] | Literal["learned"], BeforeValidator(_number_or_learned)
+]
 
 # optimization; a rate that diverges is found in the training, which names it
 LearningRate = Annotated[float, Range(1e-12, 1e15)]

@@ -3,7 +3,7 @@
 from math import ceil
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from edm2.params.number_types import (
     AnyEmaLengths,
@@ -20,11 +20,11 @@ from edm2.params.number_types import (
     ImagesOrNone,
     LearningRate,
     Probability,
-    Range,
     Samples,
     Scale,
     Seed,
     Side,
+    Variance,
     Weight,
     WeightDecay,
 )
@@ -32,21 +32,6 @@ from edm2.params.registry import one_of
 from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.section import BatchField, Duration, LogInterval, Section, Training
 from edm2.params.text_types import PathText
-
-VARIANCES = Range(0.0, 1e4)
-
-
-def _number_or_learned(value: object) -> object:
-    """Makes a value of neither type one problem, not two."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and value in VARIANCES
-    if not number and value != "learned":
-        raise ValueError(f"a number from {VARIANCES}, or 'learned'")
-    return value
-
-
-Variance = Annotated[
-    Annotated[float, VARIANCES] | Literal["learned"], BeforeValidator(_number_or_learned)
-]
 
 
 class Losses(Section):

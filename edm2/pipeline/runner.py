@@ -131,8 +131,7 @@ def run_stage(
     """
     from edm2.pipeline.publication import is_complete, publish
     from edm2.runtime.device import pick_device
-    from edm2.runtime.distributed import on_main_process, process_group, ranks
-    from edm2.runtime.memory import require_memory
+    from edm2.runtime.distributed import on_main_process, process_group
     from edm2.runtime.state import open_state
     from edm2.runtime.tracking import open_run
 
@@ -143,9 +142,7 @@ def run_stage(
     device = pick_device(params.runtime)
     with process_group(device, params.runtime.timeout_minutes):
         key = on_main_process(lambda: _fingerprint(declared, params, external_inputs))
-        helps = (
-            None if share is None else lambda state: share(title, params, replicate, device, state)
-        )
+        helps = None if share is None else partial(share, title, params, replicate, device)
         with open_state(title.replace(" ", "-"), key, helps) as state:
             if watched_inputs and is_main_process():
                 _warn_of_changed_files(title, state, watched_inputs(params))
@@ -153,8 +150,7 @@ def run_stage(
                 _note_reuse(title, state)
                 publish(state, declared.outs)
             else:
-                needs = least_memory(name, params, ranks().world_size, project_root())
-                require_memory(title, needs, device)
+                _require_memory(name, title, params, device)
                 if is_main_process():
                     state.note(params=declared.values(params))  # for `edm2 clean`
                 describe = partial(_describe, name, everything, replicate, declared)
@@ -163,6 +159,14 @@ def run_stage(
                     run(context)
                     publish(state, declared.outs)
                 say(_closing_line(context, declared, time.monotonic() - start))
+
+
+def _require_memory(name: str, title: str, params: Params, device: "torch.device") -> None:
+    """Refuse a stage that cannot fit."""
+    from edm2.runtime.distributed import ranks
+    from edm2.runtime.memory import require_memory
+
+    require_memory(title, least_memory(name, params, ranks().world_size, project_root()), device)
 
 
 def _describe(

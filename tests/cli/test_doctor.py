@@ -36,7 +36,7 @@ def test_a_finding_is_one_line_with_place_meaning_and_remedy_and_nothing_is_repa
     first, second, summary = result.out.splitlines()
     assert first == "a: is cut. DVC stops. Remove it."
     assert second == "b: is locked. DVC waits. Wait."
-    assert "2 found" in summary
+    assert "Problems: 2;" in summary
     assert "--fix` repairs 1" in summary
     assert (result.status, done) == (1, [])
 

@@ -228,11 +228,17 @@ def outbox(file: Path) -> Any:
 
 
 def artifacts(last: str) -> Iterator[Artifact]:
-    """All kinds, in the current project, to which `add_others` has added those that it has not.
+    """All kinds, in the current project, to which `add_kept_files` has added those that it has not.
 
     Args:
-        last: what `add_others` returned.
+        last: what `add_kept_files` returned.
     """
+    yield from _results()
+    yield from _state(last)
+    yield from _of_users()
+
+
+def _results() -> Iterator[Artifact]:
     yield Artifact("shards of images", "data/images/*.tar", shards)
     yield Artifact("shards of latents", "data/latents/*.tar", shards)
     yield Artifact("indices of shards", "data/*/*.index.npy", shards)
@@ -261,6 +267,9 @@ def artifacts(last: str) -> Iterator[Artifact]:
     yield Artifact("tables and metrics", "reports/*/*.csv", outputs)
     yield Artifact("tables and metrics", "reports/*/metrics.json", outputs)
     yield Artifact("their checksums", "reports/*/*.sha256", outputs)
+
+
+def _state(last: str) -> Iterator[Artifact]:
     yield Artifact("checkpoints", f"{OWN}/checkpoint-*2/*", checkpoint)
     yield Artifact("log.jsonl", f"{OWN}/log.jsonl", partial(log, last=last))
     yield Artifact("notes.json", ".state/*-G-0/*/notes.json", notes)
@@ -271,6 +280,9 @@ def artifacts(last: str) -> Iterator[Artifact]:
     yield Artifact("MLflow's outbox", f"{OWN}/outbox.jsonl", outbox, ends=False)
     yield Artifact("MLflow's run", f"{OWN}/run.json", outbox)
     yield Artifact("MLflow's run", f"{OWN}/delivered.json", outbox)
+
+
+def _of_users() -> Iterator[Artifact]:
     yield Artifact("index of a tar", ".state/tar-indices/*.[jn]*", tar_index)
     yield Artifact("exported network", "exported/*[!d]", exported, runs=False)
     yield Artifact("exported network", "exported/codec/*", exported, runs=False)

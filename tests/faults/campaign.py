@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import small_stage
+from forks import in_fork
 from interposer import KILLED, Act, Interposer, kill
 from tiny import PER_CONFIG, entered
 
@@ -79,9 +80,9 @@ class Campaign:
         shutil.copytree(self.finished, self.project, symlinks=True)
         with entered(self.project):
             for out in outs_of(self.stage, bool(self.training)):
-                shutil.rmtree(out) if out.is_dir() else out.unlink()
+                shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
         if not self.publication:
-            shutil.rmtree(self.project / ".state")
+            shutil.rmtree(self.project / ".state", ignore_errors=True)
 
     def run(self, act: Act, number: int, **options: bool) -> Ended:
         """The stage in a process of its own, with a fault before the use of this number."""
@@ -98,26 +99,14 @@ class Campaign:
         """What `start` does, in a fork."""
         uses = self.folder / "uses"
         uses.unlink(missing_ok=True)
-        reader, writer = os.pipe()  # a file would be limited and refused as well
-        process = os.fork()
-        if process == 0:
-            status = 99
-            try:
-                os.dup2(writer, 1)
-                os.dup2(writer, 2)
-                sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-                os.chdir(self.project)
-                os.environ["DVC_ROOT"] = str(self.project)
-                start()
-                status = 0
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        os.close(writer)
-        with open(reader, encoding="utf-8", errors="replace") as pipe:
-            text = pipe.read()
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+        def act() -> int:
+            os.chdir(self.project)
+            os.environ["DVC_ROOT"] = str(self.project)
+            start()
+            return 0
+
+        status, text = in_fork(act)
         return Ended(status, text, int(uses.read_text()) if uses.exists() else 0)
 
     def run_again(self) -> Ended:

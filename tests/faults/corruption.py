@@ -1,4 +1,4 @@
-"""Files that were changed by nobody's wish: bits that flipped, ends that are lost, files of other runs."""
+"""Files that are corrupted: bits that flipped, ends that are lost, files of other runs."""
 
 import io
 import random
@@ -23,7 +23,7 @@ class Corrupted:
         other: a project with the results of another run, for swaps.
         files: how many of an artifact are corrupted, at most.
         same: read as if they were intact.
-        told: refused with a sentence that names the file, or its folder, and the way out.
+        explained: refused with a sentence that names the file, or its folder, and the way out.
         failed: descriptions of those that were read as something else, or ended in a traceback, or that
             `edm2 verify` did not find.
     """
@@ -32,11 +32,11 @@ class Corrupted:
     files: int = 3
     tried: int = 0
     same: int = 0
-    told: int = 0
+    explained: int = 0
     failed: list[str] = field(default_factory=list)
 
     def row(self, kind: str) -> str:
-        return f"| {kind} | {self.tried} | {self.same} | {self.told} | {len(self.failed)} |"
+        return f"| {kind} | {self.tried} | {self.same} | {self.explained} | {len(self.failed)} |"
 
     def corrupt(self, artifact: Artifact, flips: int) -> None:
         """Corrupt files of a kind in the current project, read each, and restore it.
@@ -72,12 +72,12 @@ class Corrupted:
             text = io.StringIO()
             with redirect_stderr(text):
                 status = report("read", error)
-            if status != 2 or not _is_told(file, text.getvalue()):
+            if status != 2 or not _is_explained(file, text.getvalue()):
                 self.failed.append(f"{name}: {text.getvalue()[-600:]}")
             elif not _found_by_verify(file):
                 self.failed.append(f"{name}: not found by edm2 verify")
             else:
-                self.told += 1
+                self.explained += 1
         else:
             if read == intact:
                 self.same += 1
@@ -85,7 +85,7 @@ class Corrupted:
                 self.failed.append(f"{name}: read as something else")
 
 
-def _is_told(file: Path, text: str) -> bool:
+def _is_explained(file: Path, text: str) -> bool:
     names = (file.name, file.name.removesuffix(".record.json"), file.parent.as_posix())
     return any(name in text for name in names) and WAY_OUT.search(text) is not None
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from edm2.params import UserError
 
 C = TypeVar("C")
-HUNG = (-signal.SIGPROF, -signal.SIGALRM)  # how such a process ends
+LATE = {-signal.SIGPROF: "still computing", -signal.SIGALRM: "hang"}  # how such a process ends
 WAIT = 20  # times as many seconds by the clock as of the CPU, for what hangs without computing
 MEMORY = 8 << 30  # bytes that a process may take
 LINES = 60  # of an error
@@ -19,7 +19,7 @@ CHARACTERS = 20_000
 
 
 def ended(cases: Sequence[C], act: Callable[[C], str], seconds: int) -> Iterator[tuple[C, str]]:
-    """What `act` returns for each case; "hang", "killed" or a traceback if it does not return.
+    """What `act` returns for each case; what is in LATE, "killed" or a traceback if it does not return.
 
     Args:
         seconds: of the CPU, of one case: a guard, no measurement.
@@ -38,14 +38,14 @@ def ended(cases: Sequence[C], act: Callable[[C], str], seconds: int) -> Iterator
                 done += 1
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if status:
-            yield cases[done], "hang" if status in HUNG else f"killed: {status}"
+            yield cases[done], LATE.get(status, f"killed: {status}")
             done += 1
 
 
 def _run(cases: Sequence[C], act: Callable[[C], str], seconds: int, writer: int) -> None:
     """In a fork: act on the cases until one hangs or ends the process."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    for number in HUNG:
+    for number in LATE:
         signal.signal(-number, signal.SIG_DFL)
     status = 99
     try:

@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from typing import NoReturn
 
 import small_training
 import torch.distributed as dist
-from campaign import Campaign, Ended, Tally, outs_of
+from campaign import Campaign, Ended, Tally
 from interposer import KILLED, Interposer, kill
-from tiny import PER_CONFIG, ROOT, entered
+from tiny import PER_CONFIG, ROOT
 
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/faults")))
 AGAIN = "un the same command again"
@@ -27,9 +26,8 @@ HEAVY = (
     "edm2.ema.snapshot",
     "pandas",
 )
-Prepare = Callable[
-    [int], Callable[[], object] | None
-]  # what a rank does first; returns what it does last
+# what a rank does first; returns what it does last
+Prepare = Callable[[int], Callable[[], object] | None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class RankCampaign(Campaign):
             count: of the ranks.
         """
         self.finished, self.project, self.stage = project, folder / "project", stage
-        self.folder, self.count = folder, count
+        self.folder, self.count, self.publication = folder, count, False
         own = stage == small_training.NAME
         self.module = importlib.import_module(stage if own else f"stages.{stage}")
         self.training = ["G-0"] if stage in PER_CONFIG else []
@@ -71,17 +69,6 @@ class RankCampaign(Campaign):
         ended = self.run_again()
         assert ended.status == 0, ended.text
         self.expected = self.contents(self.project)
-
-    def restore(self) -> None:
-        """The project as it is before the stage runs."""
-        shutil.rmtree(self.project, ignore_errors=True)
-        shutil.copytree(self.finished, self.project, symlinks=True)
-        shutil.rmtree(self.project / ".state", ignore_errors=True)
-        with entered(self.project):
-            for out in outs_of(self.stage, bool(self.training)):
-                if out.is_dir():
-                    shutil.rmtree(out)
-                out.unlink(missing_ok=True)
 
     def contents(self, project: Path) -> dict[str, bytes]:
         """All results, and the log."""

@@ -50,7 +50,7 @@ def test_every_value_is_refused_with_a_sentence_or_accepted(root, record, base):
 
 @pytest.mark.faults
 def test_accepted_values_run_or_are_refused_in_every_stage(root, record):
-    """A stage that still works at the guard's end was asked to: a training may be as long as it likes."""
+    """A stage that still computes at the guard's end was asked to: a training may be as long as it likes."""
     command = [sys.executable, corrupted_stages.__file__, root]
     folders = (ROOT, ROOT / "tests", ROOT / "tests/faults")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
@@ -60,4 +60,5 @@ def test_accepted_values_run_or_are_refused_in_every_stage(root, record):
     counts = Counter(how for _, how in outcomes)
     record(f"| params, accepted, all stages | {len(outcomes)} | {dict(counts)} |")
     assert len(outcomes) > 10
-    assert {case: how for case, how in failures(outcomes).items() if how != "hang"} == {}
+    failed = failures(outcomes)
+    assert {case: how for case, how in failed.items() if how != "still computing"} == {}

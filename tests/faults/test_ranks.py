@@ -20,12 +20,9 @@ from small_training import BATCH, STEPS
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 SIGNALS = (SIGTERM, SIGINT, SIGUSR1, SIGKILL)
-STAGES = (
-    "train_features",
-    "train_vae",
-    "encode_latents",
-    "train_diffusion",
-)  # no fork can draw charts
+# those that draw no charts, which hang in forks
+STAGES = ("train_features", "train_vae", "encode_latents", "train_diffusion")
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 BOUND = 1e-4  # of weights after a resume on another number of ranks, relative to the largest of a tensor
 
 
@@ -138,6 +135,7 @@ def test_a_second_launch_waits_for_the_first(on_two, record, end_of_first):
     os.waitid(os.P_PID, first.processes[0], os.WSTOPPED | os.WNOWAIT)
     second = on_two.launch()
     while "another process is running this stage; waiting for it" not in second.text():
+        assert os.waitid(os.P_PID, second.processes[0], ENDED) is None, second.text()
         time.sleep(0.01)
     os.kill(first.processes[0], end_of_first)
     ends, _ = first.wait()

@@ -11,6 +11,7 @@ STAGES = {
     "train_vae": "",
     "train_diffusion": "G",
     "train_guide": "G",
+    "reference": "",
     "fid": "G",
 }
 
@@ -19,7 +20,7 @@ STAGES = {
 def test_a_stage_that_cannot_fit_is_refused_before_work(project, monkeypatch, stage):
     changes = {"guide": "trained", "changes": {"channels": 4}} if stage == "train_guide" else {}
     folder = project(**{f"guidance__{key}": value for key, value in changes.items()})
-    monkeypatch.setattr(memory, "total_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "total_memory", lambda device: 100)
     with pytest.raises(UserError, match=f"{stage}.*needs at least") as error:
         run_stage(stage, STAGES[stage])
     assert "smaller" in str(error.value)

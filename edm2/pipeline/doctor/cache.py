@@ -15,9 +15,8 @@ from edm2.pipeline.doctor.finding import Finding, set_aside
 from edm2.runtime.limits import require_file
 from edm2.runtime.progress import Progress
 
-OBJECT = re.compile(
-    r"[0-9a-f]{30}(\.dir)?"
-)  # the rest of the MD5, after the two digits of the folder
+# the rest of the MD5, after the two digits of the folder
+OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")
 Inode = tuple[int, int]
 
 

@@ -10,7 +10,7 @@ from edm2.params import UserError
 from edm2.params.yaml_file import CONFLICT, parse_yaml, read_text
 from edm2.pipeline.declaration import PIPELINE, all_outs
 from edm2.pipeline.doctor.dvc_processes import unless_dvc_runs
-from edm2.pipeline.doctor.finding import Finding, set_aside
+from edm2.pipeline.doctor.finding import Finding, reason, set_aside
 from edm2.pipeline.git import git
 from edm2.runtime.files import write_text
 from edm2.runtime.limits import require_file
@@ -93,7 +93,7 @@ def _lock_problem(path: Path) -> str:
     try:
         return _problem_of(read_text(path), "")
     except UserError as error:
-        return _reason(error, path)
+        return reason(error, path)
 
 
 def _problem_of(text: str, name: str) -> str:
@@ -104,15 +104,10 @@ def _problem_of(text: str, name: str) -> str:
         tree = parse_yaml(text, name)
         COMPILED_LOCKFILE_SCHEMA(tree or {})
     except UserError as error:
-        return _reason(error, name)
+        return reason(error, name)
     except Invalid as error:
         return f"is not as DVC writes it ({error})"
     return "" if text.endswith("\n") else CUT
-
-
-def _reason(error: UserError, place: object) -> str:
-    """An error of a file without the file's name and the way out."""
-    return str(error).removeprefix(f"{place}:").strip().split(". ")[0].rstrip(".")
 
 
 def run_cache() -> Iterator[Finding]:
@@ -150,7 +145,7 @@ def _entry_problem(entry: Path) -> str:
         text = read_text(entry)
         tree = COMPILED_LOCK_FILE_STAGE_SCHEMA(parse_yaml(text, str(entry)) or {})
     except UserError as error:
-        return f"cannot be read ({_reason(error, entry)})"
+        return f"cannot be read ({reason(error, entry)})"
     except Invalid as error:
         return f"is incomplete ({error})"
     names = (_get_cache_hash(tree), _get_cache_hash(tree, key=True))  # the latter changes the tree

@@ -42,7 +42,7 @@ def process_locks() -> Iterator[Finding]:
                 f"cannot be read ({error})",
                 "Every command of DVC stops with `Unable to read RWLock-file`.",
                 "Remove it when no process of DVC runs.",
-                partial(set_aside, path),
+                unless_dvc_runs(partial(set_aside, path)),
             )
             continue
         if ended:

@@ -98,8 +98,7 @@ def params() -> Iterator[Finding]:
 
 def _written() -> Iterator[Path]:
     """Folders that stages and DVC write to."""
-    yield from (Path(), Path(tempfile.gettempdir()))
-    yield cache_folder()
+    yield from (Path(), Path(tempfile.gettempdir()), cache_folder())
 
 
 def disk() -> Iterator[Finding]:

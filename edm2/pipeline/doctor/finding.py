@@ -1,4 +1,4 @@
-"""What a check finds, and the folder for what is moved aside."""
+"""What a check finds, how it words an error, and the folder for what is moved aside."""
 
 import shutil
 from collections.abc import Callable, Iterable
@@ -32,6 +32,11 @@ class Finding:
 
 
 Check = Callable[[], Iterable[Finding]]
+
+
+def reason(error: Exception, place: object) -> str:
+    """What is wrong with a file, from the error of reading it: without its name and the way out."""
+    return str(error).removeprefix(f"{place}:").strip().split(". ")[0].rstrip(".")
 
 
 def set_aside(path: Path) -> str:

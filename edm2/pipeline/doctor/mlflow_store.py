@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edm2.params import UserError, load
 from edm2.params.tracking_checks import SQLITE, sqlite_path
-from edm2.pipeline.doctor.finding import Finding, set_aside
+from edm2.pipeline.doctor.finding import Finding, reason, set_aside
 from edm2.runtime.delivery.destination import destination
 from edm2.runtime.delivery.outbox import REMEDY, Outbox, outboxes
 from edm2.runtime.delivery.sqlite import store_problem
@@ -64,10 +64,9 @@ def deliveries() -> Iterator[Finding]:
 
 
 def _unreadable(outbox: Outbox, error: Exception) -> Finding:
-    reason = str(error).removeprefix(f"{outbox.path}: ").split(". ")[0]
     return Finding(
         outbox.path,
-        f"cannot be read ({reason})",
+        f"cannot be read ({reason(error, outbox.path)})",
         "MLflow does not get what the run logs; log.jsonl beside it has the values.",
         REMEDY,
     )

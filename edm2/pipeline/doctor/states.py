@@ -8,7 +8,7 @@ from pathlib import Path
 from edm2.data.tars import INDICES
 from edm2.params import UserError
 from edm2.pipeline.cleaning import STATE, temporaries
-from edm2.pipeline.doctor.finding import Finding, set_aside
+from edm2.pipeline.doctor.finding import Finding, reason, set_aside
 from edm2.runtime.checkpoint import verified_index
 from edm2.runtime.limits import require_file
 from edm2.runtime.locks import exclusive, is_held
@@ -41,7 +41,7 @@ def incomplete_files() -> Iterator[Finding]:
 
 def _incomplete(path: Path, remedy: str, repair: partial[str]) -> Finding:
     meaning = "It takes space, and is part of no result."
-    return Finding(path, "is incomplete, and nobody writes it", meaning, remedy, repair)
+    return Finding(path, "is incomplete, and no process writes it", meaning, remedy, repair)
 
 
 def _remove(path: Path, state: State | None) -> str:
@@ -56,13 +56,11 @@ def notes() -> Iterator[Finding]:
     """Notes that cannot be read."""
     for state in _states():
         try:
-            if state.notes.exists():
-                require_file(state.notes)
             state.read_notes()
         except (UserError, ValueError, OSError) as error:
             yield Finding(
                 state.notes,
-                f"cannot be read ({str(error).removeprefix(f'{state.notes}: ').split('. ')[0]})",
+                f"cannot be read ({reason(error, state.notes)})",
                 "The stage stops at it; results that are complete are computed again without it.",
                 "Remove it: checkpoints and complete shards beside it are kept.",
                 partial(_set_aside, state.notes, state),
@@ -90,7 +88,7 @@ def checkpoints() -> Iterator[Finding]:
             except (UserError, OSError) as error:
                 yield Finding(
                     folder,
-                    f"is damaged ({str(error).split('. ')[0]})",
+                    f"is damaged ({reason(error, folder)})",
                     "The training stops at it.",
                     "Remove it: the training continues from the checkpoint before, or from the beginning.",
                     partial(_set_aside, folder, state),

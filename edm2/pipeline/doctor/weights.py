@@ -16,7 +16,7 @@ AGAIN = "Remove it: it is downloaded again."
 def unfinished_downloads() -> Iterator[Finding]:
     """What ended processes have left of downloads."""
     for path in sorted(filter(is_abandoned, cache_folder().glob(PATTERN))):
-        meaning = "It takes space; the next download starts anew."
+        meaning = "It takes space; the next download starts from the beginning."
         yield Finding(
             path, "is the rest of a download", meaning, "Remove it.", partial(_remove, path)
         )
