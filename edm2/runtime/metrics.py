@@ -47,12 +47,7 @@ class MetricAccumulator:
         return {"sums": [(names, _of_all_ranks(row)) for names, row in self.sums.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums = {
-            tuple(names): _of_this_rank(
-                rows.view(-1, len(names), 2)
-            )  # of versions before: of all ranks
-            for names, rows in state["sums"]
-        }
+        self.sums = {tuple(names): _of_this_rank(rows) for names, rows in state["sums"]}
 
 
 def shown(means: Mapping[str, float]) -> str:
