@@ -52,6 +52,11 @@ def sync(project: ProjectContext) -> int:
             click.echo(f"{folder}: cannot be delivered now ({place}{describe(error)}).")
         else:
             click.echo(f"{folder}: {count} values and files delivered.")
+    if problems:
+        click.echo(
+            "If a server is gone for good: remove run.json, outbox.jsonl and delivered.json of its folders. "
+            "Values stay in log.jsonl."
+        )
     if not pending:
         click.echo("Everything is delivered.")
     return int(failures > 0)

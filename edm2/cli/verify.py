@@ -11,6 +11,10 @@ from edm2.params.errors import UserError
 FOLDERS = ("data", "models", "reports")
 WITH_MANIFEST = ("data/", "models/")
 TIMEOUT_MINUTES = 10.0  # of a rank that does not respond; there may be no params
+AGAIN = (
+    "Run `edm2 doctor --fix` first: DVC would restore what is damaged in its cache, too. Remove those of "
+    "these that are left, and run `dvc repro`: only the stages that make them run again."
+)
 
 
 @click.command()
@@ -50,7 +54,7 @@ def verify(project: ProjectContext, folders: tuple[Path, ...]) -> int:
     for problem in problems:
         click.echo(problem)
     if problems:
-        click.echo("Remove these and run `dvc repro`: only the stages that make them run again.")
+        click.echo(AGAIN)
     click.echo(
         f"{len(results)} folders of results and {len(tables)} tables checked, {len(problems)} "
         "damaged files."

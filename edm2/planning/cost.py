@@ -11,8 +11,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -93,8 +95,12 @@ def cost_of(build: Build, passes: int = 1) -> Cost:
 
 @contextlib.contextmanager
 def _metered() -> Iterator[Meter]:
-    """Context in which new tensors are fake, and the generator of random numbers is left as it was."""
+    """Context in which new tensors are fake, and the generator of random numbers is left as it was.
+
+    Modules stay as they are made: PyTorch refuses to move those of fake tensors, or to change their layout.
+    """
     with (
+        mock.patch.object(nn.Module, "to", lambda module, *_, **__: module),
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=[]),
         FakeTensorMode(allow_non_fake_inputs=True),

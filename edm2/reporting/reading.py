@@ -9,8 +9,7 @@ from typing import TextIO
 import pandas as pd
 
 from edm2.params.errors import NotFiniteError, UserError
-
-REBUILD = "Remove it and run `dvc repro`."
+from edm2.runtime.manifest import REBUILD_HINT
 
 
 def read_table(
@@ -30,16 +29,18 @@ def read_table(
         table = pd.read_csv(file, dtype={"config": str})
     except ValueError as error:  # also of the encoding, and of a table without rows or columns
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{name}: cannot be read as a table ({reason}). {REBUILD}") from None
+        raise UserError(f"{name}: cannot be read as a table ({reason}). {REBUILD_HINT}") from None
     for column in columns:
         if column not in table and len(table):
             raise UserError(
-                f"{name}: column {column} is missing: damaged, or of another version of edm2. {REBUILD}"
+                f"{name}: column {column} is missing: damaged, or of another version of edm2. {REBUILD_HINT}"
             )
     for column in table.columns if numbers is None else numbers:
         parsed = pd.to_numeric(table[column], errors="coerce")
         for cell in table[column][parsed.isna() & table[column].notna()]:
-            raise UserError(f"{name}: {column}: {cell!r}: expected a number: damaged. {REBUILD}")
+            raise UserError(
+                f"{name}: {column}: {cell!r}: expected a number: damaged. {REBUILD_HINT}"
+            )
         table[column] = parsed
     return table
 
@@ -54,12 +55,14 @@ def read_metrics(path: Path) -> dict[str, float]:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}). {REBUILD}") from None
+        raise UserError(f"{path}: not valid JSON ({error}). {REBUILD_HINT}") from None
     if not isinstance(metrics, dict) or not all(
         isinstance(v, int | float) for v in metrics.values()
     ):
-        raise UserError(f"{path}: expected a number for each metric: damaged. {REBUILD}")
+        raise UserError(f"{path}: expected a number for each metric: damaged. {REBUILD_HINT}")
     for key, value in metrics.items():
         if not math.isfinite(value):
-            raise NotFiniteError(f"{path}: {key} is {value}: expected a finite number. {REBUILD}")
+            raise NotFiniteError(
+                f"{path}: {key} is {value}: expected a finite number. {REBUILD_HINT}"
+            )
     return metrics

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from edm2.params.errors import UserError
-from edm2.reporting.reading import REBUILD
 from edm2.reporting.selection import (
     EVALUATION_KEYS,
     FRECHET,
@@ -30,6 +29,7 @@ from edm2.reporting.trainings import (
     valued_on,
 )
 from edm2.runtime.files import write_text
+from edm2.runtime.manifest import REBUILD_HINT
 
 PAPER_METRIC = "fid_50k"
 BASELINE_IMAGES = {
@@ -199,7 +199,7 @@ def baseline_table(table: pd.DataFrame, baselines: dict[str, float]) -> pd.DataF
         if kind not in BASELINE_IMAGES:
             raise UserError(
                 f"reports/baselines/metrics.json: {key}: expected {' or '.join(BASELINE_IMAGES)}, a "
-                f"slash and a metric: damaged. {REBUILD}"
+                f"slash and a metric: damaged. {REBUILD_HINT}"
             )
         rows.append({"images": BASELINE_IMAGES[kind], "metric": metric, "value": value})
     metrics = {key.partition("/")[2] for key in baselines}

@@ -18,7 +18,10 @@ from edm2.runtime.records import REMEDY, Entry, recorded_entries
 from edm2.runtime.temporaries import is_temporary
 
 MANIFEST = "manifest.json"
-REBUILD_HINT = "Remove it and run `dvc repro`: only the stage that makes it runs again."
+REBUILD_HINT = (
+    "Remove it and run `dvc repro`: only the stage that makes it runs again. If that brings the damage back, "
+    "run `edm2 doctor --fix` first."
+)
 
 
 def write_manifest(folder: Path, **metadata: Any) -> None:

@@ -64,7 +64,8 @@ def test_what_cannot_be_delivered_is_said(add_run, run) -> None:
         for letter in name:
             add_run(letter, store)
     result = run("track", "sync")
-    lines = result.out.splitlines()
+    *lines, gone = result.out.splitlines()
+    assert gone.startswith("If a server is gone for good: remove run.json, outbox.jsonl and ")
     assert result.status == 1
     assert "a: " in lines[0]
     assert "timed out" in lines[0]

@@ -69,6 +69,7 @@ def test_results_without_their_checksums_are_named(results, run):
     lines = [line for line in result.out.splitlines() if line.startswith(str(results))]
     missing = ["models/vae/manifest.json", "reports/fid/G-0.csv.sha256"]
     assert [line.partition(": ")[0] for line in lines] == [f"{results}/{name}" for name in missing]
+    assert "`edm2 doctor --fix` first" in result.out  # DVC would restore them as they are
     assert (result.status, run("verify", str(results / "data")).status) == (1, 0)
 
 

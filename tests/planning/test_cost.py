@@ -9,7 +9,7 @@ from edm2.params import load
 from edm2.params.presets import preset_text
 from edm2.planning.cost import CPU, Meter, cost_of
 from edm2.planning.dataset import DatasetSize
-from edm2.planning.workloads import denoiser_training, denoising
+from edm2.planning.workloads import denoiser_training, denoising, vae_training
 from edm2.runtime.precision import with_precision
 
 MIB = 2**20
@@ -48,6 +48,27 @@ def test_memory_is_that_of_tensors_alive_at_once():
 
     cost = cost_of(build)
     assert (cost.resting_bytes, cost.peak_bytes) == (MIB, 3 * MIB)
+
+
+def test_modules_of_fake_tensors_may_be_asked_to_move():
+    def build(device):
+        layer = torch.nn.Conv2d(1, 1, 1).to(device).to(memory_format=torch.channels_last)
+        return lambda passes: layer(torch.ones(1, 1, 2, 2))
+
+    assert cost_of(build).flops == 2 * 2 * 2
+    assert torch.nn.Linear(1, 1).to(torch.float64).weight.dtype == torch.float64  # from then on
+
+
+@pytest.mark.parametrize("backbone", ["classifier", "efficientnet"])
+def test_the_vae_costs_more_with_a_discriminator(backbone):
+    params = load(ROOT / "params.yaml")
+    operations = []
+    for weight in (0.0, 0.3):
+        losses = params.vae.losses.model_copy(update={"adversarial": weight})
+        vae = params.vae.model_copy(update={"backbone": backbone, "losses": losses})
+        adversarial = params.model_copy(update={"vae": vae})
+        operations.append(cost_of(vae_training(adversarial, DIGITS, 1, images=2).build).flops)
+    assert operations[0] < operations[1]
 
 
 def test_fake_tensors_need_the_memory_of_real_ones():
