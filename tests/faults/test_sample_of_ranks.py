@@ -5,12 +5,14 @@ from signal import SIGKILL, SIGTERM
 import pytest
 import small_training
 from campaign import Tally
+from own_process import in_own_process
 from rank_campaign import RankCampaign
 from small_training import BATCH
 
 pytestmark = pytest.mark.slow
 
 
+@in_own_process
 def test_a_kill_and_a_signal_between_two_rows_of_the_log(tmp_path):
     pipeline = small_training.make_pipeline(tmp_path / "source")
     runs, tally = RankCampaign(pipeline, tmp_path, small_training.NAME), Tally()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from fork_ranks import fork_ranks
+from own_process import in_own_process
 
 from edm2.runtime.distributed import ranks
 from edm2.runtime.metrics import MetricAccumulator
@@ -82,6 +83,7 @@ def make_network() -> torch.nn.Module:
     return torch.nn.Sequential(*(module for pair in layers for module in pair))
 
 
+@in_own_process
 def test_gradients_of_four_ranks_are_the_same_to_the_bit(tmp_path: Path) -> None:
     """DDP would have other buckets in the first step of a process."""
 
