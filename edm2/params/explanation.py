@@ -23,11 +23,11 @@ EXPECTED: dict[tuple[str, ...], tuple[str, str]] = {
     ("float_", "finite_"): ("a finite number", "Write a number, like 0.01."),
     ("string_type",): ("text", "Write text."),
     ("string_too_short",): ("text that is not empty", "Write a text."),
+    ("string_too_long",): ("at most {max_length} characters", "Shorten it."),
     ("string_",): ("text of valid characters", "Write it in UTF-8."),
     ("tuple_", "list_"): ("a list", "Write a list in brackets, like [a, b]."),
     ("too_short",): ("{min_length} or more values", "Add values."),
     ("too_long",): ("at most {max_length} values", "Remove the values after those."),
-    ("string_too_long",): ("at most {max_length} characters", "Shorten it."),
     ("path",): ("", "Write another path."),
     ("dict_", "model_"): ("keys with values", "Write its keys below it, indented."),
     ("invalid_key",): ("keys that are text", "Write the key in quotes, or remove it."),
@@ -120,7 +120,7 @@ class Explainer:
                 self.model.model_validate(_replaced(self.tree, location, candidate))
             except ValidationError as error:
                 return error.error_count() < errors
-            except (LookupError, TypeError):  # a place in a range, or below a key that is no text
+            except (LookupError, TypeError, ValueError):  # a place in a range, or below a text
                 return False
             return True
 

@@ -119,6 +119,12 @@ def test_the_fix_fits_the_value(key, value, allowed, fix):
     assert problem.fix.startswith(fix)
 
 
+def test_a_value_inside_of_what_a_text_stands_for_is_named():
+    problem = problem_of(changed("launch", "x" * 20_000))
+    assert problem.key == "launch.default"
+    assert "at most" in problem.allowed
+
+
 @pytest.mark.parametrize(
     ("configs", "key", "fix"),
     [
