@@ -111,7 +111,8 @@ class State:
         """
         if not self.notes.exists():
             return {}
-        return read_checked(self.notes, "", NOTES_REMEDY, self.folder.name)
+        missing = "Restore it. Then run the same command again."
+        return read_checked(self.notes, missing, NOTES_REMEDY, self.folder.name)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
