@@ -55,7 +55,7 @@ class Level:
         return self.blocks * self.width * self.side**2
 
 
-def least_memory(stage: str, params: Params, world_size: int, root: Path) -> list[Need]:
+def min_memory(stage: str, params: Params, world_size: int, root: Path) -> list[Need]:
     """What one process of a stage needs at least; [] for stages that compute little.
 
     Args:

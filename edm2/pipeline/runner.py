@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edm2.params import Params
 from edm2.params.checks import project_root
 from edm2.params.loading import check_tree
-from edm2.params.memory import least_memory
+from edm2.params.memory import min_memory
 from edm2.params.registry import plugin_files
 from edm2.params.replicates import Replicate
 from edm2.params.yaml_file import read_yaml
@@ -166,7 +166,7 @@ def _require_memory(name: str, title: str, params: Params, device: "torch.device
     from edm2.runtime.distributed import ranks
     from edm2.runtime.memory import require_memory
 
-    require_memory(title, least_memory(name, params, ranks().world_size, project_root()), device)
+    require_memory(title, min_memory(name, params, ranks().world_size, project_root()), device)
 
 
 def _describe(

@@ -17,7 +17,7 @@ from edm2.data.sized import SizedImages
 from edm2.data.sources.unlabeled import open_unlabeled
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
-from edm2.params.memory import least_memory
+from edm2.params.memory import min_memory
 from edm2.params.patterns import matching
 from edm2.pipeline.latent_scale import latent_scale
 from edm2.pipeline.paths import LATENT_MOMENTS, VAE
@@ -78,7 +78,7 @@ def train_alone(params: Params, out: Path) -> None:
                     f"{TITLE}: {out} is complete already. Name another folder to train another VAE."
                 )
                 return
-            needs = least_memory("train_vae", params, ranks().world_size, Path())
+            needs = min_memory("train_vae", params, ranks().world_size, Path())
             require_memory(TITLE, needs, device)
             with (
                 state.timed(),

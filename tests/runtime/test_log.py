@@ -114,7 +114,7 @@ def test_the_log_of_another_run_is_told(path: Path) -> None:
         Run(Log(path), None).rollback(12, other.save_log())
 
 
-def test_a_launch_logs_other_axes_than_training_time_anew(tmp_path: Path) -> None:
+def test_a_launch_drops_earlier_rows_on_other_axes_than_training_time(tmp_path: Path) -> None:
     for _ in range(2):
         run = Run(Log(tmp_path / "log"), None)
         run.log_summary({"psnr": 20.0})

@@ -9,7 +9,7 @@ import torch
 from tiny import FULL_VAE, TINY, write_params
 
 from edm2.params import Params, UserError, load
-from edm2.params.memory import Need, least_memory
+from edm2.params.memory import Need, min_memory
 from edm2.planning import workloads
 from edm2.planning.cost import cost_of
 from edm2.planning.dataset import DatasetSize
@@ -35,7 +35,7 @@ def params_with(tmp_path: Path) -> Any:
 
 
 def needed(stage: str, params: Params) -> int:
-    return sum(need.bytes for need in least_memory(stage, params, 1, ROOT))
+    return sum(need.bytes for need in min_memory(stage, params, 1, ROOT))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_is_certain_is_less_than_all_and_most_of_it(
 def test_sizes_that_pass_alone_are_refused_together(params_with: Any) -> None:
     params = params_with({"diffusion.channels": 16_384, "diffusion.res_blocks": 100})
     with pytest.raises(UserError) as error:
-        require_memory("train_diffusion G-0", least_memory("train_diffusion", params, 1, ROOT), CPU)
+        require_memory("train_diffusion G-0", min_memory("train_diffusion", params, 1, ROOT), CPU)
     for text in ("train_diffusion G-0", "GiB", "cpu", "diffusion.channels, diffusion.channel_mult"):
         assert text in str(error.value)
 
@@ -94,7 +94,7 @@ def test_the_params_of_the_largest_part_are_named(
     params = params_with(
         {"features.log_nimg": 10**6, **changes} if "features" in stage else changes
     )
-    needs = least_memory(stage, params, 1, ROOT)
+    needs = min_memory(stage, params, 1, ROOT)
     assert key in max(needs, key=lambda need: need.bytes).keys
 
 
