@@ -1,9 +1,15 @@
 """`edm2 track`: what runs have logged, and MLflow."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from edm2.cli.project import ProjectContext
 from edm2.params.errors import UserError
+
+if TYPE_CHECKING:
+    from edm2.runtime.delivery.deliver import Deliverer
+    from edm2.runtime.delivery.outbox import Outbox
 
 
 @click.group()
@@ -18,11 +24,10 @@ def sync(project: ProjectContext) -> int:
 
     A run that goes on delivers its own values. The exit status is 1 if something cannot be delivered.
     """
-    from edm2.runtime.delivery.deadline import allow, deadline
+    from edm2.runtime.delivery.deadline import allow
     from edm2.runtime.delivery.deliver import Deliverer, describe, is_unreachable
     from edm2.runtime.delivery.destination import without_password
     from edm2.runtime.delivery.outbox import outboxes
-    from edm2.runtime.delivery.store import import_mlflow
 
     root = project.enter()
     deliverer = Deliverer(root, click.echo, allow)
@@ -35,12 +40,7 @@ def sync(project: ProjectContext) -> int:
             store = outbox.description["tracking"]["uri"]
             if store in problems:  # it would be waited for again
                 raise ConnectionError(problems[store])
-            count = 0
-            import_mlflow()
-            with deadline():
-                for sent in deliverer.deliver(outbox):
-                    count += sent
-                    allow()
+            count = _deliver(deliverer, outbox)
         except ModuleNotFoundError:
             raise  # MLflow is not installed
         except Exception as error:  # whatever MLflow raises
@@ -60,3 +60,17 @@ def sync(project: ProjectContext) -> int:
     if not pending:
         click.echo("Everything is delivered.")
     return int(failures > 0)
+
+
+def _deliver(deliverer: "Deliverer", outbox: "Outbox") -> int:
+    """How many values and files MLflow has taken."""
+    from edm2.runtime.delivery.deadline import allow, deadline
+    from edm2.runtime.delivery.store import import_mlflow
+
+    count = 0
+    import_mlflow()
+    with deadline():
+        for sent in deliverer.deliver(outbox):
+            count += sent
+            allow()
+    return count
