@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 import click
 
@@ -23,6 +24,7 @@ from edm2.cli.sample import sample
 from edm2.cli.track import track
 from edm2.cli.vae import vae
 from edm2.cli.verify import verify
+from edm2.params.errors import UserError
 from edm2.runtime import peers
 from edm2.runtime.failures import prepare_streams, report
 from edm2.runtime.interruption import SIGNALS, Interrupted, exit_at_once
@@ -82,9 +84,11 @@ def main(args: Sequence[str] | None = None) -> None:
     if COMPLETION in os.environ:
         edm2.main(prog_name="edm2")  # answers the shell and exits
     prepare_streams()
+    arguments = list(sys.argv[1:] if args is None else args)
     try:
+        _refuse_empty(arguments)
         # not edm2.main, which exits with 1 at a broken pipe and treats an EOFError as Ctrl-C
-        with edm2.make_context("edm2", list(sys.argv[1:] if args is None else args)) as context:
+        with edm2.make_context("edm2", arguments) as context:
             status = edm2.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:  # --help and --version
@@ -105,6 +109,17 @@ def main(args: Sequence[str] | None = None) -> None:
     if peers.current() is not None:
         exit_at_once(status)  # with the group as it is
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Raises UserError if one is empty: as a path it would be the current folder."""
+    for before, argument in pairwise(("edm2", *arguments)):
+        option, separator, value = argument.partition("=")
+        if not argument or (option.startswith("--") and separator and not value):
+            place = f"after {before}" if not argument else f"of {option}"
+            raise UserError(
+                f"the value {place} is empty. Write one; a variable of the shell may be unset."
+            )
 
 
 def _end_output() -> None:

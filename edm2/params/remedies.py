@@ -5,6 +5,7 @@ import json
 import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from typing import Any
 
 NULLS = ("none", "null", "~", "nil", "never", "")
@@ -69,7 +70,9 @@ def conversions(value: Any) -> Iterator[Any]:
     yield from lists(value)
     if isinstance(value, str) and value.strip() != value:
         yield value.strip()
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float):
+        yield as_yaml(value)
+    if isinstance(value, date):
         yield str(value)
 
 

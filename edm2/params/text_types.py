@@ -21,7 +21,7 @@ def _possible(path: str) -> str:
     return path
 
 
-PathText = Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_possible)]
+PathText = Annotated[str, Field(min_length=1, max_length=MAX_PATH), AfterValidator(_possible)]
 Name = Annotated[str, Field(max_length=200)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, max_length=1000)]
 Command = Annotated[str, Field(max_length=4000)]

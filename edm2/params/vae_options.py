@@ -124,7 +124,7 @@ def _with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:
         for name in sections:
             section = section.get(name) if isinstance(section, dict) else None
         path = section.get(last) if isinstance(section, dict) else None
-        if isinstance(path, str) and "://" not in path and not path.startswith("~"):
+        if isinstance(path, str) and path and "://" not in path and not path.startswith("~"):
             section[last] = abspath(path)  # others are refused as they are
     return tree
 

@@ -19,6 +19,7 @@ from edm2.data.web import WebImages
 from edm2.params import Params, UserError
 from edm2.params.memory import min_memory
 from edm2.params.patterns import matching
+from edm2.params.vae_options import OPTIONS
 from edm2.pipeline.latent_scale import latent_scale
 from edm2.pipeline.paths import LATENT_MOMENTS, VAE
 from edm2.pipeline.runner import StageContext
@@ -37,7 +38,7 @@ from edm2.vae.codec import load_codec
 from edm2.vae.precision import vae_precision
 
 TITLE = "vae train"
-OPTIONS = "options.json"  # what determines the result
+OPTIONS_FILE = "options.json"  # what determines the result
 OWN_OPTIONS = ("dataset.resolution", "dataset.crop", "runtime.precision", "runtime.reading")
 FILES = ("vae.init.path", "vae.backbone_path", "vae.detector_path")  # whose content counts, too
 CONTENT = " content"  # after a key whose value here is a checksum of what it names
@@ -88,7 +89,7 @@ def train_alone(params: Params, out: Path) -> None:
                 context = StageContext(TITLE, params, None, device, state, run)
                 skipped = _check(context, groups)
                 if is_main_process():
-                    write_json(out / OPTIONS, options)
+                    write_json(out / OPTIONS_FILE, options)
                 train_and_evaluate(context, groups["shards"], groups["held_out"], skipped)
                 _write_latents(context, groups["held_out"])
                 if is_main_process():
@@ -117,11 +118,11 @@ def _digest(text: str) -> str:
 
 def _enter(state: OwnState, options: Mapping[str, Any]) -> None:
     """Make the folder, or check that this training was begun in it."""
-    out, own = state.results, {OPTIONS, state.folder.name, f"{state.folder.name}.lock"}
+    out, own = state.results, {OPTIONS_FILE, state.folder.name, f"{state.folder.name}.lock"}
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file. Expected a new folder: give another name.")
     others = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if (out / OPTIONS).exists():
+    if (out / OPTIONS_FILE).exists():
         _compare(state, options)  # before images are opened, which may take long
     elif foreign := [name for name in others if name not in own]:
         raise UserError(
@@ -137,7 +138,7 @@ def _compare(state: OwnState, options: Mapping[str, Any]) -> None:
     Raises:
         UserError: some differ; names all of them.
     """
-    path = state.results / OPTIONS
+    path = state.results / OPTIONS_FILE
     if not path.exists():
         return
     try:
@@ -184,9 +185,10 @@ def _open_images(params: Params, state: OwnState, key: str) -> ImageDataset:
     dataset = params.dataset
     if not Path(path).is_dir() and Path(path).suffix.lower() != ".zip":
         return open_tars(matching(path, Path()), params, indices)
-    files = on_main_process(lambda: open_unlabeled(path, f"vae.images.{key}", indices))
+    option = OPTIONS[f"vae.images.{key}"]
+    files = on_main_process(lambda: open_unlabeled(path, option, indices))
     if is_main_process():
-        print(f"vae.images.{key}: {counted(len(files.labels))} images are read")
+        print(f"{option}: {counted(len(files.labels))} images are read")
         for line in files.left_out.lines():
             print(f"  left out: {line}")
     return SizedImages(files, dataset.resolution, dataset.crop, len(files.labels))
@@ -235,6 +237,6 @@ def _check_files(context: StageContext, images: SizedImages, key: str) -> None:
     indices = np.asarray(read_by_training(context.params, images, key))
     ours = [int(index) for index in indices[ranks().rank :: ranks().world_size]]
     refuse_damaged(images.damaged(ours), len(indices))
-    warn_of_doubtful(images.doubtful, f"vae.images.{key}: ")
+    warn_of_doubtful(images.doubtful, f"{OPTIONS[f'vae.images.{key}']}: ")
     if is_main_process():
         context.state.note(**{note: identity})

@@ -20,6 +20,21 @@ def test_version_is_printed(run):
     assert edm2.__version__ in result.out
 
 
+@pytest.mark.parametrize(
+    ("args", "place"),
+    [
+        (("vae", "train", ""), "after train"),
+        (("ema", "list", ""), "after list"),
+        (("vae", "train", "v", "--images", ""), "after --images"),
+        (("--project=", "verify"), "of --project"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(run, args, place):
+    result = run(*args)
+    assert result.status == 2
+    assert f"edm2: the value {place} is empty" in result.err
+
+
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_lists_all_commands(run, option):
     result = run(option)

@@ -175,6 +175,15 @@ def test_wrong_options_are_refused(here, run: Callable, arguments, words: str) -
     assert not Path("wrong").exists()
 
 
+def test_folders_without_images_are_named_by_their_options(run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    images = ("--images", str(tmp_path / "one"), "--held-out", str(tmp_path / "two"))
+    result = run("vae", "train", str(tmp_path / "vae"), *images)
+    assert result.status == 2
+    assert f"--images: {tmp_path / 'one'}: contains no images" in result.err
+
+
 def test_the_help_has_all_presets(run: Callable) -> None:
     text = run("vae", "train", "--help").out
     assert all(f"  {name} " in text for name in VAE_PRESETS)

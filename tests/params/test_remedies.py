@@ -1,6 +1,7 @@
 """The way out of each problem fits the mistake: the value that was meant, the key that was meant."""
 
 import re
+from datetime import date
 from typing import Any
 
 import pytest
@@ -106,6 +107,9 @@ def problem_of(tree: Any) -> Problem:
         ("vae.images.shards", ["a.tar", "b.tar"], "text", 'Write "{a.tar,b.tar}".'),
         ("dataset.path", 3, "text", 'Write "3".'),
         ("tracking.experiment", "", "not empty", "Write a text."),
+        ("tracking.experiment", date(2026, 11, 27), "text", 'Write "2026-11-27".'),
+        ("tracking.experiment", True, "text", 'Write "true".'),
+        ("dataset.path", "", "not empty", "Write null."),
         ("dataset", "digits", "source, path", "Write its keys below it"),
         ("diffusion.per_config", None, "keys with values", "Write {}."),
         ("vae.seed", -1, "from 0 to 4,294,967,295", "Choose a value in this range."),
