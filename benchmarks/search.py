@@ -2,7 +2,7 @@
 
 `python benchmarks/search.py curves [--searches 200]` searches synthetic curves with known minima. Noise is
 like that measured on the digits with blocks of 500 images: each block has a level and a slope of its own,
-each value a little more. A grid has 31 lengths and 100 blocks, which is 50 000 images a length. The columns:
+each value a little more. A grid has 31 lengths and 100 blocks, which is 50,000 images a length. The columns:
 how often the interval has the true minimum, the lowest length of a grid on the same and on other seeds, and
 the minimum of a curve that is fitted to the latter; errors of the lengths found, and how much higher the
 curve is there than at its minimum; the images of the search as a share of the grid's; how often the tolerance
@@ -206,7 +206,7 @@ def search_project(folder: Path, config: str, blocks: int) -> dict[str, Any]:
             "interval": fitted.interval,
             "values": dict(zip(GRID.tolist(), finite, strict=True)),
         },
-        "images of the search, share of the grid with 50 000 a length": images
+        "images of the search, share of the grid with 50,000 a length": images
         / (GRID_IMAGES * len(GRID)),
     }
 

@@ -8,7 +8,6 @@ import click
 from edm2.cli.option_types import FILE
 from edm2.cli.project import ProjectContext
 from edm2.params.errors import UserError
-from edm2.runtime.messages import counted
 
 if TYPE_CHECKING:
     from edm2.params import Params
@@ -56,7 +55,7 @@ def dataset(project: ProjectContext, file: Path, split: str, latents: bool) -> N
     else:
         members = image_members(*open_images(IMAGES, SPLITS[split]))
     count = write_dataset_zip(file, members)
-    click.echo(f"{counted(count)} {'latents' if latents else 'images'}: {file}")
+    click.echo(f"{count:,} {'latents' if latents else 'images'}: {file}")
 
 
 @export.command()

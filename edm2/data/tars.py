@@ -46,7 +46,7 @@ class Scan(Protocol):
 class TarFiles(Samples):
     """The files in some tars, in order; each is a sample.
 
-    Indexing reads the header of every file, about 20 000 per second on a fast disk. After that, opening reads
+    Indexing reads the header of every file, about 20,000 per second on a fast disk. After that, opening reads
     one small file per tar.
 
     Attributes:

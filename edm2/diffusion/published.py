@@ -28,7 +28,7 @@ CONSTANTS: dict[str, Any] = {  # arguments of a published network that are const
     "resample_filter": [1, 1],
 }
 DERIVED = ("channel_mult_noise", "channel_mult_emb")  # None: from the other widths
-MAX_SIZE, MAX_LEVELS, MAX_BLOCKS = 2**20, 16, 64  # of a network; the largest has 3 584, 4 and 3
+MAX_SIZE, MAX_LEVELS, MAX_BLOCKS = 2**20, 16, 64  # of a network; the largest has 3,584, 4 and 3
 WITHOUT_EFFECT = ("use_fp16", "dropout")  # on weights, and on evaluation in fp32
 
 

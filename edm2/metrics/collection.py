@@ -12,7 +12,7 @@ class Collection:
     """Features of numbered images, added in any order.
 
     Holds the moments of the first n images, for each n in `counts`, and the features of the first
-    `kept` images. Kept features take 4·D bytes per image: 400 MB for 50 000 images and D = 2048. The
+    `kept` images. Kept features take 4·D bytes per image: 400 MB for 50,000 images and D = 2048. The
     moments take 8·D² bytes for each of `counts`, for any number of images.
     """
 

@@ -6,7 +6,7 @@ from math import prod
 from os.path import exists, isfile
 from pathlib import Path
 
-MAX_ALTERNATIVES = 250_000  # LAION-5B has 232 320 tars
+MAX_ALTERNATIVES = 250_000  # LAION-5B has 232,320 tars
 INNERMOST = re.compile(r"\{([^{}]*)\}")
 SEQUENCE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
 

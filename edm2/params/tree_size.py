@@ -5,7 +5,7 @@ from typing import Any
 from edm2.params.errors import UserError
 
 MAX_BYTES = 2**20  # of a file
-MAX_VALUES = 20_000  # counted as often as aliases repeat them; the longest lists have 10 000
+MAX_VALUES = 20_000  # counted as often as aliases repeat them; the longest lists have 10,000
 MAX_DEPTH = 30
 MAX_TEXT = 10_000  # characters
 MAX_BITS = 128  # of a whole number

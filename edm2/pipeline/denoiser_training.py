@@ -23,7 +23,6 @@ from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
 from edm2.runtime.loop import train
 from edm2.runtime.manifest import write_manifest
-from edm2.runtime.messages import counted
 from edm2.runtime.randomness import torch_seed
 
 
@@ -96,7 +95,7 @@ def train_replicate(context: StageContext) -> None:
         train_denoiser(context, context.params, out)
         if is_main_process():
             loss = write_curves(context, curves)["train/loss"].dropna().iloc[-1]
-            images = counted(context.params.diffusion.duration_nimg)
+            images = f"{context.params.diffusion.duration_nimg:,}"
             context.conclude(f"trained for {images} images, loss {loss:.4g}")
     elif is_main_process():
         print(

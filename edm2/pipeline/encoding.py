@@ -12,7 +12,6 @@ from edm2.pipeline.paths import IMAGES, LATENTS, VAE
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.manifest import write_manifest
-from edm2.runtime.messages import counted
 from edm2.vae.codec import Codec, load_codec
 from edm2.vae.encoding import encode_shards
 
@@ -28,7 +27,7 @@ def encode_latents(context: StageContext) -> None:
         metadata = latent_metadata(out, codec.normalization, dtype)
         write_manifest(out, classes=classes, **metadata)
         shape = "×".join(map(str, metadata["shape"]))
-        context.conclude(f"{counted(count)} latents of {shape}")
+        context.conclude(f"{count:,} latents of {shape}")
     barrier()
     write_latent_report(context, codec)
 

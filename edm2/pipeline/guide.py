@@ -7,7 +7,6 @@ from edm2.pipeline.published import describe_published, import_published, publis
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
 from edm2.runtime.manifest import write_manifest
-from edm2.runtime.messages import counted
 
 
 def train_guide(context: StageContext) -> None:
@@ -16,7 +15,7 @@ def train_guide(context: StageContext) -> None:
     out = context.out(guide_folder(context.replicate))
     if params.guidance.guide == "trained":
         train_denoiser(context, params, out)
-        context.conclude(f"trained for {counted(params.diffusion.duration_nimg)} images")
+        context.conclude(f"trained for {params.diffusion.duration_nimg:,} images")
     elif is_main_process():
         out.mkdir(exist_ok=True)
         if params.guidance.guide == "published":

@@ -23,7 +23,7 @@ from edm2.pipeline.paths import FEATURES
 from edm2.pipeline.reference import collect_features
 from edm2.runtime.distributed import gather_object, is_main_process, on_main_process
 from edm2.runtime.manifest import load_manifest
-from edm2.runtime.messages import counted, say
+from edm2.runtime.messages import say
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ def open_images(
         total = len(files.labels)
         if samples is not None and total < samples:
             raise UserError(
-                f"--samples {samples}: {files.place} has only {counted(total)} images. Use --samples {total} "
+                f"--samples {samples}: {files.place} has only {total:,} images. Use --samples {total} "
                 "or fewer, or more images."
             )
         images = SizedImages(
             files, options.resize, options.crop, total if samples is None else samples
         )
-        some = "" if samples is None else f"the first {counted(samples)} of "
+        some = "" if samples is None else f"the first {samples:,} of "
         side = images.resolution
-        say(f"{files.place}: {some}{counted(total)} images, {side}×{side} pixels")
+        say(f"{files.place}: {some}{total:,} images, {side}×{side} pixels")
         _warn(files.place, [f"left out: {line}" for line in files.left_out.lines()])
         _warn(files.place, files.doubtful.lines())
         return images

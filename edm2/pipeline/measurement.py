@@ -26,7 +26,7 @@ from edm2.pipeline.measurement_checks import (
 from edm2.pipeline.reference_source import ReferenceSource, open_reference, require_existing
 from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import on_main_process, process_group
-from edm2.runtime.messages import counted, say
+from edm2.runtime.messages import say
 
 KEY = "IMAGES"
 Row = dict[str, Any]
@@ -136,7 +136,7 @@ def write_reference(path: str, options: FeatureOptions, out: Path) -> None:
                 images.resolution,
             )
             names = ", ".join(collections)
-            say(f"{out}: moments of {counted(len(images))} images, and their features ({names})")
+            say(f"{out}: moments of {len(images):,} images, and their features ({names})")
 
 
 def _open_reference(request: MeasureRequest, detectors: list[Detector]) -> ReferenceSource | None:

@@ -18,7 +18,6 @@ from edm2.pipeline.paths import IMAGES
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process, on_main_process
 from edm2.runtime.manifest import write_manifest
-from edm2.runtime.messages import counted
 
 NOT_STORED = "images are not stored (dataset.stored): damaged ones are found when they are read"
 NOT_IMPORTED = (
@@ -57,11 +56,9 @@ def prepare(context: StageContext) -> None:
         left_out: Tally = getattr(source, "left_out", Tally())
         left_out_by_class = _left_out_by_class(source)
         images = metadata["images"]
-        count = (
-            f"{counted(images['train'])} training and {counted(images['held_out'])} held-out images"
-        )
+        count = f"{images['train']:,} training and {images['held_out']:,} held-out images"
         if not dataset.has_images:
-            count = f"{counted(images['train'])} latents"
+            count = f"{images['train']:,} latents"
         context.conclude(f"{count} of {len(metadata['classes'])} classes")
         write_manifest(out, **metadata, left_out=dict(left_out.counts), **left_out_by_class)
 

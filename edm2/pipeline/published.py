@@ -103,7 +103,7 @@ def buffer_names(denoiser: Denoiser) -> list[str]:
 def time_in_images(thousands: int) -> int:
     """The time that a file name states in whole thousands of images, rounded down.
 
-    The authors' times are multiples of `TIME_STEP`, so that 2147483 stands for 2 147 483 648. A thousand
+    The authors' times are multiples of `TIME_STEP`, so that 2147483 stands for 2,147,483,648. A thousand
     without such a multiple is taken as it is.
     """
     nimg = -(-thousands * 1000 // TIME_STEP) * TIME_STEP  # the first multiple from there on

@@ -21,7 +21,6 @@ from edm2.pipeline.detection import detector_for, images_fingerprint
 from edm2.pipeline.paths import IMAGES, REFERENCE
 from edm2.pipeline.runner import StageContext
 from edm2.runtime.distributed import is_main_process
-from edm2.runtime.messages import counted
 from edm2.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def write_reference(context: StageContext) -> None:
         reference = import_reference(
             project_root() / path, context.params.detector_dims, context.params.evaluation.detector
         )
-        count = "an unknown number of" if reference.count is None else counted(reference.count)
+        count = "an unknown number of" if reference.count is None else f"{reference.count:,}"
         print(f"note: metrics compare with {path}, statistics of {count} images.")
         context.conclude(f"statistics of {path}")
         save_reference(
@@ -66,7 +65,7 @@ def _compute(context: StageContext) -> None:
             weights=detector.fingerprint,
             images=images_fingerprint(),
         )
-        context.conclude(f"{detector.name} features of {counted(len(train))} images")
+        context.conclude(f"{detector.name} features of {len(train):,} images")
 
 
 def collect_features(

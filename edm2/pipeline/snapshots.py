@@ -8,7 +8,6 @@ from edm2.params import Params
 from edm2.pipeline.paths import store_folder, training_folder
 from edm2.pipeline.published import describe_published, import_published, published_files
 from edm2.pipeline.runner import StageContext
-from edm2.runtime.messages import counted
 
 
 def snapshot_emas(context: StageContext) -> None:
@@ -21,7 +20,7 @@ def snapshot_emas(context: StageContext) -> None:
         training, end = training_folder(context.replicate), params.diffusion.duration_nimg
         snapshots = SnapshotStore(training)
         index_training(snapshots, context.out(store), os.path.relpath(training, store), end)
-        context.conclude(f"{len(snapshots.snapshots)} snapshots up to {counted(end)} images")
+        context.conclude(f"{len(snapshots.snapshots)} snapshots up to {end:,} images")
 
 
 def external_inputs(params: Params) -> str:

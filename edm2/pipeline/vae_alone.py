@@ -30,7 +30,7 @@ from edm2.runtime.device import pick_device
 from edm2.runtime.distributed import is_main_process, on_main_process, process_group, ranks
 from edm2.runtime.files import describe, write_json
 from edm2.runtime.memory import require_memory
-from edm2.runtime.messages import counted, say
+from edm2.runtime.messages import say
 from edm2.runtime.state import State, locked
 from edm2.runtime.tracking import RunDescription, flatten, open_run
 from edm2.runtime.verification import damaged_files
@@ -188,7 +188,7 @@ def _open_images(params: Params, state: OwnState, key: str) -> ImageDataset:
     option = OPTIONS[f"vae.images.{key}"]
     files = on_main_process(lambda: open_unlabeled(path, option, indices))
     if is_main_process():
-        print(f"{option}: {counted(len(files.labels))} images are read")
+        print(f"{option}: {len(files.labels):,} images are read")
         for line in files.left_out.lines():
             print(f"  left out: {line}")
     return SizedImages(files, dataset.resolution, dataset.crop, len(files.labels))

@@ -25,7 +25,6 @@ from edm2.pipeline.vae_card import vae_card
 from edm2.runtime.checksums import require_checksum
 from edm2.runtime.files import replacing, write_json, write_text
 from edm2.runtime.manifest import MANIFEST, load_manifest
-from edm2.runtime.messages import counted
 from edm2.vae.codec import TrainedVae, load_codec
 from edm2.vae.diffusers_format import autoencoder_config, format_problems, to_diffusers
 
@@ -122,7 +121,7 @@ def _named_images(codec: TrainedVae, path: str, resolution: int) -> _Images:
     images = SizedImages(files, resolution, "lanczos", len(files.labels))
     moments = latent_scale(codec, images, MAX_IMAGES, CPU)
     assert moments is not None  # there is one process
-    normalized = f"{counted(moments.images)} images of {Path(path).name}"
+    normalized = f"{moments.images:,} images of {Path(path).name}"
     return _Images({"resolution": resolution}, {}, moments.normalization(), normalized)
 
 

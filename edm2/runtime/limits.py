@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MAX_OPCODES = 1_000_000  # of a pickle; EDM2's largest network has some 50 000
+MAX_OPCODES = 1_000_000  # of a pickle; EDM2's largest network has some 50,000
 MAX_NUMBER_BYTES = 64  # of an integer in a pickle
 MAX_NESTING = 100  # of containers and modules
 MAX_HASHED = 1_000  # values in a key of a dict or set, counted as often as they are hashed

@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
     """Reuse freed memory rather than give it back to the system, where the C library is glibc.
 
     Tensors on the CPU are allocated and freed all the time; pages that were given back are cleared one
-    by one when they are used again (a training step of 31 million parameters: 100 000 page faults).
+    by one when they are used again (a training step of 31 million parameters: 100,000 page faults).
     The peak of memory rises by 2 %.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other libraries do not have it

@@ -20,8 +20,3 @@ def say(line: str) -> None:
     """Print a line, once for all ranks."""
     if not is_quiet():
         print(line, file=sys.stderr, flush=True)
-
-
-def counted(count: int) -> str:
-    """137856 → "137 856"."""
-    return f"{count:,}".replace(",", " ")

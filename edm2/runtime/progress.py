@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from edm2.runtime.messages import counted, is_quiet, say
+from edm2.runtime.messages import is_quiet, say
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
@@ -27,7 +27,7 @@ class Progress:
         self.start_time = self.last_line = time.monotonic()
         self.quiet = is_quiet()
         if start:
-            say(f"{name}: resuming at {counted(start)} of {counted(total)} {unit}")
+            say(f"{name}: resuming at {start:,} of {total:,} {unit}")
         terminal = sys.stderr.isatty() and not self.quiet
         self.bar = (
             tqdm(

@@ -156,7 +156,7 @@ def test_uncertainty_is_learned_from_b_on():
 
 
 def test_the_uncertainty_of_b_learns_a_dip():
-    """Of 2 nats, in 400 steps at 1e-2, as far as 20 000 at 2e-4. With positional features the error
+    """Of 2 nats, in 400 steps at 1e-2, as far as 20,000 at 2e-4. With positional features the error
     stays above 0.4.
     """
     torch.manual_seed(0)

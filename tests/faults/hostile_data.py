@@ -117,13 +117,13 @@ def png(width: int, height: int, rows: bytes, *chunks: bytes) -> bytes:
     )
 
 
-@case("picture: PNG of 60 000 × 60 000 pixels")
+@case("picture: PNG of 60,000 × 60,000 pixels")
 def _(folder: Path) -> Callable[[], object]:
     packer = zlib.compressobj()
     return picture(folder, png(60_000, 60_000, packer.compress(bytes(2**20)) + packer.flush()))
 
 
-@case("picture: JPEG of 100 Mpx in 2 000 scans")
+@case("picture: JPEG of 100 Mpx in 2,000 scans")
 def _(folder: Path) -> Callable[[], object]:
     buffer = io.BytesIO()
     Image.new("L", (10_000, 10_000)).save(buffer, "jpeg", progressive=True)
@@ -176,7 +176,7 @@ def _(folder: Path) -> Callable[[], object]:
     return tar(folder, block("a", 2, tarfile.GNUTYPE_LONGNAME, b"a\0") * 10_000)
 
 
-@case("tar: 30 000 headers for each of 1 000 members")
+@case("tar: 30,000 headers for each of 1,000 members")
 def _(folder: Path) -> Callable[[], object]:
     records = b"".join(b"%d k%05d=v\n" % (12, n) for n in range(30_000))
     content = block("g", len(records), tarfile.XGLTYPE, records)

@@ -109,7 +109,7 @@ def _(folder: Path) -> Callable[[], object]:
     return published(folder, named("torch.nn.modules.module", "Module") + b")\x81" + state + b"b")
 
 
-@case("pickle: an integer of 5 000 digits")
+@case("pickle: an integer of 5,000 digits")
 def _(folder: Path) -> Callable[[], object]:
     number = b"\x8b" + struct.pack("<I", 2100) + bytes(2099) + b"\x01"
     return published(folder, number, "x")
@@ -161,7 +161,7 @@ def _(folder: Path) -> Callable[[], object]:
     return published(folder, b"cos\n" + b"\x1b[2J" * 2_500_000 + b"\n")
 
 
-@case("pickle: a network with a side of 5 000 digits")
+@case("pickle: a network with a side of 5,000 digits")
 def _(folder: Path) -> Callable[[], object]:
     side = "9" * 5000
     parameters = b"}("

@@ -253,7 +253,7 @@ def test_a_reference_without_a_count_is_never_singular():
 
 
 def test_features_of_as_many_images_are_kept_as_the_paper_generates():
-    """Metrics of pairs compare with as many real images as are generated: 50 000 in the paper."""
+    """Metrics of pairs compare with as many real images as are generated: 50,000 in the paper."""
     assert MAX_KEPT_FEATURES >= 50_000
 
 

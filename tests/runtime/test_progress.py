@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from edm2.runtime.log import NONFINITE_STEPS
-from edm2.runtime.messages import counted, say
+from edm2.runtime.messages import say
 from edm2.runtime.metrics import shown
 from edm2.runtime.progress import Progress, track
 
@@ -70,15 +70,6 @@ def test_quiet_processes_print_nothing(clock, capsys, monkeypatch: pytest.Monkey
 )
 def test_trainings_show_their_loss_and_what_is_not_finite(means, expected) -> None:
     assert shown(means) == expected
-
-
-def test_large_counts_have_spaces() -> None:
-    assert [counted(n) for n in (999, 1000, 137856, 2147483648)] == [
-        "999",
-        "1 000",
-        "137 856",
-        "2 147 483 648",
-    ]
 
 
 def test_lines_are_at_least_15_seconds_apart(clock, capsys) -> None:

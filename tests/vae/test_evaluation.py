@@ -171,7 +171,7 @@ def test_a_limit_takes_a_fixed_random_subset(
 
 
 def test_every_image_is_as_likely_in_a_subset() -> None:
-    """Halves of 10 000 images have about as many of the first thousand as of the last."""
+    """Halves of 10,000 images have about as many of the first thousand as of the last."""
     subset = np.array(evaluated_images(10_000, 5000))
     counts = np.bincount(subset // 1000)
     assert np.abs(counts - 500).max() < 4 * np.sqrt(1000) / 2

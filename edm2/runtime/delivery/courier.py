@@ -11,6 +11,7 @@ from pathlib import Path
 
 import edm2
 from edm2.params.checks import project_root
+from edm2.params.tracking_checks import SQLITE
 from edm2.runtime.delivery.outbox import Outbox
 from edm2.runtime.messages import say
 
@@ -67,10 +68,11 @@ class Courier:
                 "the next run or `edm2 track sync`."
             )
         elif self.outbox.is_pending:
+            is_file = "://" not in self.store or self.store.startswith(SQLITE)
             print(
                 f"warning: not everything has reached MLflow ({self.store}). The rest is kept in "
-                f"{self.outbox.folder}; the next run delivers it, or `edm2 track sync`. "
-                "`edm2 doctor` looks at a store that is a file.",
+                f"{self.outbox.folder}; the next run delivers it, or `edm2 track sync`."
+                + " `edm2 doctor` says what is wrong with the store." * is_file,
                 file=sys.stderr,
             )
 

@@ -129,12 +129,16 @@ def test_a_process_that_falls_is_said(outbox: Outbox, monkeypatch, capsys) -> No
     assert "status 7" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_without_a_process(outbox: Outbox, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("store", "advised"), [(".mlflow", True), ("sqlite:///my.db", True), ("http://host", False)]
+)
+def test_a_run_goes_on_without_a_process(outbox, store, advised, monkeypatch, capsys) -> None:
     def fail(*args: Any, **options: Any) -> None:
         raise OSError("no memory")
 
     monkeypatch.setattr(courier.subprocess, "Popen", fail)
-    Courier(outbox, "http://example.org").close()
+    Courier(outbox, store).close()
     error = capsys.readouterr().err
     assert "no memory" in error
     assert "edm2 track sync" in error
+    assert ("edm2 doctor" in error) == advised
