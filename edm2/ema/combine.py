@@ -16,7 +16,10 @@ from edm2.runtime.progress import Progress
 
 CHUNK_VALUES = 2**23  # of all files, or all sums, together: few calls to the system
 PRODUCT_VALUES = 2**20  # of a chunk, multiplied at a time: small enough for caches
-LEAST = (4, 16)  # rows and columns of a product; MKL has other sums of smaller ones on some CPUs
+MIN_PRODUCT = (
+    4,
+    16,
+)  # rows and columns of a product; MKL has other sums of smaller ones on some CPUs
 
 Chunk = tuple[str, int, int]  # tensor, first value, number of values
 
@@ -174,9 +177,10 @@ class _WorkerBuffers:
 
 def _multiply(weights: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
     """weights [sums, files] times values [files, n]. A sum's bits do not depend on the number of sums and
-    values: products smaller than LEAST, which libraries add up in another order, get zeros.
+    values: products smaller than MIN_PRODUCT, which libraries add up in another order, get zeros.
     """
-    rows, columns = (max(0, least - size) for least, size in zip(LEAST, out.shape, strict=True))
+    missing = (max(0, n - size) for n, size in zip(MIN_PRODUCT, out.shape, strict=True))
+    rows, columns = missing
     if not rows and not columns:
         torch.mm(weights, values, out=out)
         return
