@@ -1,7 +1,6 @@
 """`edm2 sample`: the images of one network."""
 
 import os
-import shutil
 import signal
 import tarfile
 from collections import Counter
@@ -12,24 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY, write_params
+from project_sampling import NETWORK, sample
 
-from edm2.cli.main import edm2
-from edm2.params import UserError, load
+from edm2.params import load
 from edm2.pipeline import samples
 from edm2.pipeline.project_networks import project_sampler
-from edm2.pipeline.sampler import Sampler
 from edm2.pipeline.samples import SampleFolder, SampleRequest
 from edm2.runtime.manifest import read_manifest
 
-NETWORK = "models/sweep/G-0/000000001024-ema_length-0.1.safetensors"
 CPU = torch.device("cpu")
-OTHER = NETWORK.replace("0.1.", "0.2.")
-
-
-def sample(*options, network=NETWORK):
-    """The command, with errors as exceptions."""
-    edm2.main(["sample", network, *options], prog_name="edm2", standalone_mode=False)
 
 
 def request(out, **changes):
@@ -194,105 +184,6 @@ def test_an_interrupted_shard_leaves_no_file_and_is_written_by_the_next_run(
     assert len(names_in(folder / "samples/samples-000000002.tar")) == 4
 
 
-def test_shards_of_other_seeds_are_refused(project):
-    """Otherwise the last shard would count as complete."""
-    project()
-    sample("--seeds", "0-4", "--format", "shards")
-    with pytest.raises(UserError, match="seeds differ"):
-        sample("--seeds", "0-6", "--format", "shards")
-
-
-def test_a_folder_never_mixes_images_of_different_requests(project):
-    folder = project()
-    sample("--seeds", "0-1")
-    with pytest.raises(UserError, match=rf"--out {folder}/samples: .*\(labels, seeds differ\)"):
-        sample("--seeds", "0-1", "--classes", "1")
-    with pytest.raises(UserError, match="networks differ"):
-        sample("--seeds", "0-1", network=OTHER)
-
-
-@pytest.mark.parametrize(
-    ("options", "changes", "differing"),
-    [
-        (["--strength", "0"], {}, "strength"),
-        (["--guide", OTHER], {}, "networks"),
-        (["--config", "F"], {}, "config"),
-        ([], {"guidance.interval": [0.3, 4.0]}, "interval"),
-        ([], {"sampling.steps": 4}, "sampling"),
-        ([], {"runtime.precision": "bf16"}, "precision"),
-        (["--steps", "4", "--solver", "euler", "--churn", "1"], {}, "sampling"),
-        (["--dtype", "bf16", "--device", "cpu", "--batch", "7"], {}, "precision"),
-        (["--subdirs"], {}, "subdirs"),
-    ],
-)
-def test_the_folder_records_everything_that_determines_its_images(
-    project, monkeypatch, options, changes, differing
-):
-    base = {
-        "configs": ["F", "G"],
-        "guidance.guide": "snapshot",
-        "guidance.nimg": 512,
-        "guidance.interval": [0.3, 5.0],
-    }
-    folder = project()
-
-    def only_claim(request, networks):
-        sampler = Sampler(networks, CPU, networks.precision(CPU))
-        SampleFolder(request, sampler).claim()
-
-    monkeypatch.setattr(samples, "write_samples", only_claim)
-    shutil.copy(NETWORK, "network.safetensors")  # the folder of a sweep names its config
-    command = ("--seeds", "0", "--guide", NETWORK, "--strength", "1.5")
-    write_params(folder / "params.yaml", {**TINY, **base})
-    sample(*command, network="network.safetensors")
-    sample(*command, network="network.safetensors")
-    write_params(folder / "params.yaml", {**TINY, **base, **changes})
-    with pytest.raises(UserError, match=rf"\({differing} differ\)"):
-        sample(*command, *options, network="network.safetensors")
-
-
-def test_impossible_requests_are_refused(project, run):
-    project()
-    with pytest.raises(UserError, match="--classes 10: expected classes below 10"):
-        sample("--classes", "10")
-    with pytest.raises(UserError, match=r"params.yaml: expected a network"):
-        sample(network="params.yaml")
-    with pytest.raises(UserError, match="--config F: .*Use --config G"):
-        sample("--config", "F")
-    with pytest.raises(UserError, match="--config F: .*configs"):
-        sample("--config", "F", network="elsewhere.safetensors")
-    with pytest.raises(UserError, match="--config H: no such training config"):
-        sample("--config", "H", network="elsewhere.safetensors")
-    result = run("sample", NETWORK, "--seeds", "9-3")
-    assert result.status == 2
-    assert "--seeds" in result.err
-    assert "'9-3'" in result.err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--guide", NETWORK], f"--guide .*{NETWORK}: .*strength 1"),
-        (
-            ["--strength", "2"],
-            "--strength 2: expected --guide, or .* diffusion.label_dropout above 0",
-        ),
-    ],
-)
-def test_guidance_without_effect_is_refused(project, options, message):
-    project()
-    with pytest.raises(UserError, match=message):
-        sample(*options)
-
-
-def test_an_unconditional_network_takes_no_labels(project):
-    project(diffusion__conditional=False)
-    with pytest.raises(UserError, match=r"--classes: .*diffusion\.conditional: false"):
-        sample("--classes", "1")
-    with pytest.raises(UserError, match="--strength 2: expected --guide"):
-        sample("--strength", "2")
-
-
 def test_a_network_trained_with_label_dropout_guides_itself(project):
     folder = project(diffusion__label_dropout=0.1)
     sample("--seeds", "0", "--strength", "2")
@@ -300,126 +191,6 @@ def test_a_network_trained_with_label_dropout_guides_itself(project):
     assert (folder / "samples/000000000.png").read_bytes() != (
         folder / "plain/000000000.png"
     ).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("--strength", "nan"),
-        ("--strength", "inf"),
-        ("--strength", "-1"),
-        ("--strength", "much"),
-        ("--seeds", "3,4,3"),
-        ("--seeds", "0-99999999999999999999"),
-        ("--seeds", "-1"),
-        ("--classes", "1,,2"),
-    ],
-)
-def test_meaningless_values_are_refused(empty_project, run, option, value):
-    empty_project({})
-    result = run("sample", NETWORK, option, value)
-    assert result.status == 2
-    assert option in result.err
-    assert f"{value!r}: expected" in result.err
-
-
-@pytest.mark.parametrize("precision", ["fp32", "auto"])
-def test_a_wrong_network_creates_no_folder(project, precision):
-    folder = project(runtime__precision=precision)
-    for network in (NETWORK.replace("0.1.", "0.7."), "params.yaml"):
-        with pytest.raises(UserError, match=f"{network}: expected a network"):
-            sample(network=network)
-    assert not (folder / "samples").exists()
-    sample("--seeds", "0")
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[-2] ^= 64
-    path.write_bytes(data)
-
-
-def swap(path):
-    other = path.with_name(Path(OTHER).name)
-    content = path.read_bytes()
-    path.write_bytes(other.read_bytes())
-    other.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    ("damage", "file"),
-    [
-        (flip, NETWORK),
-        (swap, NETWORK),
-        (flip, "models/vae/network.safetensors"),
-        (flip, "models/vae/manifest.json"),
-        (flip, "data/latents/manifest.json"),
-    ],
-)
-def test_a_file_that_is_not_as_written_makes_no_images(project, damage, file):
-    folder = project()
-    damage(folder / file)
-    with pytest.raises(UserError, match=rf"{file}: .*dvc repro"):
-        sample("--seeds", "0")
-    assert not (folder / "samples").exists()
-
-
-def test_a_link_to_a_network_is_compared_where_the_link_is(project, tmp_path):
-    """As DVC puts links to its cache in a project, if it is set so."""
-    folder = project()
-    (folder / NETWORK).rename(tmp_path / "cached")
-    (folder / NETWORK).symlink_to(tmp_path / "cached")
-    sample("--seeds", "0")
-    flip(tmp_path / "cached")
-    with pytest.raises(UserError, match=NETWORK):
-        sample("--seeds", "0")
-
-
-def test_images_of_another_codec_or_other_latents_are_not_mixed_in(project):
-    folder = project()
-    sample("--seeds", "0")
-    for results in ("models/vae", "data/latents"):
-        path = folder / results / "manifest.json"
-        before = path.read_text()
-        path.write_text(before + "\n")
-        differing = {"models/vae": "codec", "data/latents": "latents"}[results]
-        with pytest.raises(UserError, match=rf"\({differing} differ\)"):
-            sample("--seeds", "0")
-        path.write_text(before)
-    sample("--seeds", "0")
-
-
-def test_params_without_effect_on_images_may_change(project):
-    folder = project()
-    sample("--seeds", "0")
-    changes = {
-        "guidance.strength": [1.0, 2.0],
-        "guidance.guide": "snapshot",
-        "guidance.nimg": 512,
-        "guidance.interval": [0.3, 5.0],
-        "sampling.batch": 7,
-    }
-    write_params(folder / "params.yaml", {**TINY, **changes})
-    sample("--seeds", "0-1")
-    assert (folder / "samples/000000001.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("samples", "a file"),
-        ("samples/samples.json", "{"),
-        ("samples/samples.json", "3"),
-        ("samples/000000000.png", "from another tool"),
-    ],
-)
-def test_a_folder_that_holds_something_else_is_left_alone(project, file, content):
-    path = project() / file
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
-    with pytest.raises(UserError, match=r"--out .*/samples: .* Name another folder"):
-        sample("--seeds", "0")
-    assert path.read_text() == content
 
 
 def test_the_grid_shows_the_first_classes_and_the_first_seeds_of_each(project, monkeypatch):
