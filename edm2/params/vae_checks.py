@@ -9,10 +9,10 @@ from edm2.params.evaluation_checks import detector_path_problems
 from edm2.params.seams import VAE_BACKBONES
 from edm2.params.training_checks import nearest_divisor
 from edm2.params.tree import Params
-from edm2.params.vae import Vae
 from edm2.params.vae_ema_checks import vae_ema_problems
 from edm2.params.vae_init import init_problems
 from edm2.params.vae_network import network_problems
+from edm2.params.vae_training import training_problems
 
 
 def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
@@ -23,24 +23,10 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
     vae = params.vae
     yield from init_problems(vae, root)
     yield from detector_path_problems("vae", vae.detector, vae.detector_path, root)
-    if vae.warmup_nimg > vae.duration_nimg:
-        yield Problem(
-            "vae.warmup_nimg",
-            vae.warmup_nimg,
-            f"at most vae.duration_nimg ({vae.duration_nimg})",
-            "Use a smaller value.",
-        )
     yield from network_problems(vae)
     yield from _sides(params)
-    yield from _losses(vae)
+    yield from training_problems(vae)
     yield from vae_ema_problems(vae)
-    if 2 * vae.equivariance.flip_channels >= vae.latent_channels:
-        yield Problem(
-            "vae.equivariance.flip_channels",
-            vae.equivariance.flip_channels,
-            f"less than half of vae.latent_channels ({vae.latent_channels})",
-            "Each of the two axes reserves that many.",
-        )
 
 
 def _sides(params: Params) -> Iterator[Problem]:
@@ -117,40 +103,4 @@ def _scaled(params: Params) -> Iterator[Problem]:
             vae.losses.pool,
             f"a divisor of the side of downscaled images ({uneven[0]}) with vae.equivariance.scale",
             f"Use a divisor of {vae.downscale}, or set vae.equivariance.scale to 0.",
-        )
-
-
-def _losses(vae: Vae) -> Iterator[Problem]:
-    losses, adversarial = vae.losses, vae.adversarial
-    images = ("perceptual", "adversarial", "pooled", "low_pass", "mse")
-    if not any(getattr(losses, name) for name in images):
-        yield Problem(
-            "vae.losses",
-            dict(losses),
-            f"a weight above 0 for one of {', '.join(images)}",
-            "Otherwise nothing is learned.",
-        )
-    elif adversarial.generator_nimg and not any(
-        getattr(losses, name) for name in images if name != "adversarial"
-    ):
-        yield Problem(
-            "vae.losses",
-            dict(losses),
-            "a weight above 0 for one more than adversarial, which enters at "
-            f"vae.adversarial.generator_nimg ({adversarial.generator_nimg})",
-            "Otherwise nothing is learned before that.",
-        )
-    if adversarial.generator_nimg < adversarial.discriminator_nimg:
-        yield Problem(
-            "vae.adversarial.generator_nimg",
-            adversarial.generator_nimg,
-            f"at least vae.adversarial.discriminator_nimg ({adversarial.discriminator_nimg})",
-            "The discriminator must be trained before its loss is used.",
-        )
-    if losses.adversarial and adversarial.generator_nimg >= vae.duration_nimg:
-        yield Problem(
-            "vae.adversarial.generator_nimg",
-            adversarial.generator_nimg,
-            f"less than vae.duration_nimg ({vae.duration_nimg})",
-            "The loss would never be used. Or set vae.losses.adversarial to 0.",
         )

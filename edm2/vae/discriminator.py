@@ -58,9 +58,10 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def update_anchors(self, real: torch.Tensor, fake: torch.Tensor) -> None:
-        """Move the running means towards the mean scores of this batch over all ranks."""
-        means = torch.stack([real.mean(), fake.mean()])
-        self.anchors.lerp_(all_reduce(means) / ranks().world_size, 1 - ANCHOR_DECAY)
+        """Move the running means towards the mean scores of this batch over all ranks, if they are finite."""
+        means = all_reduce(torch.stack([real.mean(), fake.mean()])) / ranks().world_size
+        means = torch.where(means.isfinite(), means, self.anchors)
+        self.anchors.lerp_(means, 1 - ANCHOR_DECAY)
 
 
 def build_discriminator(backbone: Backbone, channels: int, trainable: bool) -> Discriminator:

@@ -57,7 +57,8 @@ class DiscriminatorTask:
         nonfinite = zero_nonfinite(self.discriminator.parameters())
         self._set_learning_rate(nimg)
         self.optimizer.step()
-        self.discriminator.update_anchors(real, fake)
+        if self.adversarial.lecam:
+            self.discriminator.update_anchors(real, fake)
         return {
             "discriminator/loss": loss,
             "discriminator/images": real,

@@ -19,7 +19,7 @@ class Transform:
     """Flips of each image, then one crop and one size for all.
 
     Attributes:
-        flips: bool [N, 2]: whether each image is flipped horizontally, and vertically.
+        flips: bool [N, 2]: whether each image is flipped horizontally, and vertically; None: none is.
         flip_channels: number of latent channels per axis that a flip negates: the last ones for
             vertical flips, as many before them for horizontal ones. In them a latent can say what
             is left and right, and what is up and down.
@@ -27,14 +27,14 @@ class Transform:
         scaled_side: of the latents after they are downscaled, in pixels; None: they keep their size.
     """
 
-    flips: torch.Tensor
+    flips: torch.Tensor | None
     flip_channels: int
     crop: tuple[int, int, int] | None
     scaled_side: int | None
 
     def apply_to_latents(self, z: torch.Tensor) -> torch.Tensor:
         """[N, C, h, w] → [N, C, side, side], of the side of the crop or the scaled one."""
-        if not self.flips.any():
+        if self.flips is None:
             return self._resized(z, 1)
         flips = self.flips.to(z.device, non_blocking=True)
         z = _flip(z, flips)
@@ -50,8 +50,9 @@ class Transform:
         Args:
             downscale: image pixels per latent pixel, along each side.
         """
-        flips = self.flips.to(images.device, non_blocking=True)
-        return self._resized(_flip(images, flips), downscale)
+        if self.flips is not None:
+            images = _flip(images, self.flips.to(images.device, non_blocking=True))
+        return self._resized(images, downscale)
 
     def _resized(self, x: torch.Tensor, unit: int) -> torch.Tensor:
         """Crop, then downscale.
@@ -87,7 +88,7 @@ def random_transform(
     sides = equivariance.scaled_sides(crop_side if cropped else side)
     scaled = rng.random() < equivariance.scale
     scaled_side = int(rng.choice(sides)) if scaled else None
-    return Transform(flips, equivariance.flip_channels, crop, scaled_side)
+    return Transform(flips if flips.any() else None, equivariance.flip_channels, crop, scaled_side)
 
 
 def _flip(x: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:

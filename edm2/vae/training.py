@@ -13,6 +13,7 @@ from torch import nn
 from edm2.data.images import to_float
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
+from edm2.params.vae_training import training_problems
 from edm2.runtime.distributed import ranks
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics
@@ -76,7 +77,13 @@ class VaeTask:
             seed: for transforms, flips and the discriminator's initialization.
             dtype: precision of the network's activations; losses are in float32.
             compiled: whether to run the network through torch.compile.
+
+        Raises:
+            ValueError: params with which nothing can be trained; names all of them.
         """
+        problems = [str(problem) for problem in training_problems(params)]
+        if problems:
+            raise ValueError("\n".join(problems))
         self.params, self.seed, self.device, self.network = params, seed, device, network
         self.dtype = dtype
         self.forward = data_parallel(network, device, compiled)
@@ -130,9 +137,11 @@ class VaeTask:
         pixels, noise = (tensor.to(self.device) for tensor in batch)
         images = to_float(rgb_images(pixels, self.params.downscale))
         size, shape = self.params.microbatch or len(images), tuple(images.shape)
-        if shape[2] != shape[3] or shape[0] % size:
+        share = self.params.batch // ranks().world_size
+        if shape[2] != shape[3] or shape[0] % size or shape[0] > share:
             raise ValueError(
-                f"images of shape {shape}: expected square images in microbatches of {size}"
+                f"images of shape {shape}: expected square images in microbatches of {size}, at most the "
+                f"{share} of this rank's batch"
             )
         microbatches = []
         for part in (slice(start, start + size) for start in range(0, len(images), size)):

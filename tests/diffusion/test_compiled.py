@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from graph_counter import count_graphs
 from tiny_denoiser import make_batch, make_task
 from torch._dynamo.testing import CompileCounter
 
@@ -15,15 +16,7 @@ MICROBATCH = 4
 
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
-    """Counts the graphs of torch.compile, which must take in all of what it compiles."""
-    torch.compiler.reset()
-    counter, original = CompileCounter(), torch.compile
-
-    def compiled(module: torch.nn.Module, **options: object) -> object:
-        return original(module, **{**options, "backend": counter, "fullgraph": True})
-
-    monkeypatch.setattr(torch, "compile", compiled)
-    return counter
+    return count_graphs(monkeypatch)
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -135,6 +135,14 @@ def test_anchors_are_running_means(slices: list[torch.Tensor]) -> None:
     assert torch.equal(other.anchors, discriminator.anchors)
 
 
+def test_scores_that_are_not_finite_leave_the_anchors(slices: list[torch.Tensor]) -> None:
+    """Those of images are finite, those of reconstructions are not."""
+    discriminator = Discriminator([8, 16, 32], 4)
+    discriminator.update_anchors(torch.tensor([2.0]), torch.tensor([-5.0]))
+    discriminator.update_anchors(torch.tensor([2.0]), torch.tensor([torch.nan]))
+    torch.testing.assert_close(discriminator.anchors, torch.tensor([0.38, -0.5]))
+
+
 def test_anchors_are_means_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks, with means 2 and 4 of images, -1 and -7 of reconstructions."""
     monkeypatch.setattr("edm2.vae.discriminator.ranks", lambda: Ranks(0, 2, 0))

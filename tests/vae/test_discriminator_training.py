@@ -1,6 +1,7 @@
 """Training of the discriminator."""
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -159,7 +160,15 @@ def test_nonfinite_gradients_are_counted_and_skipped() -> None:
     output.real_inputs[0][0, 0, 0, 0] = torch.inf
     metrics = task.step([output], 16)
     assert int(metrics["discriminator/nonfinite_gradients"]) > 0
-    assert all(p.isfinite().all() for p in task.discriminator.parameters())
+    assert all(x.isfinite().all() for x in task.discriminator.state_dict().values())
+    assert math.isfinite(task.step([make_output()], 24)["discriminator/loss"])
+
+
+def test_without_lecam_there_are_no_anchors_to_move() -> None:
+    task = make_task(adversarial__lecam=0.0)
+    for step in (1, 2):
+        task.step([make_output(step)], BATCH * step)
+    assert task.discriminator.anchors.tolist() == [0, 0]
 
 
 def test_the_initialization_depends_on_the_seed_only() -> None:

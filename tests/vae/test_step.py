@@ -303,7 +303,11 @@ def test_nonfinite_gradients_are_counted_and_skipped() -> None:
     batch[1][0, 0, 0, 0] = torch.inf
     metrics = task.step(batch, BATCH)
     assert int(metrics["train/nonfinite_gradients"]) > 0
-    assert all(p.isfinite().all() for p in task.network.parameters())
+    discriminator = task.discriminator_task.discriminator
+    for module in (task.network, discriminator):
+        assert all(x.isfinite().all() for x in module.state_dict().values())
+    metrics = floats(task.step(make_batch(params, 1), 2 * BATCH))
+    assert all(map(math.isfinite, metrics.values()))
 
 
 def test_a_diverged_network_in_float16_has_metrics_that_say_so() -> None:

@@ -278,6 +278,27 @@ def test_the_first_layer_has_its_own_learning_rate(
     assert weights == pytest.approx([0.08 / 8] * len(weights), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adversarial.generator_nimg": 0}, "vae.adversarial.generator_nimg: 0: expected at least"),
+        ({"warmup_nimg": 1000}, "vae.warmup_nimg: 1000: expected at most"),
+        ({"losses.perceptual": 0.0, "losses.pooled": 0.0}, "vae.losses: .* a weight above 0"),
+        ({"equivariance.flip_channels": 1}, "vae.equivariance.flip_channels: 1: expected"),
+    ],
+)
+def test_params_that_train_nothing_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make_task(vae_params(TINY, changes))
+
+
+def test_more_images_than_the_batch_are_refused() -> None:
+    params = vae_params(TINY)
+    images, noise = make_batch(params)
+    with pytest.raises(ValueError, match="at most the 8 of this rank's batch"):
+        make_task(params).step((torch.cat([images] * 2), torch.cat([noise] * 2)), BATCH)
+
+
 def test_the_network_is_compiled_and_its_parameters_keep_their_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -69,10 +69,10 @@ class Courier:
             )
         elif self.outbox.is_pending:
             is_file = "://" not in self.store or self.store.startswith(SQLITE)
+            advice = " `edm2 doctor` says what is wrong with the store." if is_file else ""
             print(
                 f"warning: not everything has reached MLflow ({self.store}). The rest is kept in "
-                f"{self.outbox.folder}; the next run delivers it, or `edm2 track sync`."
-                + " `edm2 doctor` says what is wrong with the store." * is_file,
+                f"{self.outbox.folder}; the next run delivers it, or `edm2 track sync`.{advice}",
                 file=sys.stderr,
             )
 
