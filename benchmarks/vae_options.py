@@ -82,13 +82,14 @@ class Comparison:
     def _add_row(self, variant: str, seed: int) -> None:
         name = f"{variant.replace('/', '_')}-{seed}"
         folder = self.folder / name
-        if not folder.exists():
+        resumed = folder.exists()
+        if not resumed:
             changes = {**self.common, **parsed(variant), **self.changes(seed)}
             make_project(folder, self.project, changes, INPUTS)
         begin = time.process_time()
         with contextlib.chdir(folder):
             row = {"variant": variant, "seed": seed, **self.measure(load("params.yaml"))}
-        row["cpu_seconds"] = round(time.process_time() - begin, 1)
+        row["cpu_seconds"] = None if resumed else round(time.process_time() - begin, 1)
         for picture in self.pictures():
             keep = self.folder / picture.stem
             keep.mkdir(exist_ok=True)

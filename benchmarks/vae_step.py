@@ -1,6 +1,6 @@
 """Speed and memory of a training step of the VAE, and the cost of each loss.
 
-`python benchmarks/vae_step.py [--channels 32 64] [--resolution 64] [--backbone classifier vgg16]`
+`python benchmarks/vae_step.py [--channels 32 64] [--resolution 64] [--backbone efficientnet]`
 prints a table: per network and backbone a row for mse only, for mse and each other loss, and for all
 losses. Each row is measured in its own process, on random images and with a backbone of random weights.
 """
@@ -55,17 +55,16 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from edm2.features.classifier import Classifier
-    from edm2.features.vgg import Vgg16, lpips_weights
+    from edm2.params.registry import implementation
+    from edm2.params.seams import VAE_BACKBONES
     from edm2.vae.network import Autoencoder
     from edm2.vae.training import VaeTask
 
     params, device, side = make_params(args), torch.device(args.device), args.resolution
     torch.manual_seed(0)
-    backbone = (
-        Vgg16(lpips_weights())
-        if args.backbone[0] == "vgg16"
-        else Classifier(16, 3, 64, 10, side).eval().requires_grad_(False)
-    ).to(device)
+    untrained = VAE_BACKBONES[args.backbone[0]].untrained
+    backbone = implementation(untrained)() if untrained else Classifier(16, 3, 64, 10, side)
+    backbone.eval().requires_grad_(False).to(device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.precision]
     network = Autoencoder(params).to(device)
     task = VaeTask(network, params, backbone, 0, device, dtype, args.compile)
@@ -80,7 +79,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--channels", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--backbone", nargs="+", default=["classifier", "vgg16"])
+    parser.add_argument("--backbone", nargs="+", default=["classifier", "efficientnet", "vgg16"])
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--microbatch", type=int)

@@ -122,7 +122,7 @@ def average(snapshots: Path, out: Path, ema_length: float, nimg: int | None) -> 
     except ValueError as error:
         raise UserError(f"--ema-length {ema_length:g}: {error}") from None
     click.echo(
-        f"{out}: the VAE at EMA length {ema_length:g}, {made.nimg} images; error of the response function "
+        f"{out}: the VAE at EMA length {ema_length:g}, {made.nimg:,} images; error of the response function "
         f"{made.error:.2g}, from {made.snapshots} snapshots"
     )
     return int(not made.trustworthy)

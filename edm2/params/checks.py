@@ -12,7 +12,7 @@ from edm2.params.errors import Problem
 from edm2.params.evaluation_checks import evaluation_problems
 from edm2.params.guidance_checks import guidance_problems, guide_problems
 from edm2.params.latents_checks import latent_source_problems
-from edm2.params.patterns import hint
+from edm2.params.patterns import are_tars, hint
 from edm2.params.resolution import contradictions, resolve
 from edm2.params.seams import DETECTORS, VAE_BACKBONES
 from edm2.params.search_checks import search_problems
@@ -162,13 +162,14 @@ def _slices(params: Params) -> Iterator[Problem]:
 
 
 def _skip_images(params: Params, root: Path) -> Iterator[Problem]:
-    path = params.runtime.skip_images
-    if path is not None and params.vae.images.shards is None:
+    path, images = params.runtime.skip_images, params.vae.images
+    places = [root / place for place in (images.shards, images.held_out) if place is not None]
+    if path is not None and not any(map(are_tars, places)):
         yield Problem(
             "runtime.skip_images",
             path,
-            "null with vae.images.shards: null",
-            "Remove damaged images of dataset.path from their folder.",
+            "null without tars in vae.images.shards: it lists images in tars",
+            "Set it to null, and remove damaged images from their folder or zip.",
         )
     elif path is not None and not (root / path).is_file():
         yield Problem(

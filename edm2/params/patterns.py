@@ -49,6 +49,11 @@ def _product(text: str) -> int:
     return prod(map(int, re.findall(r"<(\d+)>", text)))
 
 
+def are_tars(path: Path) -> bool:
+    """Whether a path or pattern of images stands for tars, and not for a folder or a zip."""
+    return not path.is_dir() and path.suffix.lower() != ".zip"
+
+
 def matching(pattern: str, root: Path) -> list[Path]:
     """The files of a pattern in the order of their names, each once."""
     return sorted({path for paths in alternatives(pattern, root).values() for path in paths})

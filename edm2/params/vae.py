@@ -163,8 +163,8 @@ class VaeEma(Section):
     )
     evaluate_lengths: AnyEmaLengths = Field(
         default=(),
-        description="EMA lengths at which the VAE is evaluated after training, on the held-out images: a "
-        "list, or a range like 0.02...0.24 by 0.02; []: none",
+        description="EMA lengths at which the VAE is evaluated after training, on the held-out images, "
+        "if some are tracked: a list, or a range like 0.02...0.24 by 0.02; []: none",
     )
     length: EmaLength | None = Field(
         default=None,
@@ -274,8 +274,8 @@ class Vae(Training):
     )
     evaluate_images: Samples | None = Field(
         default=5_000,
-        description="largest number of held-out images that evaluations use, of more a fixed random "
-        "subset; null: all",
+        description="largest number of held-out images that evaluations use: a fixed random subset "
+        "if there are more; null: all",
     )
     ema: VaeEma = Field(default=VaeEma(), description="averages of the VAE's weights")
 

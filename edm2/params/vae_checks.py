@@ -12,7 +12,7 @@ from edm2.params.tree import Params
 from edm2.params.vae_ema_checks import vae_ema_problems
 from edm2.params.vae_init import init_problems
 from edm2.params.vae_network import network_problems
-from edm2.params.vae_training import training_problems
+from edm2.params.vae_training import vae_training_problems
 
 
 def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
@@ -25,7 +25,7 @@ def vae_problems(params: Params, root: Path) -> Iterator[Problem]:
     yield from detector_path_problems("vae", vae.detector, vae.detector_path, root)
     yield from network_problems(vae)
     yield from _sides(params)
-    yield from training_problems(vae)
+    yield from vae_training_problems(vae)
     yield from vae_ema_problems(vae)
 
 

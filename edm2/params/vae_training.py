@@ -6,7 +6,7 @@ from edm2.params.errors import Problem
 from edm2.params.vae import Vae
 
 
-def training_problems(vae: Vae) -> Iterator[Problem]:
+def vae_training_problems(vae: Vae) -> Iterator[Problem]:
     """Schedules that contradict each other, losses that teach nothing, channels that do not suffice."""
     if vae.warmup_nimg > vae.duration_nimg:
         yield Problem(

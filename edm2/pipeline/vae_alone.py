@@ -18,7 +18,7 @@ from edm2.data.sources.unlabeled import open_unlabeled
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
 from edm2.params.memory import min_memory
-from edm2.params.patterns import matching
+from edm2.params.patterns import are_tars, matching
 from edm2.params.vae_options import OPTIONS
 from edm2.pipeline.latent_scale import latent_scale
 from edm2.pipeline.paths import LATENT_MOMENTS, VAE
@@ -183,15 +183,19 @@ def _open_images(params: Params, state: OwnState, key: str) -> ImageDataset:
     """Images of tars, or of all that a folder or a zip holds; prints how many are in these."""
     path, indices = str(getattr(params.vae.images, key)), state.folder / "tar-indices"
     dataset = params.dataset
-    if not Path(path).is_dir() and Path(path).suffix.lower() != ".zip":
+    if are_tars(Path(path)):
         return open_tars(matching(path, Path()), params, indices)
-    option = OPTIONS[f"vae.images.{key}"]
-    files = on_main_process(lambda: open_unlabeled(path, option, indices))
+    files = on_main_process(lambda: open_unlabeled(path, _option(key), indices))
     if is_main_process():
-        print(f"{option}: {len(files.labels):,} images are read")
+        print(f"{_option(key)}: {len(files.labels):,} images are read")
         for line in files.left_out.lines():
             print(f"  left out: {line}")
     return SizedImages(files, dataset.resolution, dataset.crop, len(files.labels))
+
+
+def _option(key: str) -> str:
+    """The option of the command that names the images of a key."""
+    return OPTIONS[f"vae.images.{key}"]
 
 
 def _identity(images: ImageDataset) -> str:
@@ -208,8 +212,8 @@ def _write_latents(context: StageContext, images: ImageDataset) -> None:
     limit = context.params.vae.evaluate_images
     moments = latent_scale(codec, images, limit, context.device)
     if moments is not None:
-        found = moments.normalization()
-        numbers = {"mean": found.mean.tolist(), "std": found.std.tolist()}
+        normalization = moments.normalization()
+        numbers = {"mean": normalization.mean.tolist(), "std": normalization.std.tolist()}
         path = context.out(LATENT_MOMENTS)
         write_json(path, {"images": moments.images, "resolution": images.resolution, **numbers})
         write_checksum(path)
@@ -222,7 +226,7 @@ def _check(context: StageContext, groups: Mapping[str, ImageDataset]) -> dict[st
         UserError: damaged images; names all.
     """
     tars = {key: images for key, images in groups.items() if isinstance(images, WebImages)}
-    skipped = check_images(context, tars, trained=True) if tars else {}
+    skipped = check_images(context, tars, trained=True, name=_option) if tars else {}
     for key, images in groups.items():
         if isinstance(images, SizedImages):
             _check_files(context, images, key)
@@ -237,6 +241,6 @@ def _check_files(context: StageContext, images: SizedImages, key: str) -> None:
     indices = np.asarray(read_by_training(context.params, images, key))
     ours = [int(index) for index in indices[ranks().rank :: ranks().world_size]]
     refuse_damaged(images.damaged(ours), len(indices))
-    warn_of_doubtful(images.doubtful, f"{OPTIONS[f'vae.images.{key}']}: ")
+    warn_of_doubtful(images.doubtful, f"{_option(key)}: ")
     if is_main_process():
         context.state.note(**{note: identity})

@@ -20,7 +20,8 @@ images = vae.decode(latents).sample
 FACTORS = """With the factors of the config, `(z - shift_factor) * scaling_factor` of the latents of {images}
 has mean 0 and standard deviation 1 over all channels together. Each channel has"""
 QUALITY = """PSNR is in dB. The perceptual distance is of the features of the backbone: LPIPS with `vgg16`;
-`classifier` was trained on the data set."""
+`efficientnet` is EfficientNet-Lite0, trained on ImageNet; `classifier` was trained on the data set.
+`rfd_DETECTOR_COUNT` is the Fréchet distance between so many held-out images and reconstructions."""
 OPTIONS = (
     "channels",
     "channel_mult",

@@ -1,6 +1,6 @@
 """The images that `vae.images` names: opened once, and checked before a training reads them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -67,13 +67,17 @@ def _open(
 
 
 def check_images(
-    context: StageContext, groups: Mapping[str, WebImages], trained: bool
+    context: StageContext,
+    groups: Mapping[str, WebImages],
+    trained: bool,
+    name: Callable[[str], str] = "vae.images.{}".format,
 ) -> dict[str, float]:
     """Print what is read; decode every image that the stage will read, once for each tar.
 
     Args:
         groups: by KEYS.
         trained: whether a VAE is trained; otherwise only held-out images are read.
+        name: what messages call the images of a key.
 
     Returns:
         the number of skipped images of each group, if there are any.
@@ -82,7 +86,7 @@ def check_images(
         UserError: damaged images that runtime.skip_images does not list; names all of them.
     """
     if is_main_process():
-        _print_summaries(context.params, groups)
+        _print_summaries(context.params, groups, name)
     checked = on_main_process(context.state.read_notes).get("checked_tars", [])
     damaged: dict[str, str] = {}
     doubtful = Tally()
@@ -150,20 +154,22 @@ def _below_root(path: Path) -> Path:
     return path.relative_to(root) if root in path.parents else path
 
 
-def _print_summaries(params: Params, groups: Mapping[str, WebImages]) -> None:
+def _print_summaries(
+    params: Params, groups: Mapping[str, WebImages], name: Callable[[str], str]
+) -> None:
     for key, images in groups.items():
         skipped = int(images.skipped.sum())
         print(
-            f"vae.images.{key}: {len(images) - skipped} images are read, "
-            + f"{skipped} are skipped (runtime.skip_images), " * (skipped > 0)
-            + f"{images.left_out.counts.total()} other members are left out"
+            f"{name(key)}: {len(images) - skipped:,} images are read, "
+            + f"{skipped:,} are skipped (runtime.skip_images), " * (skipped > 0)
+            + f"{images.left_out.counts.total():,} other members are left out"
         )
         for text in images.left_out.lines():
             print(f"  left out: {text}")
     unknown = sorted(_skip_list(params).difference(*(images.matched for images in groups.values())))
     if unknown:
         print(
-            f"warning: runtime.skip_images: {len(unknown)} lines name no image of vae.images:"
+            f"warning: runtime.skip_images: lines that name no image of vae.images ({len(unknown):,}):"
             f"{listed(map(printable, unknown))}\n"
             "Expected lines as errors name images, such as web/00000.tar: 0001.jpg, in UTF-8."
         )

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def initialize(network: Autoencoder, params: Vae, folder: Path) -> None:
     """Give `network` the weights in `folder`, or its decoder only (`params.init.parts`).
 
-    Of an encoder with a learned variance, one with a constant variance takes the outputs for the means.
+    An encoder with a constant variance takes the outputs for the means from one with a learned variance.
 
     Raises:
         UserError: a file is missing or damaged, or the network there has other options; names all of them.

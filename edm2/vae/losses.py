@@ -25,7 +25,7 @@ class LossOutput:
         normalizing: the gradients whose norms these are divided by: the same, but of the adversarial loss
             without its threshold, so that what the threshold leaves over is not scaled up.
         real_inputs, fake_inputs: what the discriminator takes of images and of reconstructions; empty if
-            there is none.
+            there is none, or its training has not started.
     """
 
     values: Mapping[str, torch.Tensor]
@@ -64,16 +64,16 @@ class ImageLosses:
             flip: whether the backbone gets both flipped horizontally.
         """
         reconstruction = reconstruction.detach().float().requires_grad_()
-        seen = [x.flip(-1) if flip else x for x in (images, reconstruction)]
-        real, fake = self._features(*seen)
+        flipped = [x.flip(-1) if flip else x for x in (images, reconstruction)]
+        real, fake = self._features(*flipped)
         values = {name: loss(images, reconstruction) for name, loss in self.pixel.items()}
         if self.perceptual:
             weights = self.backbone.channel_weights
             values["perceptual"] = perceptual_distance(real, fake, weights)
-        if self.discriminator is None:
+        if self.discriminator is None or nimg <= self.adversarial.discriminator_nimg:
             real, fake = [], []
         elif self.discriminator.backbone is not None:
-            real, fake = [[x] for x in seen]
+            real, fake = [[x] for x in flipped]
         ungated: dict[str, torch.Tensor] = {}
         if self.discriminator is not None and nimg > self.adversarial.generator_nimg:
             values["adversarial"], ungated = self._adversarial(self.discriminator, real, fake)

@@ -13,7 +13,7 @@ from torch import nn
 from edm2.data.images import to_float
 from edm2.features.backbone import Backbone
 from edm2.params.vae import Vae
-from edm2.params.vae_training import training_problems
+from edm2.params.vae_training import vae_training_problems
 from edm2.runtime.distributed import ranks
 from edm2.runtime.gradients import zero_nonfinite
 from edm2.runtime.metrics import Metrics
@@ -81,7 +81,7 @@ class VaeTask:
         Raises:
             ValueError: params with which nothing can be trained; names all of them.
         """
-        problems = [str(problem) for problem in training_problems(params)]
+        problems = [str(problem) for problem in vae_training_problems(params)]
         if problems:
             raise ValueError("\n".join(problems))
         self.params, self.seed, self.device, self.network = params, seed, device, network
@@ -262,14 +262,14 @@ class VaeTask:
     def state_dict(self) -> dict[str, Any]:
         state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.discriminator_task is not None:
-            state["critic"] = self.discriminator_task.state_dict()
+            state["discriminator"] = self.discriminator_task.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.discriminator_task is not None:
-            self.discriminator_task.load_state_dict(state["critic"])
+            self.discriminator_task.load_state_dict(state["discriminator"])
 
 
 def _loss_metrics(

@@ -12,7 +12,7 @@ from tiny_autoencoder import make_backbone
 from edm2.data.images import to_uint8
 from edm2.features.classifier import Classifier, load_classifier, save_classifier
 from edm2.metrics.statistics import Statistics
-from edm2.params import load
+from edm2.params import UserError, load
 from edm2.pipeline import reconstruction_distance as module
 from edm2.pipeline.reconstruction_distance import ReconstructionDistance, reconstruction_distance
 from edm2.vae.codec import Rgb
@@ -115,3 +115,9 @@ def test_only_inceptions_has_the_name_of_rfid() -> None:
     statistics = Statistics.of(np.random.default_rng(0).normal(size=(2000, 3)))
     (name,) = ReconstructionDistance(Named(), statistics).metrics(statistics)
     assert name == "rfid_2k"
+
+
+def test_the_weights_of_a_published_detector_are_those_of_the_path(tmp_path: Path) -> None:
+    params = vae(detector="inception", detector_path="weights.pth")
+    with pytest.raises(UserError, match=str(tmp_path / "weights.pth")):
+        reconstruction_distance(params, Images(), Path(), tmp_path, CPU)

@@ -108,7 +108,7 @@ def test_lines_that_name_no_image_are_told(root: Path, params_of, capsys) -> Non
     lines = f"{root}/web/1.tar: 1.jpg\r\n\r\n./web/1.tar: 3.jpg\nweb/1.tar: 77.jpg\n\0\n"
     (root / "skip.txt").write_text(lines)
     check(root, params_of(runtime__skip_images="skip.txt"))
-    assert "2 lines name no image" in (printed := capsys.readouterr().out)
+    assert "lines that name no image of vae.images (2)" in (printed := capsys.readouterr().out)
     assert "77.jpg" in printed
     assert "\0" not in printed
     assert "such as web/00000.tar: 0001.jpg" in printed

@@ -208,7 +208,7 @@ def test_ranks_share_what_fsdp_shards(results: list[dict[str, Any]]) -> None:
 def test_vae_steps_are_the_same_on_two_ranks(
     results: list[dict[str, Any]], microbatch: int | None
 ) -> None:
-    """The second step of VAE and discriminator, with all losses, views and flips; with microbatches the
+    """The second step of VAE and discriminator, with all losses, transforms and flips; with microbatches the
     discriminator trains a copy of the backbone.
 
     Gradient norms and the discriminator's anchors are those of the whole batch.

@@ -297,6 +297,18 @@ def test_losses_and_their_gradients_are_in_float32_if_activations_are_in_bfloat1
         assert metrics[name] != expected[name]
 
 
+def test_the_balance_of_losses_is_that_of_any_batch() -> None:
+    """Of 2 and of 128 images that are all the same: all losses, with the pull of KL, have one gradient."""
+    gradients, (images, noise) = [], make_batch(vae_params(TINY))
+    for batch in (2, 128):
+        task = make_task(vae_params(TINY, batch=batch, losses__kl=1.0, losses__mse=0.5))
+        task.step(
+            (images[:1].expand(batch, -1, -1, -1), noise[:1].expand(batch, -1, -1, -1)), batch
+        )
+        gradients.append(torch.cat([p.grad.flatten() for p in task.network.parameters()]))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5 * float(gradients[0].norm()))
+
+
 def test_nonfinite_gradients_are_counted_and_skipped() -> None:
     params = vae_params(FULL_VAE)
     task, batch = make_task(params), make_batch(params)
