@@ -90,6 +90,16 @@ def test_wrong_combinations_are_refused(tars, changes, options, key: str, words:
     assert words in problems(*changes, **options)[key].allowed
 
 
+def test_a_list_of_images_to_skip_is_for_tars(tars: Path) -> None:
+    for name in ("images", "others"):
+        (tars / name).mkdir()
+    (tars / "list.txt").touch()
+    skip = "runtime.skip_images=list.txt"
+    assert params(skip, images="images").runtime.skip_images == str(tars / "list.txt")
+    found = problems(skip, images="images", held_out="others")["runtime.skip_images"]
+    assert "without tars in --images" in found.allowed
+
+
 def test_held_out_images_are_in_no_folder_that_is_trained_on(tars: Path) -> None:
     (tars / "images/some").mkdir(parents=True)
     found = problems(images="images", held_out="images/some")
