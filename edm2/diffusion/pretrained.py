@@ -90,7 +90,6 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         )
     with replacing(path) as partial:
         save_file(stored, partial, {"format": "pt"})  # as other programs mark it
-    path.chmod(0o644)  # safetensors lets only the owner read it
 
 
 def write_config(folder: Path, sections: Mapping[str, Any]) -> None:

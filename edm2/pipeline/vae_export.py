@@ -92,7 +92,6 @@ def export_vae(
         metadata = {"format": "pt"}  # as other programs mark it
         with replacing(partial / WEIGHTS) as weights:
             save_file(to_diffusers(codec.network, params), weights, metadata)
-        (partial / WEIGHTS).chmod(0o644)  # by itself, it could be read by its owner alone
         write_text(partial / CARD, card)
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any, BinaryIO
 
 from edm2.params.errors import NotFiniteError, UserError
@@ -18,11 +19,15 @@ from edm2.runtime.system_errors import WHILE_WRITING
 from edm2.runtime.temporaries import remove, remove_abandoned, temporary
 
 SHOWN_DIGITS = 12  # of a checksum, in errors
+os.umask(UMASK := os.umask(0o077))  # the system tells it only to those who set it
+MODE = 0o666 & ~UMASK  # of a new file
 
 
 @contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary path that is renamed to `path` when the block ends without an error.
+
+    Who may read the file is up to the umask, whatever writes it: safetensors would let its owner alone.
 
     Args:
         durable: whether to wait for the disk, so that the file is complete even after a power cut.
@@ -31,6 +36,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     try:
         with temporary(path) as partial:
             yield partial
+            if S_IMODE(partial.stat().st_mode) != MODE:
+                partial.chmod(MODE)
             if durable:
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from edm2.params.errors import NotFiniteError
 from edm2.runtime.files import describe, link, replacing, sha256, write_json, write_text
@@ -32,6 +34,14 @@ def test_the_new_file_appears_only_at_the_end(tmp_path: Path) -> None:
         temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
+
+
+def test_weights_can_be_read_by_those_who_can_read_other_files(tmp_path: Path) -> None:
+    """safetensors makes files for their owner alone."""
+    with replacing(tmp_path / "weights") as temporary:
+        save_file({"w": torch.ones(1)}, temporary)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_text_and_json_are_utf8(tmp_path: Path) -> None:
