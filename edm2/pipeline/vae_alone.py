@@ -14,6 +14,8 @@ import numpy as np
 from edm2.data.damage import refuse_damaged, warn_of_doubtful
 from edm2.data.images import ImageDataset
 from edm2.data.sized import SizedImages
+from edm2.data.sources.files import FilesBelow
+from edm2.data.sources.shared_files import refuse_shared_files
 from edm2.data.sources.unlabeled import open_unlabeled
 from edm2.data.web import WebImages
 from edm2.params import Params, UserError
@@ -72,6 +74,7 @@ def train_alone(params: Params, out: Path) -> None:
         on_main_process(lambda: _enter(state, options))
         with locked(state, TITLE):
             groups = {key: _open_images(params, state, key) for key in KEYS}
+            on_main_process(lambda: _refuse_shared_files(**groups))
             options |= {f"vae.images.{key}{CONTENT}": _identity(g) for key, g in groups.items()}
             on_main_process(lambda: _compare(state, options))
             if _is_complete(state):
@@ -148,7 +151,7 @@ def _compare(state: OwnState, options: Mapping[str, Any]) -> None:
             f"{path}: not valid JSON ({error}). Restore it, or give the training another folder."
         ) from None
     lines = [
-        f"  {key}: "
+        f"  {OPTIONS.get(key.removesuffix(CONTENT), key)}: "
         + ("changed" if key.endswith(CONTENT) else f"{before.get(key)!r} there, {value!r} now")
         for key, value in options.items()
         if before.get(key) != value
@@ -191,6 +194,14 @@ def _open_images(params: Params, state: OwnState, key: str) -> ImageDataset:
         for line in files.left_out.lines():
             print(f"  left out: {line}")
     return SizedImages(files, dataset.resolution, dataset.crop, len(files.labels))
+
+
+def _refuse_shared_files(shards: ImageDataset, held_out: ImageDataset) -> None:
+    """Of tars and zips, which are few, the params were checked."""
+    files = [group.files for group in (shards, held_out) if isinstance(group, SizedImages)]
+    folders = [group for group in files if isinstance(group, FilesBelow)]
+    if len(folders) == len(KEYS):
+        refuse_shared_files(*folders)
 
 
 def _option(key: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_other_images_of_the_same_names_are_refused(here: Path, run: Callable) -
     finally:
         Path("0.tar").write_bytes(content)
     assert result.status == 2
-    assert "vae.images.shards content: changed" in result.err
+    assert "--images: changed" in result.err
 
 
 def test_a_folder_of_other_things_is_refused(here: Path, run: Callable) -> None:
@@ -182,6 +183,23 @@ def test_folders_without_images_are_named_by_their_options(run: Callable, tmp_pa
     result = run("vae", "train", str(tmp_path / "vae"), *images)
     assert result.status == 2
     assert f"--images: {tmp_path / 'one'}: contains no images" in result.err
+
+
+def test_held_out_images_are_not_trained_on_through_links(run: Callable, tmp_path: Path) -> None:
+    """Copies are a warning."""
+    images = write_pictures(tmp_path / "images", range(8))
+    held_out = write_pictures(tmp_path / "held-out", range(8, 12))
+    (held_out / "link.png").symlink_to(images / "3.png")
+    command = ("vae", "train", tmp_path / "vae", "--images", images, "--held-out", held_out)
+    refused = run(*command, "--resolution", "32", *SMALL)
+    assert refused.status == 2
+    assert "--held-out: " in refused.err
+    assert "link.png is 3.png" in refused.err
+    (held_out / "link.png").unlink()
+    shutil.copy(images / "3.png", held_out / "3.png")
+    result = run(*command, "--resolution", "32", *SMALL)
+    assert result.status == 0
+    assert "warning: --held-out: 1 of 5 files have name and size" in result.out
 
 
 def test_the_help_has_all_presets(run: Callable) -> None:
