@@ -12,6 +12,7 @@ from edm2.params.runtime import Runtime
 from edm2.params.vae import Vae
 from edm2.pipeline.vae_averages import VaeAverages
 from edm2.pipeline.vae_pictures import ProgressPictures, draw_reconstructions, grid_images
+from edm2.reporting.clipping import clipped_values
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.loop import Every, train
@@ -65,12 +66,8 @@ class HeldOut:
 def quality(metrics: dict[str, float]) -> str:
     """The final metrics in a few words."""
     texts = {"PSNR {:.2f} dB": metrics.get("psnr", inf), "SSIM {:.4g}": metrics["ssim"]}
-    clipped = {
-        "{:.2%} of the latents' values clipped to vae.clamp": metrics.get("clipped/latents"),
-        "{:.2%} of the decoded values outside [-2, 2], and clipped": metrics.get("clipped/images"),
-    }
-    shown = texts | {text: share for text, share in clipped.items() if share is not None}
-    return ", ".join(text.format(value) for text, value in shown.items())
+    shown = [text.format(value) for text, value in texts.items()]
+    return ", ".join(shown + clipped_values(metrics))
 
 
 @dataclass(frozen=True)

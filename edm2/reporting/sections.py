@@ -4,12 +4,12 @@ A section is a function of the stages' outputs and the report's folder. It retur
 the page: a list, empty if the params have nothing for it.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from edm2.reporting.charts import placeholder_chart, write_chart
+from edm2.reporting.clipping import clipped_values
 from edm2.reporting.curves import ema_curves_chart
 from edm2.reporting.page import Section, chart, collapsed, paragraph, picture, table
 from edm2.reporting.selection import SAME_IMAGES, ema_curve, main_metric, value_in_words
@@ -209,7 +209,7 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
     skipped = sum(value for key, value in metrics.items() if key.startswith("skipped_images/"))
     if skipped:
         text += f" {skipped:.0f} damaged images of vae.images were skipped (runtime.skip_images)."
-    text += _clipped(metrics)
+    text += "".join(f" {clipped}." for clipped in clipped_values(metrics))
     if curves.empty:
         text += " No VAE was trained in this project."
     with_classifier = any(
@@ -227,16 +227,6 @@ def vae_section(outputs: StageOutputs, folder: Path) -> list[Section]:
         caption += THINNED + gaps_note(vae_gaps(curves))
         body += shown_panels(panels, caption)
     return [("VAE", body)]
-
-
-def _clipped(metrics: Mapping[str, float]) -> str:
-    """Sentences on values that were clipped; empty without any."""
-    texts = {
-        "latents": " {:.2%} of the latents' values were clipped to vae.clamp.",
-        "images": " {:.2%} of the decoded values were outside [-2, 2], and clipped.",
-    }
-    shares = {text: metrics.get(f"clipped/{name}", 0.0) for name, text in texts.items()}
-    return "".join(text.format(share) for text, share in shares.items() if share)
 
 
 def vae_ema_section(outputs: StageOutputs, folder: Path) -> list[Section]:

@@ -23,6 +23,7 @@ class Progress:
     def __init__(self, name: str, total: int, unit: str, start: int = 0) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done = self.start = start
+        self.shown = -1  # units done, of the last line
         self.note = ""
         self.start_time = self.last_line = time.monotonic()
         self.quiet = is_quiet()
@@ -61,10 +62,13 @@ class Progress:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif not self.quiet and time.monotonic() - self.start_time > MIN_SECONDS:
+        elif self.quiet or self.shown == self.done:
+            return
+        elif time.monotonic() - self.start_time > MIN_SECONDS:
             self._line()
 
     def _line(self) -> None:
+        self.shown = self.done
         seconds = max(time.monotonic() - self.start_time, 1e-9)
         rate = (self.done - self.start) / seconds
         left = (self.total - self.done) / rate if rate else float("inf")

@@ -64,8 +64,9 @@ def rgb_images(images: torch.Tensor, downscale: int = 1) -> torch.Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def require_latents(latents: torch.Tensor, channels: int) -> None:
-    """
+def float_latents(latents: torch.Tensor, channels: int) -> torch.Tensor:
+    """Latents in float32, as decoders take them.
+
     Raises:
         ValueError: not floating point [N, channels, h, w].
     """
@@ -75,6 +76,7 @@ def require_latents(latents: torch.Tensor, channels: int) -> None:
             f"latents of shape {shape} and type {latents.dtype}: expected floating point "
             f"[N, {channels}, h, w]"
         )
+    return latents.float()
 
 
 def require_range(images: torch.Tensor, remedy: str = DIVERGED) -> None:

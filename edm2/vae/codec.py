@@ -16,7 +16,7 @@ from edm2.params.vae_manifest import stored_options
 from edm2.runtime.files import replacing
 from edm2.runtime.finite import require_finite
 from edm2.runtime.manifest import REBUILD_HINT, read_manifest, read_verified, write_manifest
-from edm2.vae.boundary import note_clamped, require_latents, require_range, rgb_images
+from edm2.vae.boundary import float_latents, note_clamped, require_range, rgb_images
 from edm2.vae.network import Autoencoder
 from edm2.vae.stable_diffusion import StableDiffusionVae, load_autoencoder
 
@@ -47,7 +47,7 @@ class Codec(Protocol):
         """uint8 [N, 3, H, W] in [0, 255], rounded (or truncated) and clamped.
 
         Raises:
-            ValueError: latents of another shape or type, see `require_latents`.
+            ValueError: latents of another shape or type, see `float_latents`.
             NotFiniteError, OutOfRangeError: the network diverged, see `require_range`.
         """
         ...
@@ -73,7 +73,7 @@ class TrainedVae:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        require_latents(latents, self.channels)
+        latents = float_latents(latents, self.channels)
         parts = latents.split(max_batch_size(latents.shape[-1] * self.downscale))
         return torch.cat([self._decode(part) for part in parts])
 

@@ -12,7 +12,7 @@ from edm2.params.codec import Rounding
 from edm2.params.codec_checks import CONFIG, WEIGHTS
 from edm2.runtime.finite import require_finite
 from edm2.runtime.limits import require_file
-from edm2.vae.boundary import require_latents, require_range, rgb_images
+from edm2.vae.boundary import float_latents, require_range, rgb_images
 
 PAPER = Normalization(  # latents of ImageNet, encoded from images in [0, 1]
     torch.tensor([5.81, 3.25, 0.12, -2.15]), torch.tensor([4.17, 4.62, 3.71, 3.28])
@@ -56,7 +56,7 @@ class StableDiffusionVae:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        require_latents(latents, self.channels)
+        latents = float_latents(latents, self.channels)
         images = []
         for part in latents.split(max_batch_size(latents.shape[-1] * self.downscale)):
             x = self.network.decode(part).sample

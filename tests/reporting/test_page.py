@@ -14,6 +14,7 @@ from PIL import Image
 
 from edm2.params.errors import UserError
 from edm2.params.replicates import Replicate
+from edm2.reporting.clipping import clipped_values
 from edm2.reporting.facts import Facts
 from edm2.reporting.latents_section import latents_section
 from edm2.reporting.report import write_report
@@ -205,6 +206,7 @@ def test_clipped_values_are_told(stage_outputs, tmp_path):
     ((_, body),) = vae_section(outputs, tmp_path)
     assert "50.00% of the latents" in body
     assert "1.23% of the decoded values" in body
+    assert clipped_values({"clipped/images": 1e-6})[0].startswith("less than 0.01% of the decoded")
 
 
 def test_latents_have_charts_of_what_a_logarithmic_axis_can_show(stage_outputs, tmp_path):

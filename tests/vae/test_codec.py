@@ -79,6 +79,13 @@ def test_gray_images_are_rgb_images_of_three_equal_channels(codec: Codec) -> Non
     assert codec.decode(mean).shape == (2, 3, 8, 8)
 
 
+def test_latents_in_other_precisions_are_decoded(codec: Codec) -> None:
+    mean, _ = codec.encode(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8))
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        expected = codec.decode(mean.to(dtype).float())
+        assert torch.equal(codec.decode(mean.to(dtype)), expected)
+
+
 def test_images_and_latents_of_another_type_or_shape_are_refused(codec: Codec) -> None:
     pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     for images, part in (
