@@ -60,8 +60,8 @@ def train(
       f8d16   8× smaller, 16 channels, as FLUX's
       f16d32  16× smaller, 32 channels
 
-    KEY=VALUE changes what a preset has for a key of `vae` or `runtime`, as in params.yaml: vae.channels=64
-    runtime.device=cuda:1. On several GPUs: torchrun --nproc_per_node=8 --no-python edm2 vae train OUT ...
+    KEY=VALUE changes what a preset has for a key of `vae` or `runtime`, which `edm2 vae preset NAME` prints:
+    vae.channels=64 runtime.device=cuda:1. On several GPUs: torchrun --nproc_per_node=8 --no-python edm2 vae train OUT ...
 
     OUT receives the VAE, models/vae, which vae.init.path of a project takes; reports/vae with metrics, curves
     and pictures; log.jsonl; options.json; and the state of the training. For diffusers:
@@ -97,6 +97,16 @@ def _refuse_option(out: Path) -> None:
         raise UserError(
             f"OUT: missing: {out.name} is an option. Expected a new folder before all KEY=VALUE, like my-vae."
         )
+
+
+@vae.command()
+@click.argument("name")
+def preset(name: str) -> None:
+    """Print all values of a preset of `edm2 vae train`, which KEY=VALUE can change."""
+    from edm2.params.presets import vae_preset_sections
+    from edm2.params.vae_options import SECTIONS
+
+    click.echo(vae_preset_sections(name, SECTIONS), nl=False)
 
 
 @vae.command()

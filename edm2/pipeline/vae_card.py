@@ -91,6 +91,7 @@ def _options(params: Vae) -> dict[str, Any]:
     """The options that are shown, by their keys in params.yaml; no path of this machine."""
     tree = params.model_dump(mode="json")
     options = {f"vae.{key}": tree[key] for key in OPTIONS}
+    options |= {f"vae.images.{key}": tree["images"][key] for key in ("min_area", "flip")}
     if params.init.path is not None:
         options["vae.init"] = f"{params.init.parts} of {Path(params.init.path).name}"
     return options | {f"vae.losses.{key}": value for key, value in tree["losses"].items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 from small_tars import SMALL, picture, write_pictures, write_tar
 
 from edm2.data.sized import SizedImages
@@ -205,6 +206,15 @@ def test_held_out_images_are_not_trained_on_through_links(run: Callable, tmp_pat
 def test_the_help_has_all_presets(run: Callable) -> None:
     text = run("vae", "train", "--help").out
     assert all(f"  {name} " in text for name in VAE_PRESETS)
+
+
+def test_a_preset_is_printed_with_its_comments(run: Callable) -> None:
+    text = run("vae", "preset", "f16d32").out
+    sections = YAML(typ="safe").load(text)
+    assert sections.keys() == {"vae", "runtime"}
+    assert (sections["vae"]["latent_channels"], sections["vae"]["microbatch"]) == (32, 8)
+    assert "# fits 80 GB" in text
+    assert "f16d32" in run("vae", "preset", "f16d3").err
 
 
 def test_an_average_of_its_weights_is_a_codec(here: Path, run: Callable, tmp_path: Path) -> None:

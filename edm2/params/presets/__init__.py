@@ -3,7 +3,7 @@
 Each is the digits' params.yaml with the changes of some files in this folder, and of a row below.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -195,10 +195,22 @@ def vae_preset_text(name: str) -> str:
     """As `preset_text`, of the presets of `edm2 vae train`."""
     if name not in VAE_PRESETS:
         raise UserError(
-            f"--preset {name}: expected one of {', '.join(VAE_PRESETS)}. "
+            f"preset {name}: expected one of {', '.join(VAE_PRESETS)}. "
             f"{did_you_mean(name, VAE_PRESETS)}".rstrip()
         )
     return _text(name, VAE_PRESETS[name])
+
+
+def vae_preset_sections(name: str, sections: Collection[str]) -> str:
+    """Some sections of `vae_preset_text`, with their comments."""
+    yaml = _yaml()
+    tree = yaml.load(vae_preset_text(name))
+    for section in set(tree) - set(sections):
+        del tree[section]
+    tree.yaml_set_start_comment(f"{name}: {VAE_PRESETS[name].about}.")
+    out = StringIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
 
 
 def _text(name: str, preset: Preset) -> str:
