@@ -105,20 +105,22 @@ def test_everything_that_is_not_read_has_a_reason(root: Path) -> None:
     save(root / "loose.jpg", "jpeg")
     note(root / "readme.md")
     note(root / "a/notes.txt")
+    note(root / "a/IMG_1.HEIC")
     (root / "b/zz.jpg").symlink_to("../../nowhere/xyz.jpg")
     (root / "b/loop").symlink_to("loop")
     (root / "b/up").symlink_to("..")
     os.mkfifo(root / "b/pipe.png")
     folder = Folder(root, 4, "lanczos")
     assert len(folder.labels) == 4
-    assert folder.left_out.counts.total() == 7
-    assert folder.left_out_per_class == [1, 4]
+    assert folder.left_out.counts.total() == 8
+    assert folder.left_out_per_class == [2, 4]
     examples = {
         name: reason for reason, names in folder.left_out.examples.items() for name in names
     }
     assert examples["readme.md"] == examples["a/notes.txt"] == NOT_AN_IMAGE
     for name, word in {
         "loose.jpg": "no class",
+        "a/IMG_1.HEIC": "converted to JPEG",
         "b/zz.jpg": "not exist",
         "b/loop": "cannot be opened",
         "b/up": "contains it",

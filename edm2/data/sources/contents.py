@@ -27,7 +27,9 @@ class Contents:
     def reason_against(self, name: str, otherwise: str) -> str:
         """Why a file of this name is left out: its kind, or else `otherwise`; empty: it is read."""
         kind = next((kind for kind in KINDS if ending(name) in kind.endings), None)
-        return "" if kind is self else otherwise if kind is None else kind.reason
+        if kind is not None:
+            return "" if kind is self else kind.reason
+        return OF_CAMERAS if ending(name) in CAMERA_ENDINGS else otherwise
 
     @property
     def reason(self) -> str:
@@ -35,6 +37,8 @@ class Contents:
         return f"{self.one}, not {_other(self).one}"
 
 
+OF_CAMERAS = "HEIC or raw, to be converted to JPEG or PNG first"
+CAMERA_ENDINGS = {"heic", "heif", "arw", "cr2", "cr3", "dng", "nef", "orf", "raf", "rw2"}
 IMAGES = Contents("an image", "images", frozenset(IMAGE_ENDINGS), "folder or zip")
 LATENTS = Contents("a latent", "latents", frozenset({"npy"}), "latents")
 KINDS = (IMAGES, LATENTS)
