@@ -32,7 +32,7 @@ def test_exported_images_are_read_as_the_same_data_set(finished, run, tmp_path, 
     result = run("--project", finished, "export", "dataset", file, "--split", option)
     assert result.status == 0, result.err
     (images,) = open_images(finished / "data/images", split)
-    assert str(len(images)) in result.out.replace(" ", "")
+    assert f"{len(images):,} images" in result.out
     source = FileSource(ZipImages(file), images.resolution, "lanczos")
     pixels, labels = images.batch(range(len(images)))
     assert source.labels.tolist() == labels.tolist()

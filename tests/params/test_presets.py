@@ -117,7 +117,7 @@ def test_comments_and_other_fields_are_kept(name):
     text = preset_text(name)
     before, after = (YAML(typ="safe").load(t) for t in (DEFAULT, text))
     assert after["tracking"] == {**before["tracking"], "log_model": name == "folder"}
-    assert after["vae"]["losses"] == before["vae"]["losses"]
+    assert after["guidance"] == before["guidance"]
     assert text.count("#") >= DEFAULT.count("#")
     assert "the best of a coarse search on the digits" not in text
     blank_lines = [t.splitlines().count("") for t in (DEFAULT, text)]
