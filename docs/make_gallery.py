@@ -178,7 +178,7 @@ def main(project: Path | None) -> None:
         write_small_chart(spec, images / f"{name}.png")
     write_smaller(results / "digits/magnitudes.png", images / "gallery-magnitudes.png", 760)
     write_smaller(results / "vae/digits.png", images / "gallery-vae-digits.png", 1120)
-    write_smaller(results / "vae/photos.png", images / "gallery-vae-photos.png", 900)
+    write_smaller(results / "vae/photos64.png", images / "gallery-vae-photos.png", 900)
     if project is not None:
         write_samples(project / "reports/samples", images / "gallery-samples.png")
 

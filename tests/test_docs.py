@@ -217,6 +217,15 @@ def test_the_check_for_external_files_finds_them():
     assert not EXTERNAL.search('<a href="https://example.org">x</a>')
 
 
+def test_the_gallery_is_made_of_files_that_exist():
+    folders = {"results": ROOT / "docs/results", "ladder": ROOT / "docs/results/ladder"}
+    text = (ROOT / "docs/make_gallery.py").read_text()
+    names = re.findall(r'(results|ladder) / "([\w/]+\.\w+)"', text)
+    assert len(names) > 5
+    for folder, name in names:
+        assert (folders[folder] / name).exists(), name
+
+
 def test_pictures_of_the_gallery_are_small_and_described():
     path = ROOT / "docs/results/gallery.md"
     pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", path.read_text(encoding="utf-8"))
