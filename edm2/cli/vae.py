@@ -61,7 +61,8 @@ def train(
       f16d32  16× smaller, 32 channels
 
     KEY=VALUE changes what a preset has for a key of `vae` or `runtime`, which `edm2 vae preset NAME` prints:
-    vae.channels=64 runtime.device=cuda:1. On several GPUs: torchrun --nproc_per_node=8 --no-python edm2 vae train OUT ...
+    vae.channels=64 runtime.device=cuda:1. On several GPUs: torchrun --nproc_per_node=8 --no-python
+    edm2 vae train OUT ...
 
     OUT receives the VAE, models/vae, which vae.init.path of a project takes; reports/vae with metrics, curves
     and pictures; log.jsonl; options.json; and the state of the training. For diffusers:
