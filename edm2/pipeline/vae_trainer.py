@@ -12,7 +12,7 @@ from edm2.params.runtime import Runtime
 from edm2.params.vae import Vae
 from edm2.pipeline.vae_averages import VaeAverages
 from edm2.pipeline.vae_pictures import ProgressPictures, draw_reconstructions, grid_images
-from edm2.reporting.clipping import clipped_values
+from edm2.runtime.clipping import clipped_values
 from edm2.runtime.device import activation_dtype
 from edm2.runtime.distributed import barrier, is_main_process
 from edm2.runtime.loop import Every, train

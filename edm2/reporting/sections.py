@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 
 from edm2.reporting.charts import placeholder_chart, write_chart
-from edm2.reporting.clipping import clipped_values
 from edm2.reporting.curves import ema_curves_chart
 from edm2.reporting.page import Section, chart, collapsed, paragraph, picture, table
 from edm2.reporting.selection import SAME_IMAGES, ema_curve, main_metric, value_in_words
@@ -26,6 +25,7 @@ from edm2.reporting.training_charts import NOT_TRAINED, vae_gaps, vae_panels, va
 from edm2.reporting.trainings import listed, mean_and_interval, valued_on
 from edm2.reporting.vae_averages import CAPTION, best_in_words, ema_panels
 from edm2.reporting.vae_progress import vae_progress
+from edm2.runtime.clipping import clipped_values
 
 SINGULAR = (
     "Singular: these Fréchet distances use no more images than there are feature dimensions, on one "

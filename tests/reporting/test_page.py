@@ -14,7 +14,6 @@ from PIL import Image
 
 from edm2.params.errors import UserError
 from edm2.params.replicates import Replicate
-from edm2.reporting.clipping import clipped_values
 from edm2.reporting.facts import Facts
 from edm2.reporting.latents_section import latents_section
 from edm2.reporting.report import write_report
@@ -24,6 +23,7 @@ from edm2.reporting.stage_outputs import StageOutputs
 from edm2.reporting.training_sections import dynamics_section
 from edm2.reporting.verdict_section import verdict_section
 from edm2.runtime.checksums import write_checksum
+from edm2.runtime.clipping import clipped_values
 from edm2.runtime.manifest import write_manifest
 
 BUCKETS = ("enc-8x8", "dec-8x8")

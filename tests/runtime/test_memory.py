@@ -39,4 +39,4 @@ def test_a_freed_block_stays_in_the_heap(call: str, kept: bool) -> None:
     ).stdout
     during, after = map(int, output.split())
     assert during == after
-    assert (after >= SIZE) == kept
+    assert (after >= SIZE / 2) == kept  # some of it may have been free in the heap before
