@@ -47,7 +47,7 @@ class Losses(Section):
     low_pass: Weight = Field(default=0.0, description="squared error in the flat parts of images")
     mse: Weight = Field(default=0.1, description="squared error of all pixels")
     kl: Weight = Field(
-        default=0.00125, description="weight of mean μ², or of twice the KL term if learned"
+        default=0.0125, description="weight of mean μ², or of twice the KL term if learned"
     )
     pool: Side = Field(default=8, description="side of the pooling window in pixels")
     gradient_normalization: bool = Field(
